@@ -1,0 +1,18 @@
+"""Exact full ranking, metrics and their comparison across splits."""
+
+from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
+from cnsdiff.evaluation.ranking import rank
+from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
+from cnsdiff.evaluation.scorer import EmbeddingScorer, Scorer
+
+__all__ = [
+    "EmbeddingScorer",
+    "Evaluation",
+    "Relevance",
+    "Scorer",
+    "SplitEvaluation",
+    "evaluate",
+    "evaluate_split",
+    "rank",
+]

@@ -1,0 +1,180 @@
+"""Evaluation of a model on held-out splits: full ranking, training positives masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.errors import ConfigError, DataError, InputError
+from cnsdiff.evaluation import metrics
+from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank
+from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
+from cnsdiff.evaluation.scorer import Scorer
+
+if TYPE_CHECKING:
+    from cnsdiff.data import Dataset, Split
+
+STANDARD_SPLITS = ("valid", "test_iid", "test_ood")
+
+
+def evaluate(
+    scorer: Scorer,
+    dataset: Dataset,
+    splits: Sequence[str] | None = None,
+    ks: Sequence[int] = (10, 20),
+    *,
+    per_user: bool = False,
+    user_batch: int = USER_BATCH,
+    item_chunk: int = ITEM_CHUNK,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Rank all items for every user with held-out items, and measure the lists on each split.
+
+    Training positives are masked, and nothing else is: the items of the other held-out splits
+    compete like any other. Each user is ranked once, whatever the number of splits. Users
+    without items in a split are left out of that split's means, and counted.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    dataset : Dataset
+        With a split ``"train"`` and those asked for.
+    splits : sequence of str, optional
+        By default those of ``valid``, ``test_iid`` and ``test_ood`` that the dataset has.
+    ks : sequence of int
+        Cut-offs.
+    per_user : bool
+        Also keep every user's accuracy, for tests on paired differences.
+    user_batch, item_chunk, device
+        As in :func:`cnsdiff.evaluation.rank`.
+
+    Raises
+    ------
+    DataError
+        If the dataset lacks a split that is asked for, or the split is empty.
+    InputError
+        If the model and the dataset differ in size.
+    """
+    if splits is None:
+        splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
+    if not splits:
+        raise DataError(
+            "nothing to evaluate: name at least one held-out split "
+            f"(the dataset has {', '.join(dataset.split_names)})"
+        )
+    held_out = {name: dataset.split(name) for name in splits}
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    results = _evaluate(scorer, held_out, train, ks, per_user, user_batch, item_chunk, device)
+    return Evaluation(results)
+
+
+def evaluate_split(
+    scorer: Scorer,
+    split: Split,
+    train_csr: csr_array,
+    *,
+    ks: Sequence[int] = (10, 20),
+    per_user: bool = False,
+    user_batch: int = USER_BATCH,
+    item_chunk: int = ITEM_CHUNK,
+    device: torch.device | str | None = None,
+) -> SplitEvaluation:
+    """Evaluate one split, as early stopping does after each epoch.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    split : Split
+        Held-out positives.
+    train_csr : csr_array, shape (n_users, n_items)
+        Training positives: masked in the ranking, and counted for the popularity metric.
+    ks, per_user, user_batch, item_chunk, device
+        As in :func:`evaluate`.
+
+    Raises
+    ------
+    DataError, InputError
+        As :func:`evaluate`.
+    """
+    results = _evaluate(
+        scorer, {"the split": split}, train_csr, ks, per_user, user_batch, item_chunk, device
+    )
+    return results["the split"]
+
+
+def _evaluate(
+    scorer: Scorer,
+    held_out: dict[str, Split],
+    train: csr_array,
+    ks: Sequence[int],
+    per_user: bool,
+    user_batch: int,
+    item_chunk: int,
+    device: torch.device | str | None,
+) -> dict[str, SplitEvaluation]:
+    n_users, n_items = scorer.n_users, scorer.n_items
+    if train.shape != (n_users, n_items):
+        raise InputError(
+            f"the model knows {n_users} users and {n_items} items, the training split has "
+            f"{train.shape[0]} and {train.shape[1]}; evaluate on the dataset it was trained on"
+        )
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"the cut-offs are {list(ks)}; give at least one, each 1 or more")
+    ks = sorted(set(ks))
+    relevance = {}
+    for name, split in held_out.items():
+        relevance[name] = Relevance(split.users, split.items, n_users, n_items)
+        if not len(relevance[name].users):
+            raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
+    anywhere = torch.stack([r.counts for r in relevance.values()]).sum(0)
+    ranked_users = anywhere.nonzero()[:, 0]
+    items, _ = rank(
+        scorer,
+        ranked_users,
+        max(ks),
+        exclude=train,
+        user_batch=user_batch,
+        item_chunk=item_chunk,
+        device=device,
+    )
+    # From here on it is (users × K): small, so the CPU is as good a place as any.
+    items = items.cpu()
+    train_counts = torch.from_numpy(np.bincount(train.indices, minlength=n_items))
+    results = {}
+    for name, relevant in relevance.items():
+        chosen = relevant.counts[ranked_users] > 0
+        results[name] = _measure(
+            ranked_users[chosen], items[chosen], relevant, train_counts, ks, per_user
+        )
+    return results
+
+
+def _measure(
+    users: Tensor,
+    items: Tensor,
+    relevant: Relevance,
+    train_counts: Tensor,
+    ks: Sequence[int],
+    per_user: bool,
+) -> SplitEvaluation:
+    n_relevant = relevant.counts[users]
+    accuracy = metrics.accuracy(relevant.hits(users, items), n_relevant, ks)
+    values = {name: float(value.mean()) for name, value in accuracy.items()}
+    values |= metrics.list_level(items, train_counts, ks)
+    frame = None
+    if per_user:
+        columns = {"user": users, "n_relevant": n_relevant, **accuracy}
+        frame = pl.DataFrame({name: column.numpy() for name, column in columns.items()})
+    return SplitEvaluation(
+        metrics=values,
+        n_users=len(users),
+        n_users_without_test=len(relevant.counts) - len(users),
+        per_user=frame,
+    )

@@ -1,0 +1,218 @@
+"""Exact top-k over the whole catalogue, in bounded memory and in one fixed order.
+
+Items are ordered by falling score and, among equal scores, by rising item index. The order is a
+function of the scores alone: how users are batched and items are chunked cannot change it. (A
+scorer whose own arithmetic depends on the block's shape, as a matrix product may in its last
+bit, can of course return other scores.)
+
+``torch.topk`` leaves the order of ties open, and which of several items tied at the k-th place it
+returns. So it is asked for one item more than needed: only where the k-th and the (k+1)-th score
+are equal can a wrong item have been taken, and only those rows are looked at again. Everything
+else works on *keys*: one int64 holding the score's bits, made monotone, above the complement of
+the item index, so that a plain integer comparison is the whole order.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.errors import CnsdiffError, InputError
+from cnsdiff.evaluation.scorer import Scorer
+
+USER_BATCH = 1024
+ITEM_CHUNK = 16384
+"""Defaults of one block: 1024 × 16384 float32 scores are 64 MiB."""
+
+_LOW = 0xFFFFFFFF
+_NO_KEY = torch.iinfo(torch.int64).min
+
+
+def rank(
+    scorer: Scorer,
+    users: Tensor,
+    k: int,
+    *,
+    exclude: csr_array | None = None,
+    user_batch: int = USER_BATCH,
+    item_chunk: int = ITEM_CHUNK,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` best admissible items of each user, ties to the lower item index.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Asked for at most ``user_batch`` × ``item_chunk`` scores at a time.
+    users : Tensor of int64, shape (n,)
+        In any order, repetitions allowed.
+    k : int
+        At least 1; may exceed the catalogue.
+    exclude : scipy csr_array, shape (n_users, n_items), optional
+        Pairs that must not be recommended (every stored entry, whatever its value).
+    user_batch, item_chunk : int
+        Size of a block; peak memory is about four blocks of float32.
+    device : torch.device or str, optional
+        Where to rank; the scorer's own ``device`` by default, else the CPU.
+
+    Returns
+    -------
+    items : Tensor of int64, shape (n, k)
+        Best first; -1 where a user has fewer than ``k`` admissible items.
+    scores : Tensor of float32, shape (n, k)
+        Their scores; -inf in the padding. An item scored -inf counts as inadmissible.
+
+    Raises
+    ------
+    InputError
+        If ``k``, a block size, a user id or the shape of ``exclude`` is out of range.
+    CnsdiffError
+        If a score is NaN or a block has the wrong shape.
+    """
+    place = torch.device(device or getattr(scorer, "device", None) or "cpu")
+    users = torch.as_tensor(users, dtype=torch.int64).to(place)
+    _check(scorer, users, k, exclude, user_batch, item_chunk)
+    excluded = None if exclude is None else _Excluded(exclude, place)
+    items = torch.empty((len(users), k), dtype=torch.int64, device=place)
+    scores = torch.empty((len(users), k), dtype=torch.float32, device=place)
+    with torch.no_grad():
+        for begin in range(0, len(users), user_batch):
+            end = begin + user_batch
+            keys = _rank_batch(scorer, users[begin:end], k, excluded, item_chunk)
+            items[begin:end], scores[begin:end] = _unpack(keys)
+    return items, scores
+
+
+def _rank_batch(
+    scorer: Scorer, users: Tensor, k: int, excluded: _Excluded | None, item_chunk: int
+) -> Tensor:
+    """Sorted keys (B, k) of one batch of users, merged over the chunks of items."""
+    best = torch.full((len(users), 0), _NO_KEY, dtype=torch.int64, device=users.device)
+    has_nan = torch.zeros((), dtype=torch.bool, device=users.device)
+    pairs = None if excluded is None else excluded.pairs(users)
+    for start in range(0, scorer.n_items, item_chunk):
+        stop = min(start + item_chunk, scorer.n_items)
+        block = _block(scorer, users, start, stop)
+        if pairs is not None:
+            rows, columns = pairs
+            if stop - start < scorer.n_items:
+                inside = (columns >= start) & (columns < stop)
+                rows, columns = rows[inside], columns[inside] - start
+            has_nan |= block[rows, columns].isnan().any()
+            block[rows, columns] = -torch.inf
+        keys, nan = _top_keys(block, start, k)
+        has_nan |= nan
+        best = torch.cat([best, keys], dim=1)
+        if best.shape[1] > k:
+            best = best.topk(k, dim=1).values
+    if has_nan:
+        raise CnsdiffError(
+            f"{type(scorer).__name__} gave a score that is not a number (NaN), which has no "
+            "place in a ranking; check the model's weights, training has probably diverged"
+        )
+    best = best.sort(dim=1, descending=True).values
+    return torch.nn.functional.pad(best, (0, k - best.shape[1]), value=_NO_KEY)
+
+
+def _top_keys(block: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """Keys (B, min(k, C)) of the best of a block (B, C), unsorted, and whether it holds NaN."""
+    width = block.shape[1]
+    if width <= k:
+        columns = torch.arange(start, start + width, device=block.device)
+        return _pack(block, columns), block.isnan().any()
+    values, columns = block.topk(k + 1, dim=1)
+    # topk puts NaN above everything else, so the first column would show it.
+    has_nan = values[:, 0].isnan().any()
+    keys = _pack(values[:, :k], columns[:, :k] + start)
+    last = values[:, k - 1]
+    open_ties = ((last == values[:, k]) & (last > -torch.inf)).nonzero()[:, 0]
+    if len(open_ties):
+        everyone = len(open_ties) == len(block)
+        rows = block if everyone else block[open_ties]
+        first = _first_equal(rows, last[open_ties], start, k)
+        above = keys[open_ties].masked_fill(values[open_ties, :k] == last[open_ties, None], _NO_KEY)
+        keys[open_ties] = torch.cat([above, first], dim=1).topk(k, dim=1).values
+    return keys, has_nan
+
+
+def _first_equal(block: Tensor, value: Tensor, start: int, k: int) -> Tensor:
+    """Keys (R, k) of the k lowest-index items of each row that score exactly ``value`` (R,)."""
+    width = block.shape[1]
+    countdown = torch.arange(width, 0, -1, dtype=torch.int32, device=block.device)
+    left, columns = torch.where(block == value[:, None], countdown, 0).topk(k, dim=1)
+    keys = _pack(value[:, None].expand_as(columns), columns + start)
+    return keys.masked_fill(left == 0, _NO_KEY)
+
+
+def _pack(scores: Tensor, items: Tensor) -> Tensor:
+    """One int64 per pair whose order is: higher score first, then lower item."""
+    # Adding zero turns -0.0 into 0.0, which compares equal and so must have the same bits.
+    bits = (scores + 0.0).view(torch.int32)
+    # Negative floats grow in magnitude with their bits: flip all bits but the sign.
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return ordered.to(torch.int64) * (_LOW + 1) + (_LOW - items)
+
+
+def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Items and scores of keys; -1 and -inf where a key stands for no item."""
+    ordered = (keys >> 32).to(torch.int32)
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    missing = (keys == _NO_KEY) | (scores == -torch.inf)
+    items = (_LOW - (keys & _LOW)).masked_fill(missing, -1)
+    return items, scores.masked_fill(missing, -torch.inf)
+
+
+def _block(scorer: Scorer, users: Tensor, start: int, stop: int) -> Tensor:
+    block = scorer.score_block(users, start, stop)
+    if tuple(block.shape) != (len(users), stop - start):
+        raise CnsdiffError(
+            f"{type(scorer).__name__}.score_block gave scores of shape {tuple(block.shape)} for "
+            f"{len(users)} users and items {start} to {stop - 1}; "
+            f"it must return ({len(users)}, {stop - start})"
+        )
+    # An expanded or strided view cannot be masked in place.
+    return block.to(users.device, torch.float32).contiguous()
+
+
+class _Excluded:
+    """The excluded pairs as CSR on the device, expanded one batch of users at a time."""
+
+    def __init__(self, pairs: csr_array, device: torch.device) -> None:
+        self._indptr = torch.as_tensor(pairs.indptr, dtype=torch.int64).to(device)
+        self._indices = torch.as_tensor(pairs.indices).to(device)
+
+    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Row in the batch and item of every excluded pair of the users, each (m,) int64."""
+        first = self._indptr[users]
+        counts = self._indptr[users + 1] - first
+        rows = torch.arange(len(users), device=users.device).repeat_interleave(counts)
+        # Position among all pairs of the batch, less where the row begins, plus where it lies.
+        shift = first - (counts.cumsum(0) - counts)
+        at = torch.arange(len(rows), device=users.device) + shift[rows]
+        return rows, self._indices[at].to(torch.int64)
+
+
+def _check(
+    scorer: Scorer,
+    users: Tensor,
+    k: int,
+    exclude: csr_array | None,
+    user_batch: int,
+    item_chunk: int,
+) -> None:
+    for name, value in (("k", k), ("user_batch", user_batch), ("item_chunk", item_chunk)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
+    if users.ndim != 1:
+        raise InputError(f"users has shape {tuple(users.shape)}; give a vector of user indices")
+    if len(users) and (int(users.min()) < 0 or int(users.max()) >= scorer.n_users):
+        raise InputError(
+            f"users holds indices from {int(users.min())} to {int(users.max())}, but the model "
+            f"knows 0 to {scorer.n_users - 1}; map ids to indices of the same dataset first"
+        )
+    if exclude is not None and exclude.shape != (scorer.n_users, scorer.n_items):
+        raise InputError(
+            f"the excluded pairs have shape {exclude.shape}, the model knows "
+            f"{scorer.n_users} users and {scorer.n_items} items; use the dataset it was trained on"
+        )

@@ -1,0 +1,73 @@
+"""What the references have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.errors import DataError, NotFittedError
+
+if TYPE_CHECKING:
+    from cnsdiff.data import Dataset
+
+
+class Reference:
+    """A model without learning by gradient, fitted on the training split alone.
+
+    Implements :class:`cnsdiff.evaluation.Scorer`. A subclass gives :meth:`_fit` and
+    :meth:`score_block`.
+
+    Attributes
+    ----------
+    train_ : csr_array of float32, shape (n_users, n_items)
+        Training positives as ones (repeated pairs count once).
+    """
+
+    train_: csr_array
+
+    def fit(self, dataset: Dataset) -> Self:
+        """Fit on ``dataset.split("train")`` and return the model itself.
+
+        Raises
+        ------
+        DataError
+            If the training split is empty.
+        """
+        train = csr_array(
+            dataset.split("train").csr(dataset.n_users, dataset.n_items), dtype="float32", copy=True
+        )
+        if train.nnz == 0:
+            raise DataError("the training split holds no interactions, so there is nothing to fit")
+        train.sum_duplicates()
+        train.data[:] = 1.0
+        self._fit(train)
+        self.train_ = train
+        return self
+
+    def _fit(self, train: csr_array) -> None:
+        raise NotImplementedError
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        """Scores of the items ``start .. stop - 1``: float32, shape (B, stop - start)."""
+        raise NotImplementedError
+
+    @property
+    def n_users(self) -> int:
+        return int(self._fitted().shape[0])
+
+    @property
+    def n_items(self) -> int:
+        return int(self._fitted().shape[1])
+
+    def _fitted(self) -> csr_array:
+        if not hasattr(self, "train_"):
+            raise NotFittedError(
+                f"this {type(self).__name__} is not fitted yet; call fit(dataset) first"
+            )
+        return self.train_
+
+    def _history(self, users: Tensor) -> csr_array:
+        """Training rows of the users: csr_array, shape (B, n_items)."""
+        return self._fitted()[users.cpu().numpy()]

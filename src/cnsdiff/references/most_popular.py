@@ -1,0 +1,29 @@
+"""Popularity: every user gets the most clicked items."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.references.base import Reference
+
+
+class MostPop(Reference):
+    """Score an item by its number of users in training.
+
+    Attributes
+    ----------
+    counts_ : Tensor of float32, shape (n_items,)
+    """
+
+    counts_: Tensor
+
+    def _fit(self, train: csr_array) -> None:
+        counts = np.bincount(train.indices, minlength=train.shape[1])
+        self.counts_ = torch.from_numpy(counts.astype(np.float32))
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        self._fitted()
+        return self.counts_[start:stop].to(users.device).repeat(len(users), 1)
