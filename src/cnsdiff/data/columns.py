@@ -1,0 +1,312 @@
+"""From a raw table with any column names to clean ``user, item[, rating][, timestamp]``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.errors import DataError, did_you_mean
+
+ROLES = ("user", "item", "rating", "timestamp")
+
+#: Names known for each role, compared without case, ``_``, ``-`` and spaces; the order is the
+#: preference when a table has several of them.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "user": (
+        *("user", "userid", "uid", "useridx", "userindex", "u", "username", "member"),
+        *("memberid", "customer", "customerid", "reviewer", "reviewerid", "visitorid", "usr"),
+    ),
+    "item": (
+        *("item", "itemid", "iid", "itemidx", "itemindex", "i", "movie", "movieid", "product"),
+        *("productid", "parentasin", "asin", "book", "bookid", "isbn", "track", "trackid"),
+        *("song", "songid", "video", "videoid", "recipe", "recipeid", "business", "businessid"),
+        *("news", "newsid", "article", "articleid", "anime", "animeid", "game", "gameid"),
+        *("app", "appid", "poi", "poiid", "sku", "artist", "artistid"),
+    ),
+    "rating": ("rating", "ratings", "score", "stars", "star", "overall", "label", "feedback", "r"),
+    "timestamp": (
+        *("timestamp", "timestamps", "unixtimestamp", "time", "ts", "datetime", "date"),
+        *("unixreviewtime", "unixtime", "createdat", "t"),
+    ),
+}
+
+#: Column name that means "leave this optional column out although its name is known".
+NO_COLUMN = "none"
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as read, before its values are checked.
+
+    Attributes
+    ----------
+    frame
+        Columns under the file's own names (or ``"1", "2", …`` when there is no header).
+    source
+        File or ``"DataFrame"``, for messages.
+    lines
+        1-based line of every row in the file; None where rows themselves are counted.
+    skipped
+        Malformed lines already left out.
+    """
+
+    frame: pl.DataFrame
+    source: str
+    lines: pl.Series | None = None
+    skipped: int = 0
+
+    def place(self, row: int, column: str) -> str:
+        where = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+        return f"{self.source}, {where}, column {column!r}"
+
+
+def plain_name(name: str) -> str:
+    """``"User_ID:token"`` -> ``"userid"``: the form in which names are compared."""
+    return re.sub(r"[\s_\-.]", "", name.split(":")[0]).lower()
+
+
+def known_roles(names: Iterable[str]) -> dict[str, str]:
+    """The column that plays each role, for those roles whose column can be told by its name."""
+    plain: dict[str, str] = {}
+    for name in names:
+        plain.setdefault(plain_name(name), name)
+    found = {
+        role: next((plain[alias] for alias in ALIASES[role] if alias in plain), None)
+        for role in ROLES
+    }
+    return {role: column for role, column in found.items() if column is not None}
+
+
+def assign_roles(
+    names: Sequence[str],
+    asked: Mapping[str, str | None],
+    source: str,
+    *,
+    default: Mapping[str, str],
+) -> dict[str, str]:
+    """Which column plays which role.
+
+    Parameters
+    ----------
+    names
+        The table's columns.
+    asked
+        Column named by the caller for each role, or None.
+    source
+        For messages.
+    default
+        Roles to assume where the caller names none (by name or by position).
+
+    Raises
+    ------
+    DataError
+        A named column is absent, or no column for users or items can be told.
+    """
+    listed = ", ".join(repr(name) for name in names)
+    roles: dict[str, str] = {}
+    for role in ROLES:
+        wanted = asked.get(role)
+        if wanted is None:
+            continue
+        if wanted in names:
+            roles[role] = wanted
+        elif wanted == NO_COLUMN and role in ("rating", "timestamp"):
+            continue
+        else:
+            # RecBole's "user_id:token" may be asked for as plain "user_id".
+            typed = [name for name in names if name.split(":")[0] == wanted]
+            if not typed:
+                raise DataError(
+                    f"{source}: has no column {wanted!r}{did_you_mean(wanted, names)}; its columns "
+                    f"are {listed}: name one of them with --{role}-col"
+                )
+            roles[role] = typed[0]
+    taken = set(roles.values())
+    for role, column in default.items():
+        if role not in roles and asked.get(role) is None and column not in taken:
+            roles[role] = column
+    for role in ("user", "item"):
+        if role not in roles:
+            raise DataError(
+                f"{source}: no column is known to hold the {role}s; its columns are {listed}: "
+                f"name one of them with --{role}-col"
+            )
+    if len(set(roles.values())) < len(roles):
+        clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
+        raise DataError(
+            f"{source}: column {roles[clash]!r} is asked for twice; give each of --user-col, "
+            "--item-col, --rating-col and --timestamp-col a column of its own"
+        )
+    return roles
+
+
+def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Interactions:
+    """Check and convert the values of ``raw`` and give its columns their final names.
+
+    Text ids in which every value reads the same as an integer become Int64, any other text
+    stays as it is; ratings become Float64, timestamps Int64 or Float64 (dates: epoch seconds).
+
+    Raises
+    ------
+    DataError
+        A value is empty or not a number (unless ``skip_bad``), an id column is of a type that
+        cannot hold ids, or no row is left.
+    """
+    if raw.frame.height == 0:
+        raise DataError(f"{raw.source}: has no interactions; give a file with at least one row")
+    columns: dict[str, pl.Series] = {}
+    for role, column in roles.items():
+        series = raw.frame.get_column(column)
+        if role in ("user", "item"):
+            columns[role] = id_values(series, f"{raw.source}: column {column!r}")
+        elif role == "rating":
+            columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
+        else:
+            columns[role] = _times(series, raw.source)
+    frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
+    bad = frame.select(
+        pl.any_horizontal(
+            pl.col(role).is_null() if frame.schema[role] != pl.Float64 else _not_finite(role)
+            for role in columns
+        )
+    ).to_series()
+    count = int(bad.sum())
+    if count and not skip_bad:
+        raise _first_bad_value(raw, roles, frame, int(bad.arg_true()[0]))
+    if count:
+        frame = frame.filter(~bad)
+        if frame.height == 0:
+            raise DataError(
+                f"{raw.source}: every row is malformed, so nothing is left after --skip-bad; "
+                "check --format and the column names"
+            )
+    frame = frame.with_columns(as_integers(frame[role]) for role in ("user", "item"))
+    return Interactions(frame, source=raw.source, skipped=raw.skipped + count)
+
+
+def as_integers(ids: pl.Series) -> pl.Series:
+    """Text ids as Int64 when not one of them loses a character by it, else unchanged.
+
+    ``"007"``, ``"+7"`` and numbers beyond 64 bits therefore stay text.
+    """
+    if ids.dtype != pl.String:
+        return ids
+    whole = ids.cast(pl.Int64, strict=False)
+    if whole.null_count() == ids.null_count() and bool((whole.cast(pl.String) == ids).all()):
+        return whole
+    return ids
+
+
+def id_values(series: pl.Series, what: str) -> pl.Series:
+    """Ids as Int64, UInt64 or String, null where they are missing or empty text.
+
+    Raises
+    ------
+    DataError
+        The type cannot hold ids; ``what`` opens the sentence.
+    """
+    dtype = series.dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        series = series.cast(pl.String)
+    if series.dtype == pl.String:
+        return series.set(series == "", None)
+    if dtype.is_integer():
+        return _whole(series)
+    if dtype == pl.Null:
+        return series.cast(pl.String)
+    if dtype.is_float():
+        # A missing value turns pandas integers into floats; the ids themselves are still whole.
+        series = series.fill_nan(None)
+        whole = series.cast(pl.Int64, strict=False)
+        if bool((whole.cast(dtype) == series).fill_null(series.is_null()).all()):
+            return whole
+    raise DataError(
+        f"{what} holds {dtype}, which cannot serve as ids; turn it into integers or "
+        "strings, or name another column with --user-col or --item-col"
+    )
+
+
+def _whole(series: pl.Series) -> pl.Series:
+    for dtype in (pl.Int64, pl.UInt64):
+        cast = series.cast(dtype, strict=False)
+        if cast.null_count() == series.null_count():
+            return cast
+    return series.cast(pl.String)
+
+
+def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
+    """Numbers, null where the text is not one."""
+    if series.dtype == pl.String:
+        text = series.str.strip_chars()
+        whole = text.cast(pl.Int64, strict=False)
+        return whole if whole.null_count() == 0 else text.cast(pl.Float64, strict=False)
+    if series.dtype == pl.Boolean:
+        return series.cast(pl.Int64)
+    if series.dtype.is_numeric() or series.dtype == pl.Null:
+        if series.dtype.is_integer():
+            return series.cast(pl.Int64, strict=False)
+        return series.cast(pl.Float64)
+    raise DataError(
+        f"{source}: column {series.name!r} holds {series.dtype}, not numbers; convert it, or name "
+        f"another column with --{role}-col ({NO_COLUMN!r} leaves it out)"
+    )
+
+
+def _times(series: pl.Series, source: str) -> pl.Series:
+    """Times as numbers; dates and date-times as epoch seconds (UTC unless they say otherwise)."""
+    if series.dtype == pl.String:
+        numbers = _numbers(series, source, "timestamp")
+        if numbers.null_count() < len(numbers):
+            return numbers
+        series = _dates(series.str.strip_chars())
+    if series.dtype == pl.Date:
+        series = series.cast(pl.Datetime("us"))
+    if isinstance(series.dtype, pl.Datetime):
+        micro = series.dt.timestamp("us")
+        if bool((micro % 1_000_000 == 0).fill_null(True).all()):
+            return micro // 1_000_000
+        return micro / 1e6
+    return _numbers(series, source, "timestamp")
+
+
+def _dates(text: pl.Series) -> pl.Series:
+    """ISO 8601 dates and date-times as UTC, null where the text is not one."""
+    # One shape for all: a "T" or space between, optional fraction, optional zone.
+    plain = text.str.replace(r"^(\d{4}-\d\d-\d\d)[ t](\d)", "${1}T${2}").str.replace(
+        r"[zZ]$", "+00:00"
+    )
+    day = plain.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False)
+    naive = plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+    short = plain.str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", strict=False)
+    zoned = plain.str.to_datetime(
+        "%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False
+    ).dt.replace_time_zone(None)
+    return pl.select(pl.coalesce(day, naive, short, zoned)).to_series()
+
+
+def _not_finite(role: str) -> pl.Expr:
+    return ~pl.col(role).is_finite().fill_null(False)
+
+
+def _first_bad_value(
+    raw: RawTable, roles: Mapping[str, str], frame: pl.DataFrame, row: int
+) -> DataError:
+    unit = "row" if raw.lines is None else "line"
+    for role, column in roles.items():
+        value = frame[role][row]
+        if value is not None and (frame.schema[role] != pl.Float64 or abs(value) < float("inf")):
+            continue
+        given = raw.frame[column][row]
+        if given is None or given == "":
+            wrong = f"the {role} is empty"
+        else:
+            wrong = f"{given!r} is not a number" + (" or date" if role == "timestamp" else "")
+        return DataError(
+            f"{raw.place(row, column)}: {wrong}; correct it, or pass --skip-bad to leave such "
+            f"{unit}s out"
+        )
+    raise AssertionError("no bad value in a row marked bad")  # pragma: no cover

@@ -1,0 +1,406 @@
+"""A prepared dataset: ids, splits, and how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from cnsdiff.data.directory import SCHEMA_VERSION, read_manifest, read_table, write_directory
+from cnsdiff.data.ids import Vocabulary, unify
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.errors import DataError, did_you_mean
+
+SPLITS = ("train", "valid", "test_iid", "test_ood")
+LICENCE = "not stated; ask the publisher of the data before passing it on"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The positive pairs of one split, in internal numbers.
+
+    Attributes
+    ----------
+    name
+        One of :data:`SPLITS`.
+    users, items
+        ``(n,)`` int64 each; every pair occurs once.
+    timestamps
+        ``(n,)`` int64 or float64 (usually epoch seconds), or None.
+    """
+
+    name: str
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return self.users.size
+
+    def csr(self, n_users: int, n_items: int) -> csr_array:
+        """The pairs as an ``(n_users, n_items)`` float32 matrix of ones, indices sorted."""
+        ones = np.ones(self.users.size, dtype=np.float32)
+        matrix = csr_array((ones, (self.users, self.items)), shape=(n_users, n_items))
+        matrix.sort_indices()
+        return matrix
+
+
+class Dataset:
+    """Train, validation and test pairs under one shift scenario.
+
+    Made by :meth:`from_splits` or :func:`load_dataset`, not by hand. Internal user and item
+    numbers are the rows of ``users`` and ``items``.
+
+    Attributes
+    ----------
+    name, scenario
+        What it is called and how it was split.
+    users, items
+        The ids as given, in order of first appearance in train.
+    manifest
+        Counts, settings and provenance, as in ``manifest.json``.
+    path
+        Its directory; None while it is in memory only.
+    """
+
+    def __init__(
+        self,
+        *,
+        users: pl.Series,
+        items: pl.Series,
+        manifest: dict[str, Any],
+        splits: Mapping[str, Split] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self._users = Vocabulary(users.alias("id"))
+        self._items = Vocabulary(items.alias("id"))
+        self._splits = splits
+        self.manifest = manifest
+        self.path = path
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{name} {self.manifest['splits'][name]['rows']:,}" for name in self.split_names
+        )
+        return (
+            f"Dataset({self.name!r}, {self.scenario}: {self.n_users:,} users, "
+            f"{self.n_items:,} items; {counts})"
+        )
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called."""
+        return str(self.manifest["name"])
+
+    @property
+    def scenario(self) -> str:
+        """The name of the shift scenario."""
+        return str(self.manifest["scenario"])
+
+    @property
+    def users(self) -> pl.Series:
+        """User ids as given; the row is the internal number."""
+        return self._users.ids
+
+    @property
+    def items(self) -> pl.Series:
+        """Item ids as given; the row is the internal number."""
+        return self._items.ids
+
+    @property
+    def n_users(self) -> int:
+        """Number of users in train."""
+        return len(self._users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in train."""
+        return len(self._items)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits there are, in the order of :data:`SPLITS`."""
+        return tuple(name for name in SPLITS if name in self.manifest["splits"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of ids and pairs: equal for equal content, saved or not."""
+        return str(self.manifest["fingerprint"])
+
+    def split(self, name: str) -> Split:
+        """The pairs of one split.
+
+        A dataset with a directory reads (and checks) the file at each call and keeps nothing,
+        so that no test split is opened before it is asked for.
+
+        Raises
+        ------
+        DataError
+            There is no such split, or its file is damaged.
+        """
+        if name not in SPLITS:
+            raise DataError(
+                f"there is no split {name!r}{did_you_mean(name, SPLITS)}; splits are "
+                f"{', '.join(SPLITS)}"
+            )
+        if name not in self.split_names:
+            option = name.replace("_", "-")
+            raise DataError(
+                f"{self.path or self.name}: has no {name} split; prepare it again with "
+                f"--{option} FILE, or evaluate other splits with --split"
+            )
+        if self._splits is not None:
+            return self._splits[name]
+        if self.path is None:
+            raise DataError(f"{self.name}: its splits are neither in memory nor on disk")
+        return _split_from(read_table(self.path, name, self.manifest), name, self)
+
+    def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
+        """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
+        return self._users.encode(ids)
+
+    def encode_items(self, ids: Iterable[Any]) -> NDArray[np.int64]:
+        """Internal numbers ``(n,)`` of item ids, -1 where unknown to train."""
+        return self._items.encode(ids)
+
+    def decode_users(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
+        """User ids of internal numbers; ValueError for one out of range."""
+        return self._users.decode(numbers)
+
+    def decode_items(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
+        """Item ids of internal numbers; ValueError for one out of range."""
+        return self._items.decode(numbers)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the dataset directory in one step; ``path`` becomes the dataset's own.
+
+        Raises
+        ------
+        InputError
+            ``path`` exists (pass ``overwrite``), or holds something that is no dataset.
+        StorageError
+            It cannot be written; what was there is untouched.
+        """
+        path = Path(path)
+        tables = {
+            "users": self.users.to_frame(),
+            "items": self.items.to_frame(),
+            **{name: _table_of(self.split(name)) for name in self.split_names},
+        }
+        self.manifest = write_directory(path, self.manifest, tables, overwrite=overwrite)
+        self.path = path
+        return path
+
+    @classmethod
+    def from_splits(
+        cls,
+        splits: Mapping[str, Interactions],
+        *,
+        name: str,
+        scenario: str,
+        source: Mapping[str, Any] | str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        counts: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> Dataset:
+        """Number the ids of train and bring all splits into those numbers.
+
+        Duplicates are dropped everywhere; from the held-out splits, pairs whose user or item
+        does not occur in train and pairs that are in train too. All are counted in the manifest
+        (``duplicates``, ``dropped_unknown``, ``overlap_train``).
+
+        Parameters
+        ----------
+        splits
+            Positive interactions by split name; ``"train"`` is required.
+        name, scenario
+            For the manifest.
+        source
+            Where the data came from: a mapping such as ``{"files": {...}, "licence": "..."}``
+            or a sentence. No full paths: they say nothing on another machine.
+        settings
+            How it was prepared (threshold, k-core, …).
+        counts
+            More counts for each split, put beside those made here.
+
+        Raises
+        ------
+        DataError
+            A split name is unknown, train is missing or empty, ids cannot be compared, or no
+            pair of a held-out split is known to train.
+        """
+        for split in splits:
+            if split not in SPLITS:
+                raise DataError(
+                    f"there is no split {split!r}{did_you_mean(split, SPLITS)}; splits are "
+                    f"{', '.join(SPLITS)}"
+                )
+        if "train" not in splits:
+            raise DataError("there is no train split; give one with --train FILE")
+        if len(splits["train"]) == 0:
+            raise DataError(
+                f"{splits['train'].source}: no interaction is left to train on; lower --threshold "
+                "or the k-core"
+            )
+        coded, users, items, own = _encode(splits)
+        manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "scenario": scenario,
+            "created_by": f"cnsdiff {_version()}",
+            "fingerprint": _fingerprint(users, items, coded),
+            "n_users": len(users),
+            "n_items": len(items),
+            "splits": {
+                split: {**own[split], **dict((counts or {}).get(split, {}))} for split in coded
+            },
+            "source": {"licence": LICENCE}
+            | ({"description": source} if isinstance(source, str) else dict(source or {})),
+            "settings": dict(settings or {}),
+        }
+        return cls(users=users, items=items, manifest=manifest, splits=coded)
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """Open a dataset directory; its splits are read when asked for.
+
+    Raises
+    ------
+    DataError
+        It is not a dataset, of another schema version, incomplete or damaged.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    ids = {}
+    for table, key in (("users", "n_users"), ("items", "n_items")):
+        frame = read_table(path, table, manifest)
+        if frame.columns != ["id"] or frame.height != manifest[key]:
+            raise DataError(
+                f"{path}: {table}.parquet does not fit the manifest; prepare the dataset again"
+            )
+        ids[table] = frame["id"]
+    return Dataset(users=ids["users"], items=ids["items"], manifest=manifest, path=path)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("cnsdiff")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+def _encode(
+    splits: Mapping[str, Interactions],
+) -> tuple[dict[str, Split], pl.Series, pl.Series, dict[str, dict[str, int]]]:
+    """Splits in internal numbers, user ids, item ids, and what was dropped."""
+    users = unify(splits, "user")
+    items = unify(splits, "item")
+    user_ids = users["train"].unique(maintain_order=True).alias("id")
+    item_ids = items["train"].unique(maintain_order=True).alias("id")
+    user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
+    coded: dict[str, Split] = {}
+    counts: dict[str, dict[str, int]] = {}
+    seen: pl.DataFrame | None = None
+    for name in (split for split in SPLITS if split in splits):
+        given = splits[name]
+        once = Interactions(
+            given.frame.with_columns(users[name].alias("user"), items[name].alias("item")),
+            given.source,
+        ).deduplicated()
+        frame = once.frame.with_columns(
+            user=pl.Series(user_numbers.encode(once.frame["user"])),
+            item=pl.Series(item_numbers.encode(once.frame["item"])),
+        )
+        known = frame.filter((pl.col("user") >= 0) & (pl.col("item") >= 0))
+        fresh = known
+        if seen is None:
+            seen = known.select("user", "item")
+        else:
+            fresh = known.join(seen, on=["user", "item"], how="anti", maintain_order="left")
+        if fresh.height == 0:
+            raise DataError(_nothing_left(given, name, frame.height, known.height))
+        coded[name] = Split(
+            name,
+            fresh["user"].to_numpy(),
+            fresh["item"].to_numpy(),
+            fresh["timestamp"].to_numpy() if "timestamp" in fresh.columns else None,
+        )
+        counts[name] = {
+            "rows": fresh.height,
+            "users": fresh["user"].n_unique(),
+            "items": fresh["item"].n_unique(),
+            "duplicates": given.frame.height - frame.height,
+            "dropped_unknown": frame.height - known.height,
+            "overlap_train": known.height - fresh.height,
+        }
+    return coded, user_ids, item_ids, counts
+
+
+def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str:
+    if pairs == 0:
+        return f"{given.source}: the {name} split has no pairs; leave it out or give another file"
+    if known == 0:
+        return (
+            f"{given.source}: none of its {pairs} pairs has a user and an item that occur in "
+            f"train, so the {name} split would be empty; check that both use the same ids"
+        )
+    return (
+        f"{given.source}: all {known} known pairs are in train too, so the {name} split would be "
+        "empty; give another file"
+    )
+
+
+def _table_of(split: Split) -> pl.DataFrame:
+    def narrow(numbers: NDArray[np.int64]) -> pl.Series:
+        small = numbers.size == 0 or int(numbers.max()) < 2**31
+        return pl.Series(numbers, dtype=pl.Int32 if small else pl.Int64)
+
+    table = pl.DataFrame({"user": narrow(split.users), "item": narrow(split.items)})
+    if split.timestamps is not None:
+        table = table.with_columns(timestamp=pl.Series(split.timestamps))
+    return table
+
+
+def _split_from(table: pl.DataFrame, name: str, dataset: Dataset) -> Split:
+    limits = {"user": dataset.n_users, "item": dataset.n_items}
+    sound = limits.keys() <= set(table.columns) and all(
+        table.schema[column].is_integer()
+        and (table.height == 0 or (table[column].min() >= 0 and table[column].max() < limit))  # type: ignore[operator]
+        for column, limit in limits.items()
+    )
+    if not sound:
+        raise DataError(
+            f"{dataset.path}: {name}.parquet does not fit users.parquet and items.parquet; "
+            "prepare the dataset again"
+        )
+    return Split(
+        name,
+        table["user"].cast(pl.Int64).to_numpy(),
+        table["item"].cast(pl.Int64).to_numpy(),
+        table["timestamp"].to_numpy() if "timestamp" in table.columns else None,
+    )
+
+
+def _fingerprint(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for ids in (users, items):
+        # Lengths keep ["ab", "c"] and ["a", "bc"] apart.
+        text = ids.cast(pl.String)
+        digest.update(f"{ids.dtype} {len(ids)} ".encode())
+        digest.update(text.str.len_bytes().to_numpy().astype("<u8").tobytes())
+        digest.update((text.str.join("").item() or "").encode())
+    for name, split in splits.items():
+        digest.update(f"{name} {len(split)} ".encode())
+        digest.update(split.users.astype("<i8").tobytes())
+        digest.update(split.items.astype("<i8").tobytes())
+        if split.timestamps is not None:
+            digest.update(split.timestamps.astype("<f8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""The dataset directory on disk: ``manifest.json`` beside one Parquet file per table.
+
+Every read of a file goes through :func:`read_table`, which checks it against the manifest and
+never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.errors import DataError
+from cnsdiff.storage import atomic_directory, sha256, write_json
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_KEYS: dict[str, type] = {
+    "schema_version": int,
+    "name": str,
+    "scenario": str,
+    "fingerprint": str,
+    "n_users": int,
+    "n_items": int,
+    "splits": dict,
+    "files": dict,
+}
+
+
+def file_name(table: str) -> str:
+    return f"{table}.parquet"
+
+
+def write_directory(
+    path: Path, manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], *, overwrite: bool
+) -> dict[str, Any]:
+    """Write all tables and the manifest as one directory that appears whole or not at all.
+
+    Returns
+    -------
+    dict
+        The manifest as written, with the checksums of the files.
+
+    Raises
+    ------
+    DataError
+        ``path`` holds something that is no dataset, so ``overwrite`` will not replace it.
+    InputError
+        ``path`` exists and ``overwrite`` is off.
+    StorageError
+        It cannot be written; what was there is untouched.
+    """
+    if overwrite and path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise DataError(
+            f"{path}: holds files but no dataset, so --overwrite does not replace it; choose "
+            "another --out"
+        )
+    with atomic_directory(path, overwrite=overwrite) as temporary:
+        files = {}
+        for table, frame in tables.items():
+            target = temporary / file_name(table)
+            frame.write_parquet(target)
+            files[target.name] = {
+                "sha256": sha256(target),
+                "bytes": target.stat().st_size,
+                "rows": frame.height,
+            }
+        written = {**manifest, "files": files}
+        write_json(temporary / MANIFEST, written)
+    return written
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The checked manifest of a dataset directory.
+
+    Raises
+    ------
+    DataError
+        There is no dataset, its manifest is damaged, its schema version is another one, or a
+        file is missing.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such dataset; make it with cnsdiff prepare --out {path}")
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: is a file, not a dataset directory; make one from it with cnsdiff prepare"
+        )
+    file = path / MANIFEST
+    if not file.is_file():
+        raise DataError(
+            f"{path}: has no {MANIFEST}, so it is not a dataset; make one with cnsdiff prepare"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file}: is damaged ({error}); prepare the dataset again") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise DataError(
+            f"{file}: has schema version {version}, and this cnsdiff reads {SCHEMA_VERSION}; "
+            "prepare the dataset again with this version"
+        )
+    for key, kind in _KEYS.items():
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
+            raise DataError(f"{file}: is damaged ({key!r} is missing); prepare the dataset again")
+    for table in ("users", "items", *manifest["splits"]):
+        entry = manifest["files"].get(file_name(table))
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise DataError(
+                f"{file}: is damaged (no checksum of {file_name(table)}); prepare the dataset again"
+            )
+        if not (path / file_name(table)).is_file():
+            raise DataError(f"{path}: {file_name(table)} is missing; prepare the dataset again")
+    return manifest
+
+
+def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFrame:
+    """One Parquet file of a dataset directory, checked against its checksum.
+
+    Raises
+    ------
+    DataError
+        The file is missing, or is not the one the manifest was written for.
+    """
+    file = path / file_name(table)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be read: {error.strerror or error}; prepare the dataset again"
+        ) from error
+    entry = manifest["files"][file.name]
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        size = entry.get("bytes")
+        short = isinstance(size, int) and len(data) < size
+        raise DataError(
+            f"{file}: is {'truncated' if short else 'changed'} (its checksum differs from the "
+            "manifest's); prepare the dataset again"
+        )
+    try:
+        return pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{file}: is not a readable Parquet file; prepare the dataset again"
+        ) from error

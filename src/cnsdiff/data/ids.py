@@ -1,0 +1,104 @@
+"""Bringing ids of different types together, and looking them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cnsdiff.data.columns import id_values
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.errors import DataError
+
+
+def unify(splits: Mapping[str, Interactions], role: str) -> dict[str, pl.Series]:
+    """The ids of one role (``"user"`` or ``"item"``) in each split, all of one type.
+
+    Where the splits differ (integers in one file, text in another) all become text, since an
+    integer's text is exact and nothing else is common to both.
+    """
+    series = {name: split.frame[role] for name, split in splits.items()}
+    kinds = {ids.dtype for ids in series.values()}
+    if len(kinds) == 1:
+        return series
+    if pl.String not in kinds and not all(kind.is_integer() for kind in kinds):
+        listed = ", ".join(f"{name} {ids.dtype}" for name, ids in series.items())
+        raise DataError(f"the {role} ids differ in type ({listed}); give all splits the same one")
+    return {name: ids.cast(pl.String) for name, ids in series.items()}
+
+
+class Vocabulary:
+    """Ids by number: ``ids[number]`` is the id, and :meth:`encode` finds the number."""
+
+    def __init__(self, ids: pl.Series) -> None:
+        self.ids = ids
+        self._table: pl.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, ids: Iterable[Any]) -> NDArray[np.int64]:
+        """The number of each id, -1 where it is unknown.
+
+        Integers may be asked for as text and the other way round, if the text is the same.
+
+        Raises
+        ------
+        DataError
+            ``ids`` is not a one-dimensional list of integers or strings.
+        """
+        asked = _like(_series(ids), self.ids.dtype).alias("id")
+        if self._table is None:
+            numbers = pl.int_range(len(self.ids), dtype=pl.Int64, eager=True)
+            self._table = pl.DataFrame({"id": self.ids, "number": numbers})
+        found = asked.to_frame().join(self._table, on="id", how="left", maintain_order="left")
+        return np.array(found["number"].fill_null(-1).to_numpy(), dtype=np.int64)
+
+    def decode(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
+        """The ids of internal numbers.
+
+        Raises
+        ------
+        ValueError
+            A number is not between 0 and the number of ids (-1 is nobody's).
+        """
+        index = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        if index.size and (index.min() < 0 or index.max() >= len(self.ids)):
+            raise ValueError(f"internal numbers go from 0 to {len(self.ids) - 1}")
+        return self.ids.gather(pl.Series(index))
+
+
+def _series(ids: Iterable[Any]) -> pl.Series:
+    if isinstance(ids, str | bytes):
+        raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
+    try:
+        given: Any = ids
+        if isinstance(given, pl.Series):
+            series = given
+        elif nw.dependencies.is_into_series(given):
+            series = nw.from_native(given, series_only=True).to_polars()
+        else:
+            values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+            kinds = {type(value) for value in values}
+            if str in kinds and len(kinds) > 1:
+                values = [str(value) for value in values]
+            series = pl.Series(values, dtype=None if values else pl.Int64)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"ids must be a list of integers or strings: {error}") from error
+    return id_values(series, "the ids asked for")
+
+
+def _like(asked: pl.Series, dtype: pl.DataType) -> pl.Series:
+    if asked.dtype == dtype:
+        return asked
+    if dtype == pl.String:
+        return asked.cast(pl.String)
+    cast = asked.cast(dtype, strict=False)
+    if asked.dtype != pl.String:
+        return cast
+    # "007" is not the id 7.
+    return cast.set((cast.cast(pl.String) != asked).fill_null(False), None)

@@ -1,0 +1,116 @@
+"""A table of user-item interactions under the user's own ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from cnsdiff.errors import DataError
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Who interacted with what, and where known how much and when.
+
+    Attributes
+    ----------
+    frame
+        One row per interaction. Columns ``user`` and ``item`` hold the ids as given (Int64,
+        UInt64 or String); ``rating`` (Float64) and ``timestamp`` (Int64 or Float64, usually
+        epoch seconds) are optional. No nulls.
+    source
+        File path or ``"DataFrame"``, for messages.
+    skipped
+        Malformed rows left out while reading.
+    """
+
+    frame: pl.DataFrame
+    source: str
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @property
+    def n_users(self) -> int:
+        """Number of different users."""
+        return self.frame["user"].n_unique()
+
+    @property
+    def n_items(self) -> int:
+        """Number of different items."""
+        return self.frame["item"].n_unique()
+
+    def positives(self, threshold: float | None) -> Interactions:
+        """The interactions rated at least ``threshold``; all of them when it is None.
+
+        Raises
+        ------
+        DataError
+            A threshold is given but there are no ratings, or no rating reaches it.
+        """
+        if threshold is None:
+            return self
+        if "rating" not in self.frame.columns:
+            raise DataError(
+                f"{self.source}: --threshold {threshold:g} needs ratings, but there is no rating "
+                "column; name it with --rating-col or leave --threshold out"
+            )
+        kept = self.frame.filter(pl.col("rating") >= threshold)
+        if kept.height == 0 and self.frame.height:
+            raise DataError(
+                f"{self.source}: no rating reaches --threshold {threshold:g} (the highest is "
+                f"{self.frame['rating'].to_numpy().max():g}); lower --threshold"
+            )
+        return replace(self, frame=kept)
+
+    def deduplicated(self) -> Interactions:
+        """One row per (user, item): the earliest, or the first where times are equal or absent.
+
+        Rows keep their order.
+        """
+        pair = ["user", "item"]
+        if "timestamp" not in self.frame.columns:
+            return replace(self, frame=self.frame.unique(pair, keep="first", maintain_order=True))
+        frame = (
+            self.frame.with_row_index("_row")
+            .sort("timestamp", "_row")
+            .unique(pair, keep="first", maintain_order=True)
+            .sort("_row")
+            .drop("_row")
+        )
+        return replace(self, frame=frame)
+
+    def k_core(self, user: int, item: int) -> Interactions:
+        """The largest part in which every user has ``user`` rows and every item ``item`` rows.
+
+        Dropping an item may leave a user short and the other way round, so it is repeated until
+        nothing changes. Rows are counted, so call :meth:`deduplicated` first to count pairs. The
+        result may be empty; rows keep their order.
+
+        Raises
+        ------
+        DataError
+            ``user`` or ``item`` is negative.
+        """
+        if user < 0 or item < 0:
+            raise DataError(f"a k-core needs counts of 0 or more, not user {user} and item {item}")
+        users = _codes(self.frame["user"])
+        items = _codes(self.frame["item"])
+        rows = np.arange(self.frame.height)
+        while rows.size:
+            user_counts = np.bincount(users[rows])
+            item_counts = np.bincount(items[rows])
+            keep = (user_counts[users[rows]] >= user) & (item_counts[items[rows]] >= item)
+            if keep.all():
+                break
+            rows = rows[keep]
+        return replace(self, frame=self.frame[rows])
+
+
+def _codes(ids: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Dense integers, one for each different id."""
+    codes: np.ndarray[tuple[int], np.dtype[np.int64]] = ids.rank("dense").cast(pl.Int64).to_numpy()
+    return codes - 1

@@ -1,0 +1,154 @@
+"""One way in for interactions of any format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+from narwhals.typing import IntoFrame
+
+from cnsdiff.data.adjacency import looks_like_adjacency, read_adjacency
+from cnsdiff.data.columns import RawTable, assign_roles, finish, known_roles
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.text import DELIMITERS, read_delimited, read_lines, sample_of
+from cnsdiff.errors import DataError, did_you_mean
+
+FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
+_DELIMITERS = {"csv": (",", ";"), "tsv": ("\t",), "inter": ("\t",)}
+
+
+def read_interactions(
+    source: str | Path | IntoFrame,
+    *,
+    format: str = "auto",
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    timestamp: str | None = None,
+    header: bool | None = None,
+    skip_bad: bool = False,
+) -> Interactions:
+    """Read interactions from a file or a data frame.
+
+    Parameters
+    ----------
+    source
+        Path of a text file (gzipped or not) or a Parquet file, or any data frame narwhals knows
+        (pandas, polars, pyarrow, …).
+    format
+        ``"auto"`` tells it from the name and the content. ``"text"`` is ``user item [rating]
+        [timestamp]`` separated by space, tab, comma, ``;``, ``|`` or ``::``; ``"csv"`` and
+        ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
+        ``user item item …``; ``"parquet"``.
+    user, item, rating, timestamp
+        Column names, where they are not the usual ones; positions from ``"1"`` for text without
+        a header. ``"none"`` leaves ``rating`` or ``timestamp`` out.
+    header
+        Whether the first line of text names the columns; None tells it from the names.
+    skip_bad
+        Leave malformed rows out, and count them in ``skipped``, in place of an error.
+
+    Returns
+    -------
+    Interactions
+        Ids as given: whole numbers as Int64, anything else (``"007"`` too) as text.
+
+    Raises
+    ------
+    DataError
+        The source cannot be read; the message names file, line or column, and the mend.
+    """
+    if format not in FORMATS:
+        raise DataError(
+            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; --format takes "
+            f"{', '.join(FORMATS)}"
+        )
+    asked = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    if not isinstance(source, str | Path):
+        table = _from_frame(source)
+        roles = assign_roles(
+            table.frame.columns, asked, table.source, default=known_roles(table.frame.columns)
+        )
+        return finish(table, roles, skip_bad=skip_bad)
+    path = Path(source)
+    try:
+        return _read_file(path, format, asked, header, skip_bad)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror or error}; check the file"
+        ) from error
+
+
+def _read_file(
+    path: Path, format: str, asked: dict[str, str | None], header: bool | None, skip_bad: bool
+) -> Interactions:
+    if not path.exists():
+        raise DataError(f"{path}: no such file{_neighbour(path)}; check the path")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; give the file of interactions in it")
+    name = str(path)
+    if format == "parquet" or (format == "auto" and _is_parquet(path)):
+        table = RawTable(_read_parquet(path), name)
+        columns = table.frame.columns
+        roles = assign_roles(columns, asked, name, default=known_roles(columns))
+        return finish(table, roles, skip_bad=skip_bad)
+    lines = read_lines(path)
+    if format == "adjacency" or (
+        format == "auto" and not any(asked.values()) and looks_like_adjacency(sample_of(lines))
+    ):
+        table = read_adjacency(lines, name, skip_bad=skip_bad)
+        return finish(table, {"user": "user", "item": "item"}, skip_bad=skip_bad)
+    if format == "auto" and path.name.removesuffix(".gz").endswith(".inter"):
+        format = "inter"
+    table, roles = read_delimited(
+        lines,
+        name,
+        asked=asked,
+        delimiters=_DELIMITERS.get(format, DELIMITERS),
+        header=True if format == "inter" else header,
+        skip_bad=skip_bad,
+    )
+    return finish(table, roles, skip_bad=skip_bad)
+
+
+def _neighbour(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PAR1" or (path.suffix in (".parquet", ".pq") and start != b"")
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{path}: is not a readable Parquet file (damaged or of another format); write it "
+            "again, or name its --format"
+        ) from error
+
+
+def _from_frame(source: Any) -> RawTable:
+    if isinstance(source, pl.LazyFrame):
+        source = source.collect()
+    try:
+        wrapped = nw.from_native(source)
+        if isinstance(wrapped, nw.LazyFrame):
+            wrapped = wrapped.collect()
+        return RawTable(wrapped.to_polars(), "DataFrame")
+    except TypeError as error:
+        raise DataError(
+            f"cannot read interactions from a {type(source).__name__}; give a path or a data "
+            "frame (pandas, polars, pyarrow)"
+        ) from error
+    except Exception as error:  # each library raises its own kind for a mixed-type column
+        raise DataError(
+            f"DataFrame: cannot be converted ({error}); make each column of one type"
+        ) from error
