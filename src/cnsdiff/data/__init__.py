@@ -1,8 +1,10 @@
 """Interactions from any source, and prepared datasets on disk."""
 
-from cnsdiff.data.dataset import SPLITS, Dataset, Split, load_dataset
+from cnsdiff.data.dataset import Dataset, load_dataset
+from cnsdiff.data.directory import SPLITS
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.readers import FORMATS, read_interactions
+from cnsdiff.data.splits import Split
 
 __all__ = [
     "FORMATS",

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
-from cnsdiff.data.directory import SCHEMA_VERSION, read_manifest, read_table, write_directory
-from cnsdiff.data.ids import Vocabulary, unify
+from cnsdiff.data.directory import (
+    SCHEMA_VERSION,
+    SPLITS,
+    read_manifest,
+    read_table,
+    write_directory,
+)
+from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.splits import Split, content_hash, encode_splits, split_of, table_of
 from cnsdiff.errors import DataError, did_you_mean
 
-SPLITS = ("train", "valid", "test_iid", "test_ood")
 LICENCE = "not stated; ask the publisher of the data before passing it on"
-
-
-@dataclass(frozen=True)
-class Split:
-    """The positive pairs of one split, in internal numbers.
-
-    Attributes
-    ----------
-    name
-        One of :data:`SPLITS`.
-    users, items
-        ``(n,)`` int64 each; every pair occurs once.
-    timestamps
-        ``(n,)`` int64 or float64 (usually epoch seconds), or None.
-    """
-
-    name: str
-    users: NDArray[np.int64]
-    items: NDArray[np.int64]
-    timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
-
-    def __len__(self) -> int:
-        return self.users.size
-
-    def csr(self, n_users: int, n_items: int) -> csr_array:
-        """The pairs as an ``(n_users, n_items)`` float32 matrix of ones, indices sorted."""
-        ones = np.ones(self.users.size, dtype=np.float32)
-        matrix = csr_array((ones, (self.users, self.items)), shape=(n_users, n_items))
-        matrix.sort_indices()
-        return matrix
 
 
 class Dataset:
@@ -160,7 +133,14 @@ class Dataset:
             return self._splits[name]
         if self.path is None:
             raise DataError(f"{self.name}: its splits are neither in memory nor on disk")
-        return _split_from(read_table(self.path, name, self.manifest), name, self)
+        table = read_table(self.path, name, self.manifest)
+        split = split_of(table, name, self.n_users, self.n_items)
+        if split is None:
+            raise DataError(
+                f"{self.path}: {name}.parquet does not fit users.parquet and items.parquet; "
+                "prepare the dataset again"
+            )
+        return split
 
     def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
@@ -192,7 +172,7 @@ class Dataset:
         tables = {
             "users": self.users.to_frame(),
             "items": self.items.to_frame(),
-            **{name: _table_of(self.split(name)) for name in self.split_names},
+            **{name: table_of(self.split(name)) for name in self.split_names},
         }
         self.manifest = write_directory(path, self.manifest, tables, overwrite=overwrite)
         self.path = path
@@ -248,13 +228,13 @@ class Dataset:
                 f"{splits['train'].source}: no interaction is left to train on; lower --threshold "
                 "or the k-core"
             )
-        coded, users, items, own = _encode(splits)
+        coded, users, items, own = encode_splits(splits)
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
             "scenario": scenario,
             "created_by": f"cnsdiff {_version()}",
-            "fingerprint": _fingerprint(users, items, coded),
+            "fingerprint": content_hash(users, items, coded),
             "n_users": len(users),
             "n_items": len(items),
             "splits": {
@@ -295,112 +275,3 @@ def _version() -> str:
         return version("cnsdiff")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
-
-
-def _encode(
-    splits: Mapping[str, Interactions],
-) -> tuple[dict[str, Split], pl.Series, pl.Series, dict[str, dict[str, int]]]:
-    """Splits in internal numbers, user ids, item ids, and what was dropped."""
-    users = unify(splits, "user")
-    items = unify(splits, "item")
-    user_ids = users["train"].unique(maintain_order=True).alias("id")
-    item_ids = items["train"].unique(maintain_order=True).alias("id")
-    user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
-    coded: dict[str, Split] = {}
-    counts: dict[str, dict[str, int]] = {}
-    seen: pl.DataFrame | None = None
-    for name in (split for split in SPLITS if split in splits):
-        given = splits[name]
-        once = Interactions(
-            given.frame.with_columns(users[name].alias("user"), items[name].alias("item")),
-            given.source,
-        ).deduplicated()
-        frame = once.frame.with_columns(
-            user=pl.Series(user_numbers.encode(once.frame["user"])),
-            item=pl.Series(item_numbers.encode(once.frame["item"])),
-        )
-        known = frame.filter((pl.col("user") >= 0) & (pl.col("item") >= 0))
-        fresh = known
-        if seen is None:
-            seen = known.select("user", "item")
-        else:
-            fresh = known.join(seen, on=["user", "item"], how="anti", maintain_order="left")
-        if fresh.height == 0:
-            raise DataError(_nothing_left(given, name, frame.height, known.height))
-        coded[name] = Split(
-            name,
-            fresh["user"].to_numpy(),
-            fresh["item"].to_numpy(),
-            fresh["timestamp"].to_numpy() if "timestamp" in fresh.columns else None,
-        )
-        counts[name] = {
-            "rows": fresh.height,
-            "users": fresh["user"].n_unique(),
-            "items": fresh["item"].n_unique(),
-            "duplicates": given.frame.height - frame.height,
-            "dropped_unknown": frame.height - known.height,
-            "overlap_train": known.height - fresh.height,
-        }
-    return coded, user_ids, item_ids, counts
-
-
-def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str:
-    if pairs == 0:
-        return f"{given.source}: the {name} split has no pairs; leave it out or give another file"
-    if known == 0:
-        return (
-            f"{given.source}: none of its {pairs} pairs has a user and an item that occur in "
-            f"train, so the {name} split would be empty; check that both use the same ids"
-        )
-    return (
-        f"{given.source}: all {known} known pairs are in train too, so the {name} split would be "
-        "empty; give another file"
-    )
-
-
-def _table_of(split: Split) -> pl.DataFrame:
-    def narrow(numbers: NDArray[np.int64]) -> pl.Series:
-        small = numbers.size == 0 or int(numbers.max()) < 2**31
-        return pl.Series(numbers, dtype=pl.Int32 if small else pl.Int64)
-
-    table = pl.DataFrame({"user": narrow(split.users), "item": narrow(split.items)})
-    if split.timestamps is not None:
-        table = table.with_columns(timestamp=pl.Series(split.timestamps))
-    return table
-
-
-def _split_from(table: pl.DataFrame, name: str, dataset: Dataset) -> Split:
-    limits = {"user": dataset.n_users, "item": dataset.n_items}
-    sound = limits.keys() <= set(table.columns) and all(
-        table.schema[column].is_integer()
-        and (table.height == 0 or (table[column].min() >= 0 and table[column].max() < limit))  # type: ignore[operator]
-        for column, limit in limits.items()
-    )
-    if not sound:
-        raise DataError(
-            f"{dataset.path}: {name}.parquet does not fit users.parquet and items.parquet; "
-            "prepare the dataset again"
-        )
-    return Split(
-        name,
-        table["user"].cast(pl.Int64).to_numpy(),
-        table["item"].cast(pl.Int64).to_numpy(),
-        table["timestamp"].to_numpy() if "timestamp" in table.columns else None,
-    )
-
-
-def _fingerprint(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]) -> str:
-    digest = hashlib.sha256()
-    for ids in (users, items):
-        # Lengths keep ["ab", "c"] and ["a", "bc"] apart.
-        text = ids.cast(pl.String)
-        digest.update(f"{ids.dtype} {len(ids)} ".encode())
-        digest.update(text.str.len_bytes().to_numpy().astype("<u8").tobytes())
-        digest.update((text.str.join("").item() or "").encode())
-    for name, split in splits.items():
-        digest.update(f"{name} {len(split)} ".encode())
-        digest.update(split.users.astype("<i8").tobytes())
-        digest.update(split.items.astype("<i8").tobytes())
-        if split.timestamps is not None:
-            digest.update(split.timestamps.astype("<f8").tobytes())
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ from cnsdiff.storage import atomic_directory, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SPLITS = ("train", "valid", "test_iid", "test_ood")
 _KEYS: dict[str, type] = {
     "schema_version": int,
     "name": str,
@@ -108,6 +109,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for key, kind in _KEYS.items():
         if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
             raise DataError(f"{file}: is damaged ({key!r} is missing); prepare the dataset again")
+    for split, counts in manifest["splits"].items():
+        # Names become file names, so only the known ones are let through.
+        if split not in SPLITS or not isinstance(counts, dict) or "rows" not in counts:
+            raise DataError(f"{file}: is damaged (split {split!r}); prepare the dataset again")
     for table in ("users", "items", *manifest["splits"]):
         entry = manifest["files"].get(file_name(table))
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
@@ -144,7 +149,7 @@ def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFr
         )
     try:
         return pl.read_parquet(io.BytesIO(data))
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(
             f"{file}: is not a readable Parquet file; prepare the dataset again"
         ) from error

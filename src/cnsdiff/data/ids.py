@@ -56,7 +56,7 @@ class Vocabulary:
             numbers = pl.int_range(len(self.ids), dtype=pl.Int64, eager=True)
             self._table = pl.DataFrame({"id": self.ids, "number": numbers})
         found = asked.to_frame().join(self._table, on="id", how="left", maintain_order="left")
-        return np.array(found["number"].fill_null(-1).to_numpy(), dtype=np.int64)
+        return found["number"].fill_null(-1).to_numpy(writable=True)
 
     def decode(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
         """The ids of internal numbers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from narwhals.typing import IntoFrame
 from cnsdiff.data.adjacency import looks_like_adjacency, read_adjacency
 from cnsdiff.data.columns import RawTable, assign_roles, finish, known_roles
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.text import DELIMITERS, read_delimited, read_lines, sample_of
+from cnsdiff.data.lines import read_lines, sample_of
+from cnsdiff.data.text import DELIMITERS, read_delimited
 from cnsdiff.errors import DataError, did_you_mean
 
 FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
@@ -39,7 +41,8 @@ def read_interactions(
         (pandas, polars, pyarrow, …).
     format
         ``"auto"`` tells it from the name and the content. ``"text"`` is ``user item [rating]
-        [timestamp]`` separated by space, tab, comma, ``;``, ``|`` or ``::``; ``"csv"`` and
+        [timestamp]`` separated by space, tab, comma, ``;``, ``|`` or ``::`` (without a header,
+        a third field of nine digits or more is taken for the timestamp); ``"csv"`` and
         ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
         ``user item item …``; ``"parquet"``.
     user, item, rating, timestamp
@@ -82,7 +85,7 @@ def read_interactions(
 
 
 def _read_file(
-    path: Path, format: str, asked: dict[str, str | None], header: bool | None, skip_bad: bool
+    path: Path, format: str, asked: Mapping[str, str | None], header: bool | None, skip_bad: bool
 ) -> Interactions:
     if not path.exists():
         raise DataError(f"{path}: no such file{_neighbour(path)}; check the path")
@@ -90,10 +93,7 @@ def _read_file(
         raise DataError(f"{path}: is a directory; give the file of interactions in it")
     name = str(path)
     if format == "parquet" or (format == "auto" and _is_parquet(path)):
-        table = RawTable(_read_parquet(path), name)
-        columns = table.frame.columns
-        roles = assign_roles(columns, asked, name, default=known_roles(columns))
-        return finish(table, roles, skip_bad=skip_bad)
+        return _read_parquet(path, asked, skip_bad)
     lines = read_lines(path)
     if format == "adjacency" or (
         format == "auto" and not any(asked.values()) and looks_like_adjacency(sample_of(lines))
@@ -125,14 +125,18 @@ def _is_parquet(path: Path) -> bool:
     return start == b"PAR1" or (path.suffix in (".parquet", ".pq") and start != b"")
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -> Interactions:
     try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        columns = list(pl.read_parquet_schema(path))
+        roles = assign_roles(columns, asked, str(path), default=known_roles(columns))
+        frame = pl.read_parquet(path, columns=list(roles.values()), glob=False)
+    # Damaged bytes can make the decoder panic, which is no PolarsError.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(
             f"{path}: is not a readable Parquet file (damaged or of another format); write it "
             "again, or name its --format"
         ) from error
+    return finish(RawTable(frame, str(path)), roles, skip_bad=skip_bad)
 
 
 def _from_frame(source: Any) -> RawTable:
@@ -140,14 +144,15 @@ def _from_frame(source: Any) -> RawTable:
         source = source.collect()
     try:
         wrapped = nw.from_native(source)
-        if isinstance(wrapped, nw.LazyFrame):
-            wrapped = wrapped.collect()
-        return RawTable(wrapped.to_polars(), "DataFrame")
     except TypeError as error:
         raise DataError(
             f"cannot read interactions from a {type(source).__name__}; give a path or a data "
             "frame (pandas, polars, pyarrow)"
         ) from error
+    try:
+        if isinstance(wrapped, nw.LazyFrame):
+            wrapped = wrapped.collect()
+        return RawTable(wrapped.to_polars(), "DataFrame")
     except Exception as error:  # each library raises its own kind for a mixed-type column
         raise DataError(
             f"DataFrame: cannot be converted ({error}); make each column of one type"

@@ -1,81 +1,28 @@
-"""Delimited text, with or without a header, whose every line is accounted for."""
+"""Delimited lines, with or without a header, every one of which is accounted for."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from cnsdiff.data.columns import ROLES, RawTable, assign_roles, known_roles
+from cnsdiff.data.columns import NO_COLUMN, ROLES, RawTable, assign_roles, known_roles
+from cnsdiff.data.lines import sample_of
 from cnsdiff.errors import DataError
 
 #: Tried in this order; the first that gives nine lines of ten the same width wins.
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
-_SAMPLE = 1000
+_BLANKS = " \t"
+_BLOCK = 1 << 24  # bytes; no line may be longer
+_RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
 _UNIT = "\x1f"  # stands in for "::", which is longer than a CSV parser's one character
-
-
-def read_lines(path: Path) -> pl.DataFrame:
-    """The non-blank lines of a (possibly gzipped) UTF-8 file.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``line`` (1-based number in the file) and ``text``.
-
-    Raises
-    ------
-    DataError
-        The file is empty, binary, not UTF-8, or a damaged gzip.
-    """
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{path}: is a damaged gzip file ({error}); fetch it again or unpack it"
-            ) from error
-    text = _decode(data, path)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = (
-        pl.Series("text", [text]).str.split("\n").explode().to_frame().with_row_index("line", 1)
-    ).filter(pl.col("text").str.contains(r"\S"))
-    if lines.height == 0:
-        raise DataError(f"{path}: is empty; give a file with at least one interaction")
-    return lines
-
-
-def _decode(data: bytes, path: Path) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path}: is UTF-16 text; save it as UTF-8")
-    if b"\0" in data:
-        raise DataError(
-            f"{path}: is a binary file, not text; give text, or Parquet (--format parquet)"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text; save the "
-            "file as UTF-8 (a binary file cannot be read)"
-        ) from error
-
-
-def sample_of(lines: pl.DataFrame) -> list[str]:
-    """The first lines, from which delimiter and width are told."""
-    return lines["text"].head(_SAMPLE).to_list()
 
 
 @dataclass(frozen=True)
@@ -88,12 +35,12 @@ class Dialect:
 
     def split(self, line: str) -> list[str]:
         """The fields of one line (for samples and headers, not for whole files)."""
-        return [field.strip() for field in _split(self.delimiter, line, self.quoted)]
+        return [field.strip(_BLANKS) for field in _split(self.delimiter, line, self.quoted)]
 
 
 def _split(delimiter: str, line: str, quoted: bool) -> list[str]:
     if delimiter == " ":
-        return line.split()
+        return re.split(r"[ \t]+", line.strip(_BLANKS))
     if not quoted or len(delimiter) > 1:
         return line.split(delimiter)
     try:
@@ -107,9 +54,8 @@ def sniff(sample: Sequence[str], delimiters: Sequence[str] = DELIMITERS) -> Dial
     best: tuple[float, Dialect] | None = None
     for delimiter in delimiters:
         quoted = len(delimiter) == 1 and any(
-            line.lstrip().startswith('"') or f'{delimiter}"' in line for line in sample
+            f'{delimiter}"' in f"{delimiter}{line}" for line in sample
         )
-        quoted = quoted and delimiter != " "
         widths = Counter(len(_split(delimiter, line, quoted)) for line in sample)
         width, count = max(
             ((w, n) for w, n in widths.items() if w >= 2), key=lambda pair: pair[1], default=(0, 0)
@@ -136,7 +82,7 @@ def read_delimited(
     Parameters
     ----------
     lines
-        From :func:`read_lines`.
+        From :func:`~cnsdiff.data.lines.read_lines`.
     source
         For messages.
     asked
@@ -162,18 +108,22 @@ def read_delimited(
             "are expected; separate them by space, tab, comma, ';', '|' or '::', or name the "
             "--format"
         )
+    dialect = replace(dialect, quoted=_is_quoted(lines, dialect.delimiter))
     names = dialect.split(sample[0])
     if header is None:
-        header = _is_header(names, sample[1:], dialect, asked, source)
+        header = _is_header(names, sample[1:], dialect, asked)
     if header:
         lines = lines[1:]
         if lines.height == 0:
             raise DataError(f"{source}: has a header but no interactions; add at least one row")
-        dialect = Dialect(dialect.delimiter, len(names), dialect.quoted)
+        dialect = replace(dialect, width=len(names))
         default = known_roles(names)
     else:
         names = [str(position + 1) for position in range(dialect.width)]
         default = _by_position(names, asked, source)
+        rows = [row for row in map(dialect.split, sample) if len(row) == dialect.width]
+        if dialect.width == 3 and all(_is_number(row[2], least=_RECENT) for row in rows):
+            default["timestamp"] = default.pop("rating")
     roles = assign_roles(names, asked, source, default=default)
     frame, numbers, skipped = _parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}
@@ -181,39 +131,51 @@ def read_delimited(
     return RawTable(table, source, lines=numbers, skipped=skipped), roles
 
 
+def _is_quoted(lines: pl.DataFrame, delimiter: str) -> bool:
+    """Whether any field of the file begins with a quote.
+
+    Only then does a quote mean anything; elsewhere it is a character of an id.
+    """
+    if len(delimiter) > 1 or delimiter == " ":
+        return False
+    text = lines["text"]
+    inside = text.str.contains(f'{delimiter}"', literal=True)
+    return bool((inside | text.str.starts_with('"')).any())
+
+
 def _is_header(
     names: Sequence[str],
     rest: Sequence[str],
     dialect: Dialect,
     asked: Mapping[str, str | None],
-    source: str,
 ) -> bool:
     if {"user", "item"} <= known_roles(names).keys():
         return True
-    if any(column in names for column in asked.values() if column and not column.isdecimal()):
-        return True
+    wanted = [column for column in asked.values() if column not in (None, NO_COLUMN)]
+    if wanted:
+        return not all(column.isdecimal() for column in wanted if column)
     # Words above columns of numbers are a header whose names we do not know.
     rows = [row for row in map(dialect.split, rest) if len(row) == len(names)]
-    if len(names) == dialect.width and rows and not any(map(_is_number, names)):
-        numeric = all(_is_number(row[0]) and _is_number(row[1]) for row in rows)
-        if numeric and all(column is None or not column.isdecimal() for column in asked.values()):
-            return True
-    return False
+    return (
+        len(names) == dialect.width
+        and bool(rows)
+        and not any(map(_is_number, names))
+        and all(_is_number(row[0]) and _is_number(row[1]) for row in rows)
+    )
 
 
-def _is_number(field: str) -> bool:
+def _is_number(field: str, *, least: float = float("-inf")) -> bool:
     try:
-        float(field)
+        return float(field) >= least
     except ValueError:
         return False
-    return True
 
 
 def _by_position(
     names: Sequence[str], asked: Mapping[str, str | None], source: str
 ) -> dict[str, str]:
     for role, column in asked.items():
-        if column is not None and column not in names and column != "none":
+        if column is not None and column not in names and column != NO_COLUMN:
             raise DataError(
                 f"{source}: has no header line, so there is no column {column!r}; give its "
                 f"position (1 to {len(names)}) with --{role}-col"
@@ -236,7 +198,7 @@ def _parse(
     text = pl.col("text")
     delimiter = dialect.delimiter
     if delimiter == " ":
-        lines = lines.with_columns(text.str.strip_chars().str.replace_all(r"\s+", "\t"))
+        lines = lines.with_columns(text.str.strip_chars(_BLANKS).str.replace_all("[ \t]+", "\t"))
         delimiter = "\t"
     elif delimiter == "::":
         lines = lines.with_columns(text.str.replace_all("::", _UNIT, literal=True))
@@ -267,7 +229,7 @@ def _parse(
             io.BytesIO(body),
             # Row numbers reach the handler on one thread only.
             read_options=pacsv.ReadOptions(
-                column_names=names, use_threads=False, block_size=1 << 24
+                column_names=names, use_threads=False, block_size=_BLOCK
             ),
             parse_options=pacsv.ParseOptions(
                 delimiter=delimiter,
@@ -297,7 +259,7 @@ def _parse(
             "--format"
         )
     if not dialect.quoted:
-        frame = frame.with_columns(pl.all().str.strip_chars())
+        frame = frame.with_columns(pl.all().str.strip_chars(_BLANKS))
     return frame, numbers, skipped + len(bad)
 
 

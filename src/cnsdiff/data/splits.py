@@ -1,0 +1,154 @@
+"""Splits in internal numbers: made from interactions, and to and from tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from cnsdiff.data.directory import SPLITS
+from cnsdiff.data.ids import Vocabulary, unify
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The positive pairs of one split, in internal numbers.
+
+    Attributes
+    ----------
+    name
+        One of :data:`SPLITS`.
+    users, items
+        ``(n,)`` int64 each; every pair occurs once.
+    timestamps
+        ``(n,)`` int64 or float64 (usually epoch seconds), or None.
+    """
+
+    name: str
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return self.users.size
+
+    def csr(self, n_users: int, n_items: int) -> csr_array:
+        """The pairs as an ``(n_users, n_items)`` float32 matrix of ones, indices sorted."""
+        ones = np.ones(self.users.size, dtype=np.float32)
+        matrix = csr_array((ones, (self.users, self.items)), shape=(n_users, n_items))
+        matrix.sort_indices()
+        return matrix
+
+
+def encode_splits(
+    splits: Mapping[str, Interactions],
+) -> tuple[dict[str, Split], pl.Series, pl.Series, dict[str, dict[str, int]]]:
+    """Splits in internal numbers, user ids, item ids, and what was dropped."""
+    users = unify(splits, "user")
+    items = unify(splits, "item")
+    user_ids = users["train"].unique(maintain_order=True).alias("id")
+    item_ids = items["train"].unique(maintain_order=True).alias("id")
+    user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
+    coded: dict[str, Split] = {}
+    counts: dict[str, dict[str, int]] = {}
+    seen: pl.DataFrame | None = None
+    for name in (split for split in SPLITS if split in splits):
+        given = splits[name]
+        once = Interactions(
+            given.frame.with_columns(users[name].alias("user"), items[name].alias("item")),
+            given.source,
+        ).deduplicated()
+        frame = once.frame.with_columns(
+            user=pl.Series(user_numbers.encode(once.frame["user"])),
+            item=pl.Series(item_numbers.encode(once.frame["item"])),
+        )
+        known = frame.filter((pl.col("user") >= 0) & (pl.col("item") >= 0))
+        fresh = known
+        if seen is None:
+            seen = known.select("user", "item")
+        else:
+            fresh = known.join(seen, on=["user", "item"], how="anti", maintain_order="left")
+        if fresh.height == 0:
+            raise DataError(_nothing_left(given, name, frame.height, known.height))
+        coded[name] = Split(
+            name,
+            fresh["user"].to_numpy(writable=True),
+            fresh["item"].to_numpy(writable=True),
+            fresh["timestamp"].to_numpy(writable=True) if "timestamp" in fresh.columns else None,
+        )
+        counts[name] = {
+            "rows": fresh.height,
+            "users": fresh["user"].n_unique(),
+            "items": fresh["item"].n_unique(),
+            "duplicates": given.frame.height - frame.height,
+            "dropped_unknown": frame.height - known.height,
+            "overlap_train": known.height - fresh.height,
+        }
+    return coded, user_ids, item_ids, counts
+
+
+def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str:
+    if pairs == 0:
+        return f"{given.source}: the {name} split has no pairs; leave it out or give another file"
+    if known == 0:
+        return (
+            f"{given.source}: none of its {pairs} pairs has a user and an item that occur in "
+            f"train, so the {name} split would be empty; check that both use the same ids"
+        )
+    return (
+        f"{given.source}: all {known} known pairs are in train too, so the {name} split would be "
+        "empty; give another file"
+    )
+
+
+def table_of(split: Split) -> pl.DataFrame:
+    """The Parquet form of a split, in the narrowest integers that hold it."""
+
+    def narrow(numbers: NDArray[np.int64]) -> pl.Series:
+        small = numbers.size == 0 or int(numbers.max()) < 2**31
+        return pl.Series(numbers, dtype=pl.Int32 if small else pl.Int64)
+
+    table = pl.DataFrame({"user": narrow(split.users), "item": narrow(split.items)})
+    if split.timestamps is not None:
+        table = table.with_columns(timestamp=pl.Series(split.timestamps))
+    return table
+
+
+def split_of(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> Split | None:
+    """The split that :func:`table_of` wrote, or None if numbers are missing or out of range."""
+    for column, limit in (("user", n_users), ("item", n_items)):
+        if column not in table.columns or not table.schema[column].is_integer():
+            return None
+        if not bool(table[column].is_between(0, limit - 1).all()):
+            return None
+    return Split(
+        name,
+        table["user"].cast(pl.Int64).to_numpy(writable=True),
+        table["item"].cast(pl.Int64).to_numpy(writable=True),
+        table["timestamp"].to_numpy(writable=True) if "timestamp" in table.columns else None,
+    )
+
+
+def content_hash(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]) -> str:
+    """Hex SHA-256 of ids and pairs, the same on every machine."""
+    digest = hashlib.sha256()
+    for ids in (users, items):
+        # Lengths keep ["ab", "c"] and ["a", "bc"] apart.
+        text = ids.cast(pl.String)
+        digest.update(f"{ids.dtype} {len(ids)} ".encode())
+        digest.update(text.str.len_bytes().to_numpy().astype("<u8").tobytes())
+        digest.update((text.str.join("").item() or "").encode())
+    for name, split in splits.items():
+        digest.update(f"{name} {len(split)} ".encode())
+        digest.update(split.users.astype("<i8").tobytes())
+        digest.update(split.items.astype("<i8").tobytes())
+        if split.timestamps is not None:
+            digest.update(split.timestamps.astype("<f8").tobytes())
+    return digest.hexdigest()
