@@ -70,7 +70,9 @@ class EASE(Reference):
                 f"EASE's matrix is singular in {self.dtype} at l2={self.l2}; "
                 "raise l2 or fit with dtype=torch.float64"
             )
-        weights = torch.cholesky_inverse(factor, out=gram)
+        # The inverse comes column by column but is symmetric: read it by rows, which scoring
+        # needs in one piece.
+        weights = torch.cholesky_inverse(factor, out=gram).mT.contiguous()
         weights /= -weights.diagonal().clone()
         weights.diagonal().zero_()
         self.weights_ = weights.to(torch.float32)

@@ -1,0 +1,63 @@
+"""What a backbone is: a module that gives every user and every item an embedding."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cnsdiff.data.positives import Positives
+from cnsdiff.settings import Settings
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of all users ``(U, d)`` and of all items ``(I, d)``."""
+
+    users: Tensor
+    items: Tensor
+
+
+class BackboneConfig(Settings):
+    """What all backbones share; each backbone's own ``Config`` adds its fields."""
+
+    name: str = ""
+    dim: int = Field(64, ge=1, description="embedding size d")
+
+
+class Backbone(nn.Module):
+    """Base of the built-in backbones: two embedding tables, Xavier-uniform at the start.
+
+    A backbone of your own is any subclass whose ``forward()`` returns :class:`Embeddings`; its
+    constructor takes the training positives, its ``Config`` and a generator for the initial
+    weights.
+
+    Parameters
+    ----------
+    positives
+        The observed training pairs.
+    config
+        The backbone's settings.
+    generator
+        Source of the initial weights (on the CPU).
+    """
+
+    Config: type[BackboneConfig] = BackboneConfig
+
+    def __init__(
+        self, positives: Positives, config: BackboneConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.user_embedding = nn.Parameter(torch.empty(positives.n_users, config.dim))
+        self.item_embedding = nn.Parameter(torch.empty(positives.n_items, config.dim))
+        for table in (self.user_embedding, self.item_embedding):
+            nn.init.xavier_uniform_(table, generator=generator)
+
+    def layer_zero(self) -> Embeddings:
+        """The free parameters behind the embeddings, which the L2 term acts on."""
+        return Embeddings(self.user_embedding, self.item_embedding)
+
+    def forward(self) -> Embeddings:
+        """All embeddings, with gradient."""
+        raise NotImplementedError

@@ -1,0 +1,96 @@
+"""LightGCN (He et al. 2020): embeddings smoothed over the user-item graph."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
+from cnsdiff.data.positives import Positives
+
+
+class LightGCNConfig(BackboneConfig):
+    """Settings of :class:`LightGCN`."""
+
+    layers: int = Field(2, ge=0, description="K, propagation steps")
+
+
+class LightGCN(Backbone):
+    """``E^(k+1) = Â E^(k)``, output the mean over layers ``0..K`` (METHOD §2).
+
+    ``Â = D^-1/2 A D^-1/2`` of a bipartite graph has only two non-zero blocks, ``R̂`` (users ×
+    items) and its transpose; both are kept in CSR form, so that the forward and the backward
+    product of each are row-parallel and need no conversion.
+    """
+
+    Config = LightGCNConfig
+
+    def __init__(
+        self, positives: Positives, config: LightGCNConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(positives, config, generator)
+        self.layers = config.layers
+        matrix, transpose = normalised_adjacency(positives)
+        self.register_buffer("user_item", matrix, persistent=False)
+        self.register_buffer("item_user", transpose, persistent=False)
+        self.user_item: Tensor
+        self.item_user: Tensor
+
+    def forward(self) -> Embeddings:
+        users, items = self.layer_zero()
+        user_sum, item_sum = users, items
+        for _ in range(self.layers):
+            users, items = (
+                _SparseProduct.apply(self.user_item, self.item_user, items),
+                _SparseProduct.apply(self.item_user, self.user_item, users),
+            )
+            user_sum, item_sum = user_sum + users, item_sum + items
+        return Embeddings(user_sum / (self.layers + 1), item_sum / (self.layers + 1))
+
+
+def normalised_adjacency(positives: Positives) -> tuple[Tensor, Tensor]:
+    """``R̂ = D_U^-1/2 R D_I^-1/2`` ``(U, I)`` and its transpose, as sparse CSR tensors.
+
+    Every known user and item has at least one positive, so no degree is zero.
+    """
+    ratings = positives.matrix
+    user_degree = ratings.sum(axis=1)
+    item_degree = ratings.sum(axis=0)
+    coo = ratings.tocoo()
+    rows, columns = coo.coords
+    coo.data = (1.0 / (user_degree[rows] * item_degree[columns]) ** 0.5).astype("float32")
+    return _csr_tensor(coo.tocsr()), _csr_tensor(coo.T.tocsr())
+
+
+def _csr_tensor(matrix: Any) -> Tensor:
+    matrix.sort_indices()
+    with warnings.catch_warnings():
+        # PyTorch announces once per process that its CSR tensors are in beta.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype("int64")),
+            torch.from_numpy(matrix.indices.astype("int64")),
+            torch.from_numpy(matrix.data),
+            size=matrix.shape,
+            check_invariants=True,
+        )
+
+
+class _SparseProduct(torch.autograd.Function):
+    """``M @ x`` whose backward multiplies by the transpose kept beside it, both in CSR.
+
+    Autograd's own backward of a CSR product would transpose the matrix at every step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
+        ctx.transpose = transpose
+        return matrix @ dense
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.transpose @ gradients[0].contiguous()

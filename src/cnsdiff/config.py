@@ -1,0 +1,195 @@
+"""The configuration: one validated tree, the same from YAML, ``--set`` and Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+
+from cnsdiff import registry
+from cnsdiff.backbones.base import BackboneConfig
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.objectives import ObjectiveConfig
+from cnsdiff.presets import preset as find_preset
+from cnsdiff.samplers.base import SamplerConfig
+from cnsdiff.settings import Settings
+from cnsdiff.training.config import TrainingConfig
+
+
+class EvaluationConfig(Settings):
+    """How rankings are judged."""
+
+    ks: tuple[int, ...] = Field((10, 20), min_length=1, description="cut-offs K")
+
+
+class Config(Settings):
+    """Everything that decides a run's result, apart from the data."""
+
+    backbone: SerializeAsAny[BackboneConfig]
+    sampler: SerializeAsAny[SamplerConfig]
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        objective = self.objective
+        uses_sampler = objective.negatives.endswith("sampler")
+        if objective.loss == "bpr" and objective.negatives != "sampler":
+            raise ValueError(
+                "objective.negatives must be 'sampler' with objective.loss 'bpr'; "
+                "set objective.loss to 'softmax' for shared negatives"
+            )
+        if not uses_sampler and self.sampler.name != "random":
+            raise ValueError(
+                f"objective.negatives={objective.negatives!r} never uses the sampler "
+                f"{self.sampler.name!r}; set objective.negatives to "
+                f"'{objective.negatives}+sampler', or sampler.name to 'random'"
+            )
+        metric, _, cutoff = self.training.select_metric.partition("@")
+        if metric in ("recall", "ndcg") and cutoff not in {str(k) for k in self.evaluation.ks}:
+            raise ValueError(
+                f"training.select_metric {self.training.select_metric!r} is not computed; add its "
+                f"cut-off to evaluation.ks {list(self.evaluation.ks)}"
+            )
+        return self
+
+
+def resolve_config(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "default",
+    source: str = "the configuration",
+    backbones: Mapping[str, type[Any]] | None = None,
+    samplers: Mapping[str, type[Any]] | None = None,
+) -> Config:
+    """The validated configuration from a preset and what the user sets on top.
+
+    Parameters
+    ----------
+    overrides
+        A nested mapping of sections, as in the YAML file.
+    preset
+        Name of the partial configuration underneath.
+    source
+        Where the overrides come from, for messages.
+    backbones, samplers
+        Classes given as objects, by name, beside the registered ones.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key (naming the nearest), a bad value or an unknown component.
+    """
+    overrides = dict(overrides or {})
+    base = find_preset(preset)
+    chosen = (overrides.get("sampler") or {}).get("name")
+    needed = base.get("sampler", {}).get("name")
+    if chosen is not None and needed is not None and chosen != needed:
+        raise ConfigError(
+            f"preset {preset!r} is a configuration of the sampler {needed!r}, not of {chosen!r}; "
+            "drop one of the two"
+        )
+    tree = merge(base, overrides)
+    for kind, section, default, given, config_class in (
+        ("backbones", "backbone", "lightgcn", backbones, BackboneConfig),
+        ("samplers", "sampler", "cnsdiff", samplers, SamplerConfig),
+    ):
+        settings = tree.get(section) or {}
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{source}: {section} must be a section with keys, not {settings!r}")
+        name = settings.get("name", default)
+        component = (given or {}).get(name) or registry.find(kind, name)
+        own_config = getattr(component, "Config", config_class)
+        tree[section] = _validate(own_config, {**settings, "name": name}, source, section)
+    return _validate(Config, tree, source, "")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top, section by section; neither is changed."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["training.epochs=5"]`` as a nested mapping; values are read as YAML."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write it as key=value, e.g. training.epochs=5")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"--set {assignment}: the value is not valid YAML; quote it"
+            ) from error
+        *sections, leaf = key.strip().split(".")
+        tree = merge(tree, _nest([*sections, leaf], value))
+    return tree
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; :class:`ConfigError` names the line that is not YAML."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error}); check the file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML; correct the line") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold sections with keys, as 'training:' and 'epochs: 5'")
+    return tree
+
+
+def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: str) -> Any:
+    try:
+        return model(**tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join([part for part in (prefix, *map(str, problem["loc"])) if part])
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, problem["loc"][:-1])
+            hint = did_you_mean(str(problem["loc"][-1]), known)
+            hint = hint or f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {place!r}{hint}") from error
+        message = problem["msg"].removeprefix("Value error, ")
+        where = f"{source}: {place}: " if place else f"{source}: "
+        given = (
+            "" if isinstance(problem["input"], (dict, Settings)) else f" (got {problem['input']!r})"
+        )
+        raise ConfigError(f"{where}{message[0].lower()}{message[1:]}{given}") from error
+
+
+def _known_keys(model: type[Any], path: Iterable[Any]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        model = annotation if isinstance(annotation, type) else model
+    return list(model.model_fields)

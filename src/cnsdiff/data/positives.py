@@ -1,0 +1,125 @@
+"""The training positives, indexed for the two questions that samplers ask.
+
+*Is this pair a positive?* and *which is the r-th item that is not one?* Both are answered for
+whole batches by binary search on sorted integer keys: no loop, no rejection, no users × items
+matrix.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor, nn
+
+from cnsdiff.errors import DataError
+
+
+class Positives(nn.Module):
+    """The observed pairs of ``n_users × n_items``, as device tensors.
+
+    Parameters
+    ----------
+    users, items
+        Internal ids of the observed pairs, each ``(n,)``, without repetition.
+    n_users, n_items
+        Size of the catalogue.
+    timestamps
+        When each pair was observed, ``(n,)``, or ``None``.
+
+    Attributes
+    ----------
+    pairs : Tensor
+        ``(n, 2)`` user and item of every interaction, in the order given.
+    item_counts : Tensor
+        ``(n_items,)`` number of interactions per item (its popularity).
+    user_counts : Tensor
+        ``(n_users,)`` number of interactions per user.
+    """
+
+    pairs: Tensor
+    item_counts: Tensor
+    user_counts: Tensor
+
+    def __init__(
+        self,
+        users: NDArray[np.int64],
+        items: NDArray[np.int64],
+        n_users: int,
+        n_items: int,
+        timestamps: NDArray[np.float64] | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_users, self.n_items = n_users, n_items
+        self.matrix = sparse.csr_array(
+            (np.ones(len(users), dtype=np.float32), (users, items)), shape=(n_users, n_items)
+        )
+        self.matrix.sort_indices()
+        row = np.repeat(np.arange(n_users), np.diff(self.matrix.indptr))
+        column = self.matrix.indices.astype(np.int64)
+        starts = self.matrix.indptr.astype(np.int64)
+        # The j-th positive p_j of a user has p_j - j non-positives before it: this sequence
+        # never falls, so a search in it counts the positives below the r-th non-positive.
+        free_before = column - (np.arange(len(column)) - starts[row])
+        tensors = {
+            "pairs": np.stack([users, items], axis=1).astype(np.int64),
+            "item_counts": np.bincount(items, minlength=n_items),
+            "user_counts": np.bincount(users, minlength=n_users),
+            "_pair_keys": row * n_items + column,
+            "_free_keys": row * (n_items + 1) + free_before,
+            "_starts": starts,
+        }
+        if timestamps is not None:
+            tensors["_timestamps"] = np.asarray(timestamps, dtype=np.float64)
+        for name, value in tensors.items():
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def timestamps(self) -> Tensor | None:
+        """When each pair was observed ``(n,)``, float64, or ``None``."""
+        return getattr(self, "_timestamps", None)
+
+    def contains(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether each pair was observed; shapes broadcast, boolean result."""
+        keys = users * self.n_items + items
+        place = torch.searchsorted(self._pair_keys, keys).clamp_(max=len(self) - 1)
+        return self._pair_keys[place] == keys
+
+    def require_negatives(self) -> None:
+        """Raise :class:`DataError` if some user has every item, so that no negative exists."""
+        full = int((self.user_counts == self.n_items).sum())
+        if full:
+            raise DataError(
+                f"the training split: {full} user(s) interacted with all {self.n_items} items, so "
+                "they have no negatives; remove them (for instance with a rating --threshold)"
+            )
+
+    def sample_negatives(self, users: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` items per user, uniform over the items the user has not interacted with.
+
+        Parameters
+        ----------
+        users
+            ``(B,)`` internal user ids.
+        n
+            Draws per user, independent (with replacement).
+        generator
+            Source of randomness, on the same device.
+
+        Returns
+        -------
+        Tensor
+            ``(B, n)`` item ids, never a training positive.
+        """
+        free = (self.n_items - self.user_counts[users]).unsqueeze(1)
+        uniform = torch.rand(
+            (len(users), n), generator=generator, device=users.device, dtype=torch.float64
+        )
+        rank = (uniform * free).long()
+        keys = users.unsqueeze(1) * (self.n_items + 1) + rank
+        below = torch.searchsorted(self._free_keys, keys, right=True)
+        return rank + below - self._starts[users].unsqueeze(1)

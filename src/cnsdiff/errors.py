@@ -1,0 +1,52 @@
+"""What can go wrong, as one sentence that names the place and the mend.
+
+Every error the library raises on purpose is a :class:`CnsdiffError`; the command line prints
+its message as it is and exits with its ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnsdiffError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(CnsdiffError):
+    """The caller's input is at fault (file, option, id): exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """An interaction file, table or dataset directory cannot be used."""
+
+
+class ConfigError(InputError):
+    """A configuration key or value is wrong."""
+
+
+class RunError(InputError):
+    """A run directory is missing, unfinished, damaged or of another version."""
+
+
+class TrainingError(CnsdiffError):
+    """Training cannot go on (for instance, a loss became NaN)."""
+
+
+class StorageError(CnsdiffError):
+    """A file could not be written; whatever was there before is untouched."""
+
+
+class NotFittedError(CnsdiffError, ValueError, AttributeError):
+    """A fitted attribute or method was used before ``fit`` (same bases as scikit-learn's)."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

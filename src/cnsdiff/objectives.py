@@ -1,0 +1,228 @@
+"""The losses and their sum (METHOD §3, §9): BPR, sampled softmax, alignment, L2.
+
+The functions take scores or vectors and return scalars; :class:`Objective` assembles them for
+a batch as the configuration says.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.data.positives import Positives
+from cnsdiff.samplers.base import Batch, Context, Negatives
+from cnsdiff.settings import Settings
+
+NegativeSource = Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "uniform+sampler"]
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """``- mean log σ(s_p - s_n)`` (Rendle et al. 2009); shapes ``(B,)`` and ``(B, n)``."""
+    return F.softplus(negative - positive.unsqueeze(1)).mean()
+
+
+def sampled_softmax(positive: Tensor, negatives: Tensor, admissible: Tensor | None) -> Tensor:
+    """``- mean log( e^{l_p} / (e^{l_p} + Σ_n e^{l_n}) )`` over logits.
+
+    Parameters
+    ----------
+    positive
+        ``(B,)`` logits of the positives.
+    negatives
+        ``(B, N)`` logits of the negatives.
+    admissible
+        ``(B, N)`` boolean, false where a "negative" is in truth a positive of the row; all are
+        admissible when ``None``.
+    """
+    if admissible is not None:
+        negatives = negatives.masked_fill(~admissible, -torch.inf)
+    logits = torch.cat([positive.unsqueeze(1), negatives], dim=1)
+    return (torch.logsumexp(logits, dim=1) - positive).mean()
+
+
+def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """``L_CL = - mean cos(a, p)/τ + mean logsumexp_n cos(a, n)/τ`` (METHOD §3).
+
+    Shapes ``(B, d)``, ``(B, d)`` and ``(M, d)``.
+    """
+    anchors, positives, negatives = (
+        F.normalize(x, dim=-1) for x in (anchors, positives, negatives)
+    )
+    attraction = (anchors * positives).sum(dim=-1) / temperature
+    repulsion = torch.logsumexp(anchors @ negatives.T / temperature, dim=1)
+    return repulsion.mean() - attraction.mean()
+
+
+def l2_squared(*rows: Tensor) -> Tensor:
+    """``Σ ‖x‖² / (2B)`` over the rows of a batch, as in LightGCN."""
+    return sum((x.square().sum() / (2 * len(x)) for x in rows), start=rows[0].new_zeros(()))
+
+
+def l2_norm(*rows: Tensor) -> Tensor:
+    """``Σ ‖X‖_F / B²``, what the authors' code computes: next to nothing at B = 2048."""
+    return sum((x.norm() / len(x) ** 2 for x in rows), start=rows[0].new_zeros(()))
+
+
+class ContrastiveConfig(Settings):
+    """The alignment term ``L_CL``."""
+
+    weight: float = Field(0.0, ge=0, description="λ_cl")
+    temperature: float = Field(2.0, gt=0, description="τ")
+    noise: float = Field(0.01, ge=0, description="scale of ε in cos(z_i, z_i + ε)")
+    negatives: int | None = Field(512, ge=1, description="drawn from the pool; None: all")
+
+
+class ObjectiveConfig(Settings):
+    """The joint objective ``L = L_rank + λ_cl L_CL + λ_diff (L_rec + L_causal) + λ_2 L_2``."""
+
+    loss: Literal["bpr", "softmax"] = "bpr"
+    score: Literal["inner", "cosine"] = "inner"
+    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
+    negatives: NegativeSource = "sampler"
+    uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
+    log_q: float = Field(0.0, description="γ in s/τ - γ log pop, for in-batch and uniform")
+    l2: float = Field(1e-4, ge=0, description="λ_2")
+    l2_form: Literal["squared", "authors"] = "squared"
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+
+
+class Objective(nn.Module):
+    """The joint objective of a batch.
+
+    Parameters
+    ----------
+    config
+        Which terms, and their weights.
+    positives
+        The training pairs (popularity and membership).
+    """
+
+    log_popularity: Tensor
+
+    def __init__(self, config: ObjectiveConfig, positives: Positives) -> None:
+        super().__init__()
+        self.config = config
+        self.positives = positives
+        counts = positives.item_counts.double()
+        log_popularity = (counts / counts.sum()).log().float()
+        self.register_buffer("log_popularity", log_popularity, persistent=False)
+
+    def project(self, embeddings: Embeddings) -> Embeddings:
+        """The vectors whose inner product is the score (unit vectors for cosine)."""
+        if self.config.score == "inner":
+            return embeddings
+        return Embeddings(*(F.normalize(table, dim=-1) for table in embeddings))
+
+    @property
+    def calls_sampler(self) -> bool:
+        """Whether the ranking loss uses the sampler's negatives."""
+        return self.config.negatives.endswith("sampler")
+
+    def forward(
+        self,
+        batch: Batch,
+        embeddings: Embeddings,
+        layer_zero: Embeddings,
+        negatives: Negatives | None,
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """Named, weighted loss terms; the training loss is their sum.
+
+        Parameters
+        ----------
+        batch
+            ``B`` interactions.
+        embeddings
+            Projected embeddings (:meth:`project`), with gradient.
+        layer_zero
+            The free parameters, for the L2 term.
+        negatives
+            The sampler's negatives, or ``None`` if it is not called.
+        context
+            Random streams.
+        """
+        config = self.config
+        users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
+        positive = (users * items).sum(dim=-1) / config.temperature
+        sampled: Tensor | None = None
+        if negatives is not None and self.calls_sampler:
+            vectors = negatives.embed(embeddings)
+            if config.score == "cosine" and negatives.items is None:
+                vectors = F.normalize(vectors, dim=-1)
+            sampled = torch.einsum("bd,bnd->bn", users, vectors) / config.temperature
+        terms: dict[str, Tensor] = {}
+        if config.loss == "bpr":
+            assert sampled is not None
+            terms["bpr"] = bpr(positive, sampled)
+        else:
+            terms["softmax"] = self._softmax(batch, embeddings, users, positive, sampled, context)
+        if config.contrastive.weight:
+            assert negatives is not None
+            terms["contrastive"] = config.contrastive.weight * self._contrastive(
+                items, negatives, embeddings, context
+            )
+        if config.l2:
+            rows = [layer_zero.users[batch.users], layer_zero.items[batch.positives]]
+            if negatives is not None and negatives.items is not None:
+                rows.append(layer_zero.items[negatives.items.flatten()])
+            penalty = l2_squared if config.l2_form == "squared" else l2_norm
+            terms["l2"] = config.l2 * penalty(*rows)
+        if negatives is not None and negatives.loss is not None:
+            terms["sampler"] = negatives.loss
+        return terms
+
+    def _softmax(
+        self,
+        batch: Batch,
+        embeddings: Embeddings,
+        users: Tensor,
+        positive: Tensor,
+        sampled: Tensor | None,
+        context: Context,
+    ) -> Tensor:
+        """Softmax over shared catalogue items and the sampler's own negatives, as configured.
+
+        As usual for shared negatives, a row's *other* training positives stay among them; only
+        its own positive is masked.
+        """
+        config = self.config
+        if config.negatives == "sampler":
+            assert sampled is not None
+            return sampled_softmax(positive, sampled, None)
+        if config.negatives.startswith("in-batch"):
+            shared = batch.positives
+        else:
+            shared = torch.randint(
+                self.positives.n_items,
+                (config.uniform_negatives,),
+                generator=context.negatives,
+                device=users.device,
+            )
+        logits = users @ embeddings.items[shared].T / config.temperature
+        # A row's own positive, met again among the shared items, is not a negative.
+        admissible = shared.unsqueeze(0) != batch.positives.unsqueeze(1)
+        if config.log_q:
+            logits = logits - config.log_q * self.log_popularity[shared]
+            positive = positive - config.log_q * self.log_popularity[batch.positives]
+        if sampled is not None:
+            logits = torch.cat([logits, sampled], dim=1)
+            admissible = torch.cat([admissible, torch.ones_like(sampled, dtype=torch.bool)], dim=1)
+        return sampled_softmax(positive, logits, admissible)
+
+    def _contrastive(
+        self, items: Tensor, negatives: Negatives, embeddings: Embeddings, context: Context
+    ) -> Tensor:
+        config = self.config.contrastive
+        pool = negatives.pool
+        if pool is None:
+            pool = negatives.embed(embeddings).flatten(0, 1)
+        if config.negatives is not None and config.negatives < len(pool):
+            order = torch.randperm(len(pool), generator=context.negatives, device=pool.device)
+            pool = pool[order[: config.negatives]]
+        noise = torch.randn(items.shape, generator=context.noise, device=items.device)
+        return alignment(items, items + config.noise * noise, pool, config.temperature)

@@ -1,0 +1,417 @@
+"""The estimator: backbone × sampler × objective behind fit, recommend, save and load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from cnsdiff import run as run_directory
+from cnsdiff.backbones.base import Backbone, Embeddings
+from cnsdiff.config import Config, merge, resolve_config
+from cnsdiff.data import Dataset
+from cnsdiff.data.ids import Vocabulary
+from cnsdiff.data.positives import Positives
+from cnsdiff.errors import ConfigError, InputError, NotFittedError
+from cnsdiff.evaluation import EmbeddingScorer, Evaluation, evaluate, evaluate_split, rank
+from cnsdiff.frames import like_given
+from cnsdiff.objectives import Objective
+from cnsdiff.registry import available, find
+from cnsdiff.samplers.base import Sampler
+from cnsdiff.seeding import torch_generator
+from cnsdiff.storage import atomic_directory
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.loop import Trainer
+from cnsdiff.training.progress import Reporter, SilentReporter
+from cnsdiff.training.step import TrainingStep
+
+Cold = Literal["error", "popular"]
+
+
+class Recommender:
+    """A recommender trained from implicit feedback with a choice of negative sampler.
+
+    Parameters
+    ----------
+    backbone
+        Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own.
+    sampler
+        Name of a sampler (``"cnsdiff"`` by default, ``"random"``) or a class of your own.
+    preset
+        A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, …
+    **config
+        Configuration on top: ``seed=1``, ``training={"epochs": 20}``,
+        ``sampler_options={"starts": [5, 10]}`` and so on, as in :class:`cnsdiff.config.Config`
+        (``backbone_options`` and ``sampler_options`` set the components' own fields).
+
+    Attributes
+    ----------
+    config_
+        The resolved configuration.
+    users_, items_
+        The ids known (polars Series); the row is the internal number.
+    user_embeddings_, item_embeddings_
+        ``(U, d)`` and ``(I, d)`` tensors whose inner product is the score.
+    history_
+        One record of scalars per epoch.
+    best_epoch_
+        The epoch the weights are of.
+
+    Examples
+    --------
+    >>> import cnsdiff
+    >>> dataset = cnsdiff.ConfoundedWorld(n_users=60, n_items=40, seed=0).dataset()
+    >>> model = cnsdiff.Recommender(sampler="random", training={"epochs": 2}).fit(dataset)
+    >>> model.recommend(dataset.users[:2], k=3).columns
+    ['user', 'item', 'score', 'rank']
+    """
+
+    config_: Config
+    users_: pl.Series
+    items_: pl.Series
+    user_embeddings_: Tensor
+    item_embeddings_: Tensor
+    history_: list[dict[str, Any]]
+    best_epoch_: int
+
+    def __init__(
+        self,
+        backbone: str | type[Backbone] | None = None,
+        sampler: str | type[Sampler] | None = None,
+        *,
+        preset: str = "default",
+        **config: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.sampler = sampler
+        self.preset = preset
+        self.config = config
+
+    # -- training ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        dataset: Dataset,
+        *,
+        run: str | Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> Self:
+        """Train on ``dataset``: its train split, and its valid split to pick the best epoch.
+
+        Parameters
+        ----------
+        dataset
+            See :func:`cnsdiff.load_dataset`.
+        run
+            A run directory to checkpoint to after each epoch. If it holds an unfinished run of
+            this configuration and dataset, training goes on from there, to the same result.
+        reporter
+            Told of progress; silent by default.
+
+        Raises
+        ------
+        DataError
+            The dataset has no valid split, or a user has every item.
+        ConfigError
+            The configuration is wrong.
+        RunError
+            ``run`` holds something else.
+        TrainingError
+            A loss became NaN or infinite.
+        """
+        config = self.resolve()
+        path = None if run is None else Path(run)
+        provenance = run_directory.provenance(config, dataset)
+        step, positives = self._build(config, dataset)
+        held_out = dataset.split(config.training.select_on)
+        train_csr = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        fabric = make_fabric(config.device, config.precision, config.threads)
+
+        def validate(embeddings: Embeddings) -> dict[str, float]:
+            scorer = EmbeddingScorer(*embeddings)
+            ks = config.evaluation.ks
+            return evaluate_split(scorer, held_out, train_csr, ks=ks, device=fabric.device).metrics
+
+        if path is not None:
+            run_directory.begin_run(path, config, dataset)
+        trainer = Trainer(
+            config.training,
+            seed=config.seed,
+            fabric=fabric,
+            checkpoint=None if path is None else path / run_directory.CHECKPOINT,
+            identity={
+                "configuration": provenance["config_fingerprint"],
+                "dataset": provenance["dataset"]["fingerprint"],
+            },
+        )
+        state = trainer.fit(step, positives, validate, reporter or SilentReporter())
+        with torch.no_grad():
+            embeddings = step.embeddings()
+        self.config_ = config
+        self.users_, self.items_ = dataset.users, dataset.items
+        self.user_embeddings_ = embeddings.users.detach().float().cpu()
+        self.item_embeddings_ = embeddings.items.detach().float().cpu()
+        self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
+        self._provenance, self._weights = provenance, state.best
+        self._set_train(dataset.split("train").users, dataset.split("train").items)
+        if path is not None:
+            self._write(path)
+        return self
+
+    def resolve(self) -> Config:
+        """The validated configuration, as ``fit`` will use it."""
+        overrides = dict(self.config)
+        given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
+        for section, choice in (("backbone", self.backbone), ("sampler", self.sampler)):
+            options = overrides.pop(f"{section}_options", {})
+            if not isinstance(options, Mapping):
+                raise ConfigError(f"{section}_options must be a mapping, not {options!r}")
+            if isinstance(choice, type):
+                given[section][choice.__name__] = choice
+                options = {**options, "name": choice.__name__}
+            elif choice is not None:
+                options = {**options, "name": choice}
+            if options:
+                overrides = merge(overrides, {section: options})
+        return resolve_config(
+            overrides,
+            preset=self.preset,
+            source="Recommender",
+            backbones=given["backbone"],
+            samplers=given["sampler"],
+        )
+
+    def _component(self, kind: str, choice: str | type[Any] | None, name: str) -> type[Any]:
+        return choice if isinstance(choice, type) else find(kind, name)
+
+    def _build(self, config: Config, dataset: Dataset) -> tuple[TrainingStep, Positives]:
+        train = dataset.split("train")
+        positives = Positives(
+            train.users, train.items, dataset.n_users, dataset.n_items, train.timestamps
+        )
+        backbone_class = self._component("backbones", self.backbone, config.backbone.name)
+        sampler_class = self._component("samplers", self.sampler, config.sampler.name)
+        backbone = backbone_class(
+            positives, config.backbone, torch_generator(config.seed, "backbone")
+        )
+        sampler = sampler_class(
+            positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
+        )
+        objective = Objective(config.objective, positives)
+        return TrainingStep(backbone, sampler, objective), positives
+
+    # -- use -----------------------------------------------------------------------------------
+
+    def recommend(self, users: Any, k: int = 20, *, cold: Cold = "error") -> Any:
+        """The ``k`` best items of each user, without those the user has interacted with.
+
+        Parameters
+        ----------
+        users
+            User ids: a list, an array, or a Series of any data frame library.
+        k
+            List length; a user with fewer items left gets fewer.
+        cold
+            What an id unknown to training gets: an ``"error"``, or the most ``"popular"`` items
+            (scored by their number of interactions).
+
+        Returns
+        -------
+        DataFrame
+            ``user``, ``item``, ``score``, ``rank`` (from 1), in the order asked; of the library
+            ``users`` came from (polars for plain lists and arrays).
+
+        Raises
+        ------
+        InputError
+            A user is unknown and ``cold`` is ``"error"``, or ``k`` is below 1.
+        """
+        self._require_fitted()
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        ids = pl.Series("user", list(users)) if not isinstance(users, pl.Series) else users
+        numbers = self._encode(self._user_index, users, "user", allow_unknown=cold == "popular")
+        known = numbers >= 0
+        items = np.full((len(numbers), k), -1, dtype=np.int64)
+        scores = np.full((len(numbers), k), -np.inf, dtype=np.float32)
+        if known.any():
+            scorer = EmbeddingScorer(self.user_embeddings_, self.item_embeddings_)
+            found = rank(scorer, torch.from_numpy(numbers[known]), k, exclude=self._train)
+            items[known], scores[known] = found[0].numpy(), found[1].numpy()
+        if not known.all():
+            counts = np.bincount(self._train.indices, minlength=len(self.items_))
+            top = np.lexsort((np.arange(len(counts)), -counts))[:k]
+            items[~known, : len(top)], scores[~known, : len(top)] = top, counts[top]
+        listed = items >= 0
+        table = pl.DataFrame(
+            {
+                "user": ids.gather(np.repeat(np.arange(len(numbers)), listed.sum(axis=1))),
+                "item": self._item_index.decode(items[listed]),
+                "score": scores[listed],
+                "rank": np.broadcast_to(np.arange(1, k + 1), items.shape)[listed],
+            }
+        )
+        return like_given(table, users)
+
+    def score(self, users: Any, items: Any) -> NDArray[np.float32]:
+        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32."""
+        self._require_fitted()
+        u = self._encode(self._user_index, users, "user")
+        i = self._encode(self._item_index, items, "item")
+        if len(u) != len(i):
+            raise InputError(f"score needs as many users as items, not {len(u)} and {len(i)}")
+        pairs = self.user_embeddings_[u] * self.item_embeddings_[i]
+        result: NDArray[np.float32] = pairs.sum(dim=1).numpy()
+        return result
+
+    def similar(self, items: Any, k: int = 20) -> Any:
+        """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``."""
+        self._require_fitted()
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        numbers = self._encode(self._item_index, items, "item")
+        unit = torch.nn.functional.normalize(self.item_embeddings_, dim=1)
+        itself = _pairs(np.arange(len(numbers)), numbers, (len(numbers), len(self.items_)))
+        scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit)
+        found, scores = rank(scorer, torch.arange(len(numbers)), k, exclude=itself)
+        listed = (found >= 0).numpy()
+        rows = np.repeat(np.arange(len(numbers)), listed.sum(axis=1))
+        table = pl.DataFrame(
+            {
+                "item": self._item_index.decode(numbers[rows]),
+                "similar": self._item_index.decode(found.numpy()[listed]),
+                "score": scores.numpy()[listed],
+                "rank": np.broadcast_to(np.arange(1, k + 1), listed.shape)[listed],
+            }
+        )
+        return like_given(table, items)
+
+    def evaluate(
+        self, dataset: Dataset, splits: Sequence[str] | None = None, *, per_user: bool = False
+    ) -> Evaluation:
+        """Metrics on the held-out splits of the dataset the model was trained on."""
+        self._require_fitted()
+        trained_on = self._provenance["dataset"]
+        if dataset.fingerprint != trained_on["fingerprint"]:
+            raise InputError(
+                f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
+                f"({trained_on['name']!r}, or its content changed); evaluate on that one"
+            )
+        fabric = make_fabric(self.config_.device, self.config_.precision, self.config_.threads)
+        scorer = EmbeddingScorer(
+            self.user_embeddings_.to(fabric.device), self.item_embeddings_.to(fabric.device)
+        )
+        ks = self.config_.evaluation.ks
+        return evaluate(scorer, dataset, splits, ks, per_user=per_user)
+
+    # -- storage -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a run directory in one step; see :mod:`cnsdiff.run`."""
+        self._require_fitted()
+        with atomic_directory(Path(path), overwrite=overwrite) as temporary:
+            self._write(temporary)
+        return Path(path)
+
+    def _write(self, path: Path) -> None:
+        rows, columns = self._train.nonzero()
+        run_directory.write_run(
+            path,
+            config=self.config_,
+            provenance=self._provenance,
+            weights={
+                "user_embeddings": self.user_embeddings_,
+                "item_embeddings": self.item_embeddings_,
+                **{f"model.{name}": value for name, value in self._weights.items()},
+            },
+            users=self.users_,
+            items=self.items_,
+            train=pl.DataFrame({"user": rows, "item": columns}),
+            history=self.history_,
+            best_epoch=self.best_epoch_,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recommender:
+        """The recommender of a finished run directory, verified; nothing is unpickled.
+
+        Raises
+        ------
+        RunError
+            It is missing, unfinished, damaged, or of another version.
+        """
+        path = Path(path)
+        parts = run_directory.read_run(path)
+        model = cls()
+        # Components of the user's own are not needed to serve, nor to be found by name.
+        model.config_ = _stored_config(parts["config"])
+        model.backbone, model.sampler = model.config_.backbone.name, model.config_.sampler.name
+        model.users_, model.items_ = parts["users"]["id"], parts["items"]["id"]
+        weights = parts["weights"]
+        model.user_embeddings_ = weights.pop("user_embeddings")
+        model.item_embeddings_ = weights.pop("item_embeddings")
+        model._weights = {name.removeprefix("model."): value for name, value in weights.items()}
+        model.history_ = parts["history"].to_dicts()
+        model.best_epoch_ = parts["manifest"]["best_epoch"]
+        model._provenance = {
+            key: value
+            for key, value in parts["manifest"].items()
+            if key not in ("status", "best_epoch", "epochs", "sha256")
+        }
+        model._set_train(parts["train"]["user"].to_numpy(), parts["train"]["item"].to_numpy())
+        return model
+
+    def _set_train(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> None:
+        self._user_index, self._item_index = Vocabulary(self.users_), Vocabulary(self.items_)
+        shape = (len(self.users_), len(self.items_))
+        self._train = _pairs(users, items, shape)
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "user_embeddings_"):
+            raise NotFittedError("this Recommender is not fitted yet; call fit(dataset) first")
+
+    @staticmethod
+    def _encode(
+        index: Vocabulary, ids: Iterable[Any], what: str, *, allow_unknown: bool = False
+    ) -> NDArray[np.int64]:
+        numbers = index.encode(ids)
+        if not allow_unknown and (numbers < 0).any():
+            unknown = int((numbers < 0).sum())
+            first = list(ids)[int(np.argmax(numbers < 0))]
+            mend = "; pass cold='popular' (--cold popular) to fall back" if what == "user" else ""
+            raise InputError(
+                f"{unknown} of {len(numbers)} {what}s did not occur in training, the first is "
+                f"{first!r}{mend}"
+            )
+        return numbers
+
+
+def _pairs(
+    users: NDArray[np.int64], items: NDArray[np.int64], shape: tuple[int, int]
+) -> sparse.csr_array:
+    matrix = sparse.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
+    matrix.sort_indices()
+    return matrix
+
+
+def _stored_config(stated: dict[str, Any]) -> Config:
+    """The configuration of a run, whose components may be classes that are not at hand."""
+    tree = dict(stated)
+    given: dict[str, dict[str, type[Any]]] = {}
+    for kind, section, base in (
+        ("backbones", "backbone", Backbone),
+        ("samplers", "sampler", Sampler),
+    ):
+        name = tree[section]["name"]
+        if name not in available(kind):
+            fields = base.Config.model_fields
+            tree[section] = {key: tree[section][key] for key in fields}
+            given[kind] = {name: base}
+    return resolve_config(tree, source="config.yaml", **given)

@@ -1,0 +1,216 @@
+"""The run directory: everything needed to reproduce a training and to serve its result.
+
+======================  =====================================================================
+``manifest.json``       schema version, status, provenance, checksums of the files below
+``config.yaml``         the resolved configuration
+``weights.safetensors``  the embeddings that score, and the best weights of all parts
+``users.parquet``       user ids as given; the row is the internal number (also ``items``)
+``train.parquet``       the training pairs, which recommendations leave out
+``history.parquet``     one row of scalars per epoch
+``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
+``checkpoint.safetensors``  while training only
+======================  =====================================================================
+
+Reading verifies version and checksums, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cnsdiff.config import Config
+from cnsdiff.data import Dataset
+from cnsdiff.errors import RunError
+from cnsdiff.storage import sha256, write_json, write_text, write_with
+
+SCHEMA_VERSION = 1
+CHECKPOINT = "checkpoint.safetensors"
+_FILES = (
+    "config.yaml",
+    "weights.safetensors",
+    "users.parquet",
+    "items.parquet",
+    "train.parquet",
+    "history.parquet",
+)
+
+
+def config_fingerprint(config: Config) -> str:
+    """Hex SHA-256 of the resolved configuration."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What a run's manifest says from its first moment on."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_by": f"cnsdiff {version('cnsdiff')}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "config_fingerprint": config_fingerprint(config),
+        "dataset": {
+            "name": dataset.name,
+            "scenario": dataset.scenario,
+            "path": str(dataset.path.resolve()) if dataset.path else None,
+            "fingerprint": dataset.fingerprint,
+        },
+    }
+
+
+def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
+    """Open a run directory for training; :class:`RunError` if it belongs to something else."""
+    manifest_file = path / "manifest.json"
+    if manifest_file.exists():
+        manifest = read_manifest(path)
+        if manifest["status"] == "complete":
+            raise RunError(f"{path}: holds a finished run; choose another --out")
+        if manifest["config_fingerprint"] != config_fingerprint(config):
+            raise RunError(
+                f"{path}: holds an unfinished run of another configuration; resume that one with "
+                f"`cnsdiff train --resume {path}`, or choose another --out"
+            )
+        if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
+            raise RunError(
+                f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
+                "content; prepare that dataset again, or choose another --out"
+            )
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: exists and is no run directory; choose another --out")
+    write_text(path / "config.yaml", _yaml(config))
+    write_json(manifest_file, {"status": "training", **provenance(config, dataset)})
+
+
+def write_run(
+    path: Path,
+    *,
+    config: Config,
+    provenance: dict[str, Any],
+    weights: dict[str, Tensor],
+    users: pl.Series,
+    items: pl.Series,
+    train: pl.DataFrame,
+    history: list[dict[str, Any]],
+    best_epoch: int,
+) -> None:
+    """Write all files of a finished run, the manifest last, and drop the checkpoint."""
+    stored = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
+    write_text(path / "config.yaml", _yaml(config))
+    write_with(path / "weights.safetensors", lambda temporary: save_file(stored, temporary))
+    for name, frame in (
+        ("users", users.alias("id").to_frame()),
+        ("items", items.alias("id").to_frame()),
+        ("train", train),
+        ("history", history_table(history)),
+    ):
+        write_with(path / f"{name}.parquet", frame.write_parquet)
+    manifest = {
+        "status": "complete",
+        **provenance,
+        "best_epoch": best_epoch,
+        "epochs": len(history),
+        "sha256": {name: sha256(path / name) for name in _FILES},
+    }
+    write_json(path / "manifest.json", manifest)
+    (path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
+    """One row per epoch: seconds, ``train/<term>`` and ``valid/<metric>``."""
+    rows = [
+        {
+            "epoch": record["epoch"],
+            "seconds": record["seconds"],
+            "validation_seconds": record["validation_seconds"],
+            **{f"train/{name}": value for name, value in record["train"].items()},
+            **{f"valid/{name}": value for name, value in record["validation"].items()},
+        }
+        for record in history
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run directory, of the right version."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        found = manifest["schema_version"]
+        known = {"status", "config_fingerprint", "dataset"} <= manifest.keys()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(
+            f"{path}: is no run directory (it has no manifest.json); make one with "
+            "`cnsdiff train DATASET --out RUN`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}/manifest.json: is damaged; train again") from error
+    if found != SCHEMA_VERSION:
+        raise RunError(
+            f"{path}: run schema version {found}, this cnsdiff reads {SCHEMA_VERSION}; "
+            "use the version of cnsdiff that wrote it, or train again"
+        )
+    if not known:
+        raise RunError(f"{path}/manifest.json: is damaged (keys are missing); train again")
+    return dict(manifest)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """All parts of a finished run, verified.
+
+    Returns
+    -------
+    dict
+        ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``, ``items``,
+        ``train`` and ``history``.
+    """
+    manifest = read_manifest(path)
+    if manifest["status"] != "complete":
+        raise RunError(
+            f"{path}: training has not finished; go on with `cnsdiff train --resume {path}`"
+        )
+    for name in _FILES:
+        _verify(path / name, manifest.get("sha256", {}).get(name))
+    try:
+        return {
+            "manifest": manifest,
+            "config": yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
+            "weights": load_file(path / "weights.safetensors"),
+            **{
+                name: pl.read_parquet(path / f"{name}.parquet")
+                for name in ("users", "items", "train", "history")
+            },
+        }
+    except (SafetensorError, pl.exceptions.PolarsError, yaml.YAMLError, OSError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); train again") from error
+
+
+def _verify(file: Path, expected: str | None) -> None:
+    if not file.is_file():
+        raise RunError(f"{file}: is missing from the run; restore it or train again")
+    if expected is None or sha256(file) != expected:
+        raise RunError(
+            f"{file}: its content does not match the manifest's checksum (truncated or changed); "
+            "restore it or train again"
+        )
+
+
+def _yaml(config: BaseModel) -> str:
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text

@@ -1,0 +1,39 @@
+"""Which environment a training interaction was observed in, when no label is given."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cnsdiff.data.positives import Positives
+from cnsdiff.errors import ConfigError
+
+EnvironmentKind = Literal["none", "popularity", "time", "learned"]
+
+
+def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> Tensor:
+    """The environment ``0 … n-1`` of every training interaction, ``(len(positives),)``.
+
+    ``popularity`` ranks interactions by the popularity of their item, ``time`` by when they
+    happened; either ranking is cut into ``n`` strata of about equal mass, and equal values
+    never fall into different strata.
+    """
+    if kind == "popularity":
+        value = positives.item_counts[positives.pairs[:, 1]].double()
+    elif kind == "time":
+        if positives.timestamps is None:
+            raise ConfigError(
+                "sampler.environment: 'time' needs timestamps, which this dataset's training "
+                "split lacks; prepare it with a timestamp column or choose 'popularity'"
+            )
+        value = positives.timestamps
+    else:
+        raise ValueError(f"environment kind {kind!r} has no labels")
+    ordered = value.sort().values
+    # Mid-rank of each value among all, in (0, 1): ties share one.
+    below = torch.searchsorted(ordered, value)
+    up_to = torch.searchsorted(ordered, value, right=True)
+    rank = (below + up_to) / (2 * len(value))
+    return (rank * n).long().clamp_(max=n - 1)

@@ -1,0 +1,16 @@
+"""Random negative sampling (RNS): uniform over the items a user has not interacted with."""
+
+from __future__ import annotations
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler
+
+
+class RandomSampler(Sampler):
+    """``n ~ U(I \\ I_u⁺)``, exactly (METHOD §7)."""
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        items = self.positives.sample_negatives(
+            batch.users, self.config.n_negatives, context.negatives
+        )
+        return Negatives(items=items)

@@ -1,0 +1,143 @@
+"""Writing files so that nothing is ever lost or half-written, and checking what is read.
+
+A file is written under a temporary name in its own folder, flushed to disk and renamed; a
+directory is filled beside its final place and renamed as a whole. A crash, a full disk or
+Ctrl-C therefore leaves either the old content or the new, never a mixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cnsdiff.errors import CnsdiffError, InputError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(path: Path, error: BaseException) -> StorageError:
+    """One sentence for an operating-system error met while writing ``path``."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    # pyarrow and safetensors wrap the system's error and keep only its text.
+    full = full or any(os.strerror(code) in str(error) for code in _FULL)
+    if full:
+        return StorageError(
+            f"{path}: the disk is full, so it was not written (what was there before is "
+            "untouched); free some space and run the command again"
+        )
+    return StorageError(f"{path}: cannot be written: {error}; check the folder's permissions")
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors, also those that libraries wrap, into a :class:`StorageError`."""
+    try:
+        yield
+    except CnsdiffError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise storage_error(path, error) from error
+        raise
+
+
+def _hidden_beside(path: Path) -> Path:
+    # Not tempfile: its files are private, and what we write should obey the caller's umask.
+    return path.parent / f".{path.name}.{secrets.token_hex(8)}"
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or the entries of a directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step."""
+    path = Path(path)
+    temporary = _hidden_beside(path)
+    with _system_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path`` that takes its place on success.
+
+    With ``overwrite`` an existing directory is first renamed aside and removed only after the
+    new one stands; without it an existing, non-empty ``path`` is an error.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already exists; choose another --out or pass --overwrite")
+    temporary = _hidden_beside(path)
+    with _system_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for entry in temporary.rglob("*"):
+                _sync(entry)
+            _sync(temporary)
+            _swap(temporary, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put ``new`` in the place of ``path``, which is removed once ``new`` stands."""
+    if not path.exists():
+        new.replace(path)
+        return
+    aside = _hidden_beside(path)
+    path.replace(aside)
+    try:
+        new.replace(path)
+    except BaseException:  # Ctrl-C between the two renames must not lose the old one either
+        aside.replace(path)
+        raise
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink()
+
+
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call ``write(temporary)`` and move the result to ``path`` atomically."""
+    with atomic_file(path) as temporary:
+        write(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

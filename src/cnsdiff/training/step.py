@@ -1,0 +1,68 @@
+"""One training step: backbone, sampler and objective put together.
+
+The loop calls it and sees only a loss and named scalars; what is saved after training is the
+backbone's embeddings, which this module holds apart from what merely trains them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cnsdiff.backbones.base import Backbone, Embeddings
+from cnsdiff.objectives import Objective
+from cnsdiff.samplers.base import Batch, Context, Sampler
+
+
+class TrainingStep(nn.Module):
+    """``(batch, context) -> (loss, scalars)``.
+
+    Parameters
+    ----------
+    backbone
+        Gives all embeddings.
+    sampler
+        Gives the negatives, and perhaps a loss of its own.
+    objective
+        Makes the loss terms.
+    """
+
+    def __init__(self, backbone: Backbone, sampler: Sampler, objective: Objective) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.sampler = sampler
+        self.objective = objective
+
+    def forward(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch (scalar, with gradient) and detached scalars to log."""
+        embeddings = self.embeddings()
+        needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
+        negatives = self.sampler(batch, embeddings, context) if needed else None
+        terms = self.objective(batch, embeddings, self._layer_zero(embeddings), negatives, context)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
+        if negatives is not None:
+            scalars |= negatives.diagnostics
+        return loss, scalars
+
+    def embeddings(self) -> Embeddings:
+        """The embeddings whose inner product is the score."""
+        embeddings: Embeddings = self.objective.project(self.backbone())
+        return embeddings
+
+    def _layer_zero(self, embeddings: Embeddings) -> Embeddings:
+        # A backbone of the user's own need not have free embedding tables.
+        layer_zero = getattr(self.backbone, "layer_zero", None)
+        return layer_zero() if layer_zero is not None else embeddings
+
+    def parameter_groups(self, lr: float) -> Iterator[dict[str, object]]:
+        """Adam's parameter groups: the backbone's, and the sampler's with its own rate."""
+        yield {"params": list(self.backbone.parameters()), "lr": lr}
+        learnt = list(self.sampler.trained_parameters())
+        if learnt:
+            # A loss weight as small as the published λ_diff = 1e-6 would drown in Adam's usual
+            # eps, and the denoiser hardly move; without it Adam does not feel the weight at all.
+            rate = self.sampler.learning_rate or lr
+            yield {"params": learnt, "lr": rate, "eps": 1e-16}
