@@ -32,7 +32,9 @@ def test_parquet(tmp_path):
 
 def test_text_ids_of_a_frame_are_never_split_or_stripped():
     ids = [" a ", "b\nc", '"q"', "x,y", "  "]
-    assert read_interactions(pl.DataFrame({"user": ids, "item": ids})).frame["user"].to_list() == ids
+    assert (
+        read_interactions(pl.DataFrame({"user": ids, "item": ids})).frame["user"].to_list() == ids
+    )
 
 
 def test_id_types():

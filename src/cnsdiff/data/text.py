@@ -214,6 +214,11 @@ def _parse(
             )
         skipped = int((~closed).sum())
         lines = lines.filter(closed)
+        if lines.height == 0:
+            raise DataError(
+                f"{source}: every line is malformed, so nothing is left after --skip-bad; check "
+                "--format"
+            )
     bad: list[int] = []
 
     def on_bad_row(row: pacsv.InvalidRow) -> str:
@@ -245,18 +250,13 @@ def _parse(
         )
     except pa.ArrowInvalid as error:
         raise _malformed(lines, bad, dialect, source, error) from error
-    frame = pl.DataFrame(pl.from_arrow(table))
+    frame = pl.DataFrame(pl.from_arrow(table))  # empty if all is skipped: finish() says so
     numbers = lines["line"]
     if bad:
         numbers = (
             pl.DataFrame({"line": numbers})
             .with_row_index()
             .filter(~pl.col("index").is_in(bad))["line"]
-        )
-    if frame.height == 0:
-        raise DataError(
-            f"{source}: every line is malformed, so nothing is left after --skip-bad; check "
-            "--format"
         )
     if not dialect.quoted:
         frame = frame.with_columns(pl.all().str.strip_chars(_BLANKS))

@@ -1,0 +1,76 @@
+"""Any ids in, the same ids out."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnsdiff.data import Dataset, Interactions, load_dataset, read_interactions
+
+LIGHT = settings(max_examples=40, deadline=None)
+# All of Unicode but what ends a line or a string: a record of text is one line.
+TEXT = st.text(st.characters(exclude_characters="\0\n\r", exclude_categories=["Cs"]), min_size=1)
+WORDS = st.text(
+    st.characters(exclude_characters='\0"', exclude_categories=["Cs", "Z", "C"]), min_size=1
+)
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+
+
+def pairs(ids: st.SearchStrategy) -> st.SearchStrategy:
+    return st.lists(st.tuples(ids, ids), min_size=1, max_size=12)
+
+
+def as_text(frame: pl.DataFrame) -> list[tuple[str, str]]:
+    return frame.select(pl.col("user", "item").cast(pl.String)).rows()
+
+
+@LIGHT
+@given(pairs(TEXT), st.sampled_from(",;\t|"))
+def test_quoted_text(rows, separator):
+    frame = pl.DataFrame(rows, schema=["user", "item"], orient="row")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.csv"
+        frame.write_csv(path, separator=separator, quote_style="always")
+        assert as_text(read_interactions(path).frame) == rows
+
+
+@LIGHT
+@given(pairs(WORDS), st.sampled_from([" ", "\t"]))
+def test_plain_words(rows, separator):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.txt"
+        lines = [f"user{separator}item", *(separator.join(row) for row in rows)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        assert as_text(read_interactions(path, format="text", header=True).frame) == [*rows]
+
+
+@LIGHT
+@given(pairs(st.one_of(INTEGERS)))
+def test_integers_stay_integers_in_every_format(rows):
+    frame = pl.DataFrame(rows, schema={"user": pl.Int64, "item": pl.Int64}, orient="row")
+    with tempfile.TemporaryDirectory() as folder:
+        frame.write_csv(Path(folder) / "a.csv")
+        frame.write_parquet(Path(folder) / "a.parquet")
+        sources = [Path(folder) / "a.csv", Path(folder) / "a.parquet", frame, frame.to_pandas()]
+        for source in sources:
+            assert read_interactions(source).frame.equals(frame)
+
+
+@LIGHT
+@given(pairs(st.one_of(TEXT, INTEGERS.map(str))))
+def test_a_saved_dataset_gives_back_the_ids(rows):
+    frame = pl.DataFrame(rows, schema=["user", "item"], orient="row").unique(maintain_order=True)
+    made = Dataset.from_splits({"train": Interactions(frame, "x")}, name="d", scenario="given")
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_dataset(made.save(Path(folder) / "d"))
+        train = loaded.split("train")
+    assert loaded.decode_users(train.users).to_list() == frame["user"].to_list()
+    assert loaded.decode_items(train.items).to_list() == frame["item"].to_list()
+    assert np.array_equal(loaded.encode_users(frame["user"]), train.users)
+    assert np.array_equal(loaded.encode_items(frame["item"].to_list()), train.items)
+    assert loaded.fingerprint == made.fingerprint

@@ -1,0 +1,132 @@
+"""Ready splits, and the registry of scenarios."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from cnsdiff.data import Dataset, load_dataset
+from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.shifts import (
+    Filters,
+    Given,
+    Scenario,
+    base,
+    get_scenario,
+    prepare_given,
+    register_scenario,
+    scenario_names,
+)
+
+TRAIN = "user,item,rating\nann,1,5\nann,2,4\nbob,1,2\nbob,2,5\nann,1,4\ncid,3,1\ndan,9,5\nann,7,5\n"
+OOD = "user,item,rating\nann,2,5\nbob,1,5\ncid,1,5\nbob,3,1\nzed,1,1\nbob,7,5\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name, content in {"train.csv": TRAIN, "ood.csv": OOD}.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_threshold_core_and_counts(files):
+    dataset = prepare_given(
+        str(files / "train.csv"),
+        threshold=4,
+        user_core=1,
+        item_core=2,
+        licence="ours",
+    )
+    assert dataset.name == "shop"
+    assert dataset.scenario == "given"
+    assert dataset.users.to_list() == ["ann", "bob"]
+    assert dataset.items.to_list() == [2]
+    train = dataset.manifest["splits"]["train"]
+    assert train == {
+        "rows": 2,
+        "users": 2,
+        "items": 1,
+        "read": 8,
+        "skipped": 0,
+        "below_threshold": 2,
+        "users_without_positives": 1,
+        "duplicates": 1,
+        "outside_k_core": 3,
+        "dropped_unknown": 0,
+        "overlap_train": 0,
+    }
+
+
+def test_held_out_splits_keep_what_the_core_would_drop(files):
+    dataset = prepare_given(files / "train.csv", test_ood=files / "ood.csv", threshold=4)
+    ood = dataset.split("test_ood")
+    assert dataset.decode_users(ood.users).to_list() == ["bob", "bob"]
+    counts = dataset.manifest["splits"]["test_ood"]
+    assert counts["below_threshold"] == 2
+    assert counts["users_without_positives"] == 1
+    assert counts["dropped_unknown"] == 1
+    assert counts["overlap_train"] == 1
+    assert counts["read"] == counts["rows"] + 4
+
+
+def test_every_row_read_is_accounted_for(files):
+    dataset = prepare_given(
+        files / "train.csv", test_ood=files / "ood.csv", threshold=2, user_core=2
+    )
+    lost = ("below_threshold", "duplicates", "outside_k_core", "dropped_unknown", "overlap_train")
+    for counts in dataset.manifest["splits"].values():
+        assert counts["read"] == counts["rows"] + sum(counts[reason] for reason in lost)
+
+
+def test_the_manifest_names_files_without_folders(files, tmp_path):
+    dataset = prepare_given(
+        files / "train.csv", name="n", test_ood=pl.DataFrame({"u": ["bob"], "i": [9]})
+    )
+    path = dataset.save(tmp_path / "out")
+    text = (path / "manifest.json").read_text()
+    assert json.loads(text)["source"]["files"] == {"train": "train.csv", "test_ood": "DataFrame"}
+    assert str(tmp_path) not in text
+    assert load_dataset(path).name == "n"
+
+
+def test_frames_need_no_name():
+    frame = pl.DataFrame({"user": [1, 2], "item": [3, 4]})
+    assert prepare_given(frame).name == "unnamed"
+
+
+def test_skip_bad_and_column_names_reach_the_reader(tmp_path):
+    (tmp_path / "a.csv").write_text("who,what\n1,2\n3\n")
+    dataset = prepare_given(tmp_path / "a.csv", user="who", item="what", skip_bad=True)
+    assert dataset.manifest["splits"]["train"]["skipped"] == 1
+
+
+def test_nothing_left(files):
+    with pytest.raises(DataError, match=r"train.csv: no rating reaches --threshold 6"):
+        prepare_given(files / "train.csv", threshold=6)
+    with pytest.raises(DataError, match=r"train.csv: no interaction is left.*k-core"):
+        prepare_given(files / "train.csv", user_core=50)
+
+
+def test_registry(monkeypatch):
+    monkeypatch.setattr(base, "_SCENARIOS", dict(base._SCENARIOS))
+    assert get_scenario("given") is Given
+    assert isinstance(Given(), Scenario)
+    with pytest.raises(ConfigError, match=r"unknown scenario 'givn' \(did you mean 'given'\?\)"):
+        get_scenario("givn")
+
+    @register_scenario
+    class Everything:
+        name = "everything"
+
+        def __call__(self, tables, *, filters, dataset_name, source=None):
+            kept, _ = filters.clean(tables["log"], core=True)
+            splits = {"train": kept}
+            return Dataset.from_splits(splits, name=dataset_name, scenario=self.name)
+
+    assert "everything" in scenario_names()
+    assert isinstance(get_scenario("everything")(), Scenario)
+    assert Filters().settings() == {"threshold": None, "user_core": 0, "item_core": 0}
