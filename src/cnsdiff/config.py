@@ -18,6 +18,7 @@ from cnsdiff.presets import preset as find_preset
 from cnsdiff.samplers.base import SamplerConfig
 from cnsdiff.settings import Settings
 from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
 
 class EvaluationConfig(Settings):
@@ -54,12 +55,15 @@ class Config(Settings):
                 f"{self.sampler.name!r}; set objective.negatives to "
                 f"'{objective.negatives}+sampler', or sampler.name to 'random'"
             )
-        metric, _, cutoff = self.training.select_metric.partition("@")
-        if metric in ("recall", "ndcg") and cutoff not in {str(k) for k in self.evaluation.ks}:
-            raise ValueError(
-                f"training.select_metric {self.training.select_metric!r} is not computed; add its "
-                f"cut-off to evaluation.ks {list(self.evaluation.ks)}"
-            )
+        training = self.training
+        on_test = training.select_on == "test_ood"
+        for metric in PUBLISHED_METRICS if on_test else (training.select_metric,):
+            if metric.rpartition("@")[2] not in {str(k) for k in self.evaluation.ks}:
+                raise ValueError(
+                    f"the best epoch is picked by {metric!r}, which is not computed; add its "
+                    f"cut-off to evaluation.ks {list(self.evaluation.ks)}, or change "
+                    + ("training.select_on" if on_test else "training.select_metric")
+                )
         return self
 
 
@@ -91,6 +95,12 @@ def resolve_config(
     """
     overrides = dict(overrides or {})
     base = find_preset(preset)
+    for section in ("backbone", "sampler"):
+        if not isinstance(overrides.get(section) or {}, Mapping):
+            raise ConfigError(
+                f"{source}: {section} must be a section with keys, not {overrides[section]!r}; "
+                f"a {section} is chosen by {section}.name"
+            )
     chosen = (overrides.get("sampler") or {}).get("name")
     needed = base.get("sampler", {}).get("name")
     if chosen is not None and needed is not None and chosen != needed:
@@ -104,9 +114,9 @@ def resolve_config(
         ("samplers", "sampler", "cnsdiff", samplers, SamplerConfig),
     ):
         settings = tree.get(section) or {}
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"{source}: {section} must be a section with keys, not {settings!r}")
         name = settings.get("name", default)
+        if not isinstance(name, str):
+            raise ConfigError(f"{source}: {section}.name must be a name, not {name!r}")
         component = (given or {}).get(name) or registry.find(kind, name)
         own_config = getattr(component, "Config", config_class)
         tree[section] = _validate(own_config, {**settings, "name": name}, source, section)
@@ -171,7 +181,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: str) -> Any:
     try:
-        return model(**tree)
+        return model.model_validate(dict(tree))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join([part for part in (prefix, *map(str, problem["loc"])) if part])

@@ -53,7 +53,7 @@ class GaussianDiffusion(nn.Module):
         """Mean (..., d) and variance (..., 1) of ``q(z_s | z_t, z_0)`` for ``s < t``.
 
         ``s`` is ``t - 1`` when not given, which is the DDPM posterior; a longer stride is the
-        same formula with ``α_{t|s} = ᾱ_t / ᾱ_s``. At ``t = s = 0`` it is ``z_t`` itself.
+        same formula with ``α_{t|s} = ᾱ_t / ᾱ_s``. There is no step from ``t = 0``.
         """
         mean_0, mean_t, variance = self._posterior_coefficients(t, t - 1 if s is None else s)
         dtype = z_t.dtype

@@ -76,8 +76,14 @@ class CNSDiffConfig(SamplerConfig):
             raise ValueError("causal='backdoor' needs an environment; set environment='popularity'")
         if self.schedule != "cosine":
             low, high = self.noise_scale * self.noise_min, self.noise_scale * self.noise_max
-            if not 0 < low <= high < 1:
+            if not 0 < low < high < 1:
                 raise ValueError("noise_scale * noise_min and * noise_max must rise within (0, 1)")
+        for a, b in (self.curriculum_start, self.curriculum_end):
+            if min(a, b) < 0 or a + b == 0:
+                raise ValueError(
+                    "curriculum_start and curriculum_end are the two parameters of a Beta "
+                    "distribution: neither below 0, and not both 0"
+                )
         return self
 
 

@@ -7,7 +7,7 @@ from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler
 
 
 class RandomSampler(Sampler):
-    """``n ~ U(I \\ I_u⁺)``, exactly (METHOD §7)."""
+    """``n ~ U(I ∖ I_u⁺)``, exactly (METHOD §7)."""
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
         items = self.positives.sample_negatives(
