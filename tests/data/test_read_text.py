@@ -98,6 +98,14 @@ def test_more_than_four_columns_by_position(read):
     assert rows(read("a,b,c,d,e\nf,g,h,i,j\n", user="5", item="1")) == [("e", "a"), ("j", "f")]
 
 
+def test_third_field_of_dates_is_a_time(read):
+    assert rows(read("a,b,1970-01-02\nc,d,1970-01-03\n")) == [("a", "b", 86400), ("c", "d", 172800)]
+
+
+def test_ids_that_open_like_markup(read):
+    assert rows(read("<b> [x]\n", format="text")) == [("<b>", "[x]")]
+
+
 def test_third_field_of_large_numbers_is_a_time(read):
     found = read("1 2 1700000000\n3 4 1700000001\n")
     assert found.frame.columns == ["user", "item", "timestamp"]

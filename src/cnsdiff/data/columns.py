@@ -260,9 +260,13 @@ def _times(series: pl.Series, source: str) -> pl.Series:
     """Times as numbers; dates and date-times as epoch seconds (UTC unless they say otherwise)."""
     if series.dtype == pl.String:
         numbers = _numbers(series, source, "timestamp")
-        if numbers.null_count() < len(numbers):
+        if numbers.null_count() == 0:
             return numbers
-        series = _dates(series.str.strip_chars())
+        dates = _dates(series.str.strip_chars())
+        # The rarer kind is the mistake.
+        if dates.null_count() >= numbers.null_count():
+            return numbers
+        series = dates
     if series.dtype == pl.Date:
         series = series.cast(pl.Datetime("us"))
     if isinstance(series.dtype, pl.Datetime):

@@ -48,9 +48,10 @@ def read_lines(path: Path) -> pl.DataFrame:
 def _decode(data: bytes, path: Path) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path}: is UTF-16 text; save it as UTF-8")
-    if b"\0" in data:
+    if b"\0" in data or data[:4] == b"PK\x03\x04":
         raise DataError(
-            f"{path}: is a binary file, not text; give text, or Parquet (--format parquet)"
+            f"{path}: is a binary file, not text; give text (unpacked or .gz), or Parquet "
+            "(--format parquet)"
         )
     try:
         return data.decode("utf-8-sig")
@@ -60,6 +61,23 @@ def _decode(data: bytes, path: Path) -> str:
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text; save the "
             "file as UTF-8 (a binary file cannot be read)"
         ) from error
+
+
+def reject_markup(lines: pl.DataFrame, source: str) -> None:
+    """Stop at what would pass for delimited text only by accident.
+
+    Raises
+    ------
+    DataError
+        The first line opens a JSON value or a web page.
+    """
+    first = lines["text"][0].lstrip()
+    for start, kind in (("{", "JSON"), ("[", "JSON"), ("<", "a web page or XML")):
+        if first.startswith(start):
+            raise DataError(
+                f"{source}, line {lines['line'][0]}: looks like {kind}, not delimited text; "
+                "convert it to CSV or Parquet (or pass --format text if these are ids)"
+            )
 
 
 def sample_of(lines: pl.DataFrame) -> list[str]:

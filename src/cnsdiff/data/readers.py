@@ -13,7 +13,7 @@ from narwhals.typing import IntoFrame
 from cnsdiff.data.adjacency import looks_like_adjacency, read_adjacency
 from cnsdiff.data.columns import RawTable, assign_roles, finish, known_roles
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.lines import read_lines, sample_of
+from cnsdiff.data.lines import read_lines, reject_markup, sample_of
 from cnsdiff.data.text import DELIMITERS, read_delimited
 from cnsdiff.errors import DataError, did_you_mean
 
@@ -42,7 +42,7 @@ def read_interactions(
     format
         ``"auto"`` tells it from the name and the content. ``"text"`` is ``user item [rating]
         [timestamp]`` separated by space, tab, comma, ``;``, ``|`` or ``::`` (without a header,
-        a third field of nine digits or more is taken for the timestamp); ``"csv"`` and
+        a third field of dates or of nine digits and more is the timestamp); ``"csv"`` and
         ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
         ``user item item …``; ``"parquet"``.
     user, item, rating, timestamp
@@ -95,6 +95,8 @@ def _read_file(
     if format == "parquet" or (format == "auto" and _is_parquet(path)):
         return _read_parquet(path, asked, skip_bad)
     lines = read_lines(path)
+    if format == "auto":
+        reject_markup(lines, name)
     if format == "adjacency" or (
         format == "auto" and not any(asked.values()) and looks_like_adjacency(sample_of(lines))
     ):

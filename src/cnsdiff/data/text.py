@@ -122,7 +122,7 @@ def read_delimited(
         names = [str(position + 1) for position in range(dialect.width)]
         default = _by_position(names, asked, source)
         rows = [row for row in map(dialect.split, sample) if len(row) == dialect.width]
-        if dialect.width == 3 and all(_is_number(row[2], least=_RECENT) for row in rows):
+        if dialect.width == 3 and all(map(_is_time, (row[2] for row in rows))):
             default["timestamp"] = default.pop("rating")
     roles = assign_roles(names, asked, source, default=default)
     frame, numbers, skipped = _parse(lines, dialect, source, skip_bad)
@@ -164,11 +164,19 @@ def _is_header(
     )
 
 
-def _is_number(field: str, *, least: float = float("-inf")) -> bool:
+def _is_number(field: str) -> bool:
     try:
-        return float(field) >= least
+        float(field)
     except ValueError:
         return False
+    return True
+
+
+def _is_time(field: str) -> bool:
+    """Whether a third field cannot be a rating."""
+    if re.match(r"\d{4}-\d\d-\d\d", field):
+        return True
+    return _is_number(field) and float(field) >= _RECENT
 
 
 def _by_position(
