@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -35,9 +36,7 @@ class Reference:
         DataError
             If the training split is empty.
         """
-        train = csr_array(
-            dataset.split("train").csr(dataset.n_users, dataset.n_items), dtype="float32", copy=True
-        )
+        train = dataset.split("train").csr(dataset.n_users, dataset.n_items).astype(np.float32)
         if train.nnz == 0:
             raise DataError("the training split holds no interactions, so there is nothing to fit")
         train.sum_duplicates()

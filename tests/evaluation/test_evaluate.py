@@ -1,0 +1,108 @@
+"""Evaluation of several splits of a dataset, and what it returns."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cnsdiff.data import Dataset, read_interactions
+from cnsdiff.errors import DataError, InputError
+from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
+
+
+def make_dataset(*held_out: str, seed: int = 0) -> Dataset:
+    """30 users × 50 items; every item occurs in train, splits do not overlap."""
+    rng = np.random.default_rng(seed)
+    where = rng.choice(8, (30, 50))
+    where[np.arange(50) % 30, np.arange(50)] = 0
+    where[4:8][where[4:8] == 3] = 7
+    frames = {}
+    for number, name in enumerate(("train", *held_out)):
+        pairs = pl.DataFrame(np.argwhere(where == number), schema=["user", "item"])
+        frames[name] = read_interactions(pairs)
+    return Dataset.from_splits(frames, name="tiny", scenario="given")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return make_dataset("valid", "test_iid", "test_ood")
+
+
+@pytest.fixture(scope="module")
+def scorer(dataset: Dataset) -> EmbeddingScorer:
+    generator = torch.Generator().manual_seed(1)
+    return EmbeddingScorer(
+        torch.randn(dataset.n_users, 4, generator=generator),
+        torch.randn(dataset.n_items, 4, generator=generator),
+    )
+
+
+def test_splits_together_equal_splits_apart(dataset: Dataset, scorer: EmbeddingScorer) -> None:
+    together = evaluate(scorer, dataset, ks=(5, 10), per_user=True)
+    assert list(together.splits) == ["valid", "test_iid", "test_ood"]
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    for name in together.splits:
+        apart = evaluate_split(scorer, dataset.split(name), train, ks=(5, 10), per_user=True)
+        assert together[name] == apart
+        assert apart.per_user is not None
+        assert together.per_user[name].equals(apart.per_user)
+    assert together.n_users_without_test["test_ood"] >= 4
+    for result in together.splits.values():
+        assert result.n_users + result.n_users_without_test == dataset.n_users
+
+
+def test_order_and_repetition_of_cut_offs_do_not_matter(
+    dataset: Dataset, scorer: EmbeddingScorer
+) -> None:
+    once = evaluate(scorer, dataset, ["valid"], ks=(5, 10))
+    assert evaluate(scorer, dataset, ["valid"], ks=(10, 5, 10)).metrics == once.metrics
+
+
+def test_table(dataset: Dataset, scorer: EmbeddingScorer) -> None:
+    result = evaluate(scorer, dataset, ks=(5, 10))
+    table = result.table()
+    assert table.columns == ["split", "metric", "k", "value", "n_users"]
+    assert table.height == 3 * 9 * 2
+    row = table.row(
+        by_predicate=(pl.col("split") == "test_iid")
+        & (pl.col("metric") == "ndcg")
+        & (pl.col("k") == 10),
+        named=True,
+    )
+    assert row["value"] == result["test_iid"]["ndcg@10"]
+    assert row["n_users"] == result.n_users["test_iid"]
+
+
+def test_gap_is_the_ratio_of_the_accuracy_metrics(
+    dataset: Dataset, scorer: EmbeddingScorer
+) -> None:
+    result = evaluate(scorer, dataset, ks=(10,))
+    gap = result.gap()
+    assert set(gap) == {f"{m}@10" for m in ("recall", "ndcg", "precision", "hitrate", "mrr", "map")}
+    expected = result["test_ood"]["ndcg@10"] / result["test_iid"]["ndcg@10"]
+    assert gap["ndcg@10"] == pytest.approx(expected)
+    result["test_iid"].metrics["recall@10"] = 0.0
+    assert math.isnan(result.gap()["recall@10"])
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["gap"]["recall@10"] is None
+
+
+def test_only_the_splits_there_are() -> None:
+    dataset = make_dataset("valid")
+    scorer = EmbeddingScorer(torch.ones(dataset.n_users, 1), torch.ones(dataset.n_items, 1))
+    result = evaluate(scorer, dataset)
+    assert list(result.splits) == ["valid"]
+    assert result.per_user == {}
+    assert "gap" not in result.to_dict()
+    with pytest.raises(InputError, match="'test_iid', which was not evaluated"):
+        result.gap()
+    with pytest.raises(DataError, match="test_ood"):
+        evaluate(scorer, dataset, ["test_ood"])
+    with pytest.raises(DataError, match="at least one held-out split"):
+        evaluate(scorer, dataset, [])
+    with pytest.raises(InputError, match="trained on"):
+        evaluate(EmbeddingScorer(torch.ones(2, 1), torch.ones(3, 1)), dataset)
