@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
 
@@ -117,22 +115,10 @@ def test_system_errors_become_one_sentence(tmp_path):
         assert str(full) == str(wrapped)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path):
+def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    script = """
-import resource, sys
-from cnsdiff.errors import StorageError
-from cnsdiff.storage import write_text
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    write_text(sys.argv[1], "x" * 5000)
-except StorageError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
-    )
-    assert "disk is full" in done.stdout
+    with full_disk(1000), pytest.raises(StorageError, match="the disk is full"):
+        storage.write_text(path, "x" * 5000)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -16,7 +13,7 @@ import torch
 
 from cnsdiff.data import Dataset, Interactions, load_dataset
 from cnsdiff.data import dataset as module
-from cnsdiff.errors import DataError, InputError
+from cnsdiff.errors import DataError, InputError, StorageError
 from cnsdiff.storage import sha256
 
 
@@ -326,27 +323,13 @@ def test_a_save_that_fails_midway_leaves_the_old_dataset(tiny, saved, tmp_path, 
     assert snapshot(tmp_path) == before
 
 
-def test_disk_full_leaves_the_old_dataset(saved, tmp_path):
+@pytest.mark.parametrize("room", [100, 20_000])
+def test_disk_full_leaves_the_old_dataset(saved, tmp_path, full_disk, room):
     before = snapshot(tmp_path)
-    script = """
-        import resource, sys
-        import numpy as np, polars as pl
-        from cnsdiff.data import Dataset, Interactions
-        from cnsdiff.errors import StorageError
-        rng = np.random.default_rng(0)
-        frame = pl.DataFrame({"user": rng.integers(0, 10**9, 9999), "item": range(9999)})
-        big = Dataset.from_splits({"train": Interactions(frame, "x")}, name="b", scenario="given")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            big.save(sys.argv[1], overwrite=True)
-        except StorageError as error:
-            print(error)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(saved)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith(f"{saved}: the disk is full")
+    users = np.random.default_rng(0).integers(0, 10**9, 9999)
+    frame = pl.DataFrame({"user": users, "item": range(9999)})
+    big = Dataset.from_splits({"train": Interactions(frame, "x")}, name="big", scenario="given")
+    with full_disk(room), pytest.raises(StorageError, match="tiny: the disk is full"):
+        big.save(saved, overwrite=True)
     assert snapshot(tmp_path) == before
+    assert big.path is None
