@@ -120,7 +120,8 @@ def resolve_config(
         component = (given or {}).get(name) or registry.find(kind, name)
         own_config = getattr(component, "Config", config_class)
         tree[section] = _validate(own_config, {**settings, "name": name}, source, section)
-    return _validate(Config, tree, source, "")
+    config: Config = _validate(Config, tree, source, "")
+    return config
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

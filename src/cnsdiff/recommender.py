@@ -46,6 +46,8 @@ class Recommender:
         Name of a sampler (``"cnsdiff"`` by default, ``"random"``) or a class of your own.
     preset
         A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, …
+    source
+        Where the configuration comes from, for messages.
     **config
         Configuration on top: ``seed=1``, ``training={"epochs": 20}``,
         ``sampler_options={"starts": [5, 10]}`` and so on, as in :class:`cnsdiff.config.Config`
@@ -87,11 +89,13 @@ class Recommender:
         sampler: str | type[Sampler] | None = None,
         *,
         preset: str = "default",
+        source: str = "Recommender",
         **config: Any,
     ) -> None:
         self.backbone = backbone
         self.sampler = sampler
         self.preset = preset
+        self.source = source
         self.config = config
 
     # -- training ------------------------------------------------------------------------------
@@ -183,7 +187,7 @@ class Recommender:
         return resolve_config(
             overrides,
             preset=self.preset,
-            source="Recommender",
+            source=self.source,
             backbones=given["backbone"],
             samplers=given["sampler"],
         )
@@ -311,6 +315,13 @@ class Recommender:
         ks = self.config_.evaluation.ks
         return evaluate(scorer, dataset, splits, ks, per_user=per_user)
 
+    @property
+    def dataset_path_(self) -> Path | None:
+        """Where the dataset trained on was, or ``None`` if it was in memory."""
+        self._require_fitted()
+        path = self._provenance["dataset"]["path"]
+        return None if path is None else Path(path)
+
     # -- storage -------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -404,7 +415,7 @@ def _pairs(
 def _stored_config(stated: dict[str, Any]) -> Config:
     """The configuration of a run, whose components may be classes that are not at hand."""
     tree = dict(stated)
-    given: dict[str, dict[str, type[Any]]] = {}
+    given: dict[str, dict[str, type[Any]]] = {"backbones": {}, "samplers": {}}
     for kind, section, base in (
         ("backbones", "backbone", Backbone),
         ("samplers", "sampler", Sampler),
@@ -413,5 +424,10 @@ def _stored_config(stated: dict[str, Any]) -> Config:
         if name not in available(kind):
             fields = base.Config.model_fields
             tree[section] = {key: tree[section][key] for key in fields}
-            given[kind] = {name: base}
-    return resolve_config(tree, source="config.yaml", **given)
+            given[kind][name] = base
+    return resolve_config(
+        tree,
+        source="config.yaml",
+        backbones=given["backbones"],
+        samplers=given["samplers"],
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -45,8 +47,8 @@ class LightGCN(Backbone):
         user_sum, item_sum = users, items
         for _ in range(self.layers):
             users, items = (
-                _SparseProduct.apply(self.user_item, self.item_user, items),
-                _SparseProduct.apply(self.item_user, self.user_item, users),
+                _product(self.user_item, self.item_user, items),
+                _product(self.item_user, self.user_item, users),
             )
             user_sum, item_sum = user_sum + users, item_sum + items
         return Embeddings(user_sum / (self.layers + 1), item_sum / (self.layers + 1))
@@ -58,8 +60,8 @@ def normalised_adjacency(positives: Positives) -> tuple[Tensor, Tensor]:
     Every known user and item has at least one positive, so no degree is zero.
     """
     ratings = positives.matrix
-    user_degree = ratings.sum(axis=1)
-    item_degree = ratings.sum(axis=0)
+    user_degree: NDArray[np.float32] = ratings.sum(axis=1)
+    item_degree: NDArray[np.float32] = ratings.sum(axis=0)
     coo = ratings.tocoo()
     rows, columns = coo.coords
     coo.data = (1.0 / (user_degree[rows] * item_degree[columns]) ** 0.5).astype("float32")
@@ -78,6 +80,11 @@ def _csr_tensor(matrix: Any) -> Tensor:
             size=matrix.shape,
             check_invariants=True,
         )
+
+
+def _product(matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
+    result: Tensor = _SparseProduct.apply(matrix, transpose, dense)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _SparseProduct(torch.autograd.Function):

@@ -7,6 +7,8 @@ matrix.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,6 +43,9 @@ class Positives(nn.Module):
     pairs: Tensor
     item_counts: Tensor
     user_counts: Tensor
+    _pair_keys: Tensor
+    _free_keys: Tensor
+    _starts: Tensor
 
     def __init__(
         self,
@@ -48,7 +53,7 @@ class Positives(nn.Module):
         items: NDArray[np.int64],
         n_users: int,
         n_items: int,
-        timestamps: NDArray[np.float64] | None = None,
+        timestamps: NDArray[Any] | None = None,
     ) -> None:
         super().__init__()
         self.n_users, self.n_items = n_users, n_items

@@ -115,7 +115,9 @@ class Denoiser(nn.Module):
         Tensor
             ``(..., d)`` predicted clean vectors.
         """
-        return self.out(self._trunk(self._joint(z_t, t, user, dropout_generator), environment))
+        joint = self._joint(z_t, t, user, dropout_generator)
+        denoised: Tensor = self.out(self._trunk(joint, environment))
+        return denoised
 
     def interventional(
         self,
@@ -136,8 +138,8 @@ class Denoiser(nn.Module):
         for weight, one_hot in zip(prior, torch.eye(len(prior)).to(prior), strict=True):
             part = weight * self._trunk(joint, one_hot)
             state = part if state is None else state + part
-        assert state is not None
-        return self.out(state)
+        denoised: Tensor = self.out(state)
+        return denoised
 
     def _joint(
         self, z_t: Tensor, t: Tensor, user: Tensor | None, generator: torch.Generator | None
@@ -147,7 +149,7 @@ class Denoiser(nn.Module):
         if self.dropout and generator is not None:
             uniform = torch.rand(z_t.shape, generator=generator, device=z_t.device)
             z_t = z_t * (uniform >= self.dropout) / (1 - self.dropout)
-        joint = self.from_vector(z_t) + self.from_time(self.time(self.timestep_table[t]))
+        joint: Tensor = self.from_vector(z_t) + self.from_time(self.time(self.timestep_table[t]))
         if self.from_user is not None and user is not None:
             joint = joint + self.from_user(user)
         return joint

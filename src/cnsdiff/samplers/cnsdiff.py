@@ -249,7 +249,8 @@ class CNSDiffSampler(Sampler):
             if prior is not None and config.causal == "backdoor":
                 return self.denoiser.interventional(z_t, t, user, prior, dropout_generator=dropout)
             # Without the backdoor term the environment is dropped: the learned marginal.
-            return self.denoiser(z_t, t, user, None, dropout_generator=dropout)
+            denoised: Tensor = self.denoiser(z_t, t, user, None, dropout_generator=dropout)
+            return denoised
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             conditional = predict(z_t, t, condition)

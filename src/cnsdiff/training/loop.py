@@ -159,7 +159,7 @@ class Trainer:
         order = torch.randperm(len(pairs), generator=order_stream, device=device)
         step.train()
         sums: dict[str, Tensor] = {}
-        for number, index in enumerate(order.split(self.config.batch_size)):
+        for number, index in enumerate(torch.split(order, self.config.batch_size)):
             users, items = pairs[index].unbind(dim=1)
             optimizer.zero_grad(set_to_none=True)
             loss, scalars = module(Batch(index, users, items), context)

@@ -1,0 +1,35 @@
+"""The application: all commands under one name."""
+
+from __future__ import annotations
+
+import typer
+
+from cnsdiff.cli import doctor, evaluate, prepare, quickstart, recommend, train
+
+app = typer.Typer(
+    name="cnsdiff",
+    help="Recommenders that keep working when the world shifts.",
+    epilog="Start with: cnsdiff quickstart",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for module in (quickstart, prepare, train, evaluate, recommend, doctor):
+    app.command(epilog=module.EXAMPLE)(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"cnsdiff {version('cnsdiff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    return None

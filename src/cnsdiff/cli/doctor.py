@@ -1,0 +1,62 @@
+"""``cnsdiff doctor``: versions, devices, and what is missing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLE = "Example: cnsdiff doctor"
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print versions and devices, and which packages each extra still needs."""
+    from cnsdiff.cli.output import console, print_json
+
+    report = examine()
+    if json:
+        print_json(report)
+        return
+    screen = console()
+    for name, value in {**report["versions"], **report["compute"]}.items():
+        screen.print(f"{name:<18} {value}")
+    for extra, packages in report["missing"].items():
+        state = "complete" if not packages else f"missing {', '.join(packages)}"
+        hint = "" if not packages or extra == "core" else f"  (pip install 'cnsdiff[{extra}]')"
+        screen.print(f"{extra:<18} {state}{hint}", markup=False)
+
+
+def examine() -> dict[str, Any]:
+    """Versions, compute, and the missing packages of the core and of each extra."""
+    import platform
+    import re
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    import torch
+
+    missing: dict[str, list[str]] = {"core": []}
+    for requirement in requires("cnsdiff") or []:
+        name = re.split(r"[ <>=!~;\[(]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra == ['\"]([\w-]+)", requirement)
+        group = missing.setdefault(extra.group(1) if extra else "core", [])
+        try:
+            version(name)
+        except PackageNotFoundError:
+            group.append(name)
+    cuda = torch.cuda.is_available()
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": {
+            "cnsdiff": version("cnsdiff"),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            **{name: version(name) for name in ("numpy", "polars", "lightning-fabric")},
+        },
+        "compute": {
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "cuda": ", ".join(names) if cuda else "not available",
+            "device=auto": "cuda" if cuda else "cpu",
+        },
+        "missing": missing,
+    }

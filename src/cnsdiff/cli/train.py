@@ -1,0 +1,146 @@
+"""``cnsdiff train``: fit a recommender on a dataset directory."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cnsdiff.recommender import Recommender
+
+EXAMPLE = "Example: cnsdiff train data/food --sampler cnsdiff --seed 1 --out runs/food"
+INTERRUPTED = 130
+
+
+def train(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Dataset directory (with --resume: the run's own).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to write.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this unfinished run, to the same result.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="Negative sampler: cnsdiff, random.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone: lightgcn, mf.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="default, paper, authors, bpr-lightgcn, ssm-lightgcn.")
+    ] = "default",
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. training.epochs=20."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a recommender; early stopping looks at the validation split only.
+
+    A checkpoint is written after each epoch; Ctrl-C (or a crash) loses the epoch under way, and
+    --resume goes on to the very result an undisturbed run would have had.
+    """
+    from cnsdiff.config import merge, parse_assignments, read_config_file
+    from cnsdiff.errors import ConfigError
+    from cnsdiff.recommender import Recommender
+
+    if resume is not None:
+        given = [out, sampler, backbone, config, set_, seed, device, threads]
+        if any(value is not None for value in given) or preset != "default":
+            raise ConfigError(
+                "--resume continues a run with its own settings; give no others beside it"
+            )
+        model, source = _unfinished(resume)
+        _fit(model, dataset or source, resume, json)
+        return
+    if dataset is None or out is None:
+        raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
+    overrides = read_config_file(config) if config else {}
+    overrides = merge(overrides, parse_assignments(set_ or []))
+    for key, value in (("seed", seed), ("device", device), ("threads", threads)):
+        if value is not None:
+            overrides[key] = value
+    options = {
+        f"{section}_options": overrides.pop(section)
+        for section in ("backbone", "sampler")
+        if section in overrides
+    }
+    source_name = str(config) if config else "--set"
+    model = Recommender(
+        backbone, sampler, preset=preset, source=source_name, **options, **overrides
+    )
+    _fit(model, dataset, out, json)
+
+
+def _unfinished(run: Path) -> tuple[Recommender, Path]:
+    """The recommender of an unfinished run, and where its dataset was."""
+    import yaml
+
+    from cnsdiff.errors import RunError
+    from cnsdiff.recommender import Recommender
+    from cnsdiff.run import read_manifest
+
+    manifest = read_manifest(run)
+    if manifest["status"] == "complete":
+        raise RunError(f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {run}`")
+    try:
+        tree: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        options = {f"{section}_options": tree.pop(section) for section in ("backbone", "sampler")}
+    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(f"{run}/config.yaml: is damaged; train again") from error
+    path = manifest["dataset"]["path"]
+    if path is None:
+        raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")
+    return Recommender(source=f"{run}/config.yaml", **options, **tree), Path(path)
+
+
+def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
+    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.data import load_dataset
+    from cnsdiff.training.progress import reporter_for_terminal
+
+    config = model.resolve()
+    dataset = load_dataset(dataset_path)
+    # A polite kill is as good as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    label = f"{config.backbone.name} + {config.sampler.name}"
+    try:
+        model.fit(dataset, run=run, reporter=reporter_for_terminal(label))
+    except KeyboardInterrupt:
+        print(
+            f"cnsdiff: interrupted; the epochs completed are saved, go on with "
+            f"`cnsdiff train --resume {run}`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    metric = config.training.select_metric
+    best = next(r for r in model.history_ if r["epoch"] == model.best_epoch_)["validation"]
+    seconds = sorted(record["seconds"] for record in model.history_)
+    summary = {
+        "run": str(run),
+        "dataset": dataset.name,
+        "best_epoch": model.best_epoch_,
+        "epochs": len(model.history_),
+        "selected_on": config.training.select_on,
+        metric: best[metric],
+        "median_epoch_seconds": seconds[len(seconds) // 2],
+    }
+    if json:
+        print_json(summary)
+        return
+    screen = console()
+    screen.print(
+        f"Best epoch {summary['best_epoch']} of {summary['epochs']}: {metric} "
+        f"{best[metric]:.4f} on {config.training.select_on} "
+        f"({summary['median_epoch_seconds']:.2f} s an epoch)."
+    )
+    screen.print(f"Wrote {run}. Next: cnsdiff evaluate {run} --references", soft_wrap=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
