@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
 from cnsdiff import run as run_directory
 from cnsdiff.backbones.base import Backbone, Embeddings
 from cnsdiff.config import Config, merge, resolve_config
 from cnsdiff.data import Dataset
-from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, InputError, NotFittedError
-from cnsdiff.evaluation import EmbeddingScorer, Evaluation, evaluate, evaluate_split, rank
-from cnsdiff.frames import like_given
+from cnsdiff.evaluation import EmbeddingScorer, Evaluation, evaluate, evaluate_split
+from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
 from cnsdiff.objectives import Objective
 from cnsdiff.registry import available, find
 from cnsdiff.samplers.base import Sampler
@@ -31,8 +29,6 @@ from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.progress import Reporter, SilentReporter
 from cnsdiff.training.step import TrainingStep
-
-Cold = Literal["error", "popular"]
 
 
 class Recommender:
@@ -57,6 +53,8 @@ class Recommender:
     ----------
     config_
         The resolved configuration.
+    model_
+        What is saved and served: ids and embeddings (:class:`cnsdiff.model.EmbeddingModel`).
     users_, items_
         The ids known (polars Series); the row is the internal number.
     user_embeddings_, item_embeddings_
@@ -76,10 +74,7 @@ class Recommender:
     """
 
     config_: Config
-    users_: pl.Series
-    items_: pl.Series
-    user_embeddings_: Tensor
-    item_embeddings_: Tensor
+    model_: EmbeddingModel
     history_: list[dict[str, Any]]
     best_epoch_: int
 
@@ -159,12 +154,15 @@ class Recommender:
         with torch.no_grad():
             embeddings = step.embeddings()
         self.config_ = config
-        self.users_, self.items_ = dataset.users, dataset.items
-        self.user_embeddings_ = embeddings.users.detach().float().cpu()
-        self.item_embeddings_ = embeddings.items.detach().float().cpu()
+        self.model_ = EmbeddingModel(
+            users=dataset.users,
+            items=dataset.items,
+            user_embeddings=embeddings.users.float().cpu(),
+            item_embeddings=embeddings.items.float().cpu(),
+            train=train_csr,
+        )
         self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
         self._provenance, self._weights = provenance, state.best
-        self._set_train(dataset.split("train").users, dataset.split("train").items)
         if path is not None:
             self._write(path)
         return self
@@ -174,9 +172,12 @@ class Recommender:
         overrides = dict(self.config)
         given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
         for section, choice in (("backbone", self.backbone), ("sampler", self.sampler)):
-            options = overrides.pop(f"{section}_options", {})
+            options = overrides.pop(f"{section}_options", None) or {}
             if not isinstance(options, Mapping):
-                raise ConfigError(f"{section}_options must be a mapping, not {options!r}")
+                raise ConfigError(
+                    f"{self.source}: {section} must be a section with keys, not {options!r}; a "
+                    f"{section} is chosen by its name"
+                )
             if isinstance(choice, type):
                 given[section][choice.__name__] = choice
                 options = {**options, "name": choice.__name__}
@@ -237,71 +238,33 @@ class Recommender:
         InputError
             A user is unknown and ``cold`` is ``"error"``, or ``k`` is below 1.
         """
-        self._require_fitted()
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        ids = pl.Series("user", list(users)) if not isinstance(users, pl.Series) else users
-        numbers = self._encode(self._user_index, users, "user", allow_unknown=cold == "popular")
-        known = numbers >= 0
-        items = np.full((len(numbers), k), -1, dtype=np.int64)
-        scores = np.full((len(numbers), k), -np.inf, dtype=np.float32)
-        if known.any():
-            scorer = EmbeddingScorer(self.user_embeddings_, self.item_embeddings_)
-            found = rank(scorer, torch.from_numpy(numbers[known]), k, exclude=self._train)
-            items[known], scores[known] = found[0].numpy(), found[1].numpy()
-        if not known.all():
-            counts = np.bincount(self._train.indices, minlength=len(self.items_))
-            top = np.lexsort((np.arange(len(counts)), -counts))[:k]
-            items[~known, : len(top)], scores[~known, : len(top)] = top, counts[top]
-        listed = items >= 0
-        table = pl.DataFrame(
-            {
-                "user": ids.gather(np.repeat(np.arange(len(numbers)), listed.sum(axis=1))),
-                "item": self._item_index.decode(items[listed]),
-                "score": scores[listed],
-                "rank": np.broadcast_to(np.arange(1, k + 1), items.shape)[listed],
-            }
-        )
-        return like_given(table, users)
+        return self._fitted().recommend(users, k, cold=cold)
 
     def score(self, users: Any, items: Any) -> NDArray[np.float32]:
-        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32."""
-        self._require_fitted()
-        u = self._encode(self._user_index, users, "user")
-        i = self._encode(self._item_index, items, "item")
-        if len(u) != len(i):
-            raise InputError(f"score needs as many users as items, not {len(u)} and {len(i)}")
-        pairs = self.user_embeddings_[u] * self.item_embeddings_[i]
-        result: NDArray[np.float32] = pairs.sum(dim=1).numpy()
-        return result
+        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32.
+
+        Raises
+        ------
+        InputError
+            An id is unknown, or the lengths differ.
+        """
+        return self._fitted().score(users, items)
 
     def similar(self, items: Any, k: int = 20) -> Any:
-        """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``."""
-        self._require_fitted()
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        numbers = self._encode(self._item_index, items, "item")
-        unit = torch.nn.functional.normalize(self.item_embeddings_, dim=1)
-        itself = _pairs(np.arange(len(numbers)), numbers, (len(numbers), len(self.items_)))
-        scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit)
-        found, scores = rank(scorer, torch.arange(len(numbers)), k, exclude=itself)
-        listed = (found >= 0).numpy()
-        rows = np.repeat(np.arange(len(numbers)), listed.sum(axis=1))
-        table = pl.DataFrame(
-            {
-                "item": self._item_index.decode(numbers[rows]),
-                "similar": self._item_index.decode(found.numpy()[listed]),
-                "score": scores.numpy()[listed],
-                "rank": np.broadcast_to(np.arange(1, k + 1), listed.shape)[listed],
-            }
-        )
-        return like_given(table, items)
+        """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``.
+
+        Raises
+        ------
+        InputError
+            An item is unknown, or ``k`` is below 1.
+        """
+        return self._fitted().similar(items, k)
 
     def evaluate(
         self, dataset: Dataset, splits: Sequence[str] | None = None, *, per_user: bool = False
     ) -> Evaluation:
         """Metrics on the held-out splits of the dataset the model was trained on."""
-        self._require_fitted()
+        model = self._fitted()
         trained_on = self._provenance["dataset"]
         if dataset.fingerprint != trained_on["fingerprint"]:
             raise InputError(
@@ -309,41 +272,65 @@ class Recommender:
                 f"({trained_on['name']!r}, or its content changed); evaluate on that one"
             )
         fabric = make_fabric(self.config_.device, self.config_.precision, self.config_.threads)
-        scorer = EmbeddingScorer(
-            self.user_embeddings_.to(fabric.device), self.item_embeddings_.to(fabric.device)
-        )
         ks = self.config_.evaluation.ks
-        return evaluate(scorer, dataset, splits, ks, per_user=per_user)
+        return evaluate(model.scorer(fabric.device), dataset, splits, ks, per_user=per_user)
 
     @property
     def dataset_path_(self) -> Path | None:
         """Where the dataset trained on was, or ``None`` if it was in memory."""
-        self._require_fitted()
+        self._fitted()
         path = self._provenance["dataset"]["path"]
         return None if path is None else Path(path)
+
+    @property
+    def users_(self) -> pl.Series:
+        return self._fitted().users
+
+    @property
+    def items_(self) -> pl.Series:
+        return self._fitted().items
+
+    @property
+    def user_embeddings_(self) -> Tensor:
+        return self._fitted().user_embeddings
+
+    @property
+    def item_embeddings_(self) -> Tensor:
+        return self._fitted().item_embeddings
 
     # -- storage -------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a run directory in one step; see :mod:`cnsdiff.run`."""
-        self._require_fitted()
+        """Write a run directory in one step; see :mod:`cnsdiff.run`.
+
+        Raises
+        ------
+        InputError
+            ``path`` exists (pass ``overwrite``), or holds something that is no run.
+        StorageError
+            It cannot be written; what was there is untouched.
+        """
+        self._fitted()
+        if overwrite:
+            run_directory.require_replaceable(Path(path))
         with atomic_directory(Path(path), overwrite=overwrite) as temporary:
             self._write(temporary)
         return Path(path)
 
     def _write(self, path: Path) -> None:
-        rows, columns = self._train.nonzero()
+        model = self._fitted()
+        rows, columns = model.train.nonzero()
         run_directory.write_run(
             path,
             config=self.config_,
             provenance=self._provenance,
             weights={
-                "user_embeddings": self.user_embeddings_,
-                "item_embeddings": self.item_embeddings_,
+                "user_embeddings": model.user_embeddings,
+                "item_embeddings": model.item_embeddings,
                 **{f"model.{name}": value for name, value in self._weights.items()},
             },
-            users=self.users_,
-            items=self.items_,
+            users=model.users,
+            items=model.items,
             train=pl.DataFrame({"user": rows, "item": columns}),
             history=self.history_,
             best_epoch=self.best_epoch_,
@@ -360,56 +347,34 @@ class Recommender:
         """
         path = Path(path)
         parts = run_directory.read_run(path)
-        model = cls()
+        model = cls(source=f"{path}/config.yaml", **run_directory.as_options(parts["config"]))
         # Components of the user's own are not needed to serve, nor to be found by name.
         model.config_ = _stored_config(parts["config"])
-        model.backbone, model.sampler = model.config_.backbone.name, model.config_.sampler.name
-        model.users_, model.items_ = parts["users"]["id"], parts["items"]["id"]
+        users, items, train = parts["users"]["id"], parts["items"]["id"], parts["train"]
         weights = parts["weights"]
-        model.user_embeddings_ = weights.pop("user_embeddings")
-        model.item_embeddings_ = weights.pop("item_embeddings")
+        model.model_ = EmbeddingModel(
+            users=users,
+            items=items,
+            user_embeddings=weights.pop("user_embeddings"),
+            item_embeddings=weights.pop("item_embeddings"),
+            train=pair_matrix(
+                train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
+            ),
+        )
         model._weights = {name.removeprefix("model."): value for name, value in weights.items()}
-        model.history_ = parts["history"].to_dicts()
+        model.history_ = run_directory.history_records(parts["history"])
         model.best_epoch_ = parts["manifest"]["best_epoch"]
         model._provenance = {
             key: value
             for key, value in parts["manifest"].items()
             if key not in ("status", "best_epoch", "epochs", "sha256")
         }
-        model._set_train(parts["train"]["user"].to_numpy(), parts["train"]["item"].to_numpy())
         return model
 
-    def _set_train(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> None:
-        self._user_index, self._item_index = Vocabulary(self.users_), Vocabulary(self.items_)
-        shape = (len(self.users_), len(self.items_))
-        self._train = _pairs(users, items, shape)
-
-    def _require_fitted(self) -> None:
-        if not hasattr(self, "user_embeddings_"):
+    def _fitted(self) -> EmbeddingModel:
+        if not hasattr(self, "model_"):
             raise NotFittedError("this Recommender is not fitted yet; call fit(dataset) first")
-
-    @staticmethod
-    def _encode(
-        index: Vocabulary, ids: Iterable[Any], what: str, *, allow_unknown: bool = False
-    ) -> NDArray[np.int64]:
-        numbers = index.encode(ids)
-        if not allow_unknown and (numbers < 0).any():
-            unknown = int((numbers < 0).sum())
-            first = list(ids)[int(np.argmax(numbers < 0))]
-            mend = "; pass cold='popular' (--cold popular) to fall back" if what == "user" else ""
-            raise InputError(
-                f"{unknown} of {len(numbers)} {what}s did not occur in training, the first is "
-                f"{first!r}{mend}"
-            )
-        return numbers
-
-
-def _pairs(
-    users: NDArray[np.int64], items: NDArray[np.int64], shape: tuple[int, int]
-) -> sparse.csr_array:
-    matrix = sparse.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
-    matrix.sort_indices()
-    return matrix
+        return self.model_
 
 
 def _stored_config(stated: dict[str, Any]) -> Config:

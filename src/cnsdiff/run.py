@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ _FILES = (
     "items.parquet",
     "train.parquet",
     "history.parquet",
+)
+_TEMPORARY = re.compile(
+    rf"\.({'|'.join(map(re.escape, (*_FILES, 'manifest.json', CHECKPOINT)))})\.[0-9a-f]{{16}}"
 )
 
 
@@ -78,6 +83,8 @@ def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
 def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
     """Open a run directory for training; :class:`RunError` if it belongs to something else."""
     manifest_file = path / "manifest.json"
+    if path.is_dir():
+        _sweep(path)
     if manifest_file.exists():
         manifest = read_manifest(path)
         if manifest["status"] == "complete":
@@ -92,11 +99,27 @@ def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
                 f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
                 "content; prepare that dataset again, or choose another --out"
             )
+        if not (path / "config.yaml").exists():  # killed before it was written
+            write_text(path / "config.yaml", _yaml(config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: exists and is no run directory; choose another --out")
-    write_text(path / "config.yaml", _yaml(config))
     write_json(manifest_file, {"status": "training", **provenance(config, dataset)})
+    write_text(path / "config.yaml", _yaml(config))
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files that a killed training left behind."""
+    for entry in path.iterdir():
+        if _TEMPORARY.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise :class:`RunError` unless ``path`` is free, empty or a run directory."""
+    is_run = (path / "manifest.json").is_file() and (path / "config.yaml").is_file()
+    if path.exists() and not is_run and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: holds something that is no run; choose another place")
 
 
 def write_run(
@@ -133,6 +156,13 @@ def write_run(
     (path / CHECKPOINT).unlink(missing_ok=True)
 
 
+def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration as the keyword arguments of :class:`cnsdiff.Recommender`."""
+    components = ("backbone", "sampler")
+    options = {key: value for key, value in config.items() if key not in components}
+    return options | {f"{section}_options": config[section] for section in components}
+
+
 def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
     """One row per epoch: seconds, ``train/<term>`` and ``valid/<metric>``."""
     rows = [
@@ -148,12 +178,29 @@ def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """The records that :func:`history_table` was made of."""
+    own = ("epoch", "seconds", "validation_seconds")
+
+    def under(row: dict[str, Any], prefix: str) -> dict[str, float]:
+        return {
+            name.removeprefix(prefix): value
+            for name, value in row.items()
+            if name.startswith(prefix) and value is not None
+        }
+
+    return [
+        {name: row[name] for name in own}
+        | {"train": under(row, "train/"), "validation": under(row, "valid/")}
+        for row in table.iter_rows(named=True)
+    ]
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory, of the right version."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         found = manifest["schema_version"]
-        known = {"status", "config_fingerprint", "dataset"} <= manifest.keys()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{path}: is no run directory (it has no manifest.json); make one with "
@@ -166,9 +213,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: run schema version {found}, this cnsdiff reads {SCHEMA_VERSION}; "
             "use the version of cnsdiff that wrote it, or train again"
         )
-    if not known:
+    if not _is_whole(manifest):
         raise RunError(f"{path}/manifest.json: is damaged (keys are missing); train again")
     return dict(manifest)
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    dataset, finished = manifest.get("dataset"), manifest.get("status") == "complete"
+    return (
+        manifest.get("status") in ("training", "complete")
+        and isinstance(manifest.get("config_fingerprint"), str)
+        and isinstance(dataset, dict)
+        and isinstance(dataset.get("name"), str)
+        and isinstance(dataset.get("fingerprint"), str)
+        and isinstance(dataset.get("path", 0), str | None)
+        and (not finished or isinstance(manifest.get("sha256"), dict))
+        and (not finished or isinstance(manifest.get("best_epoch"), int))
+    )
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -186,7 +247,7 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{path}: training has not finished; go on with `cnsdiff train --resume {path}`"
         )
     for name in _FILES:
-        _verify(path / name, manifest.get("sha256", {}).get(name))
+        _verify(path / name, manifest["sha256"].get(name))
     try:
         return {
             "manifest": manifest,

@@ -96,7 +96,9 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
         ctx.transpose = transpose
-        return matrix @ dense
+        # Sparse products know no half precision on the CPU.
+        with torch.autocast(dense.device.type, enabled=False):
+            return matrix @ dense.float()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:

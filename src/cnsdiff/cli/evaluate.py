@@ -36,13 +36,20 @@ def evaluate(
     from cnsdiff.cli.output import comparison_table, console, print_json, user_counts
     from cnsdiff.config import EvaluationConfig
     from cnsdiff.data import load_dataset
-    from cnsdiff.errors import RunError
+    from cnsdiff.errors import InputError, RunError, did_you_mean
     from cnsdiff.recommender import Recommender
     from cnsdiff.storage import write_with
 
     splits = split or STANDARD
+    for name in splits:
+        if name not in STANDARD:
+            raise InputError(
+                f"--split {name}: is no held-out split{did_you_mean(name, STANDARD)}; choose from "
+                f"{', '.join(STANDARD)}"
+            )
     results: dict[str, Evaluation] = {}
-    if (target / "users.parquet").exists() and not (target / "config.yaml").exists():
+    is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))
+    if (target / "manifest.json").exists() and not is_run:
         data, ks, references = load_dataset(target), EvaluationConfig().ks, True
     else:
         model = Recommender.load(target)
@@ -55,7 +62,7 @@ def evaluate(
         results[model.config_.sampler.name] = model.evaluate(data, splits)
     if references:
         results |= _references(data, splits, ks)
-    if (target / "config.yaml").exists():
+    if is_run:
         frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
         write_with(target / "metrics.parquet", pl.concat(frames).write_parquet)
     if json:

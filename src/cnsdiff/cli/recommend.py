@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cnsdiff.recommender import Recommender
 
 EXAMPLE = "Example: cnsdiff recommend runs/food --users 17,42 --k 10"
 
@@ -43,9 +48,11 @@ def recommend(
     model = Recommender.load(run)
     asked: Any = model.users_
     if users is not None:
-        asked = [user.strip() for user in users.split(",") if user.strip()]
+        asked = _as_known([user.strip() for user in users.split(",") if user.strip()], model)
+        if not len(asked):
+            raise ConfigError("--users names nobody; give ids separated by commas")
     elif users_from is not None:
-        asked = _lines(users_from)
+        asked = _as_known(_lines(users_from), model)
     table = model.recommend(asked, k, cold=cold.value)
     if out is not None:
         write = table.write_parquet if out.suffix == ".parquet" else table.write_csv
@@ -66,6 +73,15 @@ def recommend(
                 str(row["user"]), str(row["item"]), f"{row['score']:.4f}", str(row["rank"])
             )
         console().print(shown)
+
+
+def _as_known(ids: list[str], model: Recommender) -> pl.Series:
+    """Ids typed on the command line, as integers if all are and the known ids are."""
+    import polars as pl
+
+    given = pl.Series("user", ids, dtype=pl.String)
+    numbers = given.cast(model.users_.dtype, strict=False)
+    return numbers if (numbers.cast(pl.String) == given).fill_null(False).all() else given
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,7 +70,7 @@ def train(
         for section in ("backbone", "sampler")
         if section in overrides
     }
-    source_name = str(config) if config else "--set"
+    source_name = " or ".join([str(config)] * bool(config) + ["--set"] * bool(set_ or not config))
     model = Recommender(
         backbone, sampler, preset=preset, source=source_name, **options, **overrides
     )
@@ -83,20 +83,27 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
 
     from cnsdiff.errors import RunError
     from cnsdiff.recommender import Recommender
-    from cnsdiff.run import read_manifest
+    from cnsdiff.run import as_options, read_manifest
 
     manifest = read_manifest(run)
     if manifest["status"] == "complete":
         raise RunError(f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {run}`")
     try:
-        tree: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        options = {f"{section}_options": tree.pop(section) for section in ("backbone", "sampler")}
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        options = as_options(tree)
+    except (
+        OSError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        yaml.YAMLError,
+    ) as error:
         raise RunError(f"{run}/config.yaml: is damaged; train again") from error
     path = manifest["dataset"]["path"]
     if path is None:
         raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")
-    return Recommender(source=f"{run}/config.yaml", **options, **tree), Path(path)
+    return Recommender(source=f"{run}/config.yaml", **options), Path(path)
 
 
 def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
@@ -118,8 +125,9 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
             file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED) from None
-    metric = config.training.select_metric
     best = next(r for r in model.history_ if r["epoch"] == model.best_epoch_)["validation"]
+    # What picked the epoch comes first.
+    metric = next(iter(best))
     seconds = sorted(record["seconds"] for record in model.history_)
     summary = {
         "run": str(run),

@@ -8,6 +8,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnsdiff.data.columns import id_values
@@ -51,7 +52,7 @@ class Vocabulary:
         DataError
             ``ids`` is not a one-dimensional list of integers or strings.
         """
-        asked = _like(_series(ids), self.ids.dtype).alias("id")
+        asked = _like(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
         if self._table is None:
             numbers = pl.int_range(len(self.ids), dtype=pl.Int64, eager=True)
             self._table = pl.DataFrame({"id": self.ids, "number": numbers})
@@ -72,24 +73,32 @@ class Vocabulary:
         return self.ids.gather(pl.Series(index))
 
 
-def _series(ids: Iterable[Any]) -> pl.Series:
+def id_column(ids: Iterable[Any]) -> pl.Series:
+    """Ids in any container (list, array, Series of any library) as they are, in a column.
+
+    Raises
+    ------
+    DataError
+        They are not a one-dimensional list of integers or strings.
+    """
     if isinstance(ids, str | bytes):
         raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
     try:
         given: Any = ids
         if isinstance(given, pl.Series):
-            series = given
-        elif nw.dependencies.is_into_series(given):
-            series = nw.from_native(given, series_only=True).to_polars()
-        else:
-            values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-            kinds = {type(value) for value in values}
-            if str in kinds and len(kinds) > 1:
-                values = [str(value) for value in values]
-            series = pl.Series(values, dtype=None if values else pl.Int64)
+            return given
+        if isinstance(given, pa.Array):
+            given = pa.chunked_array([given])
+        if nw.dependencies.is_into_series(given):
+            column: pl.Series = nw.from_native(given, series_only=True).to_polars()
+            return column
+        values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        kinds = {type(value) for value in values}
+        if str in kinds and len(kinds) > 1:
+            values = [str(value) for value in values]
+        return pl.Series(values, dtype=None if values else pl.Int64)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(f"ids must be a list of integers or strings: {error}") from error
-    return id_values(series, "the ids asked for")
 
 
 def _like(asked: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -162,7 +162,8 @@ class Trainer:
         for number, index in enumerate(torch.split(order, self.config.batch_size)):
             users, items = pairs[index].unbind(dim=1)
             optimizer.zero_grad(set_to_none=True)
-            loss, scalars = module(Batch(index, users, items), context)
+            with self.fabric.autocast():
+                loss, scalars = step(Batch(index, users, items), context)
             self.fabric.backward(loss)
             optimizer.step()
             for name, value in scalars.items():
