@@ -157,8 +157,8 @@ class Recommender:
         self.model_ = EmbeddingModel(
             users=dataset.users,
             items=dataset.items,
-            user_embeddings=embeddings.users.float().cpu(),
-            item_embeddings=embeddings.items.float().cpu(),
+            user_embeddings=embeddings.users.detach().float().cpu(),
+            item_embeddings=embeddings.items.detach().float().cpu(),
             train=train_csr,
         )
         self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
