@@ -28,12 +28,15 @@ def evaluate(
     references: Annotated[
         bool, typer.Option(help="Also MostPop, ItemKNN and EASE, fitted on the same train split.")
     ] = False,
+    all_metrics: Annotated[
+        bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
     import polars as pl
 
-    from cnsdiff.cli.output import comparison_table, console, print_json, user_counts
+    from cnsdiff.cli.output import comparison_table, console, metrics_table, print_json, user_counts
     from cnsdiff.config import EvaluationConfig
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError, RunError, did_you_mean
@@ -71,6 +74,9 @@ def evaluate(
     screen = console()
     title = f"{data.name} ({data.scenario}): full ranking, train positives masked"
     screen.print(comparison_table(title, results, ks))
+    if all_metrics:
+        for name, result in results.items():
+            screen.print(metrics_table(name, result))
     screen.print(user_counts(next(iter(results.values()))))
 
 

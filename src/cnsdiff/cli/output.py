@@ -46,10 +46,31 @@ def comparison_table(title: str, evaluations: dict[str, Evaluation], ks: Sequenc
     for label, evaluation in evaluations.items():
         cells = [f"{evaluation[split][name]:.4f}" for split in splits for name in shown]
         if with_gap:
-            gap = evaluation.gap()[gap_metric]
-            cells.append("-" if gap != gap else f"{gap:.2f}")
+            cells.append(_ratio(evaluation.gap()[gap_metric]))
         table.add_row(label, *cells)
     return table
+
+
+def metrics_table(title: str, evaluation: Evaluation) -> Table:
+    """All metrics of one model, a row each: its value on every split, and the robustness gap."""
+    gap = evaluation.gap() if {"test_iid", "test_ood"} <= set(evaluation.splits) else {}
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("metric")
+    for split in evaluation.splits:
+        table.add_column(SPLIT_TITLES[split], justify="right")
+    if gap:
+        table.add_column("OOD/IID", justify="right")
+    for metric in next(iter(evaluation.splits.values())).metrics:
+        cells = [f"{evaluation[split][metric]:.4f}" for split in evaluation.splits]
+        if gap:
+            cells.append(_ratio(gap.get(metric)))
+        table.add_row(metric, *cells)
+    return table
+
+
+def _ratio(value: float | None) -> str:
+    """A robustness gap; nothing where it is not defined."""
+    return "-" if value is None or value != value else f"{value:.2f}"
 
 
 def user_counts(evaluation: Evaluation) -> str:

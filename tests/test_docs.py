@@ -1,0 +1,65 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnsdiff.backbones.lightgcn import LightGCNConfig
+from cnsdiff.config import Config, EvaluationConfig
+from cnsdiff.objectives import ContrastiveConfig, ObjectiveConfig
+from cnsdiff.presets import PRESETS
+from cnsdiff.samplers.cnsdiff import CNSDiffConfig
+from cnsdiff.training.config import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
+    "Top level": (Config, {"backbone", "sampler", "objective", "training", "evaluation"}),
+    "backbone": (LightGCNConfig, {"name"}),
+    "sampler": (CNSDiffConfig, {"name"}),
+    "objective": (ObjectiveConfig, {"contrastive"}),
+    "objective.contrastive": (ContrastiveConfig, set()),
+    "training": (TrainingConfig, set()),
+    "evaluation": (EvaluationConfig, set()),
+}
+
+
+def documented(section: str) -> dict[str, str]:
+    """Key and default of each row under a heading of the configuration page."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    body = re.split(r"\n#+ ", text.split(f"# {section}\n", 1)[1])[0]
+    return dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", body, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_with_its_default(section: str) -> None:
+    model, elsewhere = SECTIONS[section]
+    fields = model.model_fields
+    defaults = {name: fields[name].default for name in fields if name not in elsewhere}
+    plain = json.loads(json.dumps(defaults))
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in plain.items()}
+    assert documented(section) == texts
+
+
+def test_every_preset_is_named_in_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(name in readme for name in PRESETS)
+
+
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "first" / "manifest.json").is_file()
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
