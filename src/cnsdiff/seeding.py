@@ -15,7 +15,8 @@ import torch
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:
     """A 63-bit seed for ``purpose`` (and, say, an epoch), independent of all other purposes."""
-    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *indices])
+    # The indices as spawn key: in the entropy itself, trailing zeros would make no difference.
+    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())], spawn_key=indices)
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
