@@ -1,0 +1,343 @@
+"""One configuration from presets, YAML, ``--set`` and Python; mistakes get named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import Field, ValidationError
+
+from cnsdiff import registry
+from cnsdiff.config import Config, merge, parse_assignments, read_config_file, resolve_config
+from cnsdiff.errors import ConfigError
+from cnsdiff.presets import PRESETS, preset
+from cnsdiff.samplers.base import Sampler, SamplerConfig
+from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
+from cnsdiff.samplers.random import RandomSampler
+
+
+def complaint(overrides: Mapping[Any, Any], **options: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# -- resolving ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_resolves_to_what_it_says(name: str) -> None:
+    resolved = resolve_config(preset=name).model_dump(mode="json")
+
+    def holds(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+        return all(
+            holds(value, whole[key]) if isinstance(value, Mapping) else whole[key] == value
+            for key, value in part.items()
+        )
+
+    assert holds(preset(name), resolved)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_dumped_configuration_resolves_to_itself(name: str, tmp_path: Path) -> None:
+    config = resolve_config({"seed": 7, "training": {"epochs": 3}}, preset=name)
+    assert resolve_config(config.model_dump()) == config
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert resolve_config(read_config_file(path)) == config
+
+
+def test_components_get_their_own_settings() -> None:
+    config = resolve_config({"sampler": {"name": "cnsdiff", "starts": [3]}})
+    assert isinstance(config.sampler, CNSDiffConfig)
+    assert config.sampler.starts == (3,)
+    assert config.model_dump()["sampler"]["starts"] == (3,)
+
+
+def test_the_default_is_cnsdiff_on_lightgcn() -> None:
+    config = resolve_config()
+    assert (config.sampler.name, config.backbone.name) == ("cnsdiff", "lightgcn")
+
+
+def test_the_users_keys_win_over_the_presets() -> None:
+    config = resolve_config({"sampler": {"steps": 30}}, preset="paper")
+    assert isinstance(config.sampler, CNSDiffConfig)
+    assert config.sampler.steps == 30
+    assert config.sampler.diffusion_weight == 1e-6
+
+
+def test_resolving_leaves_preset_and_overrides_as_they_are() -> None:
+    overrides = {"objective": {"contrastive": {"weight": 0.9}}}
+    resolve_config(overrides, preset="paper")
+    assert overrides == {"objective": {"contrastive": {"weight": 0.9}}}
+    assert preset("paper")["objective"]["contrastive"]["weight"] == 0.3
+
+
+def test_a_class_given_as_an_object_is_validated_by_its_own_config() -> None:
+    class OwnConfig(SamplerConfig):
+        strength: float = Field(1.0, gt=0)
+
+    class Own(Sampler):
+        Config = OwnConfig
+
+    config = resolve_config({"sampler": {"name": "Own", "strength": 2}}, samplers={"Own": Own})
+    assert config.sampler == OwnConfig(name="Own", strength=2.0)
+    message = complaint({"sampler": {"name": "Own", "strenght": 2}}, samplers={"Own": Own})
+    assert "'sampler.strenght' (did you mean 'strength'?)" in message
+
+
+def test_a_configuration_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        resolve_config().seed = 3
+
+
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"trainig": {}}, "unknown key 'trainig' (did you mean 'training'?)"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch' (did you mean 'epochs'?)"),
+        (
+            {"objective": {"contrastive": {"weigth": 1}}},
+            "unknown key 'objective.contrastive.weigth' (did you mean 'weight'?)",
+        ),
+        ({"sampler": {"start": [1]}}, "unknown key 'sampler.start' (did you mean 'starts'?)"),
+        ({"backbone": {"layer": 3}}, "unknown key 'backbone.layer' (did you mean 'layers'?)"),
+        ({"evaluation": {"zzz": 1}}, "unknown key 'evaluation.zzz'; known keys: ks"),
+        (
+            {"sampler": {"name": "cnsdif"}},
+            "no sampler is called 'cnsdif' (did you mean 'cnsdiff'?)",
+        ),
+        ({"backbone": {"name": "lightgnn"}}, "(did you mean 'lightgcn'?)"),
+        ({"backbone": {"name": "mf", "layers": 2}}, "unknown key 'backbone.layers'"),
+    ],
+)
+def test_unknown_names_get_the_nearest(overrides: dict[str, Any], words: str) -> None:
+    assert words in complaint(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs: "),
+        ({"training": {"lr": "fast"}}, "(got 'fast')"),
+        ({"evaluation": {"ks": [5, "x"]}}, "evaluation.ks.1: "),
+        ({"evaluation": {"ks": []}}, "evaluation.ks: "),
+        ({"sampler": {"starts": [30]}}, "sampler: starts must be"),
+        ({"objective": {"loss": "bprr"}}, "objective.loss: "),
+        ({"seed": -1}, "seed: "),
+        ({"training": 5}, "training: "),
+        ({"sampler": "random"}, "a section with keys, not 'random'; a sampler is chosen by"),
+        ({"backbone": ["mf"]}, "backbone must be a section with keys"),
+        ({"sampler": {"name": 5}}, "sampler.name must be a name, not 5"),
+        ({"sampler": {"name": None}}, "sampler.name must be a name, not None"),
+        ({1: 2}, "1: keys should be strings"),
+        ({"sampler": {2: 3}}, "sampler.2: keys should be strings"),
+    ],
+)
+def test_bad_values_name_their_place(overrides: dict[Any, Any], words: str) -> None:
+    assert words in complaint(overrides)
+
+
+def test_messages_begin_with_where_the_configuration_came_from() -> None:
+    assert complaint({"x": 1}, source="my.yaml").startswith("my.yaml: ")
+
+
+@pytest.mark.parametrize("name", ["authors", "paper", "bpr-lightgcn"])
+def test_a_preset_of_another_sampler_is_a_conflict(name: str) -> None:
+    other = "cnsdiff" if name == "bpr-lightgcn" else "random"
+    message = complaint({"sampler": {"name": other}}, preset=name)
+    assert f"preset {name!r}" in message
+    assert f"not of {other!r}" in message
+
+
+def test_naming_the_presets_own_sampler_is_no_conflict() -> None:
+    named = resolve_config({"sampler": {"name": "cnsdiff"}}, preset="paper")
+    assert named == resolve_config(preset="paper")
+
+
+def test_an_unknown_preset_gets_the_nearest() -> None:
+    assert "(did you mean 'authors'?)" in complaint({}, preset="author")
+
+
+def test_bpr_with_shared_negatives_is_refused() -> None:
+    message = complaint({"objective": {"negatives": "in-batch"}, "sampler": {"name": "random"}})
+    assert "set objective.loss to 'softmax'" in message
+
+
+def test_a_sampler_the_loss_never_calls_is_refused() -> None:
+    message = complaint({"objective": {"loss": "softmax", "negatives": "in-batch"}})
+    assert "never uses the sampler 'cnsdiff'" in message
+    assert "'in-batch+sampler'" in message
+
+
+@pytest.mark.parametrize("metric", ["ndcg@5", "mrr@7", "map@100", "hitrate@1"])
+def test_a_metric_to_select_on_must_be_computed(metric: str) -> None:
+    message = complaint({"training": {"select_metric": metric}})
+    assert f"{metric!r}, which is not computed" in message
+    cutoff = int(metric.partition("@")[2])
+    config = resolve_config(
+        {"training": {"select_metric": metric}, "evaluation": {"ks": [10, cutoff]}}
+    )
+    assert config.training.select_metric == metric
+
+
+def test_the_published_selection_needs_its_four_metrics() -> None:
+    overrides = {"training": {"select_on": "test_ood"}, "evaluation": {"ks": [20, 50]}}
+    assert "'recall@10', which is not computed" in complaint(overrides)
+    resolve_config({"training": {"select_on": "test_ood"}})
+
+
+# -- --set and YAML ----------------------------------------------------------------------------
+
+
+def test_assignments_nest_at_the_dots_and_read_values_as_yaml() -> None:
+    assignments = [
+        "training.epochs=5",
+        "training.lr=1e-3",
+        "sampler.starts=[3, 5]",
+        "objective.contrastive.weight=0.5",
+        "sampler.cap_margin=null",
+        "sampler.full_chain=true",
+        "device=cpu",
+    ]
+    config = resolve_config(parse_assignments(assignments))
+    assert config == resolve_config(
+        {
+            "training": {"epochs": 5, "lr": 1e-3},
+            "sampler": {"starts": (3, 5), "cap_margin": None, "full_chain": True},
+            "objective": {"contrastive": {"weight": 0.5}},
+            "device": "cpu",
+        }
+    )
+
+
+def test_a_value_may_hold_an_equals_sign_and_be_empty() -> None:
+    assert parse_assignments(["a.b=c=d", "e="]) == {"a": {"b": "c=d"}, "e": None}
+
+
+def test_of_two_assignments_the_later_wins() -> None:
+    assert parse_assignments(["a.b=1", "a.c=2", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
+
+
+@pytest.mark.parametrize("bad", ["training.epochs", "=5", ""])
+def test_an_assignment_without_key_or_value_says_how_to_write_it(bad: str) -> None:
+    with pytest.raises(ConfigError, match="write it as key=value"):
+        parse_assignments([bad])
+
+
+def test_an_assignment_that_is_not_yaml_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"--set a=\[1: the value is not valid YAML"):
+        parse_assignments(["a=[1"])
+
+
+def test_a_yaml_file_is_read_as_sections(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("training:\n  epochs: 5\nsampler:\n  name: random\n")
+    config = resolve_config(read_config_file(path))
+    assert (config.training.epochs, config.sampler.name) == (5, "random")
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\n")
+    assert resolve_config(read_config_file(path)) == resolve_config()
+
+
+def test_a_file_that_is_not_yaml_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("training:\n  epochs: 5\n  lr: [0.1\nseed: 3\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 4: not valid YAML"):
+        read_config_file(path)
+
+
+def test_a_tab_in_yaml_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("training:\n\tepochs: 5\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2: not valid YAML"):
+        read_config_file(path)
+
+
+@pytest.mark.parametrize("content", ["- 1\n- 2\n", "hello\n"])
+def test_a_file_without_sections_says_what_it_must_hold(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="must hold sections with keys"):
+        read_config_file(path)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        read_config_file(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_not_text_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        read_config_file(path)
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        read_config_file(tmp_path)
+
+
+def test_yaml_set_and_python_give_the_same_object(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("sampler: {starts: [4, 8], learning_rate: 1e-3}\ntraining: {patience: null}\n")
+    by_file = resolve_config(read_config_file(path))
+    by_set = resolve_config(
+        parse_assignments(
+            ["sampler.starts=[4,8]", "sampler.learning_rate=.001", "training.patience=null"]
+        )
+    )
+    by_python = resolve_config(
+        {"sampler": {"starts": (4, 8), "learning_rate": 0.001}, "training": {"patience": None}}
+    )
+    assert by_file == by_set == by_python
+
+
+def test_merging_goes_section_by_section_and_copies() -> None:
+    base, over = {"a": {"b": 1, "c": [2]}, "d": 4}, {"a": {"b": 9}, "e": {"f": 5}}
+    merged = merge(base, over)
+    assert merged == {"a": {"b": 9, "c": [2]}, "d": 4, "e": {"f": 5}}
+    merged["a"]["c"].append(3)
+    merged["e"]["f"] = 6
+    assert base == {"a": {"b": 1, "c": [2]}, "d": 4}
+    assert over == {"a": {"b": 9}, "e": {"f": 5}}
+
+
+# -- the registry ------------------------------------------------------------------------------
+
+
+def test_built_in_components_are_found_by_name() -> None:
+    assert registry.find("samplers", "random") is RandomSampler
+    assert registry.find("samplers", "cnsdiff") is CNSDiffSampler
+    assert {"random", "cnsdiff"} <= set(registry.available("samplers"))
+    assert {"mf", "lightgcn"} <= set(registry.available("backbones"))
+
+
+def test_a_component_of_another_package_is_found_by_its_entry_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Point:
+        name = "theirs"
+
+        @staticmethod
+        def load() -> type[Sampler]:
+            return RandomSampler
+
+    def entry_points(*, group: str, name: str | None = None) -> list[type[Point]]:
+        assert group == "cnsdiff.samplers"
+        return [Point] if name in (None, "theirs") else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    assert "theirs" in registry.available("samplers")
+    config = resolve_config({"sampler": {"name": "theirs", "n_negatives": 2}})
+    assert isinstance(config, Config)
+    assert config.sampler.n_negatives == 2
