@@ -38,8 +38,8 @@ class TrainingError(CnsdiffError):
     """Training cannot go on (for instance, a loss became NaN)."""
 
 
-class StorageError(CnsdiffError):
-    """A file could not be written; whatever was there before is untouched."""
+class StorageError(InputError):
+    """A file could not be written where asked; whatever was there before is untouched."""
 
 
 class NotFittedError(CnsdiffError, ValueError, AttributeError):

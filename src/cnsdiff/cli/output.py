@@ -20,7 +20,7 @@ SPLIT_TITLES = {"valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"
 
 def console() -> Console:
     """Standard output; wide enough not to cut tables when it is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -29,25 +29,23 @@ def print_json(value: Any) -> None:
 
 
 def comparison_table(title: str, evaluations: dict[str, Evaluation], ks: Sequence[int]) -> Table:
-    """One row per model: headline metrics on each split, and the robustness gap."""
-    splits = list(next(iter(evaluations.values())).splits)
+    """Headline metrics: a group of rows per model, one per split and one for their ratio."""
     shown = [f"{metric}@{k}" for k in sorted(ks) for metric in HEADLINE]
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("model")
-    for split in splits:
-        for name in shown:
-            metric, _, k = name.partition("@")
-            title_ = f"{SPLIT_TITLES[split]}\n{metric[0].upper()}@{k}"
-            table.add_column(title_, justify="right")
-    gap_metric = shown[-1]
-    with_gap = {"test_iid", "test_ood"} <= set(splits)
-    if with_gap:
-        table.add_column(f"OOD/IID\nN@{gap_metric.partition('@')[2]}", justify="right")
+    table.add_column("on")
+    for name in shown:
+        table.add_column(name.replace("ndcg", "NDCG").replace("recall", "Recall"), justify="right")
     for label, evaluation in evaluations.items():
-        cells = [f"{evaluation[split][name]:.4f}" for split in splits for name in shown]
-        if with_gap:
-            cells.append(_ratio(evaluation.gap()[gap_metric]))
-        table.add_row(label, *cells)
+        first = label
+        for split, result in evaluation.splits.items():
+            cells = (f"{result[name]:.4f}" for name in shown)
+            table.add_row(first, SPLIT_TITLES[split], *cells)
+            first = ""
+        if {"test_iid", "test_ood"} <= set(evaluation.splits):
+            gap = evaluation.gap()
+            table.add_row("", "OOD / IID", *(_ratio(gap[name]) for name in shown))
+        table.add_section()
     return table
 
 

@@ -103,6 +103,8 @@ class Trainer:
                     "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
                     "code does; these numbers are not an honest estimate"
                 )
+            if state.epoch:
+                reporter.note(f"going on after epoch {state.epoch}")
             reporter.begin(state.epoch, config.epochs, n_steps)
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if stopping.should_stop:
