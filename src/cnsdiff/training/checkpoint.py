@@ -84,23 +84,23 @@ class TrainingState:
                 for name in file.keys():  # noqa: SIM118 (a safe_open handle is no dict)
                     group, _, rest = name.partition(".")
                     groups[group][rest] = file.get_tensor(name)
-        except (SafetensorError, KeyError, ValueError) as error:
+            optimizer: dict[int, dict[str, Tensor]] = {}
+            for name, value in groups["optimizer"].items():
+                index, _, moment = name.partition(".")
+                optimizer.setdefault(int(index), {})[moment] = value
+            return cls(
+                epoch=state["epoch"],
+                model=groups["model"],
+                best=groups["best"],
+                optimizer=optimizer,
+                stopping=state["stopping"],
+                history=state["history"],
+                identity=state["identity"],
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{path}: the checkpoint is damaged ({error}); delete it to train from the start"
             ) from error
-        optimizer: dict[int, dict[str, Tensor]] = {}
-        for name, value in groups["optimizer"].items():
-            index, _, moment = name.partition(".")
-            optimizer.setdefault(int(index), {})[moment] = value
-        return cls(
-            epoch=state["epoch"],
-            model=groups["model"],
-            best=groups["best"],
-            optimizer=optimizer,
-            stopping=state["stopping"],
-            history=state["history"],
-            identity=state["identity"],
-        )
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

@@ -1,0 +1,59 @@
+"""A small world to train on, and reporters that watch or disturb."""
+
+from __future__ import annotations
+
+import pytest
+
+from cnsdiff import ConfoundedWorld
+from cnsdiff.data import Dataset
+from cnsdiff.training.progress import SilentReporter
+
+
+@pytest.fixture(scope="session")
+def world() -> Dataset:
+    return ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
+
+
+class Interrupting(SilentReporter):
+    """Presses Ctrl-C once ``epochs`` are recorded and ``steps`` more are done."""
+
+    def __init__(self, epochs: int, steps: int = 0) -> None:
+        self.epochs, self.steps = epochs, steps
+
+    def epoch(self, record, *, best):
+        if record["epoch"] == self.epochs and self.steps == 0:
+            raise KeyboardInterrupt
+
+    def step(self, epoch, scalars):
+        if epoch == self.epochs + 1:
+            self.steps -= 1
+            if self.steps == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupting() -> type[Interrupting]:
+    return Interrupting
+
+
+class Noting(SilentReporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.best: list[bool] = []
+        self.begun: tuple[int, int, int] | None = None
+
+    def begin(self, first_epoch, epochs, steps):
+        self.begun = (first_epoch, epochs, steps)
+
+    def epoch(self, record, *, best):
+        self.best.append(best)
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.fixture
+def noting() -> Noting:
+    return Noting()
