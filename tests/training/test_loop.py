@@ -97,7 +97,7 @@ def test_history_has_a_record_per_epoch():
     _, state, _ = fit([0.1] * 6)
     assert [record["epoch"] for record in state.history] == [1, 2, 3, 4, 5, 6]
     for record in state.history:
-        assert list(record["validation"])[0] == "ndcg@20", "what selects comes first"
+        assert next(iter(record["validation"])) == "ndcg@20", "what selects comes first"
         assert record["train"].keys() == {"loss", "bpr", "l2"}
         assert record["train"]["loss"] == pytest.approx(
             record["train"]["bpr"] + record["train"]["l2"]

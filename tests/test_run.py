@@ -1,0 +1,317 @@
+"""The run directory: complete, checked, and never unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff.errors import RunError, StorageError
+from cnsdiff.run import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
+from cnsdiff.training.progress import SilentReporter
+
+FILES = [
+    "config.yaml",
+    "history.parquet",
+    "items.parquet",
+    "manifest.json",
+    "train.parquet",
+    "users.parquet",
+    "weights.safetensors",
+]
+CHECKED = [name for name in FILES if name != "manifest.json"]
+TRAINING = {"epochs": 3, "batch_size": 64, "validate_every": 2}
+
+
+class Stop(SilentReporter):
+    def __init__(self, epoch: int) -> None:
+        self.at = epoch
+
+    def epoch(self, record, *, best):
+        if record["epoch"] == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
+    return load_dataset(made.save(tmp_path_factory.mktemp("world") / "dataset"))
+
+
+def recommender() -> Recommender:
+    return Recommender(training=TRAINING)
+
+
+@pytest.fixture(scope="module")
+def kept(world, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    recommender().fit(world, run=run)
+    return run
+
+
+@pytest.fixture
+def run(kept, tmp_path):
+    """A finished run that may be damaged."""
+    return shutil.copytree(kept, tmp_path / "run")
+
+
+@pytest.fixture
+def unfinished(world, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        recommender().fit(world, run=tmp_path / "unfinished", reporter=Stop(2))
+    return tmp_path / "unfinished"
+
+
+def edit(run, change) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+# -- what is there -----------------------------------------------------------------------------
+
+
+def test_the_files_of_a_finished_run(kept, world):
+    assert sorted(entry.name for entry in kept.iterdir()) == FILES
+    manifest = json.loads((kept / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["schema_version"] == SCHEMA_VERSION
+    assert sorted(manifest["sha256"]) == CHECKED
+    assert manifest["versions"].keys() == {"python", "torch", "numpy"}
+    assert manifest["dataset"]["fingerprint"] == world.fingerprint
+    assert manifest["dataset"]["path"] == str(world.path.resolve())
+    assert manifest["epochs"] == 3
+    assert pl.read_parquet(kept / "users.parquet")["id"].equals(world.users)
+    train = pl.read_parquet(kept / "train.parquet")
+    pairs = set(zip(world.split("train").users, world.split("train").items, strict=True))
+    assert set(train.iter_rows()) == pairs
+
+
+def test_the_configuration_is_resolved_and_reproduces(kept):
+    tree = yaml.safe_load((kept / "config.yaml").read_text())
+    options = {f"{name}_options": tree.pop(name) for name in ("backbone", "sampler")}
+    assert Recommender(**options, **tree).resolve() == recommender().resolve()
+
+
+def test_the_files_of_an_unfinished_run(unfinished):
+    names = sorted(entry.name for entry in unfinished.iterdir())
+    assert names == [CHECKPOINT, "config.yaml", "manifest.json"]
+    assert read_manifest(unfinished)["status"] == "training"
+    with pytest.raises(RunError, match=r"has not finished; go on with `cnsdiff train --resume"):
+        Recommender.load(unfinished)
+
+
+def test_history_keeps_what_was_and_was_not_validated(kept):
+    table = pl.read_parquet(kept / "history.parquet")
+    assert table["epoch"].to_list() == [1, 2, 3]
+    assert table["valid/ndcg@20"].is_null().to_list() == [True, False, False]
+    assert {"train/loss", "train/hardness", "seconds", "validation_seconds"} <= set(table.columns)
+    records = Recommender.load(kept).history_
+    assert records[0]["validation"] == {}
+    assert records[1]["validation"]["ndcg@20"] == table["valid/ndcg@20"][1]
+
+
+def test_nothing_is_unpickled(kept, world, unfinished, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler", "_load", "_loads", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    Recommender.load(kept).recommend(world.users[:3])
+    recommender().fit(world, run=unfinished)
+    Recommender.load(unfinished)
+
+
+def test_no_file_is_a_pickle_or_a_torch_archive(kept, unfinished):
+    for folder in (kept, unfinished):
+        for file in folder.iterdir():
+            start = file.read_bytes()[:8]
+            assert not start.startswith((b"\x80", b"PK")), file.name
+            expected = {".parquet": b"PAR1", ".json": b"{", ".yaml": b"backbone"}
+            assert start.startswith(expected.get(file.suffix, b"")), file.name
+
+
+# -- damage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_missing(run, name):
+    (run / name).unlink()
+    with pytest.raises(RunError, match=rf"{name}: is missing from the run; restore it"):
+        Recommender.load(run)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_truncated(run, name, keep):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[:keep])
+    with pytest.raises(RunError, match=rf"{name}: .*checksum \(truncated or changed\); restore"):
+        Recommender.load(run)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_tampered(run, name):
+    content = bytearray((run / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / name).write_bytes(content)
+    with pytest.raises(RunError, match=rf"{name}: its content does not match"):
+        Recommender.load(run)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '"x"', "null", "{}", b"\xff\xfe\x00"])
+def test_a_manifest_that_is_none(run, content):
+    data = content if isinstance(content, bytes) else content.encode()
+    (run / "manifest.json").write_bytes(data)
+    with pytest.raises(RunError, match=r"manifest.json: is damaged; train again"):
+        Recommender.load(run)
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 7, {}, "absent"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("status",),
+        ("config_fingerprint",),
+        ("dataset",),
+        ("dataset", "fingerprint"),
+        ("dataset", "path"),
+        ("dataset", "name"),
+        ("sha256",),
+        ("sha256", "weights.safetensors"),
+        ("best_epoch",),
+        ("versions",),
+        ("created_by",),
+        ("epochs",),
+    ],
+    ids="/".join,
+)
+def test_a_manifest_with_wrong_values_is_refused_or_harmless(run, world, path, value):
+    def change(manifest):
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+        if value == "absent":
+            del manifest[path[-1]]
+
+    edit(run, change)
+    try:
+        model = Recommender.load(run)
+    except RunError as error:
+        assert str(run) in str(error)
+    else:
+        model.recommend(world.users[:2])
+        _ = model.dataset_path_, model.best_epoch_
+
+
+def test_a_manifest_without_a_checksum(run):
+    edit(run, lambda manifest: manifest["sha256"].pop("weights.safetensors"))
+    with pytest.raises(RunError, match=r"weights\.safetensors"):
+        Recommender.load(run)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_version(run, version):
+    edit(run, lambda manifest: manifest.update(schema_version=version))
+    with pytest.raises(RunError, match=rf"run schema version {version}, this cnsdiff reads 1; "):
+        Recommender.load(run)
+
+
+def test_no_run(tmp_path, world):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "nothing", tmp_path, tmp_path / "file"):
+        with pytest.raises(RunError, match=r"is no run directory .*cnsdiff train DATASET --out"):
+            Recommender.load(place)
+    with pytest.raises(RunError, match="damaged"):
+        read_run(world.path)
+
+
+# -- beginning and going on --------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_trained_over(run, world):
+    before = {entry.name: entry.read_bytes() for entry in run.iterdir()}
+    with pytest.raises(RunError, match="holds a finished run; choose another --out"):
+        recommender().fit(world, run=run)
+    assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
+
+
+def test_other_things_are_not_trained_over(tmp_path, world):
+    (tmp_path / "notes.txt").write_text("x")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(RunError, match="exists and is no run directory"):
+            recommender().fit(world, run=place)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "empty").mkdir()
+    recommender().fit(world, run=tmp_path / "empty")
+    Recommender.load(tmp_path / "empty")
+
+
+LEFT = {
+    "nothing but a temporary file": (".manifest.json.0123456789abcdef",),
+    "the manifest alone": ("manifest.json", ".config.yaml.0123456789abcdef"),
+    "a half-written checkpoint": (
+        "manifest.json",
+        "config.yaml",
+        ".checkpoint.safetensors.0123456789abcdef",
+    ),
+    "everything but the manifest's last word": (
+        "manifest.json",
+        CHECKPOINT,
+        "config.yaml",
+        "weights.safetensors",
+        ".users.parquet.0123456789abcdef",
+    ),
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_killed_at_any_point_it_goes_on_and_leaves_no_rubbish(
+    unfinished, kept, world, tmp_path, left
+):
+    """The states between two writes, in the order in which they are written."""
+    place = tmp_path / "killed"
+    place.mkdir()
+    for name in left:
+        source = unfinished / name
+        (place / name).write_bytes(source.read_bytes() if source.exists() else b"half")
+    model = recommender().fit(world, run=place)
+    assert sorted(entry.name for entry in place.iterdir()) == FILES
+    assert torch.equal(model.user_embeddings_, Recommender.load(kept).user_embeddings_)
+
+
+def test_killed_after_the_manifests_last_word(run, unfinished, world):
+    """A checkpoint left beside a complete manifest does no harm."""
+    shutil.copy(unfinished / CHECKPOINT, run / CHECKPOINT)
+    Recommender.load(run).recommend(world.users[:1])
+
+
+def test_a_full_disk_at_the_end_keeps_the_run_resumable(unfinished, kept, world, full_disk):
+    size = (unfinished / CHECKPOINT).stat().st_size
+    # The checkpoint fits once more, the weights (which hold more than a share of it) do not.
+    weights = (kept / "weights.safetensors").stat().st_size
+    assert weights < size
+    recommender_ = recommender()
+    with pytest.raises(KeyboardInterrupt):
+        recommender_.fit(world, run=unfinished, reporter=Stop(3))
+    with full_disk(weights - 1), pytest.raises(StorageError, match="disk is full"):
+        recommender_.fit(world, run=unfinished)
+    assert read_manifest(unfinished)["status"] == "training"
+    model = recommender_.fit(world, run=unfinished)
+    assert torch.equal(model.user_embeddings_, Recommender.load(kept).user_embeddings_)
+
+
+def test_save_on_a_full_disk_leaves_what_was_there(kept, run, full_disk):
+    model = Recommender.load(kept)
+    before = {entry.name: entry.read_bytes() for entry in run.iterdir()}
+    with full_disk(5_000), pytest.raises(StorageError, match="disk is full"):
+        model.save(run, overwrite=True)
+    assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
+    assert [entry.name for entry in run.parent.iterdir()] == ["run"]
