@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from scipy.stats import chisquare
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.backbones.lightgcn import LightGCN
 from cnsdiff.config import Config, resolve_config
 from cnsdiff.data.positives import Positives
+from cnsdiff.diffusion import causal
 from cnsdiff.errors import ConfigError
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers.base import Batch, Negatives
@@ -223,6 +225,110 @@ def test_the_reconstruction_loss_of_a_denoiser_that_says_zero_is_the_mean_square
     torch.nn.init.zeros_(sampler.denoiser.out.bias)
     # Standardised vectors have mean square 1, so the loss is λ_diff itself.
     torch.testing.assert_close(sample(sampler).loss, torch.tensor(3.0))
+
+
+def denoiser_calls(sampler: CNSDiffSampler, calls: list[tuple[Any, ...]]) -> None:
+    """Record inputs and output of each forward pass of the denoiser."""
+    sampler.denoiser.register_forward_hook(
+        lambda module, inputs, output: calls.append((*inputs, output))
+    )
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "snr"])
+@pytest.mark.parametrize("kind", ["none", "step_kl", "backdoor"])
+def test_the_samplers_loss_is_the_weighted_sum_of_its_two_terms(weighting: str, kind: str) -> None:
+    sampler = build(
+        weighting=weighting,
+        causal=kind,
+        environment="popularity",
+        diffusion_weight=0.7,
+        causal_weight=0.2,
+        condition_dropout=0.0,
+    ).double()
+    tables = Embeddings(*(table.detach().double() for table in embeddings()))
+    calls: list[tuple[Any, ...]] = []
+    denoiser_calls(sampler, calls)
+    loss = sample(sampler, tables).loss
+    z_t, t, user, own, denoised = calls[0]
+    process = sampler.process
+    items, users = tables.items[BATCH.positives], tables.users[BATCH.users]
+    z_0 = items / items.square().mean().sqrt()
+    torch.testing.assert_close(user, users / users.square().mean().sqrt())
+    assert torch.equal(own.argmax(dim=1), sampler.environments)
+    expected = (z_0 - denoised).square().mean(dim=1)
+    if weighting == "snr":
+        expected = process.elbo_weight(t) * expected
+    if kind == "step_kl":
+        kept = process.alpha_bar[t].unsqueeze(1)
+        noise = (z_t - kept.sqrt() * z_0) / (1 - kept).sqrt()
+        previous = process.add_noise(z_0, (t - 1).clamp(min=1), noise)
+        expected = expected + 0.2 * causal.step_kl(process, denoised, previous, t)
+    elif kind == "backdoor":
+        intervened = sampler.denoiser.interventional(z_t, t, user, sampler.prior)
+        expected = expected + 0.2 * causal.backdoor(process, denoised, intervened, t)
+    torch.testing.assert_close(loss, 0.7 * expected.mean(), rtol=1e-6, atol=0)
+
+
+def test_timesteps_of_the_loss_are_uniform_from_one_to_the_last() -> None:
+    sampler = build(environment="none", steps=5, starts=(0,))
+    calls: list[tuple[Any, ...]] = []
+    denoiser_calls(sampler, calls)
+    sample(sampler, batch=make_batch(POSITIVES, torch.arange(B).repeat(100)))
+    counts = torch.bincount(calls[0][1])
+    assert counts[0] == 0
+    assert len(counts) == 6
+    assert chisquare(counts[1:].numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"calls": 1}, [[3, 5]]),
+        ({"calls": 1, "full_chain": True}, [[6, 6]]),
+        ({"calls": None}, [[3, 5], [2, 4], [1, 3], [2], [1]]),
+        ({"calls": None, "full_chain": True}, [[t, t] for t in range(6, 0, -1)]),
+    ],
+)
+def test_chains_ask_the_denoiser_at_the_configured_steps(
+    options: dict[str, Any], asked: list[list[int]]
+) -> None:
+    sampler = build(environment="none", steps=6, starts=(3, 5), **options)
+    calls: list[tuple[Any, ...]] = []
+    denoiser_calls(sampler, calls)
+    sample(sampler)
+    # The first call is the loss's.
+    assert [call[1].flatten().tolist() for call in calls[1:]] == asked
+
+
+def test_a_stochastic_chain_draws_at_each_step_and_a_deterministic_one_only_at_its_start() -> None:
+    states = []
+    for stochastic in (False, True):
+        sampler = build(stochastic=stochastic, calls=None, starts=(8,))
+        drawn: list[bool] = []
+        original = sampler.process.reverse_step
+
+        def spy(*arguments: Any, drawn: list[bool] = drawn, original: Any = original) -> Tensor:
+            drawn.append(arguments[-1] is not None)
+            result: Tensor = original(*arguments)
+            return result
+
+        sampler.process.reverse_step = spy  # type: ignore[method-assign]
+        sample(sampler)
+        states.append(drawn)
+    assert states == [[False] * 8, [True] * 8]
+
+
+@pytest.mark.parametrize("in_generation", [True, False])
+def test_dropout_enters_generation_only_if_asked(in_generation: bool) -> None:
+    sampler = build(dropout=0.5, dropout_in_generation=in_generation, environment="none")
+    seen: list[Tensor] = []
+    sampler.denoiser.from_vector.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    sample(sampler)
+    in_loss, generating = seen
+    assert bool((in_loss == 0).any())
+    assert bool((generating == 0).any()) == in_generation
 
 
 def test_more_negatives_are_drawn_independently() -> None:
