@@ -171,13 +171,36 @@ def test_vectors_and_the_items_they_equal_cost_the_same() -> None:
         torch.testing.assert_close(by_item, by_vector)
 
 
-def test_cosine_scores_ignore_lengths_of_embeddings_and_of_vectors() -> None:
+def test_cosine_scores_ignore_lengths_of_embeddings() -> None:
     options, vectors = {**NO_L2, "score": "cosine"}, normal(B, 2, DIM, seed=8)
     longer = Embeddings(3 * tables().users, 0.1 * tables().items)
     torch.testing.assert_close(
         terms(options, Negatives(vectors=vectors))["bpr"],
-        terms(options, Negatives(vectors=7 * vectors), longer)["bpr"],
+        terms(options, Negatives(vectors=vectors), longer)["bpr"],
     )
+
+
+def test_log_q_corrects_the_samplers_items_and_leaves_vectors_level_with_their_positives() -> None:
+    gamma = 0.7
+    u, p = tables().users[BATCH.users], tables().items[BATCH.positives]
+    positive = (u * p).sum(-1) / 0.5
+    items, vectors = items_drawn(), normal(B, 2, DIM, seed=8)
+    by_item = torch.einsum("bd,bnd->bn", u, tables().items[items]) / 0.5
+    pop = LOG_POPULARITY.float().double()
+    for negatives, logits, correction in (
+        (Negatives(items=items), by_item, pop[items]),
+        (
+            Negatives(vectors=vectors),
+            torch.einsum("bd,bnd->bn", u, vectors) / 0.5,
+            pop[BATCH.positives].unsqueeze(1),
+        ),
+    ):
+        row = torch.cat([positive.unsqueeze(1), logits], dim=1)
+        row[:, 0] -= gamma * pop[BATCH.positives]
+        row[:, 1:] -= gamma * correction
+        expected = F.cross_entropy(row, torch.zeros(B, dtype=torch.long))
+        got = terms({**SOFTMAX, "log_q": gamma, "negatives": "sampler"}, negatives)["softmax"]
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_temperature_divides_every_score() -> None:

@@ -49,6 +49,10 @@ class Config(Settings):
                 "objective.negatives must be 'sampler' with objective.loss 'bpr'; "
                 "set objective.loss to 'softmax' for shared negatives"
             )
+        if objective.loss == "bpr" and objective.log_q:
+            raise ValueError(
+                "objective.log_q corrects a softmax; set objective.loss to 'softmax' or log_q to 0"
+            )
         if not uses_sampler and self.sampler.name != "random":
             raise ValueError(
                 f"objective.negatives={objective.negatives!r} never uses the sampler "

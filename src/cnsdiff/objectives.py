@@ -85,7 +85,7 @@ class ObjectiveConfig(Settings):
     temperature: float = Field(1.0, gt=0, description="scores are divided by it")
     negatives: NegativeSource = "sampler"
     uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
-    log_q: float = Field(0.0, description="γ in s/τ - γ log pop, for in-batch and uniform")
+    log_q: float = Field(0.0, description="γ in s/τ - γ log pop of the softmax")
     l2: float = Field(1e-4, ge=0, description="λ_2")
     l2_form: Literal["squared", "authors"] = "squared"
     contrastive: ContrastiveConfig = ContrastiveConfig()
@@ -152,14 +152,15 @@ class Objective(nn.Module):
         sampled: Tensor | None = None
         if negatives is not None and self.calls_sampler:
             vectors = negatives.embed(embeddings)
-            if config.score == "cosine" and negatives.items is None:
-                vectors = F.normalize(vectors, dim=-1)
             sampled = torch.einsum("bd,bnd->bn", users, vectors) / config.temperature
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
             assert sampled is not None
             terms["bpr"] = bpr(positive, sampled)
         else:
+            positive = positive - config.log_q * self.log_popularity[batch.positives]
+            if sampled is not None:
+                sampled = sampled - config.log_q * self._sampled_popularity(batch, negatives)
             terms["softmax"] = self._softmax(batch, embeddings, users, positive, sampled, context)
         if config.contrastive.weight:
             assert negatives is not None
@@ -175,6 +176,16 @@ class Objective(nn.Module):
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
         return terms
+
+    def _sampled_popularity(self, batch: Batch, negatives: Negatives | None) -> Tensor:
+        """Log-popularity of the sampler's negatives, ``(B, n)`` or ``(B, 1)``.
+
+        A synthesised negative is no item; it takes that of the positive it was made from.
+        """
+        assert negatives is not None
+        if negatives.items is not None:
+            return self.log_popularity[negatives.items]
+        return self.log_popularity[batch.positives].unsqueeze(1)
 
     def _softmax(
         self,
@@ -206,9 +217,7 @@ class Objective(nn.Module):
         logits = users @ embeddings.items[shared].T / config.temperature
         # A row's own positive, met again among the shared items, is not a negative.
         admissible = shared.unsqueeze(0) != batch.positives.unsqueeze(1)
-        if config.log_q:
-            logits = logits - config.log_q * self.log_popularity[shared]
-            positive = positive - config.log_q * self.log_popularity[batch.positives]
+        logits = logits - config.log_q * self.log_popularity[shared]
         if sampled is not None:
             logits = torch.cat([logits, sampled], dim=1)
             admissible = torch.cat([admissible, torch.ones_like(sampled, dtype=torch.bool)], dim=1)

@@ -33,7 +33,7 @@ _PUBLISHED_SAMPLER: dict[str, Any] = {
     "cap_margin": None,
 }
 _PUBLISHED: dict[str, Any] = {
-    "backbone": {"name": "lightgcn", "dim": 64, "layers": 2},
+    "backbone": {"name": "lightgcn", "dim": 64},
     "objective": {
         "loss": "bpr",
         "l2": 1e-4,
@@ -70,13 +70,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # LightGCN as usually trained, with random negatives.
     "bpr-lightgcn": {
-        "backbone": {"name": "lightgcn", "layers": 2},
+        "backbone": {"name": "lightgcn"},
         "sampler": {"name": "random"},
         "objective": {"loss": "bpr"},
     },
     # LightGCN with in-batch softmax on cosine scores.
     "ssm-lightgcn": {
-        "backbone": {"name": "lightgcn", "layers": 2},
+        "backbone": {"name": "lightgcn"},
         "sampler": {"name": "random"},
         "objective": {
             "loss": "softmax",

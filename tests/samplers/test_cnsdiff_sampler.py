@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -459,6 +460,22 @@ def test_no_negative_beats_its_positive_by_more_than_the_margin(margin: float) -
     over = (users * uncapped[:, 0]).sum(-1) > limit
     assert over.any()
     torch.testing.assert_close(negatives.diagnostics["capped"], over.float().mean())
+
+
+def test_with_cosine_scores_the_cap_acts_on_what_is_scored() -> None:
+    unit = Embeddings(*(F.normalize(table.detach(), dim=-1) for table in embeddings()))
+    context = replace(make_context(2, 1.0), cosine=True)
+    uncapped: Negatives = build(cap_margin=None)(BATCH, unit, context)
+    assert uncapped.vectors is not None
+    torch.testing.assert_close(uncapped.vectors.norm(dim=-1), torch.ones(B, 1))
+    context = replace(make_context(2, 1.0), cosine=True)
+    negatives: Negatives = build(cap_margin=0.0)(BATCH, unit, context)
+    assert negatives.vectors is not None
+    assert negatives.pool is not None
+    users, own = unit.users[BATCH.users], unit.items[BATCH.positives]
+    limit = torch.maximum((users * own).sum(-1), (users * negatives.pool[B:]).sum(-1))
+    assert bool(((users * negatives.vectors[:, 0]).sum(-1) <= limit + 1e-5).all())
+    assert 0 < float(negatives.diagnostics["capped"]) < 1
 
 
 # -- gradients ---------------------------------------------------------------------------------

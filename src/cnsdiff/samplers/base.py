@@ -56,11 +56,15 @@ class Context:
         Stream for choosing negatives.
     noise
         Stream for diffusion noise and dropout.
+    cosine
+        Whether the score is the cosine: embeddings are then unit vectors, and so should be the
+        vectors that a sampler makes.
     """
 
     progress: float
     negatives: torch.Generator
     noise: torch.Generator
+    cosine: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ class CNSDiffConfig(SamplerConfig):
     # Generation and hardness
     starts: tuple[int, ...] = (10, 14, 18)
     full_chain: bool = False
-    calls: int | None = Field(1, ge=1, description="denoiser calls per chain; None: every step")
+    calls: int | None = Field(
+        1, ge=1, description="denoiser calls per chain; 1 jumps to E[z_0 | z_t], None: every step"
+    )
     stochastic: bool = True
     curriculum_start: tuple[float, float] = (1.0, 9.0)
     curriculum_end: tuple[float, float] = (9.0, 1.0)
@@ -148,7 +150,10 @@ class CNSDiffSampler(Sampler):
             rows = torch.arange(len(batch), device=z_0.device).repeat_interleave(n)
             wide = None if condition is None else condition[rows]
             candidates = self._generate(z_0.detach()[rows], wide, prior, context)
-            generated = hardest(users[rows], candidates * item_scale)
+            candidates = candidates * item_scale
+            if context.cosine:
+                candidates = F.normalize(candidates, dim=-1)
+            generated = hardest(users[rows], candidates)
 
         # Random items with gradient: the easy end of the curriculum, and the cap's refuge.
         random_items = self.positives.sample_negatives(batch.users, n, context.negatives)
@@ -158,6 +163,8 @@ class CNSDiffSampler(Sampler):
             context.noise,
         )  # fmt: skip
         mixed = share * generated + (1 - share) * random
+        if context.cosine:
+            mixed = F.normalize(mixed, dim=-1)
         if config.cap_margin is not None:
             mixed, pulled = cap(users[rows], positives[rows], mixed, random, config.cap_margin)
             diagnostics["capped"] = pulled.float().mean()

@@ -7,6 +7,7 @@ backbone's embeddings, which this module holds apart from what merely trains the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch (scalar, with gradient) and detached scalars to log."""
         embeddings = self.embeddings()
+        context = replace(context, cosine=self.objective.config.score == "cosine")
         needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
         negatives = self.sampler(batch, embeddings, context) if needed else None
         terms = self.objective(batch, embeddings, self._layer_zero(embeddings), negatives, context)
