@@ -1,0 +1,82 @@
+"""Help, version, doctor and quickstart."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from cnsdiff import Recommender, load_dataset
+
+COMMANDS = ["quickstart", "prepare", "train", "evaluate", "recommend", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(cli, command):
+    done = cli(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"Example: cnsdiff {command}" in done.out
+    assert "--json" in done.out
+
+
+def test_help_lists_every_command(cli):
+    done = cli("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert command in done.out
+    assert "cnsdiff quickstart" in done.out
+
+
+def test_version(cli):
+    import importlib.metadata
+
+    done = cli("--version")
+    assert (done.code, done.out) == (0, f"cnsdiff {importlib.metadata.version('cnsdiff')}\n")
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "--nonsense"], ["prepare"]])
+def test_wrong_usage(cli, arguments):
+    done = cli(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_doctor(cli):
+    report = cli("doctor", "--json").json
+    assert report["missing"]["core"] == []
+    assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"cnsdiff", "torch", "polars"} <= report["versions"].keys()
+    assert report["compute"]["device=auto"] in ("cpu", "cuda")
+    done = cli("doctor")
+    assert done.code == 0
+    for word in ("torch", "threads", "core", "complete"):
+        assert word in done.out
+
+
+@pytest.mark.slow
+def test_quickstart(cli, tmp_path):
+    out = tmp_path / "quick"
+    done = cli("quickstart", "--epochs", 1, "--out", out)
+    assert done.code == 0, done.err
+    for word in ("mostpop", "random", "cnsdiff", "IID test", "OOD test", "Kept in"):
+        assert word in done.out
+    assert "cnsdiff: epoch 1/1" in done.err
+    dataset = load_dataset(out / "dataset")
+    for name in ("random", "cnsdiff"):
+        model = Recommender.load(out / name)
+        assert model.dataset_path_ == (out / "dataset").resolve()
+        model.evaluate(dataset, ["valid"])
+    assert cli("recommend", out / "cnsdiff", "--users", "0,1", "--json").json
+    before = sorted(entry.name for entry in out.iterdir())
+    cli("quickstart", "--out", out).refused("already exists", "another --out")
+    assert sorted(entry.name for entry in out.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = cli("quickstart", "--epochs", 1, "--json").json
+    assert list(report) == ["mostpop", "random", "cnsdiff"]
+    assert {"valid", "test_iid", "test_ood"} == report["cnsdiff"]["splits"].keys()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,145 @@
+"""``cnsdiff evaluate``: a run or a dataset, measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from cnsdiff import Recommender, load_dataset
+
+SPLITS = ["valid", "test_iid", "test_ood"]
+
+
+def test_a_table_and_the_metrics_file(cli, run, world):
+    done = cli("evaluate", run)
+    assert (done.code, done.err) == (0, "")
+    for words in ("full ranking, train positives masked", "valid", "IID test", "OOD test", "users"):
+        assert words in " ".join(done.out.split())
+    table = pl.read_parquet(run / "metrics.parquet")
+    assert table.columns == ["model", "split", "metric", "k", "value", "n_users"]
+    assert set(table["model"]) == {"random"}
+    expected = Recommender.load(run).evaluate(load_dataset(world))
+    for split in SPLITS:
+        row = table.filter(split=split, metric="ndcg", k=20)
+        assert row["value"].item() == expected[split]["ndcg@20"]
+        assert f"{expected[split]['ndcg@20']:.4f}" in done.out
+    Recommender.load(run)  # the file beside it does no harm
+
+
+def test_json(cli, run, world):
+    report = cli("evaluate", run, "--json").json
+    expected = Recommender.load(run).evaluate(load_dataset(world)).to_dict()
+    assert report == {"random": json.loads(json.dumps(expected))}
+    assert set(report["random"]["splits"]) == set(SPLITS)
+    assert "gap" in report["random"]
+
+
+def test_references_beside_the_run(cli, run):
+    report = cli("evaluate", run, "--references", "--json").json
+    assert list(report) == ["random", "mostpop", "itemknn", "ease"]
+    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(report)
+    done = cli("evaluate", run, "--references")
+    for name in report:
+        assert name in done.out
+
+
+def test_chosen_splits(cli, run):
+    report = cli("evaluate", run, "--split", "test_ood", "--split", "valid", "--json").json
+    assert list(report["random"]["splits"]) == ["test_ood", "valid"]
+    assert "gap" not in report["random"]
+    assert "IID test" not in cli("evaluate", run, "--split", "valid").out
+
+
+def test_a_dataset_gets_the_references_and_is_not_written_to(cli, world):
+    before = sorted(entry.name for entry in world.iterdir())
+    report = cli("evaluate", world, "--json").json
+    assert list(report) == ["mostpop", "itemknn", "ease"]
+    assert cli("evaluate", world).code == 0
+    assert sorted(entry.name for entry in world.iterdir()) == before
+
+
+def test_unknown_splits(cli, run, untouched):
+    untouched()
+    cli("evaluate", run, "--split", "train").refused("--split train", "choose from valid")
+    cli("evaluate", run, "--split", "test_odd").refused("did you mean 'test_ood'")
+    untouched()
+
+
+def test_no_ood_split(cli, tmp_path, fast):
+    (tmp_path / "t.txt").write_text("1 1\n1 2\n2 1\n3 3\n2 4\n")
+    (tmp_path / "v.txt").write_text("1 3\n2 2\n3 1\n")
+    files = ("--train", tmp_path / "t.txt", "--valid", tmp_path / "v.txt")
+    cli("prepare", *files, "--out", tmp_path / "d")
+    assert cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast).code == 0
+    for target in (tmp_path / "d", tmp_path / "run"):
+        cli("evaluate", target).refused("has no test_iid split", "--split")
+        cli("evaluate", target, "--split", "test_ood").refused("has no test_ood split")
+        report = cli("evaluate", target, "--split", "valid", "--json").json
+        assert all(list(result["splits"]) == ["valid"] for result in report.values())
+
+
+def test_a_dataset_that_moved(cli, world, tmp_path, fast):
+    here = shutil.copytree(world, tmp_path / "here")
+    cli("train", here, "--out", tmp_path / "run", *fast)
+    here.rename(tmp_path / "there")
+    cli("evaluate", tmp_path / "run").refused(str(here), "--dataset")
+    assert cli("evaluate", tmp_path / "run", "--dataset", tmp_path / "there").code == 0
+    nowhere = cli("evaluate", tmp_path / "run", "--dataset", tmp_path / "nowhere")
+    nowhere.refused("nowhere: no such dataset")
+
+
+def test_another_dataset_is_refused(cli, run, tmp_path, untouched):
+    (tmp_path / "t.txt").write_text("1 1\n1 2\n2 1\n")
+    cli("prepare", "--train", tmp_path / "t.txt", "--out", tmp_path / "d")
+    untouched()
+    done = cli("evaluate", run, "--dataset", tmp_path / "d")
+    done.refused("is not the dataset this model was trained on ('confounded-world'")
+    untouched()
+
+
+def test_a_model_trained_in_memory(cli, world, tmp_path):
+    dataset = load_dataset(world)
+    dataset.path = None
+    dataset._splits = {n: load_dataset(world).split(n) for n in dataset.split_names}
+    model = Recommender("mf", "random", training={"epochs": 1}).fit(dataset)
+    model.save(tmp_path / "run")
+    cli("evaluate", tmp_path / "run").refused("trained in memory", "--dataset")
+    assert cli("evaluate", tmp_path / "run", "--dataset", world).code == 0
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "weights.safetensors", "users.parquet"])
+@pytest.mark.parametrize("command", [("evaluate",), ("recommend", "--all-users")], ids="-".join)
+def test_damaged_runs(cli, run, untouched, name, command):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[:-5])
+    untouched()
+    cli(*command, run).refused(f"{name}: its content does not match", "restore it or train again")
+    untouched()
+    (run / name).unlink()
+    cli(*command, run).refused(f"{name}: is missing from the run")
+
+
+def test_another_schema_version(cli, run, world, tmp_path):
+    copy = shutil.copytree(world, tmp_path / "d")
+    for folder, command in ((run, "recommend"), (run, "evaluate"), (copy, "evaluate")):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 9}))
+        more = ("--all-users",) if command == "recommend" else ()
+        cli(command, folder, *more).refused("schema version 9")
+
+
+def test_nothing_there(cli, tmp_path):
+    cli("evaluate", tmp_path / "none").refused("is no run directory", "cnsdiff train")
+    cli("evaluate", tmp_path).refused("is no run directory")
+
+
+def test_a_full_disk_keeps_the_last_evaluation(cli, run, untouched, full_disk):
+    cli("evaluate", run)
+    untouched()
+    with full_disk(500):
+        done = cli("evaluate", run)
+    done.refused("metrics.parquet", "the disk is full")
+    untouched()

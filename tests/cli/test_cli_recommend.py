@@ -1,0 +1,115 @@
+"""``cnsdiff recommend``: lists for some or all users."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from cnsdiff import Recommender
+
+
+@pytest.fixture
+def model(run) -> Recommender:
+    return Recommender.load(run)
+
+
+def test_a_table(cli, run, model):
+    user = model.users_[0]
+    done = cli("recommend", run, "--users", user, "--k", 3)
+    assert (done.code, done.err) == (0, "")
+    for item in model.recommend([user], 3)["item"]:
+        assert f" {item} " in done.out
+
+
+def test_all_ways_of_naming_users_agree(cli, run, model, tmp_path):
+    ids = model.users_.to_list()
+    (tmp_path / "users.txt").write_text("\n".join(map(str, ids[:3])) + "\n\n")
+    expected = model.recommend(ids[:3], 4).to_dicts()
+    by_name = cli("recommend", run, "--users", f"{ids[0]}, {ids[1]},{ids[2]},", "--k", 4, "--json")
+    assert by_name.json == expected
+    from_file = cli("recommend", run, "--users-from", tmp_path / "users.txt", "--k", 4, "--json")
+    assert from_file.json == expected
+    everyone = cli("recommend", run, "--all-users", "--k", 4, "--json").json
+    assert everyone == model.recommend(model.users_, 4).to_dicts()
+    # A product's last bit may depend on how many users are ranked at once.
+    for one, other in zip(everyone, expected, strict=False):
+        assert one == {**other, "score": pytest.approx(other["score"], rel=1e-5)}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_out(cli, run, model, tmp_path, suffix):
+    out = tmp_path / "lists" / f"top.{suffix}"
+    done = cli("recommend", run, "--all-users", "--k", 5, "--out", out)
+    assert f"rows to {out}" in " ".join(done.out.split())
+    read = pl.read_csv if suffix == "csv" else pl.read_parquet
+    table, expected = read(out), model.recommend(model.users_, 5)
+    assert table.drop("score").equals(expected.drop("score"))
+    assert [entry.name for entry in out.parent.iterdir()] == [out.name]
+    report = cli("recommend", run, "--all-users", "--k", 5, "--out", out, "--json").json
+    assert report == {"out": str(out), "rows": expected.height}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_full_disk_leaves_the_old_lists(cli, run, tmp_path, untouched, full_disk, suffix):
+    out = tmp_path / f"top.{suffix}"
+    cli("recommend", run, "--all-users", "--k", 2, "--out", out)
+    untouched()
+    with full_disk(1000):
+        done = cli("recommend", run, "--all-users", "--k", 20, "--out", out)
+    done.refused(f"top.{suffix}", "the disk is full")
+    untouched()
+
+
+def test_unknown_users(cli, run, model):
+    user = model.users_[0]
+    done = cli("recommend", run, "--users", f"{user},nobody")
+    done.refused("1 of 2 users did not occur in training", "'nobody'", "--cold popular")
+    cli("recommend", run, "--users", "98765").refused("98765", "--cold popular")
+    report = cli("recommend", run, "--users", "nobody", "--cold", "popular", "--k", 2, "--json")
+    expected = model.recommend(["nobody"], 2, cold="popular").to_dicts()
+    assert report.json == expected
+    assert [row["rank"] for row in expected] == [1, 2]
+
+
+BAD = {
+    "nobody asked for": ([], ["--users 1,2,3 or --users-from FILE or --all-users"]),
+    "two ways": (["--users", "1", "--all-users"], ["say for whom"]),
+    "no ids": (["--users", " , "], ["--users names nobody"]),
+    "missing file": (["--users-from", "none.txt"], ["none.txt: cannot be read"]),
+    "kind of file": (["--all-users", "--out", "top.xlsx"], ["must end in .parquet or .csv"]),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
+def test_refused(cli, run, tmp_path, monkeypatch, untouched, options, words):
+    monkeypatch.chdir(tmp_path)
+    untouched()
+    cli("recommend", run, *options).refused(*words)
+    untouched()
+
+
+def test_files_that_name_nobody(cli, run, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
+    cli("recommend", run, "--users-from", tmp_path / "empty.txt").refused("holds no user ids")
+    cli("recommend", run, "--users-from", tmp_path / "binary.txt").refused("cannot be read as text")
+
+
+def test_usage(cli, run):
+    for options in (["--k", "0"], ["--cold", "best"], ["--k", "many"], ["--nonsense"]):
+        done = cli("recommend", run, "--all-users", *options)
+        assert done.code == 2
+        assert "Traceback" not in done.err
+        assert done.out == ""
+
+
+def test_text_ids(cli, tmp_path, fast):
+    (tmp_path / "t.txt").write_text("007 a\n007 b\nx c\ny a\ny d\n")
+    (tmp_path / "v.txt").write_text("007 c\nx a\n")
+    files = ("--train", tmp_path / "t.txt", "--valid", tmp_path / "v.txt")
+    cli("prepare", *files, "--out", tmp_path / "d")
+    cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast)
+    report = cli("recommend", tmp_path / "run", "--users", "007,x", "--json").json
+    assert [row["user"] for row in report] == ["007"] * 2 + ["x"] * 3
+    assert {row["item"] for row in report[:2]} == {"c", "d"}
+    cli("recommend", tmp_path / "run", "--users", "7").refused("'7'")

@@ -1,0 +1,290 @@
+"""``cnsdiff train``: a run directory out, interrupted and resumed, or one sentence why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from cnsdiff import Recommender
+from cnsdiff.run import CHECKPOINT
+from cnsdiff.training.checkpoint import TrainingState
+from cnsdiff.training.progress import PlainReporter
+
+
+def weights(run):
+    return load_file(run / "weights.safetensors")
+
+
+def same_weights(one, other) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Call it with an epoch: Ctrl-C is pressed after it, once."""
+    real = PlainReporter.epoch
+
+    def press_after(epoch: int) -> None:
+        def pressing(self, record, *, best):
+            real(self, record, best=best)
+            if record["epoch"] == epoch:
+                monkeypatch.setattr(PlainReporter, "epoch", real)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(PlainReporter, "epoch", pressing)
+
+    return press_after
+
+
+def test_a_run(cli, world, tmp_path, fast):
+    done = cli("train", world, "--out", tmp_path / "run", *fast, "--backbone", "mf", "--seed", 3)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "mf + random: epoch 1/2",
+        "mf + random: epoch 2/2",
+    ]
+    assert "Best epoch 2 of 2: ndcg@20 0." in done.out
+    assert f"Next: cnsdiff evaluate {tmp_path / 'run'} --references" in done.out
+    model = Recommender.load(tmp_path / "run")
+    assert model.config_.seed == 3
+    assert model.config_.threads == 1
+    assert model.dataset_path_ == world.resolve()
+
+
+def test_json(cli, world, tmp_path, fast):
+    report = cli("train", world, "--out", tmp_path / "run", *fast, "--json").json
+    assert report["run"] == str(tmp_path / "run")
+    assert report["epochs"] == 2
+    assert report["selected_on"] == "valid"
+    history = Recommender.load(tmp_path / "run").history_
+    assert report["ndcg@20"] == history[report["best_epoch"] - 1]["validation"]["ndcg@20"]
+
+
+def test_selecting_on_the_test_split_warns(cli, world, tmp_path, fast):
+    """Even with a select_metric that is not computed, since the published rule picks by four."""
+    settings = ("--set", "training.select_on=test_ood", "--set", "training.select_metric=mrr@7")
+    done = cli("train", world, "--out", tmp_path / "run", *fast, *settings)
+    assert done.code == 0
+    assert "WARNING: select_on=test_ood" in done.err
+    assert "on test_ood" in done.out
+
+
+def test_file_and_settings_and_python_agree(cli, world, tmp_path, fast):
+    (tmp_path / "c.yaml").write_text(
+        "seed: 7\nsampler:\n  name: random\n  n_negatives: 3\n"
+        "training:\n  epochs: 9\n  batch_size: 64\nbackbone:\n  dim: 16\n"
+    )
+    done = cli(
+        "train", world, "--out", tmp_path / "a", "--config", tmp_path / "c.yaml",
+        "--set", "training.epochs=1", "--set", "backbone.layers=1", "--threads", 1,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    tree = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert (tree["seed"], tree["training"]["epochs"], tree["sampler"]["n_negatives"]) == (7, 1, 3)
+    assert (tree["backbone"]["dim"], tree["backbone"]["layers"]) == (16, 1)
+    python = Recommender(
+        sampler="random",
+        seed=7,
+        threads=1,
+        training={"epochs": 1, "batch_size": 64},
+        sampler_options={"n_negatives": 3},
+        backbone_options={"dim": 16, "layers": 1},
+    )
+    assert python.resolve() == Recommender.load(tmp_path / "a").config_
+    # The resolved file is a configuration too.
+    done = cli("train", world, "--out", tmp_path / "b", "--config", tmp_path / "a" / "config.yaml")
+    assert done.code == 0, done.err
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("preset", ["authors", "paper", "bpr-lightgcn", "ssm-lightgcn"])
+def test_presets(cli, world, tmp_path, preset):
+    done = cli(
+        "train", world, "--out", tmp_path / "run", "--preset", preset, "--set", "training.epochs=1"
+    )
+    assert done.code == 0, done.err
+
+
+# -- interrupted -------------------------------------------------------------------------------
+
+
+def test_ctrl_c_and_resume(cli, world, tmp_path, fast, ctrl_c):
+    more = (*fast, "--set", "training.epochs=4")
+    cli("train", world, "--out", tmp_path / "whole", *more)
+    run = tmp_path / "run"
+    ctrl_c(2)
+    done = cli("train", world, "--out", run, *more)
+    done.refused(f"go on with `cnsdiff train --resume {run}`", "saved", code=130)
+    assert TrainingState.load(run / CHECKPOINT).epoch == 2
+    cli("evaluate", run).refused("has not finished", f"--resume {run}")
+    cli("recommend", run, "--users", "1").refused("has not finished")
+    resumed = cli("train", "--resume", run)
+    assert resumed.code == 0
+    lines = resumed.err.splitlines()
+    assert "going on after epoch 2" in lines[0]
+    assert "epoch 3/4" in lines[1]
+    assert same_weights(run, tmp_path / "whole")
+    cli("train", "--resume", run).refused("this run is finished", f"cnsdiff evaluate {run}")
+
+
+def test_the_same_command_again_resumes_too(cli, world, tmp_path, fast, ctrl_c, untouched):
+    ctrl_c(1)
+    assert cli("train", world, "--out", tmp_path / "run", *fast).code == 130
+    untouched()
+    other = cli("train", world, "--out", tmp_path / "run", *fast, "--seed", 9)
+    other.refused("another configuration", "--resume", "choose another --out")
+    untouched()
+    assert cli("train", world, "--out", tmp_path / "run", *fast).code == 0
+
+
+def test_resume_with_a_dataset_that_moved(cli, world, tmp_path, fast, ctrl_c):
+    moved = shutil.copytree(world, tmp_path / "here")
+    ctrl_c(1)
+    cli("train", moved, "--out", tmp_path / "run", *fast)
+    moved.rename(tmp_path / "there")
+    cli("train", "--resume", tmp_path / "run").refused(str(moved), "no such dataset")
+    assert cli("train", tmp_path / "there", "--resume", tmp_path / "run").code == 0
+
+
+def test_a_full_disk_while_a_checkpoint_is_saved(cli, world, tmp_path, fast, ctrl_c, full_disk):
+    more = (*fast, "--set", "training.epochs=4")
+    cli("train", world, "--out", tmp_path / "whole", *more)
+    run = tmp_path / "run"
+    ctrl_c(2)
+    cli("train", world, "--out", run, *more)
+    before = {entry.name: entry.read_bytes() for entry in run.iterdir()}
+    with full_disk(20_000):
+        done = cli("train", "--resume", run)
+    done.refused(CHECKPOINT, "the disk is full", "free some space and run the command again")
+    assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
+    assert cli("train", "--resume", run).code == 0
+    assert same_weights(run, tmp_path / "whole")
+
+
+def test_a_loss_that_blows_up_is_a_failure(cli, world, tmp_path, fast):
+    done = cli("train", world, "--out", tmp_path / "run", *fast, "--set", "training.lr=1e20")
+    done.refused("training stopped in epoch 1", "lower training.lr", code=1)
+
+
+# -- refused -----------------------------------------------------------------------------------
+
+BAD = {
+    "unknown key": (["--set", "training.epocs=5"], ["--set: ", "'training.epocs'", "'epochs'"]),
+    "unknown section": (["--set", "trainin.epochs=5"], ["'trainin'", "'training'"]),
+    "unknown sampler key": (["--set", "sampler.n_negative=5"], ["did you mean 'n_negatives'"]),
+    "unknown sampler": (["--sampler", "randm"], ["did you mean 'random'"]),
+    "unknown backbone": (["--backbone", "lightgnc"], ["did you mean 'lightgcn'"]),
+    "unknown preset": (["--preset", "author"], ["did you mean 'authors'"]),
+    "no value": (["--set", "training.epochs"], ["--set training.epochs: write it as key=value"]),
+    "no key": (["--set", "=5"], ["key=value"]),
+    "not YAML": (["--set", "seed=[1"], ["seed=[1", "not valid YAML"]),
+    "wrong type": (["--set", "training.epochs=many"], ["training.epochs", "many"]),
+    "out of range": (["--set", "training.lr=-1"], ["training.lr", "-1"]),
+    "no section": (["--set", "training=5"], ["training"]),
+    "name for a section": (["--set", "backbone=mf"], ["--set: backbone must be a section", "mf"]),
+    "device": (["--device", "gpu"], ["device: 'gpu' is not one of auto, cpu, cuda"]),
+    "absent device": (["--device", "cuda:99"], ["'cuda:99' is not there", "auto or cpu"]),
+    "metric": (["--set", "training.select_metric=ndcg@7"], ["ndcg@7", "evaluation.ks"]),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
+def test_bad_settings_start_nothing(cli, world, tmp_path, untouched, options, words):
+    untouched()
+    cli("train", world, "--out", tmp_path / "run", *options).refused(*words)
+    untouched()
+
+
+YAML = {
+    "unknown key": ("training:\n  epocs: 5\n", ["c.yaml: ", "'training.epocs'", "'epochs'"]),
+    "not YAML": ("training:\n  epochs: [5\n", ["c.yaml, line", "not valid YAML"]),
+    "a list": ("- 1\n", ["c.yaml: must hold sections"]),
+    "no text": (b"\xff\xfe\x00", ["c.yaml"]),
+    "name for a section": ("sampler: random\n", ["c.yaml: sampler must be a section"]),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), YAML.values(), ids=YAML)
+def test_bad_configuration_files(cli, world, tmp_path, untouched, text, words):
+    (tmp_path / "c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    untouched()
+    cli("train", world, "--out", tmp_path / "run", "--config", tmp_path / "c.yaml").refused(*words)
+    untouched()
+
+
+def test_missing_configuration_file(cli, world, tmp_path):
+    done = cli("train", world, "--out", tmp_path / "run", "--config", tmp_path / "none.yaml")
+    done.refused("none.yaml: no such configuration file")
+
+
+def test_what_is_missing(cli, world, run, tmp_path, untouched):
+    untouched()
+    cli("train").refused("needs a dataset directory and --out RUN")
+    cli("train", world).refused("--out RUN")
+    cli("train", tmp_path / "none", "--out", tmp_path / "r").refused("none: no such dataset")
+    cli("train", run, "--out", tmp_path / "r").refused("manifest.json: is damaged")
+    cli("train", "--resume", tmp_path / "none").refused("is no run directory")
+    cli("train", "--resume", world).refused("damaged")
+    cli("train", "--resume", run, "--seed", 1).refused("give no others beside it")
+    untouched()
+
+
+def test_an_existing_out_is_kept(cli, world, run, tmp_path, fast, untouched):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    untouched()
+    cli("train", world, "--out", run, *fast).refused("holds a finished run", "another --out")
+    cli("train", world, "--out", tmp_path / "notes", *fast).refused("is no run directory")
+    cli("train", world, "--out", tmp_path / "notes" / "a.txt", *fast).refused("no run directory")
+    untouched()
+
+
+def test_damaged_datasets(cli, world, tmp_path, fast):
+    def damaged(name, change):
+        copy = shutil.copytree(world, tmp_path / name)
+        change(copy)
+        return cli("train", copy, "--out", tmp_path / "run", *fast)
+
+    def truncate(copy):
+        (copy / "train.parquet").write_bytes((copy / "train.parquet").read_bytes()[:-9])
+
+    def version(copy):
+        manifest = json.loads((copy / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 7}))
+
+    damaged("truncated", truncate).refused("train.parquet: is truncated")
+    damaged("version", version).refused("schema version 7")
+    damaged("missing", lambda copy: (copy / "valid.parquet").unlink()).refused("valid.parquet")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_valid_split(cli, tmp_path, fast):
+    (tmp_path / "t.txt").write_text("1 1\n1 2\n2 1\n3 3\n")
+    cli("prepare", "--train", tmp_path / "t.txt", "--out", tmp_path / "d")
+    done = cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast)
+    done.refused("has no valid split", "--valid FILE")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_unfinished_run(cli, world, tmp_path, fast, ctrl_c):
+    run = tmp_path / "run"
+    ctrl_c(1)
+    cli("train", world, "--out", run, *fast)
+    checkpoint, config = (run / CHECKPOINT).read_bytes(), (run / "config.yaml").read_bytes()
+    (run / CHECKPOINT).write_bytes(checkpoint[:-10])
+    cli("train", "--resume", run).refused(CHECKPOINT, "damaged", "delete it")
+    (run / CHECKPOINT).write_bytes(checkpoint)
+    for content in (b"", b"[", b"seed: 1", b"\xff\xfe"):
+        (run / "config.yaml").write_bytes(content)
+        cli("train", "--resume", run).refused("config.yaml: is damaged")
+    (run / "config.yaml").write_bytes(config.replace(b"seed: 0", b"seed: 1"))
+    cli("train", "--resume", run).refused("another configuration")
+    (run / "config.yaml").write_bytes(config)
+    assert cli("train", "--resume", run).code == 0
