@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
 from cnsdiff import registry
 from cnsdiff.backbones.base import BackboneConfig
@@ -24,7 +24,7 @@ from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 class EvaluationConfig(Settings):
     """How rankings are judged."""
 
-    ks: tuple[int, ...] = Field((10, 20), min_length=1, description="cut-offs K")
+    ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1, description="cut-offs K")
 
 
 class Config(Settings):
