@@ -93,13 +93,15 @@ class RichReporter(SilentReporter):
     def __init__(self, label: str = "training") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            TextColumn("{task.fields[status]}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[epoch]}/{task.fields[epochs]}"),
             TimeRemainingColumn(),
+            # Last, and what matters most first: a narrow terminal cuts it at the end.
+            TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, ratio=1)),
             console=Console(stderr=True),
         )
         self._task = self._progress.add_task(label, epoch=0, epochs=0, status="", start=False)
@@ -126,14 +128,14 @@ class RichReporter(SilentReporter):
     def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
         if scalars is not None:
             self._losses = "  ".join(f"{k} {scalars[k]:.4f}" for k in _SHOWN if k in scalars)
-        status = f"{self._losses}  {self._validation}"
+        status = f"{self._validation}  {self._losses}".strip()
         self._progress.update(self._task, advance=1, epoch=epoch, status=status)
 
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
         if record["validation"]:
             name, value = next(iter(record["validation"].items()))
             mark = " [green]best[/]" if best else ""
-            self._validation = f"valid {name} [bold]{value:.4f}[/]{mark}"
+            self._validation = f"{name} [bold]{value:.4f}[/]{mark}"
 
     def note(self, message: str) -> None:
         self._progress.console.print(message, markup=False)
