@@ -125,9 +125,12 @@ class Dataset:
             )
         if name not in self.split_names:
             option = name.replace("_", "-")
+            other = "" if name == "train" else ", or evaluate other splits with --split"
+            if name == "valid":
+                other = " (training picks its best epoch on it)"
             raise DataError(
                 f"{self.path or self.name}: has no {name} split; prepare it again with "
-                f"--{option} FILE, or evaluate other splits with --split"
+                f"--{option} FILE{other}"
             )
         if self._splits is not None:
             return self._splits[name]
