@@ -86,7 +86,7 @@ class ObjectiveConfig(Settings):
     negatives: NegativeSource = "sampler"
     uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
     log_q: float = Field(0.0, description="γ in s/τ - γ log pop of the softmax")
-    l2: float = Field(1e-4, ge=0, description="λ_2")
+    l2: float = Field(1e-2, ge=0, description="λ_2")
     l2_form: Literal["squared", "authors"] = "squared"
     contrastive: ContrastiveConfig = ContrastiveConfig()
 

@@ -83,6 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "score": "cosine",
             "temperature": 0.2,
             "negatives": "in-batch",
+            "l2": 1e-4,
         },
         "training": {"lr": 0.005},
     },

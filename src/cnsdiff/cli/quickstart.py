@@ -45,9 +45,9 @@ def quickstart(
         dataset = load_dataset(folder / "dataset")
         results = {"mostpop": evaluate(MostPop().fit(dataset), dataset)}
         for sampler in ("random", "cnsdiff"):
-            model = Recommender(
-                sampler=sampler, seed=seed, training={"epochs": epochs, "patience": 6}
-            )
+            # So small a world has few steps an epoch: larger ones than usual.
+            training = {"epochs": epochs, "patience": 6, "lr": 0.01}
+            model = Recommender(sampler=sampler, seed=seed, training=training)
             reporter = reporter_for_terminal(sampler)
             model.fit(dataset, run=folder / sampler, reporter=reporter)
             results[sampler] = model.evaluate(dataset)

@@ -14,7 +14,7 @@ class TrainingConfig(Settings):
 
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(2048, ge=1)
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.002, gt=0, description="Adam's learning rate")
     patience: int | None = Field(
         10, ge=1, description="validations without improvement before stopping; None: never stop"
     )
