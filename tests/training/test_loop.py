@@ -141,7 +141,7 @@ def test_nan_stops_with_one_sentence_and_keeps_the_last_epoch(tmp_path, offset, 
     assert re.search(place, message)
     assert re.search(r": loss, bpr(, l2)? became NaN or infinite; ", message)
     assert f"{checkpoint} keeps epoch 2" in message
-    assert "lower training.lr (now 0.01)" in message
+    assert "lower training.lr (now 0.002)" in message
     assert caught.value.exit_code == 1
     kept = TrainingState.load(checkpoint)
     assert kept.epoch == len(kept.history) == 2
