@@ -50,9 +50,9 @@ def test_a_run(cli, world, tmp_path, fast):
         "mf + random: epoch 1/2",
         "mf + random: epoch 2/2",
     ]
-    assert "Best epoch 2 of 2: ndcg@20 0." in done.out
     assert f"Next: cnsdiff evaluate {tmp_path / 'run'} --references" in done.out
     model = Recommender.load(tmp_path / "run")
+    assert f"Best epoch {model.best_epoch_} of 2: ndcg@20 0." in done.out
     assert model.config_.seed == 3
     assert model.config_.threads == 1
     assert model.dataset_path_ == world.resolve()
