@@ -223,7 +223,7 @@ class CNSDiffSampler(Sampler):
         total = reconstruction.mean()
         diagnostics = {"reconstruction": total.detach()}
         if config.causal == "step_kl":
-            # The authors let z_0 itself stand in for z_{t-1} never: at t = 1 it is z_1.
+            # As in the authors' code, z_1 stands in for z_0 itself at t = 1.
             previous = process.add_noise(z_0, (t - 1).clamp(min=1), noise)
             regulariser = causal.step_kl(process, denoised, previous, t).mean()
         elif config.causal == "backdoor":

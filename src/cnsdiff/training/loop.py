@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -90,7 +89,8 @@ class Trainer:
         step.to(self.fabric.device)
         groups = list(step.parameter_groups(config.lr))
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
-        module, optimizer = self.fabric.setup(step, optimizer)
+        # The wrapped module is not called: Fabric cannot convert the inputs of this one.
+        _, optimizer = self.fabric.setup(step, optimizer)
         selects_on_test = config.select_on == "test_ood"
         metrics = PUBLISHED_METRICS if selects_on_test else (config.select_metric,)
         stopping = EarlyStopping(metrics, config.patience)
@@ -110,7 +110,7 @@ class Trainer:
                 if stopping.should_stop:
                     break
                 started = time.perf_counter()
-                means = self._epoch(epoch, module, step, optimizer, pairs, reporter)
+                means = self._epoch(epoch, step, optimizer, pairs, reporter)
                 trained = time.perf_counter()
                 validation: dict[str, float] = {}
                 best = False
@@ -144,7 +144,6 @@ class Trainer:
     def _epoch(
         self,
         epoch: int,
-        module: Any,
         step: TrainingStep,
         optimizer: torch.optim.Optimizer,
         pairs: Tensor,
