@@ -359,7 +359,7 @@ def test_own_classes_from_fit_to_load(world, tmp_path):
 
 
 def test_own_classes_resume(world, tmp_path):
-    class Stop(cnsdiff.training.progress.SilentReporter):
+    class Stop(cnsdiff.training.progress.Reporter):
         def epoch(self, record, *, best):
             if record["epoch"] == 1:
                 raise KeyboardInterrupt

@@ -14,7 +14,7 @@ import yaml
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.errors import RunError, StorageError
 from cnsdiff.run import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
-from cnsdiff.training.progress import SilentReporter
+from cnsdiff.training.progress import Reporter
 
 FILES = [
     "config.yaml",
@@ -29,7 +29,7 @@ CHECKED = [name for name in FILES if name != "manifest.json"]
 TRAINING = {"epochs": 3, "batch_size": 64, "validate_every": 2}
 
 
-class Stop(SilentReporter):
+class Stop(Reporter):
     def __init__(self, epoch: int) -> None:
         self.at = epoch
 

@@ -27,7 +27,7 @@ from cnsdiff.seeding import torch_generator
 from cnsdiff.storage import atomic_directory
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
-from cnsdiff.training.progress import Reporter, SilentReporter
+from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 
 
@@ -130,7 +130,7 @@ class Recommender:
         provenance = run_directory.provenance(config, dataset)
         step, positives = self._build(config, dataset)
         held_out = dataset.split(config.training.select_on)
-        train_csr = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        train_csr = positives.matrix
         fabric = make_fabric(config.device, config.precision, config.threads)
 
         def validate(embeddings: Embeddings) -> dict[str, float]:
@@ -150,7 +150,7 @@ class Recommender:
                 "dataset": provenance["dataset"]["fingerprint"],
             },
         )
-        state = trainer.fit(step, positives, validate, reporter or SilentReporter())
+        state = trainer.fit(step, positives, validate, reporter or Reporter())
         with torch.no_grad():
             embeddings = step.embeddings()
         self.config_ = config

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +36,7 @@ from torch import Tensor
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.errors import RunError
-from cnsdiff.storage import sha256, write_json, write_text, write_with
+from cnsdiff.storage import remove_leftovers, sha256, write_json, write_text, write_with
 
 SCHEMA_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -48,9 +47,6 @@ _FILES = (
     "items.parquet",
     "train.parquet",
     "history.parquet",
-)
-_TEMPORARY = re.compile(
-    rf"\.({'|'.join(map(re.escape, (*_FILES, 'manifest.json', CHECKPOINT)))})\.[0-9a-f]{{16}}"
 )
 
 
@@ -84,7 +80,7 @@ def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
     """Open a run directory for training; :class:`RunError` if it belongs to something else."""
     manifest_file = path / "manifest.json"
     if path.is_dir():
-        _sweep(path)
+        remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT))
     if manifest_file.exists():
         manifest = read_manifest(path)
         if manifest["status"] == "complete":
@@ -106,13 +102,6 @@ def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
         raise RunError(f"{path}: exists and is no run directory; choose another --out")
     write_json(manifest_file, {"status": "training", **provenance(config, dataset)})
     write_text(path / "config.yaml", _yaml(config))
-
-
-def _sweep(path: Path) -> None:
-    """Remove the temporary files that a killed training left behind."""
-    for entry in path.iterdir():
-        if _TEMPORARY.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
 
 
 def require_replaceable(path: Path) -> None:
@@ -157,7 +146,7 @@ def write_run(
 
 
 def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration as the keyword arguments of :class:`cnsdiff.Recommender`."""
+    """A configuration tree as the keyword arguments of :class:`cnsdiff.Recommender`."""
     components = ("backbone", "sampler")
     options = {key: value for key, value in config.items() if key not in components}
     return options | {f"{section}_options": config[section] for section in components}

@@ -12,9 +12,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def _system_errors(path: Path) -> Iterator[None]:
 def _hidden_beside(path: Path) -> Path:
     # Not tempfile: its files are private, and what we write should obey the caller's umask.
     return path.parent / f".{path.name}.{secrets.token_hex(8)}"
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files of ``names`` that a killed process left in ``folder``."""
+    temporary = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}")
+    for entry in folder.iterdir():
+        if temporary.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

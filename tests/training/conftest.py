@@ -6,7 +6,7 @@ import pytest
 
 from cnsdiff import ConfoundedWorld
 from cnsdiff.data import Dataset
-from cnsdiff.training.progress import SilentReporter
+from cnsdiff.training.progress import Reporter
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def world() -> Dataset:
     return ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
 
 
-class Interrupting(SilentReporter):
+class Interrupting(Reporter):
     """Presses Ctrl-C once ``epochs`` are recorded and ``steps`` more are done."""
 
     def __init__(self, epochs: int, steps: int = 0) -> None:
@@ -36,7 +36,7 @@ def interrupting() -> type[Interrupting]:
     return Interrupting
 
 
-class Noting(SilentReporter):
+class Noting(Reporter):
     """Keeps what it is told."""
 
     def __init__(self) -> None:

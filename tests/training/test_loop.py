@@ -23,7 +23,7 @@ from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
-from cnsdiff.training.progress import SilentReporter
+from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 
 EPOCHS = {"epochs": 3, "batch_size": 64}
@@ -61,7 +61,7 @@ def fit(values, *, sampler=RandomSampler, checkpoint=None, reporter=None, **conf
 
     config = TrainingConfig(**{"epochs": 6, "batch_size": 20, "patience": None, **config})
     trainer = Trainer(config, seed=0, fabric=make_fabric("cpu", "32-true"), checkpoint=checkpoint)
-    state = trainer.fit(step, positives, validate, reporter or SilentReporter())
+    state = trainer.fit(step, positives, validate, reporter or Reporter())
     return step, state, seen
 
 

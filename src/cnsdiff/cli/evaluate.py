@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from cnsdiff.evaluation import Evaluation
 
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
-STANDARD = ["valid", "test_iid", "test_ood"]
 
 
 def evaluate(
@@ -40,15 +39,16 @@ def evaluate(
     from cnsdiff.config import EvaluationConfig
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError, RunError, did_you_mean
+    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
     from cnsdiff.recommender import Recommender
     from cnsdiff.storage import write_with
 
-    splits = split or STANDARD
+    splits = split or list(STANDARD_SPLITS)
     for name in splits:
-        if name not in STANDARD:
+        if name not in STANDARD_SPLITS:
             raise InputError(
-                f"--split {name}: is no held-out split{did_you_mean(name, STANDARD)}; choose from "
-                f"{', '.join(STANDARD)}"
+                f"--split {name}: is no held-out split{did_you_mean(name, STANDARD_SPLITS)}; "
+                f"choose from {', '.join(STANDARD_SPLITS)}"
             )
     results: dict[str, Evaluation] = {}
     is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))

@@ -48,6 +48,7 @@ def train(
     from cnsdiff.config import merge, parse_assignments, read_config_file
     from cnsdiff.errors import ConfigError
     from cnsdiff.recommender import Recommender
+    from cnsdiff.run import as_options
 
     if resume is not None:
         given = [out, sampler, backbone, config, set_, seed, device, threads]
@@ -65,15 +66,9 @@ def train(
     for key, value in (("seed", seed), ("device", device), ("threads", threads)):
         if value is not None:
             overrides[key] = value
-    options = {
-        f"{section}_options": overrides.pop(section)
-        for section in ("backbone", "sampler")
-        if section in overrides
-    }
+    options = as_options({"backbone": {}, "sampler": {}} | overrides)
     source_name = " or ".join([str(config)] * bool(config) + ["--set"] * bool(set_ or not config))
-    model = Recommender(
-        backbone, sampler, preset=preset, source=source_name, **options, **overrides
-    )
+    model = Recommender(backbone, sampler, preset=preset, source=source_name, **options)
     _fit(model, dataset, out, json)
 
 

@@ -131,7 +131,7 @@ class Trainer:
                 state.history.append(record)
                 state.model = _weights(step)
                 if best or not state.best:
-                    state.best = {k: v.clone() for k, v in state.model.items()}
+                    state.best = state.model  # fresh copies each epoch: sharing is safe
                 state.optimizer = optimizer_moments(optimizer)
                 state.stopping = asdict(stopping)
                 if self.checkpoint is not None:

@@ -6,22 +6,27 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Self, TextIO
 
 _SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")
 
 
-class Reporter(Protocol):
-    """What the training loop tells; use as a context manager around the loop."""
+class Reporter:
+    """What the training loop tells; shows nothing itself.
 
-    def __enter__(self) -> Self: ...
+    Use it as a context manager around the loop; override what is to be shown.
+    """
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        return None
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         """Training starts after ``first_epoch`` of ``epochs``, each of ``steps`` steps."""
@@ -36,34 +41,7 @@ class Reporter(Protocol):
         """Something worth knowing, in one line."""
 
 
-class SilentReporter:
-    """Shows nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-    def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
-        return None
-
-    def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
-        return None
-
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
-        return None
-
-    def note(self, message: str) -> None:
-        return None
-
-
-class PlainReporter(SilentReporter):
+class PlainReporter(Reporter):
     """A line per epoch on ``stream`` (standard error by default)."""
 
     def __init__(self, label: str = "", stream: TextIO | None = None) -> None:
@@ -87,7 +65,7 @@ class PlainReporter(SilentReporter):
         print(f"{self.label}{message}", file=self.stream or sys.stderr, flush=True)
 
 
-class RichReporter(SilentReporter):
+class RichReporter(Reporter):
     """A live progress bar with loss terms, the validation metric and the time left."""
 
     def __init__(self, label: str = "training") -> None:
