@@ -17,7 +17,9 @@ PACKAGE = Path(cnsdiff.__file__).parent
 LAYERS = [
     {"errors", "settings", "storage", "seeding"},
     {"data"},
+    {"catalogue"},
     {"shifts"},
+    {"diagnostics"},
     {"simulate"},
     {"backbones"},
     {"diffusion"},

@@ -199,7 +199,12 @@ class Recommender:
     def _build(self, config: Config, dataset: Dataset) -> tuple[TrainingStep, Positives]:
         train = dataset.split("train")
         positives = Positives(
-            train.users, train.items, dataset.n_users, dataset.n_items, train.timestamps
+            train.users,
+            train.items,
+            dataset.n_users,
+            dataset.n_items,
+            train.timestamps,
+            train.environments,
         )
         backbone_class = self._component("backbones", self.backbone, config.backbone.name)
         sampler_class = self._component("samplers", self.sampler, config.sampler.name)

@@ -1,17 +1,22 @@
 """Interactions from any source, and prepared datasets on disk."""
 
 from cnsdiff.data.dataset import Dataset, load_dataset
-from cnsdiff.data.directory import SPLITS
+from cnsdiff.data.directory import SIDE_TABLES, SPLITS
+from cnsdiff.data.features import read_features
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.readers import FORMATS, read_interactions
+from cnsdiff.data.source import Source
 from cnsdiff.data.splits import Split
 
 __all__ = [
     "FORMATS",
+    "SIDE_TABLES",
     "SPLITS",
     "Dataset",
     "Interactions",
+    "Source",
     "Split",
     "load_dataset",
+    "read_features",
     "read_interactions",
 ]

@@ -1,4 +1,4 @@
-"""From a raw table with any column names to clean ``user, item[, rating][, timestamp]``."""
+"""From a raw table with any column names to clean ``user, item[, rating][, timestamp]…``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import polars as pl
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.errors import DataError, did_you_mean
 
-ROLES = ("user", "item", "rating", "timestamp")
+ROLES = ("user", "item", "rating", "timestamp", "environment")
+#: Those a table can do without.
+OPTIONAL = ("rating", "timestamp", "environment")
 
 #: Names known for each role, compared without case, ``_``, ``-`` and spaces; the order is the
 #: preference when a table has several of them.
@@ -27,11 +29,15 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("news", "newsid", "article", "articleid", "anime", "animeid", "game", "gameid"),
         *("app", "appid", "poi", "poiid", "sku", "artist", "artistid"),
     ),
-    "rating": ("rating", "ratings", "score", "stars", "star", "overall", "label", "feedback", "r"),
+    "rating": (
+        *("rating", "ratings", "score", "stars", "star", "overall", "label", "feedback", "r"),
+        "watchratio",
+    ),
     "timestamp": (
         *("timestamp", "timestamps", "unixtimestamp", "time", "ts", "datetime", "date"),
         *("unixreviewtime", "unixtime", "createdat", "t"),
     ),
+    "environment": ("environment", "env"),
 }
 
 #: Column name that means "leave this optional column out although its name is known".
@@ -114,7 +120,7 @@ def assign_roles(
             continue
         if wanted in names:
             roles[role] = wanted
-        elif wanted == NO_COLUMN and role in ("rating", "timestamp"):
+        elif wanted == NO_COLUMN and role in OPTIONAL:
             continue
         else:
             # RecBole's "user_id:token" may be asked for as plain "user_id".
@@ -139,7 +145,7 @@ def assign_roles(
         clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
         raise DataError(
             f"{source}: column {roles[clash]!r} is asked for twice; give each of --user-col, "
-            "--item-col, --rating-col and --timestamp-col a column of its own"
+            "--item-col, --rating-col, --timestamp-col and --environment-col a column of its own"
         )
     return roles
 
@@ -148,25 +154,26 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
     """Check and convert the values of ``raw`` and give its columns their final names.
 
     Text ids in which every value reads the same as an integer become Int64, any other text
-    stays as it is; ratings become Float64, timestamps Int64 or Float64 (dates: epoch seconds).
+    stays as it is (environment labels alike); ratings become Float64, timestamps Int64 or Float64
+    (dates: epoch seconds).
 
     Raises
     ------
     DataError
         A value is empty or not a number (unless ``skip_bad``), an id column is of a type that
-        cannot hold ids, or no row is left.
+        cannot hold ids, some times name a zone and some do not, or no row is left.
     """
     if raw.frame.height == 0:
         raise DataError(f"{raw.source}: has no interactions; give a file with at least one row")
     columns: dict[str, pl.Series] = {}
     for role, column in roles.items():
         series = raw.frame.get_column(column)
-        if role in ("user", "item"):
+        if role in ("user", "item", "environment"):
             columns[role] = id_values(series, f"{raw.source}: column {column!r}")
         elif role == "rating":
             columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
         else:
-            columns[role] = _times(series, raw.source)
+            columns[role] = _times(raw, series)
     frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
     bad = frame.select(
         pl.any_horizontal(
@@ -184,7 +191,8 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
                 f"{raw.source}: every row is malformed, so nothing is left after --skip-bad; "
                 "check --format and the column names"
             )
-    frame = frame.with_columns(as_integers(frame[role]) for role in ("user", "item"))
+    labels = [role for role in ("user", "item", "environment") if role in frame.columns]
+    frame = frame.with_columns(as_integers(frame[role]) for role in labels)
     return Interactions(frame, source=raw.source, skipped=raw.skipped + count)
 
 
@@ -256,16 +264,18 @@ def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
     )
 
 
-def _times(series: pl.Series, source: str) -> pl.Series:
+def _times(raw: RawTable, series: pl.Series) -> pl.Series:
     """Times as numbers; dates and date-times as epoch seconds (UTC unless they say otherwise)."""
     if series.dtype == pl.String:
-        numbers = _numbers(series, source, "timestamp")
+        numbers = _numbers(series, raw.source, "timestamp")
         if numbers.null_count() == 0:
             return numbers
-        dates = _dates(series.str.strip_chars())
+        text = series.str.strip_chars()
+        dates = _dates(text)
         # The rarer kind is the mistake.
         if dates.null_count() >= numbers.null_count():
             return numbers
+        _require_one_clock(raw, series.name, text, dates)
         series = dates
     if series.dtype == pl.Date:
         series = series.cast(pl.Datetime("us"))
@@ -274,7 +284,24 @@ def _times(series: pl.Series, source: str) -> pl.Series:
         if bool((micro % 1_000_000 == 0).fill_null(True).all()):
             return micro // 1_000_000
         return micro / 1e6
-    return _numbers(series, source, "timestamp")
+    return _numbers(series, raw.source, "timestamp")
+
+
+def _require_one_clock(raw: RawTable, column: str, text: pl.Series, dates: pl.Series) -> None:
+    """Stop where some times name a zone and some do not: nobody can put them in order."""
+    zoned = text.str.contains(r"\d[T ]?\d\d:\d\d.*([zZ]|[+-]\d\d:?\d\d)$")
+    read = dates.is_not_null()
+    # A bare date names no clock, so it fits either.
+    timed = read & text.str.contains(":")
+    with_zone, without = timed & zoned, timed & ~zoned
+    if with_zone.any() and without.any():
+        rare = with_zone if with_zone.sum() < without.sum() else without
+        row = int(rare.arg_true()[0])
+        says = "names a time zone and most do not" if rare is with_zone else "names no time zone"
+        raise DataError(
+            f"{raw.place(row, column)}: {text[row]!r} {says}, so the times cannot be put in order; "
+            "write all of them with a zone (…+00:00) or all without"
+        )
 
 
 def _dates(text: pl.Series) -> pl.Series:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.data.directory import (
     SCHEMA_VERSION,
+    SIDE_TABLES,
     SPLITS,
     read_manifest,
     read_table,
@@ -19,6 +20,7 @@ from cnsdiff.data.directory import (
 )
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.side_tables import ROW_OF, add_to_hash, encode_side_tables
 from cnsdiff.data.splits import Split, content_hash, encode_splits, split_of, table_of
 from cnsdiff.errors import DataError, did_you_mean
 
@@ -50,11 +52,13 @@ class Dataset:
         items: pl.Series,
         manifest: dict[str, Any],
         splits: Mapping[str, Split] | None = None,
+        tables: Mapping[str, pl.DataFrame] | None = None,
         path: Path | None = None,
     ) -> None:
         self._users = Vocabulary(users.alias("id"))
         self._items = Vocabulary(items.alias("id"))
         self._splits = splits
+        self._tables = tables
         self.manifest = manifest
         self.path = path
 
@@ -103,8 +107,18 @@ class Dataset:
         return tuple(name for name in SPLITS if name in self.manifest["splits"])
 
     @property
+    def environments(self) -> list[Any]:
+        """The labels that ``Split.environments`` numbers; empty without environment labels."""
+        return list(self.manifest.get("environments", []))
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The side tables there are, in the order of :data:`~cnsdiff.data.SIDE_TABLES`."""
+        return tuple(self.manifest.get("tables", []))
+
+    @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of ids and pairs: equal for equal content, saved or not."""
+        """Hex SHA-256 of ids, pairs and side tables: equal for equal content, saved or not."""
         return str(self.manifest["fingerprint"])
 
     def split(self, name: str) -> Split:
@@ -145,6 +159,38 @@ class Dataset:
             )
         return split
 
+    def table(self, name: str) -> pl.DataFrame:
+        """One side table: features, judgements of an experiment, the truth of a simulation.
+
+        Tables of users or items have a row for each internal number, with nulls where nothing
+        is known; ``judgements`` has ``user`` and ``item`` (internal numbers) and ``relevant``.
+        Like a split, a saved one is read and checked at each call.
+
+        Raises
+        ------
+        DataError
+            There is no such table, or its file is damaged.
+        """
+        if name not in SIDE_TABLES:
+            raise DataError(
+                f"there is no side table {name!r}{did_you_mean(name, SIDE_TABLES)}; side tables "
+                f"are {', '.join(SIDE_TABLES)}"
+            )
+        if name not in self.table_names:
+            raise DataError(f"{self.path or self.name}: has no {name}; prepare it again with them")
+        if self._tables is not None:
+            return self._tables[name]
+        if self.path is None:
+            raise DataError(f"{self.name}: its tables are neither in memory nor on disk")
+        table = read_table(self.path, name, self.manifest)
+        rows = {"user": self.n_users, "item": self.n_items}
+        if name in ROW_OF and table.height != rows[ROW_OF[name]]:
+            raise DataError(
+                f"{self.path}: {name}.parquet does not fit users.parquet and items.parquet; "
+                "prepare the dataset again"
+            )
+        return table
+
     def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
         return self._users.encode(ids)
@@ -176,6 +222,7 @@ class Dataset:
             "users": self.users.to_frame(),
             "items": self.items.to_frame(),
             **{name: table_of(self.split(name)) for name in self.split_names},
+            **{name: self.table(name) for name in self.table_names},
         }
         self.manifest = write_directory(path, self.manifest, tables, overwrite=overwrite)
         self.path = path
@@ -191,6 +238,7 @@ class Dataset:
         source: Mapping[str, Any] | str | None = None,
         settings: Mapping[str, Any] | None = None,
         counts: Mapping[str, Mapping[str, int]] | None = None,
+        tables: Mapping[str, pl.DataFrame] | None = None,
     ) -> Dataset:
         """Number the ids of train and bring all splits into those numbers.
 
@@ -211,6 +259,10 @@ class Dataset:
             How it was prepared (threshold, k-core, …).
         counts
             More counts for each split, put beside those made here.
+        tables
+            Side tables in the ids as given: ``user_features``, ``truth_users`` (a column
+            ``user``, a row each), ``item_features``, ``truth_items`` (``item``), ``judgements``
+            (``user``, ``item``, ``relevant``). Rows of ids unknown to train are left out.
 
         Raises
         ------
@@ -231,13 +283,14 @@ class Dataset:
                 f"{splits['train'].source}: no interaction is left to train on; lower --threshold "
                 "or the k-core"
             )
-        coded, users, items, own = encode_splits(splits)
+        coded, users, items, environments, own = encode_splits(splits)
+        side = encode_side_tables(tables or {}, Vocabulary(users), Vocabulary(items))
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
             "scenario": scenario,
             "created_by": f"cnsdiff {_version()}",
-            "fingerprint": content_hash(users, items, coded),
+            "fingerprint": add_to_hash(content_hash(users, items, coded), side),
             "n_users": len(users),
             "n_items": len(items),
             "splits": {
@@ -247,7 +300,11 @@ class Dataset:
             | ({"description": source} if isinstance(source, str) else dict(source or {})),
             "settings": dict(settings or {}),
         }
-        return cls(users=users, items=items, manifest=manifest, splits=coded)
+        if environments is not None:
+            manifest["environments"] = environments.to_list()
+        if side:
+            manifest["tables"] = list(side)
+        return cls(users=users, items=items, manifest=manifest, splits=coded, tables=side)
 
 
 def load_dataset(path: str | Path) -> Dataset:

@@ -21,6 +21,9 @@ from cnsdiff.storage import atomic_directory, sha256, write_json
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
+#: What may lie beside the splits: features of users and items, what an experiment found out
+#: about pairs, and what a simulation knows.
+SIDE_TABLES = ("user_features", "item_features", "judgements", "truth_users", "truth_items")
 _KEYS: dict[str, type] = {
     "schema_version": int,
     "name": str,
@@ -113,7 +116,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         # Names become file names, so only the known ones are let through.
         if split not in SPLITS or not isinstance(counts, dict) or "rows" not in counts:
             raise DataError(f"{file}: is damaged (split {split!r}); prepare the dataset again")
-    for table in ("users", "items", *manifest["splits"]):
+    tables = manifest.get("tables", [])
+    if not isinstance(tables, list) or not set(tables) <= set(SIDE_TABLES):
+        raise DataError(f"{file}: is damaged ('tables' is wrong); prepare the dataset again")
+    for table in ("users", "items", *manifest["splits"], *tables):
         entry = manifest["files"].get(file_name(table))
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise DataError(

@@ -17,7 +17,7 @@ from cnsdiff.errors import DataError
 
 
 def unify(splits: Mapping[str, Interactions], role: str) -> dict[str, pl.Series]:
-    """The ids of one role (``"user"`` or ``"item"``) in each split, all of one type.
+    """The ids of one role (``"user"``, ``"item"``, …) in each split, all of one type.
 
     Where the splits differ (integers in one file, text in another) all become text, since an
     integer's text is exact and nothing else is common to both.

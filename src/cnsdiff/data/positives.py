@@ -29,6 +29,8 @@ class Positives(nn.Module):
         Size of the catalogue.
     timestamps
         When each pair was observed, ``(n,)``, or ``None``.
+    environments
+        Number of the environment each pair was observed in, ``(n,)`` int64, or ``None``.
 
     Attributes
     ----------
@@ -54,6 +56,7 @@ class Positives(nn.Module):
         n_users: int,
         n_items: int,
         timestamps: NDArray[Any] | None = None,
+        environments: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__()
         self.n_users, self.n_items = n_users, n_items
@@ -77,6 +80,8 @@ class Positives(nn.Module):
         }
         if timestamps is not None:
             tensors["_timestamps"] = np.asarray(timestamps, dtype=np.float64)
+        if environments is not None:
+            tensors["_environments"] = np.asarray(environments, dtype=np.int64)
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
@@ -87,6 +92,11 @@ class Positives(nn.Module):
     def timestamps(self) -> Tensor | None:
         """When each pair was observed ``(n,)``, float64, or ``None``."""
         return getattr(self, "_timestamps", None)
+
+    @property
+    def environments(self) -> Tensor | None:
+        """Environment of each pair ``(n,)``, int64, or ``None``."""
+        return getattr(self, "_environments", None)
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each pair was observed; shapes broadcast, boolean result."""

@@ -29,6 +29,7 @@ def read_interactions(
     item: str | None = None,
     rating: str | None = None,
     timestamp: str | None = None,
+    environment: str | None = None,
     header: bool | None = None,
     skip_bad: bool = False,
 ) -> Interactions:
@@ -45,9 +46,10 @@ def read_interactions(
         a third field of dates or of nine digits and more is the timestamp); ``"csv"`` and
         ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
         ``user item item …``; ``"parquet"``.
-    user, item, rating, timestamp
+    user, item, rating, timestamp, environment
         Column names, where they are not the usual ones; positions from ``"1"`` for text without
-        a header. ``"none"`` leaves ``rating`` or ``timestamp`` out.
+        a header. ``"none"`` leaves an optional one out. ``environment`` labels what an
+        interaction was observed under (a campaign, a season, a version of the site).
     header
         Whether the first line of text names the columns; None tells it from the names.
     skip_bad
@@ -68,9 +70,15 @@ def read_interactions(
             f"unknown format {format!r}{did_you_mean(format, FORMATS)}; --format takes "
             f"{', '.join(FORMATS)}"
         )
-    asked = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    asked = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "environment": environment,
+    }
     if not isinstance(source, str | Path):
-        table = _from_frame(source)
+        table = from_frame(source)
         roles = assign_roles(
             table.frame.columns, asked, table.source, default=known_roles(table.frame.columns)
         )
@@ -92,7 +100,7 @@ def _read_file(
     if path.is_dir():
         raise DataError(f"{path}: is a directory; give the file of interactions in it")
     name = str(path)
-    if format == "parquet" or (format == "auto" and _is_parquet(path)):
+    if format == "parquet" or (format == "auto" and is_parquet(path)):
         return _read_parquet(path, asked, skip_bad)
     lines = read_lines(path)
     if format == "auto":
@@ -121,7 +129,8 @@ def _neighbour(path: Path) -> str:
     return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir()))
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet by its first bytes, or says so by its name."""
     with path.open("rb") as file:
         start = file.read(4)
     return start == b"PAR1" or (path.suffix in (".parquet", ".pq") and start != b"")
@@ -141,7 +150,8 @@ def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -
     return finish(RawTable(frame, str(path)), roles, skip_bad=skip_bad)
 
 
-def _from_frame(source: Any) -> RawTable:
+def from_frame(source: Any) -> RawTable:
+    """A data frame of any library as a raw table; :class:`DataError` if it is none."""
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -29,12 +30,16 @@ class Split:
         ``(n,)`` int64 each; every pair occurs once.
     timestamps
         ``(n,)`` int64 or float64 (usually epoch seconds), or None.
+    environments
+        ``(n,)`` int64, the environment each pair was observed in as a number of
+        ``Dataset.environments``, or None.
     """
 
     name: str
     users: NDArray[np.int64]
     items: NDArray[np.int64]
     timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
+    environments: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.users.size
@@ -47,24 +52,44 @@ class Split:
         return matrix
 
 
-def encode_splits(
-    splits: Mapping[str, Interactions],
-) -> tuple[dict[str, Split], pl.Series, pl.Series, dict[str, dict[str, int]]]:
-    """Splits in internal numbers, user ids, item ids, and what was dropped."""
+class Encoded(NamedTuple):
+    """Splits in internal numbers, the ids behind the numbers, and what was dropped."""
+
+    splits: dict[str, Split]
+    users: pl.Series
+    items: pl.Series
+    environments: pl.Series | None
+    counts: dict[str, dict[str, int]]
+
+
+def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
+    """Number the ids of train and bring all splits into those numbers.
+
+    Environments are numbered in order of first appearance, train's first.
+    """
     users = unify(splits, "user")
     items = unify(splits, "item")
+    present = [name for name in SPLITS if name in splits]
+    labelled = [name for name in present if "environment" in splits[name].frame.columns]
+    labels = unify({name: splits[name] for name in labelled}, "environment")
+    environments = (
+        pl.concat([labels[name] for name in labelled]).unique(maintain_order=True).alias("id")
+        if labelled
+        else None
+    )
     user_ids = users["train"].unique(maintain_order=True).alias("id")
     item_ids = items["train"].unique(maintain_order=True).alias("id")
     user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
     coded: dict[str, Split] = {}
     counts: dict[str, dict[str, int]] = {}
     seen: pl.DataFrame | None = None
-    for name in (split for split in SPLITS if split in splits):
+    for name in present:
         given = splits[name]
-        once = Interactions(
-            given.frame.with_columns(users[name].alias("user"), items[name].alias("item")),
-            given.source,
-        ).deduplicated()
+        unified = [users[name].alias("user"), items[name].alias("item")]
+        if environments is not None and name in labels:
+            numbers = Vocabulary(environments).encode(labels[name])
+            unified.append(pl.Series("environment", numbers))
+        once = Interactions(given.frame.with_columns(unified), given.source).deduplicated()
         frame = once.frame.with_columns(
             user=pl.Series(user_numbers.encode(once.frame["user"])),
             item=pl.Series(item_numbers.encode(once.frame["item"])),
@@ -81,7 +106,8 @@ def encode_splits(
             name,
             fresh["user"].to_numpy(writable=True),
             fresh["item"].to_numpy(writable=True),
-            fresh["timestamp"].to_numpy(writable=True) if "timestamp" in fresh.columns else None,
+            _optional(fresh, "timestamp"),
+            _optional(fresh, "environment"),
         )
         counts[name] = {
             "rows": fresh.height,
@@ -91,7 +117,11 @@ def encode_splits(
             "dropped_unknown": frame.height - known.height,
             "overlap_train": known.height - fresh.height,
         }
-    return coded, user_ids, item_ids, counts
+    return Encoded(coded, user_ids, item_ids, environments, counts)
+
+
+def _optional(frame: pl.DataFrame, column: str) -> NDArray[Any] | None:
+    return frame[column].to_numpy(writable=True) if column in frame.columns else None
 
 
 def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str:
@@ -118,6 +148,8 @@ def table_of(split: Split) -> pl.DataFrame:
     table = pl.DataFrame({"user": narrow(split.users), "item": narrow(split.items)})
     if split.timestamps is not None:
         table = table.with_columns(timestamp=pl.Series(split.timestamps))
+    if split.environments is not None:
+        table = table.with_columns(environment=narrow(split.environments))
     return table
 
 
@@ -132,7 +164,8 @@ def split_of(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> Spli
         name,
         table["user"].cast(pl.Int64).to_numpy(writable=True),
         table["item"].cast(pl.Int64).to_numpy(writable=True),
-        table["timestamp"].to_numpy(writable=True) if "timestamp" in table.columns else None,
+        _optional(table, "timestamp"),
+        _optional(table.cast({pl.Int32: pl.Int64}), "environment"),
     )
 
 
@@ -151,4 +184,6 @@ def content_hash(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]
         digest.update(split.items.astype("<i8").tobytes())
         if split.timestamps is not None:
             digest.update(split.timestamps.astype("<f8").tobytes())
+        if split.environments is not None:
+            digest.update(b"environments " + split.environments.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -13,13 +13,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from cnsdiff.data.columns import NO_COLUMN, ROLES, RawTable, assign_roles, known_roles
+from cnsdiff.data.columns import NO_COLUMN, RawTable, assign_roles, known_roles
 from cnsdiff.data.lines import sample_of
 from cnsdiff.errors import DataError
 
 #: Tried in this order; the first that gives nine lines of ten the same width wins.
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 _BLANKS = " \t"
+#: What the fields of a line without a header are, in this order.
+_BY_POSITION = ("user", "item", "rating", "timestamp")
 _BLOCK = 1 << 24  # bytes; no line may be longer
 _RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
 _UNIT = "\x1f"  # stands in for "::", which is longer than a CSV parser's one character
@@ -125,7 +127,7 @@ def read_delimited(
         if dialect.width == 3 and all(map(_is_time, (row[2] for row in rows))):
             default["timestamp"] = default.pop("rating")
     roles = assign_roles(names, asked, source, default=default)
-    frame, numbers, skipped = _parse(lines, dialect, source, skip_bad)
+    frame, numbers, skipped = parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}
     table = frame.select(pl.nth(at).alias(column) for column, at in positions.items())
     return RawTable(table, source, lines=numbers, skipped=skipped), roles
@@ -188,18 +190,18 @@ def _by_position(
                 f"{source}: has no header line, so there is no column {column!r}; give its "
                 f"position (1 to {len(names)}) with --{role}-col"
             )
-    if len(names) > len(ROLES) and (asked.get("user") is None or asked.get("item") is None):
+    if len(names) > len(_BY_POSITION) and (asked.get("user") is None or asked.get("item") is None):
         raise DataError(
             f"{source}: has {len(names)} fields a line and no known header; name the columns with "
             "--user-col and --item-col (1, 2, … if there is no header), or pass --format "
             "adjacency if each line is a user followed by items"
         )
-    if len(names) > len(ROLES):
+    if len(names) > len(_BY_POSITION):
         return {}
-    return dict(zip(ROLES, names, strict=False))
+    return dict(zip(_BY_POSITION, names, strict=False))
 
 
-def _parse(
+def parse(
     lines: pl.DataFrame, dialect: Dialect, source: str, skip_bad: bool
 ) -> tuple[pl.DataFrame, pl.Series, int]:
     """Columns ``f0, f1, …`` of text, the line number of each row, and how many were left out."""

@@ -47,7 +47,7 @@ class CNSDiffConfig(SamplerConfig):
     normalise_input: bool = False
     condition_user: bool = True
     environment: EnvironmentKind = "popularity"
-    n_environments: int = Field(4, ge=2)
+    n_environments: int = Field(4, ge=2, description="K, unless the data name their own")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
     guidance: float = Field(1.0, ge=0, description="0 ignores the user, 1 is plain conditioning")
     learning_rate: float | None = Field(None, gt=0, description="of the denoiser; None: training's")
@@ -108,6 +108,11 @@ class CNSDiffSampler(Sampler):
         low, high = config.noise_scale * config.noise_min, config.noise_scale * config.noise_max
         self.process = GaussianDiffusion(SCHEDULES[config.schedule](config.steps, low, high))
         n_environments = 0 if config.environment == "none" else config.n_environments
+        labels = None
+        if config.environment not in ("none", "learned"):
+            labels = environment_labels(positives, config.environment, n_environments)
+        if config.environment == "given" and labels is not None:
+            n_environments = int(labels.max()) + 1
         self.denoiser = Denoiser(
             dim,
             config.steps,
@@ -123,8 +128,7 @@ class CNSDiffSampler(Sampler):
         if config.environment == "learned":
             logits = torch.randn(positives.n_items, n_environments, generator=generator)
             self.assignment = nn.Parameter(logits)
-        elif config.environment != "none":
-            labels = environment_labels(positives, config.environment, n_environments)
+        elif labels is not None:
             share = torch.bincount(labels, minlength=n_environments) / len(labels)
             self.register_buffer("environments", labels, persistent=False)
             self.register_buffer("prior", share.float(), persistent=False)

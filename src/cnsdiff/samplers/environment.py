@@ -1,4 +1,4 @@
-"""Which environment a training interaction was observed in, when no label is given."""
+"""Which environment a training interaction was observed in: as labelled, or inferred."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError
 
-EnvironmentKind = Literal["none", "popularity", "time", "learned"]
+EnvironmentKind = Literal["none", "popularity", "time", "given", "learned"]
 
 
 def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> Tensor:
@@ -18,8 +18,15 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
 
     ``popularity`` ranks interactions by the popularity of their item, ``time`` by when they
     happened; either ranking is cut into ``n`` strata of about equal mass, and equal values
-    never fall into different strata.
+    never fall into different strata. ``given`` takes the dataset's own labels, whatever ``n``.
     """
+    if kind == "given":
+        if positives.environments is None:
+            raise ConfigError(
+                "sampler.environment: 'given' needs environment labels, which this dataset's "
+                "training split lacks; prepare it with --environment-col or choose 'popularity'"
+            )
+        return positives.environments
     if kind == "popularity":
         value = positives.item_counts[positives.pairs[:, 1]].double()
     elif kind == "time":

@@ -1,0 +1,136 @@
+"""Features of users or items: any table with an id column."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from narwhals.typing import IntoFrame
+
+from cnsdiff.data.columns import ALIASES, RawTable, as_integers, id_values, plain_name
+from cnsdiff.data.lines import read_lines, sample_of
+from cnsdiff.data.readers import from_frame, is_parquet
+from cnsdiff.data.text import parse, sniff
+from cnsdiff.errors import DataError, did_you_mean
+
+_DELIMITERS = ("\t", ",", ";", "|")
+
+
+def read_features(
+    source: str | Path | IntoFrame, side: Literal["user", "item"], *, id: str | None = None
+) -> pl.DataFrame:
+    """Read what is known of users or items.
+
+    Parameters
+    ----------
+    source
+        A CSV, TSV or RecBole ``.user``/``.item`` file with a header (gzipped or not), a Parquet
+        file, or any data frame narwhals knows.
+    side
+        Whose features they are.
+    id
+        Name of the id column, where it is not a usual one.
+
+    Returns
+    -------
+    DataFrame
+        A column ``user`` or ``item`` with the ids, each once, and the features: numbers where
+        every value of a column is one, else text. Types after a colon (``age:token``) are
+        dropped from the names.
+
+    Raises
+    ------
+    DataError
+        The source cannot be read, has no such id column, an id is missing or comes twice, or
+        there is no feature.
+    """
+    raw = _read(source)
+    column = _id_column(raw, side, id)
+    ids = as_integers(id_values(raw.frame[column], f"{raw.source}: column {column!r}"))
+    missing = ids.is_null().arg_true()
+    if len(missing):
+        raise DataError(
+            f"{raw.place(int(missing[0]), column)}: the {side} is empty; correct it or remove the "
+            "row"
+        )
+    twice = ids.is_duplicated().arg_true()
+    if len(twice):
+        row = int(twice[1])
+        raise DataError(
+            f"{raw.place(row, column)}: {side} {ids[row]!r} has more than one row; give each "
+            f"{side} one row of features"
+        )
+    features = [
+        _values(raw.frame[name]).alias(name.split(":")[0])
+        for name in raw.frame.columns
+        if name != column
+    ]
+    if not features:
+        raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
+    named = [feature.name for feature in features]
+    clash = next((name for name in named if named.count(name) > 1 or name == side), None)
+    if clash is not None:
+        raise DataError(f"{raw.source}: has two columns called {clash!r}; rename one of them")
+    return pl.DataFrame([ids.alias(side), *features])
+
+
+def _read(source: Any) -> RawTable:
+    if not isinstance(source, str | Path):
+        return from_frame(source)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; give the file of features in it")
+    try:
+        if is_parquet(path):
+            return RawTable(pl.read_parquet(path, glob=False), str(path))
+        lines = read_lines(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); check the file") from error
+    sample = sample_of(lines)
+    dialect = sniff(sample, _DELIMITERS)
+    if dialect is None or lines.height < 2:
+        raise DataError(
+            f"{path}: expected a header and rows of an id and features, separated by tab, comma, "
+            "';' or '|'; convert it to CSV or Parquet"
+        )
+    names = dialect.split(sample[0])
+    if dialect.quoted:
+        names = [name.strip('"') for name in names]
+    frame, numbers, skipped = parse(
+        lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
+    )
+    frame.columns = names
+    return RawTable(frame, str(path), lines=numbers, skipped=skipped)
+
+
+def _id_column(raw: RawTable, side: str, asked: str | None) -> str:
+    names = raw.frame.columns
+    if asked is not None:
+        found = [name for name in names if asked in (name, name.split(":")[0])]
+        hint = did_you_mean(asked, names)
+    else:
+        found = [name for name in names if plain_name(name) in ALIASES[side]]
+        hint = ""
+    if not found:
+        wanted = f"column {asked!r}" if asked is not None else f"column known to hold the {side}s"
+        raise DataError(
+            f"{raw.source}: has no {wanted}{hint}; its columns are {', '.join(map(repr, names))}: "
+            f"call one of them {side!r}"
+        )
+    return found[0]
+
+
+def _values(column: pl.Series) -> pl.Series:
+    """Numbers where all values are numbers; empty text is null."""
+    if column.dtype != pl.String:
+        return column
+    text = column.set(column == "", None)
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = text.cast(dtype, strict=False)
+        if numbers.null_count() == text.null_count() < len(text):
+            return numbers
+    return text

@@ -1,0 +1,105 @@
+"""Tables beside the splits: features, judgements of an experiment, the truth of a simulation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import polars as pl
+
+from cnsdiff.data.directory import SIDE_TABLES
+from cnsdiff.data.ids import Vocabulary
+from cnsdiff.errors import DataError, did_you_mean
+
+#: The tables with a row for each user or item, and which of the two it is.
+ROW_OF = {
+    "user_features": "user",
+    "item_features": "item",
+    "truth_users": "user",
+    "truth_items": "item",
+}
+
+
+def encode_side_tables(
+    given: Mapping[str, pl.DataFrame], users: Vocabulary, items: Vocabulary
+) -> dict[str, pl.DataFrame]:
+    """Bring tables in the ids as given into internal numbers.
+
+    Parameters
+    ----------
+    given
+        By name, one of :data:`~cnsdiff.data.directory.SIDE_TABLES`. ``judgements`` holds
+        ``user``, ``item`` and ``relevant`` (Boolean); the others one row for each ``user`` or
+        ``item``.
+    users, items
+        Those of train.
+
+    Returns
+    -------
+    dict
+        Tables of one side without their id column, a row for each internal number (nulls where
+        the id had no row); ``judgements`` with Int64 numbers, pairs unknown to train left out.
+
+    Raises
+    ------
+    DataError
+        A name or column is not one of these, or an id comes twice.
+    """
+    coded = {}
+    for name, table in given.items():
+        if name not in SIDE_TABLES:
+            raise DataError(
+                f"there is no side table {name!r}{did_you_mean(name, SIDE_TABLES)}; side tables "
+                f"are {', '.join(SIDE_TABLES)}"
+            )
+        if name == "judgements":
+            coded[name] = _judgements(table, users, items)
+        else:
+            key = ROW_OF[name]
+            coded[name] = _aligned(table, name, key, users if key == "user" else items)
+    return {name: coded[name] for name in SIDE_TABLES if name in coded}
+
+
+def _aligned(table: pl.DataFrame, name: str, key: str, ids: Vocabulary) -> pl.DataFrame:
+    _require(table, name, key)
+    numbered = table.with_columns(pl.Series(key, ids.encode(table[key])))
+    known = numbered.filter(pl.col(key) >= 0)
+    twice = known[key].is_duplicated()
+    if twice.any():
+        first = ids.decode([known.filter(twice)[key][0]])[0]
+        raise DataError(f"{name}: {key} {first!r} has more than one row; give each {key} one row")
+    every = pl.DataFrame({key: pl.int_range(len(ids), dtype=pl.Int64, eager=True)})
+    return every.join(known, on=key, how="left", maintain_order="left").drop(key)
+
+
+def _judgements(table: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> pl.DataFrame:
+    _require(table, "judgements", "user", "item", "relevant")
+    numbered = pl.DataFrame(
+        {
+            "user": users.encode(table["user"]),
+            "item": items.encode(table["item"]),
+            "relevant": table["relevant"].cast(pl.Boolean),
+        }
+    )
+    known = numbered.filter((pl.col("user") >= 0) & (pl.col("item") >= 0))
+    return known.unique(["user", "item"], keep="first", maintain_order=True)
+
+
+def _require(table: pl.DataFrame, name: str, *columns: str) -> None:
+    for column in columns:
+        if column not in table.columns:
+            raise DataError(
+                f"{name}: has no column {column!r}; its columns are {', '.join(table.columns)}"
+            )
+
+
+def add_to_hash(fingerprint: str, tables: Mapping[str, pl.DataFrame]) -> str:
+    """The fingerprint of a dataset with side tables; without any it stays as it is."""
+    if not tables:
+        return fingerprint
+    digest = hashlib.sha256(fingerprint.encode())
+    for name, table in tables.items():
+        # JSON writes each float so that it reads back the same, lists too.
+        digest.update(f"{name} {table.height} ".encode())
+        digest.update(table.write_ndjson().encode())
+    return digest.hexdigest()
