@@ -69,10 +69,7 @@ def read_features(
     ]
     if not features:
         raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
-    named = [feature.name for feature in features]
-    clash = next((name for name in named if named.count(name) > 1 or name == side), None)
-    if clash is not None:
-        raise DataError(f"{raw.source}: has two columns called {clash!r}; rename one of them")
+    _require_distinct([side, *(feature.name for feature in features)], raw.source)
     return pl.DataFrame([ids.alias(side), *features])
 
 
@@ -98,13 +95,18 @@ def _read(source: Any) -> RawTable:
             "';' or '|'; convert it to CSV or Parquet"
         )
     names = dialect.split(sample[0])
-    if dialect.quoted:
-        names = [name.strip('"') for name in names]
+    _require_distinct(names, str(path))
     frame, numbers, skipped = parse(
         lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
     )
     frame.columns = names
     return RawTable(frame, str(path), lines=numbers, skipped=skipped)
+
+
+def _require_distinct(names: list[str], source: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: has two columns called {twice!r}; rename one of them")
 
 
 def _id_column(raw: RawTable, side: str, asked: str | None) -> str:

@@ -1,0 +1,129 @@
+"""Reading features of users and items."""
+
+from __future__ import annotations
+
+import gzip
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from cnsdiff.data import read_features, read_interactions
+from cnsdiff.errors import DataError
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_recbole_atomic_file(tmp_path):
+    file = write(
+        tmp_path / "m.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:float\tclass:token_seq\n"
+        "1\tToy Story\t1995\tAnimation Comedy\n2\tGolden, Eye\t\tAction\n",
+    )
+    table = read_features(file, "item")
+    assert table.columns == ["item", "movie_title", "release_year", "class"]
+    assert table.rows() == [
+        (1, "Toy Story", 1995, "Animation Comedy"),
+        (2, "Golden, Eye", None, "Action"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "gz", "parquet", "polars", "pandas"])
+def test_every_kind_of_table(tmp_path, kind):
+    frame = pl.DataFrame(
+        {"uid": ["007", "b"], "age": [1, 2], "mood": [0.5, None], "job": ["x", ""]}
+    )
+    text = "uid,age,mood,job\n007,1,0.5,x\nb,2,,\n"
+    if kind == "csv":
+        source = write(tmp_path / "u.csv", text)
+    elif kind == "gz":
+        source = tmp_path / "u.csv.gz"
+        source.write_bytes(gzip.compress(text.encode()))
+    elif kind == "parquet":
+        source = tmp_path / "u.parquet"
+        frame.write_parquet(source)
+    elif kind == "polars":
+        source = frame
+    else:
+        source = pd.DataFrame(frame.to_dict(as_series=False))
+    table = read_features(source, "user")
+    assert table.columns == ["user", "age", "mood", "job"]
+    assert table["user"].to_list() == ["007", "b"]
+    assert table["age"].to_list() == [1, 2]
+    assert table["mood"].is_nan().fill_null(True).to_list() == [False, True]
+    assert table["job"][0] == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("uid,age\n1,2\n1,3\n", ["line 3", "'uid'", "user 1", "more than one row"]),
+        ("uid,age\n1,2\n,3\n", ["line 3", "the user is empty"]),
+        ("age,job\n1,2\n", ["no column known to hold the users", "'age', 'job'"]),
+        ("uid,age,age\n1,2,3\n", ["two columns called 'age'"]),
+        ("uid,age\n1,2,3\n", ["line 2", "3 fields where 2"]),
+        ("uid\n1\n", ["expected a header"]),
+        ("", ["is empty"]),
+    ],
+)
+def test_wrong_files(tmp_path, text, words):
+    with pytest.raises(DataError) as caught:
+        read_features(write(tmp_path / "u.csv", text), "user")
+    for word in ("u.csv", *words):
+        assert word in str(caught.value)
+
+
+def test_a_named_id_column(tmp_path):
+    file = write(tmp_path / "u.csv", "who,age\n1,2\n")
+    assert read_features(file, "user", id="who").rows() == [(1, 2)]
+    with pytest.raises(DataError, match=r"'whom'.*did you mean 'who'"):
+        read_features(file, "user", id="whom")
+    with pytest.raises(DataError, match="no such file"):
+        read_features(tmp_path / "none.csv", "user")
+
+
+def test_environment_column(tmp_path):
+    file = write(tmp_path / "log.csv", "user,item,campaign\n1,2,spring\n1,3,autumn\n")
+    found = read_interactions(file, environment="campaign")
+    assert found.frame["environment"].to_list() == ["spring", "autumn"]
+    file = write(tmp_path / "log2.csv", "user,item,env\n1,2,4\n1,3,5\n")
+    assert read_interactions(file).frame["environment"].to_list() == [4, 5]
+    assert "environment" not in read_interactions(file, environment="none").frame.columns
+    file = write(tmp_path / "log3.csv", "user,item,env\n1,2,4\n1,3,\n")
+    with pytest.raises(DataError, match="line 3, column 'env': the environment is empty"):
+        read_interactions(file)
+
+
+@pytest.mark.parametrize(
+    ("times", "line", "says"),
+    [
+        (
+            ["2024-01-01T10:00:00Z", "2024-01-01 11:00:00", "2024-01-02T10:00:00+02:00"],
+            3,
+            "no time",
+        ),
+        (["2024-01-01 10:00", "2024-01-01 11:00", "2024-01-02T10:00:00-0500"], 4, "most do not"),
+    ],
+)
+def test_times_of_mixed_zones_are_refused(tmp_path, times, line, says):
+    rows = "".join(f"1,{item},{time}\n" for item, time in enumerate(times))
+    file = write(tmp_path / "log.csv", f"user,item,timestamp\n{rows}")
+    with pytest.raises(DataError) as caught:
+        read_interactions(file)
+    for word in (f"log.csv, line {line}", "'timestamp'", says, "all without"):
+        assert word in str(caught.value)
+
+
+def test_one_clock_is_fine(tmp_path):
+    file = write(
+        tmp_path / "log.csv",
+        "user,item,timestamp\n1,2,1970-01-01T01:00:00+01:00\n1,3,1970-01-01T00:00:10Z\n",
+    )
+    assert read_interactions(file).frame["timestamp"].to_list() == [0, 10]
+    file = write(
+        tmp_path / "b.csv", "user,item,timestamp\n1,2,1970-01-02\n1,3,1970-01-01T00:01:00Z\n"
+    )
+    assert read_interactions(file).frame["timestamp"].to_list() == [86400, 60]

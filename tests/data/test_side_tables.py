@@ -1,0 +1,113 @@
+"""Environment labels and the tables beside the splits."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from cnsdiff.data import SIDE_TABLES, Dataset, Interactions, load_dataset
+from cnsdiff.errors import DataError
+
+
+def interactions(users, items, **columns) -> Interactions:
+    return Interactions(pl.DataFrame({"user": users, "item": items, **columns}), "test")
+
+
+TRAIN = interactions(["b", "a", "c", "a"], [7, 7, 9, 8])
+FEATURES = pl.DataFrame({"user": ["a", "z", "b"], "age": [30, 99, 40]})
+TRUTH = pl.DataFrame({"item": [9, 8, 7], "factors": [[0.1, 0.2], [1.0, 2.0], [1 / 3, 0.5]]})
+JUDGED = pl.DataFrame(
+    {"user": ["a", "a", "z", "c"], "item": [9, 9, 7, 1], "relevant": [True, False, True, True]}
+)
+
+
+def make(splits=None, **tables) -> Dataset:
+    return Dataset.from_splits(splits or {"train": TRAIN}, name="t", scenario="s", tables=tables)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_tables_are_in_internal_numbers(tmp_path, saved):
+    dataset = make(user_features=FEATURES, truth_items=TRUTH, judgements=JUDGED)
+    if saved:
+        dataset = load_dataset(dataset.save(tmp_path / "d"))
+    assert dataset.table_names == ("user_features", "judgements", "truth_items")
+    # Users are numbered b, a, c and items 7, 9, 8: in order of appearance.
+    assert dataset.table("user_features")["age"].to_list() == [40, 30, None]
+    assert dataset.table("truth_items")["factors"].to_list() == [[1 / 3, 0.5], [0.1, 0.2], [1, 2]]
+    assert dataset.table("judgements").rows() == [(1, 1, True)]
+
+
+def test_tables_are_part_of_the_fingerprint(tmp_path):
+    plain, one = make(), make(user_features=FEATURES)
+    older = make(user_features=FEATURES.with_columns(age=pl.col("age") + 1))
+    assert len({plain.fingerprint, one.fingerprint, older.fingerprint}) == 3
+    assert make(user_features=FEATURES).fingerprint == one.fingerprint
+    assert load_dataset(one.save(tmp_path / "d")).fingerprint == one.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"user_feature": FEATURES}, ["'user_feature'", "did you mean 'user_features'"]),
+        ({"item_features": FEATURES}, ["item_features", "no column 'item'", "user, age"]),
+        ({"judgements": JUDGED.drop("relevant")}, ["judgements", "'relevant'"]),
+        ({"user_features": pl.concat([FEATURES, FEATURES])}, ["user 'a'", "more than one row"]),
+    ],
+)
+def test_wrong_tables(tables, words):
+    with pytest.raises(DataError) as caught:
+        make(**tables)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_asking_for_what_is_not_there():
+    with pytest.raises(DataError, match="has no judgements"):
+        make().table("judgements")
+    with pytest.raises(DataError, match="did you mean 'judgements'"):
+        make().table("judgement")
+    assert make().table_names == () and make().environments == []
+    assert set(SIDE_TABLES) >= {"judgements", "item_features"}
+
+
+def test_a_changed_table_is_noticed(tmp_path):
+    path = make(user_features=FEATURES).save(tmp_path / "d")
+    pl.DataFrame({"age": [1, 2, 3]}).write_parquet(path / "user_features.parquet")
+    with pytest.raises(DataError, match=r"user_features\.parquet: is (changed|truncated)"):
+        load_dataset(path).table("user_features")
+    (path / "user_features.parquet").unlink()
+    with pytest.raises(DataError, match=r"user_features.parquet is missing"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_environments_are_numbered_from_train_on(tmp_path, saved):
+    train = interactions([1, 2, 1], [5, 5, 6], environment=["sale", "plain", "sale"])
+    valid = interactions([2, 2], [6, 9], environment=["night", "plain"])
+    test = interactions([2], [6])
+    dataset = make({"train": train, "valid": valid, "test_ood": test})
+    if saved:
+        dataset = load_dataset(dataset.save(tmp_path / "d"))
+    assert dataset.environments == ["sale", "plain", "night"]
+    assert dataset.split("train").environments.tolist() == [0, 1, 0]
+    assert dataset.split("valid").environments.tolist() == [2]
+    assert dataset.split("test_ood").environments is None
+
+
+def test_environments_of_mixed_types_become_text():
+    train = interactions([1], [5], environment=[3])
+    valid = interactions([1], [5], environment=["3"])
+    other = interactions([1, 2], [5, 6], environment=[3, 4])
+    dataset = make({"train": other, "valid": interactions([2], [5], environment=["4"])})
+    assert dataset.environments == ["3", "4"]
+    assert dataset.split("valid").environments.tolist() == [1]
+    with pytest.raises(DataError, match="in train too"):
+        make({"train": train, "valid": valid})
+
+
+def test_labels_are_part_of_the_fingerprint():
+    one, two = (
+        make({"train": interactions([1, 2], [5, 6], environment=labels)})
+        for labels in (["x", "y"], ["x", "x"])
+    )
+    assert one.fingerprint != two.fingerprint != make({"train": TRAIN}).fingerprint
