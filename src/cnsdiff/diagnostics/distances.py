@@ -1,0 +1,123 @@
+"""How far apart two distributions are, from counts over one shared list of categories.
+
+All functions take two count vectors ``(n,)`` (for instance, the pairs of every item in train and
+in a test split), scale each to sum one, and return one number. Logarithms are natural, so
+divergences are in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import rel_entr
+from scipy.stats import rankdata
+
+Counts = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
+
+#: Largest Jensen–Shannon divergence, in nats: that of distributions without common support.
+MAX_JS = float(np.log(2.0))
+#: Added to every count before a Kullback–Leibler divergence, which an empty category would
+#: otherwise make infinite (Krichevsky and Trofimov, 1981).
+SMOOTHING = 0.5
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of a split's distribution ``q`` from train's ``p``.
+
+    Attributes
+    ----------
+    js
+        Jensen–Shannon divergence in nats, 0 to ln 2 = 0.693. The headline.
+    kl_split_train, kl_train_split
+        Kullback–Leibler divergences ``KL(q ‖ p)`` and ``KL(p ‖ q)`` in nats, of smoothed counts.
+    tv
+        Total variation, 0 to 1: the share of pairs that would have to move.
+    wasserstein
+        Wasserstein-1 distance in the unit of the positions; None where categories have none.
+    """
+
+    js: float
+    kl_split_train: float
+    kl_train_split: float
+    tv: float
+    wasserstein: float | None
+
+
+def distances(
+    train: Counts, split: Counts, positions: NDArray[np.floating[Any]] | None = None
+) -> Distances:
+    """All distances between two count vectors ``(n,)``; ``positions`` ``(n,)`` places them."""
+    return Distances(
+        js=jensen_shannon(train, split),
+        kl_split_train=kullback_leibler(split, train),
+        kl_train_split=kullback_leibler(train, split),
+        tv=total_variation(train, split),
+        wasserstein=None if positions is None else wasserstein(positions, train, split),
+    )
+
+
+def shares(counts: Counts) -> NDArray[np.float64]:
+    """Counts ``(n,)`` scaled to sum one.
+
+    Raises
+    ------
+    ValueError
+        A count is negative or not finite, or all are zero.
+    """
+    given = np.asarray(counts, dtype=np.float64)
+    total = given.sum()
+    if not np.isfinite(total) or total <= 0 or given.min() < 0:
+        raise ValueError("counts must be finite, not negative, and not all zero")
+    result: NDArray[np.float64] = given / total
+    return result
+
+
+def jensen_shannon(p: Counts, q: Counts) -> float:
+    """``½ KL(p ‖ m) + ½ KL(q ‖ m)`` with ``m = ½ (p + q)``, in nats (Lin, 1991).
+
+    The divergence, not its square root (which is called the Jensen–Shannon distance).
+    """
+    left, right = shares(p), shares(q)
+    middle = (left + right) / 2
+    value = float(rel_entr(left, middle).sum() + rel_entr(right, middle).sum()) / 2
+    # Rounding must not lead out of the range.
+    return min(max(value, 0.0), MAX_JS)
+
+
+def kullback_leibler(p: Counts, q: Counts, *, smoothing: float = SMOOTHING) -> float:
+    """``KL(p ‖ q) = Σ p ln(p / q)`` in nats, after ``smoothing`` is added to every count of both.
+
+    Infinite if ``smoothing`` is 0 and ``p`` has a category that ``q`` lacks.
+    """
+    left = shares(np.asarray(p, dtype=np.float64) + smoothing)
+    right = shares(np.asarray(q, dtype=np.float64) + smoothing)
+    return max(float(rel_entr(left, right).sum()), 0.0)
+
+
+def total_variation(p: Counts, q: Counts) -> float:
+    """``½ Σ |p - q|``, 0 to 1."""
+    return min(float(np.abs(shares(p) - shares(q)).sum()) / 2, 1.0)
+
+
+def wasserstein(positions: NDArray[np.floating[Any]], p: Counts, q: Counts) -> float:
+    """Wasserstein-1 distance ``∫ |F_p - F_q|`` of weights ``p`` and ``q`` at ``positions``.
+
+    In the unit of ``positions`` ``(n,)``, which need be neither sorted nor distinct.
+    """
+    order = np.argsort(positions, kind="stable")
+    gap = np.cumsum(shares(p)[order] - shares(q)[order])[:-1]
+    return float(np.abs(gap) @ np.diff(np.asarray(positions, dtype=np.float64)[order]))
+
+
+def quantiles(counts: Counts) -> NDArray[np.float64]:
+    """Where each of ``n`` categories stands by its count, ``(n,)`` in (0, 1); the largest is last.
+
+    Mid-ranks ``(rank - ½) / n``, the mean rank where counts are equal.
+    """
+    ranks = rankdata(counts, method="average")
+    result: NDArray[np.float64] = (ranks - 0.5) / ranks.size
+    return result
