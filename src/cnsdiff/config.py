@@ -18,7 +18,6 @@ from cnsdiff.presets import preset as find_preset
 from cnsdiff.samplers.base import SamplerConfig
 from cnsdiff.settings import Settings
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
 
 class EvaluationConfig(Settings):
@@ -61,8 +60,9 @@ class Config(Settings):
             )
         training = self.training
         on_test = training.select_on == "test_ood"
-        for metric in PUBLISHED_METRICS if on_test else (training.select_metric,):
-            if metric.rpartition("@")[2] not in {str(k) for k in self.evaluation.ks}:
+        computed = {str(k) for k in self.evaluation.ks}
+        for metric in (m.partition("[")[0] for m in training.selection_metrics):
+            if metric.rpartition("@")[2] not in computed:
                 raise ValueError(
                     f"the best epoch is picked by {metric!r}, which is not computed; add its "
                     f"cut-off to evaluation.ks {list(self.evaluation.ks)}, or change "

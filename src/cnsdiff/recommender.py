@@ -15,10 +15,17 @@ from torch import Tensor
 from cnsdiff import run as run_directory
 from cnsdiff.backbones.base import Backbone, Embeddings
 from cnsdiff.config import Config, merge, resolve_config
-from cnsdiff.data import Dataset
+from cnsdiff.data import Dataset, Split
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, InputError, NotFittedError
-from cnsdiff.evaluation import EmbeddingScorer, Evaluation, evaluate, evaluate_split
+from cnsdiff.evaluation import (
+    Anticipation,
+    EmbeddingScorer,
+    Evaluation,
+    anticipate,
+    evaluate,
+    evaluate_split,
+)
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
 from cnsdiff.objectives import Objective
 from cnsdiff.registry import available, find
@@ -99,6 +106,7 @@ class Recommender:
         self,
         dataset: Dataset,
         *,
+        select_on: str | None = None,
         run: str | Path | None = None,
         reporter: Reporter | None = None,
     ) -> Self:
@@ -108,6 +116,10 @@ class Recommender:
         ----------
         dataset
             See :func:`cnsdiff.load_dataset`.
+        select_on
+            What picks the best epoch, in place of the configured ``training.select_on``:
+            ``"valid"``, or a validation objective that anticipates a shift
+            (:func:`cnsdiff.evaluation.anticipate`).
         run
             A run directory to checkpoint to after each epoch. If it holds an unfinished run of
             this configuration and dataset, training goes on from there, to the same result.
@@ -125,18 +137,32 @@ class Recommender:
         TrainingError
             A loss became NaN or infinite.
         """
-        config = self.resolve()
+        config = self.resolve(select_on=select_on)
         path = None if run is None else Path(run)
         provenance = run_directory.provenance(config, dataset)
         step, positives = self._build(config, dataset)
-        held_out = dataset.split(config.training.select_on)
+        held_out = dataset.split(config.training.selection_split)
+        reporter = reporter or Reporter()
+        anticipation = self._anticipation(config, dataset, held_out)
+        if anticipation is not None:
+            reporter.note(
+                f"selecting on {anticipation.name}: the {len(held_out):,} validation pairs weigh "
+                f"as much as {anticipation.effective_pairs:,.0f} equal ones"
+            )
         train_csr = positives.matrix
         fabric = make_fabric(config.device, config.precision, config.threads)
 
         def validate(embeddings: Embeddings) -> dict[str, float]:
             scorer = EmbeddingScorer(*embeddings)
             ks = config.evaluation.ks
-            return evaluate_split(scorer, held_out, train_csr, ks=ks, device=fabric.device).metrics
+            return evaluate_split(
+                scorer,
+                held_out,
+                train_csr,
+                ks=ks,
+                anticipation=anticipation,
+                device=fabric.device,
+            ).metrics
 
         if path is not None:
             run_directory.begin_run(path, config, dataset)
@@ -150,7 +176,7 @@ class Recommender:
                 "dataset": provenance["dataset"]["fingerprint"],
             },
         )
-        state = trainer.fit(step, positives, validate, reporter or Reporter())
+        state = trainer.fit(step, positives, validate, reporter)
         with torch.no_grad():
             embeddings = step.embeddings()
         self.config_ = config
@@ -167,9 +193,11 @@ class Recommender:
             self._write(path)
         return self
 
-    def resolve(self) -> Config:
+    def resolve(self, *, select_on: str | None = None) -> Config:
         """The validated configuration, as ``fit`` will use it."""
         overrides = dict(self.config)
+        if select_on is not None:
+            overrides = merge(overrides, {"training": {"select_on": select_on}})
         given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
         for section, choice in (("backbone", self.backbone), ("sampler", self.sampler)):
             options = overrides.pop(f"{section}_options", None) or {}
@@ -216,6 +244,25 @@ class Recommender:
         )
         objective = Objective(config.objective, positives)
         return TrainingStep(backbone, sampler, objective), positives
+
+    def _anticipation(
+        self, config: Config, dataset: Dataset, held_out: Split
+    ) -> Anticipation | None:
+        training = config.training
+        if training.anticipated is None:
+            return None
+        return anticipate(
+            training.anticipated,
+            held_out,
+            dataset.split("train"),
+            dataset.n_users,
+            dataset.n_items,
+            ks=config.evaluation.ks,
+            strength=training.select_strength,
+            half_life=training.select_half_life,
+            slices=training.select_slices,
+            slice_by=training.select_slice_by,
+        )
 
     # -- use -----------------------------------------------------------------------------------
 

@@ -35,6 +35,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. training.epochs=20."),
     ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            help="What picks the epoch: valid, inverse-popularity, tempered, recency, worst-slice."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -51,7 +57,7 @@ def train(
     from cnsdiff.run import as_options
 
     if resume is not None:
-        given = [out, sampler, backbone, config, set_, seed, device, threads]
+        given = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
         if any(value is not None for value in given) or preset != "default":
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
@@ -66,6 +72,8 @@ def train(
     for key, value in (("seed", seed), ("device", device), ("threads", threads)):
         if value is not None:
             overrides[key] = value
+    if select_on is not None:
+        overrides = merge(overrides, {"training": {"select_on": select_on}})
     options = as_options({"backbone": {}, "sampler": {}} | overrides)
     source_name = " or ".join([str(config)] * bool(config) + ["--set"] * bool(set_ or not config))
     model = Recommender(backbone, sampler, preset=preset, source=source_name, **options)
@@ -139,7 +147,7 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
     screen = console()
     screen.print(
         f"Best epoch {summary['best_epoch']} of {summary['epochs']}: {metric} "
-        f"{best[metric]:.4f} on {config.training.select_on} "
+        f"{best[metric]:.4f} on {config.training.selection_split} "
         f"({summary['median_epoch_seconds']:.2f} s an epoch)."
     )
     screen.print(f"Wrote {run}. Next: cnsdiff evaluate {run} --references", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Exact full ranking, metrics and their comparison across splits."""
 
+from cnsdiff.evaluation.anticipation import Anticipation, anticipate
 from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.relevance import Relevance
@@ -7,11 +8,13 @@ from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
 from cnsdiff.evaluation.scorer import EmbeddingScorer, Scorer
 
 __all__ = [
+    "Anticipation",
     "EmbeddingScorer",
     "Evaluation",
     "Relevance",
     "Scorer",
     "SplitEvaluation",
+    "anticipate",
     "evaluate",
     "evaluate_split",
     "rank",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cnsdiff.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import metrics
+from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
@@ -82,6 +83,7 @@ def evaluate_split(
     *,
     ks: Sequence[int] = (10, 20),
     per_user: bool = False,
+    anticipation: Anticipation | None = None,
     user_batch: int = USER_BATCH,
     item_chunk: int = ITEM_CHUNK,
     device: torch.device | str | None = None,
@@ -95,6 +97,8 @@ def evaluate_split(
         Held-out positives.
     train_csr : csr_array, shape (n_users, n_items)
         Training positives: masked in the ranking, and counted for the popularity metric.
+    anticipation : Anticipation, optional
+        Also measure under an anticipated shift: ``"ndcg@20[name]"`` beside ``"ndcg@20"``.
     ks, per_user, user_batch, item_chunk, device
         As in :func:`evaluate`.
 
@@ -104,7 +108,15 @@ def evaluate_split(
         As :func:`evaluate`.
     """
     results = _evaluate(
-        scorer, {"the split": split}, train_csr, ks, per_user, user_batch, item_chunk, device
+        scorer,
+        {"the split": split},
+        train_csr,
+        ks,
+        per_user,
+        user_batch,
+        item_chunk,
+        device,
+        anticipation,
     )
     return results["the split"]
 
@@ -118,6 +130,7 @@ def _evaluate(
     user_batch: int,
     item_chunk: int,
     device: torch.device | str | None,
+    anticipation: Anticipation | None = None,
 ) -> dict[str, SplitEvaluation]:
     n_users, n_items = scorer.n_users, scorer.n_items
     if train.shape != (n_users, n_items):
@@ -153,6 +166,8 @@ def _evaluate(
         results[name] = _measure(
             ranked_users[chosen], items[chosen], relevant, train_counts, ks, per_user
         )
+        if anticipation is not None:
+            results[name].metrics.update(anticipation(ranked_users[chosen], items[chosen]))
     return results
 
 

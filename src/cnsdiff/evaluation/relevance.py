@@ -69,9 +69,24 @@ class Relevance:
         -------
         Tensor of bool, shape (n, K)
         """
+        return self.positions(users, items)[1]
+
+    def positions(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each listed item stands among the sorted pairs, and whether it is one of them.
+
+        Parameters
+        ----------
+        users, items
+            As in :meth:`hits`.
+
+        Returns
+        -------
+        Tensor of int64, Tensor of bool, both of shape (n, K)
+            The place means nothing where the second is false.
+        """
         if not len(self._keys):
-            return torch.zeros_like(items, dtype=torch.bool)
+            return torch.zeros_like(items), torch.zeros_like(items, dtype=torch.bool)
         wanted = users[:, None] * self._n_items + items
         at = torch.searchsorted(self._keys, wanted).clamp_(max=len(self._keys) - 1)
         # The padding's key, one below the user's first, is the previous user's last item.
-        return (self._keys[at] == wanted) & (items >= 0)
+        return at, (self._keys[at] == wanted) & (items >= 0)

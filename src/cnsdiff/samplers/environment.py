@@ -38,6 +38,14 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
         value = positives.timestamps
     else:
         raise ValueError(f"environment kind {kind!r} has no labels")
+    return strata(value, n)
+
+
+def strata(value: Tensor, n: int) -> Tensor:
+    """Which of ``n`` strata of about equal mass each ``value (m,)`` falls into, from 0 up.
+
+    Equal values never fall into different strata, so some may be empty.
+    """
     ordered = value.sort().values
     # Mid-rank of each value among all, in (0, 1): ties share one.
     below = torch.searchsorted(ordered, value)

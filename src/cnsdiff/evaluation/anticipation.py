@@ -1,0 +1,213 @@
+"""Validation objectives that anticipate a shift, from IID validation data alone (METHOD §8.1).
+
+A test set under a shift is not at hand when the best epoch is chosen, and must not be. But IID
+validation pairs can be *weighted* so that they count as they would under the shift: by the inverse
+popularity of their items, by how recent they are, or slice by slice with the worst one counting.
+
+The plain metric is a mean over users of a mean over their relevant items, that is, an expectation
+over pairs ``(u, i)`` drawn with probability ``1 / (n_users · n_u)``. Weights ``w_ui`` reweight that
+expectation (importance weighting, self-normalised)::
+
+    Recall@K = Σ_u (1/n_u) Σ_{i hit} w_ui  /  Σ_u (1/n_u) Σ_i w_ui
+    NDCG@K   = Σ_u w̄_u DCG_u / IDCG_u     /  Σ_u w̄_u           gains w_ui, w̄_u = mean of w_ui
+
+so that equal weights give the plain metric exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnsdiff.data import Split
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.samplers.environment import strata
+
+Anticipated = Literal["inverse-popularity", "tempered", "recency", "worst-slice"]
+Slicing = Literal["popularity", "activity", "time"]
+
+#: Metrics that have a weighted form.
+WEIGHTED = ("recall", "ndcg")
+
+
+def anticipated_name(metric: str, anticipated: str) -> str:
+    """What the value of ``metric`` under an anticipated shift is called."""
+    return f"{metric}[{anticipated}]"
+
+
+class Anticipation:
+    """Weighted metrics of ranked lists; of several weightings, the worst.
+
+    Parameters
+    ----------
+    name
+        What the shift is called in the names of the metrics: ``"ndcg@20[name]"``.
+    split
+        The validation pairs.
+    n_users, n_items
+        Size of the catalogue.
+    weights
+        ``(S, m)`` weights of the ``m`` pairs under each of ``S`` weightings, none negative, none
+        all zero.
+    ks
+        Cut-offs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: Split,
+        n_users: int,
+        n_items: int,
+        weights: NDArray[np.float64],
+        ks: Sequence[int],
+    ) -> None:
+        self.name = name
+        self._relevance = Relevance(split.users, split.items, n_users, n_items)
+        self.ks = tuple(sorted(set(ks)))
+        order = np.argsort(split.users * n_items + split.items, kind="stable")
+        users = torch.from_numpy(split.users[order])
+        self._weights = torch.from_numpy(np.ascontiguousarray(weights[:, order]))
+        n_pairs = self._relevance.counts.to(torch.float64)
+        mean = [_sums(users, w, n_users) / n_pairs.clamp(min=1) for w in self._weights]
+        self._mean_weight = torch.stack(mean)
+        ideal = [_ideal_gains(users, w, n_users, self.ks) for w in self._weights]
+        self._ideal = torch.stack(ideal)
+
+    @property
+    def effective_pairs(self) -> float:
+        """Kish's effective number of pairs, ``(Σ w)² / Σ w²``; of several weightings, the least."""
+        total, squares = self._weights.sum(1), self._weights.square().sum(1)
+        return float((total.square() / squares).min())
+
+    def __call__(self, users: Tensor, items: Tensor) -> dict[str, float]:
+        """``{"recall@10[name]": …, …}`` of the lists ``items (n, K)`` of ``users (n,)``.
+
+        ``users`` must be all that have a validation pair, each once; ``items`` hold -1 for none.
+        """
+        place, hit = self._relevance.positions(users, items)
+        discount = 1.0 / torch.arange(2.0, items.shape[1] + 2.0, dtype=torch.float64).log2()
+        n_pairs = self._relevance.counts[users].to(torch.float64)
+        found: dict[str, list[float]] = {}
+        for weights, mean, ideal in zip(self._weights, self._mean_weight, self._ideal, strict=True):
+            gains = weights[place] * hit
+            user_weight = mean[users]
+            total = user_weight.sum()
+            for at, k in enumerate(self.ks):
+                recall = (gains[:, :k].sum(1) / n_pairs).sum() / total
+                dcg = (gains[:, :k] * discount[:k]).sum(1)
+                best = ideal[at][users]
+                ndcg = torch.where(best > 0, dcg / best.clamp(min=1e-300), 0.0)
+                found.setdefault(f"recall@{k}", []).append(float(recall))
+                found.setdefault(f"ndcg@{k}", []).append(float((user_weight * ndcg).sum() / total))
+        return {anticipated_name(key, self.name): min(values) for key, values in found.items()}
+
+
+def anticipate(
+    anticipated: Anticipated,
+    split: Split,
+    train: Split,
+    n_users: int,
+    n_items: int,
+    *,
+    ks: Sequence[int] = (10, 20),
+    strength: float = 1.0,
+    half_life: float = 0.1,
+    slices: int = 4,
+    slice_by: Slicing = "popularity",
+) -> Anticipation:
+    """The validation objective for an anticipated shift.
+
+    Parameters
+    ----------
+    anticipated
+        ``"inverse-popularity"``: pairs weigh ``1 / pop_i``, as if all items were interacted with
+        alike; ``"tempered"``: ``pop_i^-strength``; ``"recency"``: halved with every ``half_life``
+        of the validation data's time span; ``"worst-slice"``: the worst of ``slices`` strata of
+        about equal mass.
+    split
+        Validation pairs from the training distribution.
+    train
+        Training pairs; popularity ``pop_i`` and activity are counted here.
+    n_users, n_items
+        Size of the catalogue.
+    ks
+        Cut-offs.
+    strength
+        0 is no shift, 1 a uniform and 2 an inverted popularity; below 0 the popular get more so.
+    half_life
+        As a share of the time between the first and the last validation pair.
+    slices, slice_by
+        How many strata, of item popularity, user activity, or time.
+
+    Raises
+    ------
+    ConfigError
+        The name is unknown, times are needed and not there, or all pairs fall into one slice.
+    """
+    if anticipated not in get_args(Anticipated):
+        known = get_args(Anticipated)
+        raise ConfigError(
+            f"no validation objective is called {anticipated!r}{did_you_mean(anticipated, known)}; "
+            f"available: {', '.join(known)}"
+        )
+    popularity = np.bincount(train.items, minlength=n_items)[split.items].astype(np.float64)
+    if anticipated == "inverse-popularity":
+        weights = popularity[None] ** -1.0
+    elif anticipated == "tempered":
+        weights = popularity[None] ** -strength
+    elif anticipated == "recency":
+        times = _times(split, anticipated)
+        span = float(np.ptp(times)) or 1.0
+        weights = 2.0 ** ((times - times.max()) / (half_life * span))[None]
+    else:
+        if slice_by == "popularity":
+            value = popularity
+        elif slice_by == "activity":
+            value = np.bincount(train.users, minlength=n_users)[split.users].astype(np.float64)
+        else:
+            value = _times(split, anticipated)
+        weights = _strata(value, slices, slice_by)
+    return Anticipation(anticipated, split, n_users, n_items, weights, ks)
+
+
+def _times(split: Split, anticipated: str) -> NDArray[np.float64]:
+    if split.timestamps is None:
+        raise ConfigError(
+            f"the validation objective {anticipated!r} needs timestamps, which the {split.name} "
+            "split lacks; prepare the dataset with a timestamp column or select on another"
+        )
+    return split.timestamps.astype(np.float64)
+
+
+def _strata(value: NDArray[np.float64], n: int, by: str) -> NDArray[np.float64]:
+    """Indicator weights ``(S, m)`` of strata of about equal mass; equal values stay together."""
+    stratum = strata(torch.from_numpy(value), n).numpy()
+    present = np.unique(stratum)
+    if len(present) < 2:
+        raise ConfigError(
+            f"all validation pairs have about the same {by}, so 'worst-slice' has one slice only; "
+            "slice by something else or select on 'valid'"
+        )
+    weights: NDArray[np.float64] = (stratum[None] == present[:, None]).astype(np.float64)
+    return weights
+
+
+def _sums(users: Tensor, values: Tensor, n_users: int) -> Tensor:
+    return torch.bincount(users, values, minlength=n_users)
+
+
+def _ideal_gains(users: Tensor, weights: Tensor, n_users: int, ks: Sequence[int]) -> Tensor:
+    """``(len(ks), n_users)`` DCG of each user's pairs in the best order; ``users`` ascending."""
+    best_first = torch.from_numpy(np.lexsort((-weights.numpy(), users.numpy())))
+    # Users are ascending already, so only the order within each changes.
+    starts = torch.searchsorted(users, users)
+    rank = torch.arange(len(users)) - starts
+    gains = weights[best_first] / (rank + 2.0).to(torch.float64).log2()
+    return torch.stack([_sums(users, gains * (rank < k), n_users) for k in ks])
