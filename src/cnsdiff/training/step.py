@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import Backbone, Embeddings
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
+from cnsdiff.training.probe import Probe
 
 
 class TrainingStep(nn.Module):
@@ -36,12 +37,19 @@ class TrainingStep(nn.Module):
         self.sampler = sampler
         self.objective = objective
 
-    def forward(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch (scalar, with gradient) and detached scalars to log."""
+    def forward(
+        self, batch: Batch, context: Context, probe: Probe | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch (scalar, with gradient) and detached scalars to log.
+
+        ``probe`` is shown the negatives, if the objective uses any of the sampler's.
+        """
         embeddings = self.embeddings()
         context = replace(context, cosine=self.objective.config.score == "cosine")
         needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
         negatives = self.sampler(batch, embeddings, context) if needed else None
+        if probe is not None and negatives is not None:
+            probe(batch, embeddings, negatives)
         terms = self.objective(batch, embeddings, self._layer_zero(embeddings), negatives, context)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,151 @@
+"""Looking at the negatives of an epoch while it trains, without touching anything.
+
+The loop tells a probe that an epoch begins and asks it for scalars at the end; the training
+step shows it each batch's negatives. A probe changes no weight: it has a random stream of its
+own and keeps no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.data import Dataset
+from cnsdiff.data.positives import Positives
+from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives
+from cnsdiff.evaluation.judges import Judge, JudgeKind, judge_for
+from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.seeding import torch_generator
+from cnsdiff.training.config import TrainingConfig
+
+#: Batches of an epoch that are looked at, at most: each costs a pass over the catalogue.
+_BATCHES = 16
+
+_READS: Mapping[JudgeKind, str] = {
+    "held-out": "the test splits",
+    "experiment": "the experiment's judgements",
+    "truth": "the simulated truth",
+}
+
+
+class Probe(Protocol):
+    """Is shown the negatives that training uses."""
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know of it, in one line."""
+
+    def begin(self, epoch: int, n_steps: int) -> None:
+        """An epoch of ``n_steps`` batches begins."""
+        ...
+
+    def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
+        """The next batch, the embeddings that score it, and its negatives."""
+        ...
+
+    def scalars(self) -> Mapping[str, float]:
+        """What was seen in this epoch, for its record; empty if nothing was."""
+        ...
+
+
+class FalseNegativeProbe:
+    """Counts false negatives among a sample of those an epoch trains on.
+
+    The sample is a few random rows of evenly spaced batches.
+
+    Parameters
+    ----------
+    judge
+        Says which negatives are false, on the device of training.
+    positives
+        The training pairs.
+    config
+        How often, how many, by how many neighbours (``fhn_*``).
+    seed
+        The one seed.
+    """
+
+    def __init__(
+        self, judge: Judge, positives: Positives, config: TrainingConfig, seed: int
+    ) -> None:
+        self.judge, self.positives, self.config, self.seed = judge, positives, config, seed
+        self._epoch = self._step = 0
+        self._measured: frozenset[int] = frozenset()
+        self._counts = FalseNegatives()
+        self._generator: torch.Generator | None = None
+
+    @property
+    def note(self) -> str | None:
+        if self.config.fhn_on == "valid":
+            return None
+        return (
+            f"training.fhn_on={self.config.fhn_on} reads {_READS[self.config.fhn_on]} to count "
+            "false negatives: a diagnostic, on which no weight and no choice of epoch depends"
+        )
+
+    def begin(self, epoch: int, n_steps: int) -> None:
+        self._epoch, self._step, self._counts = epoch, 0, FalseNegatives()
+        every = self.config.fhn_every
+        due = every is not None and (epoch % every == 0 or epoch == self.config.epochs)
+        looks = min(n_steps, _BATCHES) if due else 0
+        # The middle of each of equal parts of the epoch.
+        self._measured = frozenset((2 * j + 1) * n_steps // (2 * looks) for j in range(looks))
+        self._generator = None
+
+    def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
+        step, self._step = self._step, self._step + 1
+        if step not in self._measured:
+            return
+        if self._generator is None:
+            device = batch.users.device
+            self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)
+        made = negatives.items if negatives.items is not None else negatives.vectors
+        assert made is not None
+        rows = self._rows(batch, made.shape[1])
+        self._counts += false_negatives(
+            Negatives(made[rows]) if made is negatives.items else Negatives(vectors=made[rows]),
+            Batch(batch.index[rows], batch.users[rows], batch.positives[rows]),
+            embeddings,
+            self.judge,
+            self.positives,
+            neighbours=self.config.fhn_neighbours,
+            generator=self._generator,
+        )
+
+    def scalars(self) -> Mapping[str, float]:
+        return self._counts.scalars()
+
+    def _rows(self, batch: Batch, n: int) -> Tensor:
+        """Random rows of a batch, those of users the judge knows before all others."""
+        wanted = -(-self.config.fhn_sample // (n * len(self._measured)))
+        device = batch.users.device
+        order = torch.rand(len(batch), generator=self._generator, device=device)
+        if self.judge.known_users is not None:
+            order += (~self.judge.known_users[batch.users]).to(order.dtype)
+        return order.argsort()[:wanted]
+
+
+def false_negative_probe(
+    config: TrainingConfig,
+    dataset: Dataset,
+    positives: Positives,
+    seed: int,
+    device: torch.device | str,
+) -> FalseNegativeProbe | None:
+    """The probe a configuration asks for, or ``None`` if it asks for none.
+
+    The default judge, the valid split, is not insisted on: a dataset may have none.
+
+    Raises
+    ------
+    DataError
+        The dataset has nothing to judge negatives by as ``config.fhn_on`` asks.
+    """
+    without_valid = config.fhn_on == "valid" and "valid" not in dataset.split_names
+    if config.fhn_every is None or without_valid:
+        return None
+    return FalseNegativeProbe(judge_for(dataset, config.fhn_on, device), positives, config, seed)
