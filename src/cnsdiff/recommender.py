@@ -34,6 +34,7 @@ from cnsdiff.seeding import torch_generator
 from cnsdiff.storage import atomic_directory
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
+from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 
@@ -129,7 +130,8 @@ class Recommender:
         Raises
         ------
         DataError
-            The dataset has no valid split, or a user has every item.
+            The dataset has no valid split, a user has every item, or there is nothing to judge
+            negatives by as ``training.fhn_on`` asks.
         ConfigError
             The configuration is wrong.
         RunError
@@ -151,6 +153,9 @@ class Recommender:
             )
         train_csr = positives.matrix
         fabric = make_fabric(config.device, config.precision, config.threads)
+        probe = false_negative_probe(
+            config.training, dataset, positives, config.seed, fabric.device
+        )
 
         def validate(embeddings: Embeddings) -> dict[str, float]:
             scorer = EmbeddingScorer(*embeddings)
@@ -175,6 +180,7 @@ class Recommender:
                 "configuration": provenance["config_fingerprint"],
                 "dataset": provenance["dataset"]["fingerprint"],
             },
+            probe=probe,
         )
         state = trainer.fit(step, positives, validate, reporter)
         with torch.no_grad():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
+from cnsdiff.evaluation.judges import JudgeKind
 from cnsdiff.settings import Settings
+from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
 
 class TrainingConfig(Settings):
@@ -19,9 +22,60 @@ class TrainingConfig(Settings):
         10, ge=1, description="validations without improvement before stopping; None: never stop"
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations")
-    select_on: Literal["valid", "test_ood"] = Field(
+    select_on: Literal["valid", Anticipated, "test_ood"] = Field(
         "valid",
-        description="the split that picks the best epoch; 'test_ood' repeats the published "
-        "code's selection on the test set and is no honest result",
+        description="what picks the best epoch: the validation split as it is, the same weighted "
+        "as under an anticipated shift, or 'test_ood', which repeats the published code's "
+        "selection on the test set and is no honest result",
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg|precision|hitrate|mrr|map)@\d+$")
+    select_strength: float = Field(
+        1.0, description="of 'tempered': 0 no shift, 1 uniform popularity, 2 inverted"
+    )
+    select_half_life: float = Field(
+        0.1, gt=0, description="of 'recency', as a share of the validation data's time span"
+    )
+    select_slices: int = Field(4, ge=2, description="number of strata of 'worst-slice'")
+    select_slice_by: Slicing = Field("popularity", description="what 'worst-slice' slices by")
+    fhn_every: int | None = Field(
+        1, ge=1, description="epochs between counts of false negatives; None: never"
+    )
+    fhn_on: JudgeKind = Field(
+        "valid",
+        description="what tells a false negative: pairs held out in 'valid' or in all splits, an "
+        "experiment's judgements, or a simulated world's truth; it changes no weight",
+    )
+    fhn_sample: int = Field(2048, ge=1, description="negatives judged in an epoch that counts")
+    fhn_neighbours: int = Field(
+        1, ge=1, description="k, catalogue items that stand for a synthesised negative"
+    )
+
+    @property
+    def selection_split(self) -> str:
+        """The split that picks the best epoch."""
+        return "test_ood" if self.select_on == "test_ood" else "valid"
+
+    @property
+    def selection_metrics(self) -> tuple[str, ...]:
+        """The metrics that pick the best epoch, by their names in a validation."""
+        if self.select_on == "test_ood":
+            return PUBLISHED_METRICS
+        if self.anticipated is None:
+            return (self.select_metric,)
+        return (anticipated_name(self.select_metric, self.anticipated),)
+
+    @property
+    def anticipated(self) -> Anticipated | None:
+        """The shift that validation is weighted for, if any."""
+        if self.select_on != "valid" and self.select_on != "test_ood":
+            return self.select_on
+        return None
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.anticipated is not None and self.select_metric.partition("@")[0] not in WEIGHTED:
+            raise ValueError(
+                f"select_on={self.select_on!r} weighs validation pairs, which only recall and ndcg "
+                f"can do; set select_metric to one of them, not {self.select_metric!r}"
+            )
+        return self

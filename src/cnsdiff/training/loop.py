@@ -25,7 +25,8 @@ from cnsdiff.samplers.base import Batch, Context
 from cnsdiff.seeding import torch_generator
 from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.early_stopping import PUBLISHED_METRICS, EarlyStopping
+from cnsdiff.training.early_stopping import EarlyStopping
+from cnsdiff.training.probe import Probe
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 
@@ -52,6 +53,8 @@ class Trainer:
     identity
         What the run is (configuration and data fingerprints); a checkpoint of another is
         refused.
+    probe
+        Shown the negatives of each batch; what it saw goes into the epoch's record.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Trainer:
         fabric: Fabric,
         checkpoint: Path | None = None,
         identity: Mapping[str, str] | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
         self.fabric = fabric
         self.checkpoint = checkpoint
         self.identity = dict(identity or {})
+        self.probe = probe
 
     def fit(
         self,
@@ -92,7 +97,7 @@ class Trainer:
         # The wrapped module is not called: Fabric cannot convert the inputs of this one.
         _, optimizer = self.fabric.setup(step, optimizer)
         selects_on_test = config.select_on == "test_ood"
-        metrics = PUBLISHED_METRICS if selects_on_test else (config.select_metric,)
+        metrics = config.selection_metrics
         stopping = EarlyStopping(metrics, config.patience)
         state = self._resume(step, optimizer, stopping)
         pairs = positives.pairs
@@ -103,6 +108,8 @@ class Trainer:
                     "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
                     "code does; these numbers are not an honest estimate"
                 )
+            if self.probe is not None and self.probe.note is not None:
+                reporter.note(self.probe.note)
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
             reporter.begin(state.epoch, config.epochs, n_steps)
@@ -149,7 +156,7 @@ class Trainer:
         pairs: Tensor,
         reporter: Reporter,
     ) -> dict[str, float]:
-        """Train over all pairs once; the mean of each scalar over the interactions."""
+        """Train over all pairs once; the mean of each scalar, and what the probe saw."""
         device = self.fabric.device
         order_stream = torch_generator(self.seed, "order", epoch, device=device)
         context = Context(
@@ -158,13 +165,16 @@ class Trainer:
             noise=torch_generator(self.seed, "noise", epoch, device=device),
         )
         order = torch.randperm(len(pairs), generator=order_stream, device=device)
+        batches = torch.split(order, self.config.batch_size)
         step.train()
         sums: dict[str, Tensor] = {}
-        for number, index in enumerate(torch.split(order, self.config.batch_size)):
+        if self.probe is not None:
+            self.probe.begin(epoch, len(batches))
+        for number, index in enumerate(batches):
             users, items = pairs[index].unbind(dim=1)
             optimizer.zero_grad(set_to_none=True)
             with self.fabric.autocast():
-                loss, scalars = step(Batch(index, users, items), context)
+                loss, scalars = step(Batch(index, users, items), context, self.probe)
             self.fabric.backward(loss)
             optimizer.step()
             for name, value in scalars.items():
@@ -179,7 +189,7 @@ class Trainer:
         self._require_finite(epoch, number + 1, means)
         if not all(bool(p.isfinite().all()) for p in step.parameters()):
             self._require_finite(epoch, number + 1, {"weights": math.nan})
-        return means
+        return means if self.probe is None else means | dict(self.probe.scalars())
 
     def _require_finite(self, epoch: int, number: int, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
