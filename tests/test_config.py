@@ -195,6 +195,22 @@ def test_the_published_selection_needs_its_four_metrics() -> None:
     resolve_config({"training": {"select_on": "test_ood"}})
 
 
+@pytest.mark.parametrize("metric", ["mrr@20", "hitrate@10", "precision@20", "map@10"])
+def test_an_anticipated_shift_weighs_recall_and_ndcg_only(metric: str) -> None:
+    message = complaint({"training": {"select_on": "recency", "select_metric": metric}})
+    assert "select_on='recency'" in message and f"not {metric!r}" in message
+    for fine in ("recall@10", "ndcg@20"):
+        training = {"select_on": "recency", "select_metric": fine}
+        config = resolve_config({"training": training}).training
+        assert config.selection_metrics == (f"{fine} (recency)",)
+        assert (config.selection_split, config.anticipated) == ("valid", "recency")
+
+
+def test_the_metric_of_an_anticipated_shift_must_be_computed() -> None:
+    message = complaint({"training": {"select_on": "tempered", "select_metric": "ndcg@7"}})
+    assert "'ndcg@7', which is not computed" in message
+
+
 # -- --set and YAML ----------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ class Config(Settings):
         training = self.training
         on_test = training.select_on == "test_ood"
         computed = {str(k) for k in self.evaluation.ks}
-        for metric in (m.partition("[")[0] for m in training.selection_metrics):
+        for metric in (m.partition(" ")[0] for m in training.selection_metrics):
             if metric.rpartition("@")[2] not in computed:
                 raise ValueError(
                     f"the best epoch is picked by {metric!r}, which is not computed; add its "

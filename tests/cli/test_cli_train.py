@@ -67,6 +67,19 @@ def test_json(cli, world, tmp_path, fast):
     assert report["ndcg@20"] == history[report["best_epoch"] - 1]["validation"]["ndcg@20"]
 
 
+def test_selecting_under_an_anticipated_shift(cli, world, tmp_path, fast):
+    out = tmp_path / "run"
+    done = cli("train", world, "--out", out, *fast, "--select-on", "inverse-popularity")
+    assert done.code == 0, done.err
+    assert "validation pairs weigh as much as" in done.err
+    assert "ndcg@20 (inverse-popularity) 0." in done.out
+    model = Recommender.load(out)
+    values = [epoch["validation"]["ndcg@20 (inverse-popularity)"] for epoch in model.history_]
+    assert values[model.best_epoch_ - 1] == max(values)
+    assert model.config_.training.select_on == "inverse-popularity"
+    assert values != [epoch["validation"]["ndcg@20"] for epoch in model.history_]
+
+
 def test_selecting_on_the_test_split_warns(cli, world, tmp_path, fast):
     """Even with a select_metric that is not computed, since the published rule picks by four."""
     settings = ("--set", "training.select_on=test_ood", "--set", "training.select_metric=mrr@7")
@@ -191,6 +204,7 @@ BAD = {
     "name for a section": (["--set", "backbone=mf"], ["--set: backbone must be a section", "mf"]),
     "device": (["--device", "gpu"], ["device: 'gpu' is not one of auto, cpu, cuda"]),
     "absent device": (["--device", "cuda:99"], ["'cuda:99' is not there", "auto or cpu"]),
+    "select on": (["--select-on", "popularity"], ["training.select_on", "'popularity'"]),
     "metric": (["--set", "training.select_metric=ndcg@7"], ["ndcg@7", "evaluation.ks"]),
 }
 

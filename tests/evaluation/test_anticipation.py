@@ -95,7 +95,7 @@ def test_weighted_metrics_against_a_loop(seed, kind, strength):
             train, valid, scorer, weights_of(kind, train, valid, 12, strength).tolist(), k
         )
         for name, value in expected.items():
-            assert found[f"{name}[{kind}]"] == pytest.approx(value, abs=1e-12)
+            assert found[f"{name} ({kind})"] == pytest.approx(value, abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -108,7 +108,7 @@ def test_equal_weights_give_the_plain_metric(seed, weight):
     found = measured(train, valid, scorer, made)
     for k in KS:
         for metric in (f"recall@{k}", f"ndcg@{k}"):
-            assert found[f"{metric}[same]"] == pytest.approx(found[metric], abs=1e-12)
+            assert found[f"{metric} (same)"] == pytest.approx(found[metric], abs=1e-12)
     assert made.effective_pairs == pytest.approx(len(valid))
 
 
@@ -118,9 +118,9 @@ def test_strength_zero_is_no_shift_and_one_is_inverse_popularity():
         measured(train, valid, scorer, anticipate(kind, valid, train, 9, 12, ks=KS, strength=s))
         for kind, s in (("tempered", 0.0), ("tempered", 1.0), ("inverse-popularity", 7.0))
     )
-    assert none["ndcg@3[tempered]"] == pytest.approx(none["ndcg@3"])
-    assert one["ndcg@3[tempered]"] == pytest.approx(inverse["ndcg@3[inverse-popularity]"])
-    assert one["ndcg@3[tempered]"] != pytest.approx(none["ndcg@3"])
+    assert none["ndcg@3 (tempered)"] == pytest.approx(none["ndcg@3"])
+    assert one["ndcg@3 (tempered)"] == pytest.approx(inverse["ndcg@3 (inverse-popularity)"])
+    assert one["ndcg@3 (tempered)"] != pytest.approx(none["ndcg@3"])
 
 
 def test_the_weighted_item_distribution_is_uniform():
@@ -133,7 +133,7 @@ def test_the_weighted_item_distribution_is_uniform():
     shares = []
     for item in range(3):
         lists_ = torch.full((14, 1), item)
-        shares.append(made(torch.arange(14), lists_)["recall@1[inverse-popularity]"])
+        shares.append(made(torch.arange(14), lists_)["recall@1 (inverse-popularity)"])
     assert shares == pytest.approx([1 / 3] * 3)
     assert made.effective_pairs < len(valid)
 
@@ -153,7 +153,7 @@ def test_the_worst_slice_is_the_least_of_the_slices():
         ]
         for name in slices[0]:
             least = min(values[name] for values in slices)
-            assert found[f"{name}[worst-slice]"] == pytest.approx(least)
+            assert found[f"{name} (worst-slice)"] == pytest.approx(least)
 
 
 @pytest.mark.parametrize("by", ["popularity", "activity", "time"])
@@ -161,7 +161,8 @@ def test_every_way_of_slicing(by):
     train, valid, scorer = world(6, 30, 20)
     made = anticipate("worst-slice", valid, train, 30, 20, ks=KS, slice_by=by)
     found = measured(train, valid, scorer, made)
-    assert 0 <= found["ndcg@3[worst-slice]"] <= found["ndcg@3"] + 0.2
+    # The plain recall is a mean of the slices' recalls.
+    assert 0 <= found["recall@3 (worst-slice)"] <= found["recall@3"]
 
 
 def test_what_cannot_be_anticipated():

@@ -38,7 +38,7 @@ WEIGHTED = ("recall", "ndcg")
 
 def anticipated_name(metric: str, anticipated: str) -> str:
     """What the value of ``metric`` under an anticipated shift is called."""
-    return f"{metric}[{anticipated}]"
+    return f"{metric} ({anticipated})"
 
 
 class Anticipation:
@@ -47,7 +47,7 @@ class Anticipation:
     Parameters
     ----------
     name
-        What the shift is called in the names of the metrics: ``"ndcg@20[name]"``.
+        What the shift is called in the names of the metrics: ``"ndcg@20 (name)"``.
     split
         The validation pairs.
     n_users, n_items
@@ -87,7 +87,7 @@ class Anticipation:
         return float((total.square() / squares).min())
 
     def __call__(self, users: Tensor, items: Tensor) -> dict[str, float]:
-        """``{"recall@10[name]": …, …}`` of the lists ``items (n, K)`` of ``users (n,)``.
+        """``{"recall@10 (name)": …, …}`` of the lists ``items (n, K)`` of ``users (n,)``.
 
         ``users`` must be all that have a validation pair, each once; ``items`` hold -1 for none.
         """

@@ -98,7 +98,7 @@ def evaluate_split(
     train_csr : csr_array, shape (n_users, n_items)
         Training positives: masked in the ranking, and counted for the popularity metric.
     anticipation : Anticipation, optional
-        Also measure under an anticipated shift: ``"ndcg@20[name]"`` beside ``"ndcg@20"``.
+        Also measure under an anticipated shift: ``"ndcg@20 (name)"`` beside ``"ndcg@20"``.
     ks, per_user, user_batch, item_chunk, device
         As in :func:`evaluate`.
 
