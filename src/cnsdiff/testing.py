@@ -28,7 +28,7 @@ DIM = 6
 
 
 def tiny_positives(n_users: int = 12, n_items: int = 17, seed: int = 0) -> Positives:
-    """A small long-tailed set of training pairs with timestamps.
+    """A small long-tailed set of training pairs with timestamps and three environments.
 
     Every user and item has a positive, and every user lacks at least one item.
     """
@@ -43,7 +43,12 @@ def tiny_positives(n_users: int = 12, n_items: int = 17, seed: int = 0) -> Posit
     order = rng.permutation(len(users))
     timestamps = rng.integers(0, 1000, len(users)).astype(np.float64)
     return Positives(
-        users[order].astype(np.int64), items[order].astype(np.int64), n_users, n_items, timestamps
+        users[order].astype(np.int64),
+        items[order].astype(np.int64),
+        n_users,
+        n_items,
+        timestamps,
+        environments=np.arange(len(users)) % 3,
     )
 
 

@@ -31,7 +31,7 @@ B, DIM = len(BATCH), 6
 GENERATED = {"curriculum_start": (1, 0), "curriculum_end": (1, 0), "cap_margin": None}
 #: Nothing but the random item.
 RANDOM = {**GENERATED, "curriculum_start": (0, 1), "curriculum_end": (0, 1)}
-ENVIRONMENTS = ["none", "popularity", "time", "learned"]
+ENVIRONMENTS = ["none", "popularity", "time", "given", "learned"]
 
 
 def embeddings(seed: int = 0, scale: float = 1.0) -> Embeddings:
@@ -412,6 +412,14 @@ def test_the_causal_term_is_zero_when_the_denoiser_ignores_the_environment() -> 
     torch.nn.init.zeros_(sampler.denoiser.from_environment.weight)
     assert sample(sampler).diagnostics["causal"].item() < 1e-9
     assert sample(build(environment="popularity")).diagnostics["causal"].item() > 1e-6
+
+
+def test_given_labels_are_the_environments_whatever_their_number() -> None:
+    sampler = build(environment="given", n_environments=7)
+    assert torch.equal(sampler.environments, POSITIVES.environments)
+    assert sampler.denoiser.from_environment is not None
+    assert len(sampler.prior) == 3
+    torch.testing.assert_close(sampler.prior, torch.bincount(sampler.environments) / len(POSITIVES))
 
 
 def test_time_without_timestamps_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Inferred environments: strata of equal mass that never split equal values."""
+"""Environments: labels as given, or inferred as strata of equal mass that never split equal values."""
 
 from __future__ import annotations
 
@@ -74,3 +74,11 @@ def test_equal_popularity_is_one_environment() -> None:
 def test_time_without_timestamps_is_an_error_that_names_the_way_out() -> None:
     with pytest.raises(ConfigError, match=r"needs timestamps.*choose 'popularity'"):
         environment_labels(by_popularity([2, 1]), "time", 2)
+
+
+def test_given_labels_are_taken_as_they_are() -> None:
+    labels = np.array([2, 0, 2])
+    positives = Positives(np.zeros(3, np.int64), np.arange(3), 1, 4, environments=labels)
+    assert environment_labels(positives, "given", 2).tolist() == [2, 0, 2]
+    with pytest.raises(ConfigError, match=r"needs environment labels.*--environment-col"):
+        environment_labels(by_popularity([2, 1]), "given", 2)
