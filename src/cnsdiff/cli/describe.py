@@ -1,0 +1,147 @@
+"""``cnsdiff data describe``: what is in a dataset, and how far each split is from train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cnsdiff.catalogue import Entry
+    from cnsdiff.data import Dataset
+
+EXAMPLE = "Example: cnsdiff data describe data/food --figures food.html"
+
+
+def describe(
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATASET...",
+            help="Dataset directory, or the name of a data set in the catalogue. Several "
+            "directories give one table of their distances.",
+        ),
+    ],
+    figures: Annotated[
+        Path | None, typer.Option(help="HTML file to write; it opens offline.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing --figures file.")] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the random divisions behind 'by chance'.")
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the shift between train and each split: counts, long tail, distances, overlap."""
+    from cnsdiff.cli.describe_tables import comparison_table, dataset_tables, plain
+    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.data import Dataset
+    from cnsdiff.diagnostics import describe as measure
+    from cnsdiff.errors import InputError
+
+    if figures is not None:
+        _refuse_existing(figures, overwrite=overwrite)
+    found = [_find(target) for target in datasets]
+    prepared = [one for one in found if isinstance(one, Dataset)]
+    published = [one for one in found if not isinstance(one, Dataset)]
+    if published:
+        entry = published[0]
+        if len(found) > 1 or figures is not None:
+            raise InputError(
+                f"{entry.name}: is a name of the catalogue, not a dataset directory, so there is "
+                f"nothing to measure; make one with cnsdiff prepare {entry.name} --out DIR"
+            )
+        _show_entry(entry, json=json)
+        return
+    described = [measure(dataset, seed=seed) for dataset in prepared]
+    if figures is not None:
+        from cnsdiff.diagnostics.page import page
+        from cnsdiff.storage import write_text
+
+        write_text(figures, page(described))
+    if json:
+        documents = [
+            {"path": str(dataset.path), **one.to_dict()}
+            for dataset, one in zip(prepared, described, strict=True)
+        ]
+        print_json(documents[0] if len(documents) == 1 else documents)
+        return
+    screen = console()
+    single = len(described) == 1
+    for table in dataset_tables(described[0]) if single else [comparison_table(described)]:
+        screen.print(table)
+    screen.print(
+        "JS is in nats, 0 to 0.693. By chance: the mean of "
+        f"{described[0].draws} random divisions of the same pairs into parts of the same sizes."
+    )
+    for one in described:
+        for problem in one.problems:
+            screen.print("[yellow]note:[/]", plain(f"{one.name}: {problem}"), soft_wrap=True)
+    if figures is not None:
+        screen.print(f"Wrote {figures}.", soft_wrap=True, markup=False)
+
+
+def _refuse_existing(file: Path, *, overwrite: bool) -> None:
+    from cnsdiff.errors import InputError
+
+    if file.is_dir():
+        raise InputError(f"--figures {file}: is a directory; name a file in it")
+    if file.exists() and not overwrite:
+        raise InputError(
+            f"--figures {file}: already exists; choose another name or pass --overwrite"
+        )
+
+
+def _find(target: str) -> Dataset | Entry:
+    """The dataset in that directory, else the catalogue's entry of that name."""
+    from cnsdiff.catalogue import ENTRIES
+    from cnsdiff.data import load_dataset
+    from cnsdiff.errors import InputError, did_you_mean
+
+    path = Path(target)
+    # A folder that only happens to have the name is no dataset.
+    if target in ENTRIES and not (path / "manifest.json").exists():
+        return ENTRIES[target]
+    if path.exists():
+        return load_dataset(path)
+    raise InputError(
+        f"{target}: is neither a dataset directory nor a name of the catalogue"
+        f"{did_you_mean(target, ENTRIES)}; make a dataset with cnsdiff prepare, or see cnsdiff "
+        "data list"
+    )
+
+
+def _show_entry(entry: Entry, *, json: bool) -> None:
+    from cnsdiff.catalogue import home, status
+    from cnsdiff.cli.output import console, print_json
+
+    facts: dict[str, Any] = {
+        "name": entry.name,
+        "what": entry.what,
+        "shift": entry.shift,
+        "columns": list(entry.columns),
+        "usual_threshold": entry.threshold,
+        "licence": entry.licence,
+        "terms": entry.terms,
+        "home_page": entry.home_page,
+        "citation": entry.citation,
+        "addresses": list(entry.addresses),
+        "bytes": entry.size or None,
+        "status": status(entry),
+        "folder": str(home() / entry.name),
+    }
+    if json:
+        print_json(facts)
+        return
+    screen = console()
+    shown = facts | {
+        "columns": ", ".join(entry.columns),
+        "addresses": ", ".join(entry.addresses) or "none: by hand, from the home page",
+        "bytes": f"{entry.size:,}" if entry.size else "not known",
+    }
+    for key, value in shown.items():
+        screen.print(f"{key.replace('_', ' '):<16} {value}", markup=False, soft_wrap=True)
+    if facts["status"] == "fetched":
+        screen.print(
+            f"Next: cnsdiff prepare {entry.name} --out DIR, then describe DIR.", markup=False
+        )
