@@ -286,6 +286,24 @@ def test_a_user_with_every_item_has_no_negatives():
         Recommender(sampler="random").fit(dataset)
 
 
+def test_false_negatives_of_the_sampler_as_trained(world, named_world, tmp_path):
+    """The same counts after loading, from the generator and the embeddings that were saved."""
+    model = Recommender("mf", "cnsdiff", training=TRAINING).fit(world)
+    counts = model.false_negatives(world, n=500)
+    assert counts.examined == counts.judged == 500
+    assert counts.neighbours == 1
+    loaded = Recommender.load(model.save(tmp_path / "run"))
+    assert loaded.false_negatives(world, n=500) == counts
+    assert model.false_negatives(world, n=500, seed=1) != counts
+    assert model.false_negatives(world, "held-out", n=500).false >= counts.false
+    with pytest.raises(InputError, match="is not the dataset this model was trained on"):
+        model.false_negatives(named_world)
+    with pytest.raises(DataError, match="has no judgements"):
+        Recommender("mf", "random", training=TRAINING).fit(named_world).false_negatives(
+            named_world, "experiment"
+        )
+
+
 def test_evaluate_knows_its_dataset(world, named_world, model, tmp_path):
     result = model.evaluate(world)
     assert list(result.splits) == ["valid", "test_iid", "test_ood"]

@@ -26,6 +26,8 @@ from cnsdiff.evaluation import (
     evaluate,
     evaluate_split,
 )
+from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
+from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
 from cnsdiff.objectives import Objective
 from cnsdiff.registry import available, find
@@ -323,15 +325,67 @@ class Recommender:
     ) -> Evaluation:
         """Metrics on the held-out splits of the dataset the model was trained on."""
         model = self._fitted()
+        self._require_same(dataset)
+        fabric = make_fabric(self.config_.device, self.config_.precision, self.config_.threads)
+        ks = self.config_.evaluation.ks
+        return evaluate(model.scorer(fabric.device), dataset, splits, ks, per_user=per_user)
+
+    def false_negatives(
+        self,
+        dataset: Dataset,
+        on: JudgeKind = "valid",
+        *,
+        n: int = 10_000,
+        neighbours: int = 1,
+        seed: int = 0,
+    ) -> FalseNegatives:
+        """Which of the negatives that the trained sampler makes now the users would like.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on.
+        on
+            Who judges: see :func:`cnsdiff.evaluation.judges.judge_for`. Only ``"valid"`` reads
+            no test data.
+        n, neighbours, seed
+            See :func:`cnsdiff.evaluation.fhn.measure_false_negatives`.
+
+        Raises
+        ------
+        InputError
+            It is another dataset, or the model's sampler is a class that is not at hand.
+        DataError
+            The dataset has nothing to judge by.
+        """
+        self._fitted()
+        self._require_same(dataset)
+        config = self.config_
+        step, positives = self._build(config, dataset)
+        step.load_state_dict(self._weights, strict=False)
+        device = make_fabric(config.device, config.precision, config.threads).device
+        step.to(device)
+        with torch.no_grad():
+            embeddings = step.embeddings()
+        return measure_false_negatives(
+            step.sampler,
+            embeddings,
+            positives.to(device),
+            judge_for(dataset, on, device),
+            n=n,
+            seed=seed,
+            progress=self.best_epoch_ / config.training.epochs,
+            cosine=config.objective.score == "cosine",
+            neighbours=neighbours,
+        )
+
+    def _require_same(self, dataset: Dataset) -> None:
         trained_on = self._provenance["dataset"]
         if dataset.fingerprint != trained_on["fingerprint"]:
             raise InputError(
                 f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
                 f"({trained_on['name']!r}, or its content changed); evaluate on that one"
             )
-        fabric = make_fabric(self.config_.device, self.config_.precision, self.config_.threads)
-        ks = self.config_.evaluation.ks
-        return evaluate(model.scorer(fabric.device), dataset, splits, ks, per_user=per_user)
 
     @property
     def dataset_path_(self) -> Path | None:

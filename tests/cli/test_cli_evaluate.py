@@ -143,3 +143,14 @@ def test_a_full_disk_keeps_the_last_evaluation(cli, run, untouched, full_disk):
         done = cli("evaluate", run)
     done.refused("metrics.parquet", "the disk is full")
     untouched()
+
+
+def test_false_negatives(cli, run, world):
+    report = cli("evaluate", run, "--false-negatives", "valid", "--json").json
+    assert report["false_negatives"]["judge"] == "valid"
+    assert report["false_negatives"]["fhn_judged"] == 10_000
+    assert 0 < report["false_negatives"]["fhn"] < 0.5
+    done = cli("evaluate", run, "--false-negatives", "held-out")
+    assert "False negatives (held-out): " in done.out
+    cli("evaluate", run, "--false-negatives", "held").refused("'held'", "did you mean 'held-out'")
+    cli("evaluate", world, "--false-negatives", "valid").refused("is a dataset", "needs a run")

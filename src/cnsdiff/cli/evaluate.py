@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
     from cnsdiff.evaluation import Evaluation
+    from cnsdiff.evaluation.fhn import FalseNegatives
+    from cnsdiff.evaluation.judges import JudgeKind
 
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
 
@@ -27,6 +29,14 @@ def evaluate(
     references: Annotated[
         bool, typer.Option(help="Also MostPop, ItemKNN and EASE, fitted on the same train split.")
     ] = False,
+    false_negatives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JUDGE",
+            help="Also the share of false negatives among the trained sampler's, as judged by "
+            "valid, held-out, experiment or truth.",
+        ),
+    ] = None,
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,
@@ -51,8 +61,13 @@ def evaluate(
                 f"choose from {', '.join(STANDARD_SPLITS)}"
             )
     results: dict[str, Evaluation] = {}
+    counts: FalseNegatives | None = None
     is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))
     if (target / "manifest.json").exists() and not is_run:
+        if false_negatives is not None:
+            raise InputError(
+                f"{target}: is a dataset, and --false-negatives needs a run with a trained sampler"
+            )
         data, ks, references = load_dataset(target), EvaluationConfig().ks, True
     else:
         model = Recommender.load(target)
@@ -62,6 +77,8 @@ def evaluate(
         if dataset is None and not place.exists():
             raise RunError(f"{place}: the run's dataset is gone; say where it is with --dataset")
         data, ks = load_dataset(place), model.config_.evaluation.ks
+        if false_negatives is not None:
+            counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
         results[model.config_.sampler.name] = model.evaluate(data, splits)
     if references:
         results |= _references(data, splits, ks)
@@ -69,7 +86,10 @@ def evaluate(
         frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
         write_with(target / "metrics.parquet", pl.concat(frames).write_parquet)
     if json:
-        print_json({name: result.to_dict() for name, result in results.items()})
+        report: dict[str, object] = {name: result.to_dict() for name, result in results.items()}
+        if counts is not None:
+            report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
+        print_json(report)
         return
     screen = console()
     title = f"{data.name} ({data.scenario}): full ranking, train positives masked"
@@ -78,6 +98,12 @@ def evaluate(
         for name, result in results.items():
             screen.print(metrics_table(name, result))
     screen.print(user_counts(next(iter(results.values()))))
+    if counts is not None:
+        low, high = counts.interval()
+        screen.print(
+            f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} judged "
+            f"(95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the hard ones."
+        )
 
 
 def _references(data: Dataset, splits: list[str], ks: tuple[int, ...]) -> dict[str, Evaluation]:
