@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cnsdiff.cli import doctor, evaluate, prepare, quickstart, recommend, train
+from cnsdiff.cli import data, doctor, evaluate, prepare, quickstart, recommend, train
 
 app = typer.Typer(
     name="cnsdiff",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 for module in (quickstart, prepare, train, evaluate, recommend, doctor):
     app.command(epilog=module.EXAMPLE)(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,123 @@
+"""Showing a download: a live bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+
+class Reporter:
+    """What a download tells; shows nothing itself.
+
+    Use it as a context manager around the download; override what is to be shown.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def begin(self, name: str, done: int, total: int | None) -> None:
+        """A body starts to arrive, of which ``done`` bytes of ``total`` are here already."""
+
+    def advance(self, size: int) -> None:
+        """Another ``size`` bytes are written."""
+
+    def note(self, message: str) -> None:
+        """Something worth knowing, in one line."""
+
+
+class PlainReporter(Reporter):
+    """A line every few seconds on ``stream`` (standard error by default)."""
+
+    def __init__(self, label: str, *, every: float = 5.0, stream: TextIO | None = None) -> None:
+        self.label, self.every, self.stream = label, every, stream
+        self._name, self._done, self._shown = "", 0, 0.0
+        self._total: int | None = None
+
+    def begin(self, name: str, done: int, total: int | None) -> None:
+        self._name, self._done, self._total, self._shown = name, done, total, time.monotonic()
+        start = f", going on after {in_bytes(done)}" if done else ""
+        size = "of unknown size" if total is None else in_bytes(total)
+        self.note(f"downloading {name} ({size}{start})")
+
+    def advance(self, size: int) -> None:
+        self._done += size
+        if time.monotonic() - self._shown >= self.every:
+            self._shown = time.monotonic()
+            share = f" ({self._done / self._total:.0%})" if self._total else ""
+            self.note(f"{self._name}: {in_bytes(self._done)}{share}")
+
+    def note(self, message: str) -> None:
+        print(f"{self.label}: {message}", file=self.stream or sys.stderr, flush=True)
+
+
+class RichReporter(Reporter):
+    """A live bar with size, speed and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", visible=False, start=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str, done: int, total: int | None) -> None:
+        self._progress.reset(
+            self._task, description=name, completed=done, total=total, visible=True
+        )
+
+    def advance(self, size: int) -> None:
+        self._progress.update(self._task, advance=size)
+
+    def note(self, message: str) -> None:
+        self._progress.console.print(message, markup=False, highlight=False)
+
+
+def in_bytes(size: int) -> str:
+    """``4_924_029`` -> ``"4.9 MB"``."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def reporter_for_terminal(label: str = "cnsdiff") -> Reporter:
+    """The live bar if standard error is a terminal, plain lines if not."""
+    return RichReporter() if sys.stderr.isatty() else PlainReporter(label)

@@ -1,0 +1,264 @@
+"""Reading each data set from the files its authors publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from cnsdiff.data import Interactions, read_interactions
+from cnsdiff.data.features import read_features
+from cnsdiff.data.source import Source
+from cnsdiff.errors import DataError
+
+#: The flags of ml-100k's u.item in their order (its README and u.genre).
+_GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance"),
+    *("Sci-Fi", "Thriller", "War", "Western"),
+)
+
+
+def ml_100k_grouplens(folder: Path) -> Source:
+    """``u.data``, ``u.user`` and ``u.item`` of the original archive."""
+    users = _fields(folder / "u.user", "|", ("user", "age", "gender", "occupation", "zip"))
+    texts = ("item", "title", "release_date", "video_date", "address")
+    items = _fields(folder / "u.item", "|", (*texts, *_GENRES))
+    genres = pl.concat_list(
+        pl.when(pl.col(name) == "1").then(pl.lit(name)).otherwise(None) for name in _GENRES
+    )
+    return Source(
+        {"log": read_interactions(folder / "u.data")},
+        {
+            "user_features": _features(users.select("user", "age", "gender", "occupation"), "user"),
+            "item_features": _films(items, genres.list.drop_nulls()),
+        },
+    )
+
+
+def ml_100k_recbole(folder: Path) -> Source:
+    """The same in RecBole's atomic files."""
+    users = read_features(folder / "ml-100k.user", "user")
+    items = read_features(folder / "ml-100k.item", "item")
+    return Source(
+        {"log": read_interactions(folder / "ml-100k.inter")},
+        {
+            "user_features": users.select("user", "age", "gender", "occupation"),
+            "item_features": items.select(
+                "item",
+                title="movie_title",
+                release_year=pl.col("release_year").cast(pl.Int64, strict=False),
+                genres=pl.col("class").str.replace_all(" ", "|", literal=True),
+            ),
+        },
+    )
+
+
+def ml_1m(folder: Path) -> Source:
+    """``ratings.dat``, ``users.dat`` and ``movies.dat``."""
+    users = _fields(folder / "users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
+    items = _fields(folder / "movies.dat", "::", ("item", "title", "genres"))
+    return Source(
+        {"log": read_interactions(folder / "ratings.dat")},
+        {
+            "user_features": _features(users.select("user", "age", "gender", "occupation"), "user"),
+            "item_features": _films(items, pl.col("genres").str.split("|")),
+        },
+    )
+
+
+def kuairec(folder: Path) -> Source:
+    """The sparse log, and the matrix in which every user saw (nearly) every video."""
+    log = _csv(folder / "big_matrix.csv", "user_id", "video_id", "watch_ratio", "timestamp")
+    # Pairs of the second stage of the experiment carry no time, so none is read.
+    full = _csv(folder / "small_matrix.csv", "user_id", "video_id", "watch_ratio")
+    columns = {"user": "user_id", "item": "video_id", "rating": "watch_ratio"}
+    features = {}
+    if (folder / "user_features.csv").is_file():
+        features["user_features"] = read_features(folder / "user_features.csv", "user")
+    if (folder / "item_categories.csv").is_file():
+        categories = read_features(folder / "item_categories.csv", "item")
+        features["item_features"] = categories.rename({"feat": "categories"}, strict=False)
+    return Source(
+        {
+            "log": _interactions(log, folder / "big_matrix.csv", **columns),
+            "randomised": _interactions(full, folder / "small_matrix.csv", **columns),
+        },
+        features,
+    )
+
+
+def coat_matrices(folder: Path) -> Source:
+    """The original archive: dense matrices of 290 users by 300 coats, 0 for no rating."""
+    tables = {}
+    for role, name in (("log", "train.ascii"), ("randomised", "test.ascii")):
+        ratings = _matrix(folder / name)
+        users, items = np.nonzero(ratings)
+        frame = pl.DataFrame({"user": users, "item": items, "rating": ratings[users, items]})
+        tables[role] = _interactions(frame, folder / name)
+    return Source(tables, _coat_features(folder))
+
+
+def coat_triples(folder: Path) -> Source:
+    """The same as lines of ``user,item,rating``."""
+    return Source(triples(folder).tables, _coat_features(folder))
+
+
+def triples(folder: Path) -> Source:
+    """Lines of ``user,item,rating``: what users chose, and what was shown at random."""
+    tables = {"log": "user.txt", "randomised": "random.txt"}
+    return Source({role: read_interactions(folder / name) for role, name in tables.items()})
+
+
+def yahoo_r3_webscope(folder: Path) -> Source:
+    """The files as Yahoo hands them out."""
+    stem = "ydata-ymusic-rating-study-v1_0"
+    tables = {"log": f"{stem}-train.txt", "randomised": f"{stem}-test.txt"}
+    return Source({role: read_interactions(folder / name) for role, name in tables.items()})
+
+
+def food(folder: Path) -> Source:
+    """Ratings of recipes (0 stands for a review without one) and what the recipes are."""
+    path = folder / "RAW_interactions.csv"
+    log = _csv(path, "user_id", "recipe_id", "rating", "date")
+    features = {}
+    if (folder / "RAW_recipes.csv").is_file():
+        kept = ("id", "name", "minutes", "submitted", "n_steps", "n_ingredients")
+        recipes = _csv(folder / "RAW_recipes.csv", *kept).rename({"id": "item"})
+        features["item_features"] = _features(recipes, "item")
+    names = {"user": "user_id", "item": "recipe_id", "timestamp": "date"}
+    return Source({"log": _interactions(log, path, **names)}, features)
+
+
+def yelp(folder: Path) -> Source:
+    """Stars of businesses, and where and what these are."""
+    path = folder / "yelp_academic_dataset_review.json"
+    log = _json_lines(
+        path, user_id=pl.String, business_id=pl.String, stars=pl.Float64, date=pl.String
+    )
+    features = {}
+    business = folder / "yelp_academic_dataset_business.json"
+    if business.is_file():
+        text, number = pl.String, pl.Float64
+        table = _json_lines(
+            business,
+            business_id=text,
+            city=text,
+            state=text,
+            stars=number,
+            review_count=pl.Int64,
+            categories=text,
+        )
+        features["item_features"] = _features(table.rename({"business_id": "item"}), "item")
+    names = {"user": "user_id", "item": "business_id", "rating": "stars", "timestamp": "date"}
+    return Source({"log": _interactions(log, path, **names)}, features)
+
+
+def amazon_2023(folder: Path) -> Source:
+    """``CATEGORY.csv.gz`` (or unpacked): the one CSV file of the folder."""
+    path = next(entry for entry in sorted(folder.iterdir()) if ".csv" in entry.suffixes)
+    log = _csv(path, "user_id", "parent_asin", "rating", "timestamp")
+    # Published in milliseconds.
+    log = log.with_columns(pl.col("timestamp") // 1000)
+    return Source({"log": _interactions(log, path, user="user_id", item="parent_asin")})
+
+
+def _interactions(frame: pl.DataFrame, path: Path, **columns: str) -> Interactions:
+    """A table under the name of its file."""
+    try:
+        read = read_interactions(frame, **columns)  # type: ignore[arg-type]
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
+    return Interactions(read.frame, path.name, read.skipped)
+
+
+def _features(frame: pl.DataFrame, side: Literal["user", "item"]) -> pl.DataFrame:
+    return read_features(frame, side)
+
+
+def _csv(path: Path, *columns: str) -> pl.DataFrame:
+    """Some columns of a large CSV file, whose quoted text may span lines."""
+    try:
+        return pl.scan_csv(path, infer_schema_length=10_000).select(columns).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
+    try:
+        return pl.scan_ndjson(path, schema=columns).select(columns).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(
+        f"{path}: is not what its publisher describes ({reason}); fetch it again with --force"
+    )
+
+
+def _fields(path: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
+    """Columns of text from lines without a header, in the encoding of their time."""
+    lines = pl.Series(path.read_bytes().decode("latin-1").split("\n")).str.strip_chars_end("\r")
+    fields = lines.filter(lines != "").str.split(separator)
+    widths = fields.list.len()
+    wrong = (widths != len(names)).arg_true()
+    if len(wrong) or not len(fields):
+        line, width = (wrong[0] + 1, widths[wrong[0]]) if len(wrong) else (1, 0)
+        raise DataError(
+            f"{path}, line {line}: has {width} fields where {len(names)} are expected; fetch it "
+            "again with --force"
+        )
+    return fields.list.to_struct(fields=names).struct.unnest()
+
+
+def _films(items: pl.DataFrame, genres: pl.Expr) -> pl.DataFrame:
+    """Title, year (which stands at the end of it) and genres, ``|`` between them."""
+    title = pl.col("title")
+    table = items.select(
+        "item",
+        title=title.str.replace(r"\s*\(\d{4}\)\s*$", ""),
+        release_year=title.str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64),
+        genres=genres.list.join("|"),
+    )
+    return _features(table, "item")
+
+
+def _coat_features(folder: Path) -> dict[str, pl.DataFrame]:
+    sides: tuple[Literal["user", "item"], ...] = ("user", "item")
+    return {
+        f"{side}_features": _one_hot(folder, side)
+        for side in sides
+        if (folder / f"{side}_features.ascii").is_file()
+    }
+
+
+def _one_hot(folder: Path, side: Literal["user", "item"]) -> pl.DataFrame:
+    """0/1 columns called ``attribute:value`` as one text column per attribute."""
+    flags = _matrix(folder / f"{side}_features.ascii")
+    map_path = folder / f"{side}_features_map.txt"
+    names = [line.strip() for line in map_path.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name]
+    if len(names) != flags.shape[1]:
+        raise DataError(
+            f"{map_path}: names {len(names)} columns, but {side}_features.ascii has "
+            f"{flags.shape[1]}; fetch both again with --force"
+        )
+    table = pl.DataFrame(flags == 1, schema=names)
+    values: dict[str, list[pl.Expr]] = {}
+    for name in names:
+        attribute, _, value = name.partition(":")
+        values.setdefault(attribute, []).append(pl.when(pl.col(name)).then(pl.lit(value)))
+    columns = [pl.coalesce(options).alias(attribute) for attribute, options in values.items()]
+    ids = pl.Series(side, np.arange(len(flags)))
+    return _features(table.select(columns).insert_column(0, ids), side)
+
+
+def _matrix(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    try:
+        return np.loadtxt(path, dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise _unreadable(path, error) from error

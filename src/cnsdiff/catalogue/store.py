@@ -1,0 +1,103 @@
+"""Where fetched data sets lie: a folder each, with a record of what came from where."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from cnsdiff.catalogue.entries import Entry, Layout
+from cnsdiff.errors import DataError, InputError
+from cnsdiff.storage import sha256
+
+#: The record beside the files.
+RECORD = "source.json"
+SCHEMA_VERSION = 1
+
+
+def home(given: Path | str | None = None) -> Path:
+    """Where data sets are kept: as given, else ``$CNSDIFF_HOME``, else the user's data folder."""
+    if given is not None:
+        return Path(given).expanduser()
+    named = os.environ.get("CNSDIFF_HOME")
+    return Path(named).expanduser() if named else platformdirs.user_data_path("cnsdiff")
+
+
+def folder_of(entry: Entry, at: Path | str | None = None) -> Path:
+    """The data set's own folder."""
+    return home(at) / entry.name
+
+
+def downloads_of(entry: Entry, at: Path | str | None = None) -> Path:
+    """Where its downloads wait until they are complete."""
+    return home(at) / ".downloads" / entry.name
+
+
+def layout_of(entry: Entry, names: set[str]) -> Layout | None:
+    """The first layout whose required files are all among ``names``."""
+    return next((one for one in entry.layouts if set(one.required) <= names), None)
+
+
+def status(entry: Entry, at: Path | str | None = None) -> Literal["fetched", "damaged", "absent"]:
+    """Whether it is there; told from the sizes of its files, which is quick."""
+    folder = folder_of(entry, at)
+    try:
+        record = read_record(folder)
+    except DataError:
+        return "damaged"
+    if record is None:
+        return "absent"
+    sizes = {name: noted["bytes"] for name, noted in record["files"].items()}
+    found = {name: _size(folder / name) for name in sizes}
+    return "fetched" if found == sizes else "damaged"
+
+
+def damage(folder: Path, record: dict[str, Any]) -> str | None:
+    """What is wrong with the files of a data set, by their checksums; None if they are intact."""
+    for name, noted in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256(path) != noted["sha256"]:
+            return f"{name} is not what was fetched"
+    return None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a fetched data set; None if there is none."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION or not isinstance(record["files"], dict):
+            raise ValueError("not a record of this version")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: cannot be used ({error}); fetch the data set again with --force"
+        ) from error
+    found: dict[str, Any] = record
+    return found
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file, for the record."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+
+
+def not_fetched(entry: Entry) -> InputError:
+    """The sentence for a data set that is asked for but not there."""
+    by_hand = "" if entry.addresses else " --from PATH --accept-terms"
+    return InputError(
+        f"{entry.name}: is not fetched yet; run: cnsdiff data fetch {entry.name}{by_hand}"
+    )
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
