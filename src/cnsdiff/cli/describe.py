@@ -71,8 +71,8 @@ def describe(
     for table in dataset_tables(described[0]) if single else [comparison_table(described)]:
         screen.print(table)
     screen.print(
-        "JS is in nats, 0 to 0.693. By chance: the mean of "
-        f"{described[0].draws} random divisions of the same pairs into parts of the same sizes."
+        f"By chance: the mean of {described[0].draws} random divisions of the same pairs into "
+        "parts of the same sizes."
     )
     for one in described:
         for problem in one.problems:

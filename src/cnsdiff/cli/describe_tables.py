@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -10,7 +11,8 @@ from rich.table import Table
 from cnsdiff.cli.output import SPLIT_TITLES
 
 if TYPE_CHECKING:
-    from cnsdiff.diagnostics import Description, Distances
+    from cnsdiff.diagnostics import Description, Distances, Shift
+    from cnsdiff.diagnostics.description import Counts, SplitDescription
 
 #: Labels of environments shown; all are in --json.
 _SHOWN_LABELS = 12
@@ -18,24 +20,25 @@ _SHOWN_LABELS = 12
 
 def comparison_table(described: list[Description]) -> Table:
     """A row per dataset and split, with the headline distances."""
-    table = _table("Distance from train", "dataset", "scenario", "on")
-    for column in (
-        *("pairs", "cold", "head %", "items JS", "chance", "W1", "users JS", "chance", "W1"),
-        "time W1 d",
-    ):
-        table.add_column(column, justify="right")
+    table = _table("Distance from train", "dataset", "on")
+    columns = ("pairs", "cold", "head %", "items JS", "chance", "items W1", "users JS", "chance")
+    for column in (*columns, "time W1"):
+        table.add_column(column.replace(" ", "\n"), justify="right")
     for one in described:
-        label, scenario = one.name, one.scenario
+        labels = iter((one.name, one.scenario))
         for name, split in one.splits.items():
+            cells = [f"{split.pairs:,}", _count(split.dropped_unknown), _percent(split.head)]
             items, users, time = (split.shift.get(axis) for axis in ("items", "users", "time"))
-            cells = [f"{split.pairs:,}", _count(split.dropped_unknown), f"{100 * split.head:.1f}"]
-            for shift in (items, users):
-                observed, chance = (shift.observed, shift.chance) if shift else (None, None)
-                cells += [_of(observed, "js"), _of(chance, "js"), _of(observed, "wasserstein")]
-            cells.append(_of(time.observed if time else None, "wasserstein", 1))
-            table.add_row(plain(label), plain(scenario), _title(name), *cells)
-            label = scenario = ""
+            cells += [_js(items), _js_by_chance(items), _w1(items, 4)]
+            cells += [_js(users), _js_by_chance(users), _w1(time, 1)]
+            table.add_row(plain(next(labels, "")), _title(name), *cells)
         table.add_section()
+    table.caption = (
+        "cold: pairs dropped as user or item is not in train · head: share of the pairs on the "
+        "20 % of items most popular in train\nJS: Jensen–Shannon divergence in nats, 0 to 0.693 · "
+        "W1: Wasserstein distance, of items in popularity quantiles, of time in days"
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -47,44 +50,40 @@ def dataset_tables(one: Description) -> list[Table]:
 
 def _counts(one: Description) -> Table:
     title = f"{one.name} ({one.scenario}): {one.n_users:,} users, {one.n_items:,} items"
-    table = _table(title, "split")
-    columns = ("pairs", "cold", "users", "items", "density", "per user", "per item", "Gini")
-    for column in (*columns, "effective", "head %", "tail %", "top 10 %"):
-        table.add_column(column, justify="right")
-    for name, split in one.splits.items():
-        table.add_row(
-            _title(name),
-            f"{split.pairs:,}",
-            _count(split.dropped_unknown),
-            f"{split.users.present:,}",
-            f"{split.items.present:,}",
-            f"{split.density:.2g}",
-            f"{split.users.mean:.1f} ({split.users.median:g})",
-            f"{split.items.mean:.1f} ({split.items.median:g})",
-            f"{split.items.gini:.3f}",
-            f"{split.items.effective:,.0f}",
-            *(f"{100 * share:.1f}" for share in (split.head, split.tail, split.top_decile_items)),
-        )
-    table.caption = (
-        "cold: pairs dropped as user or item is not in train · per user, per item: mean (median) "
-        "of those present\nGini, effective number: of the items · head, tail: share of the pairs "
-        "on the 20 % of items most, least popular in train\ntop 10 %: share of the split's items "
-        "that are among the 10 % most popular in train"
-    )
-    table.caption_justify = "left"
+    table = _table(title, "")
+    for name in one.splits:
+        table.add_column(_title(name), justify="right")
+
+    def add(label: str, cell: Callable[[SplitDescription], str]) -> None:
+        table.add_row(label, *map(cell, one.splits.values()))
+
+    add("pairs", lambda split: f"{split.pairs:,}")
+    add("dropped: user or item not in train", lambda split: _count(split.dropped_unknown))
+    add("users", lambda split: f"{split.users.present:,}")
+    add("items", lambda split: f"{split.items.present:,}")
+    add("density", lambda split: f"{split.density:.2g}")
+    add("pairs per user, mean (median)", lambda split: _mean(split.users))
+    add("pairs per item, mean (median)", lambda split: _mean(split.items))
+    add("Gini of the items", lambda split: f"{split.items.gini:.3f}")
+    add("effective number of items", lambda split: f"{split.items.effective:,.0f}")
+    add("effective number of users", lambda split: f"{split.users.effective:,.0f}")
+    add("% of pairs on train's top 20 % of items", lambda split: _percent(split.head))
+    add("% of pairs on train's last 20 % of items", lambda split: _percent(split.tail))
+    add("% of items in train's top 10 %", lambda split: _percent(split.top_decile_items))
     return table
 
 
 def _distances(one: Description) -> Table:
     table = _table("Distance from train", "on", "of")
-    columns = ("JS", "by chance", "KL(s‖t)", "KL(t‖s)", "TV", "by chance", "W1", "by chance")
+    columns = ("JS", "chance", "KL(s‖t)", "KL(t‖s)", "TV", "chance", "W1", "chance")
     for column in columns:
         table.add_column(column, justify="right")
-    table.add_column("W1 in")
-    units = {"items": "quantile", "users": "quantile", "time": "days", "environments": ""}
+    table.add_column("W1 in", no_wrap=True)
+    units = {"items": "quantiles", "users": "quantiles", "time": "days", "environments": ""}
     for name, split in one.splits.items():
         for axis, shift in split.shift.items():
             seen, chance = shift.observed, shift.chance
+            digits = 1 if axis == "time" else 4
             table.add_row(
                 _title(name),
                 axis,
@@ -94,8 +93,8 @@ def _distances(one: Description) -> Table:
                 _of(seen, "kl_train_split"),
                 _of(seen, "tv"),
                 _of(chance, "tv"),
-                _of(seen, "wasserstein"),
-                _of(chance, "wasserstein"),
+                _of(seen, "wasserstein", digits),
+                _of(chance, "wasserstein", digits),
                 units[axis],
             )
         table.add_section()
@@ -129,7 +128,7 @@ def _environments(one: Description) -> Table:
     for name in shares:
         table.add_column(_title(name), justify="right")
     for label in labels[:_SHOWN_LABELS]:
-        table.add_row(plain(label), *(f"{100 * found[label]:.1f}" for found in shares.values()))
+        table.add_row(plain(label), *(_percent(found[label]) for found in shares.values()))
     return table
 
 
@@ -151,7 +150,7 @@ def _overlaps(one: Description) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=plain(title), title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     return table
 
 
@@ -170,6 +169,26 @@ def _of(found: Distances | None, measure: str, digits: int = 4) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _js(shift: Shift | None) -> str:
+    return _of(shift.observed if shift else None, "js")
+
+
+def _js_by_chance(shift: Shift | None) -> str:
+    return _of(shift.chance if shift else None, "js")
+
+
+def _w1(shift: Shift | None, digits: int) -> str:
+    return _of(shift.observed if shift else None, "wasserstein", digits)
+
+
+def _mean(counts: Counts) -> str:
+    return f"{counts.mean:,.1f} ({counts.median:g})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _count(value: int | None) -> str:
