@@ -1,5 +1,16 @@
 """Worlds whose truth is known."""
 
 from cnsdiff.simulate.confounded_world import ConfoundedWorld
+from cnsdiff.simulate.environment import Environment
+from cnsdiff.simulate.interventions import Intervention
+from cnsdiff.simulate.settings import ShiftSettings, WorldSettings
+from cnsdiff.simulate.truth import WorldTruth
 
-__all__ = ["ConfoundedWorld"]
+__all__ = [
+    "ConfoundedWorld",
+    "Environment",
+    "Intervention",
+    "ShiftSettings",
+    "WorldSettings",
+    "WorldTruth",
+]

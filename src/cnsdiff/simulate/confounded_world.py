@@ -2,34 +2,40 @@
 
 Taste causes relevance; the environment causes exposure and nothing else; a click needs both::
 
-    R_ui ~ Bernoulli(σ(κ (θ_u·φ_i - ρ)))                    relevance, free of E
-    O_ui ~ Bernoulli(σ(a θ_u·φ_i + b E_i + c))              exposure under environment E
-    Y_ui = O_ui R_ui                                        the observed click
+    R_ui  ~ Bernoulli(σ(κ (θ_u·φ_i - ρ)))                  relevance, free of E
+    O_uit ~ Bernoulli(σ(a θ_u·φ_i + b E_it + c_t))         exposure under the environment E_t
+    Y_uit = O_uit R_ui                                     the observed click
 
-An intervention ``do(E = e')`` redraws exposure under another salience ``e'`` and leaves taste and
+An intervention ``do(E = e')`` redraws exposure under another environment and leaves taste and
 relevance as they are, so whatever a model loses on the clicks it then sees, it lost by having
 learnt the environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit
+from numpy.typing import ArrayLike, NDArray
 
-from cnsdiff.data import Dataset, Interactions
-from cnsdiff.errors import ConfigError
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.data import Dataset
+from cnsdiff.seeding import derive_seed, numpy_generator
+from cnsdiff.simulate.assemble import Observed, assemble
+from cnsdiff.simulate.environment import Environment, Surroundings
+from cnsdiff.simulate.exposure import ExposurePolicy
+from cnsdiff.simulate.features import item_features, user_features
+from cnsdiff.simulate.hashing import uniforms
+from cnsdiff.simulate.interventions import Intervention, intervene
+from cnsdiff.simulate.relevance import Relevance
+from cnsdiff.simulate.settings import ShiftSettings, WorldSettings, validated
+from cnsdiff.simulate.truth import truth_tables
 
-Intervention = Literal["invert", "uniform", "resample"]
-
-#: Users whose dense rows are held in memory at once.
-_BLOCK = 1024
+#: User-item pairs whose rows are dense in memory at once.
+_PAIRS_AT_ONCE = 1 << 20
+#: Epoch seconds at which the log begins, 1 January 2000, and the length of a period.
+LOG_START, PERIOD_SECONDS = 946_684_800, 30 * 86_400
 
 
 class ConfoundedWorld:
@@ -37,174 +43,196 @@ class ConfoundedWorld:
 
     Parameters
     ----------
-    n_users, n_items
-        Size of the world.
-    dim
-        Number of taste factors.
-    confounding
-        ``b``: how strongly salience moves exposure. 0 is no confounding.
-    personalisation
-        ``a``: how strongly the logging policy already follows taste.
-    sharpness, threshold
-        ``κ`` and ``ρ`` of relevance.
-    exposures
-        Mean number of items a user is shown (it fixes ``c``).
-    seed
-        The one seed; the world and its log are functions of it.
+    **settings
+        Fields of :class:`~cnsdiff.simulate.WorldSettings`: ``n_users``, ``n_items``,
+        ``confounding`` (``b``), ``exposures``, ``periods``, ``seed``, …
 
     Attributes
     ----------
+    settings
+        All of them.
     tastes, attributes
         ``θ`` ``(U, dim)`` and ``φ`` ``(I, dim)``; ``θ_u·φ_i`` has variance about 1.
-    salience
-        ``E`` ``(I,)`` in the world that is logged, standard normal.
+    surroundings
+        The parts of ``E`` and the groups of the items.
+    periods
+        The environments of the logged periods.
+    relevance
+        What users like.
+
+    Raises
+    ------
+    ConfigError
+        A setting is unknown or impossible.
     """
 
-    def __init__(
-        self,
-        *,
-        n_users: int = 1500,
-        n_items: int = 800,
-        dim: int = 8,
-        confounding: float = 1.5,
-        personalisation: float = 0.5,
-        sharpness: float = 3.0,
-        threshold: float = 0.5,
-        exposures: float = 80.0,
-        seed: int = 0,
-    ) -> None:
-        if not 0 < exposures < n_items:
-            raise ConfigError(
-                f"exposures must lie between 0 and n_items={n_items}, not {exposures:g}"
-            )
-        self.n_users, self.n_items, self.seed = n_users, n_items, seed
-        self.confounding, self.personalisation = confounding, personalisation
-        self.sharpness, self.threshold, self.exposures = sharpness, threshold, exposures
-        world = numpy_generator(seed, "world")
+    def __init__(self, **settings: Any) -> None:
+        self.settings = validated(WorldSettings, settings)
+        self.n_users, self.n_items = self.settings.n_users, self.settings.n_items
+        self.seed = self.settings.seed
+        dim = self.settings.dim
+        world = numpy_generator(self.seed, "world")
         scale = dim**-0.25
-        self.tastes = world.normal(0.0, scale, (n_users, dim))
-        self.attributes = world.normal(0.0, scale, (n_items, dim))
-        self.salience = world.normal(0.0, 1.0, n_items)
-        self._resampled = world.normal(0.0, 1.0, n_items)
+        self.tastes = world.normal(0.0, scale, (self.n_users, dim))
+        self.attributes = world.normal(0.0, scale, (self.n_items, dim))
+        self.surroundings = Surroundings(self.settings)
+        self.periods = self.surroundings.periods()
+        self.relevance = Relevance(
+            tastes=self.tastes,
+            attributes=self.attributes,
+            sharpness=self.settings.sharpness,
+            threshold=self.settings.threshold,
+            seed=self.seed,
+            user_numbers=np.arange(self.n_users),
+            item_numbers=np.arange(self.n_items),
+            world_items=self.n_items,
+        )
+        self._policy = ExposurePolicy(self.settings, self.attributes, scale)
+
+    def __repr__(self) -> str:
+        return (
+            f"ConfoundedWorld({self.n_users:,} users, {self.n_items:,} items, "
+            f"{self.settings.periods} periods, b = {self.settings.confounding:g}, "
+            f"seed {self.seed})"
+        )
 
     # -- truth ---------------------------------------------------------------------------------
 
-    def affinity(self, users: NDArray[np.int64]) -> NDArray[np.float64]:
-        """``θ_u·φ_i`` of ``(B,)`` users and all items, ``(B, I)``."""
-        result: NDArray[np.float64] = self.tastes[users] @ self.attributes.T
-        return result
+    def affinity(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.float64]:
+        """``θ_u·φ_i`` of users and items that broadcast; ``(B,)`` users go with ``(B, k)``."""
+        return self.relevance.affinity(users, items)
 
-    def relevance_probability(self, users: NDArray[np.int64]) -> NDArray[np.float64]:
-        """``P(R_ui = 1)``, ``(B, I)``; no environment enters."""
-        result: NDArray[np.float64] = expit(
-            self.sharpness * (self.affinity(users) - self.threshold)
-        )
-        return result
+    def relevance_probability(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.float64]:
+        """``P(R_ui = 1)`` of users and items that broadcast; no environment enters."""
+        return self.relevance.probability(users, items)
+
+    def relevant(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.bool_]:
+        """``R_ui``: whether each user likes each item, a fixed fact of the world."""
+        return self.relevance.drawn(users, items)
 
     def exposure_probability(
-        self, users: NDArray[np.int64], salience: NDArray[np.float64]
+        self, users: ArrayLike, environment: Environment
     ) -> NDArray[np.float64]:
-        """``P(O_ui = 1 | do(E = salience))``, ``(B, I)``."""
-        logits = self.personalisation * self.affinity(users) + self.confounding * salience
-        result: NDArray[np.float64] = expit(logits + self._offset(salience))
-        return result
+        """``P(O_ui = 1 | do(E = e))`` of ``(B,)`` users and all items, ``(B, I)``."""
+        rows, items = np.asarray(users)[:, None], np.arange(self.n_items)[None, :]
+        return self._policy.probability(self.affinity(rows, items), items, environment)
 
-    def intervene(self, intervention: Intervention) -> NDArray[np.float64]:
-        """The salience ``(I,)`` under an intervention on the environment.
+    def exposed(
+        self, users: ArrayLike, items: ArrayLike, environment: Environment
+    ) -> NDArray[np.bool_]:
+        """``O_ui``: whether each user is shown each item while ``environment`` holds."""
+        affinity = self.affinity(users, items)
+        numbers = self.relevance.pair_numbers(users, items)
+        return self._policy.drawn(affinity, np.asarray(items), numbers, environment)
 
-        ``invert`` shows most what was shown least, ``uniform`` shows all items alike, and
-        ``resample`` draws a new, independent salience.
+    def exposure_law(self, environment: Environment) -> NDArray[np.float64]:
+        """``p(i | do(e))`` ``(I,)``: which item an exposure is of, free of ``u`` (METHOD §9)."""
+        return self._policy.law(environment)
+
+    def intervene(self, shift: str = "exposure", **options: Any) -> Intervention:
+        """The environments of the log and of the OOD test under a shift.
+
+        Parameters are those of :meth:`dataset`.
         """
-        if intervention == "invert":
-            return -self.salience
-        if intervention == "uniform":
-            return np.zeros(self.n_items)
-        if intervention == "resample":
-            return self._resampled
-        raise ConfigError(
-            f"unknown intervention {intervention!r}; choose invert, uniform or resample"
-        )
-
-    def _offset(self, salience: NDArray[np.float64]) -> float:
-        """``c`` such that users are shown ``exposures`` items on average.
-
-        ``θ_u·φ_i`` is integrated out over a fixed sample of pairs, so that ``c`` does not depend
-        on which users are asked about.
-        """
-        generator = numpy_generator(self.seed, "offset")
-        users = generator.integers(self.n_users, size=20_000)
-        items = generator.integers(self.n_items, size=20_000)
-        logits = self.personalisation * (self.tastes[users] * self.attributes[items]).sum(1)
-        logits = logits + self.confounding * salience[items]
-        target = self.exposures / self.n_items
-
-        def excess(c: float) -> float:
-            return float(expit(logits + c).mean() - target)
-
-        return float(brentq(excess, -60.0, 60.0))
+        settings = validated(ShiftSettings, {"shift": shift, **options})
+        return intervene(self.periods, self.surroundings, settings)
 
     # -- what is observed ----------------------------------------------------------------------
 
-    def clicks(
-        self, salience: NDArray[np.float64], purpose: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Users and items ``(n,)`` of the clicks logged under ``salience``.
+    def clicks(self, environments: Sequence[Environment]) -> pl.DataFrame:
+        """The first click of each pair while the environments hold, one after the other.
 
-        Relevance is a fact of the world and the same in every log; exposure is drawn anew for
-        each ``purpose``.
+        Returns
+        -------
+        polars.DataFrame
+            ``user``, ``item`` (numbers), ``timestamp`` (epoch seconds), ``environment`` (label);
+            in the order of time.
         """
-        relevance = numpy_generator(self.seed, "relevance")
-        exposure = numpy_generator(self.seed, "exposure/" + purpose)
-        found = []
-        for users in self._blocks():
-            shape = (len(users), self.n_items)
-            relevant = relevance.random(shape) < self.relevance_probability(users)
-            exposed = exposure.random(shape) < self.exposure_probability(users, salience)
-            row, item = np.nonzero(relevant & exposed)
-            found.append((users[row], item))
-        return (
-            np.concatenate([user for user, _ in found]),
-            np.concatenate([item for _, item in found]),
+        return self._observe(environments, clicked=True)
+
+    def exposures(self, environments: Sequence[Environment]) -> pl.DataFrame:
+        """As :meth:`clicks`, of all that is shown: with ``relevant``, whether the user likes it."""
+        return self._observe(environments, clicked=False)
+
+    def dataset(self, shift: str = "exposure", **options: Any) -> Dataset:
+        """The world's log as train, valid and test_iid, and an OOD test under a shift.
+
+        Parameters
+        ----------
+        shift
+            ``popularity``, ``temporal``, ``exposure``, ``hybrid`` (temporal and popularity), or
+            two of them joined by ``+``.
+        **options
+            Fields of :class:`~cnsdiff.simulate.ShiftSettings`: ``strength``, ``target``,
+            ``test_periods``, …
+
+        Returns
+        -------
+        Dataset
+            With the truth as side tables (see :class:`~cnsdiff.simulate.WorldTruth`), features
+            of users and items, and under ``exposure`` the judgements of the experiment.
+
+        Raises
+        ------
+        ConfigError
+            An option is unknown or impossible, or the world is so small that a split is empty.
+        """
+        settings = validated(ShiftSettings, {"shift": shift, **options})
+        plan = intervene(self.periods, self.surroundings, settings)
+        experiment = "exposure" in settings.parts
+        seen = self._observe(plan.shifted, clicked=not experiment)
+        laws = {
+            environment.label: self.exposure_law(environment)
+            for environment in (*plan.logged, *plan.shifted)
+        }
+        tables = {
+            "user_features": user_features(self.settings, self.tastes),
+            "item_features": item_features(self.settings, self.attributes),
+            **truth_tables(self.relevance, self.surroundings, plan, laws),
+        }
+        if experiment:
+            tables["judgements"] = seen.select("user", "item", "relevant")
+            seen = seen.filter("relevant").drop("relevant")
+        observed = Observed(log=self.clicks(plan.logged), shifted=seen)
+        return assemble(observed, tables, plan, self.settings, settings)
+
+    def _observe(self, environments: Sequence[Environment], *, clicked: bool) -> pl.DataFrame:
+        found = [self._observe_block(users, environments, clicked) for users in self._blocks()]
+        return pl.concat(found).sort("timestamp", "user", "item")
+
+    def _observe_block(
+        self, users: NDArray[np.int64], environments: Sequence[Environment], clicked: bool
+    ) -> pl.DataFrame:
+        """What the users of one block see (and like, if ``clicked``), pair by pair."""
+        everything = np.arange(self.n_items)
+        relevant = self.relevant(users[:, None], everything[None, :])
+        # What is not relevant is never clicked, so its exposure need not be drawn.
+        row, item = np.nonzero(relevant if clicked else np.ones_like(relevant))
+        user = users[row]
+        affinity = self.affinity(user, item)
+        numbers = self.relevance.pair_numbers(user, item)
+        first = np.full(len(user), -1)
+        for place, environment in enumerate(environments):
+            shown = self._policy.drawn(affinity, item, numbers, environment)
+            first[shown & (first < 0)] = place
+        seen = np.flatnonzero(first >= 0)
+        first = first[seen]
+        moment = uniforms(derive_seed(self.seed, "moment"), numbers[seen])
+        starts = np.array([environment.start for environment in environments])
+        lengths = np.array([environment.length for environment in environments])
+        time = LOG_START + (starts[first] + moment * lengths[first]) * PERIOD_SECONDS
+        labels = pl.Series([environment.label for environment in environments], dtype=pl.String)
+        frame = pl.DataFrame(
+            {
+                "user": user[seen],
+                "item": item[seen],
+                "timestamp": time.astype(np.int64),
+                "environment": labels.gather(pl.Series(first)),
+            }
         )
+        return frame if clicked else frame.with_columns(relevant=relevant[row[seen], item[seen]])
 
     def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        rows = max(1, _PAIRS_AT_ONCE // self.n_items)
         users = np.arange(self.n_users)
-        yield from np.split(users, range(_BLOCK, self.n_users, _BLOCK))
-
-    def dataset(self, intervention: Intervention = "uniform") -> Dataset:
-        """The logged clicks as train, valid and test_iid (70/10/20), and an OOD test.
-
-        ``test_ood`` holds the clicks of an independent log under ``do(E)``, without the pairs of
-        the other splits.
-        """
-        user, item = self.clicks(self.salience, "log")
-        part = numpy_generator(self.seed, "split").choice(
-            ["train", "valid", "test_iid"], p=[0.7, 0.1, 0.2], size=len(user)
-        )
-        splits = {
-            name: (user[part == name], item[part == name])
-            for name in ("train", "valid", "test_iid")
-        }
-        ood_user, ood_item = self.clicks(self.intervene(intervention), intervention)
-        seen = np.isin(ood_user * self.n_items + ood_item, user * self.n_items + item)
-        splits["test_ood"] = (ood_user[~seen], ood_item[~seen])
-        return Dataset.from_splits(
-            {
-                name: Interactions(pl.DataFrame({"user": users, "item": items}), "ConfoundedWorld")
-                for name, (users, items) in splits.items()
-            },
-            name="confounded-world",
-            scenario=f"exposure-{intervention}",
-            source={"simulator": "ConfoundedWorld", "licence": "generated data, free to use"},
-            settings={
-                "n_users": self.n_users,
-                "n_items": self.n_items,
-                "confounding": self.confounding,
-                "personalisation": self.personalisation,
-                "sharpness": self.sharpness,
-                "threshold": self.threshold,
-                "exposures": self.exposures,
-                "intervention": intervention,
-                "seed": self.seed,
-            },
-        )
+        yield from np.split(users, range(rows, self.n_users, rows))

@@ -1,0 +1,139 @@
+"""The environment ``E``: what is popular, in season and promoted, period by period (METHOD §6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnsdiff.seeding import numpy_generator
+from cnsdiff.simulate.settings import WorldSettings
+
+Row = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Environment:
+    """What decides, beside taste, which items are shown for a while.
+
+    Attributes
+    ----------
+    label
+        Its name: in the ``environment`` column, in the truth, and of its random stream.
+    start, length
+        When it holds, in periods.
+    exposures
+        Mean number of items a user is shown.
+    popularity, season, promotion
+        ``(I,)`` each: the parts of ``E``.
+    salience
+        ``E`` ``(I,)``, their standardised sum.
+    randomised
+        Share of the logging policy given up for chance: at 1 all items are shown alike.
+    """
+
+    label: str
+    start: int
+    length: int
+    exposures: float
+    popularity: Row
+    season: Row
+    promotion: Row
+    salience: Row
+    randomised: float = 0.0
+
+
+class Surroundings:
+    """The parts of ``E`` over the logged periods, and how they add up.
+
+    Attributes
+    ----------
+    popularity, season, promotion
+        ``(T, I)`` each. Popularity drifts as an AR(1) process with standard normal margins;
+        season is a cosine over ``season_length`` periods, whose phase is that of the item's
+        season group; promotion lifts one group of items in each period. Each has mean about 0
+        and variance about 1.
+    resampled
+        ``(I,)``: another, independent popularity.
+    season_group, promotion_group
+        ``(I,)``: the groups of each item.
+    promotion_groups
+        Their number.
+    promoted
+        ``(T,)``: the group promoted in each period, never the same twice running.
+    """
+
+    def __init__(self, settings: WorldSettings) -> None:
+        self._settings = settings
+        items, periods = settings.n_items, settings.periods
+        draw = numpy_generator(settings.seed, "environment")
+        self.season_group = draw.integers(settings.seasons, size=items)
+        self.promotion_groups = settings.promotion_groups
+        self.promotion_group = draw.integers(settings.promotion_groups, size=items)
+        self.promoted = self._campaigns(draw)
+        self.resampled: Row = draw.normal(size=items)
+        self.popularity = self._drift(draw)
+        turn = np.arange(periods)[:, None] / settings.season_length
+        turn = turn - self.season_group / settings.seasons
+        self.season: Row = np.sqrt(2.0) * np.cos(2 * np.pi * turn)
+        self.promotion = self.promotion_of(self.promoted[:, None])
+        mixed = self._mixed(self.popularity, self.season, self.promotion)
+        spread = float(mixed.std())
+        self._mean, self._scale = float(mixed.mean()), spread if spread > 1e-12 else 1.0
+
+    def _campaigns(self, draw: np.random.Generator) -> NDArray[np.int64]:
+        groups = self.promotion_groups
+        steps = draw.integers(1, max(groups, 2), size=self._settings.periods)
+        result: NDArray[np.int64] = steps.cumsum() % groups
+        return result
+
+    def _drift(self, draw: np.random.Generator) -> Row:
+        shocks: Row = draw.normal(size=(self._settings.periods, self._settings.n_items))
+        keep = self._settings.persistence
+        for period in range(1, len(shocks)):
+            shocks[period] = keep * shocks[period - 1] + np.sqrt(1 - keep**2) * shocks[period]
+        return shocks
+
+    def promotion_of(self, group: int | NDArray[np.int64]) -> Row:
+        """The promotion part when ``group`` is promoted: standardised over the groups."""
+        groups = self.promotion_groups
+        if groups == 1:
+            return np.zeros(np.broadcast_shapes(np.shape(group), self.promotion_group.shape))
+        share = 1 / groups
+        lifted = (self.promotion_group == group).astype(np.float64)
+        result: Row = (lifted - share) / np.sqrt(share * (1 - share))
+        return result
+
+    def _mixed(self, popularity: Row, season: Row, promotion: Row) -> Row:
+        weights = self._settings
+        result: Row = (
+            weights.popularity_weight * popularity
+            + weights.season_weight * season
+            + weights.promotion_weight * promotion
+        )
+        return result
+
+    def salience(self, popularity: Row, season: Row, promotion: Row) -> Row:
+        """``E``: the weighted sum, standardised as it is over the logged items and periods."""
+        return (self._mixed(popularity, season, promotion) - self._mean) / self._scale
+
+    def periods(self) -> tuple[Environment, ...]:
+        """The logged periods; each shows its share of ``exposures``."""
+        settings = self._settings
+        digits = len(str(settings.periods - 1))
+        return tuple(
+            Environment(
+                label=f"period-{period:0{digits}d}",
+                start=period,
+                length=1,
+                exposures=settings.exposures / settings.periods,
+                popularity=self.popularity[period],
+                season=self.season[period],
+                promotion=self.promotion[period],
+                salience=self.salience(
+                    self.popularity[period], self.season[period], self.promotion[period]
+                ),
+            )
+            for period in range(settings.periods)
+        )
