@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Interactions, load_dataset, read_interactions
     from cnsdiff.errors import CnsdiffError
     from cnsdiff.recommender import Recommender
-    from cnsdiff.shifts import prepare_given
+    from cnsdiff.shifts import prepare, prepare_given
     from cnsdiff.simulate import ConfoundedWorld
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Interactions",
     "Recommender",
     "load_dataset",
+    "prepare",
     "prepare_given",
     "read_interactions",
 ]
@@ -28,6 +29,7 @@ _HOME = {
     "CnsdiffError": "errors",
     "ConfoundedWorld": "simulate",
     "Recommender": "recommender",
+    "prepare": "shifts",
     "prepare_given": "shifts",
 }
 

@@ -1,4 +1,4 @@
-"""Ready splits, and the registry of scenarios."""
+"""Ready splits."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ import json
 import polars as pl
 import pytest
 
-from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.errors import ConfigError, DataError
-from cnsdiff.shifts import (
-    Filters,
-    Given,
-    Scenario,
-    base,
-    get_scenario,
-    prepare_given,
-    register_scenario,
-    scenario_names,
-)
+from cnsdiff.data import Interactions, Source, load_dataset
+from cnsdiff.errors import DataError
+from cnsdiff.shifts import Given, prepare_given
 
 TRAIN = "user,item,rating\nann,1,5\nann,2,4\nbob,1,2\nbob,2,5\nann,1,4\ncid,3,1\ndan,9,5\nann,7,5\n"
 OOD = "user,item,rating\nann,2,5\nbob,1,5\ncid,1,5\nbob,3,1\nzed,1,1\nbob,7,5\n"
@@ -111,22 +102,15 @@ def test_nothing_left(files):
         prepare_given(files / "train.csv", user_core=50)
 
 
-def test_registry(monkeypatch):
-    monkeypatch.setattr(base, "_SCENARIOS", dict(base._SCENARIOS))
-    assert get_scenario("given") is Given
-    assert isinstance(Given(), Scenario)
-    with pytest.raises(ConfigError, match=r"unknown scenario 'givn' \(did you mean 'given'\?\)"):
-        get_scenario("givn")
+def test_features_become_side_tables(files):
+    ages = pl.DataFrame({"user": ["cid", "ann"], "age": [30, 40]})
+    dataset = prepare_given(files / "train.csv", user_features=ages)
+    assert dataset.users.to_list() == ["ann", "bob", "cid", "dan"]
+    assert dataset.table("user_features")["age"].to_list() == [40, None, 30, None]
 
-    @register_scenario
-    class Everything:
-        name = "everything"
 
-        def __call__(self, tables, *, filters, dataset_name, source=None):
-            kept, _ = filters.clean(tables["log"], core=True)
-            splits = {"train": kept}
-            return Dataset.from_splits(splits, name=dataset_name, scenario=self.name)
-
-    assert "everything" in scenario_names()
-    assert isinstance(get_scenario("everything")(), Scenario)
-    assert Filters().settings() == {"threshold": None, "user_core": 0, "item_core": 0}
+def test_the_tables_must_be_splits():
+    log = Interactions(pl.DataFrame({"user": [1, 2], "item": [3, 4]}), "shop.csv")
+    assert Given()(log).split_names == ("train",)
+    with pytest.raises(DataError, match="needs a table 'train', and its tables are 'log'"):
+        Given()(Source({"log": log}))

@@ -1,21 +1,51 @@
-"""``cnsdiff prepare``: files of interactions become a dataset directory."""
+"""``cnsdiff prepare``: a log, or ready splits, become a dataset directory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from cnsdiff.data import Dataset
+
 EXAMPLE = (
-    "Example: cnsdiff prepare --train train.txt --valid valid.txt --test-iid iid.txt "
-    "--test-ood ood.txt --out data/food"
+    "Example: cnsdiff prepare ratings.csv --scenario popularity --strength 1 --threshold 4 "
+    "--out data/shop\n\nWith ready splits: cnsdiff prepare --train train.txt --valid valid.txt "
+    "--test-iid iid.txt --test-ood ood.txt --out data/food"
 )
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="Dataset directory to write.")],
-    train: Annotated[Path, typer.Option(help="Training interactions.")],
+    log: Annotated[
+        str | None,
+        typer.Argument(help="File of interactions, or a data set fetched before (ml-100k)."),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="How LOG is divided: popularity, temporal, exposure, hybrid, user-group, noise."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Dataset directory to write (default: the dataset's name).")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Strength of the shift, where the scenario has one.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the scenario: gap=7d."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
+    randomised: Annotated[
+        Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
+    ] = None,
+    user_features: Annotated[Path | None, typer.Option(help="What is known of users.")] = None,
+    item_features: Annotated[Path | None, typer.Option(help="What is known of items.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Ready training interactions.")] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation interactions (IID).")] = None,
     test_iid: Annotated[Path | None, typer.Option(help="Test from the same distribution.")] = None,
     test_ood: Annotated[Path | None, typer.Option(help="Test from the shifted one.")] = None,
@@ -34,6 +64,9 @@ def prepare(
     timestamp_col: Annotated[
         str | None, typer.Option(help="Name of the time column, or 'none'.")
     ] = None,
+    environment_col: Annotated[
+        str | None, typer.Option(help="Name of the environment column, or 'none'.")
+    ] = None,
     header: Annotated[
         bool | None, typer.Option(help="Whether the first line names the columns.")
     ] = None,
@@ -44,34 +77,54 @@ def prepare(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read ready splits (text, CSV, Parquet, .inter, …) into a dataset directory."""
-    from cnsdiff.cli.output import console, print_json
-    from cnsdiff.shifts import prepare_given
+    """Divide a log into train, valid and IID and OOD tests by a shift scenario.
 
-    dataset = prepare_given(
-        train,
-        valid=valid,
-        test_iid=test_iid,
-        test_ood=test_ood,
-        name=name,
-        threshold=threshold,
-        user_core=user_core,
-        item_core=item_core,
-        licence=licence,
-        format=format,
-        user=user_col,
-        item=item_col,
-        rating=rating_col,
-        timestamp=timestamp_col,
-        header=header,
-        skip_bad=skip_bad,
-    )
+    Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
+    """
+    from cnsdiff.cli.output import console, print_json
+
+    common: dict[str, Any] = {
+        "name": name,
+        "threshold": threshold,
+        "user_core": user_core,
+        "item_core": item_core,
+        "licence": licence,
+        "user_features": user_features,
+        "item_features": item_features,
+        "format": format,
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "environment": environment_col,
+        "header": header,
+        "skip_bad": skip_bad,
+    }
+    ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
+    divided = {"strength": strength, "set": set_, "randomised": randomised}
+    _check_form(log, scenario, ready, divided)
+    if log is None:
+        dataset = _from_splits(ready, common)
+    else:
+        assert scenario is not None
+        dataset = _from_log(log, scenario, strength, set_ or [], seed, randomised, common)
+    out = Path(dataset.name) if out is None else out
     dataset.save(out, overwrite=overwrite)
     if json:
         print_json({"path": str(out), **dataset.manifest})
         return
     screen = console()
-    screen.print(counts_table(dataset.name, dataset.manifest))
+    screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
+    screen.print(counts_table(dataset.manifest))
+    used = dataset.manifest["settings"].get("threshold")
+    if threshold is None and used is not None:
+        screen.print(
+            f"[yellow]note:[/] ratings of {used:g} and more count as positive, as usual for {log}; "
+            "--threshold changes that",
+            soft_wrap=True,
+        )
+    if "log" in dataset.manifest:
+        screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
     for split, option, use in (
         ("valid", "--valid", "train picks its best epoch on it"),
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
@@ -81,7 +134,86 @@ def prepare(
     screen.print(f"Wrote {out}. Next: cnsdiff train {out} --out RUN", soft_wrap=True)
 
 
-def counts_table(name: str, manifest: dict[str, object]) -> object:
+def _check_form(
+    log: str | None,
+    scenario: str | None,
+    ready: Mapping[str, Path | None],
+    divided: Mapping[str, object],
+) -> None:
+    """Either a log with a scenario, or ready splits."""
+    from cnsdiff.errors import InputError
+
+    splits = [name for name, file in ready.items() if file is not None]
+    if log is None:
+        if "train" not in splits:
+            raise InputError(
+                "prepare needs a LOG with --scenario NAME, or ready splits with --train FILE"
+            )
+        if scenario not in (None, "given"):
+            raise InputError(
+                f"--scenario {scenario} divides one log, and ready splits are given with --train; "
+                "give LOG in place of --train"
+            )
+        for option, value in divided.items():
+            if value is not None:
+                raise InputError(
+                    f"--{option} is for a scenario that divides a LOG, and ready splits are given "
+                    "with --train; drop one of the two"
+                )
+        return
+    if splits:
+        raise InputError(
+            f"LOG is divided into splits, and --{splits[0].replace('_', '-')} gives a ready one; "
+            "drop one of the two"
+        )
+    if scenario in (None, "given"):
+        from cnsdiff.shifts import scenario_names
+
+        raise InputError(
+            f"{log}: name a scenario that divides it with --scenario: "
+            f"{', '.join(name for name in scenario_names() if name != 'given')}"
+        )
+
+
+def _from_splits(ready: Mapping[str, Path | None], common: dict[str, Any]) -> Dataset:
+    from cnsdiff.shifts import prepare_given
+
+    train = ready["train"]
+    assert train is not None
+    return prepare_given(
+        train,
+        valid=ready["valid"],
+        test_iid=ready["test_iid"],
+        test_ood=ready["test_ood"],
+        **common,
+    )
+
+
+def _from_log(
+    log: str,
+    scenario: str,
+    strength: float | None,
+    assignments: list[str],
+    seed: int,
+    randomised: Path | None,
+    common: dict[str, Any],
+) -> Dataset:
+    from cnsdiff.config import parse_assignments
+    from cnsdiff.errors import ConfigError
+    from cnsdiff.shifts import get_scenario
+    from cnsdiff.shifts import prepare as prepare_log
+
+    settings = parse_assignments(assignments)
+    if strength is not None:
+        if "strength" in settings:
+            raise ConfigError("--strength and --set strength= say the same; drop one of the two")
+        settings["strength"] = strength
+    # Built here, so that a setting is never taken for an option of the reader.
+    chosen = get_scenario(scenario)(**settings)
+    return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
+
+
+def counts_table(manifest: dict[str, Any]) -> object:
     """What each split holds and what was left out of it."""
     from rich.table import Table
 
@@ -94,18 +226,28 @@ def counts_table(name: str, manifest: dict[str, object]) -> object:
         "users_without_positives": "users without positives",
         "duplicates": "duplicates",
         "outside_k_core": "outside k-core",
+        "in_log": "in the log",
         "overlap_train": "also in train",
         "dropped_unknown": "unknown to train",
     }
     splits = manifest["splits"]
-    assert isinstance(splits, dict)
     always = ("rows", "users", "items")
     used = [c for c in columns if c in always or any(counts.get(c) for counts in splits.values())]
-    title = f"{name}: {manifest['n_users']:,} users, {manifest['n_items']:,} items"
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(header_style="bold")
     table.add_column("split")
     for column in used:
         table.add_column(columns[column], justify="right")
     for split, counts in splits.items():
         table.add_row(split, *(f"{counts.get(column, 0):,}" for column in used))
     return table
+
+
+def log_line(counts: dict[str, Any]) -> str:
+    """What became of the log, and what the scenario found in it, in a line."""
+    told = [f"{counts['read']:,} read"]
+    told += [
+        f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
+        for key, value in counts.items()
+        if key != "read" and value != 0
+    ]
+    return f"log: {', '.join(told)}"

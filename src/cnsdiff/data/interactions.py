@@ -72,16 +72,15 @@ class Interactions:
         Rows keep their order.
         """
         pair = ["user", "item"]
-        if "timestamp" not in self.frame.columns:
-            return replace(self, frame=self.frame.unique(pair, keep="first", maintain_order=True))
-        frame = (
-            self.frame.with_row_index("_row")
-            .sort("timestamp", "_row")
-            .unique(pair, keep="first", maintain_order=True)
-            .sort("_row")
-            .drop("_row")
-        )
-        return replace(self, frame=frame)
+        repeated = self.frame.select(pair).is_duplicated()
+        if not repeated.any():
+            return self
+        # Sorting is what costs, so only the repeated pairs are sorted.
+        candidates = self.frame.with_row_index("_row").filter(repeated)
+        if "timestamp" in candidates.columns:
+            candidates = candidates.sort("timestamp", "_row")
+        first = candidates.unique(pair, keep="first", maintain_order=True)["_row"]
+        return replace(self, frame=self.frame.filter((~repeated).scatter(first, True)))
 
     def k_core(self, user: int, item: int) -> Interactions:
         """The largest part in which every user has ``user`` rows and every item ``item`` rows.

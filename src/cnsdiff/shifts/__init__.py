@@ -1,19 +1,35 @@
 """Shift scenarios: from interactions to a dataset whose test data differ in a known way."""
 
-from cnsdiff.shifts.base import (
-    Filters,
-    Scenario,
-    get_scenario,
-    register_scenario,
-    scenario_names,
-)
+from cnsdiff.shifts.base import Scenario
+from cnsdiff.shifts.exposure import Exposure
+from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.given import Given, prepare_given
+from cnsdiff.shifts.hybrid import Hybrid
+from cnsdiff.shifts.log import Log
+from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
+from cnsdiff.shifts.noise import Noise
+from cnsdiff.shifts.popularity import Popularity
+from cnsdiff.shifts.prepare import prepare
+from cnsdiff.shifts.registry import get_scenario, register_scenario, scenario_names
+from cnsdiff.shifts.temporal import Temporal
+from cnsdiff.shifts.user_group import UserGroup
 
 __all__ = [
+    "Exposure",
     "Filters",
     "Given",
+    "Hybrid",
+    "Log",
+    "LogScenario",
+    "Noise",
+    "OODTest",
+    "Parts",
+    "Popularity",
     "Scenario",
+    "Temporal",
+    "UserGroup",
     "get_scenario",
+    "prepare",
     "prepare_given",
     "register_scenario",
     "scenario_names",

@@ -1,134 +1,107 @@
-"""What a shift scenario is, and where scenarios are found by name.
-
-A scenario turns interactions into a :class:`~cnsdiff.data.Dataset` whose test data differ from
-its training data in a known way. A package adds its own under the entry-point group
-``cnsdiff.scenarios``, a script by :func:`register_scenario`.
-"""
+"""What a shift scenario is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
-from cnsdiff.data import Dataset, Interactions
-from cnsdiff.errors import ConfigError, did_you_mean
+from pydantic import ValidationError
 
-ENTRY_POINTS = "cnsdiff.scenarios"
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What makes an interaction count.
-
-    Attributes
-    ----------
-    threshold
-        Least rating of a positive; None takes every interaction for one.
-    user_core, item_core
-        Least number of positives of a user and of an item (0 keeps all).
-    """
-
-    threshold: float | None = None
-    user_core: int = 0
-    item_core: int = 0
-
-    def clean(self, given: Interactions, *, core: bool) -> tuple[Interactions, dict[str, int]]:
-        """Positives, each pair once, in the k-core if ``core``; and what was left out.
-
-        Raises
-        ------
-        DataError
-            There are no ratings for the threshold, or none reaches it.
-        """
-        positive = given.positives(self.threshold)
-        once = positive.deduplicated()
-        kept = once
-        if core and (self.user_core > 1 or self.item_core > 1):
-            kept = once.k_core(self.user_core, self.item_core)
-        return kept, {
-            "read": len(given),
-            "skipped": given.skipped,
-            "below_threshold": len(given) - len(positive),
-            "users_without_positives": given.n_users - positive.n_users,
-            "duplicates": len(positive) - len(once),
-            "outside_k_core": len(once) - len(kept),
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """As written to the manifest."""
-        return asdict(self)
+from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.settings import Settings
+from cnsdiff.shifts.filters import NO_FILTERS, Filters
 
 
-@runtime_checkable
-class Scenario(Protocol):
-    """Turns named tables of interactions into a dataset.
+class Scenario(Settings, ABC):
+    """Turns interactions into a dataset whose test data differ in a known way.
+
+    Its fields are its settings; an object of it is called with the data::
+
+        Popularity(strength=1.0)(source, filters=Filters(threshold=4), seed=0)
+
+    Most scenarios divide one log: they derive from :class:`~cnsdiff.shifts.LogScenario`, which
+    leaves only the choice of rows to them.
 
     Attributes
     ----------
     name
         As given to ``--scenario`` and written to the manifest.
+
+    Raises
+    ------
+    ConfigError
+        A setting is unknown (the nearest is named) or has a bad value.
     """
 
-    name: str
+    name: ClassVar[str]
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(self._complaint(error)) from error
+
+    @abstractmethod
     def __call__(
-        self,
-        tables: Mapping[str, Interactions],
-        *,
-        filters: Filters,
-        dataset_name: str,
-        source: Mapping[str, Any] | None = None,
+        self, source: Source | Interactions, *, filters: Filters = NO_FILTERS, seed: int = 0
     ) -> Dataset:
         """Build the dataset.
 
         Parameters
         ----------
-        tables
-            Interactions by role: ``{"log": …}`` for a scenario that splits one log, split names
-            for one that takes ready splits.
+        source
+            Tables by role, features, name and provenance; a lone table is the log.
         filters
             Threshold and k-core to apply.
-        dataset_name, source
-            For the manifest.
+        seed
+            The one seed of everything chosen at random.
+
+        Raises
+        ------
+        InputError
+            The data cannot be divided in this way; the message says what to change.
         """
-        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as written to the manifest, in JSON's types."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def _complaint(cls, error: ValidationError) -> str:
+        problem = error.errors()[0]
+        setting = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            known = list(cls.model_fields)
+            listed = f"its settings are {', '.join(known)}" if known else "it has none"
+            return (
+                f"scenario {cls.name}: unknown setting {setting!r}{did_you_mean(setting, known)}; "
+                f"{listed}"
+            )
+        message = problem["msg"].removeprefix("Value error, ")
+        if not setting:
+            return f"scenario {cls.name}: {message}"
+        message = message[0].lower() + message[1:]
+        return f"scenario {cls.name}: {setting}: {message} (got {problem['input']!r})"
 
 
-_SCENARIOS: dict[str, type[Scenario]] = {}
-
-
-def register_scenario(scenario: type[Any]) -> type[Any]:
-    """Class decorator that makes a scenario known by its ``name``."""
-    _SCENARIOS[scenario.name] = scenario
-    return scenario
-
-
-def scenario_names() -> tuple[str, ...]:
-    """All scenarios that can be asked for by name."""
-    return tuple(sorted({*_SCENARIOS, *(point.name for point in _points())}))
-
-
-def get_scenario(name: str) -> type[Scenario]:
-    """The scenario class of that name.
+def table_of(source: Source, role: str, scenario: str) -> Interactions:
+    """The source's table of that role.
 
     Raises
     ------
-    ConfigError
-        There is none.
+    DataError
+        There is none; the message says how to give it.
     """
-    if name in _SCENARIOS:
-        return _SCENARIOS[name]
-    for point in _points():
-        if point.name == name:
-            found: type[Scenario] = point.load()
-            return found
-    known = scenario_names()
-    raise ConfigError(
-        f"unknown scenario {name!r}{did_you_mean(name, known)}; --scenario takes {', '.join(known)}"
+    if role in source.tables:
+        return source.tables[role]
+    mend = {
+        "log": "give one log of interactions, or use the scenario 'given' for ready splits",
+        "train": "name the tables after the splits, or choose a scenario that divides a log",
+        "randomised": "name the file of interactions with items shown at random with --randomised",
+    }
+    raise DataError(
+        f"{source.name}: the scenario {scenario} needs a table {role!r}, and its tables are "
+        f"{', '.join(map(repr, source.tables)) or 'none'}; "
+        f"{mend.get(role, 'add it to the source')}"
     )
-
-
-def _points() -> Any:
-    return entry_points(group=ENTRY_POINTS)

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from narwhals.typing import IntoFrame
 
-from cnsdiff.data import Dataset, Interactions, read_interactions
-from cnsdiff.shifts.base import Filters, register_scenario
+from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.shifts.base import Scenario, table_of
+from cnsdiff.shifts.filters import NO_FILTERS, Filters
+from cnsdiff.shifts.registry import register_scenario
+from cnsdiff.shifts.sources import read_source
 
 
 @register_scenario
-class Given:
+class Given(Scenario):
     """Ready splits; the shift is whatever lies between them.
 
-    Threshold and duplicates are handled alike in every split, the k-core on train alone: the
-    held-out pairs it makes unknown are dropped, and counted, with the others.
+    The source's tables are named after the splits. Threshold and duplicates are handled alike
+    in every split, the k-core on train alone: the held-out pairs it makes unknown are dropped,
+    and counted, with the others. Nothing is random, so ``seed`` changes nothing.
     """
 
-    name = "given"
+    name: ClassVar[str] = "given"
 
     def __call__(
-        self,
-        tables: Mapping[str, Interactions],
-        *,
-        filters: Filters,
-        dataset_name: str,
-        source: Mapping[str, Any] | None = None,
+        self, source: Source | Interactions, *, filters: Filters = NO_FILTERS, seed: int = 0
     ) -> Dataset:
-        """Build the dataset from ``tables``, keyed by split name."""
+        """Build the dataset (see :class:`Scenario`)."""
+        source = Source({"train": source}) if isinstance(source, Interactions) else source
+        table_of(source, "train", self.name)
         cleaned = {
-            split: filters.clean(given, core=split == "train") for split, given in tables.items()
+            split: filters.clean(given, core=split == "train")
+            for split, given in source.tables.items()
         }
         return Dataset.from_splits(
             {split: kept for split, (kept, _) in cleaned.items()},
-            name=dataset_name,
+            name=source.name,
             scenario=self.name,
-            source=source,
+            source=source.provenance,
             settings=filters.settings(),
             counts={split: counts for split, (_, counts) in cleaned.items()},
+            tables=source.features,
         )
 
 
@@ -55,6 +57,8 @@ def prepare_given(
     user_core: int = 0,
     item_core: int = 0,
     licence: str | None = None,
+    user_features: str | Path | IntoFrame | None = None,
+    item_features: str | Path | IntoFrame | None = None,
     **reading: Any,
 ) -> Dataset:
     """A dataset from ready train, validation and test files or data frames.
@@ -70,6 +74,8 @@ def prepare_given(
         See :class:`~cnsdiff.shifts.Filters`.
     licence
         A note on who may use the data, for the manifest.
+    user_features, item_features
+        What is known of users and items, as :func:`~cnsdiff.data.read_features` takes it.
     **reading
         Passed on to :func:`~cnsdiff.data.read_interactions` (``format``, ``user``, …,
         ``skip_bad``).
@@ -85,21 +91,14 @@ def prepare_given(
         A source cannot be read, or nothing is left of a split.
     """
     given = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
-    sources = {split: source for split, source in given.items() if source is not None}
-    tables = {split: read_interactions(source, **reading) for split, source in sources.items()}
-    about: dict[str, Any] = {"files": {split: _short(source) for split, source in sources.items()}}
-    if licence is not None:
-        about["licence"] = licence
     if name is None:
         name = Path(train).resolve().parent.name if isinstance(train, str | Path) else ""
-    return Given()(
-        tables,
-        filters=Filters(threshold, user_core, item_core),
-        dataset_name=name or "unnamed",
-        source=about,
+    source = read_source(
+        {split: file for split, file in given.items() if file is not None},
+        name=name or "unnamed",
+        licence=licence,
+        user_features=user_features,
+        item_features=item_features,
+        **reading,
     )
-
-
-def _short(source: Any) -> str:
-    """A file's own name: its folders would mean nothing elsewhere."""
-    return Path(source).name if isinstance(source, str | Path) else "DataFrame"
+    return Given()(source, filters=Filters(threshold, user_core, item_core))

@@ -1,0 +1,82 @@
+"""Train on what a policy exposed, test on what was shown at random or in full."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from cnsdiff.data import Interactions, Source
+from cnsdiff.data.ids import unify
+from cnsdiff.errors import ConfigError
+from cnsdiff.shifts.base import table_of
+from cnsdiff.shifts.filters import Filters
+from cnsdiff.shifts.log import Log
+from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
+from cnsdiff.shifts.registry import register_scenario
+
+#: On scales that end here, "auto" takes ratings up to _DISLIKED for a dislike.
+_SCALE = 5.0
+_DISLIKED = 2.0
+
+
+@register_scenario
+class Exposure(LogScenario):
+    """The OOD test is a second table, ``"randomised"``, whose items users did not choose to see.
+
+    Such a table comes from an experiment (items shown at random: Yahoo! R3, Coat) or from
+    exposing everything (KuaiRec's small matrix). Its positives, less all pairs of the log, are
+    the OOD test. Its ratings are also kept as ``judgements``: of items that users like, and of
+    items that they do not.
+
+    Attributes
+    ----------
+    negative_threshold
+        A randomised rating up to this is a dislike, one between it and the threshold is left
+        out of the judgements. None: all below the threshold are dislikes. ``"auto"``: 2 where
+        no rating is above 5, else None.
+    """
+
+    name: ClassVar[str] = "exposure"
+    ood_from_log: ClassVar[bool] = False
+
+    negative_threshold: float | Literal["auto"] | None = Field("auto")
+
+    def divide(self, log: Log, rng: np.random.Generator) -> Parts:
+        """The whole log trains."""
+        return Parts(np.arange(len(log)), np.arange(0))
+
+    def ood_test(self, source: Source, filters: Filters, log: Log, parts: Parts) -> OODTest:
+        """The randomised positives that are new, and the judgements."""
+        randomised = table_of(source, "randomised", self.name)
+        rated = "rating" in randomised.frame.columns
+        if rated and filters.threshold is None:
+            raise ConfigError(
+                f"{randomised.source}: has ratings, and without a threshold each of them would "
+                "count as liked; give --threshold"
+            )
+        filters = Filters(filters.threshold if rated else None)
+        positives, counts = filters.clean(randomised, core=False)
+        ids = {"log": source.tables["log"], "randomised": positives}
+        users, items = unify(ids, "user"), unify(ids, "item")
+        seen = pl.DataFrame({"user": users["log"], "item": items["log"]})
+        fresh = positives.frame.with_columns(user=users["randomised"], item=items["randomised"])
+        fresh = fresh.join(seen, on=["user", "item"], how="anti", maintain_order="left")
+        kept = Interactions(fresh, positives.source)
+        tables = {"judgements": self.judgements(randomised, filters.threshold)} if rated else {}
+        return OODTest(kept, {**counts, "in_log": len(positives) - len(kept)}, tables)
+
+    def judgements(self, randomised: Interactions, threshold: float | None) -> pl.DataFrame:
+        """``user``, ``item`` and whether it is ``relevant``; pairs judged neither way are out."""
+        rating = pl.col("rating")
+        liked = rating >= threshold
+        below = self.negative_threshold
+        if below == "auto":
+            highest = float(randomised.frame["rating"].to_numpy().max())
+            below = _DISLIKED if highest <= _SCALE else None
+        judged = liked if below is None else liked | (rating <= below)
+        once = randomised.deduplicated().frame
+        everything = once if below is None else once.filter(judged)
+        return everything.select("user", "item", relevant=liked)

@@ -1,0 +1,120 @@
+"""Two shifts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from pydantic import Field, SerializeAsAny, field_validator
+
+from cnsdiff.errors import ConfigError
+from cnsdiff.shifts.log import Log
+from cnsdiff.shifts.log_scenario import LogScenario, Parts
+from cnsdiff.shifts.popularity import Popularity
+from cnsdiff.shifts.registry import get_scenario, register_scenario
+from cnsdiff.shifts.temporal import Temporal
+
+_DEFAULTS: dict[str, LogScenario] = {
+    "first": Temporal(),
+    # What the first holds out is not trained on, so that an item may give all of its rows.
+    "second": Popularity(ood_share=0.5, max_share=1.0),
+}
+
+
+@register_scenario
+class Hybrid(LogScenario):
+    """The second scenario chooses its OOD test among what the first holds out.
+
+    Rows that the first holds out and the second does not choose are left out, and so are those
+    of users and items that the first's training side does not know.
+
+    Attributes
+    ----------
+    first, second
+        A scenario, its name, or a mapping of ``name`` and settings; a mapping without a name
+        changes settings of the default.
+    """
+
+    name: ClassVar[str] = "hybrid"
+
+    first: SerializeAsAny[LogScenario] = Field(_DEFAULTS["first"])
+    second: SerializeAsAny[LogScenario] = Field(_DEFAULTS["second"])
+
+    @field_validator("first", mode="before")
+    @classmethod
+    def _first(cls, given: Any) -> Any:
+        return _part(given, "first")
+
+    @field_validator("second", mode="before")
+    @classmethod
+    def _second(cls, given: Any) -> Any:
+        part = _part(given, "second")
+        if isinstance(part, Temporal):
+            raise ConfigError(
+                "scenario hybrid: temporal cannot be the second, since train would then hold rows "
+                "from after its cut; make it the first"
+            )
+        return part
+
+    def settings(self) -> dict[str, Any]:
+        """The settings, the two parts with their names."""
+        whole = super().settings()
+        for key, part in (("first", self.first), ("second", self.second)):
+            own = part.settings()
+            whole[key] = {"name": part.name, **{name: own[name] for name in part.own_settings()}}
+        return whole
+
+    def divide(self, log: Log, rng: np.random.Generator) -> Parts:
+        """Divide by the first, and choose by the second among what it holds out."""
+        one = self.first.divide(log, rng)
+        train = log.frame[one.train]
+        known = np.zeros(len(one.ood), dtype=bool)
+        known[:] = _seen(train["user"], log.n_users)[log.users[one.ood]]
+        known &= _seen(train["item"], log.n_items)[log.items[one.ood]]
+        rows = one.ood[known]
+        if len(rows) == 0:
+            raise ConfigError(
+                f"{log.source}: nothing that the first scenario, {self.first.name}, holds out has "
+                "a user and an item of its training side; change its settings or give a larger log"
+            )
+        two = self.second.divide(log.part(rows), rng)
+        found = {"unknown_to_first": int((~known).sum()), **one.found, **two.found}
+        return Parts(one.train, rows[two.ood], found)
+
+    def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+        """What is recorded of the training side after both."""
+        return self.second.observe(log, self.first.observe(log, train, rng), rng)
+
+
+def _seen(numbers: pl.Series, n: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    seen = np.zeros(n, dtype=bool)
+    seen[numbers.to_numpy()] = True
+    return seen
+
+
+def _part(given: Any, key: str) -> Any:
+    """A part of the hybrid from whatever it may be given as."""
+    part = given
+    if isinstance(given, str):
+        part = get_scenario(given)()
+    elif isinstance(given, Mapping):
+        named = dict(given)
+        base = _DEFAULTS[key]
+        if "name" in named:
+            part = get_scenario(named.pop("name"))(**named)
+        else:
+            part = type(base)(**{**base.model_dump(exclude_unset=True), **named})
+    if not isinstance(part, LogScenario) or not part.ood_from_log:
+        what = getattr(part, "name", part)
+        raise ConfigError(
+            f"scenario hybrid: {key} must be a scenario whose OOD test is rows of the log, and "
+            f"{what!r} is not; choose popularity, temporal, user-group or noise"
+        )
+    shared = sorted(part.model_fields_set & set(LogScenario.model_fields))
+    if shared:
+        raise ConfigError(
+            f"scenario hybrid: {shared[0]} is set in {key}, and it belongs to the hybrid itself"
+        )
+    return part

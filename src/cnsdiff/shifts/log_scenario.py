@@ -1,0 +1,187 @@
+"""Scenarios that divide one log: the choice of rows is theirs, the rest is here."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.seeding import numpy_generator
+from cnsdiff.shifts.base import Scenario, table_of
+from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rounded
+from cnsdiff.shifts.filters import NO_FILTERS, Filters
+from cnsdiff.shifts.log import Log
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a log is divided; rows in neither part are left out.
+
+    Attributes
+    ----------
+    train, ood
+        Row numbers of the training side (of which valid and the IID test are taken) and of the
+        OOD test.
+    found
+        What the scenario settled on the way (a cut in time, a cluster), for the manifest.
+    """
+
+    train: Rows
+    ood: Rows
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OODTest:
+    """An OOD test: its pairs, counts of what was left out, and side tables that go with it."""
+
+    pairs: Interactions
+    counts: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+
+class LogScenario(Scenario):
+    """Divides the rows of one cleaned log; a subclass says how in :meth:`divide`.
+
+    Valid and the IID test are random rows of the training side. In each step one row of each
+    user and item stays behind, so that everybody held out at random is known to train.
+
+    Attributes
+    ----------
+    valid_share, test_share
+        Shares of the training side that become valid and test_iid; the counts are exact.
+    ood_from_log
+        Whether the OOD test is made of rows of the log; only such scenarios can be composed.
+    """
+
+    ood_from_log: ClassVar[bool] = True
+
+    valid_share: float = Field(0.1, gt=0, lt=1)
+    test_share: float = Field(0.2, gt=0, lt=1)
+
+    @abstractmethod
+    def divide(self, log: Log, rng: np.random.Generator) -> Parts:
+        """Choose the training side and the OOD test among the rows of ``log``."""
+
+    def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+        """What is recorded of the training side, a frame like ``log.frame``: all of it."""
+        return train
+
+    def ood_test(self, source: Source, filters: Filters, log: Log, parts: Parts) -> OODTest:
+        """The OOD test: the rows that :meth:`divide` chose for it."""
+        return OODTest(log.decode(log.frame[parts.ood]))
+
+    def __call__(
+        self, source: Source | Interactions, *, filters: Filters = NO_FILTERS, seed: int = 0
+    ) -> Dataset:
+        """Build the dataset from the source's table ``"log"`` (see :class:`Scenario`)."""
+        source = Source.of(source)
+        kept, counts = filters.clean(table_of(source, "log", self.name), core=True)
+        log = Log.of(kept, source.features, numpy_generator(seed, "scenario/anchors"))
+        _require_two(log)
+        parts = self.divide(log, numpy_generator(seed, "scenario/divide"))
+        self._check(log, parts)
+        observed = self.observe(
+            log, log.frame[parts.train], numpy_generator(seed, "scenario/observe")
+        )
+        ood = self.ood_test(source, filters, log, parts)
+        held_out = self._draw_iid(log, observed, numpy_generator(seed, "scenario/iid"))
+        rest = others(np.concatenate(list(held_out.values())), observed.height)
+        iid = {name: log.decode(observed[rows]) for name, rows in held_out.items()}
+        dataset = Dataset.from_splits(
+            {"train": log.decode(observed[rest]), **iid, "test_ood": ood.pairs},
+            name=source.name,
+            scenario=self.name,
+            source=source.provenance,
+            settings={**filters.settings(), "seed": seed, **self.settings()},
+            counts={"test_ood": ood.counts},
+            tables={**source.features, **ood.tables},
+        )
+        left_out = len(log) - len(parts.train) - len(parts.ood)
+        dataset.manifest["log"] = {**counts, "left_out": left_out, **parts.found}
+        return dataset
+
+    def _draw_iid(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> dict[str, Rows]:
+        """Rows of valid and test_iid, among those whose user and item stay known without them."""
+        n = train.height
+        sizes = {
+            "valid": rounded(self.valid_share, n),
+            "test_iid": rounded(self.test_share, n),
+        }
+        for split, share in (("valid", "valid_share"), ("test_iid", "test_share")):
+            if sizes[split] == 0:
+                raise ConfigError(
+                    f"{log.source}: {share} {getattr(self, share):g} of {n} training rows is no "
+                    f"row, so the {split} split would be empty; raise it or give a larger log"
+                )
+        marked = anchors(train["user"].to_numpy(), train["item"].to_numpy(), rng)
+        free = np.flatnonzero(~marked)
+        asked = sum(sizes.values())
+        if asked > len(free):
+            raise ConfigError(
+                f"{log.source}: only {len(free)} of the {n} training rows can be held out, since "
+                f"each user and item keeps one, and valid_share and test_share ask for {asked}; "
+                "lower them, or raise --user-core and --item-core"
+            )
+        test = draw(free, sizes["test_iid"], rng)
+        valid = draw(np.setdiff1d(free, test, assume_unique=True), sizes["valid"], rng)
+        return {"valid": valid, "test_iid": test}
+
+    def _check(self, log: Log, parts: Parts) -> None:
+        """No part is empty, no row is in both."""
+        times = np.zeros(len(log), dtype=np.int8)
+        for rows in (parts.train, parts.ood):
+            np.add.at(times, rows, 1)
+        if (times > 1).any():
+            raise ConfigError(
+                f"scenario {self.name}: divide() uses row {int(np.argmax(times > 1))} of the log "
+                "twice; a row belongs to one part"
+            )
+        empty = "train" if len(parts.train) == 0 else "test_ood" if len(parts.ood) == 0 else None
+        if empty == "train" or (empty and self.ood_from_log):
+            raise ConfigError(
+                f"{log.source}: the scenario {self.name} leaves none of the {len(log)} rows for "
+                f"{empty}; change its settings ({', '.join(type(self).own_settings())}) or give a "
+                "larger log"
+            )
+
+    @classmethod
+    def own_settings(cls) -> list[str]:
+        """The settings beside those that every such scenario has."""
+        return [name for name in cls.model_fields if name not in LogScenario.model_fields]
+
+
+def free_rows(log: Log, wanted: int) -> NDArray[np.int64]:
+    """The rows that may be held out, if they are ``wanted`` or more.
+
+    Raises
+    ------
+    ConfigError
+        They are fewer.
+    """
+    free = log.free
+    if wanted > len(free):
+        raise ConfigError(
+            f"{log.source}: only {len(free)} of the {len(log)} rows can be held out, since each "
+            f"user and item keeps one in train, and ood_share asks for {wanted}; lower it, or "
+            "raise --user-core and --item-core"
+        )
+    return free
+
+
+def _require_two(log: Log) -> None:
+    for n, what in ((log.n_users, "user"), (log.n_items, "item")):
+        if n < 2:
+            raise DataError(
+                f"{log.source}: has {n or 'no'} {what}{'' if n else 's'} after --threshold and the "
+                f"k-core, and a scenario needs at least two; give a log of more {what}s or lower "
+                "them"
+            )

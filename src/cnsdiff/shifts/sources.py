@@ -1,0 +1,138 @@
+"""From files, data frames and names of known data sets to a :class:`~cnsdiff.data.Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from narwhals.typing import IntoFrame
+
+from cnsdiff.data import Interactions, Source, read_features, read_interactions
+from cnsdiff.errors import ConfigError, DataError, did_you_mean
+
+
+def read_source(
+    tables: Mapping[str, str | Path | IntoFrame | Interactions],
+    *,
+    name: str,
+    licence: str | None = None,
+    user_features: str | Path | IntoFrame | None = None,
+    item_features: str | Path | IntoFrame | None = None,
+    **reading: Any,
+) -> Source:
+    """Read interactions by role, and features.
+
+    Parameters
+    ----------
+    tables
+        As :func:`~cnsdiff.data.read_interactions` takes them, or read already.
+    name, licence
+        Of the source; see :class:`~cnsdiff.data.Source`.
+    user_features, item_features
+        As :func:`~cnsdiff.data.read_features` takes them.
+    **reading
+        For :func:`~cnsdiff.data.read_interactions`.
+    """
+    asked = {"user_features": user_features, "item_features": item_features}
+    features = {role: given for role, given in asked.items() if given is not None}
+    files = {role: _short(given) for role, given in {**tables, **features}.items()}
+    return Source(
+        {role: _interactions(given, reading) for role, given in tables.items()},
+        {
+            role: read_features(given, "user" if role == "user_features" else "item")
+            for role, given in features.items()
+        },
+        name=name,
+        provenance={"files": files} | ({} if licence is None else {"licence": licence}),
+    )
+
+
+def find_source(
+    log: str | Path | IntoFrame | Interactions,
+    *,
+    randomised: str | Path | IntoFrame | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    user_features: str | Path | IntoFrame | None = None,
+    item_features: str | Path | IntoFrame | None = None,
+    **reading: Any,
+) -> Source:
+    """The source that ``log`` names: a file, a data frame, or a data set fetched before.
+
+    What is given beside a fetched data set replaces its own.
+
+    Raises
+    ------
+    DataError
+        ``log`` is neither a file nor a known data set.
+    """
+    if isinstance(log, str) and not Path(log).exists() and _could_be_name(log):
+        source = _fetched(log, reading)
+        own = {"randomised": randomised} if randomised is not None else {}
+        beside = read_source(
+            own,
+            name=name or source.name,
+            licence=licence,
+            user_features=user_features,
+            item_features=item_features,
+            **reading,
+        )
+        files = {**dict(source.provenance.get("files", {})), **beside.provenance["files"]}
+        return replace(
+            source,
+            tables={**source.tables, **beside.tables},
+            features={**source.features, **beside.features},
+            name=beside.name,
+            provenance={**source.provenance, **beside.provenance, "files": files},
+        )
+    tables = {"log": log} if randomised is None else {"log": log, "randomised": randomised}
+    return read_source(
+        tables,
+        name=name or (_stem(log) if isinstance(log, str | Path) else "unnamed"),
+        licence=licence,
+        user_features=user_features,
+        item_features=item_features,
+        **reading,
+    )
+
+
+def _fetched(name: str, reading: Mapping[str, Any]) -> Source:
+    from cnsdiff import catalogue
+
+    known = list(catalogue.ENTRIES)
+    if name not in known:
+        near = did_you_mean(name, [*known, *sorted(entry.name for entry in Path().iterdir())])
+        raise DataError(
+            f"{name}: no such file, and no data set of the catalogue{near}; check the path, or see "
+            "`cnsdiff data list`"
+        )
+    meant = sorted(key for key, value in reading.items() if value not in (None, False, "auto"))
+    if meant:
+        raise ConfigError(
+            f"{name}: a data set of the catalogue is read in its own format, so {meant[0]!r} "
+            "cannot be chosen; drop it"
+        )
+    return catalogue.load(name)
+
+
+def _could_be_name(log: str) -> bool:
+    """Whether text that is no file may be a data set: it has no folder in it."""
+    return Path(log).name == log
+
+
+def _interactions(given: Any, reading: Mapping[str, Any]) -> Interactions:
+    return given if isinstance(given, Interactions) else read_interactions(given, **reading)
+
+
+def _short(given: Any) -> str:
+    """A file's own name: its folders would mean nothing elsewhere."""
+    if isinstance(given, Interactions):
+        return Path(given.source).name
+    return Path(given).name if isinstance(given, str | Path) else "DataFrame"
+
+
+def _stem(path: str | Path) -> str:
+    """``"logs/shop.csv.gz"`` -> ``"shop"``."""
+    return Path(path).name.split(".")[0] or "unnamed"

@@ -1,0 +1,107 @@
+"""Train on the past, test on what came after."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.shifts.log import Log
+from cnsdiff.shifts.log_scenario import LogScenario, Parts
+from cnsdiff.shifts.registry import register_scenario
+
+DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+
+
+@register_scenario
+class Temporal(LogScenario):
+    """One cut in time for all users; valid and the IID test come from before it.
+
+    Rows before the cut train, rows at ``cut + gap`` or later are the OOD test, rows between are
+    left out. Rows of the very moment of the cut are never split: all are after it. Users and
+    items seen only after the cut are dropped from the test, and counted.
+
+    Attributes
+    ----------
+    quantile
+        Share of the rows that lie before the cut (fewer where several share its moment).
+    at
+        The cut itself, in place of ``quantile``: an ISO date or date-time (UTC unless it says
+        otherwise) or epoch seconds.
+    gap
+        Length of the gap in seconds, or as ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``.
+    """
+
+    name: ClassVar[str] = "temporal"
+
+    quantile: float = Field(0.8, gt=0, lt=1)
+    at: float | None = Field(None, allow_inf_nan=False)
+    gap: float = Field(0, ge=0, allow_inf_nan=False)
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _moment(cls, given: Any) -> Any:
+        # YAML reads a bare 2020-01-31 as a date.
+        if isinstance(given, dt.date):
+            given = given.isoformat()
+        if not isinstance(given, str) or re.fullmatch(r"-?\d+(\.\d*)?", given):
+            return given
+        try:
+            moment = dt.datetime.fromisoformat(given)
+        except ValueError as error:
+            raise ValueError(
+                "write it as 2020-01-31, 2020-01-31T12:00, or epoch seconds"
+            ) from error
+        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+
+    @field_validator("gap", mode="before")
+    @classmethod
+    def _length(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", given.strip())
+        if parts is None:
+            raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
+        return float(parts[1]) * _UNITS[parts[2] or "s"]
+
+    def divide(self, log: Log, rng: np.random.Generator) -> Parts:
+        """Rows before the cut, and rows after the gap."""
+        times = log.timestamps
+        _refuse_future(times, log.source)
+        cut = self.at
+        if cut is None:
+            place = int(self.quantile * len(times))
+            cut = float(np.partition(times, place)[place])
+        train, ood = np.flatnonzero(times < cut), np.flatnonzero(times >= cut + self.gap)
+        if len(train) == 0 or len(ood) == 0:
+            side = "before the cut" if len(train) == 0 else "after the cut and its gap"
+            raise ConfigError(
+                f"{log.source}: no row lies {side} at {_date(cut)} (the rows go from "
+                f"{_date(times.min())} to {_date(times.max())}); change at, quantile or gap"
+            )
+        return Parts(train, ood, {"cut": cut, "cut_utc": _date(cut)})
+
+
+def _refuse_future(times: NDArray[Any], source: str) -> None:
+    late = int(np.count_nonzero(times > time.time() + DAY))
+    if late:
+        latest = times.max()
+        raise DataError(
+            f"{source}: {late} of {len(times)} timestamps lie in the future (the latest, {latest}, "
+            f"is {_date(latest)}), which usually means milliseconds or finer; divide them to epoch "
+            "seconds, or correct the dates"
+        )
+
+
+def _date(seconds: float) -> str:
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "beyond the year 9999" if seconds > 0 else "before the year 1"

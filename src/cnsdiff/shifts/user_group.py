@@ -1,0 +1,205 @@
+"""Test on a group of users that train has hardly seen."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import sparse
+from scipy.cluster.vq import kmeans2
+from scipy.sparse.linalg import svds
+
+from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.shifts.drawing import others, rank_within
+from cnsdiff.shifts.log import Log
+from cnsdiff.shifts.log_scenario import LogScenario, Parts
+from cnsdiff.shifts.registry import register_scenario
+
+Value = str | int | float | bool
+
+
+@register_scenario
+class UserGroup(LogScenario):
+    """Most rows of one group of users are the OOD test; the others train as usual.
+
+    The group has a value of an attribute (``attribute`` with ``value`` or ``range``), or is a
+    cluster of users who interact with similar items: k-means on the scaled left singular vectors
+    of the users × items matrix of the log, its rows scaled to length 1. Clusters are numbered
+    from 0 by falling size.
+
+    Every user of the group keeps at least one row in train, since a model with an embedding per
+    user knows nothing of one without.
+
+    Attributes
+    ----------
+    strength
+        Share of each group member's rows that go to the OOD test.
+    attribute
+        A column of the user features; None divides by clusters.
+    value
+        The value, or list of values, that is held out.
+    range
+        Of a numeric attribute: least and first too large value, either of them None.
+    clusters
+        How many clusters there are, without an attribute.
+    cluster
+        Which is held out; None takes the smallest with ``min_share`` of the users.
+    min_share
+        See ``cluster``.
+    dimensions
+        How many singular vectors are used.
+    """
+
+    name: ClassVar[str] = "user-group"
+
+    strength: float = Field(0.8, gt=0, lt=1)
+    attribute: str | None = None
+    value: Value | tuple[Value, ...] | None = None
+    range: tuple[float | None, float | None] | None = None
+    clusters: int = Field(5, ge=2)
+    cluster: int | None = Field(None, ge=0)
+    min_share: float = Field(0.05, ge=0, lt=1)
+    dimensions: int = Field(16, ge=1)
+
+    def divide(self, log: Log, rng: np.random.Generator) -> Parts:
+        """Hold out a share of the rows of each user of the group."""
+        by_cluster = self.attribute is None
+        group, found = self._cluster(log, rng) if by_cluster else (self._with_attribute(log), {})
+        rows = np.flatnonzero(group[log.users] & ~log.anchored)
+        users = log.users[rows]
+        sizes = np.bincount(log.users, minlength=log.n_users)
+        counts = np.floor(self.strength * sizes + 0.5).astype(np.int64)
+        ood = rows[rank_within(users, rng) < counts[users]]
+        size = int(np.count_nonzero(group[np.flatnonzero(sizes)]))
+        return Parts(others(ood, len(log)), ood, {**found, "group_users": size})
+
+    def _with_attribute(self, log: Log) -> NDArray[np.bool_]:
+        """``(n_users,)`` whether each user has the attribute's value."""
+        features = log.user_features()
+        if self.attribute not in features.columns:
+            raise ConfigError(
+                f"scenario user-group: the user features have no attribute {self.attribute!r}"
+                f"{did_you_mean(str(self.attribute), features.columns)}; they are "
+                f"{', '.join(features.columns)}"
+            )
+        column = features[self.attribute]
+        if (self.value is None) == (self.range is None):
+            raise ConfigError(
+                f"scenario user-group: attribute {self.attribute!r} needs either a value or a "
+                f"range to hold out; its values are {_listed(column)}"
+            )
+        if self.range is not None:
+            chosen = self._in_range(column, *self.range)
+        else:
+            chosen = self._with_value(column)
+        group = chosen.fill_null(False).to_numpy()
+        present = np.bincount(log.users, minlength=log.n_users) > 0
+        if not (group & present).any():
+            raise ConfigError(
+                f"scenario user-group: no user of the log is in the group by {self.attribute!r}; "
+                f"its values are {_listed(column)}"
+            )
+        if group[present].all():
+            raise ConfigError(
+                f"scenario user-group: every user of the log is in the group by "
+                f"{self.attribute!r}; its values are {_listed(column)}"
+            )
+        return group
+
+    def _in_range(self, column: pl.Series, low: float | None, high: float | None) -> pl.Series:
+        if not column.dtype.is_numeric():
+            raise ConfigError(
+                f"scenario user-group: attribute {column.name!r} is not numeric, so it has no "
+                "range; give a value"
+            )
+        inside = pl.Series([True]).new_from_index(0, len(column))
+        if low is not None:
+            inside &= column >= low
+        if high is not None:
+            inside &= column < high
+        return inside
+
+    def _with_value(self, column: pl.Series) -> pl.Series:
+        asked = self.value if isinstance(self.value, tuple) else (self.value,)
+        texts = _texts(column)
+        # 25 and 25.0 are the same value of a numeric attribute.
+        wanted = _texts(pl.Series(asked, dtype=column.dtype, strict=False)).to_list()
+        known = texts.drop_nulls().unique().to_list()
+        for given, text in zip(asked, wanted, strict=True):
+            if text not in known:
+                raise ConfigError(
+                    f"scenario user-group: no user has {column.name} {given!r}"
+                    f"{did_you_mean(str(given), known)}; its values are {_listed(column)}"
+                )
+        return texts.is_in(wanted)
+
+    def _cluster(
+        self, log: Log, rng: np.random.Generator
+    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+        """``(n_users,)`` whether each user is in the held-out cluster, and which that is."""
+        present = np.unique(log.users)
+        if len(present) < self.clusters:
+            raise DataError(
+                f"{log.source}: has {len(present)} users, fewer than the {self.clusters} clusters "
+                "asked for; lower clusters or give a larger log"
+            )
+        if len(np.unique(log.items)) < 2:
+            raise DataError(f"{log.source}: one item tells no clusters of users apart; give more")
+        labels = cluster_users(log.users, log.items, self.clusters, self.dimensions, rng)
+        number = np.full(log.n_users, -1)
+        number[present] = labels
+        sizes = np.bincount(number[present], minlength=self.clusters)
+        chosen = self.cluster
+        if chosen is None:
+            large = np.flatnonzero(sizes >= max(self.min_share * len(present), 1))
+            chosen = int(large[-1])
+        if chosen >= self.clusters or sizes[chosen] == 0:
+            raise ConfigError(
+                f"scenario user-group: there is no cluster {chosen}; they are numbered from 0 to "
+                f"{int(np.count_nonzero(sizes)) - 1}"
+            )
+        found = {"cluster": chosen, "cluster_sizes": sizes.tolist()}
+        return number == chosen, found
+
+
+def cluster_users(
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    clusters: int,
+    dimensions: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Cluster of each different user, in ascending order of ``users``; 0 is the largest."""
+    row = np.unique(users, return_inverse=True)[1]
+    column = np.unique(items, return_inverse=True)[1]
+    matrix = sparse.csr_array((np.ones(len(row)), (row, column)))
+    wanted = min(dimensions, min(matrix.shape) - 1)
+    # A start of our own makes the solver reproducible, whatever SciPy's version.
+    left, values, _ = svds(matrix, k=wanted, v0=rng.standard_normal(min(matrix.shape)))
+    places = left * values
+    places /= np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-12)
+    starts = places[rng.choice(len(places), size=clusters, replace=False)]
+    with warnings.catch_warnings():
+        # A cluster may run empty on a small log; then there are fewer.
+        warnings.simplefilter("ignore", UserWarning)
+        labels = kmeans2(places, starts, iter=50, minit="matrix")[1]
+    by_size = np.argsort(-np.bincount(labels, minlength=clusters), kind="stable")
+    rank = np.empty(clusters, dtype=np.int64)
+    rank[by_size] = np.arange(clusters)
+    numbered: NDArray[np.int64] = rank[labels]
+    return numbered
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    return column if column.dtype == pl.String else column.cast(pl.String)
+
+
+def _listed(column: pl.Series) -> str:
+    """A few of its values, the most frequent first."""
+    counted = column.drop_nulls().value_counts(sort=True)[column.name]
+    shown = ", ".join(str(value) for value in counted.head(8))
+    return shown + (f" and {len(counted) - 8} more" if len(counted) > 8 else "")
