@@ -49,7 +49,10 @@ def test_distances_with_their_level_of_chance(described, figures):
         assert shown[f"{axis}, OOD test"] == shift.observed.js
         assert chance[f"{axis}, OOD test"] == shift.chance.js
     assert not [one for one in figure.data if one.name == "train"]
-    assert set(figure.layout.yaxis.categoryarray) == set(chance)
+    # From the bottom: by axis, then by split.
+    axes, titles = ("items", "users", "time", "environments"), ("valid", "IID test", "OOD test")
+    wanted = [f"{axis}, {title}" for axis in axes for title in titles]
+    assert list(figure.layout.yaxis.categoryarray) == wanted[::-1]
 
 
 def test_shares(described, figures):

@@ -90,9 +90,10 @@ def _distances(description: Description) -> Any:
         figure.add_scatter(
             y=list(chance), x=list(chance.values()), mode="markers", marker=stroke, name="by chance"
         )
-    # Plotly draws the first category at the bottom.
-    ascending = sorted(order, key=lambda bar: bar.partition(",")[0], reverse=True)
-    figure.update_yaxes(categoryorder="array", categoryarray=ascending, automargin=True)
+    # By axis, then by split; plotly draws the first category at the bottom.
+    axes = list(dict.fromkeys(bar.partition(",")[0] for bar in order))
+    order.sort(key=lambda bar: axes.index(bar.partition(",")[0]))
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
     return figure
 
 
