@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +11,15 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from cnsdiff.catalogue.checksum import Checksum
+from cnsdiff.catalogue.part import Part
 from cnsdiff.catalogue.progress import Reporter, in_bytes
 from cnsdiff.errors import CnsdiffError
-from cnsdiff.storage import storage_error, write_json
+from cnsdiff.storage import storage_error
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
@@ -74,41 +73,6 @@ class _Failed(Exception):
         self.wait = wait
 
 
-class _Part:
-    """The bytes received so far, and what it takes to go on with them."""
-
-    def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f"{target.name}.part")
-        self._notes = target.with_name(f"{target.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def notes(self, address: str) -> dict[str, Any]:
-        """What is known of the received part, if it came from ``address``."""
-        try:
-            notes = json.loads(self._notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        same = isinstance(notes, dict) and notes.get("address") == address
-        return notes if same and self.size else {}
-
-    def begin(self, address: str, validator: str | None, total: int | None) -> None:
-        """Forget what was there; the body starts at its first byte."""
-        self.remove()
-        write_json(self._notes, {"address": address, "validator": validator, "total": total})
-        self.path.touch()
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)
-
-    def finish(self, target: Path) -> None:
-        self.path.replace(target)
-        self._notes.unlink(missing_ok=True)
-
-
 def download(
     addresses: Sequence[str],
     target: Path,
@@ -151,7 +115,7 @@ def download(
     StorageError
         It cannot be written, for instance on a full disk; nothing is left behind.
     """
-    retry, report, part = retry or Retry(), report or Reporter(), _Part(target)
+    retry, report, part = retry or Retry(), report or Reporter(), Part(target)
     failures: list[str] = []
     client = httpx.Client(
         follow_redirects=True,
@@ -187,7 +151,7 @@ def trusted() -> ssl.SSLContext:
 
 
 def _receive(
-    client: httpx.Client, address: str, part: _Part, retry: Retry, report: Reporter
+    client: httpx.Client, address: str, part: Part, retry: Retry, report: Reporter
 ) -> None:
     """Try until the part is complete or patience ends."""
     failures, most = 0, part.size
@@ -209,12 +173,12 @@ def _receive(
 
 
 def _attempt(
-    client: httpx.Client, address: str, part: _Part, retry: Retry, report: Reporter
+    client: httpx.Client, address: str, part: Part, retry: Retry, report: Reporter
 ) -> None:
     """Ask once for what is missing, and write it."""
     notes = part.notes(address)
     have = part.size
-    if notes and notes["total"] == have:
+    if notes and notes.get("total") == have:
         return
     headers = {}
     # Without a validator nothing tells whether the rest belongs to what is here.
@@ -250,7 +214,7 @@ def _attempt(
         raise _Failed(f"{in_bytes(received)} of {in_bytes(total)} arrived")
 
 
-def _check_status(response: httpx.Response, part: _Part, retry: Retry) -> None:
+def _check_status(response: httpx.Response, part: Part, retry: Retry) -> None:
     code = response.status_code
     if code in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
         return
@@ -312,7 +276,7 @@ def _broken(error: httpx.TransportError, received: int) -> str:
     return f"the connection broke after {in_bytes(max(received, 0))}"
 
 
-def _verify(part: _Part, checksum: Checksum | None) -> None:
+def _verify(part: Part, checksum: Checksum | None) -> None:
     if checksum is None:
         return
     found = checksum.of(part.path)

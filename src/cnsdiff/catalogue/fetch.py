@@ -14,7 +14,8 @@ from typing import Any
 from cnsdiff.catalogue.bundle import open_bundle
 from cnsdiff.catalogue.checksum import Checksum
 from cnsdiff.catalogue.download import DownloadError, Retry, download
-from cnsdiff.catalogue.entries import Entry, Layout, find
+from cnsdiff.catalogue.entries import find
+from cnsdiff.catalogue.entry import Entry, Layout
 from cnsdiff.catalogue.progress import Reporter
 from cnsdiff.catalogue.pypi import fetch_wheel
 from cnsdiff.catalogue.store import (
@@ -260,31 +261,29 @@ def _install(
     if arrival.path.is_file():
         size = arrival.path.stat().st_size
         archive = {"file": arrival.path.name, "bytes": size, "sha256": sha256(arrival.path)}
-    with (
-        open_bundle(arrival.path) as bundle,
-        atomic_directory(folder, overwrite=True) as temporary,
-    ):
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "name": entry.name,
+        "route": arrival.route,
+        "address": arrival.address,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        "archive": archive,
+        "checked_against": None if arrival.checked is None else str(arrival.checked),
+        "licence": entry.licence,
+        "terms": entry.terms,
+        "terms_accepted": terms_accepted if entry.ask else None,
+        "home_page": entry.home_page,
+        "citation": entry.citation,
+    }
+    with open_bundle(arrival.path) as bundle:
         layout = layout_of(entry, set(bundle.files))
         if layout is None:
             raise _incomplete(entry, bundle.place, set(bundle.files))
         taken = [*layout.required, *(name for name in layout.optional if name in bundle.files)]
-        bundle.copy(taken, temporary, limit=entry.unpacked)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "name": entry.name,
-            "route": arrival.route,
-            "address": arrival.address,
-            "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-            "archive": archive,
-            "checked_against": None if arrival.checked is None else str(arrival.checked),
-            "licence": entry.licence,
-            "terms": entry.terms,
-            "terms_accepted": terms_accepted if entry.ask else None,
-            "home_page": entry.home_page,
-            "citation": entry.citation,
-            "files": describe_files(temporary),
-        }
-        write_json(temporary / RECORD, record)
+        with atomic_directory(folder, overwrite=True) as temporary:
+            bundle.copy(taken, temporary, limit=entry.unpacked)
+            record["files"] = describe_files(temporary)
+            write_json(temporary / RECORD, record)
     return record
 
 

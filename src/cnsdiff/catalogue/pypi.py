@@ -24,7 +24,7 @@ from urllib.parse import urldefrag, urljoin
 import httpx
 
 from cnsdiff.catalogue.download import DownloadError, Retry, download, trusted
-from cnsdiff.catalogue.entries import Wheel
+from cnsdiff.catalogue.entry import Wheel
 from cnsdiff.catalogue.progress import Reporter
 
 PYPI = "https://pypi.org/simple"

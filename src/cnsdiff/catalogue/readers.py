@@ -20,6 +20,9 @@ _GENRES = (
     *("Sci-Fi", "Thriller", "War", "Western"),
 )
 
+#: The end of a title; (V) marks a film that came out on video.
+_YEAR = r"\s*\((\d{4})\)(?:\s*\(V\))?\s*$"
+
 
 def ml_100k_grouplens(folder: Path) -> Source:
     """``u.data``, ``u.user`` and ``u.item`` of the original archive."""
@@ -71,10 +74,10 @@ def ml_1m(folder: Path) -> Source:
 
 def kuairec(folder: Path) -> Source:
     """The sparse log, and the matrix in which every user saw (nearly) every video."""
-    log = _csv(folder / "big_matrix.csv", "user_id", "video_id", "watch_ratio", "timestamp")
+    kept, named = ("user_id", "video_id", "watch_ratio"), {"watch_ratio": "rating"}
+    log = _csv(folder / "big_matrix.csv", *kept, "timestamp").rename(named)
     # Pairs of the second stage of the experiment carry no time, so none is read.
-    full = _csv(folder / "small_matrix.csv", "user_id", "video_id", "watch_ratio")
-    columns = {"user": "user_id", "item": "video_id", "rating": "watch_ratio"}
+    full = _csv(folder / "small_matrix.csv", *kept).rename(named)
     features = {}
     if (folder / "user_features.csv").is_file():
         features["user_features"] = read_features(folder / "user_features.csv", "user")
@@ -83,8 +86,8 @@ def kuairec(folder: Path) -> Source:
         features["item_features"] = categories.rename({"feat": "categories"}, strict=False)
     return Source(
         {
-            "log": _interactions(log, folder / "big_matrix.csv", **columns),
-            "randomised": _interactions(full, folder / "small_matrix.csv", **columns),
+            "log": _interactions(log, folder / "big_matrix.csv"),
+            "randomised": _interactions(full, folder / "small_matrix.csv"),
         },
         features,
     )
@@ -128,8 +131,7 @@ def food(folder: Path) -> Source:
         kept = ("id", "name", "minutes", "submitted", "n_steps", "n_ingredients")
         recipes = _csv(folder / "RAW_recipes.csv", *kept).rename({"id": "item"})
         features["item_features"] = _features(recipes, "item")
-    names = {"user": "user_id", "item": "recipe_id", "timestamp": "date"}
-    return Source({"log": _interactions(log, path, **names)}, features)
+    return Source({"log": _interactions(log, path)}, features)
 
 
 def yelp(folder: Path) -> Source:
@@ -152,8 +154,7 @@ def yelp(folder: Path) -> Source:
             categories=text,
         )
         features["item_features"] = _features(table.rename({"business_id": "item"}), "item")
-    names = {"user": "user_id", "item": "business_id", "rating": "stars", "timestamp": "date"}
-    return Source({"log": _interactions(log, path, **names)}, features)
+    return Source({"log": _interactions(log, path)}, features)
 
 
 def amazon_2023(folder: Path) -> Source:
@@ -162,13 +163,13 @@ def amazon_2023(folder: Path) -> Source:
     log = _csv(path, "user_id", "parent_asin", "rating", "timestamp")
     # Published in milliseconds.
     log = log.with_columns(pl.col("timestamp") // 1000)
-    return Source({"log": _interactions(log, path, user="user_id", item="parent_asin")})
+    return Source({"log": _interactions(log, path)})
 
 
-def _interactions(frame: pl.DataFrame, path: Path, **columns: str) -> Interactions:
-    """A table under the name of its file."""
+def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
+    """A table under the name of its file; its columns go by usual names."""
     try:
-        read = read_interactions(frame, **columns)  # type: ignore[arg-type]
+        read = read_interactions(frame)
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
     return Interactions(read.frame, path.name, read.skipped)
@@ -188,7 +189,7 @@ def _csv(path: Path, *columns: str) -> pl.DataFrame:
 
 def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
     try:
-        return pl.scan_ndjson(path, schema=columns).select(columns).collect()
+        return pl.scan_ndjson(path, schema=columns).select(*columns).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -220,8 +221,8 @@ def _films(items: pl.DataFrame, genres: pl.Expr) -> pl.DataFrame:
     title = pl.col("title")
     table = items.select(
         "item",
-        title=title.str.replace(r"\s*\(\d{4}\)\s*$", ""),
-        release_year=title.str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64),
+        title=title.str.replace(_YEAR, ""),
+        release_year=title.str.extract(_YEAR).cast(pl.Int64),
         genres=genres.list.join("|"),
     )
     return _features(table, "item")

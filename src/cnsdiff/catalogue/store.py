@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from cnsdiff.catalogue.entries import Entry, Layout
+from cnsdiff.catalogue.entry import Entry, Layout
 from cnsdiff.errors import DataError, InputError
 from cnsdiff.storage import sha256
 
