@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from scipy.stats import binomtest
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.errors import DataError, InputError
+from cnsdiff.evaluation import fhn
 from cnsdiff.evaluation.fhn import (
     FalseNegatives,
     false_negatives,
@@ -215,23 +218,14 @@ def test_diverged_vectors_are_counted_without_a_word():
     assert found.hard == 0
 
 
-@pytest.mark.parametrize("k", [1, 4])
-def test_nearest_items_in_blocks(monkeypatch, k):
-    from cnsdiff.evaluation import ranking
-
+@pytest.mark.parametrize("k", [1, 4, I])
+@pytest.mark.parametrize(("rows", "columns"), [(1024, 2048), (7, 3), (50, 16), (1, I)])
+def test_nearest_items_in_blocks_of_any_size(monkeypatch, k, rows, columns):
+    monkeypatch.setattr(fhn, "_VECTORS_AT_ONCE", rows)
+    monkeypatch.setattr(fhn, "_ITEMS_AT_ONCE", columns)
     vectors, items = torch.randn(50, DIM, generator=stream(1)), make_embeddings().items
     cosine = torch.nn.functional.cosine_similarity(vectors[:, None], items, dim=-1)
     assert torch.equal(nearest_items(vectors, items, k), cosine.topk(k, dim=1).indices)
-    whole, blocks = nearest_items(vectors, items, k), []
-    real = ranking.rank
-
-    def small(scorer, users, k):
-        blocks.append(1)
-        return real(scorer, users, k, user_batch=7, item_chunk=3)
-
-    monkeypatch.setattr("cnsdiff.evaluation.fhn.rank", small)
-    assert torch.equal(nearest_items(vectors, items, k), whole)
-    assert blocks
 
 
 # -- counts ------------------------------------------------------------------------------------
@@ -376,3 +370,11 @@ def test_progress_and_score_reach_the_sampler():
         n=50, batch_size=20, progress=0.25, cosine=True,
     )  # fmt: skip
     assert seen == [(size, 0.25, True) for size in (20, 20, 10)]
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "false-negatives.md").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "false-negatives.md", "exec"), namespace)
+    assert 0 < namespace["found"].fhn < 1
