@@ -52,5 +52,6 @@ def simulate(
         print_json({"path": str(out), **dataset.manifest})
         return
     screen = console()
-    screen.print(counts_table(dataset.name, dataset.manifest))
+    screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
+    screen.print(counts_table(dataset.manifest))
     screen.print(f"Wrote {out}. Next: cnsdiff train {out} --out RUN", soft_wrap=True)
