@@ -9,11 +9,12 @@ import pytest
 from cnsdiff import Recommender, load_dataset
 
 COMMANDS = ["quickstart", "prepare", "train", "evaluate", "recommend", "doctor"]
+DATA_COMMANDS = ["data list", "data fetch", "data describe"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *DATA_COMMANDS])
 def test_help_has_an_example(cli, command):
-    done = cli(command, "--help")
+    done = cli(*command.split(), "--help")
     assert (done.code, done.err) == (0, "")
     assert f"Example: cnsdiff {command}" in done.out
     assert "--json" in done.out
@@ -22,9 +23,11 @@ def test_help_has_an_example(cli, command):
 def test_help_lists_every_command(cli):
     done = cli("--help")
     assert done.code == 0
-    for command in COMMANDS:
+    for command in [*COMMANDS, "data"]:
         assert command in done.out
     assert "cnsdiff quickstart" in done.out
+    listed = cli("data", "--help").out
+    assert all(command.removeprefix("data ") in listed for command in DATA_COMMANDS)
 
 
 def test_version(cli):

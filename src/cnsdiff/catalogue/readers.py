@@ -45,14 +45,17 @@ def ml_100k_recbole(folder: Path) -> Source:
     """The same in RecBole's atomic files."""
     users = read_features(folder / "ml-100k.user", "user")
     items = read_features(folder / "ml-100k.item", "item")
+    # One title ends in "(1995) (V)", of which RecBole took the V for the year.
+    years = pl.col("release_year").cast(pl.Int64, strict=False)
+    years = pl.coalesce(years, pl.col("movie_title").str.extract(_YEAR).cast(pl.Int64))
     return Source(
         {"log": read_interactions(folder / "ml-100k.inter")},
         {
             "user_features": users.select("user", "age", "gender", "occupation"),
             "item_features": items.select(
                 "item",
-                title="movie_title",
-                release_year=pl.col("release_year").cast(pl.Int64, strict=False),
+                title=pl.col("movie_title").str.replace(_YEAR, ""),
+                release_year=years,
                 genres=pl.col("class").str.replace_all(" ", "|", literal=True),
             ),
         },
