@@ -7,8 +7,12 @@ import polars as pl
 import pytest
 import torch
 
+from cnsdiff import ConfoundedWorld
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset, read_interactions
+from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.evaluation.fhn import measure_false_negatives
 from cnsdiff.evaluation.judges import (
     LIKED,
     NOT_LIKED,
@@ -18,6 +22,7 @@ from cnsdiff.evaluation.judges import (
     WorldJudge,
     judge_for,
 )
+from cnsdiff.samplers.random import RandomSampler
 
 N_USERS, N_ITEMS = 20, 15
 
@@ -129,6 +134,45 @@ def test_the_truth_is_asked_pair_by_pair():
     assert verdict.dtype == torch.int8
     expected = [[int(table[u, i]) for i in row] for u, row in zip([4, 0, 4], items, strict=True)]
     assert verdict.tolist() == expected
+
+
+def test_the_truth_of_a_world():
+    world = ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=2)
+    dataset = world.dataset()
+    judge = judge_for(dataset, "truth")
+    assert isinstance(judge, WorldJudge)
+    assert judge.known_users is None
+    users, items = all_pairs(dataset)
+    verdict = judge(users, items)
+    # The world itself knows users and items by the ids that the dataset was given.
+    known = world.relevant(
+        dataset.users.cast(pl.Int64).to_numpy()[:, None],
+        dataset.items.cast(pl.Int64).to_numpy()[None, :],
+    )
+    assert torch.equal(verdict, torch.from_numpy(known.astype(np.int8)))
+    assert 0.05 < known.mean() < 0.95
+    # Whatever was clicked is liked.
+    assert bool((verdict == LIKED)[judge_for(dataset, "held-out")(users, items) == LIKED].all())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_negatives_in_a_world_are_false_as_often_as_what_is_free_is_liked(seed):
+    dataset = ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=seed).dataset()
+    train = dataset.split("train")
+    positives = Positives(train.users, train.items, dataset.n_users, dataset.n_items)
+    sampler = RandomSampler(
+        positives, 4, RandomSampler.Config(n_negatives=4), torch.Generator().manual_seed(0)
+    )
+    embeddings = Embeddings(torch.randn(dataset.n_users, 4), torch.randn(dataset.n_items, 4))
+    judge = judge_for(dataset, "truth")
+    found = measure_false_negatives(sampler, embeddings, positives, judge, n=5000, seed=seed)
+    liked = judge(*all_pairs(dataset)).numpy() == LIKED
+    free = train.csr(dataset.n_users, dataset.n_items).toarray() == 0
+    share = (liked & free).sum(axis=1) / free.sum(axis=1)
+    expected = float(share[train.users].mean())  # a user is drawn once per training interaction
+    low, high = found.interval(level=0.9999)
+    assert low < expected < high
+    assert high - low < 0.03
 
 
 @pytest.mark.parametrize(

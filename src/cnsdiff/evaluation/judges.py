@@ -13,13 +13,13 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.simulate.truth import WorldTruth
 
 JudgeKind = Literal["valid", "held-out", "experiment", "truth"]
 
@@ -131,14 +131,6 @@ class ExperimentJudge:
         return verdict.masked_fill_(self._liked.hits(users, items), LIKED)
 
 
-class Truth(Protocol):
-    """What a simulated world knows (:class:`cnsdiff.simulate.truth.WorldTruth`)."""
-
-    def relevant(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each pair is relevant; shapes broadcast."""
-        ...
-
-
 class WorldJudge:
     """The truth of a simulated world: exact, and known for every pair.
 
@@ -150,7 +142,7 @@ class WorldJudge:
 
     known_users: Tensor | None = None
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: WorldTruth) -> None:
         self._truth = truth
 
     def __call__(self, users: Tensor, items: Tensor) -> Tensor:
@@ -182,8 +174,6 @@ def judge_for(dataset: Dataset, kind: JudgeKind, device: torch.device | str = "c
     """
     size = (dataset.n_users, dataset.n_items)
     if kind == "truth":
-        from cnsdiff.simulate.truth import WorldTruth
-
         return WorldJudge(WorldTruth.of(dataset))
     if kind == "experiment":
         return ExperimentJudge(dataset.table("judgements"), *size, device)
