@@ -23,6 +23,7 @@ from cnsdiff.evaluation.judges import (
     judge_for,
 )
 from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.shifts import prepare
 
 N_USERS, N_ITEMS = 20, 15
 
@@ -173,6 +174,33 @@ def test_random_negatives_in_a_world_are_false_as_often_as_what_is_free_is_liked
     low, high = found.interval(level=0.9999)
     assert low < expected < high
     assert high - low < 0.03
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["yahoo-r3", "coat"])
+def test_a_published_experiment(name, shared_data):
+    folder = shared_data / name
+    dataset = prepare(
+        folder / "user.txt", "exposure", randomised=folder / "random.txt", threshold=4
+    )
+    train, judgements = dataset.split("train"), dataset.table("judgements")
+    shape = (dataset.n_users, dataset.n_items)
+    positives = Positives(train.users, train.items, *shape)
+    judge = judge_for(dataset, "experiment")
+    sampler = RandomSampler(positives, 4, RandomSampler.Config(), torch.Generator())
+    embeddings = Embeddings(torch.randn(shape[0], 4), torch.randn(shape[1], 4))
+    found = measure_false_negatives(sampler, embeddings, positives, judge, n=300_000, candidates=1)
+    # A judged pair is met as often as its user trains, over the items free to be drawn.
+    free = train.csr(*shape).toarray() == 0
+    weight = np.bincount(train.users, minlength=shape[0]) / free.sum(axis=1)
+    users, items = (judgements[column].to_numpy() for column in ("user", "item"))
+    met = weight[users] * free[users, items]
+    expected = float(met @ judgements["relevant"].to_numpy() / met.sum())
+    low, high = found.interval(level=0.9999)
+    assert low < expected < high
+    assert high - low < 0.1
+    asked = weight @ (free * judge.known_users.numpy()[:, None]).sum(axis=1)
+    assert found.judged / found.examined == pytest.approx(met.sum() / asked, rel=0.1)
 
 
 @pytest.mark.parametrize(
