@@ -1,12 +1,15 @@
-"""``cnsdiff prepare``: files in, a dataset directory out, or one sentence why not."""
+"""``cnsdiff prepare``: a log or splits in, a dataset directory out, or one sentence why not."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from cnsdiff import load_dataset
+from cnsdiff import catalogue, load_dataset
+from cnsdiff.data import SPLITS
+from cnsdiff.shifts.contract import tiny_source
 
 TRAIN = "u1 a 5 100\nu1 b 3 101\nu2 a 1 102\nu2 c 4 103\nu3 b 5 104\nu3 b 5 105\n"
 VALID = "u1 c 5 200\nu9 a 5 201\n"
@@ -140,3 +143,253 @@ def test_a_full_disk(cli, files, untouched, full_disk):
     done.refused("the disk is full", "untouched", "free some space")
     untouched()
     load_dataset(files / "data").split("train")
+
+
+# -- a log divided by a scenario -----------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """``shop.csv`` (ratings and times), ``random.csv`` and ``users.csv``; the place to run in."""
+    monkeypatch.chdir(tmp_path)
+    source = tiny_source()
+    for table, name in (("log", "shop.csv"), ("randomised", "random.csv")):
+        source.tables[table].frame.write_csv(tmp_path / name)
+    source.features["user_features"].write_csv(tmp_path / "users.csv")
+    return tmp_path
+
+
+DIVIDED = {
+    "popularity": (),
+    "temporal": ("--set", "quantile=0.7", "--set", "gap=3d"),
+    "temporal at a date": ("--scenario", "temporal", "--set", "at=2020-10-01"),
+    "exposure": ("--randomised", "random.csv", "--threshold", 4),
+    "hybrid": ("--set", "second.strength=2", "--set", "first.quantile=0.7"),
+    "user-group": (
+        "--user-features",
+        "users.csv",
+        "--set",
+        "attribute=age",
+        "--set",
+        "range=[20,30]",
+    ),
+    "user-group by cluster": ("--scenario", "user-group", "--strength", 0.5),
+    "noise": ("--strength", 0.3, "--set", "kind=drop"),
+}
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_a_log_becomes_a_dataset(cli, shop, case):
+    scenario = case.split()[0]
+    options = DIVIDED[case]
+    if "--scenario" not in options:
+        options = ("--scenario", scenario, *options)
+    done = cli("prepare", "shop.csv", *options, "--seed", 3)
+    assert (done.code, done.err) == (0, "")
+    assert f"shop-{scenario}: " in done.out
+    assert f"Wrote shop-{scenario}. Next: cnsdiff train shop-{scenario} --out RUN" in done.out
+    assert "log: 1,200 read" in done.out
+    dataset = load_dataset(shop / f"shop-{scenario}")
+    assert dataset.split_names == SPLITS
+    assert dataset.scenario == scenario
+    assert dataset.manifest["settings"]["seed"] == 3
+    assert dataset.manifest["source"]["files"]["log"] == "shop.csv"
+
+
+def test_settings_arrive(cli, shop):
+    (shop / "items.csv").write_text("item,price\ni1,3\n")
+    manifest = cli(
+        *("prepare", "shop.csv", "--scenario", "popularity", "--strength", 2, "--json"),
+        *("--set", "ood_share=0.05", "--set", "valid_share=0.2", "--name", "s", "--out", "here"),
+        *("--threshold", 2, "--environment-col", "environment", "--item-features", "items.csv"),
+    ).json
+    settings = manifest["settings"]
+    assert (settings["strength"], settings["ood_share"], settings["valid_share"]) == (2, 0.05, 0.2)
+    assert (manifest["name"], manifest["path"], settings["threshold"]) == ("s", "here", 2)
+    assert sorted(manifest["environments"]) == ["app", "web"]
+    assert manifest["tables"] == ["item_features"]
+
+
+def test_the_same_seed_gives_the_same_dataset(cli, shop):
+    prints = [
+        cli(
+            "prepare", "shop.csv", "--scenario", "noise", "--seed", seed, "--out", out, "--json"
+        ).json["fingerprint"]
+        for seed, out in ((1, "a"), (1, "b"), (2, "c"))
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_fetched_data_set(cli, shop, monkeypatch):
+    source = replace(tiny_source(), name="ml-100k", provenance={"threshold": 4.0})
+    monkeypatch.setattr(catalogue, "load", lambda name: source)
+    done = cli("prepare", "ml-100k", "--scenario", "popularity")
+    assert "ratings of 4 and more count as positive, as usual for ml-100k" in done.out
+    assert load_dataset(shop / "ml-100k-popularity").manifest["settings"]["threshold"] == 4
+    quiet = cli("prepare", "ml-100k", "--scenario", "temporal", "--threshold", 2)
+    assert "as usual" not in quiet.out
+
+
+LINES = [f"u{u},i{i},5,{1_500_000_000 + 86400 * (u + i)}" for u in range(9) for i in range(9)]
+HEAD = "user,item,rating,timestamp"
+
+
+def log_of(lines, head=HEAD):
+    return "\n".join([head, *lines]) + "\n"
+
+
+def each(change):
+    return log_of([",".join(change(*line.split(","))) for line in LINES])
+
+
+REFUSED = {
+    "no timestamps": (
+        log_of([line.rpartition(",")[0] for line in LINES], "user,item,rating"),
+        ("temporal",),
+        ["log.csv: has no timestamps", "--timestamp-col"],
+    ),
+    "timestamps left out": (
+        log_of(LINES),
+        ("temporal", "--timestamp-col", "none"),
+        ["log.csv: has no timestamps"],
+    ),
+    "one user": (
+        each(lambda u, i, r, t: ("u1", f"{u}{i}", r, t)),
+        ("popularity",),
+        ["log.csv: has 1 user after"],
+    ),
+    "one item": (
+        each(lambda u, i, r, t: (f"{u}{i}", "i1", r, t)),
+        ("user-group",),
+        ["log.csv: has 1 item after"],
+    ),
+    "all ratings below the threshold": (
+        log_of(LINES),
+        ("popularity", "--threshold", 6),
+        ["log.csv: no rating reaches --threshold 6", "the highest is 5"],
+    ),
+    "no ratings for the threshold": (
+        log_of([f"{u},{i}" for u in range(9) for i in range(9)], "user,item"),
+        ("popularity", "--threshold", 4),
+        ["log.csv: --threshold 4 needs ratings"],
+    ),
+    "a strength that leaves the OOD test empty": (
+        log_of(LINES),
+        ("user-group", "--strength", 0.01),
+        ["log.csv: the scenario user-group leaves none of the 81 rows for test_ood", "strength"],
+    ),
+    "a strength that leaves nothing to train on": (
+        log_of(LINES),
+        ("noise", "--strength", 0.99),
+        ["log.csv: only ", "strength 0.99 asks for", "lower strength"],
+    ),
+    "a cut before everything": (
+        log_of(LINES),
+        ("temporal", "--set", "at=2001-01-01"),
+        ["log.csv: no row lies before the cut at 2001-01-01", "change at, quantile or gap"],
+    ),
+    "a gap over everything": (
+        log_of(LINES),
+        ("temporal", "--set", "gap=90d"),
+        ["log.csv: no row lies after the cut and its gap"],
+    ),
+    "too small for valid": (
+        log_of(LINES[:4] + LINES[9:13]),
+        ("popularity", "--set", "valid_share=0.01"),
+        ["log.csv: valid_share 0.01 of", "raise it"],
+    ),
+    "too small a log for its shares": (
+        log_of(LINES[:3] + LINES[9:12]),
+        ("noise", "--set", "ood_share=0.9"),
+        ["log.csv: only ", "--user-core"],
+    ),
+    "future dates": (
+        each(lambda u, i, r, t: (u, i, r, "2999-01-01")),
+        ("temporal",),
+        ["log.csv: 81 of 81 timestamps lie in the future", "2999-01-01"],
+    ),
+    "milliseconds": (
+        each(lambda u, i, r, t: (u, i, r, t + "000")),
+        ("temporal",),
+        ["log.csv: 81 of 81 timestamps lie in the future", "milliseconds"],
+    ),
+    "mixed time zones": (
+        each(lambda u, i, r, t: (u, i, r, "2020-01-01T00:00:00" + ("Z" if u == "u8" else ""))),
+        ("temporal",),
+        ["log.csv, line 74, column 'timestamp'", "zone"],
+    ),
+    "NaN ratings": (
+        each(lambda u, i, r, t: (u, i, "nan" if (u, i) == ("u0", "i2") else r, t)),
+        ("popularity", "--threshold", 4),
+        ["log.csv, line 4, column 'rating': 'nan' is not a number", "--skip-bad"],
+    ),
+    "no randomised table": (
+        log_of(LINES),
+        ("exposure", "--threshold", 4),
+        ["'randomised'", "--randomised"],
+    ),
+    "no features": (
+        log_of(LINES),
+        ("user-group", "--set", "attribute=age", "--set", "value=3"),
+        ["log.csv: nothing is known of its users", "--user-features"],
+    ),
+    "unknown scenario": (log_of(LINES), ("populrity",), ["did you mean 'popularity'"]),
+    "unknown setting": (
+        log_of(LINES),
+        ("popularity", "--set", "strenth=1"),
+        ["unknown setting 'strenth' (did you mean 'strength'?)"],
+    ),
+    "a setting that is an option of the reader": (
+        log_of(LINES),
+        ("popularity", "--set", "skip_bad=true"),
+        ["unknown setting 'skip_bad'"],
+    ),
+    "not key=value": (log_of(LINES), ("popularity", "--set", "strength"), ["key=value"]),
+    "strength twice": (
+        log_of(LINES),
+        ("popularity", "--set", "strength=1", "--strength", 1),
+        ["--strength and --set strength="],
+    ),
+    "no strength to set": (
+        log_of(LINES),
+        ("temporal", "--strength", 1),
+        ["temporal: unknown setting 'strength'"],
+    ),
+    "given": (log_of(LINES), ("given",), ["name a scenario that divides it"]),
+}
+
+
+@pytest.mark.parametrize(("text", "options", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_log_that_cannot_be_divided(cli, tmp_path, untouched, text, options, words):
+    (tmp_path / "log.csv").write_text(text)
+    untouched()
+    done = cli("prepare", tmp_path / "log.csv", "--scenario", *options, "--out", tmp_path / "data")
+    done.refused(*words)
+    untouched()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["LOG with --scenario NAME", "--train FILE"]),
+        (("--scenario", "popularity"), ["LOG with --scenario NAME"]),
+        (("log.csv",), ["log.csv: name a scenario", "popularity, temporal"]),
+        (("log.csv", "--scenario", "noise", "--test-ood", "x"), ["--test-ood gives a ready one"]),
+        (("--train", "x", "--scenario", "noise"), ["--scenario noise divides one log"]),
+        (("--train", "x", "--strength", 1), ["--strength is for a scenario"]),
+        (("--train", "x", "--set", "a=1"), ["--set is for a scenario"]),
+        (("logg.csv", "--scenario", "noise"), ["logg.csv: no such file", "did you mean 'log.csv'"]),
+    ],
+)
+def test_the_two_forms(cli, tmp_path, untouched, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.csv").write_text(log_of(LINES))
+    untouched()
+    cli("prepare", *arguments).refused(*words)
+    untouched()
+
+
+def test_ready_splits_may_be_called_by_their_scenario(cli, files):
+    assert cli(*arguments(files, "--scenario", "given")).code == 0
+    report = cli("prepare", "--train", files / "train.txt", "--out", files / "e", "--json").json
+    assert report["scenario"] == "given"
