@@ -50,6 +50,7 @@ class Web:
 def handler_of(web: Callable[[], Web]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = 10
 
         def log_message(self, *_: object) -> None:
             return None
@@ -109,12 +110,20 @@ def handler_of(web: Callable[[], Web]) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class Quiet(ThreadingHTTPServer):
+    """A server whose clients may vanish; closing it waits for its threads."""
+
+    daemon_threads = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        return None
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[Web]:
     """A server on a free port of this machine."""
     state: list[Web] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(lambda: state[0]))
-    server.daemon_threads = True
+    server = Quiet(("127.0.0.1", 0), handler_of(lambda: state[0]))
     state.append(Web(server.server_address[1]))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
