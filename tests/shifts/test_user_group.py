@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
 from cnsdiff.data import Interactions, Source
 from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import UserGroup
-from cnsdiff.shifts.user_group import cluster_users
+from cnsdiff.shifts.clusters import cluster_users
 
 SIDE = ("train", "valid", "test_iid")
 
@@ -72,8 +73,10 @@ def test_planted_clusters_are_found(seed):
     rng = np.random.default_rng(seed)
     group, users, items = planted(rng)
     # k-means may end in a local optimum; among a few starts it must find the planted one.
+    matrix = sparse.csr_array((np.ones(len(users)), (users, items)), shape=(125, 30))
+    assert (cluster_users(matrix, 3, 3, rng)[120:] == -1).all()
     agreements = [
-        (cluster_users(users, items, 3, 2 + 1, np.random.default_rng(start)) == group).mean()
+        (cluster_users(matrix, 3, 3, np.random.default_rng(start))[:120] == group).mean()
         for start in range(5)
     ]
     assert max(agreements) > 0.95
@@ -114,6 +117,7 @@ def test_the_group_differs_from_the_rest():
         ({"attribute": "age", "range": (90, None)}, "no user of the log is in the group"),
         ({"attribute": "age", "range": (0, None)}, "every user of the log is in the group"),
         ({"clusters": 61}, "60 users, fewer than the 61 clusters"),
+        ({"clusters": 3, "min_share": 0.9}, "no cluster has min_share 0.9 of the users"),
         ({"clusters": 3, "cluster": 7}, "there is no cluster 7; they are numbered from 0 to 2"),
         ({"attribute": "age", "value": 25, "strength": 0.001}, "none of the .* rows for test_ood"),
     ],

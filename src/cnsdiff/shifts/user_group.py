@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
-from scipy.cluster.vq import kmeans2
-from scipy.sparse.linalg import svds
 
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.shifts.clusters import cluster_users
 from cnsdiff.shifts.drawing import others, rank_within
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts
@@ -141,57 +139,31 @@ class UserGroup(LogScenario):
         self, log: Log, rng: np.random.Generator
     ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
         """``(n_users,)`` whether each user is in the held-out cluster, and which that is."""
-        present = np.unique(log.users)
-        if len(present) < self.clusters:
+        ones = np.ones(len(log), dtype=np.float64)
+        matrix = sparse.csr_array((ones, (log.users, log.items)), shape=(log.n_users, log.n_items))
+        n_present = int(np.count_nonzero(np.diff(matrix.indptr)))
+        if n_present < self.clusters:
             raise DataError(
-                f"{log.source}: has {len(present)} users, fewer than the {self.clusters} clusters "
+                f"{log.source}: has {n_present} users, fewer than the {self.clusters} clusters "
                 "asked for; lower clusters or give a larger log"
             )
-        if len(np.unique(log.items)) < 2:
-            raise DataError(f"{log.source}: one item tells no clusters of users apart; give more")
-        labels = cluster_users(log.users, log.items, self.clusters, self.dimensions, rng)
-        number = np.full(log.n_users, -1)
-        number[present] = labels
-        sizes = np.bincount(number[present], minlength=self.clusters)
+        number = cluster_users(matrix, self.clusters, self.dimensions, rng)
+        sizes = np.bincount(number[number >= 0], minlength=self.clusters)
         chosen = self.cluster
         if chosen is None:
-            large = np.flatnonzero(sizes >= max(self.min_share * len(present), 1))
+            large = np.flatnonzero(sizes >= max(self.min_share * n_present, 1))
+            if len(large) == 0:
+                raise ConfigError(
+                    f"scenario user-group: no cluster has min_share {self.min_share:g} of the "
+                    f"users (the largest has {sizes[0] / n_present:.3f}); lower it"
+                )
             chosen = int(large[-1])
         if chosen >= self.clusters or sizes[chosen] == 0:
             raise ConfigError(
                 f"scenario user-group: there is no cluster {chosen}; they are numbered from 0 to "
                 f"{int(np.count_nonzero(sizes)) - 1}"
             )
-        found = {"cluster": chosen, "cluster_sizes": sizes.tolist()}
-        return number == chosen, found
-
-
-def cluster_users(
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    clusters: int,
-    dimensions: int,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Cluster of each different user, in ascending order of ``users``; 0 is the largest."""
-    row = np.unique(users, return_inverse=True)[1]
-    column = np.unique(items, return_inverse=True)[1]
-    matrix = sparse.csr_array((np.ones(len(row)), (row, column)))
-    wanted = min(dimensions, min(matrix.shape) - 1)
-    # A start of our own makes the solver reproducible, whatever SciPy's version.
-    left, values, _ = svds(matrix, k=wanted, v0=rng.standard_normal(min(matrix.shape)))
-    places = left * values
-    places /= np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-12)
-    starts = places[rng.choice(len(places), size=clusters, replace=False)]
-    with warnings.catch_warnings():
-        # A cluster may run empty on a small log; then there are fewer.
-        warnings.simplefilter("ignore", UserWarning)
-        labels = kmeans2(places, starts, iter=50, minit="matrix")[1]
-    by_size = np.argsort(-np.bincount(labels, minlength=clusters), kind="stable")
-    rank = np.empty(clusters, dtype=np.int64)
-    rank[by_size] = np.arange(clusters)
-    numbered: NDArray[np.int64] = rank[labels]
-    return numbered
+        return number == chosen, {"cluster": chosen, "cluster_sizes": sizes.tolist()}
 
 
 def _texts(column: pl.Series) -> pl.Series:
