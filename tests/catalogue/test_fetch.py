@@ -88,13 +88,14 @@ def test_again_does_nothing(get, web):
 
 
 def test_force_fetches_again_and_tells_what_changed(get, web, zipped, notes):
-    first = get()
-    assert not get(force=True).already
+    get()
+    second = get(force=True)
+    assert not second.already
     assert notes.lines == []
     web.files["coat.zip"] = zipped(COAT | {"coat/train.ascii": "0 1 0\n1 0 2\n"})
     get(force=True)
     assert notes.lines == [
-        f"{web.address('coat.zip')}: has changed since it was fetched on {first.record['fetched']}"
+        f"{web.address('coat.zip')}: has changed since it was fetched on {second.record['fetched']}"
     ]
     assert load("coat").tables["log"].frame.row(0) == (0, 1, 1.0)
 
