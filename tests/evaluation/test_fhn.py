@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -370,11 +368,3 @@ def test_progress_and_score_reach_the_sampler():
         n=50, batch_size=20, progress=0.25, cosine=True,
     )  # fmt: skip
     assert seen == [(size, 0.25, True) for size in (20, 20, 10)]
-
-
-def test_the_page_runs():
-    page = (Path(__file__).parents[2] / "docs" / "false-negatives.md").read_text(encoding="utf-8")
-    namespace: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
-        exec(compile(block, "false-negatives.md", "exec"), namespace)
-    assert 0 < namespace["found"].fhn < 1

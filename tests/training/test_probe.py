@@ -12,6 +12,7 @@ from cnsdiff import Recommender
 from cnsdiff.backbones.base import BackboneConfig, Embeddings
 from cnsdiff.backbones.mf import MF
 from cnsdiff.data import Dataset
+from cnsdiff.data.positives import Positives
 from cnsdiff.errors import DataError
 from cnsdiff.evaluation.fhn import false_negatives
 from cnsdiff.evaluation.judges import judge_for
@@ -249,7 +250,8 @@ class Recording:
 def show(judge, n_steps: int, *, rows: int = 10, n: int = 1, epoch: int = 1, **config):
     """Show a probe an epoch of ``n_steps`` batches; its scalars, and the steps it looked at."""
     positives = tiny_positives()
-    probe = FalseNegativeProbe(judge, positives, TrainingConfig(**config), seed=0)
+    config = TrainingConfig(**{"batch_size": rows, **config})
+    probe = FalseNegativeProbe(judge, positives, config, seed=0)
     generator = torch.Generator().manual_seed(0)
     tables = (
         torch.randn(size, DIM, generator=generator)
@@ -268,10 +270,13 @@ def show(judge, n_steps: int, *, rows: int = 10, n: int = 1, epoch: int = 1, **c
     return dict(probe.scalars()), looked
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 15, 16, 17, 52, 1000])
-def test_looks_are_evenly_spaced(n_steps):
-    _, looked = show(Recording(), n_steps, fhn_sample=16)
-    assert len(looked) == min(n_steps, 16)
+@pytest.mark.parametrize(
+    ("n_steps", "sample", "looks"),
+    [(1, 9, 1), (8, 9, 1), (9, 9, 2), (52, 9, 7), (1000, 9, 16), (17, 60, 6), (17, 999, 17)],
+)
+def test_looks_are_evenly_spaced_and_as_many_as_the_sample_needs(n_steps, sample, looks):
+    _, looked = show(Recording(), n_steps, fhn_sample=sample)
+    assert len(looked) == looks
     gaps = np.diff([-1 - looked[0], *looked, 2 * n_steps - 1 - looked[-1]])
     assert max(gaps) - min(gaps) <= 2
 
@@ -279,9 +284,10 @@ def test_looks_are_evenly_spaced(n_steps):
 @pytest.mark.parametrize(
     ("sample", "n", "n_steps", "judged"),
     [
-        (32, 1, 40, 32),  # 2 rows of each of 16 batches
-        (33, 1, 40, 48),  # rounded up
-        (32, 4, 40, 64),  # at least one row of each, with all its negatives
+        (35, 1, 40, 35),  # 7 rows of each of 5 batches
+        (32, 1, 40, 35),  # rounded up
+        (32, 4, 40, 40),  # 2 rows of each of 5, with all their negatives
+        (3, 4, 40, 20),  # at least a row
         (32, 2, 3, 36),  # 6 rows of each of 3
         (999, 1, 2, 20),  # all there are
     ],
@@ -289,6 +295,21 @@ def test_looks_are_evenly_spaced(n_steps):
 def test_the_sample_is_as_large_as_asked(sample, n, n_steps, judged):
     scalars, _ = show(Recording(), n_steps, n=n, fhn_sample=sample)
     assert scalars["fhn_judged"] == judged
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "sample"), [(50, 80, 256), (500, 100, 500), (1000, 300, 2048)]
+)
+def test_the_default_sample_is_a_hundredth_within_bounds(users, items, sample):
+    everything = np.indices((users, items)).reshape(2, -1)
+    positives = Positives(*everything, users, items + 1)
+    assert len(positives) == users * items
+    probe = FalseNegativeProbe(ConstantJudge(0), positives, TrainingConfig(), seed=0)
+    batch = make_batch(positives, torch.arange(3000))
+    embeddings = Embeddings(torch.ones(users, 1), torch.ones(items + 1, 1))
+    probe.begin(1, 1)
+    probe(batch, embeddings, Negatives(items=torch.full((3000, 1), items)))
+    assert probe.scalars()["fhn_judged"] == sample
 
 
 def test_the_sample_is_drawn_anew_in_each_epoch():
@@ -305,9 +326,9 @@ def test_users_the_judge_knows_come_first():
     known = torch.zeros(tiny_positives().n_users, dtype=torch.bool)
     known[[0, 1, 2, 3, 4]] = True
     judge, everyone = Recording(known), Recording()
-    show(judge, 6, rows=40, fhn_sample=6 * 5)
+    show(judge, 48, rows=40, fhn_sample=6 * 5)
     assert all(bool(known[users].all()) for users in judge.asked)
-    show(everyone, 6, rows=40, fhn_sample=6 * 5)
+    show(everyone, 48, rows=40, fhn_sample=6 * 5)
     assert not all(bool(known[users].all()) for users in everyone.asked)
     # Where there are too few of them, the others fill up.
     short = Recording(known)

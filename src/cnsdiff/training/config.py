@@ -45,7 +45,12 @@ class TrainingConfig(Settings):
         description="what tells a false negative: pairs held out in 'valid' or in all splits, an "
         "experiment's judgements, or a simulated world's truth; it changes no weight",
     )
-    fhn_sample: int = Field(2048, ge=1, description="negatives judged in an epoch that counts")
+    fhn_sample: int | None = Field(
+        None,
+        ge=1,
+        description="negatives judged in an epoch that counts; None: 1 % of the training "
+        "interactions, but at least 256 and at most 2048, which keeps the cost below 5 %",
+    )
     fhn_neighbours: int = Field(
         1, ge=1, description="k, catalogue items that stand for a synthesised negative"
     )

@@ -22,8 +22,9 @@ from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.seeding import torch_generator
 from cnsdiff.training.config import TrainingConfig
 
-#: Batches of an epoch that are looked at, at most: each costs a pass over the catalogue.
-_BATCHES = 16
+#: Of the batches of an epoch one in so many is looked at, up to a number that spreads the sample
+#: well enough (more only where the sample would not fit): each look has a cost of its own.
+_EVERY, _LOOKS = 8, 16
 
 _READS: Mapping[JudgeKind, str] = {
     "held-out": "the test splits",
@@ -91,7 +92,9 @@ class FalseNegativeProbe:
         self._epoch, self._step, self._counts = epoch, 0, FalseNegatives()
         every = self.config.fhn_every
         due = every is not None and (epoch % every == 0 or epoch == self.config.epochs)
-        looks = min(n_steps, _BATCHES) if due else 0
+        spread = min(-(-n_steps // _EVERY), _LOOKS)
+        fitting = -(-self._sample // self.config.batch_size)
+        looks = min(n_steps, max(spread, fitting)) if due else 0
         # The middle of each of equal parts of the epoch.
         self._measured = frozenset((2 * j + 1) * n_steps // (2 * looks) for j in range(looks))
         self._generator = None
@@ -119,9 +122,14 @@ class FalseNegativeProbe:
     def scalars(self) -> Mapping[str, float]:
         return self._counts.scalars()
 
+    @property
+    def _sample(self) -> int:
+        # Judging a negative costs about as much as training on two interactions.
+        return self.config.fhn_sample or min(max(len(self.positives) // 100, 256), 2048)
+
     def _rows(self, batch: Batch, n: int) -> Tensor:
         """Random rows of a batch, those of users the judge knows before all others."""
-        wanted = -(-self.config.fhn_sample // (n * len(self._measured)))
+        wanted = -(-self._sample // (n * len(self._measured)))
         device = batch.users.device
         order = torch.rand(len(batch), generator=self._generator, device=device)
         if self.judge.known_users is not None:
