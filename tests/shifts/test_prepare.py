@@ -127,5 +127,7 @@ def test_names_that_are_nothing(fetched, tmp_path, monkeypatch):
             prepare(name, "popularity")
     with pytest.raises(cnsdiff.CnsdiffError, match="cnsdiff data fetch ml-1m"):
         prepare("ml-1m", "popularity")
+    with pytest.raises(cnsdiff.CnsdiffError, match="cnsdiff data fetch amazon-2023/Video_Games"):
+        prepare("amazon-2023/Video_Games", "popularity")
     with pytest.raises(ConfigError, match=r"ml-100k: .* 'user' cannot be chosen"):
         prepare("ml-100k", "popularity", user="who")

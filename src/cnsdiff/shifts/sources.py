@@ -118,8 +118,10 @@ def _fetched(name: str, reading: Mapping[str, Any]) -> Source:
 
 
 def _could_be_name(log: str) -> bool:
-    """Whether text that is no file may be a data set: it has no folder in it."""
-    return Path(log).name == log
+    """Whether text that is no file may be a data set: it is one, or has no folder in it."""
+    from cnsdiff.catalogue import ENTRIES
+
+    return log in ENTRIES or Path(log).name == log
 
 
 def _interactions(given: Any, reading: Mapping[str, Any]) -> Interactions:
