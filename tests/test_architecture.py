@@ -15,7 +15,7 @@ PACKAGE = Path(cnsdiff.__file__).parent
 
 #: From low to high; a module imports from its own layer and those before it.
 LAYERS = [
-    {"errors", "settings", "storage", "seeding"},
+    {"errors", "settings", "storage", "seeding", "reporting"},
     {"data"},
     {"catalogue"},
     {"shifts"},

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
+
+from cnsdiff.reporting import LiveBar, PlainLines, Reporting
 
 
-class Reporter:
-    """What a download tells; shows nothing itself.
-
-    Use it as a context manager around the download; override what is to be shown.
-    """
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
+class Reporter(Reporting):
+    """What a download tells; shows nothing itself. Override what is to be shown."""
 
     def begin(self, name: str, done: int, total: int | None) -> None:
         """A body starts to arrive, of which ``done`` bytes of ``total`` are here already."""
@@ -31,15 +18,13 @@ class Reporter:
     def advance(self, size: int) -> None:
         """Another ``size`` bytes are written."""
 
-    def note(self, message: str) -> None:
-        """Something worth knowing, in one line."""
 
-
-class PlainReporter(Reporter):
+class PlainReporter(PlainLines, Reporter):
     """A line every few seconds on ``stream`` (standard error by default)."""
 
     def __init__(self, label: str, *, every: float = 5.0, stream: TextIO | None = None) -> None:
-        self.label, self.every, self.stream = label, every, stream
+        super().__init__(label, stream)
+        self.every = every
         self._name, self._done, self._shown = "", 0, 0.0
         self._total: int | None = None
 
@@ -56,45 +41,27 @@ class PlainReporter(Reporter):
             share = f" ({self._done / self._total:.0%})" if self._total else ""
             self.note(f"{self._name}: {in_bytes(self._done)}{share}")
 
-    def note(self, message: str) -> None:
-        print(f"{self.label}: {message}", file=self.stream or sys.stderr, flush=True)
 
-
-class RichReporter(Reporter):
+class RichReporter(LiveBar, Reporter):
     """A live bar with size, speed and the time left."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
-            Progress,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
-        self._progress = Progress(
+        super().__init__(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
         )
         self._task = self._progress.add_task("", visible=False, start=False)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, name: str, done: int, total: int | None) -> None:
         self._progress.reset(
@@ -103,9 +70,6 @@ class RichReporter(Reporter):
 
     def advance(self, size: int) -> None:
         self._progress.update(self._task, advance=size)
-
-    def note(self, message: str) -> None:
-        self._progress.console.print(message, markup=False, highlight=False)
 
 
 def in_bytes(size: int) -> str:

@@ -9,7 +9,7 @@ from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
 from cnsdiff.shifts.noise import Noise
 from cnsdiff.shifts.popularity import Popularity
-from cnsdiff.shifts.prepare import prepare
+from cnsdiff.shifts.preparation import prepare
 from cnsdiff.shifts.registry import get_scenario, register_scenario, scenario_names
 from cnsdiff.shifts.temporal import Temporal
 from cnsdiff.shifts.user_group import UserGroup

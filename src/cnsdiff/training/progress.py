@@ -5,28 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
+
+from cnsdiff.reporting import LiveBar, PlainLines, Reporting
 
 _SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")
 
 
-class Reporter:
-    """What the training loop tells; shows nothing itself.
-
-    Use it as a context manager around the loop; override what is to be shown.
-    """
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
+class Reporter(Reporting):
+    """What the training loop tells; shows nothing itself. Override what is to be shown."""
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         """Training starts after ``first_epoch`` of ``epochs``, each of ``steps`` steps."""
@@ -37,16 +24,12 @@ class Reporter:
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
         """An epoch is done and its record written to the history."""
 
-    def note(self, message: str) -> None:
-        """Something worth knowing, in one line."""
 
-
-class PlainReporter(Reporter):
+class PlainReporter(PlainLines, Reporter):
     """A line per epoch on ``stream`` (standard error by default)."""
 
     def __init__(self, label: str = "", stream: TextIO | None = None) -> None:
-        self.label = f"{label}: " if label else ""
-        self.stream = stream
+        super().__init__(label, stream)
         self._epochs = self._first = 0
         self._started = 0.0
 
@@ -61,41 +44,24 @@ class PlainReporter(Reporter):
             f"{record['seconds']:.1f} s  at most {left:.0f} s left{'  best' if best else ''}"
         )
 
-    def note(self, message: str) -> None:
-        print(f"{self.label}{message}", file=self.stream or sys.stderr, flush=True)
 
-
-class RichReporter(Reporter):
+class RichReporter(LiveBar, Reporter):
     """A live progress bar with loss terms, the validation metric and the time left."""
 
     def __init__(self, label: str = "training") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
-        self._progress = Progress(
+        super().__init__(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=10),
             TextColumn("{task.fields[epoch]}/{task.fields[epochs]}"),
             TimeRemainingColumn(),
             # Last, and what matters most first: a narrow terminal cuts it at the end.
             TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, ratio=1)),
-            console=Console(stderr=True),
         )
         self._task = self._progress.add_task(label, epoch=0, epochs=0, status="", start=False)
         self._losses = self._validation = ""
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         self._progress.start_task(self._task)
@@ -114,9 +80,6 @@ class RichReporter(Reporter):
             name, value = next(iter(record["validation"].items()))
             mark = " [green]best[/]" if best else ""
             self._validation = f"{name} [bold]{value:.4f}[/]{mark}"
-
-    def note(self, message: str) -> None:
-        self._progress.console.print(message, markup=False)
 
 
 def describe(record: Mapping[str, Any]) -> str:
