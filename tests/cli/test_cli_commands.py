@@ -8,7 +8,7 @@ import pytest
 
 from cnsdiff import Recommender, load_dataset
 
-COMMANDS = ["quickstart", "prepare", "train", "evaluate", "recommend", "doctor"]
+COMMANDS = ["quickstart", "simulate", "prepare", "train", "evaluate", "recommend", "doctor"]
 DATA_COMMANDS = ["data list", "data fetch", "data describe"]
 
 

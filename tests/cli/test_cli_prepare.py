@@ -9,7 +9,7 @@ import pytest
 
 from cnsdiff import catalogue, load_dataset
 from cnsdiff.data import SPLITS
-from cnsdiff.shifts.contract import tiny_source
+from cnsdiff.testing import tiny_source
 
 TRAIN = "u1 a 5 100\nu1 b 3 101\nu2 a 1 102\nu2 c 4 103\nu3 b 5 104\nu3 b 5 105\n"
 VALID = "u1 c 5 200\nu9 a 5 201\n"
@@ -194,6 +194,15 @@ def test_a_log_becomes_a_dataset(cli, shop, case):
     assert dataset.scenario == scenario
     assert dataset.manifest["settings"]["seed"] == 3
     assert dataset.manifest["source"]["files"]["log"] == "shop.csv"
+
+
+def test_the_dataset_is_called_after_its_directory(cli, shop):
+    for options, name in (((), "exposed"), (("--name", "mine"), "mine")):
+        out = shop / "data" / "exposed"
+        done = cli("prepare", "shop.csv", "--scenario", "noise", "--out", out, *options,
+                   "--overwrite")  # fmt: skip
+        assert done.code == 0, done.err
+        assert load_dataset(out).name == name
 
 
 def test_settings_arrive(cli, shop):

@@ -1,4 +1,4 @@
-"""Environments: labels as given, or inferred as strata of equal mass that never split equal values."""
+"""Environments: labels as given, or strata of equal mass that never split equal values."""
 
 from __future__ import annotations
 

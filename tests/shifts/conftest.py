@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.shifts.contract import tiny_source
+from cnsdiff.testing import tiny_source
 
 
 @pytest.fixture(scope="session")

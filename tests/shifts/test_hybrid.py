@@ -7,7 +7,7 @@ import pytest
 
 from cnsdiff.errors import ConfigError
 from cnsdiff.shifts import Hybrid, Noise, Popularity, Temporal, UserGroup
-from cnsdiff.shifts.contract import tiny_source
+from cnsdiff.testing import tiny_source
 
 
 def test_the_past_trains_and_the_future_is_resampled(long_tail, named):

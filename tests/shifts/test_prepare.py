@@ -9,7 +9,7 @@ import cnsdiff
 from cnsdiff import catalogue, prepare
 from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import Filters, Popularity, Temporal, UserGroup
-from cnsdiff.shifts.contract import tiny_source
+from cnsdiff.testing import tiny_source
 
 
 @pytest.fixture

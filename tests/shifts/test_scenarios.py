@@ -33,8 +33,8 @@ from cnsdiff.shifts import (
     registry,
     scenario_names,
 )
-from cnsdiff.shifts.contract import check_scenario, tiny_source
 from cnsdiff.shifts.filters import NO_FILTERS
+from cnsdiff.testing import check_scenario, tiny_source
 
 DOCS = Path(__file__).parents[2] / "docs" / "scenarios.md"
 SCENARIOS = [

@@ -49,7 +49,9 @@ def prepare(
     valid: Annotated[Path | None, typer.Option(help="Validation interactions (IID).")] = None,
     test_iid: Annotated[Path | None, typer.Option(help="Test from the same distribution.")] = None,
     test_ood: Annotated[Path | None, typer.Option(help="Test from the shifted one.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset (default: as --out, or after LOG).")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Least rating of a positive.")] = None,
     user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
     item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
@@ -107,6 +109,8 @@ def prepare(
         dataset = _from_splits(ready, common)
     else:
         assert scenario is not None
+        if name is None and out is not None:
+            common["name"] = out.name
         dataset = _from_log(log, scenario, strength, set_ or [], seed, randomised, common)
     out = Path(dataset.name) if out is None else out
     dataset.save(out, overwrite=overwrite)

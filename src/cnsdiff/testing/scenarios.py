@@ -1,14 +1,4 @@
-"""What every scenario must keep, as a check that yours can be put to.
-
-::
-
-    from cnsdiff.testing import check_scenario
-
-    def test_my_scenario_keeps_the_contract():
-        check_scenario(Weekend())
-
-It takes well under a second and raises ``AssertionError`` with a sentence that says what is broken.
-"""
+"""What every scenario must keep."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""The contracts of samplers and backbones as checks that any of them, yours too, can be put to.
-
-Each check runs on a tiny built world, takes well under a second, and raises ``AssertionError``
-with a sentence that says what is broken::
-
-    from cnsdiff.testing import check_sampler
-
-    def test_my_sampler_keeps_the_contract():
-        check_sampler(MySampler)
-"""
+"""What every sampler and backbone must keep."""
 
 from __future__ import annotations
 
