@@ -27,6 +27,8 @@ from cnsdiff.seeding import torch_generator
 
 #: A block of the search for neighbours: 8 MiB of float32, of which a core's cache holds much.
 _VECTORS_AT_ONCE, _ITEMS_AT_ONCE = 1024, 2048
+#: Rows whose candidates are scored together.
+_ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,10 @@ def false_negatives(
         known = positives.contains(batch.users.unsqueeze(1), items)
         verdict = judge(batch.users, items).masked_fill(known, LIKED)
         pool = positives.sample_negatives(batch.users, candidates, generator)
-        users = embeddings.users[batch.users].unsqueeze(2)  # (B, d, 1)
-        median = _median((embeddings.items[pool] @ users).squeeze(2))
-        hard = (vectors @ users).squeeze(2) > median.unsqueeze(1)  # (B, n)
+        users = embeddings.users[batch.users].unsqueeze(1)  # (B, 1, d)
+        median = _median(_scores(users, pool, embeddings.items))
+        # Summed as in _scores: no item scores above itself.
+        hard = (vectors * users).sum(dim=-1) > median.unsqueeze(1)  # (B, n)
         judged, false = verdict != UNKNOWN, verdict == LIKED
         hard_items = hard.repeat_interleave(max(k, 1), dim=1)
         masks = {
@@ -311,6 +314,14 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     spread = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     # Rounding alone could leave [0, 1].
     return max(0.0, (centre - spread) / shrink), min(1.0, (centre + spread) / shrink)
+
+
+def _scores(users: Tensor, pool: Tensor, items: Tensor) -> Tensor:
+    """The scores ``(B, c)`` of items ``pool`` ``(B, c)`` for ``users`` ``(B, 1, d)``."""
+    # Few rows at a time: buffers of megabytes cost more to get than to fill. And F.embedding
+    # gathers several times faster than indexing does.
+    blocks = zip(torch.split(users, _ROWS_AT_ONCE), torch.split(pool, _ROWS_AT_ONCE), strict=True)
+    return torch.cat([(F.embedding(own, items) * user).sum(dim=-1) for user, own in blocks])
 
 
 def _median(scores: Tensor) -> Tensor:
