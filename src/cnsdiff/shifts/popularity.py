@@ -79,7 +79,8 @@ class Popularity(LogScenario):
         counts = apportion(wanted, weights, caps)
         items = log.items[free]
         ood = free[rank_within(items, rng) < counts[items]]
-        missed = np.abs(counts / wanted - weights / weights.sum()).sum() / 2
+        # An empty test is refused by the caller, in words.
+        missed = np.abs(counts / max(wanted, 1) - weights / weights.sum()).sum() / 2
         found = {
             "items_at_cap": int(np.count_nonzero((counts == caps) & (counts > 0))),
             "distance_to_target": round(float(missed), 4),
