@@ -37,6 +37,7 @@ class TableJudge:
 
     def __init__(self, table: np.ndarray) -> None:
         self.table = torch.as_tensor(table, dtype=torch.int8)
+        self.complete = bool((self.table != UNKNOWN).all())
         known = (self.table != UNKNOWN).any(dim=1)
         self.known_users = None if bool(known.all()) else known
 
@@ -93,7 +94,9 @@ def twin(negatives, batch, embeddings, judge, *, neighbours, candidates, generat
             counts["hard"] += hard
             for item in asked:
                 known = (user, item) in OBSERVED
-                verdict = LIKED if known else int(judge.table[user, item])
+                verdict = int(judge.table[user, item])
+                if known:
+                    verdict = LIKED if judge.complete else UNKNOWN
                 counts["known_positive"] += known
                 counts["judged"] += verdict != UNKNOWN
                 counts["false"] += verdict == LIKED
@@ -142,13 +145,18 @@ def test_vectors_that_are_items_are_judged_as_those_items():
 
 def test_a_vector_at_the_positive_is_a_known_positive():
     embeddings, batch = make_embeddings(), make_batch(POSITIVES)
-    nobody = TableJudge(np.full((U, I), UNKNOWN))
+    strict, nobody = (TableJudge(np.full((U, I), verdict)) for verdict in (NOT_LIKED, UNKNOWN))
     vectors = embeddings.items[batch.positives].unsqueeze(1)
-    found = false_negatives(
-        Negatives(vectors=vectors), batch, embeddings, nobody, POSITIVES, generator=stream()
+    found, apart = (
+        false_negatives(
+            Negatives(vectors=vectors), batch, embeddings, judge, POSITIVES, generator=stream()
+        )
+        for judge in (strict, nobody)
     )
     assert found.known_positive == found.judged == found.false == found.examined == len(batch)
     assert found.fhn == found.known_positive_share == 1.0
+    # Who judges few pairs is not drowned by those that need no judge.
+    assert (apart.known_positive, apart.judged, apart.false) == (len(batch), 0, 0)
 
 
 def test_more_neighbours_than_items_are_the_whole_catalogue():

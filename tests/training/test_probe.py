@@ -170,6 +170,7 @@ def test_an_objective_without_sampled_negatives_has_none_to_count(world):
 
 
 class ConstantJudge:
+    complete = True
     known_users = None
 
     def __init__(self, verdict: int) -> None:
@@ -192,6 +193,7 @@ class PoisonousJudge(ConstantJudge):
 
 
 class NoJudge:
+    complete = True
     known_users = None
 
     def __call__(self, users, items):
@@ -240,6 +242,7 @@ class Recording:
 
     def __init__(self, known: torch.Tensor | None = None) -> None:
         self.known_users = known
+        self.complete = known is None
         self.asked: list[torch.Tensor] = []
 
     def __call__(self, users, items):

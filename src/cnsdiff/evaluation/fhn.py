@@ -47,7 +47,8 @@ class FalseNegatives:
     hard_judged, hard_false
         The same of hard negatives alone.
     known_positive
-        Of ``false``, those that are training positives of the user: they need no judge.
+        Times that what was asked about is a training positive of the user. A complete judge
+        counts them as false; a partial one, which knows few pairs, leaves them out.
     neighbours
         ``k``, the catalogue items a synthesised negative was judged by; 0 for negatives picked
         from the catalogue.
@@ -140,7 +141,8 @@ def false_negatives(
     judge
         See :func:`cnsdiff.evaluation.judges.judge_for`.
     positives
-        The training pairs. A pair that is one of them is liked, whatever the judge says.
+        The training pairs. A pair that is one of them is liked, whatever the judge says, if the
+        judge knows all pairs; else it is left out, and reported as ``known_positive`` alone.
     neighbours
         ``k``: nearest catalogue items by cosine that stand for a synthesised negative (at most
         the whole catalogue).
@@ -166,7 +168,9 @@ def false_negatives(
             k, items = 0, negatives.items
         items = items.reshape(len(batch), -1)  # (B, n * max(k, 1))
         known = positives.contains(batch.users.unsqueeze(1), items)
-        verdict = judge(batch.users, items).masked_fill(known, LIKED)
+        # An experiment tries few pairs. Training positives, all judged, would drown its verdicts.
+        of_known = LIKED if judge.complete else UNKNOWN
+        verdict = judge(batch.users, items).masked_fill(known, of_known)
         pool = positives.sample_negatives(batch.users, candidates, generator)
         users = embeddings.users[batch.users].unsqueeze(1)  # (B, 1, d)
         median = _median(_scores(users, pool, embeddings.items))

@@ -31,6 +31,10 @@ class Judge(Protocol):
     """Says of pairs whether the user would like the item."""
 
     @property
+    def complete(self) -> bool:
+        """Whether it has a verdict on every pair."""
+
+    @property
     def known_users(self) -> Tensor | None:
         """``(U,)`` boolean: users it can say anything about; ``None`` where that is all."""
 
@@ -68,6 +72,7 @@ class HeldOutJudge:
         Where it is asked.
     """
 
+    complete = True
     known_users: Tensor | None = None
 
     def __init__(
@@ -107,6 +112,7 @@ class ExperimentJudge:
         ``(U,)`` boolean: users with a judgement.
     """
 
+    complete = False
     known_users: Tensor | None
 
     def __init__(
@@ -140,6 +146,7 @@ class WorldJudge:
         The world's true relevance.
     """
 
+    complete = True
     known_users: Tensor | None = None
 
     def __init__(self, truth: WorldTruth) -> None:
