@@ -275,7 +275,7 @@ def show(judge, n_steps: int, *, rows: int = 10, n: int = 1, epoch: int = 1, **c
 
 @pytest.mark.parametrize(
     ("n_steps", "sample", "looks"),
-    [(1, 9, 1), (8, 9, 1), (9, 9, 2), (52, 9, 7), (1000, 9, 16), (17, 60, 6), (17, 999, 17)],
+    [(1, 9, 1), (16, 9, 1), (17, 9, 2), (52, 9, 4), (999, 9, 16), (17, 60, 6), (17, 999, 17)],
 )
 def test_looks_are_evenly_spaced_and_as_many_as_the_sample_needs(n_steps, sample, looks):
     _, looked = show(Recording(), n_steps, fhn_sample=sample)
@@ -287,10 +287,10 @@ def test_looks_are_evenly_spaced_and_as_many_as_the_sample_needs(n_steps, sample
 @pytest.mark.parametrize(
     ("sample", "n", "n_steps", "judged"),
     [
-        (35, 1, 40, 35),  # 7 rows of each of 5 batches
-        (32, 1, 40, 35),  # rounded up
-        (32, 4, 40, 40),  # 2 rows of each of 5, with all their negatives
-        (3, 4, 40, 20),  # at least a row
+        (36, 1, 40, 36),  # 9 rows of each of 4 batches
+        (34, 1, 40, 36),  # rounded up
+        (32, 4, 40, 32),  # 2 rows of each of 4, with all their negatives
+        (3, 4, 40, 12),  # at least a row of each of 3
         (32, 2, 3, 36),  # 6 rows of each of 3
         (999, 1, 2, 20),  # all there are
     ],
@@ -329,9 +329,9 @@ def test_users_the_judge_knows_come_first():
     known = torch.zeros(tiny_positives().n_users, dtype=torch.bool)
     known[[0, 1, 2, 3, 4]] = True
     judge, everyone = Recording(known), Recording()
-    show(judge, 48, rows=40, fhn_sample=6 * 5)
+    show(judge, 96, rows=40, fhn_sample=6 * 5)
     assert all(bool(known[users].all()) for users in judge.asked)
-    show(everyone, 48, rows=40, fhn_sample=6 * 5)
+    show(everyone, 96, rows=40, fhn_sample=6 * 5)
     assert not all(bool(known[users].all()) for users in everyone.asked)
     # Where there are too few of them, the others fill up.
     short = Recording(known)

@@ -49,7 +49,7 @@ class TrainingConfig(Settings):
         None,
         ge=1,
         description="negatives judged in an epoch that counts; None: 1 % of the training "
-        "interactions, but at least 256 and at most 2048, which keeps the cost below 5 %",
+        "interactions, but at least 256 and at most 2048, at a few per cent of an epoch's time",
     )
     fhn_neighbours: int = Field(
         1, ge=1, description="k, catalogue items that stand for a synthesised negative"

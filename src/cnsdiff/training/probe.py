@@ -24,7 +24,7 @@ from cnsdiff.training.config import TrainingConfig
 
 #: Of the batches of an epoch one in so many is looked at, up to a number that spreads the sample
 #: well enough (more only where the sample would not fit): each look has a cost of its own.
-_EVERY, _LOOKS = 8, 16
+_EVERY, _LOOKS = 16, 16
 
 _READS: Mapping[JudgeKind, str] = {
     "held-out": "the test splits",
