@@ -44,7 +44,7 @@ def synthetic_log(rows: int, seed: int = 0) -> Any:
 def measure(scenario: str, rows: int) -> dict[str, Any]:
     """One scenario in this process."""
     from cnsdiff.data import Interactions
-    from cnsdiff.shifts import get_scenario
+    from cnsdiff.shifts import SCENARIOS
 
     frame = synthetic_log(rows)
     start = time.perf_counter()
@@ -53,7 +53,7 @@ def measure(scenario: str, rows: int) -> dict[str, Any]:
     log = Interactions(frame, "synthetic")
     del frame
     start = time.perf_counter()
-    dataset = get_scenario(scenario)()(log)
+    dataset = SCENARIOS.find(scenario)()(log)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,

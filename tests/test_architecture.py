@@ -15,7 +15,7 @@ PACKAGE = Path(cnsdiff.__file__).parent
 
 #: From low to high; a module imports from its own layer and those before it.
 LAYERS = [
-    {"errors", "settings", "storage", "seeding", "reporting"},
+    {"errors", "settings", "storage", "seeding", "reporting", "registry"},
     {"data"},
     {"catalogue"},
     {"shifts"},
@@ -28,10 +28,11 @@ LAYERS = [
     {"evaluation"},
     {"references"},
     {"training"},
-    {"registry", "presets", "config"},
+    {"presets", "config"},
     {"frames"},
     {"model"},
     {"run"},
+    {"assembly"},
     {"recommender"},
     {"testing"},
     {"cli"},

@@ -11,10 +11,11 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cnsdiff import registry
+from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config, merge, parse_assignments, read_config_file, resolve_config
 from cnsdiff.errors import ConfigError
 from cnsdiff.presets import PRESETS, preset
-from cnsdiff.samplers.base import Sampler, SamplerConfig
+from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
 
@@ -332,10 +333,10 @@ def test_merging_goes_section_by_section_and_copies() -> None:
 
 
 def test_built_in_components_are_found_by_name() -> None:
-    assert registry.find("samplers", "random") is RandomSampler
-    assert registry.find("samplers", "cnsdiff") is CNSDiffSampler
-    assert {"random", "cnsdiff"} <= set(registry.available("samplers"))
-    assert {"mf", "lightgcn"} <= set(registry.available("backbones"))
+    assert SAMPLERS.find("random") is RandomSampler
+    assert SAMPLERS.find("cnsdiff") is CNSDiffSampler
+    assert {"random", "cnsdiff"} <= set(SAMPLERS.names())
+    assert {"mf", "lightgcn"} <= set(BACKBONES.names())
 
 
 def test_a_component_of_another_package_is_found_by_its_entry_point(
@@ -353,7 +354,7 @@ def test_a_component_of_another_package_is_found_by_its_entry_point(
         return [Point] if name in (None, "theirs") else []
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert "theirs" in registry.available("samplers")
+    assert "theirs" in SAMPLERS.names()
     config = resolve_config({"sampler": {"name": "theirs", "n_negatives": 2}})
     assert isinstance(config, Config)
     assert config.sampler.n_negatives == 2

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
-from cnsdiff import registry
-from cnsdiff.backbones.base import BackboneConfig
+from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.objectives import ObjectiveConfig
 from cnsdiff.presets import preset as find_preset
-from cnsdiff.samplers.base import SamplerConfig
+from cnsdiff.registry import Registry
+from cnsdiff.samplers import SAMPLERS, SamplerConfig
 from cnsdiff.settings import Settings
 from cnsdiff.training.config import TrainingConfig
 
@@ -113,15 +113,16 @@ def resolve_config(
             "drop one of the two"
         )
     tree = merge(base, overrides)
-    for kind, section, default, given, config_class in (
-        ("backbones", "backbone", "lightgcn", backbones, BackboneConfig),
-        ("samplers", "sampler", "cnsdiff", samplers, SamplerConfig),
-    ):
+    kinds: tuple[tuple[str, str, Any, Registry[Any], type[Settings]], ...] = (
+        ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
+        ("sampler", "cnsdiff", samplers, SAMPLERS, SamplerConfig),
+    )
+    for section, default, given, registry, config_class in kinds:
         settings = tree.get(section) or {}
         name = settings.get("name", default)
         if not isinstance(name, str):
             raise ConfigError(f"{source}: {section}.name must be a name, not {name!r}")
-        component = (given or {}).get(name) or registry.find(kind, name)
+        component = (given or {}).get(name) or registry.find(name)
         own_config = getattr(component, "Config", config_class)
         tree[section] = _validate(own_config, {**settings, "name": name}, source, section)
     config: Config = _validate(Config, tree, source, "")

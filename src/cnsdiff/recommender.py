@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff import run as run_directory
-from cnsdiff.backbones.base import Backbone
+from cnsdiff.assembly import assemble
+from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.config import Config, merge, resolve_config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
@@ -22,10 +23,8 @@ from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
-from cnsdiff.objectives import Objective
-from cnsdiff.registry import available, find
-from cnsdiff.samplers.base import Sampler
-from cnsdiff.seeding import torch_generator
+from cnsdiff.registry import Registry
+from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.storage import atomic_directory
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
@@ -138,7 +137,7 @@ class Recommender:
         config = self.resolve(select_on=select_on)
         path = None if run is None else Path(run)
         provenance = run_directory.provenance(config, dataset)
-        step, positives = self._build(config, dataset)
+        step, positives = self._assemble(config, dataset)
         train_csr = positives.matrix
         fabric = make_fabric(config.device, config.precision, config.threads)
         selection = Selection(
@@ -209,29 +208,11 @@ class Recommender:
             samplers=given["sampler"],
         )
 
-    def _component(self, kind: str, choice: str | type[Any] | None, name: str) -> type[Any]:
-        return choice if isinstance(choice, type) else find(kind, name)
-
-    def _build(self, config: Config, dataset: Dataset) -> tuple[TrainingStep, Positives]:
-        train = dataset.split("train")
-        positives = Positives(
-            train.users,
-            train.items,
-            dataset.n_users,
-            dataset.n_items,
-            train.timestamps,
-            train.environments,
+    def _assemble(self, config: Config, dataset: Dataset) -> tuple[TrainingStep, Positives]:
+        backbone, sampler = (
+            choice if isinstance(choice, type) else None for choice in (self.backbone, self.sampler)
         )
-        backbone_class = self._component("backbones", self.backbone, config.backbone.name)
-        sampler_class = self._component("samplers", self.sampler, config.sampler.name)
-        backbone = backbone_class(
-            positives, config.backbone, torch_generator(config.seed, "backbone")
-        )
-        sampler = sampler_class(
-            positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
-        )
-        objective = Objective(config.objective, positives)
-        return TrainingStep(backbone, sampler, objective), positives
+        return assemble(config, dataset, backbone=backbone, sampler=sampler)
 
     # -- use -----------------------------------------------------------------------------------
 
@@ -322,7 +303,7 @@ class Recommender:
         self._fitted()
         self._require_same(dataset)
         config = self.config_
-        step, positives = self._build(config, dataset)
+        step, positives = self._assemble(config, dataset)
         step.load_state_dict(self._weights, strict=False)
         device = make_fabric(config.device, config.precision, config.threads).device
         step.to(device)
@@ -453,19 +434,16 @@ class Recommender:
 def _stored_config(stated: dict[str, Any]) -> Config:
     """The configuration of a run, whose components may be classes that are not at hand."""
     tree = dict(stated)
-    given: dict[str, dict[str, type[Any]]] = {"backbones": {}, "samplers": {}}
-    for kind, section, base in (
-        ("backbones", "backbone", Backbone),
-        ("samplers", "sampler", Sampler),
-    ):
+    given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
+    kinds: tuple[tuple[str, Registry[Any], type[Any]], ...] = (
+        ("backbone", BACKBONES, Backbone),
+        ("sampler", SAMPLERS, Sampler),
+    )
+    for section, registry, base in kinds:
         name = tree[section]["name"]
-        if name not in available(kind):
-            fields = base.Config.model_fields
-            tree[section] = {key: tree[section][key] for key in fields}
-            given[kind][name] = base
+        if name not in registry.names():
+            tree[section] = {key: tree[section][key] for key in base.Config.model_fields}
+            given[section][name] = base
     return resolve_config(
-        tree,
-        source="config.yaml",
-        backbones=given["backbones"],
-        samplers=given["samplers"],
+        tree, source="config.yaml", backbones=given["backbone"], samplers=given["sampler"]
     )

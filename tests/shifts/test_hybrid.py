@@ -74,7 +74,7 @@ def test_the_manifest_names_both_parts(long_tail):
         ({"first": "exposure"}, "first must be a scenario whose OOD test is rows of the log"),
         ({"second": "given"}, "second must be .* 'given' is not"),
         ({"second": 3}, "second must be .* 3 is not"),
-        ({"first": "tempral"}, r"unknown scenario 'tempral' \(did you mean 'temporal'"),
+        ({"first": "tempral"}, r"no scenario is called 'tempral' \(did you mean 'temporal'"),
         ({"second": {"strenth": 1}}, "scenario popularity: unknown setting 'strenth'"),
         ({"first": {"test_share": 0.1}}, "test_share is set in first, and it belongs to"),
         ({"third": "noise"}, "scenario hybrid: unknown setting 'third'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from importlib.metadata import EntryPoint, EntryPoints
@@ -12,10 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cnsdiff import load_dataset
+from cnsdiff import load_dataset, registry
 from cnsdiff.data import Interactions, Source
 from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import (
+    SCENARIOS,
     Exposure,
     Filters,
     Given,
@@ -28,16 +30,13 @@ from cnsdiff.shifts import (
     Scenario,
     Temporal,
     UserGroup,
-    get_scenario,
     register_scenario,
-    registry,
-    scenario_names,
 )
 from cnsdiff.shifts.filters import NO_FILTERS
 from cnsdiff.testing import check_scenario, tiny_source
 
 DOCS = Path(__file__).parents[2] / "docs" / "scenarios.md"
-SCENARIOS = [
+ALL = [
     Popularity(),
     Popularity(target="inverted", ood_share=0.05, valid_share=0.05),
     Temporal(),
@@ -52,7 +51,7 @@ SCENARIOS = [
 ]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_contract(scenario):
     check_scenario(scenario)
 
@@ -68,7 +67,10 @@ def test_contract_of_ready_splits(tiny):
 
 
 def test_every_scenario_is_checked():
-    assert {scenario.name for scenario in SCENARIOS} | {"given"} == set(scenario_names())
+    assert {scenario.name for scenario in ALL} | {"given"} == set(SCENARIOS.names())
+
+
+_CALLS = itertools.count()
 
 
 class Halves(LogScenario):
@@ -80,7 +82,7 @@ class Halves(LogScenario):
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         middle = len(log) // 2
         if self.fault == "restless":
-            middle = len(log) // 2 + np.random.default_rng().integers(50)
+            middle = len(log) // 2 + next(_CALLS) % 50
         if self.fault == "peeks at shares":
             middle = int(len(log) * (0.4 + self.valid_share))
         return Parts(np.arange(middle), np.arange(middle, len(log)))
@@ -177,7 +179,7 @@ def test_parts_that_cannot_be(tiny, train, ood, sentence):
 def test_one_user_or_one_item(tiny, column, word, name):
     frame = tiny.tables["log"].frame.with_columns(pl.lit("x").alias(column))
     with pytest.raises(DataError, match=f"tiny.csv: has {word}after"):
-        get_scenario(name)()(Interactions(frame, "tiny.csv"))
+        SCENARIOS.find(name)()(Interactions(frame, "tiny.csv"))
 
 
 def test_nothing_left_after_the_core(tiny):
@@ -216,25 +218,25 @@ def test_features_environments_and_times_come_along(tiny, named, tmp_path):
 
 
 def test_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_SCENARIOS", dict(registry._SCENARIOS))
-    assert get_scenario("popularity") is Popularity
-    with pytest.raises(ConfigError, match=r"unknown scenario 'givn' \(did you mean 'given'\?\)"):
-        get_scenario("givn")
+    monkeypatch.setattr(SCENARIOS, "_classes", dict(SCENARIOS._classes))
+    assert SCENARIOS.find("popularity") is Popularity
+    with pytest.raises(ConfigError, match=r"no scenario is called 'givn' \(did you mean 'given'"):
+        SCENARIOS.find("givn")
     register_scenario(Halves)
-    assert "halves" in scenario_names()
-    assert get_scenario("halves") is Halves
+    assert "halves" in SCENARIOS.names()
+    assert SCENARIOS.find("halves") is Halves
 
 
 def test_entry_points(monkeypatch):
-    point = EntryPoint("plugged", "cnsdiff.shifts:Noise", registry.ENTRY_POINTS)
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints([point]))
-    assert "plugged" in scenario_names()
-    assert get_scenario("plugged") is Noise
+    point = EntryPoint("plugged", "cnsdiff.shifts:Noise", SCENARIOS.group)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: EntryPoints([point]))
+    assert "plugged" in SCENARIOS.names()
+    assert SCENARIOS.find("plugged") is Noise
 
 
 @pytest.mark.parametrize(
     "model",
-    [LogScenario, *(get_scenario(name) for name in scenario_names() if name != "given")],
+    [LogScenario, *(SCENARIOS.find(name) for name in SCENARIOS.names() if name != "given")],
     ids=lambda model: model.__name__,
 )
 def test_every_setting_is_documented_with_its_default(model):
@@ -251,12 +253,12 @@ def test_every_setting_is_documented_with_its_default(model):
 
 
 def test_the_documented_scenario_of_ones_own_works(monkeypatch):
-    monkeypatch.setattr(registry, "_SCENARIOS", dict(registry._SCENARIOS))
+    monkeypatch.setattr(SCENARIOS, "_classes", dict(SCENARIOS._classes))
     text = DOCS.read_text(encoding="utf-8")
     block = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[-1]
     space: dict[str, object] = {"__name__": "docs"}
     exec(compile(block, str(DOCS), "exec", dont_inherit=True), space)
-    weekend = get_scenario("weekend")()
+    weekend = SCENARIOS.find("weekend")()
     check_scenario(weekend)
     dataset = weekend(tiny_source())
     days = pl.Series(dataset.split("test_ood").timestamps).cast(pl.Int64)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cnsdiff.data.positives import Positives
+from cnsdiff.registry import Registry
 from cnsdiff.settings import Settings
 
 
@@ -61,3 +62,7 @@ class Backbone(nn.Module):
     def forward(self) -> Embeddings:
         """All embeddings, with gradient."""
         raise NotImplementedError
+
+
+#: Backbones by name.
+BACKBONES: Registry[Backbone] = Registry("backbone")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
+from cnsdiff.backbones.base import BACKBONES, Backbone, BackboneConfig, Embeddings
 from cnsdiff.data.positives import Positives
 
 
@@ -21,6 +21,7 @@ class LightGCNConfig(BackboneConfig):
     layers: int = Field(2, ge=0, description="K, propagation steps")
 
 
+@BACKBONES.register("lightgcn")
 class LightGCN(Backbone):
     """``E^(k+1) = Â E^(k)``, output the mean over layers ``0..K`` (METHOD §2).
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cnsdiff.backbones.base import Backbone, Embeddings
+from cnsdiff.backbones.base import BACKBONES, Backbone, Embeddings
 
 
+@BACKBONES.register("mf")
 class MF(Backbone):
     """Matrix factorisation (Rendle et al. 2009): ``s(u, i) = z_u · z_i``."""
 

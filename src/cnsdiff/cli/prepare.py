@@ -171,11 +171,11 @@ def _check_form(
             "drop one of the two"
         )
     if scenario in (None, "given"):
-        from cnsdiff.shifts import scenario_names
+        from cnsdiff.shifts import SCENARIOS
 
         raise InputError(
             f"{log}: name a scenario that divides it with --scenario: "
-            f"{', '.join(name for name in scenario_names() if name != 'given')}"
+            f"{', '.join(name for name in SCENARIOS.names() if name != 'given')}"
         )
 
 
@@ -204,7 +204,7 @@ def _from_log(
 ) -> Dataset:
     from cnsdiff.config import parse_assignments
     from cnsdiff.errors import ConfigError
-    from cnsdiff.shifts import get_scenario
+    from cnsdiff.shifts import SCENARIOS
     from cnsdiff.shifts import prepare as prepare_log
 
     settings = parse_assignments(assignments)
@@ -213,7 +213,7 @@ def _from_log(
             raise ConfigError("--strength and --set strength= say the same; drop one of the two")
         settings["strength"] = strength
     # Built here, so that a setting is never taken for an option of the reader.
-    chosen = get_scenario(scenario)(**settings)
+    chosen = SCENARIOS.find(scenario)(**settings)
     return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
 
 

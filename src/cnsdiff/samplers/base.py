@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
+from cnsdiff.registry import Registry
 from cnsdiff.settings import Settings
 
 
@@ -153,3 +154,7 @@ class Sampler(nn.Module):
     def learning_rate(self) -> float | None:
         """Own learning rate of the sampler's parameters; the training's when ``None``."""
         return None
+
+
+#: Samplers by name.
+SAMPLERS: Registry[Sampler] = Registry("sampler")

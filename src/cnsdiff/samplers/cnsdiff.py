@@ -22,7 +22,7 @@ from cnsdiff.diffusion import causal
 from cnsdiff.diffusion.denoiser import Denoiser, guided
 from cnsdiff.diffusion.process import GaussianDiffusion
 from cnsdiff.diffusion.schedule import SCHEDULES
-from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
 from cnsdiff.samplers.hardness import cap, curriculum_share, hardest
 
@@ -89,6 +89,7 @@ class CNSDiffConfig(SamplerConfig):
         return self
 
 
+@SAMPLERS.register("cnsdiff")
 class CNSDiffSampler(Sampler):
     """The diffusion negative sampler of METHOD §3."""
 

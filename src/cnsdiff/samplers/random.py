@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 
 
+@SAMPLERS.register("random")
 class RandomSampler(Sampler):
     """``n ~ U(I ∖ I_u⁺)``, exactly (METHOD §7)."""
 

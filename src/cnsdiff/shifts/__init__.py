@@ -1,6 +1,6 @@
 """Shift scenarios: from interactions to a dataset whose test data differ in a known way."""
 
-from cnsdiff.shifts.base import Scenario
+from cnsdiff.shifts.base import SCENARIOS, Scenario, register_scenario
 from cnsdiff.shifts.exposure import Exposure
 from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.given import Given, prepare_given
@@ -10,11 +10,11 @@ from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
 from cnsdiff.shifts.noise import Noise
 from cnsdiff.shifts.popularity import Popularity
 from cnsdiff.shifts.preparation import prepare
-from cnsdiff.shifts.registry import get_scenario, register_scenario, scenario_names
 from cnsdiff.shifts.temporal import Temporal
 from cnsdiff.shifts.user_group import UserGroup
 
 __all__ = [
+    "SCENARIOS",
     "Exposure",
     "Filters",
     "Given",
@@ -28,9 +28,7 @@ __all__ = [
     "Scenario",
     "Temporal",
     "UserGroup",
-    "get_scenario",
     "prepare",
     "prepare_given",
     "register_scenario",
-    "scenario_names",
 ]

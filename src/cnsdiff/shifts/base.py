@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.registry import Registry
 from cnsdiff.settings import Settings
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
 
@@ -105,3 +106,13 @@ def table_of(source: Source, role: str, scenario: str) -> Interactions:
         f"{', '.join(map(repr, source.tables)) or 'none'}; "
         f"{mend.get(role, 'add it to the source')}"
     )
+
+
+#: Scenarios by name.
+SCENARIOS: Registry[Scenario] = Registry("scenario")
+_Class = TypeVar("_Class", bound=type[Scenario])
+
+
+def register_scenario(scenario: _Class) -> _Class:
+    """Class decorator that makes a scenario known by its ``name``."""
+    return SCENARIOS.register(scenario.name)(scenario)

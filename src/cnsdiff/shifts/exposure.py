@@ -11,11 +11,10 @@ from pydantic import Field
 from cnsdiff.data import Interactions, Source
 from cnsdiff.data.ids import unify
 from cnsdiff.errors import ConfigError
-from cnsdiff.shifts.base import table_of
+from cnsdiff.shifts.base import register_scenario, table_of
 from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
-from cnsdiff.shifts.registry import register_scenario
 
 #: On scales that end here, "auto" takes ratings up to _DISLIKED for a dislike.
 _SCALE = 5.0

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.shifts.base import Scenario, table_of
+from cnsdiff.shifts.base import Scenario, register_scenario, table_of
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
-from cnsdiff.shifts.registry import register_scenario
 from cnsdiff.shifts.sources import read_source
 
 

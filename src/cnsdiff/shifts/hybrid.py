@@ -10,10 +10,10 @@ import polars as pl
 from pydantic import Field, SerializeAsAny, field_validator
 
 from cnsdiff.errors import ConfigError
+from cnsdiff.shifts.base import SCENARIOS, register_scenario
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts
 from cnsdiff.shifts.popularity import Popularity
-from cnsdiff.shifts.registry import get_scenario, register_scenario
 from cnsdiff.shifts.temporal import Temporal
 
 _DEFAULTS: dict[str, LogScenario] = {
@@ -98,12 +98,12 @@ def _part(given: Any, key: str) -> Any:
     """A part of the hybrid from whatever it may be given as."""
     part = given
     if isinstance(given, str):
-        part = get_scenario(given)()
+        part = SCENARIOS.find(given)()
     elif isinstance(given, Mapping):
         named = dict(given)
         base = _DEFAULTS[key]
         if "name" in named:
-            part = get_scenario(named.pop("name"))(**named)
+            part = SCENARIOS.find(named.pop("name"))(**named)
         else:
             part = type(base)(**{**base.model_dump(exclude_unset=True), **named})
     if not isinstance(part, LogScenario) or not part.ood_from_log:

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError
+from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rank_within, rounded
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts, free_rows
-from cnsdiff.shifts.registry import register_scenario
 
 
 @register_scenario

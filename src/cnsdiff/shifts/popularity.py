@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from cnsdiff.errors import ConfigError
 from cnsdiff.shifts.apportionment import apportion
+from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.drawing import others, rank_within, rounded
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts
-from cnsdiff.shifts.registry import register_scenario
 
 _STRENGTHS = {"uniform": 1.0, "inverted": 2.0}
 

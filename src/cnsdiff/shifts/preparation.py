@@ -12,9 +12,8 @@ from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Dataset, Interactions, Source, read_interactions
 from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.shifts.base import Scenario
+from cnsdiff.shifts.base import SCENARIOS, Scenario
 from cnsdiff.shifts.filters import Filters
-from cnsdiff.shifts.registry import get_scenario
 from cnsdiff.shifts.sources import find_source
 
 _READING = [name for name in signature(read_interactions).parameters if name != "source"]
@@ -109,4 +108,4 @@ def make_scenario(scenario: str | Scenario, settings: Mapping[str, Any]) -> Scen
                 f"already{did_you_mean(key, _READING)}; give it to {type(scenario).__name__}"
             )
         return scenario
-    return get_scenario(scenario)(**settings)
+    return SCENARIOS.find(scenario)(**settings)

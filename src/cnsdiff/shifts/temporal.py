@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts
-from cnsdiff.shifts.registry import register_scenario
 
 DAY = 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}

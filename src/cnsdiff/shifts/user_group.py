@@ -11,11 +11,11 @@ from pydantic import Field
 from scipy import sparse
 
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.clusters import cluster_users
 from cnsdiff.shifts.drawing import others, rank_within
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts
-from cnsdiff.shifts.registry import register_scenario
 
 Value = str | int | float | bool
 
