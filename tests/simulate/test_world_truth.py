@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from cnsdiff import ConfoundedWorld, Dataset, Interactions, load_dataset
 from cnsdiff.errors import DataError
+from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
+from cnsdiff.references import MostPop
 from cnsdiff.simulate import WorldTruth
 
 SHIFTS = ("popularity", "temporal", "exposure", "hybrid")
@@ -60,6 +63,28 @@ def test_every_click_is_relevant_and_users_go_with_rows_of_items(world):
     for row, column in np.ndindex(3, 4):
         one = truth.relevant(users[row : row + 1], items[row, column : column + 1])
         assert truth.relevant(users, items)[row, column] == one[0]
+
+
+def test_preferences_are_all_that_is_liked_and_not_in_train(world, monkeypatch):
+    dataset = world.dataset()
+    truth, train = WorldTruth.of(dataset), dataset.split("train")
+    everyone = np.arange(dataset.n_users)[:, None], np.arange(dataset.n_items)[None, :]
+    expected = {(u, i) for u, i in np.argwhere(truth.relevant(*everyone)).tolist()}
+    expected -= set(zip(train.users.tolist(), train.items.tolist(), strict=True))
+    for pairs_at_once in (1 << 20, 700):
+        monkeypatch.setattr("cnsdiff.simulate.truth._PAIRS_AT_ONCE", pairs_at_once)
+        found = truth.preferences(train)
+        assert len(found) == len(expected)
+        assert set(zip(found.users.tolist(), found.items.tolist(), strict=True)) == expected
+    # Who knows the tastes ranks by them best of all.
+    csr = train.csr(dataset.n_users, dataset.n_items)
+    taste, attribute = (
+        torch.from_numpy(table.copy())
+        for table in (truth.relevance.tastes, truth.relevance.attributes)
+    )
+    oracle = evaluate_split(EmbeddingScorer(taste, attribute), found, csr).metrics
+    popular = evaluate_split(MostPop().fit(dataset), found, csr).metrics
+    assert oracle["precision@10"] > 0.8 > popular["precision@10"]
 
 
 def test_groups_of_items_are_known(world):

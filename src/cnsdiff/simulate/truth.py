@@ -9,12 +9,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from cnsdiff.data import Dataset
+from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import CnsdiffError, DataError, did_you_mean
 from cnsdiff.simulate.environment import Surroundings
 from cnsdiff.simulate.interventions import Intervention
 from cnsdiff.simulate.relevance import Relevance
 from cnsdiff.simulate.settings import WorldSettings, validated
+
+#: User-item pairs that are dense in memory at once.
+_PAIRS_AT_ONCE = 1 << 20
 
 
 def truth_tables(
@@ -123,6 +126,24 @@ class WorldTruth:
     def relevant(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.bool_]:
         """``R_ui``: whether each user likes each item; broadcasts as above."""
         return self.relevance.drawn(users, items)
+
+    def preferences(self, train: Split) -> Split:
+        """All pairs of users and the items they truly like, without those of ``train``.
+
+        As the held-out pairs of :func:`cnsdiff.evaluation.evaluate_split` they measure the
+        ranking by true preference, free of any exposure. There are about as many as pairs that
+        were never shown and would be liked: a share of all users × items.
+        """
+        n_users, n_items = len(self.relevance.user_numbers), len(self.relevance.item_numbers)
+        seen = train.csr(n_users, n_items)
+        everything = np.arange(n_items)
+        found = []
+        for users in np.array_split(np.arange(n_users), -(-n_users * n_items // _PAIRS_AT_ONCE)):
+            liked = self.relevant(users[:, None], everything[None, :])
+            row, item = np.nonzero(liked & (seen[users].toarray() == 0))
+            found.append((users[row], item))
+        users, items = (np.concatenate(side) for side in zip(*found, strict=True))
+        return Split("true_preferences", users, items)
 
     def exposure_law(self, environment: str) -> NDArray[np.float64]:
         """``p(i | do(e))`` ``(n_items,)``, free of ``u`` (METHOD §9).
