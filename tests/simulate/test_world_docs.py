@@ -24,11 +24,3 @@ def test_every_setting_is_documented_with_its_default(heading: str, model: type[
     defaults = {name: field.default for name, field in model.model_fields.items()}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in defaults.items()}
     assert documented == texts
-
-
-def test_the_python_example_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(block, "docs/world.md", "exec"), names)
-    dataset = names["dataset"]
-    assert dataset.manifest["settings"]["shift"]["strength"] == 0.5  # type: ignore[attr-defined]
