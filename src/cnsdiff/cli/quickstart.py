@@ -61,8 +61,7 @@ def quickstart(
     screen.print(comparison_table(title, results, (10, 20)))
     screen.print(
         "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).\n"
-        "R = recall, N = NDCG. One seed and one small world prove nothing; see the README for "
-        "your own data."
+        "One seed and one small world prove nothing; see the README for your own data."
     )
     if out is not None:
         screen.print(f"Kept in {out}. Next: cnsdiff recommend {out / 'cnsdiff'} --users 0,1")
