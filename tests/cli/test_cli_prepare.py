@@ -205,6 +205,15 @@ def test_the_dataset_is_called_after_its_directory(cli, shop):
         assert load_dataset(out).name == name
 
 
+def test_ratings_that_nobody_asked_for_are_mentioned(cli, shop):
+    done = cli("prepare", "shop.csv", "--scenario", "noise")
+    assert "note: the log has ratings, and without --threshold each of them counts" in done.out
+    assert "835 ratings ignored" in done.out
+    for options in (("--threshold", 1), ("--rating-col", "none")):
+        done = cli("prepare", "shop.csv", "--scenario", "noise", "--overwrite", *options)
+        assert "ratings" not in done.out
+
+
 def test_settings_arrive(cli, shop):
     (shop / "items.csv").write_text("item,price\ni1,3\n")
     manifest = cli(

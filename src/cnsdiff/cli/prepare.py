@@ -127,6 +127,12 @@ def prepare(
             "--threshold changes that",
             soft_wrap=True,
         )
+    if dataset.manifest.get("log", {}).get("ratings_ignored"):
+        screen.print(
+            "[yellow]note:[/] the log has ratings, and without --threshold each of them counts as "
+            "positive",
+            soft_wrap=True,
+        )
     if "log" in dataset.manifest:
         screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
     for split, option, use in (

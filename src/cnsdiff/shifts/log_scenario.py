@@ -106,7 +106,13 @@ class LogScenario(Scenario):
             tables={**source.features, **ood.tables},
         )
         left_out = len(log) - len(parts.train) - len(parts.ood)
-        dataset.manifest["log"] = {**counts, "left_out": left_out, **parts.found}
+        unread = filters.threshold is None and "rating" in log.frame.columns
+        dataset.manifest["log"] = {
+            **counts,
+            "ratings_ignored": len(log) if unread else 0,
+            "left_out": left_out,
+            **parts.found,
+        }
         return dataset
 
     def _draw_iid(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> dict[str, Rows]:
