@@ -7,6 +7,7 @@ answer.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 import zipfile
@@ -153,7 +154,9 @@ def test_pip_is_found_where_there_is_one(path_only):
     assert pypi.pip_command() == [str(path_only / "pip3")]
 
 
-def test_the_interpreters_own_pip_comes_first():
+def test_the_interpreters_own_pip_comes_first(path_only, monkeypatch):
+    fake_pip(path_only, "exit 0")
+    monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda name: name == "pip" or None)
     assert pypi.pip_command() == [sys.executable, "-m", "pip"]
 
 
@@ -220,11 +223,13 @@ def test_ml_100k_without_any_pip_for_real(tmp_path, no_pip, real):
 
 
 def test_ml_100k_by_a_pip_on_the_path_for_real(tmp_path, monkeypatch):
-    """As in an environment made with --without-pip."""
+    """As in an environment made with --without-pip, which the README makes."""
+    command = pypi.pip_command()
+    assert command is not None, "this machine has no pip at all, and the README asks for one"
     monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda name: None)
     folder = tmp_path / "bin"
     folder.mkdir()
-    fake_pip(folder, f'exec "{sys.executable}" -m pip "$@"')
+    fake_pip(folder, f'exec {shlex.join(command)} "$@"')
     monkeypatch.setenv("PATH", str(folder))
     done = fetch("ml-100k", home=tmp_path / "home", route="pypi")
     assert done.record["address"] == "recbole==1.2.1 by pip"
