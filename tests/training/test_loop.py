@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -59,7 +60,8 @@ def fit(values, *, sampler=RandomSampler, checkpoint=None, reporter=None, **conf
         seen.append([table.detach().clone() for table in embeddings])
         return {"recall@10": 0.0, "ndcg@20": next(given)}
 
-    config = TrainingConfig(**{"epochs": 6, "batch_size": 20, "patience": None, **config})
+    settings = {"epochs": 6, "batch_size": 20, "patience": None, "patience_steps": 0, **config}
+    config = TrainingConfig(**settings)
     trainer = Trainer(config, seed=0, fabric=make_fabric("cpu", "32-true"), checkpoint=checkpoint)
     state = trainer.fit(step, positives, validate, reporter or Reporter())
     return step, state, seen
@@ -86,6 +88,17 @@ def test_validate_every_counts_epochs_and_never_misses_the_last():
     assert [r["epoch"] for r in state.history if r["validation"]] == [2, 4, 6, 7]
     assert len(seen) == 4
     assert state.stopping["best_epoch"] == 2
+
+
+def test_patience_lasts_some_steps_however_few_an_epoch_has():
+    """Falling from the start: stopped after the last validation within so many steps."""
+    n_steps = math.ceil(len(tiny_positives()) / 20)
+    falling = [1.0 / k for k in range(1, 40)]
+    for steps, stopped in ((0, 3), (3 * n_steps, 4), (7 * n_steps - 1, 8), (7 * n_steps + 1, 9)):
+        _, state, _ = fit(falling, epochs=30, patience=2, patience_steps=steps)
+        assert len(state.history) == stopped
+    _, state, _ = fit(falling, epochs=30, patience=2, patience_steps=8 * n_steps, validate_every=2)
+    assert len(state.history) == 2 + 2 * 4
 
 
 def test_patience_counts_validations_not_epochs():

@@ -67,7 +67,7 @@ def test_interrupted_before_the_first_checkpoint(world, tmp_path, interrupting):
 
 def test_early_stopping_goes_on_counting(world, tmp_path, interrupting, noting):
     # A learning rate at which this world over-fits after a few epochs.
-    settings = {"epochs": 60, "patience": 3, "lr": 0.1}
+    settings = {"epochs": 60, "patience": 3, "patience_steps": 0, "lr": 0.1}
     whole = recommender("mf", **settings).fit(world, run=tmp_path / "whole")
     stopped = len(whole.history_)
     assert whole.best_epoch_ == stopped - 3

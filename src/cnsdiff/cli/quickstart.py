@@ -46,7 +46,7 @@ def quickstart(
         results = {"mostpop": evaluate(MostPop().fit(dataset), dataset)}
         for sampler in ("random", "cnsdiff"):
             # So small a world has few steps an epoch: larger ones than usual.
-            training = {"epochs": epochs, "patience": 6, "lr": 0.01}
+            training = {"epochs": epochs, "patience": 6, "patience_steps": 0, "lr": 0.01}
             model = Recommender(sampler=sampler, seed=seed, training=training)
             reporter = reporter_for_terminal(sampler)
             model.fit(dataset, run=folder / sampler, reporter=reporter)

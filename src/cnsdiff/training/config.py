@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,12 @@ class TrainingConfig(Settings):
     lr: float = Field(0.002, gt=0, description="Adam's learning rate")
     patience: int | None = Field(
         10, ge=1, description="validations without improvement before stopping; None: never stop"
+    )
+    patience_steps: int = Field(
+        500,
+        ge=0,
+        description="optimiser steps without improvement before stopping, at the least: on a small "
+        "log ten epochs are few steps, and training starts with a plateau",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations")
     select_on: Literal["valid", Anticipated, "test_ood"] = Field(
@@ -54,6 +61,13 @@ class TrainingConfig(Settings):
     fhn_neighbours: int = Field(
         1, ge=1, description="k, catalogue items that stand for a synthesised negative"
     )
+
+    def patience_in_validations(self, steps_per_epoch: int) -> int | None:
+        """Validations without improvement that satisfy both forms of patience."""
+        if self.patience is None:
+            return None
+        between = steps_per_epoch * self.validate_every
+        return max(self.patience, math.ceil(self.patience_steps / between))
 
     @property
     def selection_split(self) -> str:

@@ -97,10 +97,10 @@ class Trainer:
         # The wrapped module is not called: Fabric cannot convert the inputs of this one.
         _, optimizer = self.fabric.setup(step, optimizer)
         metrics = config.selection_metrics
-        stopping = EarlyStopping(metrics, config.patience)
-        state = self._resume(step, optimizer, stopping)
         pairs = positives.pairs
         n_steps = math.ceil(len(pairs) / config.batch_size)
+        stopping = EarlyStopping(metrics, config.patience_in_validations(n_steps))
+        state = self._resume(step, optimizer, stopping)
         with reporter, _deterministic(self.fabric.device):
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
