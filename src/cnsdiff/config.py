@@ -16,7 +16,7 @@ from cnsdiff.objectives import ObjectiveConfig
 from cnsdiff.presets import preset as find_preset
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
-from cnsdiff.settings import Settings
+from cnsdiff.settings import Settings, first_problem
 from cnsdiff.training.config import TrainingConfig
 
 
@@ -189,19 +189,16 @@ def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: st
     try:
         return model.model_validate(dict(tree))
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join([part for part in (prefix, *map(str, problem["loc"])) if part])
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, problem["loc"][:-1])
-            hint = did_you_mean(str(problem["loc"][-1]), known)
+        problem = first_problem(error)
+        place = ".".join([part for part in (prefix, *map(str, problem.keys)) if part])
+        if problem.unknown:
+            known = _known_keys(model, problem.keys[:-1])
+            hint = did_you_mean(str(problem.keys[-1]), known)
             hint = hint or f"; known keys: {', '.join(known)}"
             raise ConfigError(f"{source}: unknown key {place!r}{hint}") from error
-        message = problem["msg"].removeprefix("Value error, ")
         where = f"{source}: {place}: " if place else f"{source}: "
-        given = (
-            "" if isinstance(problem["input"], (dict, Settings)) else f" (got {problem['input']!r})"
-        )
-        raise ConfigError(f"{where}{message[0].lower()}{message[1:]}{given}") from error
+        given = "" if isinstance(problem.given, (dict, Settings)) else f" (got {problem.given!r})"
+        raise ConfigError(f"{where}{problem.message}{given}") from error
 
 
 def _known_keys(model: type[Any], path: Iterable[Any]) -> list[str]:

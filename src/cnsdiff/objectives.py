@@ -158,9 +158,10 @@ class Objective(nn.Module):
             assert sampled is not None
             terms["bpr"] = bpr(positive, sampled)
         else:
-            positive = positive - config.log_q * self.log_popularity[batch.positives]
-            if sampled is not None:
-                sampled = sampled - config.log_q * self._sampled_popularity(batch, negatives)
+            if config.log_q:
+                positive = positive - config.log_q * self.log_popularity[batch.positives]
+                if sampled is not None:
+                    sampled = sampled - config.log_q * self._sampled_popularity(batch, negatives)
             terms["softmax"] = self._softmax(batch, embeddings, users, positive, sampled, context)
         if config.contrastive.weight:
             assert negatives is not None
@@ -217,7 +218,8 @@ class Objective(nn.Module):
         logits = users @ embeddings.items[shared].T / config.temperature
         # A row's own positive, met again among the shared items, is not a negative.
         admissible = shared.unsqueeze(0) != batch.positives.unsqueeze(1)
-        logits = logits - config.log_q * self.log_popularity[shared]
+        if config.log_q:
+            logits = logits - config.log_q * self.log_popularity[shared]
         if sampled is not None:
             logits = torch.cat([logits, sampled], dim=1)
             admissible = torch.cat([admissible, torch.ones_like(sampled, dtype=torch.bool)], dim=1)

@@ -88,7 +88,7 @@ def test_weighted_metrics_against_a_loop(seed, kind, strength):
     train, valid, scorer = world(seed)
     if len(valid) < 2 or np.ptp(valid.timestamps) == 0:
         return
-    made = anticipate(kind, valid, train, 9, 12, ks=KS, strength=strength)
+    made = anticipate(kind, valid, train.csr(9, 12), ks=KS, strength=strength)
     found = measured(train, valid, scorer, made)
     for k in KS:
         expected = by_hand(
@@ -115,7 +115,7 @@ def test_equal_weights_give_the_plain_metric(seed, weight):
 def test_strength_zero_is_no_shift_and_one_is_inverse_popularity():
     train, valid, scorer = world(3)
     none, one, inverse = (
-        measured(train, valid, scorer, anticipate(kind, valid, train, 9, 12, ks=KS, strength=s))
+        measured(train, valid, scorer, anticipate(kind, valid, train.csr(9, 12), ks=KS, strength=s))
         for kind, s in (("tempered", 0.0), ("tempered", 1.0), ("inverse-popularity", 7.0))
     )
     assert none["ndcg@3 (tempered)"] == pytest.approx(none["ndcg@3"])
@@ -128,7 +128,7 @@ def test_the_weighted_item_distribution_is_uniform():
     counts = np.array([8, 4, 2])
     train = Split("train", np.arange(14), np.repeat([0, 1, 2], counts))
     valid = Split("valid", np.arange(14), np.repeat([2, 1, 0], counts[::-1]))
-    made = anticipate("inverse-popularity", valid, train, 14, 3, ks=(1,))
+    made = anticipate("inverse-popularity", valid, train.csr(14, 3), ks=(1,))
     # One pair a user, so the recall of "always item i" is that item's share.
     shares = []
     for item in range(3):
@@ -140,7 +140,7 @@ def test_the_weighted_item_distribution_is_uniform():
 
 def test_the_worst_slice_is_the_least_of_the_slices():
     train, valid, scorer = world(5, 30, 20)
-    made = anticipate("worst-slice", valid, train, 30, 20, ks=KS, slices=3, slice_by="time")
+    made = anticipate("worst-slice", valid, train.csr(30, 20), ks=KS, slices=3, slice_by="time")
     found = measured(train, valid, scorer, made)
     order = np.sort(valid.timestamps)
     below = np.searchsorted(order, valid.timestamps)
@@ -159,7 +159,7 @@ def test_the_worst_slice_is_the_least_of_the_slices():
 @pytest.mark.parametrize("by", ["popularity", "activity", "time"])
 def test_every_way_of_slicing(by):
     train, valid, scorer = world(6, 30, 20)
-    made = anticipate("worst-slice", valid, train, 30, 20, ks=KS, slice_by=by)
+    made = anticipate("worst-slice", valid, train.csr(30, 20), ks=KS, slice_by=by)
     found = measured(train, valid, scorer, made)
     # The plain recall is a mean of the slices' recalls.
     assert 0 <= found["recall@3 (worst-slice)"] <= found["recall@3"]
@@ -168,10 +168,10 @@ def test_every_way_of_slicing(by):
 def test_what_cannot_be_anticipated():
     train, valid, _ = world(1)
     with pytest.raises(ConfigError, match=r"'recent'.*did you mean 'recency'"):
-        anticipate("recent", valid, train, 9, 12)  # type: ignore[arg-type]
+        anticipate("recent", valid, train.csr(9, 12))  # type: ignore[arg-type]
     timeless = Split("valid", valid.users, valid.items)
     with pytest.raises(ConfigError, match="needs timestamps, which the valid split lacks"):
-        anticipate("recency", timeless, train, 9, 12)
+        anticipate("recency", timeless, train.csr(9, 12))
     alike = Split("train", np.repeat(np.arange(9), 12), np.tile(np.arange(12), 9))
     with pytest.raises(ConfigError, match="about the same popularity"):
-        anticipate("worst-slice", valid, alike, 9, 12)
+        anticipate("worst-slice", valid, alike.csr(9, 12))

@@ -347,7 +347,7 @@ def test_a_world_can_be_built_again_from_its_dataset(world):
 
 def test_blocks_do_not_show(world, monkeypatch):
     whole = world.clicks(world.periods), world.exposures(world.periods)
-    monkeypatch.setattr("cnsdiff.simulate.confounded_world._PAIRS_AT_ONCE", 37 * 120 + 5)
+    monkeypatch.setattr("cnsdiff.simulate.relevance.PAIRS_AT_ONCE", 37 * 120 + 5)
     assert world.clicks(world.periods).equals(whole[0])
     assert world.exposures(world.periods).equals(whole[1])
 

@@ -27,6 +27,7 @@ _YEAR = r"\s*\((\d{4})\)(?:\s*\(V\))?\s*$"
 def ml_100k_grouplens(folder: Path) -> Source:
     """``u.data``, ``u.user`` and ``u.item`` of the original archive."""
     users = _fields(folder / "u.user", "|", ("user", "age", "gender", "occupation", "zip"))
+    people = users.select("user", "age", "gender", "occupation")
     texts = ("item", "title", "release_date", "video_date", "address")
     items = _fields(folder / "u.item", "|", (*texts, *_GENRES))
     genres = pl.concat_list(
@@ -35,7 +36,7 @@ def ml_100k_grouplens(folder: Path) -> Source:
     return Source(
         {"log": read_interactions(folder / "u.data")},
         {
-            "user_features": _features(users.select("user", "age", "gender", "occupation"), "user"),
+            "user_features": read_features(people, "user"),
             "item_features": _films(items, genres.list.drop_nulls()),
         },
     )
@@ -65,11 +66,12 @@ def ml_100k_recbole(folder: Path) -> Source:
 def ml_1m(folder: Path) -> Source:
     """``ratings.dat``, ``users.dat`` and ``movies.dat``."""
     users = _fields(folder / "users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
+    people = users.select("user", "age", "gender", "occupation")
     items = _fields(folder / "movies.dat", "::", ("item", "title", "genres"))
     return Source(
         {"log": read_interactions(folder / "ratings.dat")},
         {
-            "user_features": _features(users.select("user", "age", "gender", "occupation"), "user"),
+            "user_features": read_features(people, "user"),
             "item_features": _films(items, pl.col("genres").str.split("|")),
         },
     )
@@ -133,7 +135,7 @@ def food(folder: Path) -> Source:
     if (folder / "RAW_recipes.csv").is_file():
         kept = ("id", "name", "minutes", "submitted", "n_steps", "n_ingredients")
         recipes = _csv(folder / "RAW_recipes.csv", *kept).rename({"id": "item"})
-        features["item_features"] = _features(recipes, "item")
+        features["item_features"] = read_features(recipes, "item")
     return Source({"log": _interactions(log, path)}, features)
 
 
@@ -156,7 +158,7 @@ def yelp(folder: Path) -> Source:
             review_count=pl.Int64,
             categories=text,
         )
-        features["item_features"] = _features(table.rename({"business_id": "item"}), "item")
+        features["item_features"] = read_features(table.rename({"business_id": "item"}), "item")
     return Source({"log": _interactions(log, path)}, features)
 
 
@@ -176,10 +178,6 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
     return Interactions(read.frame, path.name, read.skipped)
-
-
-def _features(frame: pl.DataFrame, side: Literal["user", "item"]) -> pl.DataFrame:
-    return read_features(frame, side)
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:
@@ -228,7 +226,7 @@ def _films(items: pl.DataFrame, genres: pl.Expr) -> pl.DataFrame:
         release_year=title.str.extract(_YEAR).cast(pl.Int64),
         genres=genres.list.join("|"),
     )
-    return _features(table, "item")
+    return read_features(table, "item")
 
 
 def _coat_features(folder: Path) -> dict[str, pl.DataFrame]:
@@ -258,7 +256,7 @@ def _one_hot(folder: Path, side: Literal["user", "item"]) -> pl.DataFrame:
         values.setdefault(attribute, []).append(pl.when(pl.col(name)).then(pl.lit(value)))
     columns = [pl.coalesce(options).alias(attribute) for attribute, options in values.items()]
     ids = pl.Series(side, np.arange(len(flags)))
-    return _features(table.select(columns).insert_column(0, ids), side)
+    return read_features(table.select(columns).insert_column(0, ids), side)
 
 
 def _matrix(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

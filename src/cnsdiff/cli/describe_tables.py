@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from cnsdiff.cli.output import SPLIT_TITLES
+from cnsdiff.data.directory import SPLIT_TITLES
 
 if TYPE_CHECKING:
     from cnsdiff.diagnostics import Description, Distances, Shift
@@ -31,7 +31,7 @@ def comparison_table(described: list[Description]) -> Table:
             items, users, time = (split.shift.get(axis) for axis in ("items", "users", "time"))
             cells += [_js(items), _js_by_chance(items), _w1(items, 4)]
             cells += [_js(users), _js_by_chance(users), _w1(time, 1)]
-            table.add_row(plain(next(labels, "")), _title(name), *cells)
+            table.add_row(plain(next(labels, "")), SPLIT_TITLES[name], *cells)
         table.add_section()
     table.caption = (
         "cold: pairs dropped as user or item is not in train · head: share of the pairs on the "
@@ -52,7 +52,7 @@ def _counts(one: Description) -> Table:
     title = f"{one.name} ({one.scenario}): {one.n_users:,} users, {one.n_items:,} items"
     table = _table(title, "")
     for name in one.splits:
-        table.add_column(_title(name), justify="right")
+        table.add_column(SPLIT_TITLES[name], justify="right")
 
     def add(label: str, cell: Callable[[SplitDescription], str]) -> None:
         table.add_row(label, *map(cell, one.splits.values()))
@@ -85,7 +85,7 @@ def _distances(one: Description) -> Table:
             seen, chance = shift.observed, shift.chance
             digits = 1 if axis == "time" else 4
             table.add_row(
-                _title(name),
+                SPLIT_TITLES[name],
                 axis,
                 _of(seen, "js"),
                 _of(chance, "js"),
@@ -109,7 +109,7 @@ def _time(one: Description) -> Table:
         when = split.time
         if when is not None:
             table.add_row(
-                _title(name),
+                SPLIT_TITLES[name],
                 *(moment[:10] for moment in (when.first, when.median, when.last)),
                 f"{when.span_days:,.1f}",
                 _number(when.overlap_days, 1),
@@ -126,7 +126,7 @@ def _environments(one: Description) -> Table:
     title = "Environments, % of the pairs" + (f" ({more:,} more in --json)" if more > 0 else "")
     table = _table(title, "label")
     for name in shares:
-        table.add_column(_title(name), justify="right")
+        table.add_column(SPLIT_TITLES[name], justify="right")
     for label in labels[:_SHOWN_LABELS]:
         table.add_row(plain(label), *(_percent(found[label]) for found in shares.values()))
     return table
@@ -138,8 +138,8 @@ def _overlaps(one: Description) -> Table:
         table.add_column(column, justify="right")
     for both in one.overlaps:
         table.add_row(
-            _title(both.left),
-            _title(both.right),
+            SPLIT_TITLES[both.left],
+            SPLIT_TITLES[both.right],
             f"{both.pairs:,}",
             f"{both.users_jaccard:.3f}",
             f"{both.items_jaccard:.3f}",
@@ -157,10 +157,6 @@ def _table(title: str, *columns: str) -> Table:
 def plain(text: str) -> str:
     """``text`` as it is, whatever brackets stand in a name."""
     return escape(text)
-
-
-def _title(split: str) -> str:
-    return SPLIT_TITLES.get(split, split)
 
 
 def _of(found: Distances | None, measure: str, digits: int = 4) -> str:

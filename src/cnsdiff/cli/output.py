@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from cnsdiff.data.directory import SPLIT_TITLES
+
 if TYPE_CHECKING:
     from cnsdiff.evaluation import Evaluation
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
 HEADLINE = ("recall", "ndcg")
-SPLIT_TITLES = {"valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 
 
 def console() -> Console:

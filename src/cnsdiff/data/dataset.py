@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 from cnsdiff.data.directory import (
     SCHEMA_VERSION,
-    SIDE_TABLES,
     SPLITS,
     read_manifest,
     read_table,
+    require_side_table,
+    require_split,
     write_directory,
 )
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.side_tables import ROW_OF, add_to_hash, encode_side_tables
 from cnsdiff.data.splits import Split, content_hash, encode_splits, split_of, table_of
-from cnsdiff.errors import DataError, did_you_mean
+from cnsdiff.errors import DataError
 
 LICENCE = "not stated; ask the publisher of the data before passing it on"
 
@@ -132,11 +133,7 @@ class Dataset:
         DataError
             There is no such split, or its file is damaged.
         """
-        if name not in SPLITS:
-            raise DataError(
-                f"there is no split {name!r}{did_you_mean(name, SPLITS)}; splits are "
-                f"{', '.join(SPLITS)}"
-            )
+        require_split(name)
         if name not in self.split_names:
             option = name.replace("_", "-")
             other = "" if name == "train" else ", or evaluate other splits with --split"
@@ -171,11 +168,7 @@ class Dataset:
         DataError
             There is no such table, or its file is damaged.
         """
-        if name not in SIDE_TABLES:
-            raise DataError(
-                f"there is no side table {name!r}{did_you_mean(name, SIDE_TABLES)}; side tables "
-                f"are {', '.join(SIDE_TABLES)}"
-            )
+        require_side_table(name)
         if name not in self.table_names:
             raise DataError(f"{self.path or self.name}: has no {name}; prepare it again with them")
         if self._tables is not None:
@@ -271,11 +264,7 @@ class Dataset:
             pair of a held-out split is known to train.
         """
         for split in splits:
-            if split not in SPLITS:
-                raise DataError(
-                    f"there is no split {split!r}{did_you_mean(split, SPLITS)}; splits are "
-                    f"{', '.join(SPLITS)}"
-                )
+            require_split(split)
         if "train" not in splits:
             raise DataError("there is no train split; give one with --train FILE")
         if len(splits["train"]) == 0:

@@ -15,12 +15,14 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.errors import DataError
+from cnsdiff.errors import DataError, did_you_mean
 from cnsdiff.storage import atomic_directory, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
+#: What they are called before people.
+SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 #: What may lie beside the splits: features of users and items, what an experiment found out
 #: about pairs, and what a simulation knows.
 SIDE_TABLES = ("user_features", "item_features", "judgements", "truth_users", "truth_items")
@@ -34,6 +36,24 @@ _KEYS: dict[str, type] = {
     "splits": dict,
     "files": dict,
 }
+
+
+def require_split(name: str) -> None:
+    """:class:`DataError` unless a split may be called ``name``."""
+    _require_known("split", name, SPLITS)
+
+
+def require_side_table(name: str) -> None:
+    """:class:`DataError` unless a side table may be called ``name``."""
+    _require_known("side table", name, SIDE_TABLES)
+
+
+def _require_known(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise DataError(
+            f"there is no {kind} {name!r}{did_you_mean(name, known)}; {kind}s are "
+            f"{', '.join(known)}"
+        )
 
 
 def file_name(table: str) -> str:

@@ -11,7 +11,7 @@ from narwhals.typing import IntoFrame
 
 from cnsdiff.data.columns import ALIASES, RawTable, as_integers, id_values, plain_name
 from cnsdiff.data.lines import read_lines, sample_of
-from cnsdiff.data.readers import from_frame, is_parquet
+from cnsdiff.data.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.text import parse, sniff
 from cnsdiff.errors import DataError, did_you_mean
 
@@ -77,10 +77,7 @@ def _read(source: Any) -> RawTable:
     if not isinstance(source, str | Path):
         return from_frame(source)
     path = Path(source)
-    if not path.exists():
-        raise DataError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; give the file of features in it")
+    require_file(path, "features")
     try:
         if is_parquet(path):
             return RawTable(pl.read_parquet(path, glob=False), str(path))

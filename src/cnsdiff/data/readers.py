@@ -95,10 +95,7 @@ def read_interactions(
 def _read_file(
     path: Path, format: str, asked: Mapping[str, str | None], header: bool | None, skip_bad: bool
 ) -> Interactions:
-    if not path.exists():
-        raise DataError(f"{path}: no such file{_neighbour(path)}; check the path")
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; give the file of interactions in it")
+    require_file(path, "interactions")
     name = str(path)
     if format == "parquet" or (format == "auto" and is_parquet(path)):
         return _read_parquet(path, asked, skip_bad)
@@ -121,6 +118,14 @@ def _read_file(
         skip_bad=skip_bad,
     )
     return finish(table, roles, skip_bad=skip_bad)
+
+
+def require_file(path: Path, what: str) -> None:
+    """:class:`DataError` unless there is a file at ``path``, which should hold ``what``."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file{_neighbour(path)}; check the path")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; give the file of {what} in it")
 
 
 def _neighbour(path: Path) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from cnsdiff.data.directory import SIDE_TABLES
+from cnsdiff.data.directory import SIDE_TABLES, require_side_table
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.errors import DataError, did_you_mean
+from cnsdiff.errors import DataError
 
 #: The tables with a row for each user or item, and which of the two it is.
 ROW_OF = {
@@ -47,11 +47,7 @@ def encode_side_tables(
     """
     coded = {}
     for name, table in given.items():
-        if name not in SIDE_TABLES:
-            raise DataError(
-                f"there is no side table {name!r}{did_you_mean(name, SIDE_TABLES)}; side tables "
-                f"are {', '.join(SIDE_TABLES)}"
-            )
+        require_side_table(name)
         if name == "judgements":
             coded[name] = _judgements(table, users, items)
         else:

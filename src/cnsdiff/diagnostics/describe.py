@@ -64,6 +64,8 @@ def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Descript
             place = dataset.path or dataset.name
             raise DataError(f"{place}: its {name} split has no pairs; prepare the dataset again")
     frame = _frame(dataset, splits)
+    train = splits["train"]
+    deciles = popularity_deciles(np.bincount(train.items, minlength=frame.n_items))
     overlaps = tuple(_overlap(splits[a], splits[b], frame) for a, b in combinations(splits, 2))
     return Description(
         name=dataset.name,
@@ -74,7 +76,7 @@ def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Descript
         seed=seed,
         draws=draws,
         splits={
-            name: _describe_split(dataset, splits["train"], split, frame, seed=seed, draws=draws)
+            name: _describe_split(dataset, train, split, frame, deciles, seed=seed, draws=draws)
             for name, split in splits.items()
         },
         overlaps=overlaps,
@@ -100,10 +102,15 @@ def _frame(dataset: Dataset, splits: dict[str, Split]) -> Frame:
 
 
 def _describe_split(
-    dataset: Dataset, train: Split, split: Split, frame: Frame, *, seed: int, draws: int
+    dataset: Dataset,
+    train: Split,
+    split: Split,
+    frame: Frame,
+    deciles: NDArray[np.int64],
+    *,
+    seed: int,
+    draws: int,
 ) -> SplitDescription:
-    popularity = np.bincount(train.items, minlength=frame.n_items)
-    deciles = popularity_deciles(popularity)
     by_user = np.bincount(split.users, minlength=frame.n_users)
     by_item = np.bincount(split.items, minlength=frame.n_items)
     on_decile = decile_shares(deciles, by_item)

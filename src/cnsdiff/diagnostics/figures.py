@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
+from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics.concentration import CURVE_GRID, DECILES
 from cnsdiff.diagnostics.description import Description
 
 #: The same in every figure.
 COLOURS = {"train": "#8d99ae", "valid": "#8ecae6", "test_iid": "#74c69d", "test_ood": "#f4a261"}
-TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 _INK, _GRID = "#444b54", "#eceff1"
 
 
@@ -79,7 +79,7 @@ def _distances(description: Description) -> Any:
     chance: dict[str, float] = {}
     order: list[str] = []
     for name, split in description.splits.items():
-        bars = {f"{axis}, {TITLES[name]}": found for axis, found in split.shift.items()}
+        bars = {f"{axis}, {SPLIT_TITLES[name]}": found for axis, found in split.shift.items()}
         order += bars
         values = [found.observed.js for found in bars.values()]
         if bars:
@@ -150,7 +150,7 @@ def _bars(figure: Any, labels: Sequence[str], values: Mapping[str, Iterable[floa
 
 def _named(split: str, part: str) -> dict[str, Any]:
     """Name and colour of a split, for a trace whose colour is that of its ``part``."""
-    return {"name": TITLES[split], part: {"color": COLOURS[split]}}
+    return {"name": SPLIT_TITLES[split], part: {"color": COLOURS[split]}}
 
 
 def _figure(*, x: str | None = None, y: str | None = None) -> Any:

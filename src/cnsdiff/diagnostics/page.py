@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics.description import Description
-from cnsdiff.diagnostics.figures import TITLES, panels
+from cnsdiff.diagnostics.figures import panels
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -53,6 +54,6 @@ def page(descriptions: Sequence[Description]) -> str:
 
 def _facts(description: Description) -> str:
     splits = ", ".join(
-        f"{TITLES[name]} {split.pairs:,}" for name, split in description.splits.items()
+        f"{SPLIT_TITLES[name]} {split.pairs:,}" for name, split in description.splits.items()
     )
     return f"{description.n_users:,} users, {description.n_items:,} items; pairs: {splits}."

@@ -22,6 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data import Split
@@ -112,9 +113,7 @@ class Anticipation:
 def anticipate(
     anticipated: Anticipated,
     split: Split,
-    train: Split,
-    n_users: int,
-    n_items: int,
+    train: csr_array,
     *,
     ks: Sequence[int] = (10, 20),
     strength: float = 1.0,
@@ -134,9 +133,7 @@ def anticipate(
     split
         Validation pairs from the training distribution.
     train
-        Training pairs; popularity ``pop_i`` and activity are counted here.
-    n_users, n_items
-        Size of the catalogue.
+        ``(n_users, n_items)`` training pairs; popularity ``pop_i`` and activity are counted here.
     ks
         Cut-offs.
     strength
@@ -157,7 +154,8 @@ def anticipate(
             f"no validation objective is called {anticipated!r}{did_you_mean(anticipated, known)}; "
             f"available: {', '.join(known)}"
         )
-    popularity = np.bincount(train.items, minlength=n_items)[split.items].astype(np.float64)
+    n_users, n_items = train.shape
+    popularity = np.bincount(train.indices, minlength=n_items)[split.items].astype(np.float64)
     if anticipated == "inverse-popularity":
         weights = popularity[None] ** -1.0
     elif anticipated == "tempered":
@@ -170,7 +168,7 @@ def anticipate(
         if slice_by == "popularity":
             value = popularity
         elif slice_by == "activity":
-            value = np.bincount(train.users, minlength=n_users)[split.users].astype(np.float64)
+            value = np.diff(train.indptr)[split.users].astype(np.float64)
         else:
             value = _times(split, anticipated)
         weights = _strata(value, slices, slice_by)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.registry import Registry
-from cnsdiff.settings import Settings
+from cnsdiff.settings import Settings, first_problem
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
 
 
@@ -70,20 +70,18 @@ class Scenario(Settings, ABC):
 
     @classmethod
     def _complaint(cls, error: ValidationError) -> str:
-        problem = error.errors()[0]
-        setting = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
+        problem = first_problem(error)
+        setting = ".".join(map(str, problem.keys))
+        if problem.unknown:
             known = list(cls.model_fields)
             listed = f"its settings are {', '.join(known)}" if known else "it has none"
             return (
                 f"scenario {cls.name}: unknown setting {setting!r}{did_you_mean(setting, known)}; "
                 f"{listed}"
             )
-        message = problem["msg"].removeprefix("Value error, ")
         if not setting:
-            return f"scenario {cls.name}: {message}"
-        message = message[0].lower() + message[1:]
-        return f"scenario {cls.name}: {setting}: {message} (got {problem['input']!r})"
+            return f"scenario {cls.name}: {problem.message}"
+        return f"scenario {cls.name}: {setting}: {problem.message} (got {problem.given!r})"
 
 
 def table_of(source: Source, role: str, scenario: str) -> Interactions:

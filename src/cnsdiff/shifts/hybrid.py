@@ -70,8 +70,7 @@ class Hybrid(LogScenario):
         """Divide by the first, and choose by the second among what it holds out."""
         one = self.first.divide(log, rng)
         train = log.frame[one.train]
-        known = np.zeros(len(one.ood), dtype=bool)
-        known[:] = _seen(train["user"], log.n_users)[log.users[one.ood]]
+        known = _seen(train["user"], log.n_users)[log.users[one.ood]]
         known &= _seen(train["item"], log.n_items)[log.items[one.ood]]
         rows = one.ood[known]
         if len(rows) == 0:

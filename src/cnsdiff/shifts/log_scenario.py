@@ -143,9 +143,7 @@ class LogScenario(Scenario):
 
     def _check(self, log: Log, parts: Parts) -> None:
         """No part is empty, no row is in both."""
-        times = np.zeros(len(log), dtype=np.int8)
-        for rows in (parts.train, parts.ood):
-            np.add.at(times, rows, 1)
+        times = np.bincount(np.concatenate([parts.train, parts.ood]), minlength=len(log))
         if (times > 1).any():
             raise ConfigError(
                 f"scenario {self.name}: divide() uses row {int(np.argmax(times > 1))} of the log "

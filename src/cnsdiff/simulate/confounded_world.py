@@ -13,7 +13,7 @@ learnt the environment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,10 @@ from cnsdiff.simulate.exposure import ExposurePolicy
 from cnsdiff.simulate.features import item_features, user_features
 from cnsdiff.simulate.hashing import uniforms
 from cnsdiff.simulate.interventions import Intervention, intervene
-from cnsdiff.simulate.relevance import Relevance
+from cnsdiff.simulate.relevance import Relevance, user_blocks
 from cnsdiff.simulate.settings import ShiftSettings, WorldSettings, validated
 from cnsdiff.simulate.truth import truth_tables
 
-#: User-item pairs whose rows are dense in memory at once.
-_PAIRS_AT_ONCE = 1 << 20
 #: Epoch seconds at which the log begins, 1 January 2000, and the length of a period.
 LOG_START, PERIOD_SECONDS = 946_684_800, 30 * 86_400
 
@@ -197,7 +195,8 @@ class ConfoundedWorld:
         return assemble(observed, tables, plan, self.settings, settings)
 
     def _observe(self, environments: Sequence[Environment], *, clicked: bool) -> pl.DataFrame:
-        found = [self._observe_block(users, environments, clicked) for users in self._blocks()]
+        blocks = user_blocks(self.n_users, self.n_items)
+        found = [self._observe_block(users, environments, clicked) for users in blocks]
         return pl.concat(found).sort("timestamp", "user", "item")
 
     def _observe_block(
@@ -231,8 +230,3 @@ class ConfoundedWorld:
             }
         )
         return frame if clicked else frame.with_columns(relevant=relevant[row[seen], item[seen]])
-
-    def _blocks(self) -> Iterator[NDArray[np.int64]]:
-        rows = max(1, _PAIRS_AT_ONCE // self.n_items)
-        users = np.arange(self.n_users)
-        yield from np.split(users, range(rows, self.n_users, rows))

@@ -13,6 +13,14 @@ from cnsdiff.seeding import derive_seed
 from cnsdiff.simulate.hashing import uniforms
 
 Numbers = NDArray[np.int64]
+#: User-item pairs that are dense in memory at once.
+PAIRS_AT_ONCE = 1 << 20
+
+
+def user_blocks(n_users: int, n_items: int) -> list[Numbers]:
+    """All users in blocks, so few at a time that their rows over all items may be dense."""
+    rows = max(1, PAIRS_AT_ONCE // n_items)
+    return np.split(np.arange(n_users), range(rows, n_users, rows))
 
 
 def paired(users: ArrayLike, items: ArrayLike) -> tuple[Numbers, Numbers]:

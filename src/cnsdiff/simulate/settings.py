@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.settings import Settings
+from cnsdiff.settings import Settings, first_problem
 
 SHIFTS = ("popularity", "temporal", "exposure")
 #: What ``hybrid`` stands for.
@@ -85,14 +85,18 @@ class ShiftSettings(Settings):
     test_iid: float = Field(0.2, gt=0, lt=1, description="share of the log for the IID test")
 
     @property
+    def _names(self) -> list[str]:
+        """The single shifts, as written."""
+        return (HYBRID if self.shift == "hybrid" else self.shift).split("+")
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The single shifts, in the order in which they are applied."""
-        chosen = set((HYBRID if self.shift == "hybrid" else self.shift).split("+"))
-        return tuple(name for name in ("temporal", "popularity", "exposure") if name in chosen)
+        return tuple(name for name in ("temporal", "popularity", "exposure") if name in self._names)
 
     @model_validator(mode="after")
     def _check(self) -> ShiftSettings:
-        names = (HYBRID if self.shift == "hybrid" else self.shift).split("+")
+        names = self._names
         for name in names:
             if name not in SHIFTS:
                 raise ValueError(
@@ -114,15 +118,14 @@ def validated(model: type[_AnySettings], values: Mapping[str, Any]) -> _AnySetti
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
+        problem = first_problem(error)
+        name = ".".join(map(str, problem.keys))
+        if problem.unknown:
             known = list(model.model_fields)
             hint = did_you_mean(name, known) or f"; settings are {', '.join(known)}"
             raise ConfigError(f"ConfoundedWorld: unknown setting {name!r}{hint}") from error
-        message = problem["msg"].removeprefix("Value error, ")
         if not name:
-            raise ConfigError(f"ConfoundedWorld: {message}") from error
+            raise ConfigError(f"ConfoundedWorld: {problem.message}") from error
         raise ConfigError(
-            f"ConfoundedWorld: {name}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+            f"ConfoundedWorld: {name}: {problem.message} (got {problem.given!r})"
         ) from error

@@ -13,11 +13,8 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import CnsdiffError, DataError, did_you_mean
 from cnsdiff.simulate.environment import Surroundings
 from cnsdiff.simulate.interventions import Intervention
-from cnsdiff.simulate.relevance import Relevance
+from cnsdiff.simulate.relevance import Relevance, user_blocks
 from cnsdiff.simulate.settings import WorldSettings, validated
-
-#: User-item pairs that are dense in memory at once.
-_PAIRS_AT_ONCE = 1 << 20
 
 
 def truth_tables(
@@ -138,7 +135,7 @@ class WorldTruth:
         seen = train.csr(n_users, n_items)
         everything = np.arange(n_items)
         found = []
-        for users in np.array_split(np.arange(n_users), -(-n_users * n_items // _PAIRS_AT_ONCE)):
+        for users in user_blocks(n_users, n_items):
             liked = self.relevant(users[:, None], everything[None, :])
             row, item = np.nonzero(liked & (seen[users].toarray() == 0))
             found.append((users[row], item))

@@ -52,9 +52,7 @@ class Selection:
             self.anticipation = anticipate(
                 config.anticipated,
                 self.split,
-                dataset.split("train"),
-                dataset.n_users,
-                dataset.n_items,
+                train,
                 ks=ks,
                 strength=config.select_strength,
                 half_life=config.select_half_life,
