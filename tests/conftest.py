@@ -36,3 +36,11 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test keeps fetched data sets; nothing is there yet."""
+    monkeypatch.setenv("CNSDIFF_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CNSDIFF_MIRROR", raising=False)
+    return tmp_path / "home"

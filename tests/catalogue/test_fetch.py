@@ -19,13 +19,6 @@ COAT = {"coat/train.ascii": TRAIN, "coat/test.ascii": TEST, "coat/propensities.a
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("CNSDIFF_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("CNSDIFF_MIRROR", raising=False)
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def get(web, patience, notes, home, zipped):
     """Fetch from the local server, which has ``coat.zip``."""
     web.files["coat.zip"] = zipped(COAT)

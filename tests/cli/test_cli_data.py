@@ -16,13 +16,6 @@ from cnsdiff.catalogue import ENTRIES, load
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("CNSDIFF_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("CNSDIFF_MIRROR", raising=False)
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def by_hand(tmp_path):
     folder = tmp_path / "r3"
     folder.mkdir()

@@ -13,6 +13,7 @@ from rich.table import Table
 from cnsdiff.data.directory import SPLIT_TITLES
 
 if TYPE_CHECKING:
+    from cnsdiff.data import Dataset
     from cnsdiff.evaluation import Evaluation
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
@@ -27,6 +28,39 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN becomes null."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def print_dataset(screen: Console, dataset: Dataset) -> None:
+    """What a new dataset is called, how large it is, and what became of each split."""
+    screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
+    screen.print(_counts_table(dataset.manifest))
+
+
+def _counts_table(manifest: dict[str, Any]) -> Table:
+    """What each split holds and what was left out of it."""
+    columns = {
+        "rows": "pairs",
+        "users": "users",
+        "items": "items",
+        "skipped": "malformed",
+        "below_threshold": "below threshold",
+        "users_without_positives": "users without positives",
+        "duplicates": "duplicates",
+        "outside_k_core": "outside k-core",
+        "in_log": "in the log",
+        "overlap_train": "also in train",
+        "dropped_unknown": "unknown to train",
+    }
+    splits = manifest["splits"]
+    always = ("rows", "users", "items")
+    used = [c for c in columns if c in always or any(counts.get(c) for counts in splits.values())]
+    table = Table(header_style="bold")
+    table.add_column("split")
+    for column in used:
+        table.add_column(columns[column], justify="right")
+    for split, counts in splits.items():
+        table.add_row(split, *(f"{counts.get(column, 0):,}" for column in used))
+    return table
 
 
 def comparison_table(title: str, evaluations: dict[str, Evaluation], ks: Sequence[int]) -> Table:

@@ -83,7 +83,7 @@ def prepare(
 
     Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
     """
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, print_dataset, print_json
 
     common: dict[str, Any] = {
         "name": name,
@@ -118,8 +118,7 @@ def prepare(
         print_json({"path": str(out), **dataset.manifest})
         return
     screen = console()
-    screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
-    screen.print(counts_table(dataset.manifest))
+    print_dataset(screen, dataset)
     used = dataset.manifest["settings"].get("threshold")
     if threshold is None and used is not None:
         screen.print(
@@ -221,35 +220,6 @@ def _from_log(
     # Built here, so that a setting is never taken for an option of the reader.
     chosen = SCENARIOS.find(scenario)(**settings)
     return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
-
-
-def counts_table(manifest: dict[str, Any]) -> object:
-    """What each split holds and what was left out of it."""
-    from rich.table import Table
-
-    columns = {
-        "rows": "pairs",
-        "users": "users",
-        "items": "items",
-        "skipped": "malformed",
-        "below_threshold": "below threshold",
-        "users_without_positives": "users without positives",
-        "duplicates": "duplicates",
-        "outside_k_core": "outside k-core",
-        "in_log": "in the log",
-        "overlap_train": "also in train",
-        "dropped_unknown": "unknown to train",
-    }
-    splits = manifest["splits"]
-    always = ("rows", "users", "items")
-    used = [c for c in columns if c in always or any(counts.get(c) for counts in splits.values())]
-    table = Table(header_style="bold")
-    table.add_column("split")
-    for column in used:
-        table.add_column(columns[column], justify="right")
-    for split, counts in splits.items():
-        table.add_row(split, *(f"{counts.get(column, 0):,}" for column in used))
-    return table
 
 
 def log_line(counts: dict[str, Any]) -> str:

@@ -39,8 +39,7 @@ def simulate(
     Relevance is known for every pair, so false negatives can be counted exactly; docs/world.md
     has the equations, and the settings that only Python has.
     """
-    from cnsdiff.cli.output import console, print_json
-    from cnsdiff.cli.prepare import counts_table
+    from cnsdiff.cli.output import console, print_dataset, print_json
     from cnsdiff.simulate import ConfoundedWorld
 
     world = ConfoundedWorld(
@@ -52,6 +51,5 @@ def simulate(
         print_json({"path": str(out), **dataset.manifest})
         return
     screen = console()
-    screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
-    screen.print(counts_table(dataset.manifest))
+    print_dataset(screen, dataset)
     screen.print(f"Wrote {out}. Next: cnsdiff train {out} --out RUN", soft_wrap=True)
