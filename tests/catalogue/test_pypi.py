@@ -230,7 +230,9 @@ def test_ml_100k_by_a_pip_on_the_path_for_real(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     fake_pip(folder, f'exec {shlex.join(command)} "$@"')
-    monkeypatch.setenv("PATH", str(folder))
+    # The rest of the path stays: the pip found above may be a script that needs it (pyenv's is).
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    assert pypi.pip_command() == [str(folder / "pip3")]
     done = fetch("ml-100k", home=tmp_path / "home", route="pypi")
     assert done.record["address"] == "recbole==1.2.1 by pip"
 
