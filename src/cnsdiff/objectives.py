@@ -21,9 +21,13 @@ from cnsdiff.settings import Settings
 NegativeSource = Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "uniform+sampler"]
 
 
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """``- mean log σ(s_p - s_n)`` (Rendle et al. 2009); shapes ``(B,)`` and ``(B, n)``."""
-    return F.softplus(negative - positive.unsqueeze(1)).mean()
+def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
+    """``- mean log σ(s_p - s_n)`` (Rendle et al. 2009); shapes ``(B,)`` and ``(B, n)``.
+
+    With ``weights`` ``(B, n)`` the mean over rows of the weighted sum over each.
+    """
+    losses = F.softplus(negative - positive.unsqueeze(1))
+    return losses.mean() if weights is None else (weights * losses).sum(dim=1).mean()
 
 
 def sampled_softmax(positive: Tensor, negatives: Tensor, admissible: Tensor | None) -> Tensor:
@@ -156,12 +160,16 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
             assert sampled is not None
-            terms["bpr"] = bpr(positive, sampled)
+            assert negatives is not None
+            terms["bpr"] = bpr(positive, sampled, negatives.weights)
         else:
             if config.log_q:
                 positive = positive - config.log_q * self.log_popularity[batch.positives]
                 if sampled is not None:
                     sampled = sampled - config.log_q * self._sampled_popularity(batch, negatives)
+            if sampled is not None and negatives is not None and negatives.weights is not None:
+                share = negatives.weights / negatives.weights.sum(dim=1, keepdim=True)
+                sampled = sampled + (negatives.per_row * share).log()
             terms["softmax"] = self._softmax(batch, embeddings, users, positive, sampled, context)
         if config.contrastive.weight:
             assert negatives is not None

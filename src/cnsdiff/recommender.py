@@ -308,7 +308,7 @@ class Recommender:
         device = make_fabric(config.device, config.precision, config.threads).device
         step.to(device)
         with torch.no_grad():
-            embeddings = step.embeddings()
+            embeddings, layers = step.embeddings(), step.layers()
         return measure_false_negatives(
             step.sampler,
             embeddings,
@@ -317,6 +317,8 @@ class Recommender:
             n=n,
             seed=seed,
             progress=self.best_epoch_ / config.training.epochs,
+            epoch=self.best_epoch_ + 1,
+            layers=layers,
             cosine=config.objective.score == "cosine",
             neighbours=neighbours,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class Backbone(nn.Module):
 
     A backbone of your own is any subclass whose ``forward()`` returns :class:`Embeddings`; its
     constructor takes the training positives, its ``Config`` and a generator for the initial
-    weights.
+    weights. One with layers overrides ``layers()`` in place of ``forward()``.
 
     Parameters
     ----------
@@ -60,8 +61,23 @@ class Backbone(nn.Module):
         return Embeddings(self.user_embedding, self.item_embedding)
 
     def forward(self) -> Embeddings:
-        """All embeddings, with gradient."""
-        raise NotImplementedError
+        """All embeddings, with gradient: the mean over the layers."""
+        return mean_of(self.layers())
+
+    def layers(self) -> tuple[Embeddings, ...]:
+        """The embeddings of layer ``0 … K``, with gradient; one layer alone here."""
+        return (self.layer_zero(),)
+
+
+def mean_of(layers: Sequence[Embeddings]) -> Embeddings:
+    """The mean over layers, of users and of items."""
+    first, *rest = layers
+    users, items = first
+    for layer in rest:
+        users, items = users + layer.users, items + layer.items
+    if not rest:
+        return first
+    return Embeddings(users / len(layers), items / len(layers))
 
 
 #: Backbones by name.

@@ -36,23 +36,24 @@ class LightGCN(Backbone):
         self, positives: Positives, config: LightGCNConfig, generator: torch.Generator
     ) -> None:
         super().__init__(positives, config, generator)
-        self.layers = config.layers
+        self.n_layers = config.layers
         matrix, transpose = normalised_adjacency(positives)
         self.register_buffer("user_item", matrix, persistent=False)
         self.register_buffer("item_user", transpose, persistent=False)
         self.user_item: Tensor
         self.item_user: Tensor
 
-    def forward(self) -> Embeddings:
-        users, items = self.layer_zero()
-        user_sum, item_sum = users, items
-        for _ in range(self.layers):
-            users, items = (
-                _product(self.user_item, self.item_user, items),
-                _product(self.item_user, self.user_item, users),
+    def layers(self) -> tuple[Embeddings, ...]:
+        layers = [self.layer_zero()]
+        for _ in range(self.n_layers):
+            users, items = layers[-1]
+            layers.append(
+                Embeddings(
+                    _product(self.user_item, self.item_user, items),
+                    _product(self.item_user, self.user_item, users),
+                )
             )
-            user_sum, item_sum = user_sum + users, item_sum + items
-        return Embeddings(user_sum / (self.layers + 1), item_sum / (self.layers + 1))
+        return tuple(layers)
 
 
 def normalised_adjacency(positives: Positives) -> tuple[Tensor, Tensor]:

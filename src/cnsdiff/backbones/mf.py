@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from cnsdiff.backbones.base import BACKBONES, Backbone, Embeddings
+from cnsdiff.backbones.base import BACKBONES, Backbone
 
 
 @BACKBONES.register("mf")
 class MF(Backbone):
     """Matrix factorisation (Rendle et al. 2009): ``s(u, i) = z_u · z_i``."""
-
-    def forward(self) -> Embeddings:
-        return self.layer_zero()

@@ -231,7 +231,9 @@ def measure_false_negatives(
     batch_size: int = 2048,
     seed: int = 0,
     progress: float = 1.0,
+    epoch: int = 1,
     cosine: bool = False,
+    layers: tuple[Embeddings, ...] = (),
     neighbours: int = 1,
     candidates: int = 64,
 ) -> FalseNegatives:
@@ -259,8 +261,13 @@ def measure_false_negatives(
         Of this measurement.
     progress
         Share of the training that is done, in ``[0, 1]``; samplers with a curriculum ask.
+    epoch
+        The epoch that follows, from 1.
     cosine
         Whether the score is the cosine (``embeddings`` are then unit vectors).
+    layers
+        The backbone's embeddings layer by layer, for a sampler that wants them; by default one
+        layer, ``embeddings``.
     neighbours, candidates
         See :func:`false_negatives`.
 
@@ -293,14 +300,19 @@ def measure_false_negatives(
 
     drawn = torch.randint(len(eligible), (n,), generator=stream("pairs"), device=device)
     context = Context(
-        progress=progress, negatives=stream("negatives"), noise=stream("noise"), cosine=cosine
+        progress=progress,
+        negatives=stream("negatives"),
+        noise=stream("noise"),
+        cosine=cosine,
+        epoch=epoch,
+        layers=layers or (embeddings,),
     )
     generator, total = stream("candidates"), FalseNegatives()
     for index in torch.split(eligible[drawn], batch_size):
         users, items = pairs[index].unbind(dim=1)
         batch = Batch(index, users, items)
         with torch.no_grad():
-            negatives = sampler(batch, embeddings, context)
+            negatives = sampler(batch, embeddings, context).drawn(generator)
         total += false_negatives(
             negatives, batch, embeddings, judge, positives,
             neighbours=neighbours, candidates=candidates, generator=generator,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -60,12 +61,20 @@ class Context:
     cosine
         Whether the score is the cosine: embeddings are then unit vectors, and so should be the
         vectors that a sampler makes.
+    epoch
+        The epoch under way, from 1.
+    layers
+        The backbone's embeddings of layer ``0 … K``, whose mean is its output (before that is
+        brought to unit length for the cosine), with gradient; only for a sampler that
+        ``wants_layers``.
     """
 
     progress: float
     negatives: torch.Generator
     noise: torch.Generator
     cosine: bool = False
+    epoch: int = 1
+    layers: tuple[Embeddings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,10 @@ class Negatives:
         ``(B, n)`` item ids, or ``None`` for a sampler that makes vectors.
     vectors
         ``(B, n, d)`` vectors, or ``None`` for a sampler that picks items.
+    weights
+        ``(B, n)`` without gradient, how much each counts in the loss: BPR sums over a row with
+        these weights, a softmax multiplies ``exp(s)`` by ``n w / Σ w``. ``None``: all alike, and
+        BPR takes their mean.
     pool
         ``(M, d)`` the vectors the negatives were made from, for the contrastive term; ``None``
         when they are the negatives themselves.
@@ -89,6 +102,7 @@ class Negatives:
 
     items: Tensor | None = None
     vectors: Tensor | None = None
+    weights: Tensor | None = None
     pool: Tensor | None = None
     loss: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
@@ -103,6 +117,28 @@ class Negatives:
             return self.vectors
         assert self.items is not None
         return embeddings.items[self.items]
+
+    @property
+    def per_row(self) -> int:
+        """``n``, how many there are for each positive."""
+        made = self.items if self.items is not None else self.vectors
+        assert made is not None
+        return made.shape[1]
+
+    def rows(self, index: Tensor) -> Negatives:
+        """The negatives of some rows of the batch, without what the sampler adds."""
+        parts = (self.items, self.vectors, self.weights)
+        return Negatives(*(None if part is None else part[index] for part in parts))
+
+    def drawn(self, generator: torch.Generator) -> Negatives:
+        """One negative per row, drawn by weight: what a row's loss is made of, on average."""
+        if self.weights is None:
+            return self
+        chosen = torch.multinomial(self.weights.float(), 1, generator=generator)
+        if self.items is not None:
+            return Negatives(self.items.gather(1, chosen))
+        assert self.vectors is not None
+        return Negatives(vectors=torch.take_along_dim(self.vectors, chosen.unsqueeze(-1), dim=1))
 
 
 class SamplerConfig(Settings):
@@ -128,6 +164,8 @@ class Sampler(nn.Module):
     """
 
     Config: type[SamplerConfig] = SamplerConfig
+    #: Whether ``context.layers`` must hold the backbone's embeddings layer by layer.
+    wants_layers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -145,6 +183,11 @@ class Sampler(nn.Module):
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
         """Negatives for ``batch``; ``embeddings`` carry gradient."""
         raise NotImplementedError
+
+    @property
+    def n_negatives(self) -> int:
+        """How many negatives per positive ``forward`` returns."""
+        return self.config.n_negatives
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that training moves: all of them, unless a preset says otherwise."""

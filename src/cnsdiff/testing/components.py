@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
+from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings, mean_of
 from cnsdiff.backbones.mf import MF
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives import Objective, ObjectiveConfig
@@ -43,10 +44,12 @@ def tiny_positives(n_users: int = 12, n_items: int = 17, seed: int = 0) -> Posit
     )
 
 
-def make_context(seed: int = 0, progress: float = 0.5) -> Context:
+def make_context(
+    seed: int = 0, progress: float = 0.5, *, epoch: int = 1, layers: tuple[Embeddings, ...] = ()
+) -> Context:
     """A context whose streams are seeded afresh."""
     streams = [torch.Generator().manual_seed(2 * seed + k) for k in range(2)]
-    return Context(progress=progress, negatives=streams[0], noise=streams[1])
+    return Context(progress, negatives=streams[0], noise=streams[1], epoch=epoch, layers=layers)
 
 
 def make_batch(positives: Positives, index: Tensor | None = None) -> Batch:
@@ -152,8 +155,8 @@ class _Uniform(Sampler):
         return Negatives(items=self.positives.sample_negatives(batch.users, 1, context.negatives))
 
 
-def _embeddings(positives: Positives) -> Embeddings:
-    generator = torch.Generator().manual_seed(7)
+def _embeddings(positives: Positives, seed: int) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
     return Embeddings(
         *(
             torch.randn(rows, DIM, generator=generator).requires_grad_()
@@ -173,18 +176,20 @@ def _check_initial_weights(one: nn.Module, other: nn.Module, name: str) -> None:
 
 def _check_negatives(sampler: Sampler, batch: Batch, progress: float, name: str) -> None:
     positives = sampler.positives
-    embeddings = _embeddings(positives)
+    layers = tuple(_embeddings(positives, seed) for seed in (7, 8))
+    embeddings = Embeddings(*(table.detach().requires_grad_() for table in mean_of(layers)))
     as_given = [table.detach().clone() for table in embeddings]
     outcomes = []
+    initial = copy.deepcopy(sampler.state_dict())
     for seed in (11, 12):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            outcomes.append(sampler(batch, embeddings, make_context(3, progress)))
+            sampler.load_state_dict(initial)  # one with a memory begins from the same
+            outcomes.append(sampler(batch, embeddings, make_context(3, progress, layers=layers)))
     negatives, again = outcomes
     _check_form(negatives, batch, sampler, name)
-    for what, first, second in zip(
-        ("items", "vectors", "pool", "loss"), _fields(negatives), _fields(again), strict=True
-    ):
+    names = ("items", "vectors", "weights", "pool", "loss")
+    for what, first, second in zip(names, _fields(negatives), _fields(again), strict=True):
         same = first is second if first is None or second is None else torch.equal(first, second)
         assert same, (
             f"{name}: {what} differ between two calls with equally seeded generators; draw from "
@@ -198,7 +203,7 @@ def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str)
     assert isinstance(negatives, Negatives), (
         f"{name}: returned {type(negatives).__name__}, not Negatives"
     )
-    shape = (len(batch), sampler.config.n_negatives)
+    shape = (len(batch), sampler.n_negatives)
     if negatives.items is not None:
         items = negatives.items
         assert items.dtype == torch.int64, f"{name}: items are {items.dtype}, not int64"
@@ -216,6 +221,14 @@ def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str)
         wide = (*shape, sampler.dim)
         assert vectors.shape == wide, f"{name}: vectors are {tuple(vectors.shape)}, not {wide}"
         assert bool(vectors.isfinite().all()), f"{name}: some vectors are not finite"
+    if negatives.weights is not None:
+        weights = negatives.weights
+        assert weights.shape == shape, f"{name}: weights are {tuple(weights.shape)}, not {shape}"
+        assert not weights.requires_grad, f"{name}: its weights carry gradient; detach them"
+        assert bool((weights.isfinite() & (weights >= 0)).all()), (
+            f"{name}: some weights are negative or not finite"
+        )
+        assert bool((weights.sum(dim=1) > 0).all()), f"{name}: a row of weights is all zero"
     if negatives.pool is not None:
         pool = negatives.pool
         assert pool.ndim == 2 and pool.shape[1] == sampler.dim and len(pool), (
@@ -267,4 +280,6 @@ def _unmoved(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
 
 
 def _fields(negatives: Negatives) -> list[Any]:
-    return [negatives.items, negatives.vectors, negatives.pool, negatives.loss]
+    return [
+        negatives.items, negatives.vectors, negatives.weights, negatives.pool, negatives.loss,
+    ]  # fmt: skip

@@ -80,8 +80,12 @@ class Trainer:
         positives: Positives,
         validate: Validate,
         reporter: Reporter,
+        *,
+        stop: Callable[[], bool] | None = None,
     ) -> TrainingState:
         """Train to the end or until stopped early, and leave ``step`` with the best weights.
+
+        ``stop`` is asked after each epoch whether it shall be the last, whatever the patience.
 
         Raises
         ------
@@ -136,6 +140,8 @@ class Trainer:
                 if self.checkpoint is not None:
                     state.save(self.checkpoint)
                 reporter.epoch(record, best=best)
+                if stop is not None and stop():
+                    break
         step.load_state_dict(state.best, strict=False)
         step.eval()
         return state
@@ -155,6 +161,7 @@ class Trainer:
             progress=(epoch - 1) / self.config.epochs,
             negatives=torch_generator(self.seed, "negatives", epoch, device=device),
             noise=torch_generator(self.seed, "noise", epoch, device=device),
+            epoch=epoch,
         )
         order = torch.randperm(len(pairs), generator=order_stream, device=device)
         batches = torch.split(order, self.config.batch_size)

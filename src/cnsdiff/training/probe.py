@@ -106,11 +106,9 @@ class FalseNegativeProbe:
         if self._generator is None:
             device = batch.users.device
             self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)
-        made = negatives.items if negatives.items is not None else negatives.vectors
-        assert made is not None
-        rows = self._rows(batch, made.shape[1])
+        rows = self._rows(batch, negatives.per_row)
         self._counts += false_negatives(
-            Negatives(made[rows]) if made is negatives.items else Negatives(vectors=made[rows]),
+            negatives.rows(rows).drawn(self._generator),
             Batch(batch.index[rows], batch.users[rows], batch.positives[rows]),
             embeddings,
             self.judge,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.base import Backbone, Embeddings
+from cnsdiff.backbones.base import Backbone, Embeddings, mean_of
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import Probe
@@ -44,9 +44,11 @@ class TrainingStep(nn.Module):
 
         ``probe`` is shown the negatives, if the objective uses any of the sampler's.
         """
-        embeddings = self.embeddings()
-        context = replace(context, cosine=self.objective.config.score == "cosine")
         needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
+        layers = self.layers() if needed and self.sampler.wants_layers else ()
+        embeddings = self.objective.project(mean_of(layers)) if layers else self.embeddings()
+        cosine = self.objective.config.score == "cosine"
+        context = replace(context, cosine=cosine, layers=layers)
         negatives = self.sampler(batch, embeddings, context) if needed else None
         if probe is not None and negatives is not None:
             probe(batch, embeddings, negatives)
@@ -61,6 +63,11 @@ class TrainingStep(nn.Module):
         """The embeddings whose inner product is the score."""
         embeddings: Embeddings = self.objective.project(self.backbone())
         return embeddings
+
+    def layers(self) -> tuple[Embeddings, ...]:
+        """The backbone's layers; one of the user's own may know of none, and then is one."""
+        layers = getattr(self.backbone, "layers", None)
+        return (self.backbone(),) if layers is None else tuple(layers())
 
     def _layer_zero(self, embeddings: Embeddings) -> Embeddings:
         # A backbone of the user's own need not have free embedding tables.
