@@ -127,8 +127,11 @@ class Negatives:
 
     def rows(self, index: Tensor) -> Negatives:
         """The negatives of some rows of the batch, without what the sampler adds."""
-        parts = (self.items, self.vectors, self.weights)
-        return Negatives(*(None if part is None else part[index] for part in parts))
+        items, vectors, weights = (
+            None if part is None else part[index]
+            for part in (self.items, self.vectors, self.weights)
+        )
+        return Negatives(items, vectors, weights)
 
     def drawn(self, generator: torch.Generator) -> Negatives:
         """One negative per row, drawn by weight: what a row's loss is made of, on average."""
