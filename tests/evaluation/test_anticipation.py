@@ -65,7 +65,7 @@ def by_hand(train, valid, scorer, weights, k) -> dict[str, float]:
 
 def measured(train, valid, scorer, anticipation) -> dict[str, float]:
     csr = train.csr(scorer.n_users, scorer.n_items)
-    return evaluate_split(scorer, valid, csr, ks=KS, anticipation=anticipation).metrics
+    return evaluate_split(scorer, valid, csr, ks=KS, anticipations=[anticipation]).metrics
 
 
 def weights_of(kind, train, valid, n_items, strength) -> np.ndarray:

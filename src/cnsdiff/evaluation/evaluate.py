@@ -83,7 +83,7 @@ def evaluate_split(
     *,
     ks: Sequence[int] = (10, 20),
     per_user: bool = False,
-    anticipation: Anticipation | None = None,
+    anticipations: Sequence[Anticipation] = (),
     user_batch: int = USER_BATCH,
     item_chunk: int = ITEM_CHUNK,
     device: torch.device | str | None = None,
@@ -97,8 +97,8 @@ def evaluate_split(
         Held-out positives.
     train_csr : csr_array, shape (n_users, n_items)
         Training positives: masked in the ranking, and counted for the popularity metric.
-    anticipation : Anticipation, optional
-        Also measure under an anticipated shift: ``"ndcg@20 (name)"`` beside ``"ndcg@20"``.
+    anticipations : sequence of Anticipation
+        Also measure under anticipated shifts: ``"ndcg@20 (name)"`` beside ``"ndcg@20"``.
     ks, per_user, user_batch, item_chunk, device
         As in :func:`evaluate`.
 
@@ -116,7 +116,7 @@ def evaluate_split(
         user_batch,
         item_chunk,
         device,
-        anticipation,
+        anticipations,
     )
     return results["the split"]
 
@@ -130,7 +130,7 @@ def _evaluate(
     user_batch: int,
     item_chunk: int,
     device: torch.device | str | None,
-    anticipation: Anticipation | None = None,
+    anticipations: Sequence[Anticipation] = (),
 ) -> dict[str, SplitEvaluation]:
     n_users, n_items = scorer.n_users, scorer.n_items
     if train.shape != (n_users, n_items):
@@ -166,7 +166,7 @@ def _evaluate(
         results[name] = _measure(
             ranked_users[chosen], items[chosen], relevant, train_counts, ks, per_user
         )
-        if anticipation is not None:
+        for anticipation in anticipations:
             results[name].metrics.update(anticipation(ranked_users[chosen], items[chosen]))
     return results
 

@@ -82,7 +82,7 @@ class Selection:
             self.split,
             self.train,
             ks=self.ks,
-            anticipation=self.anticipation,
+            anticipations=() if self.anticipation is None else (self.anticipation,),
             device=self.device,
         )
         return result.metrics
