@@ -1,0 +1,110 @@
+"""Popularity negative sampling (PNS): popular items are more often negatives."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.data.positives import Positives
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+
+#: Bits of the mass that is divided among the items; fewer where there are very many users.
+_MOST_BITS = 40
+
+
+class PopularityConfig(SamplerConfig):
+    """Settings of :class:`PopularitySampler`."""
+
+    exponent: float = Field(0.75, ge=0, description="α of pop^α; 0 is uniform")
+
+
+@SAMPLERS.register("popularity")
+class PopularitySampler(Sampler):
+    """``P(n) ∝ pop_n^α`` over ``I ∖ I_u⁺``, exactly (METHOD §7).
+
+    ``pop`` is the number of training interactions. Each item has a whole number of units of a
+    mass of about ``2^40``, at least one. Leaving out the user's positives, the free units are
+    numbered ``0 … free - 1``; one is drawn, and two binary searches find the item it belongs to:
+    the first counts the positives below it, as
+    :meth:`~cnsdiff.data.positives.Positives.sample_negatives` does, the second is in the
+    cumulative mass of all items. No rejection, and memory for the training pairs only.
+    """
+
+    Config = PopularityConfig
+    config: PopularityConfig
+    _mass_below: Tensor
+    _positive_mass: Tensor
+    _free_keys: Tensor
+    _starts: Tensor
+
+    def __init__(
+        self,
+        positives: Positives,
+        dim: int,
+        config: PopularityConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(positives, dim, config, generator)
+        bits = mass_bits(positives.n_users, positives.n_items)
+        mass = units(positives.item_counts.cpu().numpy(), config.exponent, bits)
+        below = np.concatenate([[0], np.cumsum(mass)])
+        items, starts = (
+            x.astype(np.int64) for x in (positives.matrix.indices, positives.matrix.indptr)
+        )
+        row = np.repeat(np.arange(positives.n_users), np.diff(starts))
+        met = np.concatenate([[0], np.cumsum(mass[items])])
+        # Free mass below each positive: like the items' numbers it never falls within a row.
+        free_below = below[items] - (met[:-1] - met[starts[row]])
+        tensors = {
+            "_mass_below": below,
+            "_positive_mass": met,
+            "_free_keys": row * (below[-1] + 1) + free_below,
+            "_starts": starts,
+        }
+        for name, value in tensors.items():
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        users = batch.users
+        uniform = torch.rand(
+            (len(users), self.config.n_negatives),
+            generator=context.negatives,
+            device=users.device,
+            dtype=torch.float64,
+        )
+        # Of 53 random bits: any item's probability is off by 2^-52 at most.
+        rank = (uniform * self.free_mass(users).unsqueeze(1)).long()
+        return Negatives(items=self.item_at(users.unsqueeze(1), rank))
+
+    def free_mass(self, users: Tensor) -> Tensor:
+        """Units of the items outside each user's training positives, the shape of ``users``."""
+        first, last = self._starts[users], self._starts[users + 1]
+        return self._mass_below[-1] - (self._positive_mass[last] - self._positive_mass[first])
+
+    def item_at(self, users: Tensor, rank: Tensor) -> Tensor:
+        """The item that the user's free unit of number ``rank`` belongs to; shapes broadcast."""
+        keys = users * (self._mass_below[-1] + 1) + rank
+        passed = torch.searchsorted(self._free_keys, keys, right=True)
+        unit = rank + self._positive_mass[passed] - self._positive_mass[self._starts[users]]
+        return torch.searchsorted(self._mass_below, unit, right=True) - 1
+
+
+def mass_bits(n_users: int, n_items: int) -> int:
+    """The most bits, up to 40, for which ``n_users (total + 1)`` is an int64.
+
+    ``total``, the mass of all items, is no more than ``2^bits + n_items``, since each item's
+    share is rounded up by one at the most.
+    """
+    room = (2**63 - 1) // n_users - n_items - 1
+    return min(_MOST_BITS, room.bit_length() - 1)
+
+
+def units(popularity: NDArray[np.int64], exponent: float, bits: int) -> NDArray[np.int64]:
+    """Each item's share of ``pop^α`` in units of ``2^-bits``, at least one; ``(n_items,)``."""
+    weight = popularity.astype(np.float64) ** exponent
+    share = np.round(weight / weight.sum() * 2.0**bits)
+    return np.maximum(1, share).astype(np.int64)
