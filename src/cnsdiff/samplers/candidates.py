@@ -72,9 +72,13 @@ def candidate_scores(users: Tensor, items: Tensor, candidates: Tensor) -> Tensor
     """
     with torch.no_grad():
         flat = candidates.flatten(1)
-        sampled = items.device.type == "cpu" and items.dtype in (torch.float32, torch.float64)
-        scores = (_sampled_product if sampled else _gathered)(users, items, flat)
-        return scores.view(candidates.shape)
+        if len(items) <= flat.shape[1]:
+            way = _whole_product
+        elif items.device.type == "cpu" and items.dtype in (torch.float32, torch.float64):
+            way = _sampled_product
+        else:
+            way = _gathered
+        return way(users, items, flat).view(candidates.shape)
 
 
 def pick(candidates: Tensor, worth: Tensor) -> Tensor:
@@ -82,17 +86,23 @@ def pick(candidates: Tensor, worth: Tensor) -> Tensor:
     return candidates.gather(2, worth.argmax(dim=2, keepdim=True)).squeeze(2)
 
 
+def _whole_product(users: Tensor, items: Tensor, flat: Tensor) -> Tensor:
+    """``(B, m)`` scores of the items ``flat``, found among those of the whole catalogue."""
+    return (users @ items.T).gather(1, flat)
+
+
 def _gathered(users: Tensor, items: Tensor, flat: Tensor) -> Tensor:
-    """``(B, m)`` scores of the items ``flat``, their vectors laid out as ``(B, m, d)``."""
+    """The same from the items' vectors, laid out as ``(B, m, d)``."""
     return torch.bmm(F.embedding(flat, items), users.unsqueeze(-1)).squeeze(-1)
 
 
 def _sampled_product(users: Tensor, items: Tensor, flat: Tensor) -> Tensor:
-    """The same without the copy ``(B, m, d)``, which takes a CPU most of the time (15 times).
+    """The same without that copy, which takes a CPU most of the time; for ``m <= I`` only.
 
     The candidates are the places of a sparse matrix ``(B, I)`` at which the product of users and
     items is wanted. The CPU's routine goes through the places one by one, so that they may come
-    in any order and repeatedly; that of CUDA does not say as much, and a GPU copies quickly.
+    in any order and repeatedly (but it drops those beyond the number of cells); that of CUDA does
+    not say as much, and a GPU copies quickly.
     """
     rows, m = flat.shape
     with warnings.catch_warnings():

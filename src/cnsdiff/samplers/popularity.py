@@ -105,6 +105,6 @@ def mass_bits(n_users: int, n_items: int) -> int:
 
 def units(popularity: NDArray[np.int64], exponent: float, bits: int) -> NDArray[np.int64]:
     """Each item's share of ``pop^α`` in units of ``2^-bits``, at least one; ``(n_items,)``."""
-    weight = popularity.astype(np.float64) ** exponent
-    share = np.round(weight / weight.sum() * 2.0**bits)
-    return np.maximum(1, share).astype(np.int64)
+    weight = np.power(popularity, exponent, dtype=np.float64)
+    mass: NDArray[np.int64] = np.round(weight / weight.sum() * 2.0**bits).astype(np.int64)
+    return np.maximum(mass, 1)
