@@ -1,0 +1,313 @@
+"""How sure a measured difference is: intervals over seeds, tests over users, ranks over data sets.
+
+Pure functions of arrays; larger values are better throughout. Two kinds of noise are kept apart:
+*seeds* (another initialisation, another order of the data), for which :func:`seed_interval`
+speaks, and *users* (another sample of people), for which :func:`paired_bootstrap` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata, t
+
+from cnsdiff.errors import InputError
+from cnsdiff.seeding import numpy_generator
+
+N_RESAMPLES = 10_000
+#: Entries of one block of resampling counts: 16 MiB, whatever the numbers of users and resamples.
+BLOCK = 2**21
+#: Rounding in a sum of differences, relative to their mean size.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of ``n`` values and its interval; the ends are NaN where they are unknown."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mean difference over users, its interval and the two-sided p-value of "no difference"."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class AverageRanks:
+    """Mean rank of each method and the number of cells it was ranked in; both ``(M,)``.
+
+    NaN for a method that was ranked nowhere.
+    """
+
+    ranks: NDArray[np.float64]
+    n_cells: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Mean relative gain over the best rival of each cell.
+
+    Attributes
+    ----------
+    interval
+        Mean over cells, its interval over seeds, and the number of seeds.
+    gains
+        ``(C,)`` ``ours / best rival - 1``; NaN in a cell that is left out.
+    best
+        ``(C,)`` which rival is the best; -1 in a cell that is left out.
+    """
+
+    interval: Interval
+    gains: NDArray[np.float64]
+    best: NDArray[np.int64]
+
+    @property
+    def mean(self) -> float:
+        """Mean gain over the cells that count."""
+        return self.interval.mean
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that count."""
+        return int((self.best >= 0).sum())
+
+    @property
+    def n_left_out(self) -> int:
+        """Cells without a measured rival above 0, or without a value of ours."""
+        return len(self.best) - self.n_cells
+
+
+def half_width(
+    deviation: NDArray[np.float64], n: NDArray[np.int64], level: float = 0.95
+) -> NDArray[np.float64]:
+    """Half of Student's t-interval of a mean of ``n`` values with this sample deviation.
+
+    Elementwise; NaN where ``n < 2``, as one value says nothing of its spread.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"the level of an interval lies between 0 and 1, not at {level}")
+    freedom = np.where(n > 1, n - 1, np.nan)
+    result: NDArray[np.float64] = t.ppf((1 + level) / 2, freedom) * deviation / np.sqrt(freedom + 1)
+    return result
+
+
+def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Student's t-interval of the mean of ``values (n,)``, one per seed.
+
+    One value has an unknown interval: both ends are NaN. A value that is NaN makes all NaN, since
+    a seed that failed may not go unnoticed.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if len(given) == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    mean = float(given.mean())
+    deviation = given.std(ddof=1) if len(given) > 1 else np.nan
+    half = float(half_width(np.asarray(deviation), np.asarray(len(given)), level))
+    return Interval(mean, mean - half, mean + half, len(given))
+
+
+def paired_bootstrap(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+    level: float = 0.95,
+) -> Comparison:
+    """Compare two methods on the same users by resampling users with replacement.
+
+    Efron & Tibshirani (1993, §16.4), Sakai (2006) for information retrieval.
+
+    Parameters
+    ----------
+    first, second
+        ``(U,)`` a metric of each user, paired by position, averaged over seeds already.
+    seed
+        Of the resampling: the same input gives the same result.
+    n_resamples
+        How often all ``U`` users are redrawn.
+    level
+        Of the interval.
+
+    Returns
+    -------
+    Comparison
+        The mean of ``first - second``; the percentile interval of its bootstrap distribution; and
+        the share of that distribution, moved to mean 0, that lies as far out as the difference
+        does, with one added above and below so that it is never 0.
+
+    Raises
+    ------
+    InputError
+        The two differ in length, are empty, or hold a value that is not finite.
+    """
+    ours, theirs = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if ours.shape != theirs.shape or ours.ndim != 1:
+        raise InputError(
+            f"a paired comparison needs two lists of the same users, not the shapes "
+            f"{ours.shape} and {theirs.shape}"
+        )
+    return bootstrap_differences(
+        (ours - theirs)[:, None], seed=seed, n_resamples=n_resamples, level=level
+    )[0]
+
+
+def bootstrap_differences(
+    differences: ArrayLike,
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+    level: float = 0.95,
+) -> list[Comparison]:
+    """:func:`paired_bootstrap` of each column of ``differences (U, J)``, with the same resamples.
+
+    For many methods and metrics on the same users, at little more than the cost of one.
+    """
+    given = np.asarray(differences, dtype=np.float64)
+    if given.ndim != 2 or not given.size or not np.isfinite(given).all():
+        raise InputError("a bootstrap needs at least one user and finite differences")
+    if n_resamples < 1 or not 0 < level < 1:
+        raise InputError(
+            "a bootstrap needs at least one resample and a level between 0 and 1, "
+            f"not {n_resamples} and {level}"
+        )
+    # Users whose differences are all 0 add nothing to a sum: it only matters how often one of the
+    # others is drawn. Hits are sparse, so these are few.
+    moved = given[(given != 0).any(1)]
+    rng = numpy_generator(seed, "paired-bootstrap")
+    means = _resampled_sums(moved, len(given), n_resamples, rng) / len(given)
+    observed = moved.sum(0) / len(given)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    # Few users with a difference make ties with the observed value, which rounding must not break.
+    threshold = np.abs(observed) - ROUNDING * np.abs(given).mean(0)
+    extreme = (np.abs(means - observed) >= threshold).sum(0)
+    p_values = (1 + extreme) / (1 + n_resamples)
+    columns = np.stack([observed, low, high, p_values], axis=1).tolist()
+    return [Comparison(*column) for column in columns]
+
+
+def _resampled_sums(
+    values: NDArray[np.float64], n_users: int, n_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Sums ``(n_resamples, J)`` over ``n_users`` users drawn with replacement.
+
+    ``values (M, J)`` are those of the first M users; the rest count 0. A resample holds a binomial
+    number of the M, each of them drawn uniformly.
+    """
+    n_moved, n_columns = values.shape
+    sums = np.zeros((n_resamples, n_columns))
+    if n_moved == 0:
+        return sums
+    sizes = rng.binomial(n_users, n_moved / n_users, n_resamples)
+    step = max(1, BLOCK // n_moved)
+    for start in range(0, n_resamples, step):
+        size = sizes[start : start + step]
+        cell = np.repeat(np.arange(len(size)) * n_moved, size)
+        cell += rng.integers(n_moved, size=len(cell))
+        counts = np.bincount(cell, minlength=len(size) * n_moved).reshape(len(size), n_moved)
+        sums[start : start + step] = counts.astype(np.float64) @ values
+    return sums
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjust ``p_values (n,)`` of one family so that any false rejection is rare (Holm, 1979).
+
+    The k-th smallest is multiplied by ``n - k + 1``, made no smaller than the one before and at
+    most 1. NaN is a test not made: it stays NaN and does not count in ``n``.
+    """
+    given = np.asarray(p_values, dtype=np.float64)
+    made = np.flatnonzero(~np.isnan(given))
+    if ((given[made] < 0) | (given[made] > 1)).any():
+        raise InputError("p-values lie between 0 and 1")
+    order = made[np.argsort(given[made], kind="stable")]
+    adjusted = np.full(given.shape, np.nan)
+    scaled = given[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted
+
+
+def average_ranks(scores: ArrayLike) -> AverageRanks:
+    """Rank ``M`` methods in each of ``C`` cells of ``scores (C, M)``, and average (Friedman, 1937).
+
+    1 is the largest score; equal scores share their mean rank. A method that is NaN in a cell is
+    not ranked there and the others are ranked among themselves, so mean ranks over different
+    numbers of cells do not compare.
+    """
+    given = np.asarray(scores, dtype=np.float64)
+    ranks = np.asarray(rankdata(-given, axis=1, nan_policy="omit"), dtype=np.float64)
+    ranked = ~np.isnan(given)
+    n_cells = ranked.sum(0)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(ranked, ranks, 0.0).sum(0) / n_cells
+    return AverageRanks(mean, n_cells)
+
+
+def relative_improvement(ours: ArrayLike, rivals: ArrayLike) -> Improvement:
+    """Mean over cells of ``ours / best rival - 1``: the paper's headline (METHOD §5).
+
+    Parameters
+    ----------
+    ours
+        ``(C,)`` one value per cell (scenario × metric).
+    rivals
+        ``(C, M)``; NaN where a rival was not measured.
+
+    A cell is left out, and counted, if its best rival is 0 or not measured or ours is NaN. The
+    interval is unknown: there is one value of each.
+    """
+    return improvement_interval(np.asarray(ours)[None], np.asarray(rivals)[None])
+
+
+def improvement_interval(ours: ArrayLike, rivals: ArrayLike, level: float = 0.95) -> Improvement:
+    """:func:`relative_improvement` of the means over seeds, with an interval over seeds.
+
+    Parameters
+    ----------
+    ours
+        ``(S, C)``, seeds × cells.
+    rivals
+        ``(S, C, M)``. NaN for a rival in any seed of a cell: not measured there.
+    level
+        Of the interval.
+
+    The best rival ``r`` of a cell is the one with the best mean over seeds. As a mean of ratios
+    would favour ours (a noisy divisor makes it too large), the gain is the ratio of the means,
+    ``ō / r̄ - 1``, and the interval that of its first-order parts (the ratio estimator; Cochran,
+    1977, §6): the t-interval of the seeds' means over cells of ::
+
+        (o_s - (ō / r̄) (r_s - r̄)) / r̄ - 1
+
+    It holds for the seeds alone. Other users, other data sets and the choice of the best rival by
+    the values it is then judged on (which makes the gain too small, if anything) are not in it.
+    """
+    own, others = np.asarray(ours, dtype=np.float64), np.asarray(rivals, dtype=np.float64)
+    if others.ndim != 3 or others.shape[:2] != own.shape or not others.size:
+        raise InputError(
+            "a relative improvement needs at least one rival in the same seeds and cells, not the "
+            f"shapes {own.shape} and {others.shape}"
+        )
+    own_mean, means = own.mean(0), others.mean(0)
+    best = np.where(np.isnan(means), -np.inf, means).argmax(1)
+    best_mean = means[np.arange(len(best)), best]
+    kept = (best_mean > 0) & ~np.isnan(own_mean)
+    by_seed = others[:, np.arange(len(best)), best]
+    own, by_seed, divisor = own[:, kept], by_seed[:, kept], best_mean[kept]
+    ratio = own_mean[kept] / divisor
+    parts = (own - ratio * (by_seed - divisor)) / divisor - 1
+    gains = np.full(len(best), np.nan)
+    gains[kept] = ratio - 1
+    each: Sequence[float] | NDArray[np.float64] = parts.mean(1) if kept.any() else ()
+    return Improvement(seed_interval(each, level), gains, np.where(kept, best, -1))
