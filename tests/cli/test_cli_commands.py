@@ -57,6 +57,16 @@ def test_doctor(cli):
         assert word in done.out
 
 
+def test_doctor_names_what_an_extra_lacks(cli, monkeypatch):
+    needed = ["torch>=2.5", 'no-such-part[x]>=1; extra == "bench"', "numpy; extra == 'serve'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
+    missing = cli("doctor", "--json").json["missing"]
+    assert missing == {"core": [], "bench": ["no-such-part"], "serve": []}
+    lines = {line.split()[0]: line for line in cli("doctor").out.splitlines()}
+    assert "missing no-such-part  (pip install 'cnsdiff[bench]')" in lines["bench"]
+    assert lines["serve"].split() == ["serve", "complete"]
+
+
 @pytest.mark.slow
 def test_quickstart(cli, tmp_path):
     out = tmp_path / "quick"

@@ -2,14 +2,30 @@
 
 from cnsdiff.references.base import Reference
 from cnsdiff.references.ease import EASE
+from cnsdiff.references.ials import IALS
 from cnsdiff.references.item_knn import ItemKNN
 from cnsdiff.references.most_popular import MostPop
+from cnsdiff.references.random_scores import RandomScores
 
-REFERENCES: dict[str, type[MostPop] | type[ItemKNN] | type[EASE]] = {
+REFERENCES: dict[str, type[Reference]] = {
+    "random": RandomScores,
     "mostpop": MostPop,
     "itemknn": ItemKNN,
     "ease": EASE,
+    "ials": IALS,
 }
 """The references by the name they have in configurations and tables."""
 
-__all__ = ["EASE", "REFERENCES", "ItemKNN", "MostPop", "Reference"]
+STANDARD = ("mostpop", "itemknn", "ease")
+"""Those of every table: no seed, no extra to install."""
+
+__all__ = [
+    "EASE",
+    "IALS",
+    "REFERENCES",
+    "STANDARD",
+    "ItemKNN",
+    "MostPop",
+    "RandomScores",
+    "Reference",
+]

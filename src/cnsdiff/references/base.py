@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -25,6 +25,10 @@ class Reference:
     train_ : csr_array of float32, shape (n_users, n_items)
         Training positives as ones (repeated pairs count once).
     """
+
+    #: Whether the training split alone decides the scores; otherwise the constructor takes a
+    #: ``seed`` that changes them.
+    deterministic: ClassVar[bool] = True
 
     train_: csr_array
 
