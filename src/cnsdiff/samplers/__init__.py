@@ -4,11 +4,14 @@ from cnsdiff.samplers.ahns import AHNSSampler
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.curriculum import CurriculumSampler
+from cnsdiff.samplers.dens import DENSSampler
 from cnsdiff.samplers.dns import DNSSampler
 from cnsdiff.samplers.dns_mn import DNSMNSampler
+from cnsdiff.samplers.mixgcf import MixGCFSampler
 from cnsdiff.samplers.popularity import PopularitySampler
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.samplers.softmax_rho import SoftmaxRhoSampler
+from cnsdiff.samplers.srns import SRNSSampler
 
 __all__ = [
     "SAMPLERS",
@@ -17,11 +20,14 @@ __all__ = [
     "CNSDiffSampler",
     "Context",
     "CurriculumSampler",
+    "DENSSampler",
     "DNSMNSampler",
     "DNSSampler",
+    "MixGCFSampler",
     "Negatives",
     "PopularitySampler",
     "RandomSampler",
+    "SRNSSampler",
     "Sampler",
     "SamplerConfig",
     "SoftmaxRhoSampler",
