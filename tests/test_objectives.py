@@ -73,6 +73,21 @@ def test_bpr_is_its_formula() -> None:
     torch.testing.assert_close(bpr(positive, negative), -torch.sigmoid(differences).log().mean())
 
 
+def test_weighted_bpr_sums_over_a_row_and_takes_the_mean_over_rows() -> None:
+    positive, negative, weights = normal(8), normal(8, 3, seed=1), normal(8, 3, seed=2).abs()
+    total = 0.0
+    for p, row, shares in zip(positive.tolist(), negative.tolist(), weights.tolist(), strict=True):
+        for n, w in zip(row, shares, strict=True):
+            total += w * math.log1p(math.exp(n - p))
+    assert bpr(positive, negative, weights).item() == pytest.approx(total / 8)
+
+
+def test_weights_of_one_over_n_are_no_weights_to_bpr() -> None:
+    positive, negative = normal(8), normal(8, 4, seed=1)
+    alike = torch.full_like(negative, 0.25)
+    torch.testing.assert_close(bpr(positive, negative, alike), bpr(positive, negative))
+
+
 def test_bpr_stays_finite_for_scores_far_apart() -> None:
     loss = bpr(torch.tensor([-1e4, 1e4]), torch.tensor([[1e4], [-1e4]]))
     assert loss.item() == pytest.approx(1e4)
@@ -270,6 +285,77 @@ def test_uniform_softmax_draws_catalogue_items_and_masks_the_rows_own(gamma: flo
     expected = F.cross_entropy(torch.cat([own, others], dim=1), target)
     options = {**SOFTMAX, "negatives": "uniform", "uniform_negatives": n, "log_q": gamma}
     torch.testing.assert_close(terms(options)["softmax"], expected, rtol=1e-5, atol=1e-6)
+
+
+def weighted_softmax_by_hand(
+    weights: Tensor, drawn: Tensor, gamma: float, shared: Tensor | None
+) -> float:
+    """``- log( e^p / (e^p + Σ shared e^s + Σ (n w / Σ w) e^l) )``, row by row."""
+    scores = (tables().users @ tables().items.T / 0.5 - gamma * LOG_POPULARITY).tolist()
+    n, total = drawn.shape[1], 0.0
+    for user, own, items, row in zip(
+        BATCH.users.tolist(),
+        BATCH.positives.tolist(),
+        drawn.tolist(),
+        weights.tolist(),
+        strict=True,
+    ):
+        mass = math.exp(scores[user][own])
+        for item in () if shared is None else shared.tolist():
+            mass += math.exp(scores[user][item]) if item != own else 0.0
+        for item, weight in zip(items, row, strict=True):
+            mass += n * weight / sum(row) * math.exp(scores[user][item])
+        total += math.log(mass) - scores[user][own]
+    return total / B
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7])
+@pytest.mark.parametrize("source", ["sampler", "in-batch+sampler"])
+def test_a_weighted_softmax_multiplies_the_samplers_terms(source: str, gamma: float) -> None:
+    """By weights of any size, some of them 0; the shared items keep theirs of 1."""
+    drawn = items_drawn(4)
+    weights = normal(B, 4, seed=9).clamp(min=0) + torch.eye(4, dtype=torch.float64)[0]
+    assert (weights == 0).any()
+    shared = BATCH.positives if source.startswith("in-batch") else None
+    ours = terms(
+        {**SOFTMAX, "negatives": source, "log_q": gamma}, Negatives(items=drawn, weights=weights)
+    )["softmax"]
+    expected = weighted_softmax_by_hand(weights, drawn, gamma, shared)
+    assert ours.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_weights_are_no_weights_to_a_softmax() -> None:
+    drawn = items_drawn()
+    options = {**SOFTMAX, "negatives": "sampler"}
+    plain = terms(options, Negatives(items=drawn))["softmax"]
+    for weight in (0.2, 1.0, 30.0):
+        alike = torch.full(drawn.shape, weight, dtype=torch.float64)
+        torch.testing.assert_close(
+            terms(options, Negatives(items=drawn, weights=alike))["softmax"], plain
+        )
+
+
+def test_a_negative_of_weight_zero_has_no_gradient_and_harms_none() -> None:
+    weights = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(B, 2)
+    for options in (NO_L2, {**SOFTMAX, "negatives": "sampler"}):
+        vectors = normal(B, 2, DIM, seed=8).requires_grad_()
+        loss = sum(terms(options, Negatives(vectors=vectors, weights=weights)).values())
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        assert vectors.grad is not None
+        assert vectors.grad.isfinite().all()
+        assert torch.equal(vectors.grad[:, 1], torch.zeros(B, DIM).double())
+        assert (vectors.grad[:, 0] != 0).any(dim=1).all()
+
+
+def test_the_samplers_weights_enter_the_joint_bpr() -> None:
+    embeddings, drawn = tables(), items_drawn()
+    weights = normal(B, 3, seed=9).abs()
+    scores = embeddings.users @ embeddings.items.T
+    own, others = scores[BATCH.users, BATCH.positives], scores[BATCH.users.unsqueeze(1), drawn]
+    ours = terms(NO_L2, Negatives(items=drawn, weights=weights))["bpr"]
+    expected = (weights * -torch.sigmoid(own.unsqueeze(1) - others).log()).sum() / B
+    torch.testing.assert_close(ours, expected)
 
 
 def test_shared_negatives_need_no_sampler() -> None:
