@@ -18,6 +18,7 @@ from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.config import Config, EvaluationConfig
 from cnsdiff.objectives import ContrastiveConfig, ObjectiveConfig
 from cnsdiff.presets import PRESETS
+from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig
 from cnsdiff.training.config import TrainingConfig
 
@@ -33,21 +34,52 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
 }
 
 
+#: The samplers of our own that share one table: all but the default, which has its section.
+OTHER_SAMPLERS = [
+    name
+    for name in SAMPLERS.names()
+    if name != "cnsdiff" and SAMPLERS.find(name).__module__.startswith("cnsdiff.samplers")
+]
+
+
+def section_text(section: str) -> str:
+    """What the configuration page says under a heading."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    return re.split(r"\n#+ ", text.split(f"# {section}\n", 1)[1])[0]
+
+
 def documented(section: str) -> dict[str, str]:
     """Key and default of each row under a heading of the configuration page."""
-    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    body = re.split(r"\n#+ ", text.split(f"# {section}\n", 1)[1])[0]
-    return dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", body, flags=re.MULTILINE))
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section_text(section), flags=re.MULTILINE)
+    return dict(rows)
+
+
+def defaults(model: type[Any], elsewhere: set[str]) -> dict[str, str]:
+    """The settings of a section and their defaults, as the page writes them."""
+    fields = model.model_fields
+    plain = json.loads(
+        json.dumps({name: fields[name].default for name in fields if name not in elsewhere})
+    )
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in plain.items()}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
-    model, elsewhere = SECTIONS[section]
-    fields = model.model_fields
-    defaults = {name: fields[name].default for name in fields if name not in elsewhere}
-    plain = json.loads(json.dumps(defaults))
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in plain.items()}
-    assert documented(section) == texts
+    assert documented(section) == defaults(*SECTIONS[section])
+
+
+@pytest.mark.parametrize("name", OTHER_SAMPLERS)
+def test_every_setting_of_the_other_samplers_is_documented_with_its_default(name: str) -> None:
+    row = rf"^\| `{name}` \| `(\w+)` \| `([^`]*)` \|"
+    rows = re.findall(row, section_text("The other samplers"), flags=re.MULTILINE)
+    assert dict(rows) == defaults(SAMPLERS.find(name).Config, {"name", "n_negatives"})
+    assert len(rows) == len(dict(rows))
+
+
+def test_the_table_of_the_other_samplers_holds_registered_ones_only() -> None:
+    rows = re.findall(r"^\| `(\w+)`", section_text("The other samplers"), flags=re.MULTILINE)
+    assert rows
+    assert set(rows) <= set(OTHER_SAMPLERS)
 
 
 def test_every_preset_is_named_in_readme() -> None:
