@@ -180,4 +180,4 @@ def _repeated(items: Tensor) -> Tensor:
     ordered = items.gather(1, order)
     again = torch.zeros_like(items, dtype=torch.bool)
     again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.empty_like(again).scatter_(1, order, again)
+    return again.gather(1, order.argsort(dim=1))
