@@ -24,6 +24,7 @@ LAYERS = [
     {"backbones"},
     {"diffusion"},
     {"samplers"},
+    {"debiasing"},
     {"objectives"},
     {"evaluation"},
     {"references"},

@@ -16,6 +16,7 @@ import pytest
 
 from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.config import Config, EvaluationConfig
+from cnsdiff.debiasing import PropensityConfig
 from cnsdiff.objectives import ContrastiveConfig, ObjectiveConfig
 from cnsdiff.presets import PRESETS
 from cnsdiff.samplers import SAMPLERS
@@ -27,8 +28,9 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
     "Top level": (Config, {"backbone", "sampler", "objective", "training", "evaluation"}),
     "backbone": (LightGCNConfig, {"name"}),
     "sampler": (CNSDiffConfig, {"name"}),
-    "objective": (ObjectiveConfig, {"contrastive"}),
+    "objective": (ObjectiveConfig, {"contrastive", "propensity"}),
     "objective.contrastive": (ContrastiveConfig, set()),
+    "objective.propensity": (PropensityConfig, set()),
     "training": (TrainingConfig, set()),
     "evaluation": (EvaluationConfig, set()),
 }

@@ -52,6 +52,16 @@ class Config(Settings):
             raise ValueError(
                 "objective.log_q corrects a softmax; set objective.loss to 'softmax' or log_q to 0"
             )
+        if objective.popularity_exponent and objective.loss != "bpr":
+            raise ValueError(
+                "objective.popularity_exponent deconfounds BPR; set objective.loss to 'bpr' or "
+                "popularity_exponent to 0"
+            )
+        if objective.popularity_exponent and objective.score != "inner":
+            raise ValueError(
+                "objective.popularity_exponent needs inner products; set objective.score to "
+                "'inner' or popularity_exponent to 0"
+            )
         if not uses_sampler and self.sampler.name != "random":
             raise ValueError(
                 f"objective.negatives={objective.negatives!r} never uses the sampler "

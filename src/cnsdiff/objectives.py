@@ -15,22 +15,41 @@ from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
+from cnsdiff.debiasing import (
+    PropensityConfig,
+    deconfounded,
+    inverse_propensity,
+    popularity_power,
+)
 from cnsdiff.samplers.base import Batch, Context, Negatives
 from cnsdiff.settings import Settings
 
 NegativeSource = Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "uniform+sampler"]
 
 
-def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
+def bpr(
+    positive: Tensor,
+    negative: Tensor,
+    weights: Tensor | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
     """``- mean log σ(s_p - s_n)`` (Rendle et al. 2009); shapes ``(B,)`` and ``(B, n)``.
 
-    With ``weights`` ``(B, n)`` the mean over rows of the weighted sum over each.
+    With ``weights`` ``(B, n)`` the mean over rows of the weighted sum over each; ``row_weights``
+    ``(B,)`` multiply the rows before that mean.
     """
     losses = F.softplus(negative - positive.unsqueeze(1))
+    if row_weights is not None:
+        losses = row_weights.unsqueeze(1) * losses
     return losses.mean() if weights is None else (weights * losses).sum(dim=1).mean()
 
 
-def sampled_softmax(positive: Tensor, negatives: Tensor, admissible: Tensor | None) -> Tensor:
+def sampled_softmax(
+    positive: Tensor,
+    negatives: Tensor,
+    admissible: Tensor | None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
     """``- mean log( e^{l_p} / (e^{l_p} + Σ_n e^{l_n}) )`` over logits.
 
     Parameters
@@ -42,11 +61,14 @@ def sampled_softmax(positive: Tensor, negatives: Tensor, admissible: Tensor | No
     admissible
         ``(B, N)`` boolean, false where a "negative" is in truth a positive of the row; all are
         admissible when ``None``.
+    row_weights
+        ``(B,)`` factors of the rows before the mean; 1 when ``None``.
     """
     if admissible is not None:
         negatives = negatives.masked_fill(~admissible, -torch.inf)
     logits = torch.cat([positive.unsqueeze(1), negatives], dim=1)
-    return (torch.logsumexp(logits, dim=1) - positive).mean()
+    losses = torch.logsumexp(logits, dim=1) - positive
+    return (losses if row_weights is None else row_weights * losses).mean()
 
 
 def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -90,9 +112,11 @@ class ObjectiveConfig(Settings):
     negatives: NegativeSource = "sampler"
     uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
     log_q: float = Field(0.0, description="γ in s/τ - γ log pop of the softmax")
+    popularity_exponent: float = Field(0.0, ge=0, description="γ of PDA's m_i^γ in BPR; 0: off")
     l2: float = Field(1e-2, ge=0, description="λ_2")
     l2_form: Literal["squared", "authors"] = "squared"
     contrastive: ContrastiveConfig = ContrastiveConfig()
+    propensity: PropensityConfig = PropensityConfig()
 
 
 class Objective(nn.Module):
@@ -107,6 +131,8 @@ class Objective(nn.Module):
     """
 
     log_popularity: Tensor
+    row_weights: Tensor | None
+    popularity: Tensor | None  # to the power γ
 
     def __init__(self, config: ObjectiveConfig, positives: Positives) -> None:
         super().__init__()
@@ -114,7 +140,14 @@ class Objective(nn.Module):
         self.positives = positives
         counts = positives.item_counts.double()
         log_popularity = (counts / counts.sum()).log().float()
+        row_weights = popularity = None
+        if config.propensity.exponent:
+            row_weights = inverse_propensity(positives.item_counts, config.propensity)
+        if config.popularity_exponent:
+            popularity = popularity_power(counts, config.popularity_exponent).float()
         self.register_buffer("log_popularity", log_popularity, persistent=False)
+        self.register_buffer("row_weights", row_weights, persistent=False)
+        self.register_buffer("popularity", popularity, persistent=False)
 
     def project(self, embeddings: Embeddings) -> Embeddings:
         """The vectors whose inner product is the score (unit vectors for cosine)."""
@@ -157,20 +190,27 @@ class Objective(nn.Module):
         if negatives is not None and self.calls_sampler:
             vectors = negatives.embed(embeddings)
             sampled = torch.einsum("bd,bnd->bn", users, vectors) / config.temperature
+        row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
             assert sampled is not None
             assert negatives is not None
-            terms["bpr"] = bpr(positive, sampled, negatives.weights)
+            if self.popularity is not None:
+                positive = deconfounded(positive, self.popularity[batch.positives])
+                sampled = deconfounded(sampled, _of_sampled(self.popularity, batch, negatives))
+            terms["bpr"] = bpr(positive, sampled, negatives.weights, row_weights)
         else:
             if config.log_q:
                 positive = positive - config.log_q * self.log_popularity[batch.positives]
-                if sampled is not None:
-                    sampled = sampled - config.log_q * self._sampled_popularity(batch, negatives)
+                if sampled is not None and negatives is not None:
+                    popularity = _of_sampled(self.log_popularity, batch, negatives)
+                    sampled = sampled - config.log_q * popularity
             if sampled is not None and negatives is not None and negatives.weights is not None:
                 share = negatives.weights / negatives.weights.sum(dim=1, keepdim=True)
                 sampled = sampled + (negatives.per_row * share).log()
-            terms["softmax"] = self._softmax(batch, embeddings, users, positive, sampled, context)
+            terms["softmax"] = self._softmax(
+                batch, embeddings, users, positive, sampled, row_weights, context
+            )
         if config.contrastive.weight:
             assert negatives is not None
             terms["contrastive"] = config.contrastive.weight * self._contrastive(
@@ -186,16 +226,6 @@ class Objective(nn.Module):
             terms["sampler"] = negatives.loss
         return terms
 
-    def _sampled_popularity(self, batch: Batch, negatives: Negatives | None) -> Tensor:
-        """Log-popularity of the sampler's negatives, ``(B, n)`` or ``(B, 1)``.
-
-        A synthesised negative is no item; it takes that of the positive it was made from.
-        """
-        assert negatives is not None
-        if negatives.items is not None:
-            return self.log_popularity[negatives.items]
-        return self.log_popularity[batch.positives].unsqueeze(1)
-
     def _softmax(
         self,
         batch: Batch,
@@ -203,6 +233,7 @@ class Objective(nn.Module):
         users: Tensor,
         positive: Tensor,
         sampled: Tensor | None,
+        row_weights: Tensor | None,
         context: Context,
     ) -> Tensor:
         """Softmax over shared catalogue items and the sampler's own negatives, as configured.
@@ -213,7 +244,7 @@ class Objective(nn.Module):
         config = self.config
         if config.negatives == "sampler":
             assert sampled is not None
-            return sampled_softmax(positive, sampled, None)
+            return sampled_softmax(positive, sampled, None, row_weights)
         if config.negatives.startswith("in-batch"):
             shared = batch.positives
         else:
@@ -231,7 +262,7 @@ class Objective(nn.Module):
         if sampled is not None:
             logits = torch.cat([logits, sampled], dim=1)
             admissible = torch.cat([admissible, torch.ones_like(sampled, dtype=torch.bool)], dim=1)
-        return sampled_softmax(positive, logits, admissible)
+        return sampled_softmax(positive, logits, admissible, row_weights)
 
     def _contrastive(
         self, items: Tensor, negatives: Negatives, embeddings: Embeddings, context: Context
@@ -245,3 +276,13 @@ class Objective(nn.Module):
             pool = pool[order[: config.negatives]]
         noise = torch.randn(items.shape, generator=context.noise, device=items.device)
         return alignment(items, items + config.noise * noise, pool, config.temperature)
+
+
+def _of_sampled(table: Tensor, batch: Batch, negatives: Negatives) -> Tensor:
+    """What a table ``(n_items,)`` says of the sampler's negatives, ``(B, n)`` or ``(B, 1)``.
+
+    A synthesised negative is no item; it takes that of the positive it was made from.
+    """
+    if negatives.items is not None:
+        return table[negatives.items]
+    return table[batch.positives].unsqueeze(1)

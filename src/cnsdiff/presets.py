@@ -74,6 +74,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampler": {"name": "random"},
         "objective": {"loss": "bpr"},
     },
+    # The same with positives weighted by inverse propensity, the square root of popularity
+    # (Saito et al., WSDM 2020).
+    "ips-lightgcn": {
+        "backbone": {"name": "lightgcn"},
+        "sampler": {"name": "random"},
+        "objective": {"loss": "bpr", "propensity": {"exponent": 0.5}},
+    },
+    # The same with popularity-deconfounded BPR (Zhang et al., SIGIR 2021), at the exponent that
+    # the authors' repository calls good with and without injected popularity.
+    "pda-lightgcn": {
+        "backbone": {"name": "lightgcn"},
+        "sampler": {"name": "random"},
+        "objective": {"loss": "bpr", "popularity_exponent": 0.1},
+    },
     # LightGCN with in-batch softmax on cosine scores.
     "ssm-lightgcn": {
         "backbone": {"name": "lightgcn"},
