@@ -1,0 +1,162 @@
+"""The benchmark in one line: how much better one method is, and how all methods rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cnsdiff.benchmark.statistics import METRICS, check, distinct, require, summarise
+from cnsdiff.errors import InputError
+from cnsdiff.evaluation.significance import average_ranks, improvement_interval
+
+#: The name of whatever selection anticipates each dataset's own shift.
+ANTICIPATED = "anticipated"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """How much better one method is than the best of a group, and how all methods rank.
+
+    Attributes
+    ----------
+    gains
+        One row per selection: selection, method, group (the rivals'), mean, low, high, n_seeds,
+        n_cells, n_left_out; ``mean`` is a share: .1 is 10 % better.
+    cells
+        One row per selection, dataset and metric: value, rival (the best), rival_value, gain,
+        n_rivals (measured there). Where the cell is left out ``rival`` is null and ``gain`` NaN.
+    ranks
+        One row per selection and method: group, rank (mean over cells), n_cells.
+    """
+
+    gains: pl.DataFrame
+    cells: pl.DataFrame
+    ranks: pl.DataFrame
+
+
+def headline(
+    results: pl.DataFrame,
+    ours: str,
+    group: str,
+    *,
+    metrics: Sequence[str] = METRICS,
+    split: str = "test_ood",
+    level: float = 0.95,
+) -> Headline:
+    """Average relative improvement of ``ours`` over the best of ``group``, and average ranks.
+
+    A cell is a dataset and a metric. Selections that anticipate their dataset's shift are taken
+    together as ``"anticipated"``, each other selection by its own name; methods under different
+    selections are never compared. The interval is that of
+    :func:`cnsdiff.evaluation.significance.improvement_interval`, over the seeds that all methods
+    concerned have everywhere; a method that has one seed on every dataset is taken not to depend
+    on it, and stands beside each seed of the others. Ranks are of the means over all seeds.
+
+    Raises
+    ------
+    InputError
+        The method, the group or a metric is unknown, the group has no other method, or no seed
+        is common to all.
+    """
+    check(results)
+    require("method", [ours], results)
+    require("group", [group], results)
+    require("metric", metrics, results)
+    rivals = [name for name in distinct(results.filter(group=group), "method") if name != ours]
+    if not rivals:
+        raise InputError(f"the group {group!r} has no method but {ours}, so there is no rival")
+    label = pl.when("anticipated").then(pl.lit(ANTICIPATED)).otherwise("selection")
+    chosen = results.filter(pl.col("split") == split, pl.col("metric").is_in(list(metrics)))
+    gains: list[tuple[Any, ...]] = []
+    cells: list[tuple[Any, ...]] = []
+    ranks: list[tuple[Any, ...]] = []
+    for (selection,), rows in chosen.group_by(label.alias("label"), maintain_order=True):
+        datasets = distinct(rows, "dataset")
+        if rows.select("dataset", "selection").n_unique() > len(datasets):
+            raise InputError("a dataset has two selections that anticipate its shift; drop one")
+        places = [(name, metric) for name in datasets for metric in metrics]
+        values = _by_seed(rows, places, [ours, *rivals])
+        found = improvement_interval(values[:, :, 0], values[:, :, 1:], level)
+        gains.append(
+            (selection, ours, group, *astuple(found.interval), found.n_cells, found.n_left_out)
+        )
+        for place, mean, best, gain in zip(
+            places, values.mean(0), found.best.tolist(), found.gains.tolist(), strict=True
+        ):
+            rival = (rivals[best], float(mean[1 + best])) if best >= 0 else (None, None)
+            n_rivals = int(np.isfinite(mean[1:]).sum())
+            cells.append((selection, *place, float(mean[0]), *rival, gain, n_rivals))
+        ranks += [(selection, *row) for row in _ranks(rows, places)]
+    return Headline(
+        pl.DataFrame(gains, schema=_GAINS, orient="row"),
+        pl.DataFrame(cells, schema=_CELLS, orient="row"),
+        pl.DataFrame(ranks, schema=_RANKS, orient="row"),
+    )
+
+
+_GAINS = {
+    **dict.fromkeys(("selection", "method", "group"), pl.String),
+    **dict.fromkeys(("mean", "low", "high"), pl.Float64),
+    **dict.fromkeys(("n_seeds", "n_cells", "n_left_out"), pl.Int64),
+}
+_CELLS = {
+    **dict.fromkeys(("selection", "dataset", "metric"), pl.String),
+    "value": pl.Float64,
+    "rival": pl.String,
+    **dict.fromkeys(("rival_value", "gain"), pl.Float64),
+    "n_rivals": pl.Int64,
+}
+_RANKS = {
+    **dict.fromkeys(("selection", "method", "group"), pl.String),
+    "rank": pl.Float64,
+    "n_cells": pl.Int64,
+}
+
+
+def _by_seed(
+    rows: pl.DataFrame, places: Sequence[tuple[str, str]], methods: Sequence[str]
+) -> NDArray[np.float64]:
+    """``(S, C, M)`` values of the methods in each cell under each common seed; NaN if absent."""
+    values: dict[tuple[str, str, str], dict[int, float]] = {}
+    units: dict[tuple[str, str], set[int]] = {}
+    for row in rows.filter(pl.col("method").is_in(list(methods))).iter_rows(named=True):
+        method, dataset, seed = row["method"], row["dataset"], row["seed"]
+        values.setdefault((method, dataset, row["metric"]), {})[seed] = row["value"]
+        units.setdefault((method, dataset), set()).add(seed)
+    seeded = {method for (method, _), seeds in units.items() if len(seeds) > 1}
+    several = [seeds for (method, _), seeds in units.items() if method in seeded]
+    seeds = sorted(set.intersection(*several)) if several else [0]
+    if not seeds:
+        raise InputError(
+            f"no seed is common to {', '.join(methods)} on every dataset; run what is missing, or "
+            "the headline has no values to pair"
+        )
+
+    def value(method: str, place: tuple[str, str], seed: int) -> float:
+        found = values.get((method, *place), {})
+        if method not in seeded:
+            return next(iter(found.values()), float("nan"))
+        return found.get(seed, float("nan"))
+
+    return np.array([[[value(m, p, s) for m in methods] for p in places] for s in seeds], float)
+
+
+def _ranks(
+    rows: pl.DataFrame, places: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, float, int]]:
+    """Method, group, mean rank and number of cells of every method."""
+    summary = summarise(rows)
+    groups = dict(summary.select("method", "group").iter_rows())
+    means = {
+        (row["dataset"], row["metric"], row["method"]): row["mean"]
+        for row in summary.iter_rows(named=True)
+    }
+    scores = [[means.get((*place, method), float("nan")) for method in groups] for place in places]
+    found = average_ranks(scores)
+    counted = zip(groups.items(), found.ranks.tolist(), found.n_cells.tolist(), strict=True)
+    return [(*names, rank, n) for names, rank, n in counted]

@@ -1,0 +1,216 @@
+"""What a benchmark's results say: means over seeds, tests over users.
+
+All take ``results``, the long table of :func:`cnsdiff.benchmark.run.collect`: one row per
+dataset, method, selection, seed, split and metric, with the columns ``dataset``, ``method``,
+``group``, ``selection``, ``anticipated``, ``seed``, ``split``, ``metric`` and ``value``. Larger
+values are better. Methods and datasets keep the order of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cnsdiff.errors import InputError, did_you_mean
+from cnsdiff.evaluation.significance import (
+    N_RESAMPLES,
+    bootstrap_differences,
+    half_width,
+    holm,
+)
+
+#: ``per_user(dataset, method, selection, seed, split)``: ``user`` and one column per metric.
+PerUser = Callable[[str, str, str, int, str], pl.DataFrame]
+
+#: The paper's headline is over these (METHOD §5).
+METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+#: A baseline ``"best:GROUP"`` is the best method of that group.
+BEST = "best:"
+
+_CELL = ["dataset", "method", "group", "selection", "anticipated", "split", "metric"]
+
+
+def summarise(results: pl.DataFrame, *, level: float = 0.95) -> pl.DataFrame:
+    """Mean over seeds and its t-interval.
+
+    Returns
+    -------
+    polars.DataFrame
+        dataset, method, group, selection, anticipated, split, metric, mean, low, high, n_seeds;
+        ``low`` and ``high`` are NaN with one seed. A value that is missing makes all NaN.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or a result is there twice.
+    """
+    check(results)
+    summary = (
+        results.with_columns(pl.col("value").fill_null(float("nan")))
+        .group_by(_CELL, maintain_order=True)
+        .agg(
+            mean=pl.col("value").mean(),
+            deviation=pl.col("value").std().fill_null(float("nan")),
+            n_seeds=pl.len().cast(pl.Int64),
+        )
+    )
+    half = half_width(summary["deviation"].to_numpy(), summary["n_seeds"].to_numpy(), level)
+    low, high = summary["mean"].to_numpy() - half, summary["mean"].to_numpy() + half
+    return summary.select(*_CELL, "mean", low=low, high=high, n_seeds="n_seeds")
+
+
+def compare(
+    results: pl.DataFrame,
+    per_user: PerUser,
+    *,
+    baseline: str,
+    metrics: Sequence[str] = METRICS,
+    split: str = "test_ood",
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+    level: float = 0.95,
+) -> pl.DataFrame:
+    """Test every method against a baseline, on the same users of each dataset.
+
+    Parameters
+    ----------
+    results
+        Says which methods and seeds there are.
+    per_user
+        Their users' values; averaged over a method's seeds before the test.
+    baseline
+        A method, or ``"best:GROUP"``: for each dataset, selection and metric, the method of the
+        group with the best mean. It is picked by the values it is then tested on, so its lead
+        over others is partly chance, and another's lead over it is understated.
+    metrics, split
+        What is compared.
+    seed, n_resamples, level
+        Of :func:`cnsdiff.evaluation.significance.paired_bootstrap`.
+
+    Returns
+    -------
+    polars.DataFrame
+        dataset, method, group, selection, split, metric, baseline, difference, low, high, p,
+        p_holm, n_users; ``p_holm`` over the methods of one dataset, selection and metric. No rows
+        for the baseline itself, nor where it was not run.
+
+    Raises
+    ------
+    InputError
+        The baseline or a metric is unknown, or methods were not measured on the same users.
+    """
+    summary = summarise(results)
+    require("metric", metrics, summary)
+    if baseline.startswith(BEST):
+        require("group", [baseline.removeprefix(BEST)], summary)
+    else:
+        require("method", [baseline], summary)
+    chosen = summary.filter(pl.col("split") == split, pl.col("metric").is_in(list(metrics)))
+    rows: list[tuple[Any, ...]] = []
+    for (dataset, selection), here in chosen.group_by("dataset", "selection", maintain_order=True):
+        against = {name: _baseline(here.filter(metric=name), baseline) for name in metrics}
+        tested = {name: rival for name, rival in against.items() if rival is not None}
+        if not tested:
+            continue
+        groups = dict(here.select("method", "group").iter_rows())
+        runs = results.filter(dataset=dataset, selection=selection, split=split)
+        place = (str(dataset), str(selection), split)
+        values = _user_values(per_user, runs, list(groups), list(tested), place)
+        methods = list(groups)
+        rival_at = [methods.index(rival) for rival in tested.values()]
+        rivals = values[:, rival_at, np.arange(len(tested))]
+        found = bootstrap_differences(
+            (values - rivals[:, None]).reshape(len(values), -1),
+            seed=seed,
+            n_resamples=n_resamples,
+            level=level,
+        )
+        for at, (metric, rival) in enumerate(tested.items()):
+            others = {
+                method: one
+                for method, one in zip(methods, found[at :: len(tested)], strict=True)
+                if method != rival
+            }
+            adjusted = holm([one.p_value for one in others.values()]).tolist()
+            for (method, one), p_holm in zip(others.items(), adjusted, strict=True):
+                names = (dataset, method, groups[method], selection, split, metric, rival)
+                rows.append((*names, *astuple(one), p_holm, len(values)))
+    return pl.DataFrame(rows, schema=_COMPARISON, orient="row")
+
+
+_COMPARISON = {
+    **dict.fromkeys(
+        ("dataset", "method", "group", "selection", "split", "metric", "baseline"), pl.String
+    ),
+    **dict.fromkeys(("difference", "low", "high", "p", "p_holm"), pl.Float64),
+    "n_users": pl.Int64,
+}
+
+
+def _baseline(rows: pl.DataFrame, baseline: str) -> str | None:
+    """The baseline's method among the rows of one metric, or ``None`` if it is not there."""
+    if not baseline.startswith(BEST):
+        return baseline if baseline in rows["method"] else None
+    group = rows.filter(pl.col("group") == baseline.removeprefix(BEST), pl.col("mean").is_finite())
+    best_first = group.sort("mean", descending=True, maintain_order=True)["method"].to_list()
+    return best_first[0] if best_first else None
+
+
+def _user_values(
+    per_user: PerUser,
+    runs: pl.DataFrame,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    place: tuple[str, str, str],
+) -> NDArray[np.float64]:
+    """``(U, M, K)`` metrics of each user under each method, averaged over its seeds."""
+    dataset, selection, split = place
+    users: pl.Series | None = None
+    values = []
+    for method in methods:
+        seeds = runs.filter(method=method)["seed"].unique().sort()
+        of_seeds = []
+        for seed in seeds:
+            frame = per_user(dataset, method, selection, seed, split).sort("user")
+            where = f"{dataset}, {method}, selected on {selection}, seed {seed}, {split}"
+            if missing := [name for name in metrics if name not in frame.columns]:
+                raise InputError(f"{where}: no {', '.join(missing)} of each user was kept")
+            users = frame["user"] if users is None else users
+            if not frame["user"].equals(users):
+                raise InputError(f"{where}: was measured on other users than the methods before it")
+            of_seeds.append(frame.select(metrics).to_numpy())
+        values.append(np.mean(of_seeds, axis=0, dtype=np.float64))
+    return np.stack(values, axis=1)
+
+
+def check(results: pl.DataFrame) -> None:
+    """Raise :class:`InputError` if a column is missing or a result is there twice."""
+    needed = [*_CELL, "seed", "value"]
+    if missing := [name for name in needed if name not in results.columns]:
+        raise InputError(f"the results lack the column {', '.join(missing)}")
+    key = ["dataset", "method", "selection", "seed", "split", "metric"]
+    twice = results.filter(results.select(key).is_duplicated())
+    if twice.height:
+        first = ", ".join(str(twice[name][0]) for name in key)
+        raise InputError(f"the results hold {first} more than once")
+
+
+def require(column: str, names: Iterable[str], results: pl.DataFrame) -> None:
+    """Raise :class:`InputError` if one of the names is not in the column."""
+    known = distinct(results, column)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"the results have no {column} {name!r}{did_you_mean(name, known)}; they have "
+                f"{', '.join(known)}"
+            )
+
+
+def distinct(rows: pl.DataFrame, column: str) -> list[str]:
+    """The names in a column, in the order in which they first come."""
+    return rows[column].unique(maintain_order=True).to_list()

@@ -1,0 +1,239 @@
+"""The tables of a benchmark: what stands in them, apart from how they are written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from cnsdiff.benchmark.headline import ANTICIPATED, Headline
+from cnsdiff.evaluation.metrics import ACCURACY
+
+#: Columns of a leaderboard: split and metric.
+COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))
+#: Marks a significant difference from the baseline.
+MARK = "†"
+
+_SPLITS = {"valid": "valid", "test_iid": "IID", "test_ood": "OOD"}
+_METRICS = {"recall": "R", "ndcg": "N"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: its name for machines, its title, and how its numbers are written."""
+
+    name: str
+    title: str
+    digits: int = 4
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number; NaN where there is none.
+
+    Attributes
+    ----------
+    half_width
+        Of its interval, or ``None``; NaN if unknown.
+    place
+        1 for the best of the column, 2 for the second, else ``None``.
+    differs
+        Whether it differs significantly from the baseline.
+    """
+
+    value: float
+    half_width: float | None = None
+    place: int | None = None
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of ``(labels, cells)``; rows with the same first label stand together.
+
+    Attributes
+    ----------
+    labels
+        Titles of the label columns.
+    columns
+        The columns of numbers.
+    notes
+        What the reader has to know, a sentence each.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
+    notes: tuple[str, ...] = ()
+
+
+def leaderboard(
+    summary: pl.DataFrame,
+    comparison: pl.DataFrame | None = None,
+    *,
+    columns: Sequence[tuple[str, str]] = COLUMNS,
+    alpha: float = 0.05,
+) -> list[Table]:
+    """One table per dataset and selection: a row per method, grouped.
+
+    Parameters
+    ----------
+    summary
+        From :func:`cnsdiff.benchmark.statistics.summarise`.
+    comparison
+        From :func:`cnsdiff.benchmark.statistics.compare` (several, of different splits, may be
+        concatenated): cells whose ``p_holm`` is below ``alpha`` are marked.
+    columns
+        Split and metric of each; those that no method was measured on are left out.
+    alpha
+        Family-wise error of the marks.
+    """
+    tables = []
+    for (dataset, selection), here in summary.group_by("dataset", "selection", maintain_order=True):
+        measured = set(here.select("split", "metric").iter_rows())
+        shown = [column for column in columns if column in measured]
+        tests = None
+        if comparison is not None:
+            tests = comparison.filter(
+                pl.col("dataset") == dataset, pl.col("selection") == selection
+            )
+        cells = [_cells(here, tests, split, metric, alpha) for split, metric in shown]
+        methods = here.select("group", "method").unique(maintain_order=True)
+        order = {name: at for at, name in enumerate(methods["group"].unique(maintain_order=True))}
+        labels = sorted(methods.iter_rows(), key=lambda label: order[label[0]])
+        rows = [
+            ((group, method), tuple(column.get(method, Cell(float("nan"))) for column in cells))
+            for group, method in labels
+        ]
+        fits = ", which anticipates its shift" if here["anticipated"].any() else ""
+        table = Table(
+            f"{dataset}, selected on {selection}{fits}",
+            ("group", "method"),
+            tuple(Column(f"{split}/{metric}", _title(split, metric)) for split, metric in shown),
+            tuple(rows),
+            tuple(_notes(here, tests, shown, alpha)),
+        )
+        tables.append(table)
+    return tables
+
+
+def _cells(
+    rows: pl.DataFrame, tests: pl.DataFrame | None, split: str, metric: str, alpha: float
+) -> dict[str, Cell]:
+    """The column of one split and metric, by method."""
+    chosen = rows.filter(split=split, metric=metric)
+    # Of how much is recommended of what, more is not better.
+    ranked = metric.partition("@")[0] in ACCURACY
+    best = chosen.filter(pl.col("mean").is_finite())["mean"].unique().sort(descending=True)
+    places = {value: at for at, value in enumerate(best[:2], start=1)} if ranked else {}
+    differing: set[str] = set()
+    if tests is not None:
+        found = tests.filter(pl.col("p_holm") < alpha, split=split, metric=metric)
+        differing = set(found["method"])
+    return {
+        row["method"]: Cell(
+            row["mean"],
+            row["high"] - row["mean"],
+            places.get(row["mean"]),
+            row["method"] in differing,
+        )
+        for row in chosen.iter_rows(named=True)
+    }
+
+
+def _notes(
+    rows: pl.DataFrame,
+    tests: pl.DataFrame | None,
+    shown: Sequence[tuple[str, str]],
+    alpha: float,
+) -> Iterable[str]:
+    if (rows["n_seeds"] > 1).any():
+        yield "± half the width of the interval of the mean over seeds"
+    if tests is None:
+        return
+    against = {
+        (row["split"], row["metric"]): row["baseline"]
+        for row in tests.iter_rows(named=True)
+        if (row["split"], row["metric"]) in shown
+    }
+    if not against:
+        return
+    tested = [column for column in shown if column in against]
+    test = f"at p < {alpha:g} (paired bootstrap over users, Holm's correction)"
+    which = ", ".join(_title(*column) for column in tested)
+    if len(set(against.values())) == 1:
+        yield f"{MARK} differs from {against[tested[0]]} {test}; tested: {which}"
+        return
+    each = ", ".join(f"{against[column]} in {_title(*column)}" for column in tested)
+    yield f"{MARK} differs from the baseline {test}; tested against: {each}"
+
+
+def headline_tables(headline: Headline) -> list[Table]:
+    """Average relative improvement, the cells it is the mean of, and average ranks."""
+    gain = Column("gain", "gain", digits=1, percent=True)
+    counts = (
+        Column("n_seeds", "seeds", digits=0),
+        Column("n_cells", "cells", digits=0),
+        Column("n_left_out", "left out", digits=0),
+    )
+    average = Table(
+        "Average relative improvement over the best of a group",
+        ("selection", "method", "over the best"),
+        (gain, *counts),
+        tuple(
+            (
+                (row["selection"], row["method"], row["group"]),
+                (
+                    Cell(row["mean"], row["high"] - row["mean"]),
+                    *(Cell(row[column.name]) for column in counts),
+                ),
+            )
+            for row in headline.gains.iter_rows(named=True)
+        ),
+        (
+            "mean over all datasets and metrics of the gain over the best rival of each",
+            "± half the width of its interval over seeds",
+            f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
+        ),
+    )
+    details = Table(
+        "Relative improvement by dataset and metric",
+        ("selection", "dataset", "metric", "best rival"),
+        (Column("value", "value"), Column("rival_value", "rival's"), gain),
+        tuple(
+            (
+                (row["selection"], row["dataset"], row["metric"], row["rival"] or "-"),
+                tuple(Cell(_number(row[name])) for name in ("value", "rival_value", "gain")),
+            )
+            for row in headline.cells.iter_rows(named=True)
+        ),
+    )
+    ordered = headline.ranks.sort("rank", nulls_last=True, maintain_order=True)
+    selections = headline.ranks["selection"].unique(maintain_order=True)
+    ranks = Table(
+        "Average rank of each method",
+        ("selection", "group", "method"),
+        (Column("rank", "rank", digits=2), Column("n_cells", "cells", digits=0)),
+        tuple(
+            (
+                (selection, row["group"], row["method"]),
+                (Cell(row["rank"]), Cell(row["n_cells"])),
+            )
+            for selection in selections
+            for row in ordered.filter(selection=selection).iter_rows(named=True)
+        ),
+        ("1 is the best; mean over datasets and metrics",),
+    )
+    return [average, details, ranks]
+
+
+def _title(split: str, metric: str) -> str:
+    name, _, k = metric.partition("@")
+    return f"{_SPLITS.get(split, split)} {_METRICS.get(name, name)}@{k}"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,325 @@
+"""What stands in the tables, and that every form of them can be read back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import ClassVar
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from cnsdiff.benchmark.headline import Headline
+from cnsdiff.benchmark.render import render
+from cnsdiff.benchmark.tables import Cell, Column, Table, headline_tables, leaderboard
+from cnsdiff.errors import InputError
+
+NAN = math.nan
+#: Dataset, method, group, selection, anticipated, split, metric, mean, half width, seeds.
+SUMMARY = pl.DataFrame(
+    [
+        ("food", "MostPop", "reference", "valid", False, "test_iid", "ndcg@20", 0.1, NAN, 1),
+        ("food", "MostPop", "reference", "valid", False, "test_ood", "ndcg@20", 0.3, NAN, 1),
+        ("food", "dns", "sampler", "valid", False, "test_iid", "ndcg@20", 0.4, 0.01, 3),
+        ("food", "dns", "sampler", "valid", False, "test_ood", "ndcg@20", 0.2, 0.02, 3),
+        ("food", "EASE", "reference", "valid", False, "test_iid", "ndcg@20", 0.2, NAN, 1),
+        ("food", "EASE", "reference", "valid", False, "test_ood", "ndcg@20", 0.3, NAN, 1),
+        ("food", "failed", "sampler", "valid", False, "test_iid", "ndcg@20", NAN, NAN, 3),
+        ("food", "dns", "sampler", "recency", True, "test_ood", "gini@20", 0.9, 0.1, 3),
+    ],
+    schema=[
+        *("dataset", "method", "group", "selection", "anticipated", "split", "metric"),
+        *("mean", "half", "n_seeds"),
+    ],
+    orient="row",
+).with_columns(low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half"))
+COMPARISON = pl.DataFrame(
+    [
+        ("food", "dns", "valid", "test_ood", "ndcg@20", "MostPop", 0.01, 0.04),
+        ("food", "EASE", "valid", "test_ood", "ndcg@20", "MostPop", 0.001, 0.06),
+        ("yelp", "EASE", "valid", "test_ood", "ndcg@20", "MostPop", 0.0, 0.0),
+        ("food", "EASE", "recency", "test_ood", "ndcg@20", "MostPop", 0.0, 0.0),
+    ],
+    schema=["dataset", "method", "selection", "split", "metric", "baseline", "p", "p_holm"],
+    orient="row",
+)
+#: Names that mean something to rich, Markdown, LaTeX or JSON.
+NAMES = [
+    "dns_mn", "[bold]x", "a|b", "50% & more", "*star*", "$x^2$", "{\\it}", "#1 ~ <b>",
+    '"q" \\', "ρ é",
+]  # fmt: skip
+NASTY = Table(
+    "A_table & | its title",
+    ("the group", "method"),
+    (Column("x/y@1", "x & y"), Column("gain", "gain_%", 1, percent=True)),
+    (
+        *(
+            ((f"[{name}", name), (Cell(at / 7, 0.01, 1, True), Cell(-0.123, 0.02)))
+            for at, name in enumerate(NAMES)
+        ),
+        (("same", "one"), (Cell(NAN), Cell(0.5, NAN))),
+        (("same", "two"), (Cell(0.25, None, 2), Cell(NAN, 0.1))),
+    ),
+    ("± and † are 100 % clear_",),
+)
+
+
+def cells(table: Table, method: str) -> tuple[Cell, ...]:
+    return next(cells for labels, cells in table.rows if labels[1] == method)
+
+
+# --- what stands in them
+
+
+def test_leaderboard():
+    first, second = leaderboard(SUMMARY, COMPARISON)
+    assert first.title == "food, selected on valid"
+    assert second.title == "food, selected on recency, which anticipates its shift"
+    assert [column.title for column in first.columns] == ["IID N@20", "OOD N@20"]
+    # Groups stand together, both in the order in which they come.
+    assert [labels for labels, _ in first.rows] == [
+        ("reference", "MostPop"),
+        ("reference", "EASE"),
+        ("sampler", "dns"),
+        ("sampler", "failed"),
+    ]
+    iid, ood = cells(first, "dns")
+    assert (iid.value, iid.place, iid.differs) == (0.4, 1, False)
+    assert (ood.value, ood.place, ood.differs) == (0.2, 2, True)
+    assert ood.half_width == pytest.approx(0.02)
+    # Equal values share a place; neither p before the correction nor another selection's marks.
+    assert [cells(first, name)[1].place for name in ("MostPop", "EASE")] == [1, 1]
+    assert not cells(first, "EASE")[1].differs
+    assert cells(first, "EASE")[0].place == 2
+    assert all(math.isnan(cell.value) and cell.place is None for cell in cells(first, "failed"))
+    assert first.notes[1] == (
+        "† differs from MostPop at p < 0.05 (paired bootstrap over users, Holm's correction); "
+        "tested: OOD N@20"
+    )
+    assert cells(leaderboard(SUMMARY, COMPARISON, alpha=0.1)[0], "EASE")[1].differs
+
+
+def test_leaderboard_without_tests():
+    first, _ = leaderboard(SUMMARY)
+    assert not any(cell.differs for _, row in first.rows for cell in row)
+    assert len(first.notes) == 1
+    assert not leaderboard(SUMMARY.filter(n_seeds=1))[0].notes
+
+
+def test_more_is_not_always_better():
+    table = leaderboard(SUMMARY, columns=[("test_ood", "gini@20")])[1]
+    assert cells(table, "dns")[0].place is None
+    assert table.columns[0].title == "OOD gini@20"
+
+
+def test_baselines_that_differ_by_column():
+    iid = COMPARISON[:1].with_columns(split=pl.lit("test_iid"), baseline=pl.lit("EASE"))
+    first, _ = leaderboard(SUMMARY, pl.concat([COMPARISON, iid]))
+    assert first.notes[1].endswith("tested against: EASE in IID N@20, MostPop in OOD N@20")
+    assert cells(first, "dns")[0].differs
+
+
+def test_headline_tables():
+    headline = Headline(
+        pl.DataFrame(
+            {
+                "selection": ["valid"], "method": ["ours"], "group": ["sampler"], "mean": [0.25],
+                "low": [0.2], "high": [0.3], "n_seeds": [3], "n_cells": [2], "n_left_out": [1],
+            }
+        ),
+        pl.DataFrame(
+            {
+                "selection": ["valid"] * 2, "dataset": ["a", "b"], "metric": ["ndcg@20"] * 2,
+                "value": [0.3, 0.1], "rival": ["dns", None], "rival_value": [0.2, None],
+                "gain": [0.5, NAN], "n_rivals": [2, 0],
+            }
+        ),
+        pl.DataFrame(
+            {
+                "selection": ["valid", "valid", "other"], "method": ["dns", "ours", "dns"],
+                "group": ["sampler", "ours", "sampler"], "rank": [2.0, 1.0, NAN],
+                "n_cells": [3, 3, 0],
+            }
+        ),
+    )  # fmt: skip
+    average, details, ranks = headline_tables(headline)
+    assert average.rows[0][1][0].half_width == pytest.approx(0.05)
+    text = render([average], "text")
+    assert "+25.0% ± 5.0% │     3 │     2 │        1 │" in text
+    lines = render([details], "markdown").splitlines()
+    assert lines[4] == "| valid | a | ndcg@20 | dns | 0.3000 | 0.2000 | +50.0% |"
+    assert lines[5] == "|  | b | ndcg@20 | - | 0.1000 | - | - |"
+    assert [labels for labels, _ in ranks.rows] == [
+        ("valid", "ours", "ours"),
+        ("valid", "sampler", "dns"),
+        ("other", "sampler", "dns"),
+    ]
+
+
+# --- how they are written
+
+
+def markdown_cells(text: str) -> tuple[list[list[str]], list[str]]:
+    """Rows of plain text, and what is bold outside the headings, by a Markdown parser."""
+    html = MarkdownIt("commonmark").enable("table")
+    rows: list[list[str]] = []
+    strong = []
+    in_table = False
+    for token in html.parse(text):
+        in_table = (in_table or token.type == "table_open") and token.type != "table_close"
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type == "inline" and in_table:
+            children = token.children or []
+            kinds = {child.type for child in children}
+            assert kinds <= {"text", "text_special", "strong_open", "strong_close"}, kinds
+            rows[-1].append("".join(child.content for child in children))
+            if "strong_open" in kinds:
+                at = [child.type for child in children].index("strong_open")
+                strong.append(children[at + 1].content)
+    return rows, strong
+
+
+def test_markdown_by_a_parser():
+    rows, strong = markdown_cells(render([NASTY], "markdown"))
+    assert rows[0] == ["the group", "method", "x & y", "gain_%"]
+    for at, (name, row) in enumerate(zip(NAMES, rows[1:], strict=False)):
+        assert row == [f"[{name}", name, f"{at / 7:.4f}† ± 0.0100", "-12.3% ± 2.0%"]
+    assert rows[-2:] == [["same", "one", "-", "+50.0%"], ["", "two", "0.2500", "-"]]
+    assert strong == [f"{at / 7:.4f}" for at in range(len(NAMES))]
+
+
+class TeX:
+    """Reads what LaTeX would print, of the commands that are in use; refuses anything else."""
+
+    SYMBOLS: ClassVar = {
+        "textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<",
+        "textgreater": ">", "textbar": "|", "pm": "±", "dagger": "†",
+    }  # fmt: skip
+
+    def __init__(self, source: str) -> None:
+        self.source, self.at, self.maths = source, 0, False
+
+    def read(self) -> str:
+        text = self.group(closed=False)
+        assert self.at == len(self.source) and not self.maths
+        return text
+
+    def group(self, *, closed: bool) -> str:
+        text = ""
+        while self.at < len(self.source):
+            letter = self.source[self.at]
+            self.at += 1
+            if letter == "\\":
+                text += self.command()
+            elif letter == "{":
+                text += self.group(closed=True)
+            elif letter == "}":
+                assert closed, "a brace too many"
+                return text
+            elif letter == "$":
+                self.maths = not self.maths
+            elif letter == "^":
+                assert self.maths, "^ outside of mathematics"
+            else:
+                assert letter not in "&#%_~", f"{letter} is not escaped"
+                text += letter
+        assert not closed, "a brace too few"
+        return text
+
+    def command(self) -> str:
+        name = re.compile(r"[a-zA-Z]+|.").match(self.source, self.at).group()
+        self.at += len(name)
+        if not name.isalpha():
+            assert name in "{}$&#%_"
+            return name
+        if name in ("mathbf", "underline"):
+            assert self.source[self.at] == "{" and self.maths
+            return ""
+        if name in ("pm", "dagger"):
+            assert self.maths
+        else:
+            assert self.source[self.at : self.at + 2] == "{}", "would swallow the next space"
+        return self.SYMBOLS[name]
+
+
+def escaped(text: str) -> str:
+    """``text`` as it is written in a title."""
+    table = Table(text, ("a",), (), ())
+    return re.search(r"\\caption\{(.*)\}\n", render([table], "latex")).group(1)
+
+
+@given(st.text(st.sampled_from("\\{}$&#%_~^<>|[]*\"'-ab1 ρ±†"), max_size=12))
+def test_latex_escapes(text):
+    assert TeX(escaped(text)).read() == text
+
+
+def test_latex_by_a_reader():
+    source = render([NASTY, NASTY], "latex")
+    begun: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", source):
+        assert kind == "begin" or begun.pop() == name
+        if kind == "begin":
+            begun.append(name)
+    assert not begun
+    assert source.count(r"\toprule") == source.count(r"\bottomrule") == 2
+    assert r"\begin{tabular}{llrr}" in source
+    body = source[: len(source) // 2].partition(r"\toprule")[2].partition(r"\bottomrule")[0]
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    # A rule below the titles, and between groups.
+    assert lines.count(r"\midrule") == 1 + len(NAMES)
+    rows = []
+    for line in lines:
+        if line != r"\midrule":
+            assert line.endswith(r" \\") and not line.startswith(("[", "*"))
+            parts = re.split(r"(?<!\\)&", line.removesuffix(r" \\"))
+            rows.append([TeX(part.strip()).read() for part in parts])
+    assert rows[0] == ["the group", "method", "x & y", "gain_%"]
+    for at, (name, row) in enumerate(zip(NAMES, rows[1:], strict=False)):
+        number = [f"{at / 7:.4f}† ± 0.0100", "-12.3% ± 2.0%"]
+        assert row == [f"[{name}".strip(), name, *number]
+    assert rows[-2:] == [["same", "one", "-", "+50.0%"], ["", "two", "0.2500", "-"]]
+    assert r"$\mathbf{0.1429}^{\dagger} \pm 0.0100$" in source
+    assert r"$\underline{0.2500}$" in source
+
+
+def test_json_holds_numbers():
+    (found,) = json.loads(render([NASTY], "json"))
+    assert found["title"] == NASTY.title and found["notes"] == list(NASTY.notes)
+    row = found["rows"][1]
+    assert (row["the_group"], row["method"]) == ("[[bold]x", "[bold]x")
+    assert row["values"] == {
+        "x/y@1": {"value": 1 / 7, "half_width": 0.01, "place": 1, "differs": True},
+        "gain": {"value": -0.123, "half_width": 0.02, "place": None, "differs": False},
+    }
+    assert found["rows"][-2]["values"]["x/y@1"]["value"] is None
+    assert found["rows"][-1]["the_group"] == "same"
+
+
+def test_text():
+    text = render([NASTY], "text")
+    lines = text.splitlines()
+    assert lines[0] == NASTY.title and lines[-1] == NASTY.notes[0]
+    for name in NAMES:
+        if "|" not in name:
+            assert any(f" {name} " in line and "† ± 0.0100" in line for line in lines), name
+    assert "\x1b" not in text and "bold:" not in text
+    styled = render([NASTY], "text", styled=True)
+    assert "\x1b[1m0.1429\x1b[0m† ± 0.0100" in styled and "\x1b[4m0.2500\x1b[0m" in styled
+    assert styled.endswith("bold: best of its column; underlined: second")
+
+
+def test_nothing_is_cut():
+    wide = Table("t", ("a",), tuple(Column("c", "c" * 40) for _ in range(9)), ())
+    assert render([wide], "text").count("c" * 40) == 9
+
+
+def test_unknown_form():
+    with pytest.raises(InputError, match="did you mean 'markdown'"):
+        render([NASTY], "markdwn")
+    assert render([], "json") == "[]"
+    assert render([], "text") == ""
