@@ -35,6 +35,7 @@ LAYERS = [
     {"run"},
     {"assembly"},
     {"recommender"},
+    {"benchmark"},
     {"testing"},
     {"cli"},
     {"__main__"},

@@ -381,6 +381,28 @@ def test_l2_acts_on_layer_zero_of_users_positives_and_negative_items() -> None:
     torch.testing.assert_close(ours, 0.3 * l2_squared(*rows))
 
 
+@pytest.mark.parametrize("n", [1, 40])
+def test_l2_of_many_negatives_is_that_of_their_rows(n: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    n_items = len(tables(seed=20).items)
+    drawn = torch.randint(n_items, (B, n), generator=generator)
+    outcomes = []
+    for form in ("counted", "row by row"):
+        layer_zero = tables(seed=20)
+        free = layer_zero.items.detach().clone().requires_grad_()
+        layer_zero = Embeddings(layer_zero.users, free)
+        rows = (
+            layer_zero.users[BATCH.users],
+            layer_zero.items[BATCH.positives],
+            layer_zero.items[drawn.flatten()],
+        )
+        counted = terms({"l2": 0.3}, Negatives(items=drawn), layer_zero=layer_zero)["l2"]
+        loss = counted if form == "counted" else 0.3 * l2_squared(*rows)
+        (gradient,) = torch.autograd.grad(loss, free)
+        outcomes.append((loss, gradient))
+    torch.testing.assert_close(outcomes[0], outcomes[1])
+
+
 def test_l2_has_no_share_for_synthesised_negatives() -> None:
     layer_zero, vectors = tables(seed=20), normal(B, 2, DIM)
     ours = terms({"l2": 0.3}, Negatives(vectors=vectors), layer_zero=layer_zero)["l2"]

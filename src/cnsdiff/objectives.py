@@ -89,6 +89,12 @@ def l2_squared(*rows: Tensor) -> Tensor:
     return sum((x.square().sum() / (2 * len(x)) for x in rows), start=rows[0].new_zeros(()))
 
 
+def l2_squared_of_drawn(table: Tensor, drawn: Tensor) -> Tensor:
+    """:func:`l2_squared` of the rows ``drawn`` ``(m,)`` of a table that has fewer than ``m``."""
+    counts = torch.bincount(drawn, minlength=len(table))
+    return (counts * table.square().sum(dim=1)).sum() / (2 * len(drawn))
+
+
 def l2_norm(*rows: Tensor) -> Tensor:
     """``Σ ‖X‖_F / B²``, what the authors' code computes: next to nothing at B = 2048."""
     return sum((x.norm() / len(x) ** 2 for x in rows), start=rows[0].new_zeros(()))
@@ -188,8 +194,7 @@ class Objective(nn.Module):
         positive = (users * items).sum(dim=-1) / config.temperature
         sampled: Tensor | None = None
         if negatives is not None and self.calls_sampler:
-            vectors = negatives.embed(embeddings)
-            sampled = torch.einsum("bd,bnd->bn", users, vectors) / config.temperature
+            sampled = negatives.scores(users, embeddings) / config.temperature
         row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
@@ -217,14 +222,21 @@ class Objective(nn.Module):
                 items, negatives, embeddings, context
             )
         if config.l2:
-            rows = [layer_zero.users[batch.users], layer_zero.items[batch.positives]]
-            if negatives is not None and negatives.items is not None:
-                rows.append(layer_zero.items[negatives.items.flatten()])
-            penalty = l2_squared if config.l2_form == "squared" else l2_norm
-            terms["l2"] = config.l2 * penalty(*rows)
+            terms["l2"] = config.l2 * self._l2(batch, layer_zero, negatives)
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
         return terms
+
+    def _l2(self, batch: Batch, layer_zero: Embeddings, negatives: Negatives | None) -> Tensor:
+        rows = [layer_zero.users[batch.users], layer_zero.items[batch.positives]]
+        drawn = None if negatives is None or negatives.items is None else negatives.items.flatten()
+        squared = self.config.l2_form == "squared"
+        if drawn is None:
+            return l2_squared(*rows) if squared else l2_norm(*rows)
+        if squared and len(drawn) > len(layer_zero.items):
+            return l2_squared(*rows) + l2_squared_of_drawn(layer_zero.items, drawn)
+        rows.append(layer_zero.items[drawn])
+        return l2_squared(*rows) if squared else l2_norm(*rows)
 
     def _softmax(
         self,

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.samplers.base import Negatives
 
 WEIGHTS = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.7, 0.0, 0.1], [5.0, 5.0, 5.0, 5.0]])
@@ -85,3 +86,18 @@ def test_without_weights_all_count_alike_and_all_stay() -> None:
 def test_half_precision_weights_can_be_drawn_from() -> None:
     drawn = Negatives(items=ITEMS, weights=WEIGHTS.to(torch.bfloat16)).drawn(stream())
     assert drawn.per_row == 1
+
+
+@pytest.mark.parametrize("n_items", [5, 5000])
+def test_scores_are_inner_products_with_gradient_by_either_way(n_items: int) -> None:
+    generator = stream()
+    users = torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    table = torch.randn(n_items, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    items = torch.randint(n_items, (3, 2), generator=generator)
+    scores = Negatives(items=items).scores(users, Embeddings(users, table))
+    expected = torch.stack([table[row] @ user for row, user in zip(items, users, strict=True)])
+    torch.testing.assert_close(scores, expected)
+    upstream = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad((scores * upstream).sum(), (users, table))
+    theirs = torch.autograd.grad((expected * upstream).sum(), (users, table))
+    torch.testing.assert_close(ours, theirs)

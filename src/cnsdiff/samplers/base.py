@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -77,6 +78,11 @@ class Context:
     layers: tuple[Embeddings, ...] = ()
 
 
+#: The scores of a whole catalogue are one product of matrices, those of some items a gather from
+#: memory and, in the backward pass, a scatter: up to so many items per negative the product wins.
+_PRODUCT_UP_TO = 64
+
+
 @dataclass(frozen=True)
 class Negatives:
     """Negatives for a batch: catalogue items, or vectors, with what the sampler adds.
@@ -116,7 +122,14 @@ class Negatives:
         if self.vectors is not None:
             return self.vectors
         assert self.items is not None
-        return embeddings.items[self.items]
+        # Not by indexing, whose backward pass goes through the rows one by one.
+        return F.embedding(self.items, embeddings.items)
+
+    def scores(self, users: Tensor, embeddings: Embeddings) -> Tensor:
+        """The inner products ``(B, n)`` with each row's user ``(B, d)``, with gradient."""
+        if self.items is not None and len(embeddings.items) <= _PRODUCT_UP_TO * self.per_row:
+            return (users @ embeddings.items.T).gather(1, self.items)
+        return torch.einsum("bd,bnd->bn", users, self.embed(embeddings))
 
     @property
     def per_row(self) -> int:
@@ -134,7 +147,10 @@ class Negatives:
         return Negatives(items, vectors, weights)
 
     def drawn(self, generator: torch.Generator) -> Negatives:
-        """One negative per row, drawn by weight: what a row's loss is made of, on average."""
+        """One negative per row, drawn by weight: what its loss is made of, on average.
+
+        Without weights all count alike, and all stay.
+        """
         if self.weights is None:
             return self
         chosen = torch.multinomial(self.weights.float(), 1, generator=generator)
