@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from cnsdiff.cli import data, doctor, evaluate, prepare, quickstart, recommend, simulate, train
+from cnsdiff.cli import (
+    benchmark,
+    data,
+    doctor,
+    evaluate,
+    prepare,
+    quickstart,
+    recommend,
+    simulate,
+    train,
+)
 
 app = typer.Typer(
     name="cnsdiff",
@@ -14,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (quickstart, simulate, prepare, train, evaluate, recommend, doctor):
+for module in (quickstart, simulate, prepare, train, evaluate, recommend, benchmark, doctor):
     app.command(epilog=module.EXAMPLE)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(data.app, name="data")
 

@@ -1,0 +1,1 @@
+"""Many methods on many datasets: one budget, one search, results that survive a kill."""

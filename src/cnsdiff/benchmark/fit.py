@@ -1,0 +1,249 @@
+"""One training, read by several validation objectives.
+
+The epochs of one training are what early stopping chooses from. Which epoch is best depends on the
+validation objective, the epochs themselves do not: so a method is trained once, and each objective
+keeps the epoch it likes best. Training ends when none has found a better one for as long as the
+configured patience says, or when the budget is spent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cnsdiff.assembly import assemble
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.config import Config
+from cnsdiff.data import Dataset
+from cnsdiff.evaluation import EmbeddingScorer, Scorer, anticipate, evaluate_split
+from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, anticipated_name
+from cnsdiff.references import Reference
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.early_stopping import EarlyStopping
+from cnsdiff.training.loop import Trainer
+from cnsdiff.training.probe import false_negative_probe
+from cnsdiff.training.progress import Reporter
+
+
+@dataclass
+class Choice:
+    """What one validation objective chose.
+
+    Attributes
+    ----------
+    scorer
+        The model at the chosen epoch.
+    value
+        The validation objective there.
+    epoch
+        Which, from 1; 0 for a reference, which has none.
+    training
+        The scalars of that epoch's training: loss terms, false negatives.
+    """
+
+    scorer: Scorer
+    value: float
+    epoch: int = 0
+    training: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Fitted:
+    """A method fitted once, as each objective reads it.
+
+    Attributes
+    ----------
+    choices
+        By the name of the objective.
+    epochs
+        Trained in all.
+    seconds
+        Of fitting, validation included.
+    stopped_by
+        ``"patience"``, ``"epochs"``, ``"time"``; ``"itself"`` for a reference.
+    """
+
+    choices: dict[str, Choice]
+    epochs: int
+    seconds: float
+    stopped_by: str
+
+
+class Validation:
+    """The validation objectives of a benchmark, measured together.
+
+    Parameters
+    ----------
+    dataset
+        Its train and valid splits are read, no other.
+    selections
+        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`.
+    metric
+        Recall or NDCG at a cut-off.
+    settings
+        Their ``select_*`` fields shape the anticipated ones.
+    device
+        Where to rank.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        selections: Sequence[str],
+        metric: str,
+        settings: TrainingConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.split = dataset.split("valid")
+        self.train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        self.ks = (int(metric.partition("@")[2]),)
+        self.device = device
+        self.names = {
+            name: metric if name == PLAIN else anticipated_name(metric, name) for name in selections
+        }
+        self.anticipations = [
+            self._anticipate(name, settings) for name in selections if name != PLAIN
+        ]
+
+    def _anticipate(self, name: Any, settings: TrainingConfig) -> Anticipation:
+        shift: Anticipated = name
+        return anticipate(
+            shift,
+            self.split,
+            self.train,
+            ks=self.ks,
+            strength=settings.select_strength,
+            half_life=settings.select_half_life,
+            slices=settings.select_slices,
+            slice_by=settings.select_slice_by,
+        )
+
+    def __call__(self, scorer: Scorer) -> dict[str, float]:
+        """The value of each objective, by its name."""
+        metrics = evaluate_split(
+            scorer,
+            self.split,
+            self.train,
+            ks=self.ks,
+            anticipations=self.anticipations,
+            device=self.device,
+        ).metrics
+        return {name: metrics[key] for name, key in self.names.items()}
+
+
+class _Track:
+    """What one objective has chosen so far."""
+
+    def __init__(self, name: str, patience: int | None) -> None:
+        self.name = name
+        self.stopping = EarlyStopping([name], patience)
+        self.embeddings: Embeddings | None = None
+
+    def update(self, epoch: int, values: Mapping[str, float], embeddings: Embeddings) -> None:
+        # Out of patience, it would have stopped: what others train on for is not its own.
+        if not self.stopping.should_stop and self.stopping.update(epoch, values):
+            self.embeddings = Embeddings(*(table.detach().clone() for table in embeddings))
+
+
+def fit_model(
+    config: Config,
+    dataset: Dataset,
+    selections: Sequence[str],
+    metric: str,
+    *,
+    seconds: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Fitted:
+    """Train a configuration and let each validation objective pick its epoch.
+
+    Parameters
+    ----------
+    config
+        Its ``training.select_on`` and ``select_metric`` are not used.
+    dataset
+        No test split is read.
+    selections, metric
+        See :class:`Validation`.
+    seconds
+        Training ends with the first validation that ends after so long.
+    clock
+        In seconds; for tests.
+
+    Raises
+    ------
+    TrainingError
+        A loss became NaN or infinite.
+    """
+    started = clock()
+    step, positives = assemble(config, dataset)
+    fabric = make_fabric(config.device, config.precision, config.threads)
+    settings = config.training
+    # The trainer's own choice goes by plain validation and never ends the training.
+    plain = {"select_on": "valid", "select_metric": metric, "patience": None}
+    validation = Validation(dataset, selections, metric, settings, fabric.device)
+    patience = settings.patience_in_validations(-(-len(positives) // settings.batch_size))
+    tracks = [_Track(name, patience) for name in selections]
+    done = 0
+    fresh = False  # whether the epoch just trained has been validated
+
+    def validate(embeddings: Embeddings) -> dict[str, float]:
+        nonlocal done, fresh
+        fresh = True
+        done = min(done + settings.validate_every, settings.epochs)
+        values = validation(EmbeddingScorer(*embeddings))
+        for track in tracks:
+            track.update(done, values, embeddings)
+        return {metric: values.get(PLAIN, next(iter(values.values())))}
+
+    def late() -> bool:
+        return seconds is not None and clock() - started >= seconds
+
+    def stale() -> bool:
+        return all(track.stopping.should_stop for track in tracks)
+
+    def ends() -> bool:
+        nonlocal fresh
+        validated, fresh = fresh, False
+        return validated and (stale() or late())
+
+    trainer = Trainer(
+        settings.model_copy(update=plain),
+        seed=config.seed,
+        fabric=fabric,
+        probe=false_negative_probe(settings, dataset, positives, config.seed, fabric.device),
+    )
+    state = trainer.fit(step, positives, validate, Reporter(), stop=ends)
+    history = {record["epoch"]: record["train"] for record in state.history}
+    choices = {}
+    for track in tracks:
+        assert track.embeddings is not None
+        epoch = track.stopping.best_epoch
+        choices[track.name] = Choice(
+            EmbeddingScorer(*track.embeddings),
+            track.stopping.best[track.name],
+            epoch,
+            history[epoch],
+        )
+    ended = "patience" if stale() else "epochs" if state.epoch == settings.epochs else "time"
+    return Fitted(choices, state.epoch, clock() - started, ended)
+
+
+def fit_reference(
+    reference: Reference,
+    dataset: Dataset,
+    selections: Sequence[str],
+    metric: str,
+    settings: TrainingConfig,
+) -> Fitted:
+    """Fit a reference; every objective reads the same one."""
+    started = time.monotonic()
+    scorer = reference.fit(dataset)
+    values = Validation(dataset, selections, metric, settings)(scorer)
+    choices = {name: Choice(scorer, value) for name, value in values.items()}
+    return Fitted(choices, 0, time.monotonic() - started, "itself")

@@ -1,0 +1,299 @@
+"""The grid of a benchmark: datasets × methods × seeds, one budget and one search for all.
+
+A YAML file; unknown keys are errors that name the nearest. ``docs/benchmark.md`` describes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from cnsdiff.benchmark.space import Space
+from cnsdiff.config import read_config_file
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.settings import Settings, first_problem
+
+#: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
+PLAIN = "valid"
+
+#: Of a benchmark, a dataset, a method: parts of file names, of which none is hidden.
+_NAME = r"^\w[\w.-]*$"
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"training.lr": 0.01}`` as ``{"training": {"lr": 0.01}}``; nested mappings may mix in."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        branch: Any = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            branch = {part: branch}
+        _join(tree, branch)
+    return tree
+
+
+def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
+    """Put ``other`` into ``tree``; they may share sections, but no value."""
+    for key, value in other.items():
+        below = tree.setdefault(key, value)
+        if isinstance(below, dict) and isinstance(value, dict):
+            if below is not value:
+                _join(below, value, f"{place}{key}.")
+        elif below is not value:
+            raise ValueError(f"{place + key!r} is set twice")
+
+
+#: Settings of the configuration, with dotted keys or nested ones.
+Overrides = Annotated[
+    dict[str, Any], BeforeValidator(lambda v: nested(v) if isinstance(v, Mapping) else v)
+]
+
+
+class Budget(Settings):
+    """What one training may cost, the same for every method."""
+
+    epochs: int = Field(100, ge=1, description="at most so many epochs")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="and so long on the clock; where this ends a training, its result depends on "
+        "the machine, and the record says so",
+    )
+
+
+class Search(Settings):
+    """The hyper-parameter search, the same for every method."""
+
+    trials: int = Field(
+        1, ge=1, description="settings tried; the first is the method's own, the rest are drawn"
+    )
+    seed: int = Field(0, ge=0, description="of the settings drawn, and of their trainings")
+
+
+class DatasetEntry(Settings):
+    """Where a dataset comes from (one of the first four), and which shift it is known for."""
+
+    path: str | None = Field(None, description="a prepared directory")
+    prepare: dict[str, Any] | None = Field(
+        None, description="arguments of cnsdiff.prepare: log, scenario, …"
+    )
+    given: dict[str, Any] | None = Field(
+        None, description="arguments of cnsdiff.prepare_given: train, valid, …"
+    )
+    simulate: dict[str, Any] | None = Field(
+        None, description="settings of ConfoundedWorld and of its dataset: shift, confounding, …"
+    )
+    anticipate: Anticipated | None = Field(
+        None, description="the validation objective that anticipates its shift"
+    )
+    scenario: str | None = Field(None, description="its shift by name, for the tables")
+    methods: tuple[str, ...] | None = Field(
+        None, min_length=1, description="only these; all by default"
+    )
+    budget: Budget | None = Field(None, description="in place of the grid's")
+    search: Search | None = Field(None, description="in place of the grid's")
+    set: Overrides = Field({}, description="settings for every method on this dataset")
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetEntry:
+        sources = (self.path, self.prepare, self.given, self.simulate)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("give exactly one of path, prepare, given and simulate")
+        if self.methods is not None and len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods names one method twice")
+        return self
+
+
+class MethodEntry(Settings):
+    """A configuration of :class:`~cnsdiff.Recommender`, or a reference."""
+
+    reference: str | None = Field(None, description="name of a reference: mostpop, ease, …")
+    options: dict[str, Any] = Field({}, description="arguments of the reference")
+    preset: str = Field("default", description="the configuration underneath")
+    set: Overrides = Field({}, description="settings on top of it")
+    search: dict[str, Space] = Field({}, description="what is searched, beside the shared")
+    shared: bool = Field(
+        True, description="whether the grid's own set and search apply; a preset that must stay "
+        "as published says false"
+    )  # fmt: skip
+    group: str = Field("sampler", description="in which group of the tables it stands")
+
+    @model_validator(mode="after")
+    def _check(self) -> MethodEntry:
+        if self.reference is None and self.options:
+            raise ValueError("options are the arguments of a reference; use set for settings")
+        if self.reference is not None and self.set:
+            raise ValueError("a reference takes options, not set")
+        return self
+
+
+class Grid(Settings):
+    """A benchmark."""
+
+    name: str = Field(pattern=_NAME, description="what it is called")
+    datasets: dict[str, DatasetEntry] = Field(min_length=1)
+    methods: dict[str, MethodEntry] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
+    set: Overrides = Field({}, description="settings shared by all methods that train")
+    search_space: dict[str, Space] = Field({}, description="searched in all methods that train")
+    budget: Budget = Budget()
+    search: Search = Search()
+    select_on: tuple[Literal["valid", "anticipated"], ...] = Field(
+        ("valid", "anticipated"),
+        min_length=1,
+        description="what picks setting and epoch: plain validation; the dataset's anticipated "
+        "shift; each gives its own table",
+    )
+    select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@\d+$")
+    ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Grid:
+        for kind, names in (("dataset", self.datasets), ("method", self.methods)):
+            for name in names:
+                if not re.fullmatch(_NAME, name):
+                    raise ValueError(
+                        f"{kind} {name!r}: use letters, digits, '_', and after these '.' and '-'"
+                    )
+        for name, entry in self.datasets.items():
+            for method in entry.methods or ():
+                if method not in self.methods:
+                    raise ValueError(
+                        f"dataset {name!r} names the method {method!r}, which is not defined"
+                        f"{did_you_mean(method, self.methods)}"
+                    )
+        if int(self.select_metric.partition("@")[2]) not in self.ks:
+            raise ValueError(f"select_metric {self.select_metric!r} needs its cut-off in ks")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds names one seed twice")
+        if len(set(self.select_on)) < len(self.select_on):
+            raise ValueError("select_on names one objective twice")
+        return self
+
+    def methods_on(self, dataset: str) -> tuple[str, ...]:
+        """The methods that run on a dataset."""
+        return self.datasets[dataset].methods or tuple(self.methods)
+
+    def selections(self, dataset: str) -> tuple[str, ...]:
+        """Validation objectives that pick, each giving a result of its own."""
+        anticipated = self.datasets[dataset].anticipate
+        chosen: list[str] = []
+        for on in self.select_on:
+            if on == PLAIN:
+                chosen.append(PLAIN)
+            elif anticipated is not None:
+                chosen.append(anticipated)
+        return tuple(chosen) or (PLAIN,)
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid in a YAML file.
+
+    ``$NAME`` in the sources of datasets is taken from the environment, and their paths are
+    relative to the file's folder.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or a key or value is wrong; one sentence with the place.
+    """
+    tree = read_config_file(path)
+    try:
+        grid = Grid.model_validate(tree)
+    except ValidationError as error:
+        problem = first_problem(error)
+        place = ".".join(map(str, problem.keys))
+        if problem.unknown:
+            known = _known(problem.keys)
+            hint = did_you_mean(str(problem.keys[-1]), known)
+            hint = hint or f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{path}: unknown key {place!r}{hint}") from error
+        given = "" if isinstance(problem.given, (dict, Settings)) else f" (got {problem.given!r})"
+        where = f"{place}: " if place else ""
+        raise ConfigError(f"{path}: {where}{problem.message}{given}") from error
+    datasets = {
+        name: entry.model_copy(
+            update={
+                source: _located(getattr(entry, source), path, f"datasets.{name}")
+                for source in ("path", "prepare", "given", "simulate")
+            }
+        )
+        for name, entry in grid.datasets.items()
+    }
+    return grid.model_copy(update={"datasets": datasets})
+
+
+def _known(keys: tuple[int | str, ...]) -> list[str]:
+    """The keys there are where the last of ``keys`` stands."""
+    model: type[Settings] = Grid
+    outer = iter(keys[:-1])
+    for key in outer:
+        annotation = model.model_fields[str(key)].annotation
+        kinds = [annotation, *get_args(annotation)]
+        model = next(k for k in kinds if isinstance(k, type) and issubclass(k, Settings))
+        if get_origin(annotation) is dict:
+            next(outer, None)  # the name of a dataset, method or setting
+    return list(model.model_fields)
+
+
+#: Arguments that name a file, in the sources of datasets.
+_FILES = {
+    "path", "log", "randomised", "user_features", "item_features",
+    "train", "valid", "test_iid", "test_ood",
+}  # fmt: skip
+
+
+def _located(source: Any, grid: Path, place: str) -> Any:
+    """A dataset's source with variables and relative paths resolved."""
+    if isinstance(source, str):
+        return _file(source, grid, place)
+    if isinstance(source, Mapping):
+        return {
+            key: _file(value, grid, place, named=key == "log")
+            if key in _FILES and isinstance(value, str)
+            else value
+            for key, value in source.items()
+        }
+    return source
+
+
+def _file(text: str, grid: Path, place: str, *, named: bool = False) -> str:
+    expanded = os.path.expandvars(text)
+    missing = re.search(r"\$\{?(\w+)", expanded)
+    if missing:
+        raise ConfigError(
+            f"{grid}: {place}: the variable {missing.group(1)} is not set; export "
+            f"{missing.group(1)}=FOLDER, or write the path into the grid"
+        )
+    here = grid.parent / expanded
+    # A log that is no file may be the name of a data set fetched before.
+    is_name = named and "/" not in expanded and not here.exists()
+    return expanded if is_name else str(here)
+
+
+def digest(value: Any) -> str:
+    """A short hex digest of a JSON value."""
+    # YAML knows dates, JSON does not.
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def dump_grid(grid: Grid) -> str:
+    """The grid as YAML, with every default written out."""
+    text: str = yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
+    return text

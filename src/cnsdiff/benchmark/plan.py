@@ -1,0 +1,201 @@
+"""From a grid to its tasks: which trials, and after them which finals.
+
+A *unit* is a method on a dataset. All its trials come first; then each validation objective picks
+the setting that was best by it, and the finals fit that setting with every seed. Objectives that
+picked the same setting share their finals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.benchmark.grid import Budget, Grid, MethodEntry, Search, nested
+from cnsdiff.benchmark.space import Space, settings_of
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.task import Method, Task
+from cnsdiff.config import merge, resolve_config
+from cnsdiff.data import Dataset, load_dataset
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.references import REFERENCES
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A method on a dataset.
+
+    Attributes
+    ----------
+    trials
+        One task per setting of the search, no setting twice.
+    seeds
+        Of the finals.
+    selections
+        Validation objectives, each of which picks a setting and an epoch.
+    """
+
+    trials: tuple[Task, ...]
+    seeds: tuple[int, ...]
+    selections: tuple[str, ...]
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a choice of settings, and so trials have to be run."""
+        return len(self.trials) > 1
+
+    @property
+    def most_finals(self) -> int:
+        """As many finals as there can be."""
+        return len(self.seeds) * (len(self.selections) if self.searches else 1)
+
+    def picked(self, store: Store) -> dict[str, Task] | None:
+        """The trial that each objective picked, or ``None`` while trials are missing.
+
+        An objective that no trial could be measured by is left out.
+        """
+        if not self.searches:
+            return dict.fromkeys(self.selections, self.trials[0])
+        if any(store.status(task) is None for task in self.trials):
+            return None
+        by_key = {task.key: task for task in self.trials}
+        values = store.records(self.trials).filter(
+            pl.col("metric").str.ends_with("(selected)") & pl.col("value").is_finite()
+        )
+        best = values.sort("value", "trial", descending=[True, False], maintain_order=True)
+        best = best.group_by("selection", maintain_order=True).first()
+        picked = {row["selection"]: by_key[row["key"]] for row in best.iter_rows(named=True)}
+        return {name: picked[name] for name in self.selections if name in picked}
+
+    def finals(self, store: Store) -> list[Task] | None:
+        """What is to be fitted and tested, or ``None`` while trials are missing."""
+        picked = self.picked(store)
+        if picked is None:
+            return None
+        chosen: dict[int, list[str]] = {}
+        for selection, trial in picked.items():
+            chosen.setdefault(trial.trial, []).append(selection)
+        return [
+            replace(trial, kind="final", seed=seed, selections=tuple(chosen[trial.trial]))
+            for trial in self.trials
+            if trial.trial in chosen
+            for seed in self.seeds
+        ]
+
+
+def plan(
+    grid: Grid, datasets: Mapping[str, Path], *, threads: int | None = None
+) -> tuple[Unit, ...]:
+    """The units of a grid, every configuration checked.
+
+    Parameters
+    ----------
+    datasets
+        Directory of each dataset of the grid.
+    threads
+        CPU threads of each task.
+
+    Raises
+    ------
+    ConfigError
+        A method's configuration is wrong, or a dataset has no valid split.
+    """
+    return tuple(
+        _unit(grid, name, dataset, method, threads)
+        for name, path in datasets.items()
+        for dataset in [load_dataset(path)]
+        for method in grid.methods_on(name)
+    )
+
+
+def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: int | None) -> Unit:
+    if "valid" not in dataset.split_names:
+        raise ConfigError(
+            f"datasets.{name}: has no valid split, by which settings and epochs are picked; "
+            "prepare it with one"
+        )
+    entry, place = grid.methods[method_name], grid.datasets[name]
+    budget, search = place.budget or grid.budget, place.search or grid.search
+    space = {**(grid.search_space if _shares(entry) else {}), **entry.search}
+    method, settings = _method(method_name, entry, grid, place.set, budget)
+    task = Task(
+        kind="trial",
+        dataset=name,
+        path=str(dataset.path),
+        fingerprint=dataset.fingerprint,
+        method=method,
+        setting={},
+        trial=0,
+        seed=search.seed,
+        selections=grid.selections(name),
+        metric=grid.select_metric,
+        ks=grid.ks,
+        settings=settings,
+        seconds=None if budget.minutes is None else 60 * budget.minutes,
+        threads=threads,
+    )
+    trials = tuple(_trials(task, space, search))
+    for trial in trials:
+        _require_buildable(trial.method)
+    seeds = grid.seeds if method.seeded else grid.seeds[:1]
+    return Unit(trials, seeds, task.selections)
+
+
+def _shares(entry: MethodEntry) -> bool:
+    return entry.shared and entry.reference is None
+
+
+def _method(
+    name: str, entry: MethodEntry, grid: Grid, on_dataset: dict[str, Any], budget: Budget
+) -> tuple[Method, dict[str, Any]]:
+    """A method before any search, and the settings of the objectives on this dataset."""
+    own = ((f"methods.{name}.set", entry.set),) if entry.reference is None else ()
+    for place, given in (("set", grid.set), ("the dataset's set", on_dataset), *own):
+        if not isinstance(given.get("training", {}), Mapping):
+            raise ConfigError(
+                f"{place}: training must be a section with keys, not {given['training']!r}"
+            )
+    selecting = {
+        key: value
+        for key, value in merge(grid.set, on_dataset).get("training", {}).items()
+        if key.startswith("select_")
+    }
+    resolve_config({"training": selecting}, source="set")  # of references nothing else asks
+    if entry.reference is not None:
+        if entry.reference not in REFERENCES:
+            raise ConfigError(
+                f"methods.{name}: no reference is called {entry.reference!r}"
+                f"{did_you_mean(entry.reference, REFERENCES)}; available: {', '.join(REFERENCES)}"
+            )
+        return Method(name, entry.reference, entry.options), selecting
+    shared = merge(grid.set, on_dataset) if entry.shared else {}
+    options = merge(merge(shared, entry.set), {"training": {**selecting, "epochs": budget.epochs}})
+    return Method(name, None, options, entry.preset), selecting
+
+
+def _trials(task: Task, space: Mapping[str, Space], search: Search) -> list[Task]:
+    try:
+        nested(space)
+    except ValueError as error:
+        raise ConfigError(f"methods.{task.method.name}: in what is searched, {error}") from error
+    n = search.trials if space else 1
+    settings = [settings_of(number, space, search.seed) for number in range(n)]
+    trials = [
+        replace(task, trial=number, setting=setting, method=task.method.with_setting(setting))
+        for number, setting in enumerate(settings)
+    ]
+    distinct: dict[str, Task] = {}
+    for trial in trials:  # where there are few choices, some are drawn again
+        distinct.setdefault(trial.key, trial)
+    return list(distinct.values())
+
+
+def _require_buildable(method: Method) -> None:
+    """Refuse now what would fail in every task."""
+    if method.reference is None:
+        method.config(0)
+    else:
+        method.build_reference(0)

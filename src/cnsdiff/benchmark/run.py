@@ -1,0 +1,189 @@
+"""Running a benchmark: tasks go to the workers, what they find into the store."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+
+import polars as pl
+
+from cnsdiff.benchmark.grid import PLAIN, Grid
+from cnsdiff.benchmark.plan import Unit
+from cnsdiff.benchmark.progress import Reporter
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.task import Outcome, Task
+from cnsdiff.benchmark.workers import Workers
+from cnsdiff.errors import CnsdiffError
+
+
+def run(
+    units: tuple[Unit, ...],
+    store: Store,
+    workers: Workers,
+    reporter: Reporter | None = None,
+    *,
+    retry_failed: bool = False,
+) -> None:
+    """Run all tasks that the store does not have yet.
+
+    A task that fails is recorded as failed, and the rest goes on.
+
+    Parameters
+    ----------
+    units
+        See :func:`cnsdiff.benchmark.plan.plan`.
+    store
+        Opened.
+    workers
+        Entered.
+    reporter
+        Told of progress; silent by default.
+    retry_failed
+        Run the tasks again that failed before.
+    """
+    reporter = reporter or Reporter()
+    if retry_failed:
+        _forget_failures(units, store)
+    total = sum(len(u.trials) * u.searches + u.most_finals for u in units)
+    pending: dict[Future[Outcome], tuple[Task, Unit]] = {}
+    waiting: set[int] = set()  # units whose trials are under way, by identity
+    known = unneeded = 0
+
+    def submit(tasks: list[Task], unit: Unit) -> None:
+        for task in tasks:
+            pending[workers.submit(task)] = (task, unit)
+
+    first: list[tuple[list[Task], Unit]] = []
+    for unit in units:
+        trials = [t for t in unit.trials if unit.searches and store.status(t) is None]
+        known += len(unit.trials) * unit.searches - len(trials)
+        finals = unit.finals(store)
+        if finals is None:
+            waiting.add(id(unit))
+            first.append((trials, unit))
+            continue
+        left = [task for task in finals if store.status(task) is None]
+        known, unneeded = known + len(finals) - len(left), unneeded + unit.most_finals - len(finals)
+        first.append((left, unit))
+    with reporter:
+        reporter.begin(total - unneeded, known)
+        for tasks, unit in first:
+            submit(tasks, unit)
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                task, unit = pending.pop(future)
+                _settle(task, future, store, reporter)
+                if id(unit) in waiting and (finals := unit.finals(store)) is not None:
+                    waiting.discard(id(unit))
+                    reporter.fewer(unit.most_finals - len(finals))
+                    left = [task for task in finals if store.status(task) is None]
+                    submit(left, unit)
+
+
+def _settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter) -> None:
+    error = future.exception()
+    if error is None:
+        outcome = future.result()
+        store.add(task, outcome)
+        reporter.done(task, float(outcome.rows["seconds"][0]), None)
+    elif isinstance(error, KeyboardInterrupt):
+        raise error
+    else:
+        sentence = _sentence(error)
+        store.add_failure(task, sentence)
+        reporter.done(task, None, sentence)
+
+
+def _sentence(error: BaseException) -> str:
+    # Ray hands over an error of the task inside one of its own.
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, CnsdiffError):
+        return str(cause)
+    if hasattr(error, "exitcode") or type(error).__name__ == "WorkerCrashedError":
+        code = getattr(error, "exitcode", "unknown")
+        return f"its process died (exit code {code}); it may have run out of memory"
+    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
+
+
+def _forget_failures(units: tuple[Unit, ...], store: Store) -> None:
+    for unit in units:
+        tasks = [*unit.trials, *(unit.finals(store) or [])]
+        for task in tasks:
+            if store.status(task) == "failed":
+                store.forget(task)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a benchmark has found so far.
+
+    Attributes
+    ----------
+    table
+        One row per dataset, method, selection, seed, split and metric, of the finals that are
+        there: with ``scenario``, ``group``, ``anticipated``, ``setting`` and how it trained.
+    failures
+        One row per task that failed: dataset, method, kind, seed, setting, error.
+    missing
+        Finals that are not there yet; those of unfinished searches are counted as one each.
+    """
+
+    table: pl.DataFrame
+    failures: pl.DataFrame
+    missing: int
+    _store: Store
+    _tasks: dict[tuple[str, str, str, int], Task]
+
+    def per_user(
+        self, dataset: str, method: str, selection: str, seed: int, split: str
+    ) -> pl.DataFrame:
+        """Every user's accuracy in one final: ``user`` and the metrics, in order of users."""
+        frame = self._store.per_user(self._tasks[dataset, method, selection, seed])
+        chosen = frame.filter((pl.col("selection") == selection) & (pl.col("split") == split))
+        return chosen.drop("selection", "split")
+
+
+def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
+    """Read what the store has of these units."""
+    finals: list[Task] = []
+    trials: list[Task] = []
+    missing = 0
+    for unit in units:
+        trials += unit.trials if unit.searches else ()
+        found = unit.finals(store)
+        if found is None:
+            missing += 1
+            continue
+        missing += sum(store.status(task) is None for task in found)
+        finals += found
+    records = store.records(finals)
+    everything = pl.concat([store.records(trials), records])
+    failures = everything.filter(status="failed").select(
+        "dataset", "method", "kind", "seed", "setting", "error"
+    )
+    methods = pl.DataFrame(
+        [(name, entry.group) for name, entry in grid.methods.items()],
+        schema=["method", "group"],
+        orient="row",
+    )
+    shifts = pl.DataFrame(
+        [(name, e.anticipate, e.scenario) for name, e in grid.datasets.items()],
+        schema={"dataset": pl.String, "_anticipate": pl.String, "scenario": pl.String},
+        orient="row",
+    )
+    table = (
+        records.filter(status="ok")
+        .join(methods, on="method", how="left", maintain_order="left")
+        .join(shifts, on="dataset", how="left", maintain_order="left")
+        .with_columns(
+            anticipated=(pl.col("selection") != PLAIN)
+            & (pl.col("selection") == pl.col("_anticipate")).fill_null(False)
+        )
+        .drop("_anticipate", "status", "error")
+    )
+    tasks = {
+        (t.dataset, t.method.name, selection, t.seed): t
+        for t in finals
+        for selection in t.selections
+    }
+    return Results(table, failures, missing, store, tasks)

@@ -1,0 +1,171 @@
+"""What a benchmark has found so far: one Parquet file per task.
+
+A result is appended as a new file, written under a temporary name and renamed, so a kill loses
+nothing but the tasks under way and never leaves half a result; a task whose file is there is done.
+
+======================  =====================================================================
+``grid.yaml``           the grid, all defaults written out
+``data/``               the datasets that the grid prepares
+``records/KEY.parquet``   a task: one row per selection, split and metric; a failure is one row
+``per_user/KEY.parquet``  a final's accuracy of every user on the tests
+======================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from cnsdiff.benchmark.grid import Grid, dump_grid
+from cnsdiff.benchmark.task import Outcome, Task
+from cnsdiff.errors import RunError
+from cnsdiff.storage import remove_leftovers, write_text, write_with
+
+#: Columns of a record and their types.
+SCHEMA: dict[str, Any] = {
+    "key": pl.String,
+    "kind": pl.String,
+    "dataset": pl.String,
+    "method": pl.String,
+    "trial": pl.Int64,
+    "setting": pl.String,
+    "seed": pl.Int64,
+    "status": pl.String,
+    "error": pl.String,
+    "selection": pl.String,
+    "epoch": pl.Int64,
+    "split": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "n_users": pl.Int64,
+    "epochs": pl.Int64,
+    "seconds": pl.Float64,
+    "stopped_by": pl.String,
+    "fingerprint": pl.String,
+    "threads": pl.Int64,
+    "machine": pl.String,
+    "created_by": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The directory of a benchmark."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        """Where the grid's datasets are kept."""
+        return self.path / "data"
+
+    def open(self, grid: Grid) -> None:
+        """Make the directory, or take up one that is there.
+
+        Raises
+        ------
+        RunError
+            ``path`` holds something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file; choose another --out")
+        if self.path.is_dir():
+            remove_leftovers(self.path, ["grid.yaml"])
+            if any(self.path.iterdir()) and not (self.path / "grid.yaml").exists():
+                raise RunError(
+                    f"{self.path}: is not empty and holds no benchmark; choose another --out"
+                )
+        write_text(self.path / "grid.yaml", dump_grid(grid))  # first: by it the rest is known
+        for folder in (self._records, self._users, self.data):
+            folder.mkdir(exist_ok=True)
+            for entry in folder.glob(".*"):  # being written when a process was killed
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
+    def add(self, task: Task, outcome: Outcome) -> None:
+        """Keep what a task found; the record goes last, and says that all is there."""
+        if outcome.per_user is not None:
+            write_with(self._users / f"{task.key}.parquet", outcome.per_user.write_parquet)
+        self._write(task, outcome.rows.with_columns(status=pl.lit("ok")))
+
+    def add_failure(self, task: Task, error: str) -> None:
+        """Keep that a task failed, and why in one sentence."""
+        self._write(task, pl.DataFrame({"status": ["failed"], "error": [error]}))
+
+    def _write(self, task: Task, rows: pl.DataFrame) -> None:
+        told = {
+            "key": task.key,
+            "kind": task.kind,
+            "dataset": task.dataset,
+            "method": task.method.name,
+            "trial": task.trial,
+            "setting": json.dumps(task.setting, sort_keys=True),
+            "seed": task.seed,
+            "fingerprint": task.fingerprint,
+            "threads": task.threads,
+            "machine": platform.node(),
+            "created_by": f"cnsdiff {version('cnsdiff')}",
+        }
+        record = rows.with_columns(**{name: pl.lit(value) for name, value in told.items()})
+        absent = {name: pl.lit(None, dtype=SCHEMA[name]) for name in SCHEMA.keys() - record.columns}
+        record = record.with_columns(**absent).select(*SCHEMA).cast(pl.Schema(SCHEMA))
+        write_with(self._records / f"{task.key}.parquet", record.write_parquet)
+
+    def status(self, task: Task) -> str | None:
+        """``"ok"``, ``"failed"``, or ``None`` if it has not been run."""
+        record = self.read(task)
+        return None if record is None else str(record["status"][0])
+
+    def read(self, task: Task) -> pl.DataFrame | None:
+        """The record of a task, or ``None``."""
+        file = self._records / f"{task.key}.parquet"
+        if not file.exists():
+            return None
+        record = _read(file)
+        if record.schema != SCHEMA or record.is_empty():
+            raise _damaged(file)
+        return record
+
+    def forget(self, task: Task) -> None:
+        """Remove a task's record, so that it runs again."""
+        (self._records / f"{task.key}.parquet").unlink(missing_ok=True)
+
+    def records(self, tasks: Iterable[Task]) -> pl.DataFrame:
+        """The records of these tasks, of those that are there."""
+        found = [record for task in tasks if (record := self.read(task)) is not None]
+        return pl.concat(found) if found else pl.DataFrame(schema=SCHEMA)
+
+    def per_user(self, task: Task) -> pl.DataFrame:
+        """A final's accuracy of every user: selection, split, user, and the metrics."""
+        return _read(self._users / f"{task.key}.parquet")
+
+    @property
+    def _records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def _users(self) -> Path:
+        return self.path / "per_user"
+
+
+def _read(file: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(file)
+    except (OSError, PolarsError, PanicException) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> RunError:
+    record = file.parent.with_name("records") / file.name
+    return RunError(f"{file}: is missing or damaged; delete {record} and run the benchmark again")

@@ -1,0 +1,223 @@
+"""The two tasks of a benchmark, as pure functions of what they are given.
+
+A *trial* fits a method with one setting and measures it on validation; no test split is opened. A
+*final* fits it with the setting that an objective chose, and measures all splits. Both run
+anywhere the dataset's directory can be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+
+from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
+from cnsdiff.benchmark.grid import digest, nested
+from cnsdiff.config import Config, merge, resolve_config
+from cnsdiff.data import Dataset, load_dataset
+from cnsdiff.errors import ConfigError
+from cnsdiff.evaluation import evaluate
+from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
+from cnsdiff.references import REFERENCES, Reference
+from cnsdiff.training.config import TrainingConfig
+
+#: Of what a task is and does; results of another version are not taken for this one's.
+VERSION = 1
+
+#: Splits whose values per user are kept, and the metrics kept of them.
+PER_USER_SPLITS = ("test_iid", "test_ood")
+PER_USER_METRICS = ("recall", "ndcg")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is fitted, as plain values.
+
+    Attributes
+    ----------
+    name
+        In the grid.
+    reference
+        Name of the reference, or ``None`` for a model that trains.
+    options
+        Arguments of the reference, or the configuration on top of ``preset``.
+    preset
+        The configuration underneath.
+    """
+
+    name: str
+    reference: str | None
+    options: dict[str, Any]
+    preset: str = "default"
+
+    def with_setting(self, setting: dict[str, Any]) -> Method:
+        """The same with the values a search chose (dotted keys)."""
+        return Method(self.name, self.reference, merge(self.options, nested(setting)), self.preset)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the result depends on the seed."""
+        return self.reference is None or not REFERENCES[self.reference].deterministic
+
+    def config(self, seed: int, threads: int | None = None) -> Config:
+        """The configuration of a model that trains; :class:`ConfigError` if it is wrong."""
+        options = merge(self.options, {"seed": seed, "threads": threads})
+        return resolve_config(options, preset=self.preset, source=f"methods.{self.name}")
+
+    def build_reference(self, seed: int, threads: int | None = None) -> Reference:
+        """The reference, not fitted; :class:`ConfigError` on an option it does not have."""
+        assert self.reference is not None
+        kind = REFERENCES[self.reference]
+        options = {**self.options, "seed": seed} if self.seeded else self.options
+        if threads is not None and "threads" in signature(kind).parameters:
+            options = {"threads": threads, **options}
+        try:
+            return kind(**options)
+        except TypeError as error:
+            raise ConfigError(f"methods.{self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial or a final.
+
+    Attributes
+    ----------
+    kind
+        Which.
+    dataset, path, fingerprint
+        Name in the grid, directory, and content.
+    method
+        With its setting already in place.
+    setting
+        What the search chose, for the record.
+    trial
+        Number of that setting.
+    seed
+        Of the training.
+    selections
+        Objectives that pick the epoch; of a final, those that picked this setting.
+    metric
+        What the objectives measure.
+    ks
+        Cut-offs.
+    settings
+        The grid's ``training`` settings, for the objectives of a reference.
+    seconds
+        Budget on the clock.
+    threads
+        CPU threads.
+    """
+
+    kind: Literal["trial", "final"]
+    dataset: str
+    path: str
+    fingerprint: str
+    method: Method
+    setting: dict[str, Any]
+    trial: int
+    seed: int
+    selections: tuple[str, ...]
+    metric: str
+    ks: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    threads: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the task by all that its result depends on (on one machine)."""
+        parts = {
+            "version": VERSION,
+            "kind": self.kind,
+            "data": self.fingerprint,
+            "name": self.method.name,
+            "reference": self.method.reference,
+            "options": self.method.options,
+            "preset": self.method.preset,
+            "seed": self.seed,
+            "selections": sorted(self.selections),
+            "metric": self.metric,
+            "ks": sorted(self.ks),
+            "settings": self.settings,
+            "seconds": self.seconds,
+        }
+        return f"{self.dataset}.{self.method.name}.{self.kind}.{digest(parts)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found.
+
+    Attributes
+    ----------
+    rows
+        One per selection, split and metric.
+    per_user
+        One row per user of each selection and split, of a final; else ``None``.
+    """
+
+    rows: pl.DataFrame
+    per_user: pl.DataFrame | None
+
+
+def run_task(task: Task) -> Outcome:
+    """Fit and measure, as the task says.
+
+    Raises
+    ------
+    CnsdiffError
+        It cannot be done.
+    """
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    dataset = load_dataset(Path(task.path))
+    fitted = _fit(task, dataset)
+    rows: list[dict[str, Any]] = []
+    per_user: list[pl.DataFrame] = []
+    for selection, choice in fitted.choices.items():
+        shared = {"selection": selection, "epoch": choice.epoch}
+        found: list[tuple[str, str, float, int | None]] = [
+            ("valid", f"{task.metric} (selected)", choice.value, None)
+        ]
+        found += [("train", name, value, None) for name, value in choice.training.items()]
+        if task.kind == "final":
+            splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
+            result = evaluate(choice.scorer, dataset, splits, task.ks, per_user=True)
+            for split, measured in result.splits.items():
+                found += [(split, *item, measured.n_users) for item in measured.metrics.items()]
+                if split in PER_USER_SPLITS and measured.per_user is not None:
+                    per_user.append(_per_user(measured.per_user, selection, split))
+        rows += [
+            {**shared, "split": split, "metric": metric, "value": float(value), "n_users": n}
+            for split, metric, value, n in found
+        ]
+    table = pl.DataFrame(rows, schema_overrides={"n_users": pl.Int64}).with_columns(
+        epochs=pl.lit(fitted.epochs),
+        seconds=pl.lit(fitted.seconds),
+        stopped_by=pl.lit(fitted.stopped_by),
+    )
+    return Outcome(table, pl.concat(per_user) if per_user else None)
+
+
+def _fit(task: Task, dataset: Dataset) -> Fitted:
+    if task.method.reference is not None:
+        settings = TrainingConfig(**task.settings)
+        reference = task.method.build_reference(task.seed, task.threads)
+        return fit_reference(reference, dataset, task.selections, task.metric, settings)
+    config = task.method.config(task.seed, task.threads)
+    return fit_model(config, dataset, task.selections, task.metric, seconds=task.seconds)
+
+
+def _per_user(frame: pl.DataFrame, selection: str, split: str) -> pl.DataFrame:
+    kept = [name for name in frame.columns if name.partition("@")[0] in PER_USER_METRICS]
+    return frame.select(
+        pl.lit(selection).alias("selection"),
+        pl.lit(split).alias("split"),
+        pl.col("user").cast(pl.Int32),
+        *(pl.col(name).cast(pl.Float32) for name in kept),
+    )

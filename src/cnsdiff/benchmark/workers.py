@@ -1,0 +1,130 @@
+"""Where the tasks of a benchmark run: processes of this machine, or a Ray cluster.
+
+Both take a task and give a future. A task that fails, or whose process dies, fails alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from cnsdiff.benchmark.space import INSTALL
+from cnsdiff.benchmark.task import Outcome, Task, run_task
+from cnsdiff.errors import ConfigError
+
+
+class Workers(Protocol):
+    """Runs tasks; a context manager."""
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """Run a task when there is room for it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class LocalWorkers:
+    """Processes of this machine, started afresh (a fork would share PyTorch's threads).
+
+    Parameters
+    ----------
+    n
+        How many.
+    """
+
+    def __init__(self, n: int) -> None:
+        try:
+            import pebble
+        except ImportError as error:
+            raise ConfigError(f"a benchmark needs pebble; {INSTALL}") from error
+        import multiprocessing
+
+        context: Any = multiprocessing.get_context("spawn")
+        self._pool: Any = pebble.ProcessPool(
+            max_workers=n, initializer=_ignore_ctrl_c, context=context
+        )
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        future: Future[Outcome] = self._pool.schedule(run_task, args=[task])
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._pool.close()
+        else:
+            self._pool.stop()
+        self._pool.join()
+
+
+def _ignore_ctrl_c() -> None:
+    # The terminal interrupts all processes; it is the parent that ends them in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class RayWorkers:
+    """A Ray cluster, on which the datasets' directories can be read by the same path.
+
+    Parameters
+    ----------
+    address
+        Of the cluster (``"auto"``, ``"ray://host:10001"``), or ``"local"`` for one of this
+        process alone.
+    threads
+        CPUs that a task asks for.
+    options
+        Passed on to ``ray.init``.
+    """
+
+    def __init__(self, address: str, threads: int, **options: Any) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(
+                "--ray needs Ray; install it with: pip install 'cnsdiff[ray]'"
+            ) from error
+        self._ray = ray
+        # A cluster started here does not call home.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        own: dict[str, Any] = {}
+        if address == "local":
+            own = {"log_to_driver": False, "include_dashboard": False}
+        try:
+            ray.init(address=address, **own, **options)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"--ray {address}: no cluster answers ({reason})") from error
+        remote = ray.remote(num_cpus=threads, max_retries=0)
+        self._run = remote(run_task)
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        future: Future[Outcome] = self._run.remote(task).future()
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ray.shutdown()

@@ -1,0 +1,174 @@
+"""``cnsdiff benchmark``: many methods on many datasets, compared as a reviewer would ask."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnsdiff.cli.train import INTERRUPTED
+
+if TYPE_CHECKING:
+    from cnsdiff.benchmark.grid import Grid
+    from cnsdiff.benchmark.plan import Unit
+    from cnsdiff.benchmark.run import Results
+    from cnsdiff.benchmark.store import Store
+    from cnsdiff.benchmark.tables import Table
+    from cnsdiff.benchmark.workers import Workers
+
+FORMATS = ("text", "markdown", "latex", "json")
+EXAMPLE = "Example: cnsdiff benchmark grid.yaml --out results/grid --workers 2"
+
+
+def benchmark(
+    grid: Annotated[Path, typer.Argument(help="YAML file: datasets, methods, seeds, budget.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where results are kept (default: results/NAME).")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once on this machine.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of all workers together (default: all cores)."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: auto, ray://HOST:PORT."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run what failed before once more.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Run nothing; only print what is there.")
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Method to test the others against (default: the best of --rivals)."),
+    ] = None,
+    ours: Annotated[
+        str | None,
+        typer.Option(help="Method whose average improvement is computed (default: cnsdiff)."),
+    ] = None,
+    rivals: Annotated[
+        str, typer.Option(help="Group of methods that --ours and the tests compare with.")
+    ] = "sampler",
+    format: Annotated[
+        str, typer.Option(help="Of the tables: text, markdown, latex or json.")
+    ] = "text",
+    json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+) -> None:
+    """Search, train and test every method of a grid alike, and compare them.
+
+    Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
+    """
+    from cnsdiff.benchmark.datasets import materialise
+    from cnsdiff.benchmark.grid import read_grid
+    from cnsdiff.benchmark.plan import plan
+    from cnsdiff.benchmark.run import collect
+    from cnsdiff.benchmark.store import Store
+    from cnsdiff.errors import InputError
+
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: choose one of {', '.join(FORMATS)}")
+    asked = read_grid(grid)
+    for option, name in (("--baseline", baseline), ("--ours", ours)):
+        if name is not None and name not in asked.methods:
+            raise InputError(f"{option} {name}: the grid has no such method")
+    store = Store(out or Path("results") / asked.name)
+    store.open(asked)
+    datasets = {
+        name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
+    }
+    each = max((threads or _cores()) // workers, 1)
+    units = plan(asked, datasets, threads=each)
+    if not show:
+        _run(units, store, _workers(workers, each, ray), retry_failed)
+    results = collect(asked, units, store)
+    if ours is None and "cnsdiff" in asked.methods:
+        ours = "cnsdiff"
+    _print(asked, results, "json" if json else format, baseline or f"best:{rivals}", ours, rivals)
+    if results.failures.height and not show:
+        raise typer.Exit(1)
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _workers(n: int, threads: int, ray: str | None) -> Workers:
+    from cnsdiff.benchmark.workers import LocalWorkers, RayWorkers
+
+    return LocalWorkers(n) if ray is None else RayWorkers(ray, threads)
+
+
+def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
+    from cnsdiff.benchmark.progress import reporter_for_terminal
+    from cnsdiff.benchmark.run import run
+
+    # A polite kill is as good as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with workers:
+            run(units, store, workers, reporter_for_terminal(), retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        print(
+            f"cnsdiff: interrupted; what is done is kept in {store.path}, and the same command "
+            "goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _print(
+    grid: Grid, results: Results, form: str, baseline: str, ours: str | None, rivals: str
+) -> None:
+    from json import loads
+
+    from cnsdiff.benchmark.headline import headline
+    from cnsdiff.benchmark.render import render
+    from cnsdiff.benchmark.statistics import compare, summarise
+    from cnsdiff.benchmark.tables import headline_tables, leaderboard
+    from cnsdiff.cli.output import print_json
+
+    table = results.table
+    groups = set(table["group"])
+    methods = set(table["method"])
+    k = max(grid.ks)
+    metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
+    columns = [("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")]
+    shown: dict[str, list[Table]] = {"leaderboards": [], "headline": []}
+    if table.height:
+        name = baseline.removeprefix("best:")
+        tested = (
+            compare(results.table, results.per_user, baseline=baseline, metrics=metrics)
+            if (name in (groups if baseline.startswith("best:") else methods))
+            else None
+        )
+        shown["leaderboards"] = leaderboard(summarise(table), tested, columns=columns)
+        if ours is not None and ours in methods and rivals in groups:
+            shown["headline"] = headline_tables(headline(table, ours, rivals, metrics=metrics))
+    if form == "json":
+        document = {key: loads(render(tables, "json")) for key, tables in shown.items()}
+        told = {"name": grid.name, "missing": results.missing}
+        print_json({**told, **document, "failures": results.failures.to_dicts()})
+        return
+    print(
+        render([t for tables in shown.values() for t in tables], form, styled=sys.stdout.isatty())
+    )
+    for failure in results.failures.iter_rows(named=True):
+        print(
+            f"failed: {failure['dataset']} {failure['method']} {failure['kind']} seed "
+            f"{failure['seed']} {failure['setting']}: {failure['error']}",
+            file=sys.stderr,
+        )
+    if results.missing:
+        print(f"{results.missing} results are not there yet", file=sys.stderr)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
