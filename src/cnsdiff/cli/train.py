@@ -25,7 +25,13 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this unfinished run, to the same result.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="Negative sampler: cnsdiff, random.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Negative sampler: cnsdiff, random, popularity, dns, dns_mn, softmax_rho, mixgcf, "
+            "srns, dens, ahns, curriculum."
+        ),
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Backbone: lightgcn, mf.")] = None,
     preset: Annotated[
         str, typer.Option(help="default, paper, authors, bpr-lightgcn, ssm-lightgcn.")

@@ -10,9 +10,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.errors import ConfigError
+from cnsdiff.hashing import uniforms
 from cnsdiff.references.base import Reference
 from cnsdiff.seeding import derive_seed
-from cnsdiff.simulate.hashing import uniforms
 
 
 class RandomScores(Reference):

@@ -21,12 +21,12 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from cnsdiff.data import Dataset
+from cnsdiff.hashing import uniforms
 from cnsdiff.seeding import derive_seed, numpy_generator
 from cnsdiff.simulate.assemble import Observed, assemble
 from cnsdiff.simulate.environment import Environment, Surroundings
 from cnsdiff.simulate.exposure import ExposurePolicy
 from cnsdiff.simulate.features import item_features, user_features
-from cnsdiff.simulate.hashing import uniforms
 from cnsdiff.simulate.interventions import Intervention, intervene
 from cnsdiff.simulate.relevance import Relevance, user_blocks
 from cnsdiff.simulate.settings import ShiftSettings, WorldSettings, validated

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from cnsdiff.hashing import uniforms
 from cnsdiff.seeding import derive_seed
 from cnsdiff.simulate.environment import Environment
-from cnsdiff.simulate.hashing import uniforms
 from cnsdiff.simulate.settings import WorldSettings
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)

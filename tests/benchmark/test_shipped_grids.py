@@ -1,0 +1,40 @@
+"""The grids behind our own results can be read, and every method in them be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnsdiff import ConfoundedWorld
+from cnsdiff.benchmark.grid import read_grid
+from cnsdiff.benchmark.plan import plan
+from cnsdiff.references import REFERENCES
+from cnsdiff.samplers import SAMPLERS
+
+GRIDS = sorted((Path(__file__).parents[2] / "benchmarks" / "accuracy").glob("*.yaml"))
+
+
+def test_there_are_some() -> None:
+    assert GRIDS
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_every_method_of_a_grid_can_be_built(path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CNSDIFF_DATA", str(tmp_path))
+    grid = read_grid(path)
+    # Any dataset does: what is checked are configurations, not data.
+    stand_in = tmp_path / "world"
+    ConfoundedWorld(n_users=40, n_items=30, exposures=10).dataset().save(stand_in)
+    units = plan(grid, dict.fromkeys(grid.datasets, stand_in))
+    assert len(units) == sum(len(grid.methods_on(name)) for name in grid.datasets)
+    for unit in units:
+        assert len({task.key for task in unit.trials}) == len(unit.trials)
+
+
+def test_the_main_grid_has_every_sampler_and_reference(monkeypatch) -> None:
+    monkeypatch.setenv("CNSDIFF_DATA", "nowhere")
+    methods = read_grid(next(path for path in GRIDS if path.stem == "all")).methods.values()
+    samplers = {entry.set.get("sampler", {}).get("name", "cnsdiff") for entry in methods}
+    assert set(SAMPLERS.names()) <= samplers
+    assert set(REFERENCES) <= {entry.reference for entry in methods}
