@@ -50,11 +50,11 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
     """Put ``other`` into ``tree``; they may share sections, but no value."""
     for key, value in other.items():
-        below = tree.setdefault(key, value)
-        if isinstance(below, dict) and isinstance(value, dict):
-            if below is not value:
-                _join(below, value, f"{place}{key}.")
-        elif below is not value:
+        if key not in tree:
+            tree[key] = value
+        elif isinstance(tree[key], dict) and isinstance(value, dict):
+            _join(tree[key], value, f"{place}{key}.")
+        else:
             raise ValueError(f"{place + key!r} is set twice")
 
 

@@ -1,0 +1,99 @@
+"""A small grid, workers in this process, and methods that misbehave in another."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import polars as pl
+
+from cnsdiff.benchmark.grid import Grid, nested
+from cnsdiff.benchmark.run import Results, collect
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
+from cnsdiff.config import merge
+
+#: One dataset, a reference without a seed, one with, and a model; two objectives, a search.
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "datasets": {"world": {"anticipate": "inverse-popularity"}},
+    "methods": {
+        "mostpop": {"reference": "mostpop", "group": "reference"},
+        "chance": {"reference": "random", "group": "reference"},
+        "mf": {"group": "sampler"},
+    },
+    "seeds": [0, 1],
+    "budget": {"epochs": 3},
+    "search": {"trials": 3},
+    "search_space": {"training.lr": {"low": 0.001, "high": 0.1, "log": True}},
+    "set": {
+        "backbone.name": "mf",
+        "backbone.dim": 4,
+        "sampler.name": "random",
+        "training": {"batch_size": 128, "fhn_every": None},
+    },
+}
+
+
+def small_grid(path: Path, **changes: Any) -> Grid:
+    """:data:`SMALL` on the dataset at ``path``, with dotted or nested changes."""
+    tree = merge(SMALL, {"datasets": {"world": {"path": str(path)}}})
+    return Grid.model_validate(merge(tree, nested(changes)))
+
+
+class Inline:
+    """Runs each task at once, here; ``run`` stands for what the process would do."""
+
+    def __init__(self, run: Any = run_task) -> None:
+        self.run = run
+        self.tasks: list[Task] = []
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        self.tasks.append(task)
+        future: Future[Outcome] = Future()
+        try:
+            future.set_result(self.run(task))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+#: What differs between two runs of the same task.
+TIMES = ("seconds", "machine", "threads")
+
+
+def values_of(grid: Grid, units: Any, store: Store) -> pl.DataFrame:
+    """All that was found and must not depend on where, when and in which order."""
+    results: Results = collect(grid, units, store)
+    assert results.missing == 0
+    return results.table.drop(*TIMES).sort("key", "selection", "split", "metric")
+
+
+class Deadly(Method):
+    """A method whose process is killed while it is fitted."""
+
+    def build_reference(self, seed: int, threads: int | None = None) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Broken(Method):
+    """A method that fails with an error that is nobody's in particular."""
+
+    def build_reference(self, seed: int, threads: int | None = None) -> NoReturn:
+        raise ZeroDivisionError("nothing\nto divide by")
