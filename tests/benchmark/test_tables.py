@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from cnsdiff.benchmark.headline import Headline
 from cnsdiff.benchmark.render import render
-from cnsdiff.benchmark.tables import Cell, Column, Table, headline_tables, leaderboard
+from cnsdiff.benchmark.tables import Cell, Column, Table, headline_tables, leaderboard, overview
 from cnsdiff.errors import InputError
 
 NAN = math.nan
@@ -323,3 +323,31 @@ def test_unknown_form():
         render([NASTY], "markdwn")
     assert render([], "json") == "[]"
     assert render([], "text") == ""
+
+
+def test_overview_has_a_column_per_dataset_and_pools_what_anticipates():
+    elsewhere = SUMMARY.filter(method="dns", split="test_ood", metric="ndcg@20").with_columns(
+        dataset=pl.lit("yelp")
+    )
+    awaited = pl.concat(
+        [
+            elsewhere.with_columns(selection=pl.lit("recency"), mean=pl.lit(0.7)),
+            elsewhere.with_columns(
+                dataset=pl.lit("food"), selection=pl.lit("tempered"), mean=pl.lit(0.6)
+            ),
+        ]
+    ).with_columns(anticipated=pl.lit(True))
+    plain, anticipated = overview(pl.concat([SUMMARY, elsewhere, awaited]), COMPARISON)
+    assert [column.name for column in plain.columns] == ["food", "yelp"]
+    assert cells(plain, "dns") == (
+        Cell(0.2, pytest.approx(0.02), 2, True),
+        Cell(0.2, pytest.approx(0.02), 1),
+    )
+    assert cells(plain, "EASE")[0].place == 1
+    assert math.isnan(cells(plain, "EASE")[1].value)
+    assert [label for label, _ in plain.rows] == [
+        ("reference", "MostPop"), ("reference", "EASE"), ("sampler", "dns"),
+    ]  # fmt: skip
+    assert anticipated.title == "OOD N@20, selected on anticipated"
+    assert [column.name for column in anticipated.columns] == ["yelp", "food"]
+    assert [cell.value for cell in cells(anticipated, "dns")] == [0.7, 0.6]

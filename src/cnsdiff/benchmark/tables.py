@@ -101,12 +101,9 @@ def leaderboard(
                 pl.col("dataset") == dataset, pl.col("selection") == selection
             )
         cells = [_cells(here, tests, split, metric, alpha) for split, metric in shown]
-        methods = here.select("group", "method").unique(maintain_order=True)
-        order = {name: at for at, name in enumerate(methods["group"].unique(maintain_order=True))}
-        labels = sorted(methods.iter_rows(), key=lambda label: order[label[0]])
         rows = [
-            ((group, method), tuple(column.get(method, Cell(float("nan"))) for column in cells))
-            for group, method in labels
+            (label, tuple(column.get(label[1], Cell(float("nan"))) for column in cells))
+            for label in _grouped(here)
         ]
         fits = ", which anticipates its shift" if here["anticipated"].any() else ""
         table = Table(
@@ -118,6 +115,53 @@ def leaderboard(
         )
         tables.append(table)
     return tables
+
+
+def overview(
+    summary: pl.DataFrame,
+    comparison: pl.DataFrame | None = None,
+    *,
+    split: str = "test_ood",
+    metric: str = "ndcg@20",
+    alpha: float = 0.05,
+) -> list[Table]:
+    """One table per selection: a row per method, a column per dataset.
+
+    Selections that anticipate their dataset's shift are taken together. Parameters as of
+    :func:`leaderboard`.
+    """
+    label = pl.when("anticipated").then(pl.lit(ANTICIPATED)).otherwise("selection")
+    chosen = summary.filter(split=split, metric=metric)
+    tables = []
+    for (selection,), here in chosen.group_by(label.alias("label"), maintain_order=True):
+        columns, names = [], []
+        for (dataset, own), rows in here.group_by("dataset", "selection", maintain_order=True):
+            tests = None
+            if comparison is not None:
+                tests = comparison.filter(pl.col("dataset") == dataset, pl.col("selection") == own)
+            columns.append(_cells(rows, tests, split, metric, alpha))
+            names.append(str(dataset))
+        note = "± half the width of the interval of the mean over seeds"
+        marks = f"{MARK} differs from the baseline of that dataset at p < {alpha:g}"
+        table = Table(
+            f"{_title(split, metric)}, selected on {selection}",
+            ("group", "method"),
+            tuple(Column(name, name) for name in names),
+            tuple(
+                (label, tuple(column.get(label[1], Cell(float("nan"))) for column in columns))
+                for label in _grouped(here)
+            ),
+            (note,) if comparison is None else (note, marks),
+        )
+        tables.append(table)
+    return tables
+
+
+def _grouped(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    """Group and method of each row, groups and methods in the order in which they first come."""
+    methods = rows.select("group", "method").unique(maintain_order=True)
+    order = {name: at for at, name in enumerate(methods["group"].unique(maintain_order=True))}
+    return sorted(methods.iter_rows(), key=lambda label: order[label[0]])
 
 
 def _cells(

@@ -132,7 +132,7 @@ def _print(
     from cnsdiff.benchmark.headline import headline
     from cnsdiff.benchmark.render import render
     from cnsdiff.benchmark.statistics import compare, summarise
-    from cnsdiff.benchmark.tables import headline_tables, leaderboard
+    from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
     from cnsdiff.cli.output import print_json
 
     table = results.table
@@ -141,7 +141,7 @@ def _print(
     k = max(grid.ks)
     metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
     columns = [("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")]
-    shown: dict[str, list[Table]] = {"leaderboards": [], "headline": []}
+    shown: dict[str, list[Table]] = {"leaderboards": [], "overview": [], "headline": []}
     if table.height:
         name = baseline.removeprefix("best:")
         tested = (
@@ -149,7 +149,9 @@ def _print(
             if (name in (groups if baseline.startswith("best:") else methods))
             else None
         )
-        shown["leaderboards"] = leaderboard(summarise(table), tested, columns=columns)
+        summary = summarise(table)
+        shown["leaderboards"] = leaderboard(summary, tested, columns=columns)
+        shown["overview"] = overview(summary, tested, metric=f"ndcg@{k}")
         if ours is not None and ours in methods and rivals in groups:
             shown["headline"] = headline_tables(headline(table, ours, rivals, metrics=metrics))
     if form == "json":
