@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from concurrent.futures import Future
@@ -11,11 +12,10 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import Grid, nested
+from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.run import Results, collect
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
-from cnsdiff.config import merge
 
 #: One dataset, a reference without a seed, one with, and a model; two objectives, a search.
 SMALL: dict[str, Any] = {
@@ -31,18 +31,23 @@ SMALL: dict[str, Any] = {
     "search": {"trials": 3},
     "search_space": {"training.lr": {"low": 0.001, "high": 0.1, "log": True}},
     "set": {
-        "backbone.name": "mf",
-        "backbone.dim": 4,
-        "sampler.name": "random",
+        "backbone": {"name": "mf", "dim": 4},
+        "sampler": {"name": "random"},
         "training": {"batch_size": 128, "fhn_every": None},
     },
 }
 
 
 def small_grid(path: Path, **changes: Any) -> Grid:
-    """:data:`SMALL` on the dataset at ``path``, with dotted or nested changes."""
-    tree = merge(SMALL, {"datasets": {"world": {"path": str(path)}}})
-    return Grid.model_validate(merge(tree, nested(changes)))
+    """:data:`SMALL` on the dataset at ``path``, with what is put at places written with dots."""
+    tree = copy.deepcopy(SMALL)
+    for place, value in {"datasets.world.path": str(path), **copy.deepcopy(changes)}.items():
+        *sections, leaf = place.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[leaf] = value
+    return Grid.model_validate(tree)
 
 
 class Inline:

@@ -32,7 +32,7 @@ def test_settings_are_a_function_of_seed_trial_and_name():
     assert list(found) == sorted(space)
     assert settings_of(4, space, seed=7) == found
     assert settings_of(4, dict(reversed(space.items())), seed=7) == found
-    np.random.seed(0)  # noqa: NPY002 (nothing may depend on it)
+    np.random.seed(0)  # nothing may depend on it
     for name, one in space.items():
         assert settings_of(4, {name: one}, seed=7) == {name: found[name]}
         # A method that searches something else beside shares the value.

@@ -209,7 +209,11 @@ def _fit(task: Task, dataset: Dataset) -> Fitted:
         settings = TrainingConfig(**task.settings)
         reference = task.method.build_reference(task.seed, task.threads)
         return fit_reference(reference, dataset, task.selections, task.metric, settings)
-    config = task.method.config(task.seed, task.threads)
+    method = task.method
+    if task.kind == "trial":
+        # What judges negatives may be a test split, and no trial opens one.
+        method = method.with_setting({"training.fhn_every": None})
+    config = method.config(task.seed, task.threads)
     return fit_model(config, dataset, task.selections, task.metric, seconds=task.seconds)
 
 
