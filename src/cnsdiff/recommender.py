@@ -42,7 +42,8 @@ class Recommender:
     backbone
         Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own.
     sampler
-        Name of a sampler (``"cnsdiff"`` by default, ``"random"``) or a class of your own.
+        Name of a sampler (``"cnsdiff"`` by default, ``"random"``, ``"dns"``, …; docs/samplers.md
+        has all) or a class of your own.
     preset
         A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, …
     source
