@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -103,14 +104,14 @@ class RayWorkers:
         self._ray = ray
         # A cluster started here does not call home.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _require_answer(address)
         own: dict[str, Any] = {}
         if address == "local":
             own = {"log_to_driver": False, "include_dashboard": False}
         try:
             ray.init(address=address, **own, **options)
         except (ConnectionError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(f"--ray {address}: no cluster answers ({reason})") from error
+            raise _no_answer(address, error) from error
         remote = ray.remote(num_cpus=threads, max_retries=0)
         self._run = remote(run_task)
 
@@ -128,3 +129,21 @@ class RayWorkers:
         trace: TracebackType | None,
     ) -> None:
         self._ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> ConfigError:
+    reason = str(error).partition("\n")[0]
+    return ConfigError(
+        f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`"
+    )

@@ -1,0 +1,356 @@
+"""Running a grid: nothing twice, failures alone, and the same table whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+import pytest
+from benchmark_parts import Broken, Deadly, Inline, small_grid, values_of
+from polars.testing import assert_frame_equal
+
+from cnsdiff.benchmark.grid import Grid
+from cnsdiff.benchmark.plan import Unit, plan
+from cnsdiff.benchmark.progress import PlainReporter, Reporter
+from cnsdiff.benchmark.run import collect, run
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.task import Outcome, Task, run_task
+from cnsdiff.benchmark.workers import LocalWorkers
+from cnsdiff.errors import TrainingError
+
+Planned = tuple[Grid, tuple[Unit, ...], Store]
+
+
+@pytest.fixture
+def planned(world_path, tmp_path):
+    """A grid with changes, its units and its opened store."""
+
+    def make(folder: str = "out", **changes: Any) -> Planned:
+        grid = small_grid(world_path, **changes)
+        store = Store(tmp_path / folder)
+        store.open(grid)
+        return grid, plan(grid, {"world": world_path}, threads=1), store
+
+    return make
+
+
+@pytest.fixture
+def whole(planned) -> pl.DataFrame:
+    """What an undisturbed run finds."""
+    grid, units, store = planned("whole")
+    run(units, store, Inline())
+    return values_of(grid, units, store)
+
+
+class Noting(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total = self.known = 0
+        self.failed: list[str] = []
+        self.n_done = 0
+
+    def begin(self, total: int, known: int) -> None:
+        self.total, self.known = total, known
+
+    def done(self, task: Task, seconds: float | None, error: str | None) -> None:
+        self.n_done += 1
+        if error is None:
+            assert seconds is not None and seconds > 0
+        else:
+            assert seconds is None
+            self.failed.append(error)
+
+    def fewer(self, n: int) -> None:
+        self.total -= n
+
+
+# --- what runs
+
+
+def test_every_task_once(planned):
+    grid, units, store = planned()
+    workers, noting = Inline(), Noting()
+    run(units, store, workers, noting)
+    counts = Counter((t.kind, t.method.name) for t in workers.tasks)
+    agreed = len({t.trial for t in units[2].picked(store).values()}) == 1
+    assert counts == {
+        ("final", "mostpop"): 1,
+        ("final", "chance"): 2,
+        ("trial", "mf"): 3,
+        ("final", "mf"): 2 if agreed else 4,
+    }
+    keys = [t.key for t in workers.tasks]
+    assert len(set(keys)) == len(keys)
+    assert (noting.total, noting.known, noting.n_done) == (len(keys), 0, len(keys))
+    results = collect(grid, units, store)
+    assert results.missing == 0 and results.failures.is_empty()
+
+
+def test_nothing_runs_again(planned, whole):
+    grid, units, store = planned("whole")
+    workers, noting = Inline(), Noting()
+    run(units, store, workers, noting)
+    assert workers.tasks == []
+    assert noting.total == noting.known > 0
+    assert_frame_equal(values_of(grid, units, store), whole)
+
+
+def test_a_larger_grid_runs_only_what_is_new(planned, whole):
+    changes = {"seeds": [0, 1, 2], "methods.ease": {"reference": "ease"}, "search.trials": 4}
+    _, units, store = planned("whole", **changes)
+    workers = Inline()
+    run(units, store, workers)
+    counts = Counter((t.kind, t.method.name) for t in workers.tasks)
+    assert counts["final", "ease"] == counts["final", "chance"] == counts["trial", "mf"] == 1
+    assert counts["final", "mostpop"] == 0
+
+
+def test_the_order_of_results_changes_nothing(planned, whole):
+    """Units in another order, so that tasks end in another."""
+    grid, units, store = planned()
+    run(tuple(reversed(units)), store, Inline())
+    assert_frame_equal(values_of(grid, units, store), whole)
+
+
+# --- failures
+
+
+def fails_on(*methods: str):
+    def some(task: Task) -> Outcome:
+        if task.method.name in methods:
+            raise TrainingError(f"{task.method.name} cannot")
+        return run_task(task)
+
+    return some
+
+
+def test_a_failure_is_recorded_and_the_rest_goes_on(planned, whole):
+    grid, units, store = planned()
+    noting = Noting()
+    run(units, store, Inline(fails_on("chance")), noting)
+    results = collect(grid, units, store)
+    assert results.missing == 0
+    assert noting.failed == ["chance cannot"] * 2
+    failures = results.failures.sort("seed")
+    assert failures.columns == ["dataset", "method", "kind", "seed", "setting", "error"]
+    assert failures.rows() == [
+        ("world", "chance", "final", seed, "{}", "chance cannot") for seed in (0, 1)
+    ]
+    rest = whole.filter(pl.col("method") != "chance")
+    assert_frame_equal(values_of(grid, units, store), rest)
+
+
+def test_a_search_with_failures(planned):
+    """Goes by the trials that are there; without any, nothing is picked."""
+    grid, units, store = planned()
+    bad = units[2].trials[1].key
+
+    def one(task: Task) -> Outcome:
+        return fails_on("mf")(task) if task.key == bad else run_task(task)
+
+    run(units, store, Inline(one))
+    results = collect(grid, units, store)
+    assert results.failures.select("kind", "error").rows() == [("trial", "mf cannot")]
+    assert 1 not in results.table.filter(method="mf")["trial"]
+    assert "mf" in set(results.table["method"])
+
+    grid, units, store = planned("none")
+    noting = Noting()
+    run(units, store, Inline(fails_on("mf")), noting)
+    results = collect(grid, units, store)
+    assert results.missing == 0 and results.failures.height == 3
+    assert "mf" not in set(results.table["method"])
+    assert noting.total == noting.n_done == 6
+
+
+def test_failures_are_kept_until_asked_to_retry(planned, whole):
+    grid, units, store = planned()
+    run(units, store, Inline(fails_on("chance", "mf")))
+    untouched = Inline()
+    run(units, store, untouched)
+    assert untouched.tasks == []
+    again = Inline()
+    run(units, store, again, retry_failed=True)
+    counts = Counter((t.kind, t.method.name) for t in again.tasks)
+    assert (counts["final", "chance"], counts["trial", "mf"]) == (2, 3)
+    assert ("final", "mostpop") not in counts
+    assert_frame_equal(values_of(grid, units, store), whole)
+    assert collect(grid, units, store).failures.is_empty()
+
+
+def test_a_retry_of_finals(planned, whole):
+    grid, units, store = planned()
+
+    def only_trials(task: Task) -> Outcome:
+        return run_task(task) if task.kind == "trial" else fails_on(task.method.name)(task)
+
+    run(units, store, Inline(only_trials))
+    again = Inline()
+    run(units, store, again, retry_failed=True)
+    assert {t.kind for t in again.tasks} == {"final"}
+    assert_frame_equal(values_of(grid, units, store), whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (TrainingError("a sentence"), "a sentence"),
+        (ZeroDivisionError("one\ntwo"), "ZeroDivisionError: one"),
+        (MemoryError(), "MemoryError: "),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_what_is_said_of_an_error(planned, error, sentence):
+    grid, units, store = planned(methods={"pop": {"reference": "mostpop"}})
+
+    def fails(task: Task) -> Outcome:
+        raise error
+
+    run(units, store, Inline(fails))
+    assert collect(grid, units, store).failures["error"].to_list() == [sentence]
+
+
+# --- interrupts
+
+
+class Impatient(Reporter):
+    """Presses Ctrl-C when the first result is kept."""
+
+    def done(self, task: Task, seconds: float | None, error: str | None) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_after_every_task(planned, whole):
+    """What is resumed ends as what was left alone, and nothing that was kept runs again."""
+    n_tasks = len(set(whole["key"])) + 3
+    for kept in range(n_tasks):
+        grid, units, store = planned()
+        files = {file.stem for file in (store.path / "records").iterdir()}
+        assert len(files) == kept
+        workers = Inline()
+        with pytest.raises(KeyboardInterrupt):
+            run(units, store, workers, Impatient())
+        assert not files & {task.key for task in workers.tasks}
+    workers = Inline()
+    run(units, store, workers, Impatient())
+    assert workers.tasks == []
+    assert_frame_equal(values_of(grid, units, store), whole)
+
+
+def test_what_is_missing_is_counted(planned):
+    grid, units, store = planned()
+    before = collect(grid, units, store)
+    assert before.missing == 1 + 2 + 1, "an unfinished search counts as one"
+    assert before.table.is_empty() and before.failures.is_empty()
+    assert {"anticipated", "group", "scenario"} <= set(before.table.columns)
+
+
+# --- what is collected
+
+
+def test_the_table(planned):
+    changes = {"datasets.world.scenario": "popularity"}
+    grid, units, store = planned(**changes)
+    run(units, store, Inline())
+    results = collect(grid, units, store)
+    table = results.table
+    assert set(table["scenario"]) == {"popularity"}
+    groups = dict(table.select("method", "group").unique().iter_rows())
+    assert groups == {"mostpop": "reference", "chance": "reference", "mf": "sampler"}
+    flags = dict(table.select("selection", "anticipated").unique().iter_rows())
+    assert flags == {"valid": False, "inverse-popularity": True}
+    assert set(table["kind"]) == {"final"}
+    once = table.group_by("dataset", "method", "selection", "seed", "split", "metric").len()
+    assert once["len"].unique().to_list() == [1]
+    assert set(table.filter(method="mf")["seed"]) == {0, 1}
+    for selection in ("valid", "inverse-popularity"):
+        for seed in (0, 1):
+            for split in ("test_iid", "test_ood"):
+                users = results.per_user("world", "mf", selection, seed, split)
+                assert users.columns[0] == "user"
+                mean = table.filter(
+                    method="mf", selection=selection, seed=seed, split=split, metric="ndcg@20"
+                )
+                assert users["ndcg@20"].mean() == pytest.approx(mean["value"][0], rel=1e-6)
+
+
+def test_lines_of_progress(planned):
+    _, units, store = planned(**{"search.trials": 1})
+    stream = io.StringIO()
+    run(units, store, Inline(fails_on("mostpop")), PlainReporter("bench", stream))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "bench: 5 tasks, 0 of them done before"
+    assert len(lines) == 6
+    assert [line.partition("  ")[0] for line in lines[1:]] == [f"bench: {n}/5" for n in range(1, 6)]
+    (failed,) = [line for line in lines if "world mostpop final seed 0  " in line]
+    assert failed.endswith("  FAILED: mostpop cannot  about 0 min left")
+    (done,) = [line for line in lines if "  world mf final seed 1  " in line]
+    assert done.endswith(" s  about 0 min left")
+    stream = io.StringIO()
+    run(units, store, Inline(), PlainReporter("bench", stream))
+    assert stream.getvalue() == "bench: 5 tasks, 5 of them done before\n"
+
+
+# --- processes
+
+
+@pytest.mark.slow
+def test_processes_find_the_same(planned, whole):
+    grid, units, store = planned()
+    with LocalWorkers(2) as workers:
+        run(units, store, workers)
+    assert_frame_equal(values_of(grid, units, store), whole)
+    assert not multiprocessing.active_children()
+
+
+def test_no_task_no_process(planned, whole):
+    grid, units, store = planned("whole")
+    with LocalWorkers(2) as workers:
+        run(units, store, workers)
+    assert_frame_equal(values_of(grid, units, store), whole)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_dies_alone(planned):
+    """As do errors of all kinds; the other tasks of the same processes find what they would."""
+    methods = {name: {"reference": "mostpop"} for name in "abcde"}
+    grid, units, store = planned(methods=methods)
+    misfits = {"b": Deadly, "c": Broken}
+    changed = []
+    for unit in units:
+        task = unit.trials[0]
+        kind = misfits.get(task.method.name, type(task.method))
+        method = kind(task.method.name, "mostpop", {})
+        changed.append(replace(unit, trials=(replace(task, method=method),)))
+    units = tuple(changed)
+    with LocalWorkers(2) as workers:
+        run(units, store, workers)
+    results = collect(grid, units, store)
+    assert results.missing == 0
+    assert dict(results.failures.select("method", "error").iter_rows()) == {
+        "b": "its process died (exit code -9); it may have run out of memory",
+        "c": "ZeroDivisionError: nothing",
+    }
+    values = results.table.pivot(
+        "method", index=["selection", "split", "metric"], values="value", aggregate_function=None
+    )
+    assert values["a"].equals(values["d"]) and values["a"].equals(values["e"])
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_processes(planned, whole):
+    grid, units, store = planned()
+    with pytest.raises(KeyboardInterrupt), LocalWorkers(2) as workers:
+        run(units, store, workers, Impatient())
+    assert not multiprocessing.active_children()
+    assert len(list((store.path / "records").iterdir())) == 1
+    again = Inline()
+    run(units, store, again)
+    assert_frame_equal(values_of(grid, units, store), whole)

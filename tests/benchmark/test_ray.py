@@ -1,0 +1,159 @@
+"""The same grid on a Ray cluster: the same table, failures alone, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from benchmark_parts import Broken, Deadly, Inline, small_grid, values_of
+from polars.testing import assert_frame_equal
+
+from cnsdiff.benchmark.plan import plan
+from cnsdiff.benchmark.run import collect, run
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.workers import RayWorkers
+from cnsdiff.errors import ConfigError
+
+pytestmark = pytest.mark.slow
+
+MEMORY = 100 * 2**20
+
+
+def ray_processes() -> set[int]:
+    """Processes of Ray that this one and its children started."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        own = f"CNSDIFF_RAY_TEST={os.getpid()}".encode()
+        if own in environment.split(b"\0") and (b"ray" in command) and command:
+            found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of two nodes with one CPU each."""
+    before = dict(os.environ)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["CNSDIFF_RAY_TEST"] = str(os.getpid())
+    # Its processes find the misbehaving methods, as they find an installed package.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(num_cpus=1, object_store_memory=MEMORY)
+        made.wait_for_nodes()
+        assert ray_processes(), "the test of what is left behind would see nothing"
+        yield made.address
+    finally:
+        made.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+        end = time.monotonic() + 20
+        while ray_processes() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not ray_processes()
+
+
+def workers(address: str) -> RayWorkers:
+    return RayWorkers(address, 1, log_to_driver=False)
+
+
+def test_a_cluster_finds_the_same(cluster, world_path, tmp_path):
+    import ray
+
+    grid = small_grid(world_path)
+    units = plan(grid, {"world": world_path}, threads=1)
+    found = {}
+    for name in ("inline", "ray"):
+        store = Store(tmp_path / name)
+        store.open(grid)
+        with Inline() if name == "inline" else workers(cluster) as pool:
+            run(units, store, pool)
+        found[name] = values_of(grid, units, store)
+    assert not ray.is_initialized()
+    assert_frame_equal(found["ray"], found["inline"])
+
+
+def test_failures_there_are_failures_here(cluster, world_path, tmp_path):
+    """With their own sentences, whether an error is ours, anybody's, or the process's end."""
+    methods = {name: {"reference": "mostpop"} for name in "abcd"}
+    grid = small_grid(world_path, methods=methods)
+    units = []
+    for unit in plan(grid, {"world": world_path}, threads=1):
+        task = unit.trials[0]
+        name = task.method.name
+        if name in "bd":
+            method = {"b": Deadly, "d": Broken}[name](name, "mostpop", {})
+            task = replace(task, method=method)
+        if name == "c":
+            task = replace(task, path=str(tmp_path / "gone"))
+        units.append(replace(unit, trials=(task,)))
+    store = Store(tmp_path / "out")
+    store.open(grid)
+    with workers(cluster) as pool:
+        run(tuple(units), store, pool)
+    results = collect(grid, tuple(units), store)
+    assert results.missing == 0
+    assert set(results.table["method"]) == {"a"}
+    said = dict(results.failures.select("method", "error").iter_rows())
+    assert said.keys() == {"b", "c", "d"}
+    assert said["b"].startswith("its process died")
+    assert said["c"].startswith(f"{tmp_path / 'gone'}: ")
+    assert said["d"] == "ZeroDivisionError: nothing"
+    assert not any("\n" in sentence for sentence in said.values())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host.invalid:6379", "host:port"],
+)
+def test_no_cluster_there(address):
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        RayWorkers(address, 1, log_to_driver=False)
+    assert time.monotonic() - started < 15
+    said = str(caught.value)
+    assert said.startswith(f"--ray {address}: no cluster answers (")
+    assert "\n" not in said
+
+
+def test_ray_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"--ray needs Ray; install it with: pip install"):
+        RayWorkers("auto", 1)
+
+
+def test_what_ray_is_told(monkeypatch):
+    """A cluster of this process alone is quiet, also towards its makers."""
+    told = {}
+
+    def init(**options: object) -> None:
+        told.update(options, calls_home=os.environ.get("RAY_USAGE_STATS_ENABLED"))
+
+    def remote(**options: object) -> object:
+        told.update(options)
+        return lambda function: function
+
+    fake = SimpleNamespace(init=init, remote=remote, shutdown=lambda: told.update(down=True))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    with RayWorkers("local", 3, num_cpus=6):
+        assert "down" not in told
+    assert told == {
+        **{"address": "local", "log_to_driver": False, "include_dashboard": False},
+        **{"num_cpus": 3, "max_retries": 0, "calls_home": "0", "down": True},
+    }
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
