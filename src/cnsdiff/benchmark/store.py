@@ -16,13 +16,15 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from filelock import FileLock, Timeout
 from polars.exceptions import PanicException, PolarsError
 
 from cnsdiff.benchmark.grid import Grid, dump_grid
@@ -87,11 +89,32 @@ class Store:
         write_text(self.path / "grid.yaml", dump_grid(grid))  # first: by it the rest is known
         for folder in (self._records, self._users, self.data):
             folder.mkdir(exist_ok=True)
-            for entry in folder.glob(".*"):  # being written when a process was killed
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the work that adds results: one command at a time, which clears up first.
+
+        Raises
+        ------
+        RunError
+            Another command is adding results.
+        """
+        lock = FileLock(self.path / ".lock")  # the system lifts it when its process ends
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise RunError(
+                f"{self.path}: another benchmark is running here; wait for it, choose another "
+                "--out, or look at what is there with --show"
+            ) from error
+        with lock:
+            for folder in (self._records, self._users, self.data):
+                for entry in folder.glob(".*"):  # being written when a process was killed
+                    if entry.is_dir():
+                        shutil.rmtree(entry)
+                    else:
+                        entry.unlink()
+            yield
 
     def add(self, task: Task, outcome: Outcome) -> None:
         """Keep what a task found; the record goes last, and says that all is there."""

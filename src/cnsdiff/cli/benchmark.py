@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -79,13 +80,14 @@ def benchmark(
             raise InputError(f"{option} {name}: the grid has no such method")
     store = Store(out or Path("results") / asked.name)
     store.open(asked)
-    datasets = {
-        name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
-    }
     each = max((threads or _cores()) // workers, 1)
-    units = plan(asked, datasets, threads=each)
-    if not show:
-        _run(units, store, _workers(workers, each, ray), retry_failed)
+    with nullcontext() if show else store.writing():
+        datasets = {
+            name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
+        }
+        units = plan(asked, datasets, threads=each)
+        if not show:
+            _run(units, store, _workers(workers, each, ray), retry_failed)
     results = collect(asked, units, store)
     if ours is None and "cnsdiff" in asked.methods:
         ours = "cnsdiff"
