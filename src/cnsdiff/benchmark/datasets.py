@@ -43,7 +43,10 @@ def _make(name: str, entry: DatasetEntry) -> Dataset:
         # An argument that the function does not have, or lacks.
         raise ConfigError(f"datasets.{name}: {error}; see docs/benchmark.md") from error
     assert entry.simulate is not None
-    return _simulate(entry.simulate)
+    try:
+        return _simulate(entry.simulate)
+    except ConfigError as error:
+        raise ConfigError(f"datasets.{name}: {error}") from error
 
 
 def _simulate(settings: Mapping[str, Any]) -> Dataset:

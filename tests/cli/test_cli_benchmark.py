@@ -1,0 +1,239 @@
+"""``cnsdiff benchmark`` as a process: killed, interrupted, refused, shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+GRID: dict[str, Any] = {
+    "name": "tiny",
+    "datasets": {
+        "world": {
+            "simulate": {"n_users": 60, "n_items": 50, "exposures": 20, "shift": "popularity"},
+            "anticipate": "inverse-popularity",
+        }
+    },
+    "methods": {
+        "mostpop": {"reference": "mostpop", "group": "reference"},
+        "random": {"set": {"sampler.name": "random"}},
+        "dns": {"set": {"sampler.name": "dns"}},
+    },
+    "seeds": [0, 1],
+    "budget": {"epochs": 30},
+    "search": {"trials": 3},
+    "search_space": {"training.lr": {"low": 0.001, "high": 0.1, "log": True}},
+    "set": {
+        "backbone": {"name": "mf", "dim": 4},
+        "training": {"batch_size": 32, "patience": None},
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that are still alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@contextmanager
+def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """``cnsdiff benchmark`` and its workers in a session of their own, gone at the end."""
+    command = [sys.executable, "-c", "from cnsdiff.cli import main; main()", "benchmark"]
+    running = subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test run in the background would hand on that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        yield running
+    finally:
+        for number in session(running.pid):
+            os.kill(number, signal.SIGKILL)
+        running.communicate()
+
+
+def wait_for_tasks(running: subprocess.Popen[str], n: int) -> None:
+    """Read until ``n`` tasks are reported."""
+    assert running.stderr is not None
+    for line in running.stderr:
+        assert line.startswith("benchmark: "), line
+        n -= "  world " in line
+        if n == 0:
+            return
+    raise AssertionError("it ended before it could be disturbed")
+
+
+def assert_all_end(leader: int) -> None:
+    end = time.monotonic() + 30
+    while session(leader) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not session(leader)
+
+
+#: Two processes with one thread each.
+TWO = ("--workers", 2, "--threads", 2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Any]:
+    """The tables of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    with process(write(folder), "--out", folder / "out", "--json", *TWO) as running:
+        out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    document: dict[str, Any] = json.loads(out)
+    assert (document["missing"], document["failures"]) == (0, [])
+    assert document["leaderboards"]
+    return document
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments(whole, tmp_path):
+    grid, out = write(tmp_path), tmp_path / "out"
+    random, kept = np.random.default_rng(1), 0
+    for _ in range(2):
+        with process(grid, "--out", out, *TWO) as running:
+            wait_for_tasks(running, int(random.integers(2, 4)))
+            time.sleep(random.uniform(0, 0.1))
+            running.send_signal(signal.SIGKILL)
+            assert running.wait(60) == -signal.SIGKILL
+            assert_all_end(running.pid)  # the workers end with it
+        records = len(list((out / "records").glob("[!.]*.parquet")))
+        assert records > kept
+        kept = records
+    with process(grid, "--out", out, "--json", *TWO) as running:
+        printed, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert f" tasks, {kept} of them done before" in err
+    assert json.loads(printed) == whole
+    assert not list(out.rglob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_end_says_how_to_go_on(tmp_path, number):
+    out = tmp_path / "out"
+    with process(write(tmp_path), "--out", out, *TWO) as running:
+        wait_for_tasks(running, 2)
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)  # as a terminal does
+        else:
+            running.send_signal(number)
+        printed, err = running.communicate(timeout=60)
+        assert_all_end(running.pid)
+    assert running.returncode == 130
+    assert printed == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on"
+    )
+
+
+@pytest.mark.slow
+def test_failures(cli, tmp_path):
+    """Are told, and exit 1 where something ran; what is there is shown all the same."""
+    methods = {
+        "mostpop": {"reference": "mostpop"},
+        "bad": {"set": {"training.lr": 1e30}},
+    }
+    grid = write(tmp_path, methods=methods, search_space={}, seeds=[0])
+    command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
+    before = cli(*command, "--show", "--json").json
+    assert (before["missing"], before["leaderboards"]) == (2, [])
+    run = cli(*command, "--json")
+    assert run.code == 1
+    document = json.loads(run.out)
+    assert document["missing"] == 0
+    (failure,) = document["failures"]
+    assert failure["method"] == "bad"
+    assert "became NaN or infinite" in failure["error"]
+    assert "FAILED: training stopped in epoch" in run.err
+    assert "Traceback" not in run.err
+    shown = cli(*command, "--show", "--json")
+    assert shown.code == 0 and json.loads(shown.out) == document
+    text = cli(*command, "--show")
+    assert text.code == 0
+    assert "failed: world bad final seed 0 {}: training stopped" in text.err
+    assert "mostpop" in text.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": [1]}, ["grid.yaml: unknown key 'seed' (did you mean 'seeds'?)"]),
+        ({"seeds": [1, 1]}, ["grid.yaml: seeds names one seed twice"]),
+        ({"methods": {"m": {"set": {"training.lrr": 1}}}}, ["methods.m: unknown key", "lrr"]),
+        ({"methods": {"m": {"reference": "eese"}}}, ["methods.m: no reference is called 'eese'"]),
+        ({"datasets": {"d": {"path": "nowhere"}}}, ["nowhere"]),
+        ({"datasets": {"d": {"path": "$NO_SUCH_VARIABLE/d"}}}, ["NO_SUCH_VARIABLE is not set"]),
+        ({"datasets": {"d": {"prepare": {"log": "a/b.csv"}}}}, ["datasets.d: ", "scenario"]),
+        (
+            {"datasets": {"d": {"prepare": {"log": "a/b.csv", "scenario": "popularity"}}}},
+            ["b.csv"],
+        ),
+        ({"datasets": {"d": {"given": {"train": "x", "tset": "y"}}}}, ["datasets.d: ", "'tset'"]),
+        ({"datasets": {"d": {"simulate": {"n_usres": 5}}}}, ["datasets.d: ", "n_usres", "n_users"]),
+        ({"datasets": {"d": {"simulate": {"shift": "sudden"}}}}, ["'sudden'"]),
+    ],
+)
+def test_bad_grids(cli, tmp_path, changes, words):
+    cli("benchmark", write(tmp_path, **changes), "--out", tmp_path / "out").refused(*words)
+
+
+def test_bad_options(cli, tmp_path):
+    grid, out = write(tmp_path), tmp_path / "out"
+    cli("benchmark", tmp_path / "no.yaml", "--out", out).refused("no.yaml: no such config")
+    cli("benchmark", grid, "--out", out, "--format", "html").refused("--format html", "latex")
+    cli("benchmark", grid, "--out", out, "--baseline", "x").refused("--baseline x")
+    cli("benchmark", grid, "--out", out, "--ours", "x").refused("--ours x")
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").touch()
+    cli("benchmark", grid, "--out", out).refused("is not empty and holds no benchmark")
+    assert [entry.name for entry in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_record(cli, tmp_path):
+    grid = write(tmp_path, methods={"m": {"reference": "mostpop"}})
+    command = ("benchmark", grid, "--out", tmp_path / "out", "--show", "--threads", 1)
+    assert cli(*command).code == 0
+    from cnsdiff.benchmark.datasets import materialise
+    from cnsdiff.benchmark.grid import read_grid
+    from cnsdiff.benchmark.plan import plan
+    from cnsdiff.benchmark.store import Store
+
+    asked, store = read_grid(grid), Store(tmp_path / "out")
+    place = materialise("world", asked.datasets["world"], store.data)
+    (unit,) = plan(asked, {"world": place})
+    record = store.path / "records" / f"{unit.finals(store)[0].key}.parquet"
+    record.write_bytes(b"PAR1 but no more")
+    cli(*command).refused(f"{record}: is missing or damaged; delete {record}")
