@@ -183,6 +183,21 @@ def test_failures_are_kept_until_asked_to_retry(planned, whole):
     assert collect(grid, units, store).failures.is_empty()
 
 
+def test_a_trial_tried_again_repeats_no_final(planned):
+    grid, units, store = planned()
+    bad = units[2].trials[1].key
+
+    def one(task: Task) -> Outcome:
+        return fails_on("mf")(task) if task.key == bad else run_task(task)
+
+    run(units, store, Inline(one))
+    before = values_of(grid, units, store)
+    again = Inline(one)
+    run(units, store, again, retry_failed=True)
+    assert [t.key for t in again.tasks] == [bad]
+    assert_frame_equal(values_of(grid, units, store), before)
+
+
 def test_a_retry_of_finals(planned, whole):
     grid, units, store = planned()
 

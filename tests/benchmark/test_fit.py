@@ -66,6 +66,17 @@ def test_each_objective_chooses_as_if_alone(world):
     assert len({choice.epoch for choice in fitted.choices.values()}) > 1, "nothing was compared"
 
 
+def test_what_is_chosen_stays_as_it_was(world):
+    """The embeddings of plain factorisation are the weights themselves, which train on."""
+    given = options(epochs=20, patience=None, lr=0.2)
+    given["backbone"] = {"name": "mf", "dim": 8}
+    fitted = fit_model(resolve_config(given), world, ALL, METRIC)
+    validation = Validation(world, ALL, METRIC, TrainingConfig())
+    assert min(choice.epoch for choice in fitted.choices.values()) < 20
+    for on, choice in fitted.choices.items():
+        assert validation(choice.scorer)[on] == choice.value
+
+
 def test_patience_runs_out_for_each_alone(world):
     """An objective is not given the epochs that another goes on for."""
     seen = []

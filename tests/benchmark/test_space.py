@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.stats import chisquare, kstest
+from scipy.stats import binomtest, chisquare, kstest
 
 from cnsdiff.benchmark.space import Space, settings_of
 from cnsdiff.errors import ConfigError
@@ -87,6 +87,12 @@ def test_logarithms_are_uniform():
 def test_without_a_logarithm_the_values_are():
     values = np.asarray(drawn(Space(low=2.0, high=5.0)), float)
     assert kstest((values - 2.0) / 3.0, "uniform").pvalue > 0.01
+
+
+def test_logarithms_of_whole_numbers():
+    """Half of them below the geometric mean, not the arithmetic one."""
+    values = np.asarray(drawn(Space(low=1, high=1000, integer=True, log=True), 300), float)
+    assert binomtest(int((values < 1000**0.5).sum()), len(values)).pvalue > 0.01
 
 
 @pytest.mark.parametrize("space", [STEPS, WIDTH], ids=["integers", "choices"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import PLAIN, Grid
+from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import Unit
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
@@ -175,10 +175,7 @@ def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
         records.filter(status="ok")
         .join(methods, on="method", how="left", maintain_order="left")
         .join(shifts, on="dataset", how="left", maintain_order="left")
-        .with_columns(
-            anticipated=(pl.col("selection") != PLAIN)
-            & (pl.col("selection") == pl.col("_anticipate")).fill_null(False)
-        )
+        .with_columns(anticipated=(pl.col("selection") == pl.col("_anticipate")).fill_null(False))
         .drop("_anticipate", "status", "error")
     )
     tasks = {
