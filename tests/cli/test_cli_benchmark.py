@@ -135,7 +135,7 @@ def test_kill_9_at_random_moments(whole, tmp_path):
     assert running.returncode == 0, err
     assert f" tasks, {kept} of them done before" in err
     assert json.loads(printed) == whole
-    assert not list(out.rglob(".*"))
+    assert [entry.name for entry in out.rglob(".*")] == [".lock"]
 
 
 @pytest.mark.slow
@@ -220,6 +220,17 @@ def test_bad_options(cli, tmp_path):
     (out / "mine.txt").touch()
     cli("benchmark", grid, "--out", out).refused("is not empty and holds no benchmark")
     assert [entry.name for entry in out.iterdir()] == ["mine.txt"]
+
+
+def test_one_at_a_time(cli, tmp_path):
+    from cnsdiff.benchmark.store import Store
+
+    grid = write(tmp_path, methods={"m": {"reference": "mostpop"}})
+    command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
+    assert cli(*command, "--show", "--json").json["missing"] == 1
+    with Store(tmp_path / "out").writing():
+        cli(*command).refused("out: another benchmark is running here", "--show")
+        assert cli(*command, "--show", "--json").json["missing"] == 1
 
 
 def test_a_damaged_record(cli, tmp_path):

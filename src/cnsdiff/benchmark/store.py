@@ -101,13 +101,13 @@ class Store:
         """
         lock = FileLock(self.path / ".lock")  # the system lifts it when its process ends
         try:
-            lock.acquire(blocking=False)
+            held = lock.acquire(blocking=False)
         except Timeout as error:
             raise RunError(
                 f"{self.path}: another benchmark is running here; wait for it, choose another "
                 "--out, or look at what is there with --show"
             ) from error
-        with lock:
+        with held:
             for folder in (self._records, self._users, self.data):
                 for entry in folder.glob(".*"):  # being written when a process was killed
                     if entry.is_dir():
