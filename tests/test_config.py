@@ -275,6 +275,22 @@ def test_a_file_that_is_not_yaml_names_the_line(tmp_path: Path) -> None:
         read_config_file(path)
 
 
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: 2\na: 3\n", "c:\n  a: 1\n  a: 3\n", "x: {a: 1,\n\n a: 2}"]
+)
+def test_a_key_that_is_there_twice_names_the_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 3: the key 'a' is there twice; drop one"):
+        read_config_file(path)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("base: &b {a: 1, c: 2}\nmine: {<<: *b, a: 3}\n")
+    assert read_config_file(path)["mine"] == {"a": 3, "c": 2}
+
+
 def test_a_tab_in_yaml_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("training:\n\tepochs: 5\n")

@@ -179,7 +179,7 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 def read_config_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; :class:`ConfigError` names the line that is not YAML."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _OneOfEach)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -187,12 +187,30 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML; correct the line") from error
+        twice = isinstance(error, yaml.constructor.ConstructorError) and error.problem
+        problem = f"{twice}; drop one" if twice else "not valid YAML; correct the line"
+        raise ConfigError(f"{path}{line}: {problem}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold sections with keys, as 'training:' and 'epochs: 5'")
     return tree
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """YAML in which a mapping that has a key twice is an error, not its last value."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            # `<<` merges a mapping that the file may override on purpose.
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: str) -> Any:

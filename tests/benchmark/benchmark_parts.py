@@ -7,7 +7,6 @@ import os
 import signal
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import polars as pl
@@ -16,6 +15,7 @@ from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.run import Results, collect
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
+from cnsdiff.benchmark.workers import Workers
 
 #: One dataset, a reference without a seed, one with, and a model; two objectives, a search.
 SMALL: dict[str, Any] = {
@@ -50,7 +50,7 @@ def small_grid(path: Path, **changes: Any) -> Grid:
     return Grid.model_validate(tree)
 
 
-class Inline:
+class Inline(Workers):
     """Runs each task at once, here; ``run`` stands for what the process would do."""
 
     def __init__(self, run: Any = run_task) -> None:
@@ -66,15 +66,7 @@ class Inline:
             future.set_exception(error)
         return future
 
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cnsdiff.benchmark.grid import Grid, digest, dump_grid, nested, read_grid
+from cnsdiff.benchmark.grid import Grid, digest, dump_grid, nested
+from cnsdiff.benchmark.grid_file import read_grid
 from cnsdiff.errors import ConfigError
 
 FULL = """

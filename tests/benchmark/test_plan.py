@@ -271,9 +271,36 @@ def test_budget_and_search_of_a_dataset(units):
     ] * 4
 
 
-def test_the_budget_beats_all_that_is_set(units):
-    changes = {"set.training.epochs": 77, "methods.mf.set.training.epochs": 78, "budget.epochs": 5}
-    assert units(**changes)["mf"].trials[0].method.config(0).training.epochs == 5
+def test_the_budget_is_the_number_of_epochs(units):
+    assert units(**{"budget.epochs": 5})["mf"].trials[0].method.config(0).training.epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"set.training.epochs": 77},
+            "set: training.epochs is the same for all methods; say it in",
+        ),
+        ({"methods.mf.set.training.epochs": 7}, r"methods.mf.set: training.epochs is the same"),
+        ({"datasets.world.set": {"training.select_on": "recency"}}, "say it in select_on"),
+        ({"methods.mf.search": {"training.epochs": {"choices": [1, 2]}}}, "methods.mf.search: tr"),
+        ({"methods.mf.set.training.select_strength": 2.0}, "say it in the grid's set or a dataset"),
+        (
+            {"search_space": {"training.select_half_life": {"low": 0.1, "high": 0.2}}},
+            "search_space: training.select_half_life is the same",
+        ),
+    ],
+)
+def test_what_is_the_same_for_all_is_no_methods_to_change(units, changes, words):
+    with pytest.raises(ValueError, match=words):
+        units(**changes)
+
+
+@pytest.mark.parametrize("place", ["set", "datasets.world.set"])
+def test_the_shape_of_an_objective_can_be_set_for_all(units, place):
+    task = units(**{f"{place}.training": {"select_strength": 2.0}})["mf"].trials[0]
+    assert task.settings == {"select_strength": 2.0}
 
 
 def test_methods_of_a_dataset(units):

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -19,21 +17,23 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from cnsdiff.benchmark.space import Space
-from cnsdiff.config import read_config_file
-from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.errors import did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.settings import Settings, first_problem
+from cnsdiff.settings import Settings
 
 #: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
 PLAIN = "valid"
 
 #: Of a benchmark, a dataset, a method: parts of file names, of which none is hidden.
 _NAME = r"^\w[\w.-]*$"
+
+
+#: Training settings that are the same for all, and where a grid says them.
+_SAME_FOR_ALL = {"epochs": "budget", "select_on": "select_on", "select_metric": "select_metric"}
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,28 @@ class Grid(Settings):
             raise ValueError("seeds names one seed twice")
         if len(set(self.select_on)) < len(self.select_on):
             raise ValueError("select_on names one objective twice")
+        self._require_equal_terms()
         return self
+
+    def _require_equal_terms(self) -> None:
+        """No method, dataset or search changes what has to be the same for all."""
+        given: dict[str, Any] = {"set": self.set, "search_space": nested(self.search_space)}
+        given |= {f"datasets.{name}.set": entry.set for name, entry in self.datasets.items()}
+        own: dict[str, Any] = {f"methods.{n}.set": entry.set for n, entry in self.methods.items()}
+        own |= {f"methods.{n}.search": nested(e.search) for n, e in self.methods.items()}
+        for place, settings in (given | own).items():
+            training = settings.get("training")
+            for key in training if isinstance(training, dict) else ():
+                if key in _SAME_FOR_ALL:
+                    raise ValueError(
+                        f"{place}: training.{key} is the same for all methods; say it in "
+                        f"{_SAME_FOR_ALL[key]}"
+                    )
+                if key.startswith("select_") and (place in own or place == "search_space"):
+                    raise ValueError(
+                        f"{place}: training.{key} is the same for all methods; say it in the "
+                        "grid's set or a dataset's"
+                    )
 
     def methods_on(self, dataset: str) -> tuple[str, ...]:
         """The methods that run on a dataset."""
@@ -199,91 +220,6 @@ class Grid(Settings):
             elif anticipated is not None:
                 chosen.append(anticipated)
         return tuple(chosen) or (PLAIN,)
-
-
-def read_grid(path: Path) -> Grid:
-    """The grid in a YAML file.
-
-    ``$NAME`` in the sources of datasets is taken from the environment, and their paths are
-    relative to the file's folder.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read or a key or value is wrong; one sentence with the place.
-    """
-    tree = read_config_file(path)
-    try:
-        grid = Grid.model_validate(tree)
-    except ValidationError as error:
-        problem = first_problem(error)
-        place = ".".join(map(str, problem.keys))
-        if problem.unknown:
-            known = _known(problem.keys)
-            hint = did_you_mean(str(problem.keys[-1]), known)
-            hint = hint or f"; known keys: {', '.join(known)}"
-            raise ConfigError(f"{path}: unknown key {place!r}{hint}") from error
-        given = "" if isinstance(problem.given, (dict, Settings)) else f" (got {problem.given!r})"
-        where = f"{place}: " if place else ""
-        raise ConfigError(f"{path}: {where}{problem.message}{given}") from error
-    datasets = {
-        name: entry.model_copy(
-            update={
-                source: _located(getattr(entry, source), path, f"datasets.{name}")
-                for source in ("path", "prepare", "given", "simulate")
-            }
-        )
-        for name, entry in grid.datasets.items()
-    }
-    return grid.model_copy(update={"datasets": datasets})
-
-
-def _known(keys: tuple[int | str, ...]) -> list[str]:
-    """The keys there are where the last of ``keys`` stands."""
-    model: type[Settings] = Grid
-    outer = iter(keys[:-1])
-    for key in outer:
-        annotation = model.model_fields[str(key)].annotation
-        kinds = [annotation, *get_args(annotation)]
-        model = next(k for k in kinds if isinstance(k, type) and issubclass(k, Settings))
-        if get_origin(annotation) is dict:
-            next(outer, None)  # the name of a dataset, method or setting
-    return list(model.model_fields)
-
-
-#: Arguments that name a file, in the sources of datasets.
-_FILES = {
-    "path", "log", "randomised", "user_features", "item_features",
-    "train", "valid", "test_iid", "test_ood",
-}  # fmt: skip
-
-
-def _located(source: Any, grid: Path, place: str) -> Any:
-    """A dataset's source with variables and relative paths resolved."""
-    if isinstance(source, str):
-        return _file(source, grid, place)
-    if isinstance(source, Mapping):
-        return {
-            key: _file(value, grid, place, named=key == "log")
-            if key in _FILES and isinstance(value, str)
-            else value
-            for key, value in source.items()
-        }
-    return source
-
-
-def _file(text: str, grid: Path, place: str, *, named: bool = False) -> str:
-    expanded = os.path.expandvars(text)
-    missing = re.search(r"\$\{?(\w+)", expanded)
-    if missing:
-        raise ConfigError(
-            f"{grid}: {place}: the variable {missing.group(1)} is not set; export "
-            f"{missing.group(1)}=FOLDER, or write the path into the grid"
-        )
-    here = grid.parent / expanded
-    # A log that is no file may be the name of a data set fetched before.
-    is_name = named and "/" not in expanded and not here.exists()
-    return expanded if is_name else str(here)
 
 
 def digest(value: Any) -> str:

@@ -8,33 +8,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from abc import abstractmethod
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 from cnsdiff.benchmark.space import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.errors import ConfigError
 
 
-class Workers(Protocol):
-    """Runs tasks; a context manager."""
+class Workers(AbstractContextManager["Workers"]):
+    """Runs tasks; a context manager, whose end is the workers' end."""
 
+    @abstractmethod
     def submit(self, task: Task) -> Future[Outcome]:
         """Run a task when there is room for it."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
-class LocalWorkers:
+class LocalWorkers(Workers):
     """Processes of this machine, started afresh (a fork would share PyTorch's threads).
 
     Parameters
@@ -59,15 +51,7 @@ class LocalWorkers:
         future: Future[Outcome] = self._pool.schedule(run_task, args=[task])
         return future
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self._pool.close()
         else:
@@ -80,7 +64,7 @@ def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class RayWorkers:
+class RayWorkers(Workers):
     """A Ray cluster, on which the datasets' directories can be read by the same path.
 
     Parameters
@@ -90,11 +74,13 @@ class RayWorkers:
         process alone.
     threads
         CPUs that a task asks for.
+    gpus
+        GPUs that a task asks for; Ray hides all others from it. May be a part of one.
     options
         Passed on to ``ray.init``.
     """
 
-    def __init__(self, address: str, threads: int, **options: Any) -> None:
+    def __init__(self, address: str, threads: int, *, gpus: float = 0.0, **options: Any) -> None:
         try:
             import ray
         except ImportError as error:
@@ -112,22 +98,14 @@ class RayWorkers:
             ray.init(address=address, **own, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_answer(address, error) from error
-        remote = ray.remote(num_cpus=threads, max_retries=0)
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
         self._run = remote(run_task)
 
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = self._run.remote(task).future()
         return future
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ray.shutdown()
 
 

@@ -33,12 +33,19 @@ def benchmark(
     workers: Annotated[int, typer.Option(min=1, help="Processes at once on this machine.")] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of all workers together (default: all cores)."),
+        typer.Option(
+            min=1,
+            help="CPU threads of all workers together (default: all cores); with --ray, of a task "
+            "(default: 1).",
+        ),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: auto, ray://HOST:PORT."),
     ] = None,
+    gpus: Annotated[
+        float, typer.Option(min=0.0, help="GPUs that each task asks of Ray (0.5: two share one).")
+    ] = 0.0,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run what failed before once more.")
     ] = False,
@@ -66,7 +73,7 @@ def benchmark(
     Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
     """
     from cnsdiff.benchmark.datasets import materialise
-    from cnsdiff.benchmark.grid import read_grid
+    from cnsdiff.benchmark.grid_file import read_grid
     from cnsdiff.benchmark.plan import plan
     from cnsdiff.benchmark.run import collect
     from cnsdiff.benchmark.store import Store
@@ -80,14 +87,15 @@ def benchmark(
             raise InputError(f"{option} {name}: the grid has no such method")
     store = Store(out or Path("results") / asked.name)
     store.open(asked)
-    each = max((threads or _cores()) // workers, 1)
+    # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
+    each = (threads or 1) if ray is not None else max((threads or _cores()) // workers, 1)
     with nullcontext() if show else store.writing():
         datasets = {
             name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
         }
         units = plan(asked, datasets, threads=each)
         if not show:
-            _run(units, store, _workers(workers, each, ray), retry_failed)
+            _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
     results = collect(asked, units, store)
     if ours is None and "cnsdiff" in asked.methods:
         ours = "cnsdiff"
@@ -102,10 +110,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _workers(n: int, threads: int, ray: str | None) -> Workers:
+def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
     from cnsdiff.benchmark.workers import LocalWorkers, RayWorkers
 
-    return LocalWorkers(n) if ray is None else RayWorkers(ray, threads)
+    return LocalWorkers(n) if ray is None else RayWorkers(ray, threads, gpus=gpus)
 
 
 def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
