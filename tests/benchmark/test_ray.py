@@ -116,6 +116,16 @@ def test_failures_there_are_failures_here(cluster, world_path, tmp_path):
     assert not any("\n" in sentence for sentence in said.values())
 
 
+@pytest.mark.parametrize("asked", [{"threads": 2}, {"threads": 1, "gpus": 1}])
+def test_tasks_that_no_machine_can_take_are_refused(cluster, asked):
+    """The cluster has two CPUs, but no machine with both."""
+    import ray
+
+    with pytest.raises(ConfigError, match="none of the 2 machines of the cluster has as many"):
+        RayWorkers(cluster, **asked, log_to_driver=False)
+    assert not ray.is_initialized()
+
+
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host.invalid:6379", "host:port"],
@@ -147,13 +157,19 @@ def test_what_ray_is_told(monkeypatch):
         told.update(options)
         return lambda function: function
 
-    fake = SimpleNamespace(init=init, remote=remote, shutdown=lambda: told.update(down=True))
+    def nodes() -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": 6.0, "GPU": 1.0}}]
+
+    def shutdown() -> None:
+        told.update(down=True)
+
+    fake = SimpleNamespace(init=init, remote=remote, shutdown=shutdown, nodes=nodes)
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    with RayWorkers("local", 3, num_cpus=6):
+    with RayWorkers("local", 3, gpus=0.5, num_cpus=6):
         assert "down" not in told
     assert told == {
         **{"address": "local", "log_to_driver": False, "include_dashboard": False},
-        **{"num_cpus": 3, "max_retries": 0, "calls_home": "0", "down": True},
+        **{"num_cpus": 3, "num_gpus": 0.5, "max_retries": 0, "calls_home": "0", "down": True},
     }
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")

@@ -98,6 +98,12 @@ class RayWorkers(Workers):
             ray.init(address=address, **own, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_answer(address, error) from error
+        try:
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            _require_room(nodes, {"CPU": threads, "GPU": gpus})
+        except ConfigError:
+            ray.shutdown()
+            raise
         remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
         self._run = remote(run_task)
 
@@ -118,6 +124,18 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise _no_answer(address, error) from error
+
+
+def _require_room(nodes: list[dict[str, Any]], asked: dict[str, float]) -> None:
+    """Refuse tasks that no machine of the cluster could take; Ray would wait for one that can."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    if any(all(m.get(kind, 0) >= n for kind, n in asked.items()) for m in machines):
+        return
+    wanted = " and ".join(f"{n:g} {kind}s" for kind, n in asked.items() if n)
+    raise ConfigError(
+        f"--ray: a task asks for {wanted}, and none of the {len(machines)} machines of the cluster "
+        "has as many; lower --threads or --gpus"
+    )
 
 
 def _no_answer(address: str, error: Exception) -> ConfigError:
