@@ -161,7 +161,10 @@ def _print(
         )
         summary = summarise(table)
         shown["leaderboards"] = leaderboard(summary, tested, columns=columns)
-        shown["overview"] = overview(summary, tested, metric=f"ndcg@{k}")
+        shown["overview"] = [
+            *overview(summary, tested, metric=f"ndcg@{k}"),
+            *overview(summary, split="test_iid", metric=f"ndcg@{k}"),
+        ]
         if ours is not None and ours in methods and rivals in groups:
             shown["headline"] = headline_tables(headline(table, ours, rivals, metrics=metrics))
     if form == "json":
