@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -20,8 +20,8 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation import EmbeddingScorer, Scorer, anticipate, evaluate_split
-from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, anticipated_name
+from cnsdiff.evaluation import EmbeddingScorer, Scorer, evaluate_split
+from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
@@ -29,6 +29,7 @@ from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import as_configured
 
 
 @dataclass
@@ -108,21 +109,10 @@ class Validation:
             name: metric if name == PLAIN else anticipated_name(metric, name) for name in selections
         }
         self.anticipations = [
-            self._anticipate(name, settings) for name in selections if name != PLAIN
+            as_configured(cast("Anticipated", name), settings, self.split, self.train, self.ks)
+            for name in selections
+            if name != PLAIN
         ]
-
-    def _anticipate(self, name: Any, settings: TrainingConfig) -> Anticipation:
-        shift: Anticipated = name
-        return anticipate(
-            shift,
-            self.split,
-            self.train,
-            ks=self.ks,
-            strength=settings.select_strength,
-            half_life=settings.select_half_life,
-            slices=settings.select_slices,
-            slice_by=settings.select_slice_by,
-        )
 
     def __call__(self, scorer: Scorer) -> dict[str, float]:
         """The value of each objective, by its name."""

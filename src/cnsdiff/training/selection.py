@@ -8,9 +8,30 @@ import torch
 from scipy.sparse import csr_array
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.data import Dataset
+from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
+from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.training.config import TrainingConfig
+
+
+def as_configured(
+    anticipated: Anticipated,
+    config: TrainingConfig,
+    split: Split,
+    train: csr_array,
+    ks: Sequence[int],
+) -> Anticipation:
+    """The validation objective for an anticipated shift, shaped by the ``select_*`` fields."""
+    return anticipate(
+        anticipated,
+        split,
+        train,
+        ks=ks,
+        strength=config.select_strength,
+        half_life=config.select_half_life,
+        slices=config.select_slices,
+        slice_by=config.select_slice_by,
+    )
 
 
 class Selection:
@@ -49,16 +70,7 @@ class Selection:
         self.split = dataset.split(config.selection_split)
         self.anticipation: Anticipation | None = None
         if config.anticipated is not None:
-            self.anticipation = anticipate(
-                config.anticipated,
-                self.split,
-                train,
-                ks=ks,
-                strength=config.select_strength,
-                half_life=config.select_half_life,
-                slices=config.select_slices,
-                slice_by=config.select_slice_by,
-            )
+            self.anticipation = as_configured(config.anticipated, config, self.split, train, ks)
 
     @property
     def note(self) -> str | None:
