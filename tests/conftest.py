@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,3 +45,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CNSDIFF_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CNSDIFF_MIRROR", raising=False)
     return tmp_path / "home"
+
+
+_opened: list[str] = []
+_listening = False
+
+
+def _listen(event: str, arguments: tuple[object, ...]) -> None:
+    if _listening and event == "open" and isinstance(arguments[0], str | Path):
+        _opened.append(Path(arguments[0]).name)
+
+
+sys.addaudithook(_listen)  # for good: Python has no way to take one back
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Names of all files that Python opens during a test."""
+    global _listening
+    _opened.clear()
+    _listening = True
+    yield _opened
+    _listening = False

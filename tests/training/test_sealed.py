@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -19,27 +18,6 @@ from cnsdiff.evaluation.anticipation import Anticipated
 
 JUDGES = ("test_iid", "test_ood", "judgements", "truth_users", "truth_items")
 HONEST = ("valid", *get_args(Anticipated))
-
-_opened: list[str] = []
-_listening = False
-
-
-def _listen(event: str, arguments: tuple[object, ...]) -> None:
-    if _listening and event == "open" and isinstance(arguments[0], str | Path):
-        _opened.append(Path(arguments[0]).name)
-
-
-sys.addaudithook(_listen)  # for good: Python has no way to take one back
-
-
-@pytest.fixture
-def opened():
-    """Names of all files that Python opens during a test."""
-    global _listening
-    _opened.clear()
-    _listening = True
-    yield _opened
-    _listening = False
 
 
 @pytest.fixture
