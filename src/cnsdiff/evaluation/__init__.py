@@ -1,6 +1,7 @@
 """Exact full ranking, metrics and their comparison across splits."""
 
 from cnsdiff.evaluation.anticipation import Anticipation, anticipate
+from cnsdiff.evaluation.dial import Dialled, readings
 from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.relevance import Relevance
@@ -9,6 +10,7 @@ from cnsdiff.evaluation.scorer import EmbeddingScorer, Scorer
 
 __all__ = [
     "Anticipation",
+    "Dialled",
     "EmbeddingScorer",
     "Evaluation",
     "Relevance",
@@ -18,4 +20,5 @@ __all__ = [
     "evaluate",
     "evaluate_split",
     "rank",
+    "readings",
 ]

@@ -1,0 +1,146 @@
+"""The dial: how much of the environment a score keeps, read after training (METHOD §9).
+
+A model trained in one environment is read under another by adding that environment's share::
+
+    s_γ(u, i) = s(u, i) + γ · σ_s · e_i
+
+``e_i`` is the log-probability that the environment exposes item ``i``, standardised over the items;
+``σ_s`` is how far a user's scores spread, so that ``γ`` has no unit and means the same for every
+model. ``γ = 0`` reads the model as it was trained, below 0 popularity counts for less, above for
+more. The weights stay as they are: one model walks the whole frontier between the environment it
+was trained in and one without any preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.errors import InputError
+from cnsdiff.evaluation.anticipation import Anticipation
+from cnsdiff.evaluation.evaluate import evaluate_split
+from cnsdiff.evaluation.scorer import Scorer
+
+if TYPE_CHECKING:
+    from cnsdiff.data import Split
+
+#: Where a reading is looked for: a coarse grid while training, a fine one when it is done.
+COARSE = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.2, 0.4, 0.7, 1.0, 2.0)
+FINE = (
+    *(-2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05),
+    *(0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0),
+)
+
+#: Users whose scores tell the spread; it is a mean over them and settles quickly.
+_SPREAD_USERS = 256
+
+
+def standardised_log(exposure: Tensor) -> Tensor:
+    """``e``: the log of each item's exposure, zero mean and unit standard deviation over items.
+
+    Parameters
+    ----------
+    exposure
+        ``(I,)`` how often each item was exposed (or, for want of that, interacted with); items
+        with less than one count as one.
+
+    Returns
+    -------
+    Tensor
+        ``(I,)`` float32; all zero where every item was exposed alike.
+    """
+    log = exposure.double().clamp(min=1).log()
+    centred = log - log.mean()
+    deviation = centred.square().mean().sqrt()
+    return (centred / deviation if deviation > 1e-9 else torch.zeros_like(log)).float()
+
+
+def spread(scorer: Scorer) -> float:
+    """``σ_s``: the standard deviation over the items of a user's scores, a mean over users.
+
+    Of evenly spaced users; scores of minus infinity are left out.
+    """
+    n = min(_SPREAD_USERS, scorer.n_users)
+    users = torch.linspace(0, scorer.n_users - 1, n).round().long()
+    with torch.no_grad():
+        scores = scorer.score_block(users, 0, scorer.n_items).double()
+    known = scores.isfinite()
+    count = known.sum(dim=1).clamp(min=1)
+    scores = torch.where(known, scores, 0.0)
+    mean = scores.sum(dim=1) / count
+    square = (torch.where(known, scores - mean[:, None], 0.0).square().sum(dim=1) / count).sqrt()
+    return float(square.mean())
+
+
+class Dialled:
+    """A scorer read at a dial; itself a :class:`~cnsdiff.evaluation.Scorer`.
+
+    Parameters
+    ----------
+    scorer
+        The model as trained.
+    environment
+        ``(I,)`` ``e``, see :func:`standardised_log`.
+    gamma
+        The dial; 0 leaves the scores as they are.
+    sigma
+        ``σ_s``; measured by :func:`spread` when not given.
+    """
+
+    def __init__(
+        self, scorer: Scorer, environment: Tensor, gamma: float, sigma: float | None = None
+    ) -> None:
+        if tuple(environment.shape) != (scorer.n_items,):
+            raise InputError(
+                f"the environment has shape {tuple(environment.shape)}, the model knows "
+                f"{scorer.n_items} items; give one value per item"
+            )
+        self.scorer = scorer
+        self.gamma = gamma
+        self.n_users, self.n_items = scorer.n_users, scorer.n_items
+        self.sigma = spread(scorer) if sigma is None else sigma
+        self._bias = (gamma * self.sigma * environment).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self.scorer, "device", None) or "cpu")
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        scores = self.scorer.score_block(users, start, stop)
+        return scores + self._bias[start:stop] if self.gamma else scores
+
+
+def readings(
+    scorer: Scorer,
+    environment: Tensor,
+    split: Split,
+    train: csr_array,
+    *,
+    gammas: Sequence[float] = FINE,
+    ks: Sequence[int] = (10, 20),
+    anticipations: Sequence[Anticipation] = (),
+    device: torch.device | str | None = None,
+) -> dict[float, dict[str, float]]:
+    """The metrics of a split at each dial, those of the anticipated shifts among them."""
+    sigma = spread(scorer)
+    return {
+        gamma: evaluate_split(
+            Dialled(scorer, environment, gamma, sigma),
+            split,
+            train,
+            ks=ks,
+            anticipations=anticipations,
+            device=device,
+        ).metrics
+        for gamma in gammas
+    }
+
+
+def best_reading(found: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:
+    """The dial with the best value of ``metric``, and the value; of equal ones, that nearest 0."""
+    gamma = max(found, key=lambda g: (found[g][metric], -abs(g), g))
+    return gamma, found[gamma][metric]
