@@ -157,10 +157,10 @@ class Dataset:
         return split
 
     def table(self, name: str) -> pl.DataFrame:
-        """One side table: features, judgements of an experiment, the truth of a simulation.
+        """One side table: features, judgements, the truth of a simulation, exposures.
 
         Tables of users or items have a row for each internal number, with nulls where nothing
-        is known; ``judgements`` has ``user`` and ``item`` (internal numbers) and ``relevant``.
+        is known (``exposures``: 0); ``judgements`` has ``user`` and ``item`` (internal numbers) and ``relevant``.
         Like a split, a saved one is read and checked at each call.
 
         Raises
@@ -254,8 +254,9 @@ class Dataset:
             More counts for each split, put beside those made here.
         tables
             Side tables in the ids as given: ``user_features``, ``truth_users`` (a column
-            ``user``, a row each), ``item_features``, ``truth_items`` (``item``), ``judgements``
-            (``user``, ``item``, ``relevant``). Rows of ids unknown to train are left out.
+            ``user``, a row each), ``item_features``, ``truth_items``, ``exposures`` (``item``;
+            the last with a count ``exposures``), ``judgements`` (``user``, ``item``,
+            ``relevant``). Rows of ids unknown to train are left out.
 
         Raises
         ------

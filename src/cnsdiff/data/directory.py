@@ -24,8 +24,11 @@ SPLITS = ("train", "valid", "test_iid", "test_ood")
 #: What they are called before people.
 SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 #: What may lie beside the splits: features of users and items, what an experiment found out
-#: about pairs, and what a simulation knows.
-SIDE_TABLES = ("user_features", "item_features", "judgements", "truth_users", "truth_items")
+#: about pairs, what a simulation knows, and how often the log exposed each item.
+SIDE_TABLES = (
+    *("user_features", "item_features", "judgements"),
+    *("truth_users", "truth_items", "exposures"),
+)
 _KEYS: dict[str, type] = {
     "schema_version": int,
     "name": str,

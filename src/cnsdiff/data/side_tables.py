@@ -1,4 +1,4 @@
-"""Tables beside the splits: features, judgements of an experiment, the truth of a simulation."""
+"""Tables beside the splits: features, what an experiment, a simulation or the log found out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ROW_OF = {
     "item_features": "item",
     "truth_users": "user",
     "truth_items": "item",
+    "exposures": "item",
 }
 
 
@@ -30,7 +31,7 @@ def encode_side_tables(
     given
         By name, one of :data:`~cnsdiff.data.directory.SIDE_TABLES`. ``judgements`` holds
         ``user``, ``item`` and ``relevant`` (Boolean); the others one row for each ``user`` or
-        ``item``.
+        ``item``. The one column of ``exposures`` beside ``item`` is a count of that name.
     users, items
         Those of train.
 
@@ -38,12 +39,13 @@ def encode_side_tables(
     -------
     dict
         Tables of one side without their id column, a row for each internal number (nulls where
-        the id had no row); ``judgements`` with Int64 numbers, pairs unknown to train left out.
+        the id had no row); ``judgements`` with Int64 numbers, pairs unknown to train left out;
+        ``exposures`` as Int64, 0 where the id had no row.
 
     Raises
     ------
     DataError
-        A name or column is not one of these, or an id comes twice.
+        A name or column is not one of these, an id comes twice, or a count is none.
     """
     coded = {}
     for name, table in given.items():
@@ -53,6 +55,8 @@ def encode_side_tables(
         else:
             key = ROW_OF[name]
             coded[name] = _aligned(table, name, key, users if key == "user" else items)
+        if name == "exposures":
+            coded[name] = _counts(coded[name])
     return {name: coded[name] for name in SIDE_TABLES if name in coded}
 
 
@@ -66,6 +70,14 @@ def _aligned(table: pl.DataFrame, name: str, key: str, ids: Vocabulary) -> pl.Da
         raise DataError(f"{name}: {key} {first!r} has more than one row; give each {key} one row")
     every = pl.DataFrame({key: pl.int_range(len(ids), dtype=pl.Int64, eager=True)})
     return every.join(known, on=key, how="left", maintain_order="left").drop(key)
+
+
+def _counts(aligned: pl.DataFrame) -> pl.DataFrame:
+    _require(aligned, "exposures", "exposures")
+    counts = aligned["exposures"]
+    if not counts.dtype.is_integer() or (counts < 0).any():
+        raise DataError("exposures: holds what is no count; give whole numbers of 0 or more")
+    return counts.cast(pl.Int64).fill_null(0).to_frame()
 
 
 def _judgements(table: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from cnsdiff.evaluation.anticipation import Anticipation, anticipate
 from cnsdiff.evaluation.dial import Dialled, readings
+from cnsdiff.evaluation.environment import environment
 from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.relevance import Relevance
@@ -17,6 +18,7 @@ __all__ = [
     "Scorer",
     "SplitEvaluation",
     "anticipate",
+    "environment",
     "evaluate",
     "evaluate_split",
     "rank",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -29,6 +30,12 @@ class Exposure(LogScenario):
     exposing everything (KuaiRec's small matrix). Its positives, less all pairs of the log, are
     the OOD test. Its ratings are also kept as ``judgements``: of items that users like, and of
     items that they do not.
+
+    A log with ratings also tells what it exposed, liked or not: the side table ``exposures``
+    counts, for each item, its rated pairs below the threshold and those that train. Pairs of
+    valid and of the IID test do not count, so the table says nothing of them. Only this scenario
+    has the table: elsewhere rows are held out that training may not know of even when disliked,
+    such as those after the cut in time.
 
     Attributes
     ----------
@@ -66,6 +73,18 @@ class Exposure(LogScenario):
         kept = Interactions(fresh, positives.source)
         tables = {"judgements": self.judgements(randomised, filters.threshold)} if rated else {}
         return OODTest(kept, {**counts, "in_log": len(positives) - len(kept)}, tables)
+
+    def side_tables(
+        self, source: Source, filters: Filters, held_out: Sequence[Interactions]
+    ) -> dict[str, pl.DataFrame]:
+        """``exposures``, where the log has ratings."""
+        if filters.threshold is None:
+            return {}
+        pair = ["user", "item"]
+        rated = table_of(source, "log", self.name).frame.select(pair).unique()
+        for given in held_out:
+            rated = rated.join(given.frame, on=pair, how="anti")
+        return {"exposures": rated.group_by("item").agg(exposures=pl.len().cast(pl.Int64))}
 
     def judgements(self, randomised: Interactions, threshold: float | None) -> pl.DataFrame:
         """``user``, ``item`` and whether it is ``relevant``; pairs judged neither way are out."""

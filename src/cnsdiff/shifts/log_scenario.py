@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -79,6 +79,12 @@ class LogScenario(Scenario):
         """The OOD test: the rows that :meth:`divide` chose for it."""
         return OODTest(log.decode(log.frame[parts.ood]))
 
+    def side_tables(
+        self, source: Source, filters: Filters, held_out: Sequence[Interactions]
+    ) -> Mapping[str, pl.DataFrame]:
+        """More side tables of training's side, made without the ``held_out`` pairs: none."""
+        return {}
+
     def __call__(
         self, source: Source | Interactions, *, filters: Filters = NO_FILTERS, seed: int = 0
     ) -> Dataset:
@@ -96,6 +102,7 @@ class LogScenario(Scenario):
         held_out = self._draw_iid(log, observed, numpy_generator(seed, "scenario/iid"))
         rest = others(np.concatenate(list(held_out.values())), observed.height)
         iid = {name: log.decode(observed[rows]) for name, rows in held_out.items()}
+        more = self.side_tables(source, filters, list(iid.values()))
         dataset = Dataset.from_splits(
             {"train": log.decode(observed[rest]), **iid, "test_ood": ood.pairs},
             name=source.name,
@@ -103,7 +110,7 @@ class LogScenario(Scenario):
             source=source.provenance,
             settings={**filters.settings(), "seed": seed, **self.settings()},
             counts={"test_ood": ood.counts},
-            tables={**source.features, **ood.tables},
+            tables={**source.features, **ood.tables, **more},
         )
         left_out = len(log) - len(parts.train) - len(parts.ood)
         unread = filters.threshold is None and "rating" in log.frame.columns
