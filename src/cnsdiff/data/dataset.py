@@ -160,8 +160,9 @@ class Dataset:
         """One side table: features, judgements, the truth of a simulation, exposures.
 
         Tables of users or items have a row for each internal number, with nulls where nothing
-        is known (``exposures``: 0); ``judgements`` has ``user`` and ``item`` (internal numbers) and ``relevant``.
-        Like a split, a saved one is read and checked at each call.
+        is known (``exposures``: 0); ``judgements`` has ``user`` and ``item``
+        (internal numbers) and ``relevant``. Like a split, a saved one is read and checked at each
+        call.
 
         Raises
         ------

@@ -1,6 +1,7 @@
 """Exact full ranking, metrics and their comparison across splits."""
 
-from cnsdiff.evaluation.anticipation import Anticipation, anticipate
+from cnsdiff.evaluation.anticipate import anticipate
+from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.dial import Dialled, readings
 from cnsdiff.evaluation.environment import environment
 from cnsdiff.evaluation.evaluate import evaluate, evaluate_split

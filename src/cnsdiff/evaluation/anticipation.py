@@ -2,7 +2,8 @@
 
 A test set under a shift is not at hand when the best epoch is chosen, and must not be. But IID
 validation pairs can be *weighted* so that they count as they would under the shift: by the inverse
-popularity of their items, by how recent they are, or slice by slice with the worst one counting.
+popularity or exposure of their items, by how recent they are, or slice by slice with the worst one
+counting.
 
 The plain metric is a mean over users of a mean over their relevant items, that is, an expectation
 over pairs ``(u, i)`` drawn with probability ``1 / (n_users · n_u)``. Weights ``w_ui`` reweight that
@@ -17,20 +18,19 @@ so that equal weights give the plain metric exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.evaluation.relevance import Relevance
-from cnsdiff.samplers.environment import strata
 
-Anticipated = Literal["inverse-popularity", "tempered", "recency", "worst-slice"]
+Anticipated = Literal[
+    "inverse-popularity", "inverse-exposure", "tempered", "recency", "worst-slice", "drift"
+]
 Slicing = Literal["popularity", "activity", "time"]
 
 #: Metrics that have a weighted form.
@@ -90,11 +90,12 @@ class Anticipation:
     def __call__(self, users: Tensor, items: Tensor) -> dict[str, float]:
         """``{"recall@10 (name)": …, …}`` of the lists ``items (n, K)`` of ``users (n,)``.
 
-        ``users`` must be all that have a validation pair, each once; ``items`` hold -1 for none.
+        ``users`` must be all that have a pair, each once (others change nothing); ``items`` hold
+        -1 for none.
         """
         place, hit = self._relevance.positions(users, items)
         discount = 1.0 / torch.arange(2.0, items.shape[1] + 2.0, dtype=torch.float64).log2()
-        n_pairs = self._relevance.counts[users].to(torch.float64)
+        n_pairs = self._relevance.counts[users].clamp(min=1).to(torch.float64)
         found: dict[str, list[float]] = {}
         for weights, mean, ideal in zip(self._weights, self._mean_weight, self._ideal, strict=True):
             gains = weights[place] * hit
@@ -108,93 +109,6 @@ class Anticipation:
                 found.setdefault(f"recall@{k}", []).append(float(recall))
                 found.setdefault(f"ndcg@{k}", []).append(float((user_weight * ndcg).sum() / total))
         return {anticipated_name(key, self.name): min(values) for key, values in found.items()}
-
-
-def anticipate(
-    anticipated: Anticipated,
-    split: Split,
-    train: csr_array,
-    *,
-    ks: Sequence[int] = (10, 20),
-    strength: float = 1.0,
-    half_life: float = 0.1,
-    slices: int = 4,
-    slice_by: Slicing = "popularity",
-) -> Anticipation:
-    """The validation objective for an anticipated shift.
-
-    Parameters
-    ----------
-    anticipated
-        ``"inverse-popularity"``: pairs weigh ``1 / pop_i``, as if all items were interacted with
-        alike; ``"tempered"``: ``pop_i^-strength``; ``"recency"``: halved with every ``half_life``
-        of the validation data's time span; ``"worst-slice"``: the worst of ``slices`` strata of
-        about equal mass.
-    split
-        Validation pairs from the training distribution.
-    train
-        ``(n_users, n_items)`` training pairs; popularity ``pop_i`` and activity are counted here.
-    ks
-        Cut-offs.
-    strength
-        0 is no shift, 1 a uniform and 2 an inverted popularity; below 0 the popular get more so.
-    half_life
-        As a share of the time between the first and the last validation pair.
-    slices, slice_by
-        How many strata, of item popularity, user activity, or time.
-
-    Raises
-    ------
-    ConfigError
-        The name is unknown, times are needed and not there, or all pairs fall into one slice.
-    """
-    if anticipated not in get_args(Anticipated):
-        known = get_args(Anticipated)
-        raise ConfigError(
-            f"no validation objective is called {anticipated!r}{did_you_mean(anticipated, known)}; "
-            f"available: {', '.join(known)}"
-        )
-    n_users, n_items = train.shape
-    popularity = np.bincount(train.indices, minlength=n_items)[split.items].astype(np.float64)
-    if anticipated == "inverse-popularity":
-        weights = popularity[None] ** -1.0
-    elif anticipated == "tempered":
-        weights = popularity[None] ** -strength
-    elif anticipated == "recency":
-        times = _times(split, anticipated)
-        span = float(np.ptp(times)) or 1.0
-        weights = 2.0 ** ((times - times.max()) / (half_life * span))[None]
-    else:
-        if slice_by == "popularity":
-            value = popularity
-        elif slice_by == "activity":
-            value = np.diff(train.indptr)[split.users].astype(np.float64)
-        else:
-            value = _times(split, anticipated)
-        weights = _strata(value, slices, slice_by)
-    return Anticipation(anticipated, split, n_users, n_items, weights, ks)
-
-
-def _times(split: Split, anticipated: str) -> NDArray[np.float64]:
-    if split.timestamps is None:
-        raise ConfigError(
-            f"the validation objective {anticipated!r} needs timestamps, which the {split.name} "
-            "split lacks; prepare the dataset with a timestamp column or select on another"
-        )
-    return split.timestamps.astype(np.float64)
-
-
-def _strata(value: NDArray[np.float64], n: int, by: str) -> NDArray[np.float64]:
-    """Indicator weights ``(S, m)`` of strata of about equal mass; equal values stay together."""
-    stratum = strata(torch.from_numpy(value), n).numpy()
-    present = np.unique(stratum)
-    if len(present) < 2:
-        raise ConfigError(
-            f"all validation pairs have about the same {by}, so 'worst-slice' has one slice only; "
-            "slice by something else or select on 'valid'"
-        )
-    weights: NDArray[np.float64] = (stratum[None] == present[:, None]).astype(np.float64)
-    return weights
 
 
 def _sums(users: Tensor, values: Tensor, n_users: int) -> Tensor:

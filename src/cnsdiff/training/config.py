@@ -44,6 +44,9 @@ class TrainingConfig(Settings):
     )
     select_slices: int = Field(4, ge=2, description="number of strata of 'worst-slice'")
     select_slice_by: Slicing = Field("popularity", description="what 'worst-slice' slices by")
+    select_drift: float = Field(
+        0.5, ge=0, le=1, description="of 'drift': share of held-out pairs from a changed taste"
+    )
     fhn_every: int | None = Field(
         1, ge=1, description="epochs between counts of false negatives; None: never"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.backbones.base import Embeddings
@@ -20,8 +22,12 @@ def as_configured(
     split: Split,
     train: csr_array,
     ks: Sequence[int],
+    exposure: NDArray[Any] | None = None,
 ) -> Anticipation:
-    """The validation objective for an anticipated shift, shaped by the ``select_*`` fields."""
+    """The validation objective for an anticipated shift, shaped by the ``select_*`` fields.
+
+    ``exposure (I,)`` is how often each item was exposed; None: as often as it occurs in train.
+    """
     return anticipate(
         anticipated,
         split,
@@ -31,6 +37,8 @@ def as_configured(
         half_life=config.select_half_life,
         slices=config.select_slices,
         slice_by=config.select_slice_by,
+        drift=config.select_drift,
+        exposure=exposure,
     )
 
 
