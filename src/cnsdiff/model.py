@@ -20,6 +20,7 @@ from torch import Tensor
 from cnsdiff.data.ids import Vocabulary, id_column
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation import EmbeddingScorer, rank
+from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.frames import like_given
 
 Cold = Literal["error", "popular"]
@@ -27,7 +28,7 @@ Cold = Literal["error", "popular"]
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """Users and items as vectors whose inner product is the score.
+    """Users and items as vectors whose inner product, with the dial's share, is the score.
 
     Attributes
     ----------
@@ -37,6 +38,11 @@ class EmbeddingModel:
         ``(U, d)`` and ``(I, d)`` float32 on the CPU.
     train
         ``(U, I)`` the training pairs, which recommendations leave out.
+    environment
+        ``(I,)`` float32, ``σ_s · e``: what one unit of the dial adds to an item's score
+        (:mod:`cnsdiff.evaluation.dial`).
+    dial
+        ``γ`` as chosen on validation; scores are read at it unless another is asked for.
     """
 
     users: pl.Series
@@ -44,12 +50,27 @@ class EmbeddingModel:
     user_embeddings: Tensor
     item_embeddings: Tensor
     train: sparse.csr_array
+    environment: Tensor
+    dial: float = 0.0
 
-    def scorer(self, device: torch.device | str = "cpu") -> EmbeddingScorer:
-        """The model as the evaluation sees it."""
-        return EmbeddingScorer(self.user_embeddings.to(device), self.item_embeddings.to(device))
+    def scorer(
+        self, device: torch.device | str = "cpu", dial: float | None = None
+    ) -> EmbeddingScorer:
+        """The model as the evaluation sees it, read at ``dial`` or at the chosen one."""
+        bias = self._bias(dial)
+        return EmbeddingScorer(
+            self.user_embeddings.to(device),
+            self.item_embeddings.to(device),
+            None if bias is None else bias.to(device),
+        )
 
-    def recommend(self, users: Any, k: int = 20, *, cold: Cold = "error") -> Any:
+    def _bias(self, dial: float | None) -> Tensor | None:
+        gamma = self.dial if dial is None else dial
+        return None if gamma == 0 else dial_bias(self.environment, gamma)
+
+    def recommend(
+        self, users: Any, k: int = 20, *, cold: Cold = "error", dial: float | None = None
+    ) -> Any:
         """See :meth:`cnsdiff.Recommender.recommend`."""
         _require_positive(k)
         if cold not in ("error", "popular"):
@@ -63,7 +84,8 @@ class EmbeddingModel:
         items = np.full((len(numbers), k), -1, dtype=np.int64)
         scores = np.full((len(numbers), k), -np.inf, dtype=np.float32)
         if known.any():
-            found = rank(self.scorer(), torch.from_numpy(numbers[known]), k, exclude=self.train)
+            scorer = self.scorer(dial=dial)
+            found = rank(scorer, torch.from_numpy(numbers[known]), k, exclude=self.train)
             items[known], scores[known] = found[0].numpy(), found[1].numpy()
         if not known.all():
             counts = np.bincount(self.train.indices, minlength=len(self.items))
@@ -71,7 +93,7 @@ class EmbeddingModel:
             items[~known, : len(top)], scores[~known, : len(top)] = top, counts[top]
         return like_given(self._lists("user", asked, "item", items, scores), users)
 
-    def score(self, users: Any, items: Any) -> NDArray[np.float32]:
+    def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
         """See :meth:`cnsdiff.Recommender.score`."""
         user_numbers = self._known(self._user_index, users, "user")
         item_numbers = self._known(self._item_index, items, "item")
@@ -81,7 +103,10 @@ class EmbeddingModel:
                 f"{len(item_numbers)}"
             )
         pairs = self.user_embeddings[user_numbers] * self.item_embeddings[item_numbers]
-        result: NDArray[np.float32] = pairs.sum(dim=1).numpy()
+        scores, bias = pairs.sum(dim=1), self._bias(dial)
+        if bias is not None:
+            scores += bias[item_numbers]
+        result: NDArray[np.float32] = scores.numpy()
         return result
 
     def similar(self, items: Any, k: int = 20) -> Any:

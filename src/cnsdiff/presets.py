@@ -1,6 +1,7 @@
 """Named configurations of published models; ``default`` is ours.
 
-A preset is a partial configuration: keys given by the user win over it.
+A preset is a partial configuration: keys given by the user win over it. The published models have
+no dial.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _PUBLISHED: dict[str, Any] = {
         "l2": 1e-4,
         "contrastive": {"weight": 0.3, "temperature": 2.0, "noise": 0.01, "negatives": None},
     },
-    "training": {"epochs": 120, "batch_size": 2048, "lr": 0.01},
+    "training": {"epochs": 120, "batch_size": 2048, "lr": 0.01, "dial": "off"},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -73,6 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "backbone": {"name": "lightgcn"},
         "sampler": {"name": "random"},
         "objective": {"loss": "bpr"},
+        "training": {"dial": "off"},
     },
     # The same with positives weighted by inverse propensity, the square root of popularity
     # (Saito et al., WSDM 2020).
@@ -80,6 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "backbone": {"name": "lightgcn"},
         "sampler": {"name": "random"},
         "objective": {"loss": "bpr", "propensity": {"exponent": 0.5}},
+        "training": {"dial": "off"},
     },
     # The same with popularity-deconfounded BPR (Zhang et al., SIGIR 2021), at the exponent that
     # the authors' repository calls good with and without injected popularity.
@@ -87,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "backbone": {"name": "lightgcn"},
         "sampler": {"name": "random"},
         "objective": {"loss": "bpr", "popularity_exponent": 0.1},
+        "training": {"dial": "off"},
     },
     # LightGCN with in-batch softmax on cosine scores.
     "ssm-lightgcn": {
@@ -99,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "negatives": "in-batch",
             "l2": 1e-4,
         },
-        "training": {"lr": 0.005},
+        "training": {"lr": 0.005, "dial": "off"},
     },
 }
 

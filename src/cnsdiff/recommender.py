@@ -19,7 +19,8 @@ from cnsdiff.config import Config, merge, resolve_config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, InputError, NotFittedError
-from cnsdiff.evaluation import Evaluation, evaluate
+from cnsdiff.evaluation import EmbeddingScorer, Evaluation, evaluate
+from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
@@ -67,6 +68,9 @@ class Recommender:
         One record of scalars per epoch.
     best_epoch_
         The epoch the weights are of.
+    dial_
+        The dial that scores are read at unless another is asked for: as ``training.dial`` says,
+        by default chosen on validation (:mod:`cnsdiff.evaluation.dial`).
 
     Examples
     --------
@@ -168,12 +172,15 @@ class Recommender:
         with torch.no_grad():
             embeddings = step.embeddings()
         self.config_ = config
+        scale = spread(EmbeddingScorer(*embeddings))
         self.model_ = EmbeddingModel(
             users=dataset.users,
             items=dataset.items,
             user_embeddings=embeddings.users.detach().float().cpu(),
             item_embeddings=embeddings.items.detach().float().cpu(),
             train=train_csr,
+            environment=scale * selection.environment,
+            dial=selection.dial(embeddings),
         )
         self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
         self._provenance, self._weights = provenance, state.best
@@ -217,7 +224,9 @@ class Recommender:
 
     # -- use -----------------------------------------------------------------------------------
 
-    def recommend(self, users: Any, k: int = 20, *, cold: Cold = "error") -> Any:
+    def recommend(
+        self, users: Any, k: int = 20, *, cold: Cold = "error", dial: float | None = None
+    ) -> Any:
         """The ``k`` best items of each user, without those the user has interacted with.
 
         Parameters
@@ -229,6 +238,9 @@ class Recommender:
         cold
             What an id unknown to training gets: an ``"error"``, or the most ``"popular"`` items
             (scored by their number of interactions).
+        dial
+            Read the model here, not at ``dial_``: below 0 popularity counts for less than in
+            training, above for more; 0 leaves the scores as trained.
 
         Returns
         -------
@@ -239,19 +251,20 @@ class Recommender:
         Raises
         ------
         InputError
-            A user is unknown and ``cold`` is ``"error"``, or ``k`` is below 1.
+            A user is unknown and ``cold`` is ``"error"``, ``k`` is below 1, or ``dial`` is not
+            finite.
         """
-        return self._fitted().recommend(users, k, cold=cold)
+        return self._fitted().recommend(users, k, cold=cold, dial=dial)
 
-    def score(self, users: Any, items: Any) -> NDArray[np.float32]:
-        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32.
+    def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
+        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32, read at ``dial``.
 
         Raises
         ------
         InputError
-            An id is unknown, or the lengths differ.
+            An id is unknown, the lengths differ, or ``dial`` is not finite.
         """
-        return self._fitted().score(users, items)
+        return self._fitted().score(users, items, dial=dial)
 
     def similar(self, items: Any, k: int = 20) -> Any:
         """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``.
@@ -264,14 +277,23 @@ class Recommender:
         return self._fitted().similar(items, k)
 
     def evaluate(
-        self, dataset: Dataset, splits: Sequence[str] | None = None, *, per_user: bool = False
+        self,
+        dataset: Dataset,
+        splits: Sequence[str] | None = None,
+        *,
+        per_user: bool = False,
+        dial: float | None = None,
     ) -> Evaluation:
-        """Metrics on the held-out splits of the dataset the model was trained on."""
+        """Metrics on the held-out splits of the dataset the model was trained on.
+
+        Read at ``dial``; at ``dial_`` when not given.
+        """
         model = self._fitted()
         self._require_same(dataset)
         fabric = make_fabric(self.config_.device, self.config_.precision, self.config_.threads)
         ks = self.config_.evaluation.ks
-        return evaluate(model.scorer(fabric.device), dataset, splits, ks, per_user=per_user)
+        scorer = model.scorer(fabric.device, dial)
+        return evaluate(scorer, dataset, splits, ks, per_user=per_user)
 
     def false_negatives(
         self,
@@ -340,6 +362,10 @@ class Recommender:
         return None if path is None else Path(path)
 
     @property
+    def dial_(self) -> float:
+        return self._fitted().dial
+
+    @property
     def users_(self) -> pl.Series:
         return self._fitted().users
 
@@ -384,6 +410,7 @@ class Recommender:
             weights={
                 "user_embeddings": model.user_embeddings,
                 "item_embeddings": model.item_embeddings,
+                "environment": model.environment,
                 **{f"model.{name}": value for name, value in self._weights.items()},
             },
             users=model.users,
@@ -391,6 +418,7 @@ class Recommender:
             train=pl.DataFrame({"user": rows, "item": columns}),
             history=self.history_,
             best_epoch=self.best_epoch_,
+            dial=model.dial,
         )
 
     @classmethod
@@ -409,14 +437,22 @@ class Recommender:
         model.config_ = _stored_config(parts["config"])
         users, items, train = parts["users"]["id"], parts["items"]["id"], parts["train"]
         weights = parts["weights"]
+        tables = weights.pop("user_embeddings"), weights.pop("item_embeddings")
+        pairs = pair_matrix(
+            train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
+        )
+        shares = weights.pop("environment", None)
+        if shares is None:  # a run from before the dial
+            counts = torch.from_numpy(np.bincount(pairs.indices, minlength=len(items)))
+            shares = spread(EmbeddingScorer(*tables)) * standardised_log(counts)
         model.model_ = EmbeddingModel(
             users=users,
             items=items,
-            user_embeddings=weights.pop("user_embeddings"),
-            item_embeddings=weights.pop("item_embeddings"),
-            train=pair_matrix(
-                train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
-            ),
+            user_embeddings=tables[0],
+            item_embeddings=tables[1],
+            train=pairs,
+            environment=shares,
+            dial=parts["manifest"].get("dial", 0.0),
         )
         model._weights = {name.removeprefix("model."): value for name, value in weights.items()}
         model.history_ = run_directory.history_records(parts["history"])
@@ -424,7 +460,7 @@ class Recommender:
         model._provenance = {
             key: value
             for key, value in parts["manifest"].items()
-            if key not in ("status", "best_epoch", "epochs", "sha256")
+            if key not in ("status", "best_epoch", "dial", "epochs", "sha256")
         }
         return model
 

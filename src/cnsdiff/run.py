@@ -1,9 +1,11 @@
 """The run directory: everything needed to reproduce a training and to serve its result.
 
 ======================  =====================================================================
-``manifest.json``       schema version, status, provenance, checksums of the files below
+``manifest.json``       schema version, status, provenance, best epoch, dial, checksums of the
+                        files below
 ``config.yaml``         the resolved configuration
-``weights.safetensors``  the embeddings that score, and the best weights of all parts
+``weights.safetensors``  the embeddings that score, the environment's share per unit of the dial,
+                        and the best weights of all parts
 ``users.parquet``       user ids as given; the row is the internal number (also ``items``)
 ``train.parquet``       the training pairs, which recommendations leave out
 ``history.parquet``     one row of scalars per epoch
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -122,6 +125,7 @@ def write_run(
     train: pl.DataFrame,
     history: list[dict[str, Any]],
     best_epoch: int,
+    dial: float,
 ) -> None:
     """Write all files of a finished run, the manifest last, and drop the checkpoint."""
     stored = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
@@ -138,6 +142,7 @@ def write_run(
         "status": "complete",
         **provenance,
         "best_epoch": best_epoch,
+        "dial": dial,
         "epochs": len(history),
         "sha256": {name: sha256(path / name) for name in _FILES},
     }
@@ -218,7 +223,12 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
         and isinstance(dataset.get("path", 0), str | None)
         and (not finished or isinstance(manifest.get("sha256"), dict))
         and (not finished or isinstance(manifest.get("best_epoch"), int))
+        and _is_dial(manifest.get("dial", 0.0))
     )
+
+
+def _is_dial(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -238,9 +248,11 @@ def read_run(path: Path) -> dict[str, Any]:
     for name in _FILES:
         _verify(path / name, manifest["sha256"].get(name))
     try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        config["training"].setdefault("dial", "off")  # a run from before the dial has none
         return {
             "manifest": manifest,
-            "config": yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
+            "config": config,
             "weights": load_file(path / "weights.safetensors"),
             **{
                 name: pl.read_parquet(path / f"{name}.parquet")

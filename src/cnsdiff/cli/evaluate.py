@@ -37,6 +37,13 @@ def evaluate(
             "valid, held-out, experiment or truth.",
         ),
     ] = None,
+    dial: Annotated[
+        float | None,
+        typer.Option(
+            help="Read the run at this dial, not at its own: below 0 popularity counts for less "
+            "than in training, above for more, 0 leaves the scores as trained."
+        ),
+    ] = None,
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,
@@ -68,6 +75,8 @@ def evaluate(
             raise InputError(
                 f"{target}: is a dataset, and --false-negatives needs a run with a trained sampler"
             )
+        if dial is not None:
+            raise InputError(f"{target}: is a dataset, and --dial needs a run to read")
         data, ks, references = load_dataset(target), EvaluationConfig().ks, True
     else:
         model = Recommender.load(target)
@@ -79,7 +88,9 @@ def evaluate(
         data, ks = load_dataset(place), model.config_.evaluation.ks
         if false_negatives is not None:
             counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
-        results[model.config_.sampler.name] = model.evaluate(data, splits)
+        name = model.config_.sampler.name
+        label = name if dial is None else f"{name} (dial {dial:g})"
+        results[label] = model.evaluate(data, splits, dial=dial)
     if references:
         results |= _references(data, splits, ks)
     if is_run:

@@ -30,6 +30,13 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Every known user.")] = False,
     k: Annotated[int, typer.Option(min=1, help="Items per user.")] = 20,
     cold: Annotated[Cold, typer.Option(help="For users unknown to training.")] = Cold.error,
+    dial: Annotated[
+        float | None,
+        typer.Option(
+            help="Read the run at this dial, not at its own: below 0 popularity counts for less "
+            "than in training, above for more, 0 leaves the scores as trained."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to .parquet or .csv instead.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -53,7 +60,7 @@ def recommend(
             raise ConfigError("--users names nobody; give ids separated by commas")
     elif users_from is not None:
         asked = _as_known(_lines(users_from), model)
-    table = model.recommend(asked, k, cold=cold.value)
+    table = model.recommend(asked, k, cold=cold.value, dial=dial)
     if out is not None:
         write = table.write_parquet if out.suffix == ".parquet" else table.write_csv
         write_with(out, write)

@@ -118,6 +118,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
 def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
     from cnsdiff.cli.output import console, print_json
     from cnsdiff.data import load_dataset
+    from cnsdiff.evaluation.dial import in_words
     from cnsdiff.training.progress import reporter_for_terminal
 
     config = model.resolve()
@@ -143,6 +144,7 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
         "dataset": dataset.name,
         "best_epoch": model.best_epoch_,
         "epochs": len(model.history_),
+        "dial": model.dial_,
         "selected_on": config.training.select_on,
         metric: best[metric],
         "median_epoch_seconds": seconds[len(seconds) // 2],
@@ -156,6 +158,7 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
         f"{best[metric]:.4f} on {config.training.selection_split} "
         f"({summary['median_epoch_seconds']:.2f} s an epoch)."
     )
+    screen.print(f"dial: {in_words(model.dial_)}")
     screen.print(f"Wrote {run}. Next: cnsdiff evaluate {run} --references", soft_wrap=True)
 
 

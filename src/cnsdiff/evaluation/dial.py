@@ -13,6 +13,7 @@ was trained in and one without any preference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,8 @@ FINE = (
     *(0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0),
 )
 
-#: Users whose scores tell the spread; it is a mean over them and settles quickly.
-_SPREAD_USERS = 256
+#: Users whose scores tell the spread, and how many at a time; a mean over them settles quickly.
+_SPREAD_USERS, _SPREAD_BATCH = 256, 32
 
 
 def standardised_log(exposure: Tensor) -> Tensor:
@@ -65,15 +66,38 @@ def spread(scorer: Scorer) -> float:
     Of evenly spaced users; scores of minus infinity are left out.
     """
     n = min(_SPREAD_USERS, scorer.n_users)
-    users = torch.linspace(0, scorer.n_users - 1, n).round().long()
+    users = torch.linspace(0, scorer.n_users - 1, n, dtype=torch.float64).round().long()
+    deviations = []
     with torch.no_grad():
-        scores = scorer.score_block(users, 0, scorer.n_items).double()
-    known = scores.isfinite()
-    count = known.sum(dim=1).clamp(min=1)
-    scores = torch.where(known, scores, 0.0)
-    mean = scores.sum(dim=1) / count
-    square = (torch.where(known, scores - mean[:, None], 0.0).square().sum(dim=1) / count).sqrt()
-    return float(square.mean())
+        for batch in torch.split(users, _SPREAD_BATCH):
+            scores = scorer.score_block(batch, 0, scorer.n_items).double()
+            known = scores.isfinite()
+            count = known.sum(dim=1).clamp(min=1)
+            mean = torch.where(known, scores, 0.0).sum(dim=1) / count
+            squares = torch.where(known, scores - mean[:, None], 0.0).square()
+            deviations.append((squares.sum(dim=1) / count).sqrt())
+    return float(torch.cat(deviations).mean())
+
+
+def dial_bias(environment: Tensor, gamma: float) -> Tensor:
+    """``γ · σ_s · e``: what a dial adds to each item's score.
+
+    Parameters
+    ----------
+    environment
+        ``(I,)`` ``σ_s · e``, the score per unit of the dial.
+    gamma
+        The dial.
+
+    Raises
+    ------
+    InputError
+        ``gamma`` is not a number, or so large that a score would be infinite.
+    """
+    bias = gamma * environment
+    if not (math.isfinite(gamma) and bool(bias.isfinite().all())):
+        raise InputError(f"the dial is {gamma:g}; give a finite number, usually from -2 to 3")
+    return bias
 
 
 class Dialled:
@@ -103,7 +127,7 @@ class Dialled:
         self.gamma = gamma
         self.n_users, self.n_items = scorer.n_users, scorer.n_items
         self.sigma = spread(scorer) if sigma is None else sigma
-        self._bias = (gamma * self.sigma * environment).to(self.device)
+        self._bias = dial_bias(self.sigma * environment, gamma).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +150,7 @@ def readings(
     device: torch.device | str | None = None,
 ) -> dict[float, dict[str, float]]:
     """The metrics of a split at each dial, those of the anticipated shifts among them."""
-    sigma = spread(scorer)
+    sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
     return {
         gamma: evaluate_split(
             Dialled(scorer, environment, gamma, sigma),
@@ -144,3 +168,10 @@ def best_reading(found: dict[float, dict[str, float]], metric: str) -> tuple[flo
     """The dial with the best value of ``metric``, and the value; of equal ones, that nearest 0."""
     gamma = max(found, key=lambda g: (found[g][metric], -abs(g), g))
     return gamma, found[gamma][metric]
+
+
+def in_words(gamma: float) -> str:
+    """A dial for a reader: ``-0.25 (popularity counts for less than in training)``."""
+    if gamma == 0:
+        return "0 (scores as trained)"
+    return f"{gamma:g} (popularity counts for {'more' if gamma > 0 else 'less'} than in training)"

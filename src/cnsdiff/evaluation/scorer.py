@@ -52,6 +52,8 @@ class EmbeddingScorer:
     user_embeddings : Tensor, shape (U, d)
     item_embeddings : Tensor, shape (I, d)
         On the same device. Normalise the rows beforehand to rank by cosine.
+    item_bias : Tensor, shape (I,), optional
+        Added to every user's scores, on the same device.
 
     Raises
     ------
@@ -59,7 +61,9 @@ class EmbeddingScorer:
         If the shapes or the devices do not fit together.
     """
 
-    def __init__(self, user_embeddings: Tensor, item_embeddings: Tensor) -> None:
+    def __init__(
+        self, user_embeddings: Tensor, item_embeddings: Tensor, item_bias: Tensor | None = None
+    ) -> None:
         shapes = tuple(user_embeddings.shape), tuple(item_embeddings.shape)
         if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
             raise InputError(
@@ -71,8 +75,16 @@ class EmbeddingScorer:
                 f"user embeddings are on {user_embeddings.device}, item embeddings on "
                 f"{item_embeddings.device}; move them to one device"
             )
+        if item_bias is not None and (
+            tuple(item_bias.shape) != shapes[1][:1] or item_bias.device != item_embeddings.device
+        ):
+            raise InputError(
+                f"the item bias has shape {tuple(item_bias.shape)} on {item_bias.device}; give "
+                f"one value for each of {shapes[1][0]} items, on {item_embeddings.device}"
+            )
         self.user_embeddings = user_embeddings.detach()
         self.item_embeddings = item_embeddings.detach()
+        self.item_bias = None if item_bias is None else item_bias.detach()
         self.n_users, self.n_items = shapes[0][0], shapes[1][0]
 
     @property
@@ -81,4 +93,5 @@ class EmbeddingScorer:
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         batch = self.user_embeddings[users.to(self.device)]
-        return (batch @ self.item_embeddings[start:stop].T).to(torch.float32)
+        scores = (batch @ self.item_embeddings[start:stop].T).to(torch.float32)
+        return scores if self.item_bias is None else scores + self.item_bias[start:stop]

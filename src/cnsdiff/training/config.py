@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
 from cnsdiff.settings import Settings
 from cnsdiff.training.early_stopping import PUBLISHED_METRICS
+
+Dial = Literal["off", "auto"] | float
 
 
 class TrainingConfig(Settings):
@@ -44,6 +47,11 @@ class TrainingConfig(Settings):
     )
     select_slices: int = Field(4, ge=2, description="number of strata of 'worst-slice'")
     select_slice_by: Slicing = Field("popularity", description="what 'worst-slice' slices by")
+    dial: Dial = Field(
+        "auto",
+        description="how much of the environment the scores keep: 'auto' chooses it on validation "
+        "by what picks the epoch, 'off' (0) leaves the scores as they are, a number fixes it",
+    )
     select_drift: float = Field(
         0.5, ge=0, le=1, description="of 'drift': share of held-out pairs from a changed taste"
     )
@@ -73,6 +81,13 @@ class TrainingConfig(Settings):
         return max(self.patience, math.ceil(self.patience_steps / between))
 
     @property
+    def fixed_dial(self) -> float | None:
+        """The dial that is not chosen, if it is not."""
+        if self.dial == "auto":
+            return None
+        return 0.0 if self.dial == "off" else self.dial
+
+    @property
     def selection_split(self) -> str:
         """The split that picks the best epoch."""
         return "test_ood" if self.select_on == "test_ood" else "valid"
@@ -93,11 +108,31 @@ class TrainingConfig(Settings):
             return self.select_on
         return None
 
+    @field_validator("dial", mode="before")
+    @classmethod
+    def _dial(cls, value: object) -> object:
+        if value is False:  # YAML's reading of a bare `off`
+            return "off"
+        if value not in ("off", "auto"):
+            number = math.nan
+            if isinstance(value, str | int | float) and value is not True:
+                with contextlib.suppress(ValueError, OverflowError):
+                    number = float(value)
+            if not math.isfinite(number):
+                raise ValueError("must be 'auto', 'off' or a finite number")
+            return number
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
         if self.anticipated is not None and self.select_metric.partition("@")[0] not in WEIGHTED:
             raise ValueError(
                 f"select_on={self.select_on!r} weighs validation pairs, which only recall and ndcg "
                 f"can do; set select_metric to one of them, not {self.select_metric!r}"
+            )
+        if self.select_on == "test_ood" and self.dial == "auto":
+            raise ValueError(
+                "select_on='test_ood' repeats a published protocol, which has no dial, and 'auto' "
+                "would choose one on the test set; set training.dial to 'off'"
             )
         return self

@@ -1,18 +1,21 @@
-"""What picks the best epoch: validation, as it is or as under an anticipated shift."""
+"""What picks the best epoch and the dial: validation, as it is or under an anticipated shift."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset, Split
-from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
+from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, environment, readings
 from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.evaluation.dial import COARSE, FINE, best_reading
+from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
 
 
@@ -42,15 +45,23 @@ def as_configured(
     )
 
 
+#: Validation users whose lists tell the dial while training; when it is done, all do.
+_DIAL_USERS = 2000
+
+
 class Selection:
     """Measures embeddings on the split that selects; of the held-out splits it opens no other.
+
+    Where the dial is chosen (``training.dial="auto"``), an epoch is worth what it is at its best
+    dial of :data:`~cnsdiff.evaluation.dial.COARSE`: the same pairs and the same metric pick both.
+    It keeps no state from one validation to the next.
 
     Parameters
     ----------
     config
-        Its ``select_*`` fields.
+        Its ``select_*`` fields and its ``dial``.
     dataset
-        Has the split that selects.
+        Has the split that selects; its environment is what the dial turns.
     train
         ``(U, I)`` training pairs, which are masked.
     ks
@@ -75,10 +86,15 @@ class Selection:
         device: torch.device | str,
     ) -> None:
         self.config, self.train, self.ks, self.device = config, train, ks, device
-        self.split = dataset.split(config.selection_split)
-        self.anticipation: Anticipation | None = None
-        if config.anticipated is not None:
-            self.anticipation = as_configured(config.anticipated, config, self.split, train, ks)
+        self.environment = environment(dataset)
+        self._whole = dataset.split(config.selection_split)
+        self.split = self._whole if config.dial != "auto" else _some_users(self._whole, _DIAL_USERS)
+        self.anticipation = self._anticipate(self.split)
+
+    def _anticipate(self, split: Split) -> Anticipation | None:
+        if self.config.anticipated is None:
+            return None
+        return as_configured(self.config.anticipated, self.config, split, self.train, self.ks)
 
     @property
     def note(self) -> str | None:
@@ -96,13 +112,55 @@ class Selection:
         return None
 
     def __call__(self, embeddings: Embeddings) -> Mapping[str, float]:
-        """Metrics by name."""
-        result = evaluate_split(
+        """Metrics by name, and ``"dial"`` where one is in use: the one they are read at."""
+        if self.config.dial == "off":
+            return self._read(embeddings, (0.0,), self.split, self.anticipation)[0.0]
+        fixed = self.config.fixed_dial
+        dials = COARSE if fixed is None else (fixed,)
+        found = self._read(embeddings, dials, self.split, self.anticipation)
+        dial, _ = best_reading(found, self.config.selection_metrics[0])
+        return found[dial] | {"dial": dial}
+
+    def dial(self, embeddings: Embeddings) -> float:
+        """The dial of a trained model: the best of ``FINE`` on all validation users, or as fixed.
+
+        Readings that are equally good count as the one nearest 0.
+        """
+        if self.config.fixed_dial is not None:
+            return self.config.fixed_dial
+        found = self._read(embeddings, FINE, self._whole, self._anticipate(self._whole))
+        return best_reading(found, self.config.selection_metrics[0])[0]
+
+    def _read(
+        self,
+        embeddings: Embeddings,
+        dials: Sequence[float],
+        split: Split,
+        anticipation: Anticipation | None,
+    ) -> dict[float, dict[str, float]]:
+        return readings(
             EmbeddingScorer(*embeddings),
-            self.split,
+            self.environment,
+            split,
             self.train,
+            gammas=dials,
             ks=self.ks,
-            anticipations=() if self.anticipation is None else (self.anticipation,),
+            anticipations=() if anticipation is None else (anticipation,),
             device=self.device,
         )
-        return result.metrics
+
+
+def _some_users(split: Split, n: int) -> Split:
+    """The pairs of ``n`` users of a split, the same ones whatever the seed of the run."""
+    users = np.unique(split.users)
+    if len(users) <= n:
+        return split
+    chosen = numpy_generator(0, "dial users").choice(users, n, replace=False)
+    kept = np.isin(split.users, chosen)
+    return Split(
+        split.name,
+        split.users[kept],
+        split.items[kept],
+        None if split.timestamps is None else split.timestamps[kept],
+        None if split.environments is None else split.environments[kept],
+    )
