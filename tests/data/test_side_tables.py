@@ -37,6 +37,19 @@ def test_tables_are_in_internal_numbers(tmp_path, saved):
     assert dataset.table("judgements").rows() == [(1, 1, True)]
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_items_without_an_exposure_have_none(tmp_path, saved):
+    given = pl.DataFrame({"item": [9, 7, 5], "exposures": [4, 2, 3]})
+    given = given.cast({"exposures": pl.UInt32})
+    dataset = make(exposures=given, truth_items=TRUTH)
+    if saved:
+        dataset = load_dataset(dataset.save(tmp_path / "d"))
+    assert dataset.table_names == ("truth_items", "exposures")
+    expected = pl.DataFrame({"exposures": [2, 4, 0]}, {"exposures": pl.Int64})
+    assert dataset.table("exposures").equals(expected)
+    assert dataset.table("exposures").schema == expected.schema
+
+
 def test_tables_are_part_of_the_fingerprint(tmp_path):
     plain, one = make(), make(user_features=FEATURES)
     older = make(user_features=FEATURES.with_columns(age=pl.col("age") + 1))
@@ -51,6 +64,9 @@ def test_tables_are_part_of_the_fingerprint(tmp_path):
         ({"user_feature": FEATURES}, ["'user_feature'", "did you mean 'user_features'"]),
         ({"item_features": FEATURES}, ["item_features", "no column 'item'", "user, age"]),
         ({"judgements": JUDGED.drop("relevant")}, ["judgements", "'relevant'"]),
+        ({"exposures": pl.DataFrame({"item": [7], "n": [1]})}, ["exposures", "no column"]),
+        ({"exposures": pl.DataFrame({"item": [7], "exposures": [-1]})}, ["is no count"]),
+        ({"exposures": pl.DataFrame({"item": [7], "exposures": [0.5]})}, ["is no count"]),
         ({"user_features": pl.concat([FEATURES, FEATURES])}, ["user 'a'", "more than one row"]),
     ],
 )

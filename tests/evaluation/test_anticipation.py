@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError
+from cnsdiff.errors import ConfigError, InputError
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
 
 KS = (1, 3, 5)
@@ -121,6 +123,120 @@ def test_strength_zero_is_no_shift_and_one_is_inverse_popularity():
     assert none["ndcg@3 (tempered)"] == pytest.approx(none["ndcg@3"])
     assert one["ndcg@3 (tempered)"] == pytest.approx(inverse["ndcg@3 (inverse-popularity)"])
     assert one["ndcg@3 (tempered)"] != pytest.approx(none["ndcg@3"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_inverse_exposure_against_a_loop(seed):
+    train, valid, scorer = world(seed)
+    if not len(valid):
+        return
+    exposure = np.random.default_rng(seed).integers(0, 9, 12)
+    made = anticipate("inverse-exposure", valid, train.csr(9, 12), ks=KS, exposure=exposure)
+    found = measured(train, valid, scorer, made)
+    weights = [1 / max(int(exposure[i]), 1) for i in valid.items]
+    for k in KS:
+        for name, value in by_hand(train, valid, scorer, weights, k).items():
+            assert found[f"{name} (inverse-exposure)"] == pytest.approx(value, abs=1e-12)
+
+
+def test_without_exposures_their_inverse_is_that_of_popularity():
+    train, valid, scorer = world(3)
+    exposure, popularity = (
+        measured(train, valid, scorer, anticipate(kind, valid, train.csr(9, 12), ks=KS))
+        for kind in ("inverse-exposure", "inverse-popularity")
+    )
+    assert exposure["ndcg@3 (inverse-exposure)"] == popularity["ndcg@3 (inverse-popularity)"]
+    with pytest.raises(InputError, match=r"shape \(11,\), train has 12 items"):
+        anticipate("inverse-exposure", valid, train.csr(9, 12), exposure=np.ones(11))
+
+
+def cycles(users: list[int]) -> list[dict[int, int]]:
+    """Every way of handing each user's pairs on to another so that all are in one circle."""
+    first, *rest = users
+    rings = [(first, *order) for order in itertools.permutations(rest)]
+    return [dict(zip(ring, ring[1:] + ring[:1], strict=True)) for ring in rings]
+
+
+def drifted(train, valid, scorer, to: dict[int, int], share: float) -> dict[str, float]:
+    """The mixed metrics when the pairs of ``u`` go to ``to[u]``, less those that train."""
+    trained = set(zip(train.users.tolist(), train.items.tolist(), strict=True))
+    pairs = zip(valid.users.tolist(), valid.items.tolist(), strict=True)
+    handed = [(to[u], i) for u, i in pairs if (to[u], i) not in trained]
+    if not handed:
+        return {}
+    changed = Split("valid", *(np.array(column) for column in zip(*handed, strict=True)))
+    found = {}
+    for k in KS:
+        now = by_hand(train, valid, scorer, [1.0] * len(valid), k)
+        then = by_hand(train, changed, scorer, [1.0] * len(changed), k)
+        for name in now:
+            found[f"{name} (drift)"] = (1 - share) * now[name] + share * then[name]
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 1), st.integers(0, 100))
+def test_drift_against_every_way_of_handing_pairs_on(seed, share, draw):
+    train, valid, scorer = world(seed, n_users=5)
+    users = sorted(set(valid.users.tolist()))
+    assume(len(users) > 1)
+    ways = [drifted(train, valid, scorer, to, share) for to in cycles(users)]
+    assume(all(ways))
+    made = anticipate("drift", valid, train.csr(5, 12), ks=KS, drift=share, seed=draw)
+    found = measured(train, valid, scorer, made)
+    # All metrics tell of the same one.
+    assert any({name: found[name] for name in way} == pytest.approx(way, abs=1e-12) for way in ways)
+    again = anticipate("drift", valid, train.csr(5, 12), ks=KS, drift=share, seed=draw)
+    assert measured(train, valid, scorer, again) == found
+
+
+def test_every_way_of_handing_pairs_on_is_as_likely():
+    train, valid, scorer = world(5, n_users=4, n_items=30)
+    ways = [drifted(train, valid, scorer, to, 1.0) for to in cycles([0, 1, 2, 3])]
+    values = [tuple(round(way[f"ndcg@{k} (drift)"], 9) for k in KS) for way in ways]
+    assert len(set(values)) == 6
+    counts = dict.fromkeys(values, 0)
+    for draw in range(300):
+        made = anticipate("drift", valid, train.csr(4, 30), ks=KS, drift=1.0, seed=draw)
+        found = measured(train, valid, scorer, made)
+        counts[tuple(round(found[f"ndcg@{k} (drift)"], 9) for k in KS)] += 1
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_no_drift_is_the_plain_metric_and_popularity_does_not_drift():
+    train, valid, scorer = world(3)
+    none = anticipate("drift", valid, train.csr(9, 12), ks=KS, drift=0.0)
+    found = measured(train, valid, scorer, none)
+    assert found["ndcg@3 (drift)"] == pytest.approx(found["ndcg@3"])
+    assert none.effective_pairs == pytest.approx(len(valid))
+    # Each of 20 users likes an item of their own and one that all like.
+    users = np.arange(20)
+    valid = Split("valid", np.tile(users, 2), np.concatenate([users + 1, np.zeros(20, np.int64)]))
+    trained = Split("train", users, np.full(20, 21)).csr(20, 22)
+    half = anticipate("drift", valid, trained, ks=(1,), drift=0.5)
+    own, common = (
+        half(torch.from_numpy(users), torch.from_numpy(users + 1)[:, None]),
+        half(torch.from_numpy(users), torch.zeros(20, 1, dtype=torch.int64)),
+    )
+    assert own["ndcg@1 (drift)"] == pytest.approx(0.5)
+    assert common["ndcg@1 (drift)"] == pytest.approx(1.0)
+
+
+def test_what_trains_the_new_user_is_left_out():
+    """Two users, so each gets the other's: of 0's items, 1 trains on all but the last."""
+    train = Split("train", np.array([1, 1, 0]), np.array([0, 1, 4]))
+    valid = Split("valid", np.array([0, 0, 0, 1]), np.array([0, 1, 2, 4]))
+    made = anticipate("drift", valid, train.csr(2, 5), ks=(1,), drift=0.25)
+    found = made(torch.tensor([0, 1]), torch.tensor([[2], [2]]))
+    # Now: a third of 0's, nothing of 1's. Then: 1 has item 2 alone, 0 has nothing to find.
+    assert found["recall@1 (drift)"] == pytest.approx(0.75 * (1 / 3 + 0) / 2 + 0.25 * 1)
+    weights = [0.75 / 4, 0.75 / 4, 0.75 / 4 + 0.25, 0.75 / 4]
+    assert made.effective_pairs == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights))
+    swapped = Split("train", valid.users, valid.items)
+    held = Split("valid", 1 - valid.users, valid.items)
+    with pytest.raises(ConfigError, match="nothing stands for a changed taste"):
+        anticipate("drift", held, swapped.csr(2, 5))
 
 
 def test_the_weighted_item_distribution_is_uniform():

@@ -8,7 +8,7 @@ import pytest
 from cnsdiff import prepare
 from cnsdiff.data import Interactions, Source
 from cnsdiff.errors import ConfigError, DataError
-from cnsdiff.shifts import Exposure, Filters
+from cnsdiff.shifts import Exposure, Filters, Popularity, Temporal, UserGroup
 
 LOG = [(u, i, 5.0 if (u + i) % 3 else 1.0) for u in range(8) for i in range(8) if (u * i) % 2 == 0]
 SHOWN = [
@@ -69,6 +69,47 @@ def test_judgements(below, disliked):
     assert judged(make(negative_threshold=below)) == LIKED | disliked
 
 
+def exposures(dataset):
+    return dict(zip(dataset.items, dataset.table("exposures")["exposures"], strict=True))
+
+
+def counted(pairs, dataset):
+    """How many of the pairs each item of train has."""
+    return {item: sum(i == item for _, i in pairs) for item in dataset.items}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_the_log_exposed_liked_or_not(named, seed):
+    tables = {"log": table(LOG), "randomised": table(SHOWN, "random.csv")}
+    dataset = Exposure()(Source(tables), filters=Filters(4.0), seed=seed)
+    disliked = [(u, i) for u, i, rating in LOG if rating == 1]
+    train = named(dataset, "train").rows()
+    assert exposures(dataset) == counted(disliked + train, dataset)
+    # Less than what was rated, by what is held out.
+    held_out = named(dataset, "valid", "test_iid").rows()
+    rated = counted([(u, i) for u, i, _ in LOG], dataset)
+    assert sum(rated.values()) - sum(exposures(dataset).values()) == len(held_out) > 0
+
+
+def test_exposures_say_nothing_of_the_held_out_pairs(named):
+    """They are what they would be, had the log never had these pairs."""
+    # Rated twice, so that a held-out pair has a dislike to its name as well.
+    log = [row for u, i, rating in LOG for row in ((u, i, rating), (u, i, 2.0))]
+    tables = {"log": table(log), "randomised": table(SHOWN, "random.csv")}
+    dataset = Exposure()(Source(tables), filters=Filters(4.0))
+    held_out = set(named(dataset, "valid", "test_iid").rows())
+    assert held_out
+    others = {(u, i) for u, i, _ in log} - held_out
+    assert exposures(dataset) == counted(others, dataset)
+
+
+def test_only_this_scenario_knows_what_was_exposed():
+    frame = table(LOG).frame.with_columns(timestamp=pl.int_range(len(LOG)))
+    for scenario in (Temporal(), Popularity(), UserGroup()):
+        dataset = scenario(Interactions(frame, "x.csv"), filters=Filters(4.0))
+        assert "exposures" not in dataset.table_names
+
+
 def test_watch_ratios_have_no_scale_of_five():
     shown = [(1, 1, 9.5), (1, 3, 1.9), (3, 1, 0.1), (3, 3, 2.0)]
     dataset = make(threshold=2.0, shown=shown)
@@ -114,6 +155,9 @@ def test_ids_of_different_types_meet(named):
     assert named(dataset, "test_ood").rows() == [("1", "1"), ("1", "3")]
     assert dataset.manifest["splits"]["test_ood"]["in_log"] == 2
     assert dataset.table("judgements").height == 6
+    assert exposures(dataset) == {
+        str(item): count for item, count in exposures(make()).items() if str(item) in dataset.items
+    }
 
 
 def test_refusals():
