@@ -117,6 +117,11 @@ class ObjectiveConfig(Settings):
     temperature: float = Field(1.0, gt=0, description="scores are divided by it")
     negatives: NegativeSource = "sampler"
     uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
+    repulsion: float = Field(
+        1.0, ge=0, le=1,
+        description="κ, the share of its gradient that a negative item is moved by; at 0 negatives "
+        "move users alone, as synthesised ones do",
+    )  # fmt: skip
     log_q: float = Field(0.0, description="γ in s/τ - γ log pop of the softmax")
     popularity_exponent: float = Field(0.0, ge=0, description="γ of PDA's m_i^γ in BPR; 0: off")
     l2: float = Field(1e-2, ge=0, description="λ_2")
@@ -192,9 +197,10 @@ class Objective(nn.Module):
         config = self.config
         users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
         positive = (users * items).sum(dim=-1) / config.temperature
+        repelled = self._repelled(embeddings)
         sampled: Tensor | None = None
         if negatives is not None and self.calls_sampler:
-            sampled = negatives.scores(users, embeddings) / config.temperature
+            sampled = negatives.scores(users, repelled) / config.temperature
         row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
@@ -213,8 +219,12 @@ class Objective(nn.Module):
             if sampled is not None and negatives is not None and negatives.weights is not None:
                 share = negatives.weights / negatives.weights.sum(dim=1, keepdim=True)
                 sampled = sampled + (negatives.per_row * share).log()
+            if sampled is not None and negatives is not None:
+                allowed = negatives.admissible(batch.positives)
+                if allowed is not None:
+                    sampled = sampled.masked_fill(~allowed, -torch.inf)
             terms["softmax"] = self._softmax(
-                batch, embeddings, users, positive, sampled, row_weights, context
+                batch, repelled, users, positive, sampled, row_weights, context
             )
         if config.contrastive.weight:
             assert negatives is not None
@@ -226,6 +236,14 @@ class Objective(nn.Module):
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
         return terms
+
+    def _repelled(self, embeddings: Embeddings) -> Embeddings:
+        """The embeddings as negatives see them: the same, but moved by ``κ`` of the gradient."""
+        share = self.config.repulsion
+        if share == 1:
+            return embeddings
+        items = embeddings.items
+        return Embeddings(embeddings.users, share * items + (1 - share) * items.detach())
 
     def _l2(self, batch: Batch, layer_zero: Embeddings, negatives: Negatives | None) -> Tensor:
         rows = [layer_zero.users[batch.users], layer_zero.items[batch.positives]]
@@ -293,8 +311,10 @@ class Objective(nn.Module):
 def _of_sampled(table: Tensor, batch: Batch, negatives: Negatives) -> Tensor:
     """What a table ``(n_items,)`` says of the sampler's negatives, ``(B, n)`` or ``(B, 1)``.
 
-    A synthesised negative is no item; it takes that of the positive it was made from.
+    A synthesised negative is no item; it takes that of the item it was made from, which is the
+    positive unless ``sources`` says otherwise.
     """
-    if negatives.items is not None:
-        return table[negatives.items]
+    items = negatives.items if negatives.items is not None else negatives.sources
+    if items is not None:
+        return table[items]
     return table[batch.positives].unsqueeze(1)

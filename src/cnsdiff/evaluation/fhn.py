@@ -312,7 +312,8 @@ def measure_false_negatives(
         users, items = pairs[index].unbind(dim=1)
         batch = Batch(index, users, items)
         with torch.no_grad():
-            negatives = sampler(batch, embeddings, context).drawn(generator)
+            negatives = sampler(batch, embeddings, context).dealt(len(index), generator)
+            negatives = negatives.drawn(generator)
         total += false_negatives(
             negatives, batch, embeddings, judge, positives,
             neighbours=neighbours, candidates=candidates, generator=generator,

@@ -7,6 +7,8 @@ from cnsdiff.samplers.curriculum import CurriculumSampler
 from cnsdiff.samplers.dens import DENSSampler
 from cnsdiff.samplers.dns import DNSSampler
 from cnsdiff.samplers.dns_mn import DNSMNSampler
+from cnsdiff.samplers.exposure import ExposureSampler
+from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionSampler
 from cnsdiff.samplers.mixgcf import MixGCFSampler
 from cnsdiff.samplers.popularity import PopularitySampler
 from cnsdiff.samplers.random import RandomSampler
@@ -23,6 +25,8 @@ __all__ = [
     "DENSSampler",
     "DNSMNSampler",
     "DNSSampler",
+    "ExposureDiffusionSampler",
+    "ExposureSampler",
     "MixGCFSampler",
     "Negatives",
     "PopularitySampler",

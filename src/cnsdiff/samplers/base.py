@@ -93,6 +93,12 @@ class Negatives:
         ``(B, n)`` item ids, or ``None`` for a sampler that makes vectors.
     vectors
         ``(B, n, d)`` vectors, or ``None`` for a sampler that picks items.
+    shared
+        Whether all rows have the same negatives: ``items`` are then ``(1, n)`` and ``vectors``
+        ``(1, n, d)``. A softmax over hundreds of them costs one product of matrices. A row's
+        training positives may be among them, as the distribution they come from has it.
+    sources
+        ``(1, n)`` the items that shared vectors were made from.
     weights
         ``(B, n)`` without gradient, how much each counts in the loss: BPR sums over a row with
         these weights, a softmax multiplies ``exp(s)`` by ``n w / Σ w``. ``None``: all alike, and
@@ -112,6 +118,8 @@ class Negatives:
     pool: Tensor | None = None
     loss: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    shared: bool = False
+    sources: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.items is None) == (self.vectors is None):
@@ -127,6 +135,8 @@ class Negatives:
 
     def scores(self, users: Tensor, embeddings: Embeddings) -> Tensor:
         """The inner products ``(B, n)`` with each row's user ``(B, d)``, with gradient."""
+        if self.shared:
+            return users @ self.embed(embeddings)[0].T
         if self.items is not None and len(embeddings.items) <= _PRODUCT_UP_TO * self.per_row:
             return (users @ embeddings.items.T).gather(1, self.items)
         return torch.einsum("bd,bnd->bn", users, self.embed(embeddings))
@@ -140,11 +150,37 @@ class Negatives:
 
     def rows(self, index: Tensor) -> Negatives:
         """The negatives of some rows of the batch, without what the sampler adds."""
+        if self.shared:
+            n = len(index)
+            if self.items is not None:
+                return Negatives(self.items.expand(n, -1))
+            assert self.vectors is not None
+            return Negatives(vectors=self.vectors.expand(n, -1, -1))
         items, vectors, weights = (
             None if part is None else part[index]
             for part in (self.items, self.vectors, self.weights)
         )
         return Negatives(items, vectors, weights)
+
+    def dealt(self, n: int, generator: torch.Generator) -> Negatives:
+        """Of shared negatives one for each of ``n`` rows, at random; others as they are."""
+        if not self.shared:
+            return self
+        made = self.items if self.items is not None else self.vectors
+        assert made is not None
+        chosen = torch.randint(self.per_row, (n,), generator=generator, device=made.device)
+        one = made[0, chosen].unsqueeze(1)
+        return Negatives(one) if self.items is not None else Negatives(vectors=one)
+
+    def admissible(self, positives: Tensor) -> Tensor | None:
+        """``(B, n)`` false where a shared negative is the row's own positive ``(B,)``.
+
+        ``None`` where none can be.
+        """
+        items = self.items if self.items is not None else self.sources
+        if not self.shared or items is None:
+            return None
+        return items != positives.unsqueeze(1)
 
     def drawn(self, generator: torch.Generator) -> Negatives:
         """One negative per row, drawn by weight: what its loss is made of, on average.

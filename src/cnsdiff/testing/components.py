@@ -65,7 +65,8 @@ def check_sampler(sampler_class: type[Sampler], config: SamplerConfig | None = N
     Checked at the beginning, in the middle and at the end of training, and for a batch of one:
 
     - shapes, types and finiteness of what it returns, as :class:`Negatives` documents them;
-    - item ids are items of the catalogue, and never a training positive of their row's user;
+    - item ids are items of the catalogue, and never a training positive of their row's user
+      (unless they are shared by the whole batch);
     - the same generators give the same result, whatever PyTorch's global stream holds;
     - the embeddings it is given stay as they are;
     - a training step has a finite loss, moves each of ``trained_parameters()``, and no other
@@ -203,7 +204,7 @@ def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str)
     assert isinstance(negatives, Negatives), (
         f"{name}: returned {type(negatives).__name__}, not Negatives"
     )
-    shape = (len(batch), sampler.n_negatives)
+    shape = (1 if negatives.shared else len(batch), sampler.n_negatives)
     if negatives.items is not None:
         items = negatives.items
         assert items.dtype == torch.int64, f"{name}: items are {items.dtype}, not int64"
@@ -213,7 +214,8 @@ def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str)
             f"{name}: some items are not in the catalogue 0 … {n_items - 1}"
         )
         clash = sampler.positives.contains(batch.users.unsqueeze(1), items)
-        assert not bool(clash.any()), (
+        # Those shared by a batch may be: they come from a distribution that knows no user.
+        assert negatives.shared or not bool(clash.any()), (
             f"{name}: {int(clash.sum())} of {items.numel()} items are training positives"
         )
     if negatives.vectors is not None:
