@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from cnsdiff import run as run_directory
 from cnsdiff.assembly import assemble
 from cnsdiff.backbones import BACKBONES, Backbone
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.config import Config, merge, resolve_config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
@@ -26,7 +28,9 @@ from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, Sampler
+from cnsdiff.settings import first_problem
 from cnsdiff.storage import atomic_directory
+from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
@@ -294,6 +298,38 @@ class Recommender:
         ks = self.config_.evaluation.ks
         scorer = model.scorer(fabric.device, dial)
         return evaluate(scorer, dataset, splits, ks, per_user=per_user)
+
+    def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
+        """The dial at which the model as trained is best on validation.
+
+        One model, read for another environment: nothing is trained, and no test split is read.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on.
+        on
+            ``"valid"``, or a validation objective that anticipates a shift, shaped by the
+            ``training.select_*`` settings the model was trained with.
+
+        Raises
+        ------
+        InputError
+            It is another dataset.
+        ConfigError
+            There is no such objective, or it needs what the dataset lacks.
+        """
+        model, config = self._fitted(), self.config_
+        self._require_same(dataset)
+        asked = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
+        try:
+            training = TrainingConfig.model_validate(asked)
+        except ValidationError as error:
+            raise ConfigError(f"best_dial(on={on!r}): {first_problem(error).message}") from error
+        device = make_fabric(config.device, config.precision, config.threads).device
+        selection = Selection(training, dataset, model.train, config.evaluation.ks, device)
+        tables = (model.user_embeddings, model.item_embeddings)
+        return selection.dial(Embeddings(*(table.to(device) for table in tables)))
 
     def false_negatives(
         self,

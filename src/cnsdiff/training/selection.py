@@ -15,6 +15,7 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, environment, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import COARSE, FINE, best_reading
+from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
 
@@ -87,6 +88,7 @@ class Selection:
     ) -> None:
         self.config, self.train, self.ks, self.device = config, train, ks, device
         self.environment = environment(dataset)
+        self._exposure = exposure_counts(dataset).numpy()
         self._whole = dataset.split(config.selection_split)
         self.split = self._whole if config.dial != "auto" else _some_users(self._whole, _DIAL_USERS)
         self.anticipation = self._anticipate(self.split)
@@ -94,7 +96,9 @@ class Selection:
     def _anticipate(self, split: Split) -> Anticipation | None:
         if self.config.anticipated is None:
             return None
-        return as_configured(self.config.anticipated, self.config, split, self.train, self.ks)
+        return as_configured(
+            self.config.anticipated, self.config, split, self.train, self.ks, self._exposure
+        )
 
     @property
     def note(self) -> str | None:
