@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from benchmark_parts import Broken, Deadly, Inline, small_grid, values_of
+from benchmark_parts import TIMES, Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.benchmark.grid import Grid
@@ -292,6 +292,33 @@ def test_the_table(planned):
                     method="mf", selection=selection, seed=seed, split=split, metric="ndcg@20"
                 )
                 assert users["ndcg@20"].mean() == pytest.approx(mean["value"][0], rel=1e-6)
+
+
+def test_the_table_with_dials(planned):
+    """Beside selections without, whose results stay what they were."""
+    names = ["valid", "anticipated", "valid+dial", "anticipated+dial"]
+    changes = {"search.trials": 1, "methods.ease": {"reference": "ease", "group": "reference"}}
+    tables = []
+    for folder, select_on in (("both", names), ("plain", names[:2])):
+        grid, units, store = planned(folder, select_on=select_on, **changes)
+        run(units, store, Inline())
+        results = collect(grid, units, store)
+        assert results.missing == 0 and results.failures.is_empty()
+        tables.append(results.table)
+    both, plain = (table.drop(*TIMES, "key", "epochs", "stopped_by") for table in tables)
+    own = ["valid", "inverse-popularity"]
+    order = ["method", "selection", "seed", "split", "metric"]
+    left = both.filter(pl.col("selection").is_in(own))
+    assert_frame_equal(left.sort(order), plain.sort(order))
+    flags = dict(both.select("selection", "anticipated").unique().iter_rows())
+    assert flags == {
+        "valid": False, "valid+dial": False,
+        "inverse-popularity": True, "inverse-popularity+dial": True,
+    }  # fmt: skip
+    dials = both.filter(metric="dial")
+    assert set(dials["selection"]) == {"valid+dial", "inverse-popularity+dial"}
+    assert dials.filter(method="mostpop")["value"].to_list() == [0, 0]
+    assert (dials.filter(pl.col("method").is_in(["ease", "mf"]))["value"] != 0).any()
 
 
 def test_lines_of_progress(planned):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 import numpy as np
@@ -9,14 +10,21 @@ import pytest
 import torch
 
 from cnsdiff import Recommender
-from cnsdiff.benchmark.fit import Fitted, Validation, fit_model, fit_reference
+from cnsdiff.assembly import assemble
+from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
+from cnsdiff.benchmark.validation import Validation
 from cnsdiff.config import Config, resolve_config
 from cnsdiff.data import Dataset
 from cnsdiff.errors import TrainingError
-from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation import EmbeddingScorer, anticipate
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.references import EASE, MostPop
+from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, readings
+from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.references import EASE, MostPop, RandomScores
 from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.loop import Trainer
+from cnsdiff.training.progress import Reporter
 
 ALL = ("valid", *get_args(Anticipated))
 METRIC = "ndcg@20"
@@ -38,7 +46,7 @@ def config(**training: Any) -> Config:
 
 def alone(dataset: Dataset, select_on: str, **training: Any) -> Recommender:
     """An ordinary training that only this objective reads."""
-    given = options(**training)
+    given = options(**{"dial": "off", **training})
     parts = {f"{part}_options": given.pop(part) for part in ("backbone", "sampler")}
     return Recommender(**parts, **given).fit(dataset, select_on=select_on)
 
@@ -124,6 +132,102 @@ def test_what_the_configuration_selects_by_is_not_used(world):
         assert (choice.epoch, choice.value) == (again.choices[on].epoch, again.choices[on].value)
 
 
+# --- the dial
+
+DIALLED = tuple(f"{name}+dial" for name in ALL)
+
+
+def test_the_joint_choice_is_that_of_brute_force(world):
+    """Over all epochs and dials, from the formulas; then finely at the epoch chosen."""
+    names = ("valid+dial", "inverse-popularity+dial")
+    fitted = fit_model(config(epochs=7, patience=None), world, names, METRIC)
+    tables = embeddings_of_epochs(config(epochs=7, patience=None), world)
+    for name in names:
+        weighted = name.startswith("inverse")
+        epochs = [
+            max(ndcg_by_hand(*table, world, gamma, weighted) for gamma in COARSE)
+            for table in tables
+        ]
+        choice = fitted.choices[name]
+        assert choice.epoch == 1 + next(
+            at for at, value in enumerate(epochs) if value > max(epochs) - 1e-9
+        )
+        values = {g: ndcg_by_hand(*tables[choice.epoch - 1], world, g, weighted) for g in FINE}
+        assert choice.value == pytest.approx(max(values.values()), abs=1e-9)
+        best = [g for g, value in values.items() if value > max(values.values()) - 1e-9]
+        assert choice.gamma in best and abs(choice.gamma) == min(map(abs, best))
+        assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
+    assert any(choice.gamma != 0 for choice in fitted.choices.values()), "nothing was turned"
+
+
+def embeddings_of_epochs(settings: Config, dataset: Dataset) -> list[tuple[Any, Any]]:
+    """Users' and items' after each epoch, of a training that stops nowhere."""
+    step, positives = assemble(settings, dataset)
+    found: list[tuple[Any, Any]] = []
+
+    def keep(embeddings: Any) -> dict[str, float]:
+        found.append(tuple(table.clone().numpy() for table in embeddings))
+        return {METRIC: 0.0}
+
+    training = settings.training.model_copy(update={"patience": None, "select_metric": METRIC})
+    fabric = make_fabric("cpu", settings.precision, 1)
+    Trainer(training, seed=settings.seed, fabric=fabric).fit(step, positives, keep, Reporter())
+    return found
+
+
+def ndcg_by_hand(users: Any, items: Any, dataset: Dataset, gamma: float, weighted: bool) -> float:
+    """NDCG@20 on validation, pairs weighing 1 or ``1 / pop_i``, at a dial."""
+    train, valid = dataset.split("train"), dataset.split("valid")
+    counts = np.bincount(train.items, minlength=dataset.n_items)
+    logs = np.log(exposure_counts(dataset).numpy().clip(1))
+    scores = users @ items.T
+    sigma = np.mean([np.std(row.astype(float)) for row in scores])
+    scores = scores + gamma * sigma * (logs - logs.mean()) / logs.std()
+    total = norm = 0.0
+    for user in set(valid.users.tolist()):
+        seen = set(train.items[train.users == user].tolist())
+        wanted = valid.items[valid.users == user].tolist()
+        gains = {item: 1 / counts[item] if weighted else 1.0 for item in wanted}
+        order = sorted(set(range(dataset.n_items)) - seen, key=lambda i: -scores[user, i])[:20]
+        dcg = sum(gains.get(item, 0.0) / math.log2(at + 2) for at, item in enumerate(order))
+        best = sorted(gains.values(), reverse=True)[:20]
+        ideal = sum(gain / math.log2(at + 2) for at, gain in enumerate(best))
+        weight = sum(gains.values()) / len(gains)
+        total, norm = total + weight * dcg / ideal, norm + weight
+    return total / norm
+
+
+def test_a_training_by_itself_chooses_the_same_dial(world):
+    training = {"epochs": 12, "patience": 2}
+    fitted = fit_model(config(**training), world, DIALLED, METRIC)
+    for on in ("valid", "inverse-popularity", "worst-slice"):
+        choice, model = fitted.choices[f"{on}+dial"], alone(world, on, dial="auto", **training)
+        assert (choice.epoch, choice.gamma) == (model.best_epoch_, model.dial_)
+        assert isinstance(choice.scorer, Dialled)
+        assert torch.equal(choice.scorer.scorer.item_embeddings, model.item_embeddings_)
+
+
+@pytest.mark.parametrize("dial_users", [2000, 17])
+def test_a_dial_beside_changes_nothing_else(world, dial_users):
+    """Bit by bit, in both directions, also where one goes on after the other has stopped."""
+    settings = config(epochs=30, patience=2)
+    both = fit_model(settings, world, (*ALL, *DIALLED), METRIC, dial_users=dial_users)
+    plain = fit_model(settings, world, ALL, METRIC)
+    dialled = fit_model(settings, world, DIALLED, METRIC, dial_users=dial_users)
+    assert list(both.choices) == [*ALL, *DIALLED]
+    for name in (*ALL, *DIALLED):
+        one, other = both.choices[name], {**plain.choices, **dialled.choices}[name]
+        assert (one.epoch, one.value, one.gamma) == (other.epoch, other.value, other.gamma)
+        assert one.training == other.training
+        users = torch.arange(world.n_users)
+        scores = [
+            scorer.score_block(users, 0, world.n_items) for scorer in (one.scorer, other.scorer)
+        ]
+        assert torch.equal(*scores)
+    assert all(plain.choices[name].gamma is None for name in ALL)
+    assert plain.epochs != dialled.epochs, "both stopped together, so nothing was tested"
+
+
 # --- when it ends
 
 
@@ -189,6 +293,40 @@ def test_a_training_that_explodes_says_so(world):
 
 
 # --- references
+
+
+def test_a_reference_is_read_at_its_best_dial(world):
+    names = ("valid", "valid+dial", "inverse-popularity+dial", "inverse-popularity")
+    fitted = fit_reference(EASE(l2=10), world, names, METRIC, TrainingConfig())
+    assert list(fitted.choices) == list(names)
+    plain = fit_reference(EASE(l2=10), world, names[::3], METRIC, TrainingConfig())
+    model = EASE(l2=10).fit(world)
+    train = world.split("train").csr(world.n_users, world.n_items)
+    shift = anticipate("inverse-popularity", world.split("valid"), train, ks=(20,))
+    found = readings(
+        model, environment(world), world.split("valid"), train, ks=(20,), anticipations=[shift]
+    )
+    for name, choice in fitted.choices.items():
+        if name in plain.choices:
+            assert choice.gamma is None and choice.value == plain.choices[name].value
+            continue
+        on = name.removesuffix("+dial")
+        key = METRIC if on == "valid" else anticipated_name(METRIC, on)
+        assert (choice.gamma, choice.value) == best_reading(found, key)
+        assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
+    assert fitted.choices["valid+dial"].gamma != 0
+
+
+@pytest.mark.parametrize("reference", [MostPop(), RandomScores(seed=1)], ids=["mostpop", "random"])
+def test_what_is_the_environment_or_noise_has_no_dial(world, reference):
+    fitted = fit_reference(reference, world, (*ALL, *DIALLED), METRIC, TrainingConfig())
+    for on in ALL:
+        assert fitted.choices[f"{on}+dial"].gamma == 0
+        assert fitted.choices[f"{on}+dial"].value == fitted.choices[on].value
+        users = torch.arange(world.n_users)
+        expected = reference.score_block(users, 0, world.n_items)
+        scorer = fitted.choices[f"{on}+dial"].scorer
+        assert torch.equal(scorer.score_block(users, 0, world.n_items), expected)
 
 
 def test_all_objectives_read_one_reference(world):

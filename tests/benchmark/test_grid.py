@@ -101,6 +101,14 @@ def test_a_full_grid_reads(tmp_path):
         (["anticipated"], "tempered", ("tempered",)),
         (["anticipated"], None, ("valid",)),
         (["valid"], "recency", ("valid",)),
+        (
+            ["valid", "anticipated", "valid+dial", "anticipated+dial"],
+            "inverse-popularity",
+            ("valid", "inverse-popularity", "valid+dial", "inverse-popularity+dial"),
+        ),
+        (["anticipated+dial", "valid+dial", "anticipated"], None, ("valid+dial",)),
+        (["anticipated+dial"], None, ("valid+dial",)),
+        (["anticipated+dial", "anticipated"], None, ("valid+dial", "valid")),
     ],
 )
 def test_what_selects(select_on, anticipate, expected):
@@ -209,6 +217,13 @@ def test_a_key_like_no_other_lists_those_there_are(tmp_path):
         ("select_metric", "ndcg@10", ["select_metric 'ndcg@10' needs its cut-off in ks"]),
         ("select_metric", "mrr@5", ["select_metric: "]),
         ("select_on", ["valid", "valid"], ["select_on names one objective twice"]),
+        ("select_on", ["valid+dail"], ["select_on.0: ", "'valid+dial'", "'valid+dail'"]),
+        ("select_on", ["valid+dial", "valid+dial"], ["select_on names one objective twice"]),
+        (
+            "set",
+            {"training.dial": "off"},
+            ["set: training.dial is the same", "say it in select_on"],
+        ),
         ("select_on", ["test_ood"], ["select_on.0: ", "'valid'", "'test_ood'"]),
         ("ks", [0], ["ks.0: "]),
         ("datasets/here/path", None, ["datasets.here: give exactly one of path, prepare"]),

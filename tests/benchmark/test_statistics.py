@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from cnsdiff.benchmark.headline import headline
+from cnsdiff.benchmark.headline import ALL, headline, rivals_in
 from cnsdiff.benchmark.statistics import METRICS, compare, summarise
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.significance import (
@@ -236,10 +236,11 @@ def test_headline_by_hand():
     results = pl.DataFrame(rows, schema=names, orient="row").with_columns(
         selection=pl.lit("valid"), anticipated=pl.lit(False), split=pl.lit("test_ood")
     )
-    found = headline(results, "ours", "sampler", metrics=("recall@20",))
+    found = headline(results, "ours", ["sampler"], metrics=("recall@20",))
     (gain,) = found.gains.iter_rows(named=True)
     # .32 / .2 - 1 = .6 and .09 / .1 - 1 = -.1; nothing to divide by on c.
     assert gain["mean"] == pytest.approx(0.25)
+    assert gain["median"] == pytest.approx(0.25)
     assert (gain["n_seeds"], gain["n_cells"], gain["n_left_out"]) == (2, 2, 1)
     assert found.cells["rival"].to_list() == ["dns", "random", None]
     assert found.cells["gain"].to_list() == pytest.approx([0.6, -0.1, math.nan], nan_ok=True)
@@ -254,7 +255,7 @@ def test_headline_by_hand():
 
 
 def test_headline_of_every_selection():
-    found = headline(RESULTS, "ours", "sampler")
+    found = headline(RESULTS, "ours", ["sampler"])
     assert found.gains["selection"].to_list() == ["valid", "anticipated"]
     assert found.gains["n_cells"].to_list() == [8, 8]
     assert found.cells["selection"].to_list() == ["valid"] * 8 + ["anticipated"] * 8
@@ -291,18 +292,92 @@ def test_headline_of_every_selection():
     ]
 
 
+def with_method(results: pl.DataFrame, method: str, group: str, value: float) -> pl.DataFrame:
+    """One more method, everywhere at one value."""
+    rows = results.filter(method="ours").with_columns(
+        method=pl.lit(method), group=pl.lit(group), value=pl.lit(value)
+    )
+    return pl.concat([results, rows])
+
+
+def test_headline_over_the_best_of_all_others():
+    results = with_method(RESULTS, "MF", "objective", 0.55)
+    results = results.with_columns(group=pl.col("group").replace({"ours": "cnsdiff"}))
+    results = with_method(results, "twin", "cnsdiff", 0.9)
+    results = with_method(results, "half", "ablation", 0.95)
+    found = headline(results, "ours")
+    assert found.gains.select("selection", "group").rows() == [
+        ("valid", "sampler"),
+        ("valid", "all references"),
+        ("anticipated", "sampler"),
+        ("anticipated", "all references"),
+    ]
+    means = summarise(results).filter(split="test_ood", selection="valid")
+    for group, methods in (
+        ("sampler", ["dns", "mixgcf"]),
+        ("all references", ["MostPop", "dns", "mixgcf", "MF"]),
+    ):
+        gains = []
+        for dataset in SELECTIONS:
+            for metric in METRICS:
+                here = means.filter(dataset=dataset, metric=metric)
+                value = dict(here.select("method", "mean").iter_rows())
+                best = max(methods, key=value.__getitem__)
+                gains.append(value["ours"] / value[best] - 1)
+                cell = found.cells.filter(
+                    selection="valid", group=group, dataset=dataset, metric=metric
+                ).row(0, named=True)
+                assert (cell["rival"], cell["n_rivals"]) == (best, len(methods))
+                assert cell["gain"] == pytest.approx(gains[-1])
+        row = found.gains.filter(selection="valid", group=group).row(0, named=True)
+        assert row["mean"] == pytest.approx(np.mean(gains))
+        assert row["median"] == pytest.approx(np.median(gains))
+        assert row["low"] < row["mean"] < row["high"]
+    assert "MF" in set(found.cells["rival"])
+    assert found.ranks.filter(selection="valid")["method"].to_list() == [
+        "MostPop", "dns", "mixgcf", "ours", "MF", "twin",
+    ]  # fmt: skip
+    # Against another's method ours are rivals, their parts are not.
+    assert rivals_in(results, "dns", ALL) == ["MostPop", "mixgcf", "ours", "MF", "twin"]
+    assert rivals_in(results, "half", ALL) == ["MostPop", "dns", "mixgcf", "MF"]
+    assert rivals_in(results, "ours", "ablation") == ["half"]
+
+
+def test_a_cell_with_a_small_rival_moves_the_mean_alone():
+    small = (pl.col("dataset") == "yelp") & (pl.col("metric") == "ndcg@10")
+    small &= pl.col("group") != "ours"
+    results = RESULTS.with_columns(value=pl.when(small).then(1e-4).otherwise("value"))
+    before, after = (headline(r, "ours", ["sampler"]).gains for r in (RESULTS, results))
+    assert after["mean"][0] > before["mean"][0] + 100
+    assert after["median"][0] == pytest.approx(before["median"][0], abs=0.1)
+
+
+def test_selections_with_a_dial_are_apart():
+    dialled = RESULTS.with_columns(
+        selection=pl.col("selection") + "+dial", value=pl.col("value") * 2
+    )
+    found = headline(pl.concat([RESULTS, dialled]), "ours", ["sampler"])
+    names = ["valid", "anticipated", "valid+dial", "anticipated+dial"]
+    assert found.gains["selection"].to_list() == names
+    assert found.gains["n_cells"].to_list() == [8] * 4
+    plain, other = (
+        found.cells.filter(pl.col("selection").str.ends_with("+dial") == dial) for dial in (0, 1)
+    )
+    assert (plain["value"] * 2).to_list() == pytest.approx(other["value"].to_list())
+
+
 def test_headline_of_another_split():
-    iid = headline(RESULTS, "ours", "sampler", split="test_iid")
-    alone = headline(RESULTS.filter(split="test_iid"), "ours", "sampler", split="test_iid")
+    iid = headline(RESULTS, "ours", ["sampler"], split="test_iid")
+    alone = headline(RESULTS.filter(split="test_iid"), "ours", ["sampler"], split="test_iid")
     for found, wanted in zip(vars(iid).values(), vars(alone).values(), strict=True):
         assert_frame_equal(found, wanted)
-    ood = headline(RESULTS, "ours", "sampler")
+    ood = headline(RESULTS, "ours", ["sampler"])
     assert iid.gains["mean"].to_list() != ood.gains["mean"].to_list()
 
 
 def test_a_method_without_seeds_stands_beside_each():
     # Against a fixed rival the interval is that of ours alone, divided by the rival's value.
-    found = headline(RESULTS, "ours", "reference", metrics=("ndcg@20",))
+    found = headline(RESULTS, "ours", ["reference"], metrics=("ndcg@20",))
     row = found.gains.filter(selection="valid").row(0, named=True)
     key = {"selection": "valid", "split": "test_ood", "metric": "ndcg@20"}
     gains = [
@@ -313,16 +388,18 @@ def test_a_method_without_seeds_stands_beside_each():
     ]
     wanted = seed_interval(np.mean(gains, axis=0))
     assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
-    fixed = headline(RESULTS, "MostPop", "sampler").gains
+    fixed = headline(RESULTS, "MostPop", ["sampler"]).gains
     assert fixed["n_seeds"].to_list() == [3, 3] and (fixed["mean"] < 0).all()
 
 
 def test_only_common_seeds_are_paired():
     lost = (pl.col("method") == "dns") & (pl.col("seed") == 0) & (pl.col("dataset") == "yelp")
     partial = RESULTS.filter(~lost)
-    found = headline(partial, "ours", "sampler")
+    found = headline(partial, "ours", ["sampler"])
     wanted = headline(
-        RESULTS.filter((pl.col("seed") > 0) | (pl.col("method") == "MostPop")), "ours", "sampler"
+        RESULTS.filter((pl.col("seed") > 0) | (pl.col("method") == "MostPop")),
+        "ours",
+        ["sampler"],
     )
     assert_frame_equal(found.gains, wanted.gains)
     assert found.gains["n_seeds"].to_list() == [2, 2]
@@ -330,12 +407,12 @@ def test_only_common_seeds_are_paired():
         RESULTS.filter(method="dns").with_columns(pl.col("seed") + 10)
     )
     with pytest.raises(InputError, match="no seed is common to ours, mixgcf, dns"):
-        headline(apart, "ours", "sampler")
+        headline(apart, "ours", ["sampler"])
 
 
 def test_a_rival_that_was_not_run_everywhere():
     partial = RESULTS.filter((pl.col("dataset") == "food") | (pl.col("method") != "dns"))
-    cells = headline(partial, "ours", "sampler", metrics=("ndcg@20",)).cells
+    cells = headline(partial, "ours", ["sampler"], metrics=("ndcg@20",)).cells
     valid = cells.filter(selection="valid")
     assert valid.select("dataset", "rival", "n_rivals").rows() == [
         ("food", "dns", 2),
@@ -353,9 +430,9 @@ def test_a_rival_that_was_not_run_everywhere():
 )
 def test_headline_of_unknown_names(ours, group, message):
     with pytest.raises(InputError, match=message):
-        headline(RESULTS, ours, group)
+        headline(RESULTS, ours, ["sampler", group])
 
 
 def test_one_anticipated_selection_for_each_dataset():
     with pytest.raises(InputError, match="two selections"):
-        headline(RESULTS.with_columns(anticipated=pl.lit(True)), "ours", "sampler")
+        headline(RESULTS.with_columns(anticipated=pl.lit(True)), "ours", ["sampler"])

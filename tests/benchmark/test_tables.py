@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from cnsdiff.benchmark.headline import Headline
 from cnsdiff.benchmark.render import render
 from cnsdiff.benchmark.tables import Cell, Column, Table, headline_tables, leaderboard, overview
+from cnsdiff.benchmark.trainings import trainings
 from cnsdiff.errors import InputError
 
 NAN = math.nan
@@ -50,7 +51,7 @@ COMPARISON = pl.DataFrame(
 #: Names that mean something to rich, Markdown, LaTeX or JSON.
 NAMES = [
     "dns_mn", "[bold]x", "a|b", "50% & more", "*star*", "$x^2$", "{\\it}", "#1 ~ <b>",
-    '"q" \\', "ρ é",
+    '"q" \\', "ρ é", "valid+dial", "+x",
 ]  # fmt: skip
 NASTY = Table(
     "A_table & | its title",
@@ -128,12 +129,14 @@ def test_headline_tables():
         pl.DataFrame(
             {
                 "selection": ["valid"], "method": ["ours"], "group": ["sampler"], "mean": [0.25],
-                "low": [0.2], "high": [0.3], "n_seeds": [3], "n_cells": [2], "n_left_out": [1],
+                "low": [0.2], "high": [0.3], "median": [-0.01],
+                "n_seeds": [3], "n_cells": [2], "n_left_out": [1],
             }
         ),
         pl.DataFrame(
             {
-                "selection": ["valid"] * 2, "dataset": ["a", "b"], "metric": ["ndcg@20"] * 2,
+                "selection": ["valid"] * 2, "group": ["sampler"] * 2,
+                "dataset": ["a", "b"], "metric": ["ndcg@20"] * 2,
                 "value": [0.3, 0.1], "rival": ["dns", None], "rival_value": [0.2, None],
                 "gain": [0.5, NAN], "n_rivals": [2, 0],
             }
@@ -149,15 +152,76 @@ def test_headline_tables():
     average, details, ranks = headline_tables(headline)
     assert average.rows[0][1][0].half_width == pytest.approx(0.05)
     text = render([average], "text")
-    assert "+25.0% ± 5.0% │     3 │     2 │        1 │" in text
+    assert "+25.0% ± 5.0% │  -1.0% │     3 │     2 │        1 │" in text
     lines = render([details], "markdown").splitlines()
-    assert lines[4] == "| valid | a | ndcg@20 | dns | 0.3000 | 0.2000 | +50.0% |"
-    assert lines[5] == "|  | b | ndcg@20 | - | 0.1000 | - | - |"
+    assert lines[4] == "| valid | sampler | a | ndcg@20 | dns | 0.3000 | 0.2000 | +50.0% |"
+    assert lines[5] == "|  | sampler | b | ndcg@20 | - | 0.1000 | - | - |"
     assert [labels for labels, _ in ranks.rows] == [
         ("valid", "ours", "ours"),
         ("valid", "sampler", "dns"),
         ("other", "sampler", "dns"),
     ]
+
+
+def test_headline_against_several_groups_in_every_form():
+    rows = {
+        "selection": ["valid+dial"] * 2, "method": ["ours"] * 2,
+        "group": ["sampler", "all references"], "mean": [0.25, -0.125], "low": [0.2, -0.2],
+        "high": [0.3, -0.05], "median": [0.24, -0.11], "n_seeds": [3] * 2, "n_cells": [8] * 2,
+        "n_left_out": [0] * 2,
+    }  # fmt: skip
+    nothing = {name: pl.Series([], dtype=pl.String) for name in ("selection", "group", "rank")}
+    empty = pl.DataFrame(nothing)
+    average = headline_tables(Headline(pl.DataFrame(rows), empty, empty))[0]
+    for form, lines in {
+        "text": ["│ sampler        │ +25.0% ± 5.0% │ +24.0% │",
+                 "│ all references │ -12.5% ± 7.5% │"],
+        "markdown": ["| valid+dial | ours | sampler | +25.0% ± 5.0% | +24.0% | 3 | 8 | 0 |",
+                     "|  | ours | all references | -12.5% ± 7.5% | -11.0% | 3 | 8 | 0 |"],
+        "latex": [r"valid+dial & ours & sampler & $+25.0\% \pm 5.0\%$ & $+24.0\%$",
+                  r" & ours & all references & $-12.5\% \pm 7.5\%$ & $-11.0\%$"],
+    }.items():  # fmt: skip
+        for line in lines:
+            assert line in render([average], form), form
+    (document,) = json.loads(render([average], "json"))
+    values = {
+        row["over_the_best"]: (row["values"]["gain"]["value"], row["values"]["median"]["value"])
+        for row in document["rows"]
+    }
+    assert values == {"sampler": (0.25, 0.24), "all references": (-0.125, -0.11)}
+
+
+def test_trainings():
+    names = [
+        *("dataset", "method", "selection", "seed", "split", "metric", "value"),
+        *("epoch", "epochs", "seconds"),
+    ]
+    rows = [
+        ("food", "EASE", "valid", 0, "valid", "ndcg@20 (selected)", 0.5, 0, 0, 2.0),
+        ("food", "EASE", "valid+dial", 0, "valid", "dial", 0.0, 0, 0, 2.0),
+        ("food", "dns", "valid", 0, "valid", "ndcg@20 (selected)", 0.5, 3, 10, 20.0),
+        ("food", "dns", "valid", 1, "test_ood", "dial", 0.5, 4, 12, 30.0),
+        ("food", "dns", "valid+dial", 0, "valid", "dial", 0.25, 5, 10, 20.0),
+        ("food", "dns", "valid+dial", 0, "test_ood", "ndcg@20", 0.7, 5, 10, 20.0),
+        ("food", "dns", "valid+dial", 1, "valid", "dial", -1.0, 6, 12, 30.0),
+        ("yelp", "dns", "valid", 0, "valid", "ndcg@20", 0.5, 1, 1, 1.0),
+    ]
+    food, yelp = trainings(pl.DataFrame(rows, schema=names, orient="row"))
+    assert food.title == "food, how the methods trained"
+    assert [column.title for column in food.columns] == ["dial", "best epoch", "epochs", "seconds"]
+    found = {labels: tuple(cell.value for cell in row) for labels, row in food.rows}
+    assert list(found) == [
+        ("valid", "EASE"), ("valid", "dns"), ("valid+dial", "EASE"), ("valid+dial", "dns"),
+    ]  # fmt: skip
+    for labels, wanted in {
+        ("valid", "EASE"): (NAN, NAN, NAN, 2),
+        ("valid", "dns"): (NAN, 3.5, 11, 25),
+        ("valid+dial", "EASE"): (0, NAN, NAN, 2),
+        ("valid+dial", "dns"): (-0.375, 5.5, 11, 25),
+    }.items():
+        assert found[labels] == pytest.approx(wanted, nan_ok=True)
+    assert len(yelp.rows) == 1
+    assert "| valid+dial | EASE | 0.00 | - | - | 2.0 |" in render([food], "markdown")
 
 
 # --- how they are written
@@ -351,3 +415,23 @@ def test_overview_has_a_column_per_dataset_and_pools_what_anticipates():
     assert anticipated.title == "OOD N@20, selected on anticipated"
     assert [column.name for column in anticipated.columns] == ["yelp", "food"]
     assert [cell.value for cell in cells(anticipated, "dns")] == [0.7, 0.6]
+
+
+def test_overview_with_and_without_a_dial():
+    """Each pools what anticipates, apart from the other."""
+    own = SUMMARY.filter(method="dns", split="test_ood", metric="ndcg@20").with_columns(
+        selection=pl.lit("recency"), anticipated=pl.lit(True)
+    )
+    other = own.with_columns(dataset=pl.lit("yelp"), selection=pl.lit("tempered"))
+    dialled = [
+        frame.with_columns(selection=pl.col("selection") + "+dial", mean=pl.lit(0.6))
+        for frame in (own, other)
+    ]
+    plain, turned = overview(pl.concat([own, other, *dialled]))
+    assert plain.title == "OOD N@20, selected on anticipated"
+    assert turned.title == "OOD N@20, selected on anticipated+dial"
+    assert [cell.value for cell in cells(plain, "dns")] == [0.2, 0.2]
+    assert [cell.value for cell in cells(turned, "dns")] == [0.6, 0.6]
+    assert leaderboard(dialled[0])[0].title == (
+        "food, selected on recency+dial, which anticipates its shift"
+    )

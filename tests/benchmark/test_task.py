@@ -105,7 +105,7 @@ def test_a_final_measures_what_evaluate_does(world_path, world):
             backbone_options=config.backbone.model_dump(),
             sampler_options=config.sampler.model_dump(),
             objective=config.objective.model_dump(),
-            training=config.training.model_dump(),
+            training={**config.training.model_dump(), "dial": "off"},
             seed=config.seed,
         ).fit(world, select_on=selection)
         ours = rows.filter(selection=selection)
@@ -129,6 +129,64 @@ def test_a_final_of_a_reference(world_path, world):
             for metric, wanted in result.metrics.items():
                 found = value(rows, selection=selection, split=split, metric=metric)
                 assert found == wanted
+
+
+DIALLED = ["valid", "inverse-popularity", "valid+dial", "inverse-popularity+dial"]
+
+
+def test_a_final_with_a_dial_measures_the_model_read_there(world_path, world):
+    task = final(world_path, "mf", select_on=["valid", "anticipated+dial"])
+    rows = run_task(task).rows
+    dials = rows.filter(split="valid", metric="dial")
+    assert dials["selection"].to_list() == ["inverse-popularity+dial"]
+    config = task.method.config(task.seed)
+    model = Recommender(
+        backbone_options=config.backbone.model_dump(),
+        sampler_options=config.sampler.model_dump(),
+        objective=config.objective.model_dump(),
+        training={**config.training.model_dump(), "dial": "auto"},
+        seed=config.seed,
+    ).fit(world, select_on="inverse-popularity")
+    assert (dials["value"][0], dials["epoch"][0]) == (model.dial_, model.best_epoch_)
+    assert model.dial_ != 0
+    ours = rows.filter(selection="inverse-popularity+dial")
+    for split, result in model.evaluate(world).splits.items():
+        for metric, expected in result.metrics.items():
+            assert value(ours, split=split, metric=metric) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_trial_keeps_the_dial_too(world_path):
+    for task in trials(world_path, select_on=["valid", "valid+dial"], **PROBED):
+        rows = run_task(task).rows
+        dials = rows.filter(metric="dial")
+        assert dials["selection"].to_list() == ["valid+dial"]
+        assert dials["split"].to_list() == ["valid"]
+        if task.method.reference is not None:
+            assert dials["value"].to_list() == [0.0]
+
+
+def test_one_model_is_measured_once(world_path, monkeypatch):
+    """However many objectives chose it; and each gets all of its values."""
+    counted = []
+
+    def counting(scorer: object, *args: object, **options: object) -> object:
+        counted.append(scorer)
+        return evaluate(scorer, *args, **options)
+
+    monkeypatch.setattr("cnsdiff.benchmark.task.evaluate", counting)
+    names = ["valid", "anticipated", "valid+dial", "anticipated+dial"]
+    outcome = run_task(final(world_path, "mostpop", select_on=names))
+    assert len(counted) == 1
+    of_each = outcome.rows.filter(pl.col("n_users").is_not_null()).group_by("selection").len()
+    assert dict(of_each.iter_rows()).keys() == set(DIALLED)
+    assert of_each["len"].n_unique() == 1
+    assert set(outcome.per_user["selection"]) == set(DIALLED)
+    counted.clear()
+    rows = run_task(final(world_path, "mf", select_on=names)).rows
+    models = rows.join(
+        rows.filter(metric="dial").select("selection", dial="value"), on="selection", how="left"
+    ).select("epoch", pl.col("dial").fill_null(0.0))
+    assert len(counted) == models.n_unique() > 1
 
 
 @pytest.mark.parametrize("method", ["mf", "mostpop"])

@@ -103,6 +103,15 @@ def assert_all_end(leader: int) -> None:
 TWO = ("--workers", 2, "--threads", 2)
 
 
+def timeless(printed: str) -> dict[str, Any]:
+    """What was printed, but how long it took."""
+    document: dict[str, Any] = json.loads(printed)
+    for table in document["trainings"]:
+        for row in table["rows"]:
+            assert row["values"].pop("seconds")["value"] > 0
+    return document
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Any]:
     """The tables of an undisturbed run."""
@@ -110,7 +119,7 @@ def whole(tmp_path_factory) -> dict[str, Any]:
     with process(write(folder), "--out", folder / "out", "--json", *TWO) as running:
         out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
-    document: dict[str, Any] = json.loads(out)
+    document = timeless(out)
     assert (document["missing"], document["failures"]) == (0, [])
     assert document["leaderboards"]
     return document
@@ -134,7 +143,7 @@ def test_kill_9_at_random_moments(whole, tmp_path):
         printed, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert f" tasks, {kept} of them done before" in err
-    assert json.loads(printed) == whole
+    assert timeless(printed) == whole
     assert [entry.name for entry in out.rglob(".*")] == [".lock"]
 
 
@@ -184,6 +193,37 @@ def test_failures(cli, tmp_path):
     assert text.code == 0
     assert "failed: world bad final seed 0 {}: training stopped" in text.err
     assert "mostpop" in text.out
+
+
+def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
+    methods = {
+        "chance": {"reference": "random"},
+        "knn": {"reference": "itemknn", "group": "reference"},
+        "part": {"reference": "ease", "group": "ablation"},
+        "cnsdiff": {"reference": "mostpop", "group": "cnsdiff"},
+    }
+    grid = write(tmp_path, methods=methods, seeds=[0], select_on=["valid", "valid+dial"])
+    command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
+    document = cli(*command, "--json").json
+    average, cells, ranks = document["headline"]
+    assert [(row["selection"], row["over_the_best"]) for row in average["rows"]] == [
+        ("valid", "sampler"),
+        ("valid", "all references"),
+        ("valid+dial", "sampler"),
+        ("valid+dial", "all references"),
+    ]
+    assert {row["best_rival"] for row in cells["rows"]} <= {"chance", "knn"}
+    assert {row["method"] for row in ranks["rows"]} == {"chance", "knn", "cnsdiff"}
+    (trained,) = document["trainings"]
+    dials = {
+        row["method"]: row["values"]["dial"]["value"]
+        for row in trained["rows"]
+        if row["selection"] == "valid+dial"
+    }
+    assert dials["cnsdiff"] == dials["chance"] == 0
+    for form in ("text", "markdown", "latex"):
+        printed = cli(*command, "--show", "--format", form).out
+        assert "all references" in printed and "selected on valid+dial" in printed
 
 
 @pytest.mark.parametrize(

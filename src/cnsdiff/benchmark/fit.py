@@ -4,6 +4,9 @@ The epochs of one training are what early stopping chooses from. Which epoch is 
 validation objective, the epochs themselves do not: so a method is trained once, and each objective
 keeps the epoch it likes best. Training ends when none has found a better one for as long as the
 configured patience says, or when the budget is spent.
+
+An objective may pick the *dial* too (METHOD §9). While training it knows an epoch by the best of a
+few dials on a sample of the users; the epoch that it keeps is read again, finely and on all.
 """
 
 from __future__ import annotations
@@ -11,17 +14,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
-
-import torch
 
 from cnsdiff.assembly import assemble
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.benchmark.grid import PLAIN, is_dialled
+from cnsdiff.benchmark.validation import DIAL_USERS, Validation
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation import EmbeddingScorer, Scorer, evaluate_split
-from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
+from cnsdiff.evaluation import EmbeddingScorer, Scorer
+from cnsdiff.evaluation.dial import FINE
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
@@ -29,7 +30,6 @@ from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import as_configured
 
 
 @dataclass
@@ -46,12 +46,15 @@ class Choice:
         Which, from 1; 0 for a reference, which has none.
     training
         The scalars of that epoch's training: loss terms, false negatives.
+    gamma
+        The dial at which ``scorer`` reads the model; ``None`` if none was to be picked.
     """
 
     scorer: Scorer
     value: float
     epoch: int = 0
     training: Mapping[str, float] = field(default_factory=dict)
+    gamma: float | None = None
 
 
 @dataclass
@@ -76,57 +79,6 @@ class Fitted:
     stopped_by: str
 
 
-class Validation:
-    """The validation objectives of a benchmark, measured together.
-
-    Parameters
-    ----------
-    dataset
-        Its train and valid splits are read, no other.
-    selections
-        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`.
-    metric
-        Recall or NDCG at a cut-off.
-    settings
-        Their ``select_*`` fields shape the anticipated ones.
-    device
-        Where to rank.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        selections: Sequence[str],
-        metric: str,
-        settings: TrainingConfig,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.split = dataset.split("valid")
-        self.train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-        self.ks = (int(metric.partition("@")[2]),)
-        self.device = device
-        self.names = {
-            name: metric if name == PLAIN else anticipated_name(metric, name) for name in selections
-        }
-        self.anticipations = [
-            as_configured(cast("Anticipated", name), settings, self.split, self.train, self.ks)
-            for name in selections
-            if name != PLAIN
-        ]
-
-    def __call__(self, scorer: Scorer) -> dict[str, float]:
-        """The value of each objective, by its name."""
-        metrics = evaluate_split(
-            scorer,
-            self.split,
-            self.train,
-            ks=self.ks,
-            anticipations=self.anticipations,
-            device=self.device,
-        ).metrics
-        return {name: metrics[key] for name, key in self.names.items()}
-
-
 class _Track:
     """What one objective has chosen so far."""
 
@@ -136,8 +88,7 @@ class _Track:
         self.embeddings: Embeddings | None = None
 
     def update(self, epoch: int, values: Mapping[str, float], embeddings: Embeddings) -> None:
-        # Out of patience, it would have stopped: what others train on for is not its own.
-        if not self.stopping.should_stop and self.stopping.update(epoch, values):
+        if self.stopping.update(epoch, values):
             self.embeddings = Embeddings(*(table.detach().clone() for table in embeddings))
 
 
@@ -149,17 +100,18 @@ def fit_model(
     *,
     seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
+    dial_users: int = DIAL_USERS,
 ) -> Fitted:
     """Train a configuration and let each validation objective pick its epoch.
 
     Parameters
     ----------
     config
-        Its ``training.select_on`` and ``select_metric`` are not used.
+        Its ``training.select_on``, ``select_metric`` and ``dial`` are not used.
     dataset
         No test split is read.
-    selections, metric
-        See :class:`Validation`.
+    selections, metric, dial_users
+        See :class:`~cnsdiff.benchmark.validation.Validation`.
     seconds
         Training ends with the first validation that ends after so long.
     clock
@@ -176,7 +128,7 @@ def fit_model(
     settings = config.training
     # The trainer's own choice goes by plain validation and never ends the training.
     plain = {"select_on": "valid", "select_metric": metric, "patience": None}
-    validation = Validation(dataset, selections, metric, settings, fabric.device)
+    validation = Validation(dataset, selections, metric, settings, fabric.device, dial_users)
     patience = settings.patience_in_validations(-(-len(positives) // settings.batch_size))
     tracks = [_Track(name, patience) for name in selections]
     done = 0
@@ -186,8 +138,10 @@ def fit_model(
         nonlocal done, fresh
         fresh = True
         done = min(done + settings.validate_every, settings.epochs)
-        values = validation(EmbeddingScorer(*embeddings))
-        for track in tracks:
+        # Out of patience, it would have stopped: what others train on for is not its own.
+        going = [track for track in tracks if not track.stopping.should_stop]
+        values = validation(EmbeddingScorer(*embeddings), [track.name for track in going])
+        for track in going:
             track.update(done, values, embeddings)
         return {metric: values.get(PLAIN, next(iter(values.values())))}
 
@@ -220,6 +174,7 @@ def fit_model(
             epoch,
             history[epoch],
         )
+    _place_dials(choices, validation, FINE)
     ended = "patience" if stale() else "epochs" if state.epoch == settings.epochs else "time"
     return Fitted(choices, state.epoch, clock() - started, ended)
 
@@ -234,6 +189,21 @@ def fit_reference(
     """Fit a reference; every objective reads the same one."""
     started = time.monotonic()
     scorer = reference.fit(dataset)
-    values = Validation(dataset, selections, metric, settings)(scorer)
-    choices = {name: Choice(scorer, value) for name, value in values.items()}
+    validation = Validation(dataset, selections, metric, settings)
+    values = validation(scorer, [name for name in selections if not is_dialled(name)])
+    choices = {name: Choice(scorer, values.get(name, float("nan"))) for name in selections}
+    _place_dials(choices, validation, FINE if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
+
+
+def _place_dials(
+    choices: Mapping[str, Choice], validation: Validation, gammas: Sequence[float]
+) -> None:
+    """Read each choice that has a dial at the best; those of one epoch are read together."""
+    by_epoch: dict[int, list[str]] = {}
+    for name in filter(is_dialled, choices):
+        by_epoch.setdefault(choices[name].epoch, []).append(name)
+    for names in by_epoch.values():
+        for name, found in validation.read(choices[names[0]].scorer, names, gammas).items():
+            choice = choices[name]
+            choice.scorer, choice.gamma, choice.value = found

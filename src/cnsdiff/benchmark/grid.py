@@ -27,13 +27,32 @@ from cnsdiff.settings import Settings
 
 #: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
 PLAIN = "valid"
+#: Whatever anticipates a dataset's own shift.
+ANTICIPATED = "anticipated"
+#: Behind the name of a selection: it picks the dial too.
+DIAL = "+dial"
 
 #: Of a benchmark, a dataset, a method: parts of file names, of which none is hidden.
 _NAME = r"^\w[\w.-]*$"
 
 
 #: Training settings that are the same for all, and where a grid says them.
-_SAME_FOR_ALL = {"epochs": "budget", "select_on": "select_on", "select_metric": "select_metric"}
+_SAME_FOR_ALL = {
+    "epochs": "budget",
+    "select_on": "select_on",
+    "select_metric": "select_metric",
+    "dial": "select_on",
+}
+
+
+def is_dialled(selection: str) -> bool:
+    """Whether a selection picks the dial too."""
+    return selection.endswith(DIAL)
+
+
+def without_dial(selection: str) -> str:
+    """The validation objective of a selection."""
+    return selection.removesuffix(DIAL)
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,11 +172,13 @@ class Grid(Settings):
     search_space: dict[str, Space] = Field({}, description="searched in all methods that train")
     budget: Budget = Budget()
     search: Search = Search()
-    select_on: tuple[Literal["valid", "anticipated"], ...] = Field(
-        ("valid", "anticipated"),
-        min_length=1,
-        description="what picks setting and epoch: plain validation; the dataset's anticipated "
-        "shift; each gives its own table",
+    select_on: tuple[Literal["valid", "anticipated", "valid+dial", "anticipated+dial"], ...] = (
+        Field(
+            ("valid", "anticipated"),
+            min_length=1,
+            description="what picks setting and epoch: plain validation; the dataset's anticipated "
+            "shift; with +dial the dial too; each gives its own table",
+        )
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@\d+$")
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1)
@@ -211,15 +232,15 @@ class Grid(Settings):
         return self.datasets[dataset].methods or tuple(self.methods)
 
     def selections(self, dataset: str) -> tuple[str, ...]:
-        """Validation objectives that pick, each giving a result of its own."""
+        """Validation objectives that pick, with or without the dial, each giving its own result.
+
+        Where a dataset anticipates no shift, what would pick by it is left out; if that leaves
+        nothing, plain validation picks in its place.
+        """
         anticipated = self.datasets[dataset].anticipate
-        chosen: list[str] = []
-        for on in self.select_on:
-            if on == PLAIN:
-                chosen.append(PLAIN)
-            elif anticipated is not None:
-                chosen.append(anticipated)
-        return tuple(chosen) or (PLAIN,)
+        usable = [on for on in self.select_on if anticipated or without_dial(on) == PLAIN]
+        own = anticipated if usable and anticipated else PLAIN
+        return tuple(on.replace(ANTICIPATED, own) for on in usable or self.select_on)
 
 
 def digest(value: Any) -> str:

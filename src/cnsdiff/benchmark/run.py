@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import Grid
+from cnsdiff.benchmark.grid import DIAL, Grid
 from cnsdiff.benchmark.plan import Unit
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
@@ -175,7 +175,12 @@ def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
         records.filter(status="ok")
         .join(methods, on="method", how="left", maintain_order="left")
         .join(shifts, on="dataset", how="left", maintain_order="left")
-        .with_columns(anticipated=(pl.col("selection") == pl.col("_anticipate")).fill_null(False))
+        .with_columns(
+            anticipated=pl.col("selection")
+            .str.strip_suffix(DIAL)
+            .eq(pl.col("_anticipate"))
+            .fill_null(False)
+        )
         .drop("_anticipate", "status", "error")
     )
     tasks = {

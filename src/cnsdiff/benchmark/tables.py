@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cnsdiff.benchmark.headline import ANTICIPATED, Headline
+from cnsdiff.benchmark.grid import ANTICIPATED
+from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Columns of a leaderboard: split and metric.
@@ -130,10 +131,9 @@ def overview(
     Selections that anticipate their dataset's shift are taken together. Parameters as of
     :func:`leaderboard`.
     """
-    label = pl.when("anticipated").then(pl.lit(ANTICIPATED)).otherwise("selection")
     chosen = summary.filter(split=split, metric=metric)
     tables = []
-    for (selection,), here in chosen.group_by(label.alias("label"), maintain_order=True):
+    for (selection,), here in chosen.group_by(pooled().alias("label"), maintain_order=True):
         columns, names = [], []
         for (dataset, own), rows in here.group_by("dataset", "selection", maintain_order=True):
             tests = None
@@ -218,6 +218,7 @@ def _notes(
 def headline_tables(headline: Headline) -> list[Table]:
     """Average relative improvement, the cells it is the mean of, and average ranks."""
     gain = Column("gain", "gain", digits=1, percent=True)
+    median = Column("median", "median", digits=1, percent=True)
     counts = (
         Column("n_seeds", "seeds", digits=0),
         Column("n_cells", "cells", digits=0),
@@ -226,30 +227,40 @@ def headline_tables(headline: Headline) -> list[Table]:
     average = Table(
         "Average relative improvement over the best of a group",
         ("selection", "method", "over the best"),
-        (gain, *counts),
+        (gain, median, *counts),
         tuple(
             (
                 (row["selection"], row["method"], row["group"]),
                 (
                     Cell(row["mean"], row["high"] - row["mean"]),
+                    Cell(row["median"]),
                     *(Cell(row[column.name]) for column in counts),
                 ),
             )
             for row in headline.gains.iter_rows(named=True)
         ),
         (
-            "mean over all datasets and metrics of the gain over the best rival of each",
-            "± half the width of its interval over seeds",
+            "mean over all datasets and metrics of the gain over the best rival of each, and the "
+            "median, which a few small rivals cannot raise",
+            "± half the width of the mean's interval over seeds",
+            f"{ALL}: every method but the group {ABLATION} and, beside one of the group {OURS}, "
+            "the rest of that",
             f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
         ),
     )
     details = Table(
         "Relative improvement by dataset and metric",
-        ("selection", "dataset", "metric", "best rival"),
+        ("selection", "over the best", "dataset", "metric", "best rival"),
         (Column("value", "value"), Column("rival_value", "rival's"), gain),
         tuple(
             (
-                (row["selection"], row["dataset"], row["metric"], row["rival"] or "-"),
+                (
+                    row["selection"],
+                    row["group"],
+                    row["dataset"],
+                    row["metric"],
+                    row["rival"] or "-",
+                ),
                 tuple(Cell(_number(row[name])) for name in ("value", "rival_value", "gain")),
             )
             for row in headline.cells.iter_rows(named=True)
@@ -269,7 +280,7 @@ def headline_tables(headline: Headline) -> list[Table]:
             for selection in selections
             for row in ordered.filter(selection=selection).iter_rows(named=True)
         ),
-        ("1 is the best; mean over datasets and metrics",),
+        (f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",),
     )
     return [average, details, ranks]
 

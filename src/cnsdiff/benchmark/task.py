@@ -20,13 +20,16 @@ from cnsdiff.benchmark.grid import digest, nested
 from cnsdiff.config import Config, merge, resolve_config
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.errors import ConfigError
-from cnsdiff.evaluation import evaluate
+from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
 
 #: Of what a task is and does; results of another version are not taken for this one's.
 VERSION = 1
+
+#: The dial that a selection picked, as a metric of validation.
+DIALLED = "dial"
 
 #: Splits whose values per user are kept, and the metrics kept of them.
 PER_USER_SPLITS = ("test_iid", "test_ood")
@@ -179,16 +182,24 @@ def run_task(task: Task) -> Outcome:
     fitted = _fit(task, dataset)
     rows: list[dict[str, Any]] = []
     per_user: list[pl.DataFrame] = []
+    # What several objectives chose is one model.
+    evaluations: dict[tuple[int, float], Evaluation] = {}
     for selection, choice in fitted.choices.items():
         shared = {"selection": selection, "epoch": choice.epoch}
         found: list[tuple[str, str, float, int | None]] = [
             ("valid", f"{task.metric} (selected)", choice.value, None)
         ]
+        if choice.gamma is not None:
+            found.append(("valid", DIALLED, choice.gamma, None))
         found += [("train", name, value, None) for name, value in choice.training.items()]
         if task.kind == "final":
             splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
-            result = evaluate(choice.scorer, dataset, splits, task.ks, per_user=True)
-            for split, measured in result.splits.items():
+            model = choice.epoch, choice.gamma or 0.0
+            if model not in evaluations:
+                evaluations[model] = evaluate(
+                    choice.scorer, dataset, splits, task.ks, per_user=True
+                )
+            for split, measured in evaluations[model].splits.items():
                 found += [(split, *item, measured.n_users) for item in measured.metrics.items()]
                 if split in PER_USER_SPLITS and measured.per_user is not None:
                     per_user.append(_per_user(measured.per_user, selection, split))

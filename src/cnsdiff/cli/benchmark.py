@@ -61,7 +61,10 @@ def benchmark(
         typer.Option(help="Method whose average improvement is computed (default: cnsdiff)."),
     ] = None,
     rivals: Annotated[
-        str, typer.Option(help="Group of methods that --ours and the tests compare with.")
+        str,
+        typer.Option(
+            help="Group that --ours and the tests compare with; --ours with all others too."
+        ),
     ] = "sampler",
     format: Annotated[
         str, typer.Option(help="Of the tables: text, markdown, latex or json.")
@@ -139,10 +142,11 @@ def _print(
 ) -> None:
     from json import loads
 
-    from cnsdiff.benchmark.headline import headline
+    from cnsdiff.benchmark.headline import ALL, headline, rivals_in
     from cnsdiff.benchmark.render import render
     from cnsdiff.benchmark.statistics import compare, summarise
     from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
+    from cnsdiff.benchmark.trainings import trainings
     from cnsdiff.cli.output import print_json
 
     table = results.table
@@ -151,7 +155,9 @@ def _print(
     k = max(grid.ks)
     metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
     columns = [("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")]
-    shown: dict[str, list[Table]] = {"leaderboards": [], "overview": [], "headline": []}
+    shown: dict[str, list[Table]] = {
+        name: [] for name in ("leaderboards", "trainings", "overview", "headline")
+    }
     if table.height:
         name = baseline.removeprefix("best:")
         tested = (
@@ -161,12 +167,16 @@ def _print(
         )
         summary = summarise(table)
         shown["leaderboards"] = leaderboard(summary, tested, columns=columns)
+        shown["trainings"] = trainings(table)
         shown["overview"] = [
             *overview(summary, tested, metric=f"ndcg@{k}"),
             *overview(summary, split="test_iid", metric=f"ndcg@{k}"),
         ]
-        if ours is not None and ours in methods and rivals in groups:
-            shown["headline"] = headline_tables(headline(table, ours, rivals, metrics=metrics))
+        if ours is not None and ours in methods:
+            against = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
+            if against:
+                found = headline(table, ours, against, metrics=metrics)
+                shown["headline"] = headline_tables(found)
     if form == "json":
         document = {key: loads(render(tables, "json")) for key, tables in shown.items()}
         told = {"name": grid.name, "missing": results.missing}

@@ -29,6 +29,8 @@ class Reference:
     #: Whether the training split alone decides the scores; otherwise the constructor takes a
     #: ``seed`` that changes them.
     deterministic: ClassVar[bool] = True
+    #: Whether the dial has a meaning: not for scores that are the environment's own, or noise.
+    dialled: ClassVar[bool] = True
 
     train_: csr_array
 

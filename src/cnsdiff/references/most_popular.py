@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array
@@ -17,6 +19,8 @@ class MostPop(Reference):
     ----------
     counts_ : Tensor of float32, shape (n_items,)
     """
+
+    dialled: ClassVar[bool] = False
 
     counts_: Tensor
 

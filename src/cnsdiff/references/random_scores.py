@@ -28,6 +28,7 @@ class RandomScores(Reference):
     """
 
     deterministic: ClassVar[bool] = False
+    dialled: ClassVar[bool] = False
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed

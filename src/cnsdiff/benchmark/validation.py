@@ -1,0 +1,233 @@
+"""The validation objectives of a benchmark, measured together and at several dials.
+
+Ranking is what costs, so no list is ranked twice: all objectives read the same lists, those
+without a dial and those at ``γ = 0`` share theirs, and users are scored once for all dials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
+from cnsdiff.data import Dataset, Split
+from cnsdiff.errors import DataError
+from cnsdiff.evaluation import Scorer, rank
+from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
+from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, spread
+from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.evaluation.metrics import accuracy
+from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.seeding import numpy_generator
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.selection import as_configured
+
+#: Users whose lists place the dial while training.
+DIAL_USERS = 2000
+
+#: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
+_KEPT_SCORES, _KEPT_USERS = 2**24, 256
+
+
+class Reading(NamedTuple):
+    """A model read at the dial that is best by an objective, and the objective's value there."""
+
+    scorer: Dialled
+    gamma: float
+    value: float
+
+
+class Objectives:
+    """Validation objectives of the ranked lists of all users that have a validation pair.
+
+    Parameters
+    ----------
+    names
+        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`.
+    metric
+        Recall or NDCG at a cut-off.
+    split
+        Validation pairs.
+    train
+        ``(U, I)`` training pairs.
+    settings
+        Its ``select_*`` fields shape the anticipated objectives.
+    exposure
+        ``(I,)`` how often each item was exposed.
+
+    Attributes
+    ----------
+    users : Tensor of int64, shape (n,)
+        Whose lists it reads, ascending.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        metric: str,
+        split: Split,
+        train: csr_array,
+        settings: TrainingConfig,
+        exposure: NDArray[np.float64],
+    ) -> None:
+        self.metric, self.ks = metric, (int(metric.partition("@")[2]),)
+        self._relevance = Relevance(split.users, split.items, *train.shape)
+        self.users = self._relevance.users
+        if not len(self.users):
+            raise DataError("the valid split holds no interactions, so nothing can be selected")
+        self._anticipations = {
+            name: as_configured(
+                cast("Anticipated", name), settings, split, train, self.ks, exposure=exposure
+            )
+            for name in names
+            if name != PLAIN
+        }
+
+    def __call__(self, items: Tensor, names: Sequence[str]) -> dict[str, float]:
+        """The value of each objective of the lists ``(n, K)`` of :attr:`users`."""
+        return {name: self._value(items, name) for name in names}
+
+    def _value(self, items: Tensor, name: str) -> float:
+        if name != PLAIN:
+            found = self._anticipations[name](self.users, items)
+            return found[anticipated_name(self.metric, name)]
+        hits, n_relevant = self._relevance.hits(self.users, items), self._relevance.counts
+        return float(accuracy(hits, n_relevant[self.users], self.ks)[self.metric].mean())
+
+
+class Validation:
+    """The validation objectives of a benchmark, measured together.
+
+    Parameters
+    ----------
+    dataset
+        Its train and valid splits and its exposures are read, no other.
+    selections
+        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`; with
+        ``"+dial"`` behind, at the dial where the objective is best.
+    metric
+        Recall or NDCG at a cut-off.
+    settings
+        Their ``select_*`` fields shape the anticipated ones.
+    device
+        Where to rank.
+    dial_users
+        At most so many users place the dial in :meth:`__call__`: a sample, the same in every
+        training on the dataset. Objectives without a dial are always measured on all users.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        selections: Sequence[str],
+        metric: str,
+        settings: TrainingConfig,
+        device: torch.device | str = "cpu",
+        dial_users: int = DIAL_USERS,
+    ) -> None:
+        self.selections = tuple(selections)
+        self.device = torch.device(device)
+        self.train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        split, exposure = dataset.split("valid"), exposure_counts(dataset).numpy()
+        names = list(dict.fromkeys(map(without_dial, selections)))
+        self._whole = Objectives(names, metric, split, self.train, settings, exposure)
+        self._sample, self._rows = self._whole, torch.arange(len(self._whole.users))
+        dialled = list(dict.fromkeys(map(without_dial, filter(is_dialled, selections))))
+        if dialled:
+            self.environment = environment(dataset).to(self.device)
+        if dialled and len(self._rows) > dial_users:
+            # The same users as those of a training by itself.
+            drawn = numpy_generator(0, "dial users").choice(
+                len(self._rows), dial_users, replace=False
+            )
+            self._rows = torch.from_numpy(np.sort(drawn))
+            part = _of_users(split, self._whole.users[self._rows].numpy())
+            self._sample = Objectives(dialled, metric, part, self.train, settings, exposure)
+        self._k = max(self._whole.ks)
+
+    def __call__(self, scorer: Scorer, selections: Sequence[str] | None = None) -> dict[str, float]:
+        """The value of each of these selections (all by default), by its name."""
+        asked = self.selections if selections is None else selections
+        plain = [name for name in asked if not is_dialled(name)]
+        dialled = [name for name in asked if is_dialled(name)]
+        bases = list(dict.fromkeys(map(without_dial, dialled)))
+        values: dict[str, float] = {}
+        at: dict[float, dict[str, float]] = {}
+        if plain:
+            users = self._whole.users
+            items, _ = rank(scorer, users, self._k, exclude=self.train, device=self.device)
+            items = items.cpu()
+            values = self._whole(items, plain)
+            if dialled:
+                at[0.0] = self._sample(items[self._rows], bases)
+        if dialled:
+            gammas = [gamma for gamma in COARSE if gamma not in at]
+            at |= self._readings(scorer, self._sample, bases, gammas)
+            values |= {name: best_reading(at, without_dial(name))[1] for name in dialled}
+        return {name: values[name] for name in asked}
+
+    def read(
+        self, scorer: Scorer, selections: Sequence[str], gammas: Sequence[float] = FINE
+    ) -> dict[str, Reading]:
+        """The best dial by each of these selections, on all users."""
+        bases = list(dict.fromkeys(map(without_dial, selections)))
+        at = self._readings(scorer, self._whole, bases, gammas) if bases else {}
+        found = {}
+        for name in selections:
+            gamma, value = best_reading(at, without_dial(name))
+            found[name] = Reading(Dialled(scorer, self.environment, gamma), gamma, value)
+        return found
+
+    def _readings(
+        self, scorer: Scorer, objectives: Objectives, names: Sequence[str], gammas: Sequence[float]
+    ) -> dict[float, dict[str, float]]:
+        """The value of each objective at each dial."""
+        sigma = spread(scorer)
+        lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
+        with torch.no_grad():
+            for users, kept in self._scored(scorer, objectives.users):
+                for gamma, found in lists.items():
+                    read = Dialled(kept, self.environment, gamma, sigma)
+                    items, _ = rank(read, users, self._k, user_batch=len(users), device=self.device)
+                    found.append(items.cpu())
+        return {gamma: objectives(torch.cat(found), names) for gamma, found in lists.items()}
+
+    def _scored(self, scorer: Scorer, users: Tensor) -> Iterator[tuple[Tensor, _Kept]]:
+        """The users in batches, each with its scores, training pairs masked."""
+        batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
+        for some in torch.split(users, batch):
+            scores = scorer.score_block(some.to(self.device), 0, scorer.n_items)
+            scores = scores.to(self.device, torch.float32)
+            known = self.train[some.numpy()].tocoo()
+            rows, columns = (torch.from_numpy(at).long().to(self.device) for at in known.coords)
+            scores[rows, columns] = -torch.inf
+            yield some, _Kept(scores, scorer.n_users)
+
+
+class _Kept:
+    """The scores of a batch of users; a :class:`Scorer` of them alone."""
+
+    def __init__(self, scores: Tensor, n_users: int) -> None:
+        self._scores, self.device = scores, scores.device
+        self.n_users, self.n_items = n_users, scores.shape[1]
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        return self._scores[:, start:stop].clone()
+
+
+def _of_users(split: Split, users: NDArray[np.int64]) -> Split:
+    """The pairs of some users."""
+    kept = np.isin(split.users, users)
+    return Split(
+        split.name,
+        split.users[kept],
+        split.items[kept],
+        None if split.timestamps is None else split.timestamps[kept],
+        None if split.environments is None else split.environments[kept],
+    )

@@ -1,0 +1,214 @@
+"""The objectives of a benchmark: what they measure, and that nothing is ranked twice for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cnsdiff.benchmark import validation as module
+from cnsdiff.benchmark.validation import Validation
+from cnsdiff.data import Dataset, Split
+from cnsdiff.errors import CnsdiffError, DataError
+from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
+from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
+from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, readings
+from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.selection import as_configured
+
+PLAIN = ("valid", *get_args(Anticipated))
+DIALLED = tuple(f"{name}+dial" for name in PLAIN)
+METRIC = "ndcg@10"
+SETTINGS = TrainingConfig()
+
+
+def model(dataset: Dataset, seed: int = 0) -> EmbeddingScorer:
+    random = torch.Generator().manual_seed(seed)
+    users, items = (torch.randn(n, 4, generator=random) for n in (dataset.n_users, dataset.n_items))
+    return EmbeddingScorer(users, items)
+
+
+def key(name: str) -> str:
+    return METRIC if name == "valid" else anticipated_name(METRIC, name)
+
+
+def read_at(
+    scorer: EmbeddingScorer, dataset: Dataset, gammas: Any, split: Split | None = None
+) -> dict[float, dict[str, float]]:
+    """What the evaluation says at each dial, one whole evaluation for each."""
+    split = split or dataset.split("valid")
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    exposure = exposure_counts(dataset).numpy()
+    shifts = [
+        as_configured(name, SETTINGS, split, train, (10,), exposure=exposure) for name in PLAIN[1:]
+    ]
+    return readings(
+        scorer,
+        environment(dataset),
+        split,
+        train,
+        gammas=gammas,
+        ks=(10,),
+        anticipations=shifts,
+    )
+
+
+def test_an_epoch_is_worth_what_it_is_at_its_best_dial(world):
+    scorer = model(world)
+    found = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS)(scorer)
+    assert list(found) == [*PLAIN, *DIALLED]
+    at = read_at(scorer, world, COARSE)
+    for name in PLAIN:
+        assert found[name] == at[0.0][key(name)]
+        assert found[f"{name}+dial"] == best_reading(at, key(name))[1]
+    assert sum(found[f"{name}+dial"] > found[name] for name in PLAIN) > 1
+
+
+def test_a_dial_that_is_done_is_read_finely_on_all(world):
+    scorer = model(world)
+    at = read_at(scorer, world, FINE)
+    for dial_users in (2000, 10):
+        found = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=dial_users).read(
+            scorer, DIALLED
+        )
+        for name, reading in found.items():
+            expected = best_reading(at, key(name.removesuffix("+dial")))
+            assert (reading.gamma, reading.value) == expected
+            assert reading.scorer.gamma == reading.gamma
+            assert reading.scorer.scorer is scorer
+
+
+def test_a_sample_of_the_users_places_the_dial(world):
+    """And all are measured where there is none."""
+    scorer, valid = model(world), world.split("valid")
+    sampled = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS, dial_users=15)
+    found = sampled(scorer)
+    users = np.unique(valid.users)
+    drawn = users[sampled._rows.numpy()]
+    assert len(set(drawn.tolist())) == 15 < len(users)
+    rows = np.isin(valid.users, drawn)
+    assert valid.timestamps is not None
+    part = Split("valid", valid.users[rows], valid.items[rows], valid.timestamps[rows])
+    at = read_at(scorer, world, COARSE, part)
+    for name in DIALLED:
+        expected = best_reading(at, key(name.removesuffix("+dial")))[1]
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+    plain = Validation(world, PLAIN, METRIC, SETTINGS)(scorer)
+    assert {name: found[name] for name in PLAIN} == plain
+    alone = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=15)
+    assert torch.equal(alone._rows, sampled._rows)
+    assert alone(scorer) == pytest.approx({name: found[name] for name in DIALLED}, abs=1e-12)
+
+
+def test_only_what_is_asked_for_is_measured(world):
+    scorer = model(world)
+    both = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS)
+    whole = both(scorer)
+    asked = ["tempered+dial", "valid"]
+    assert list(both(scorer, asked)) == asked
+    assert both(scorer, asked) == {name: whole[name] for name in asked}
+
+
+def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
+    """Users ranked at each dial from now on."""
+    counted: Counter[float] = Counter()
+    rank = module.rank
+
+    def counting(scorer: Any, users: Tensor, *args: Any, **options: Any) -> Any:
+        counted[scorer.gamma if isinstance(scorer, Dialled) else 0.0] += len(users)
+        return rank(scorer, users, *args, **options)
+
+    monkeypatch.setattr(module, "rank", counting)
+    return counted
+
+
+class Counting(EmbeddingScorer):
+    """Counts the users it is asked for."""
+
+    asked = 0
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        self.asked += len(users)
+        return super().score_block(users, start, stop)
+
+
+@pytest.mark.parametrize("dial_users", [2000, 15])
+def test_nothing_is_ranked_or_scored_twice(world, monkeypatch, dial_users):
+    counted = ranked(monkeypatch)
+    n = len(np.unique(world.split("valid").users))
+    some, spread = min(n, dial_users), world.n_users
+    tables = vars(model(world))
+    scorer = Counting(tables["user_embeddings"], tables["item_embeddings"])
+    validation = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS, dial_users=dial_users)
+    validation(scorer)
+    assert counted == {0.0: n} | {gamma: some for gamma in COARSE if gamma}
+    assert scorer.asked == n + some + spread
+    counted.clear()
+    validation(scorer, PLAIN)
+    assert counted == {0.0: n}
+    counted.clear()
+    validation(scorer, DIALLED)
+    assert counted == dict.fromkeys(COARSE, some)
+    counted.clear()
+    validation.read(scorer, DIALLED)
+    assert counted == dict.fromkeys(FINE, n)
+
+
+def test_batches_change_nothing(world, monkeypatch):
+    validation = Validation(world, DIALLED, METRIC, SETTINGS)
+    scorer = model(world)
+    whole, read = validation(scorer), validation.read(scorer, DIALLED)
+    for setting, value in (("_KEPT_USERS", 7), ("_KEPT_SCORES", 11 * world.n_items)):
+        monkeypatch.setattr(module, setting, value)
+        assert validation(scorer) == pytest.approx(whole, abs=1e-12)
+        again = validation.read(scorer, DIALLED)
+        assert [r.gamma for r in again.values()] == [r.gamma for r in read.values()]
+
+
+def test_what_is_never_recommended_stays_so(world):
+    class Sparse(EmbeddingScorer):
+        def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+            scores = super().score_block(users, start, stop)
+            scores[:, torch.arange(start, stop) % 2 == 0] = -torch.inf
+            return scores
+
+    tables = vars(model(world))
+    scorer = Sparse(tables["user_embeddings"], tables["item_embeddings"])
+    found = Validation(world, DIALLED, METRIC, SETTINGS)(scorer)
+    at = read_at(scorer, world, COARSE)
+    for name in DIALLED:
+        assert found[name] == best_reading(at, key(name.removesuffix("+dial")))[1]
+
+
+def test_a_score_that_is_no_number(world):
+    tables = vars(model(world))
+    tables["item_embeddings"][3] = torch.nan
+    with pytest.raises(CnsdiffError, match="not a number"):
+        Validation(world, ("valid+dial",), METRIC, SETTINGS)(
+            EmbeddingScorer(tables["user_embeddings"], tables["item_embeddings"])
+        )
+
+
+def test_objectives_are_those_of_the_evaluation(world):
+    scorer, valid = model(world), world.split("valid")
+    train = world.split("train").csr(world.n_users, world.n_items)
+    for metric in ("recall@3", "ndcg@30"):
+        found = Validation(world, ("valid",), metric, SETTINGS)(scorer)
+        ks = (int(metric.partition("@")[2]),)
+        assert found["valid"] == evaluate_split(scorer, valid, train, ks=ks).metrics[metric]
+
+
+def test_nothing_to_validate_on(world):
+    valid = world.split("valid")
+    world.split = lambda name: (
+        Split("valid", valid.users[:0], valid.items[:0])
+        if name == "valid"
+        else type(world).split(world, name)
+    )
+    with pytest.raises(DataError, match="the valid split holds no interactions"):
+        Validation(world, ("valid",), METRIC, SETTINGS)
