@@ -191,9 +191,46 @@ def test_a_metric_to_select_on_must_be_computed(metric: str) -> None:
 
 
 def test_the_published_selection_needs_its_four_metrics() -> None:
-    overrides = {"training": {"select_on": "test_ood"}, "evaluation": {"ks": [20, 50]}}
+    training = {"select_on": "test_ood", "dial": "off"}
+    overrides = {"training": training, "evaluation": {"ks": [20, 50]}}
     assert "'recall@10', which is not computed" in complaint(overrides)
-    resolve_config({"training": {"select_on": "test_ood"}})
+    resolve_config({"training": training})
+
+
+def test_the_published_selection_chooses_no_dial() -> None:
+    for training in ({}, {"dial": "auto"}):
+        message = complaint({"training": {"select_on": "test_ood", **training}})
+        assert "would choose one on the test set; set training.dial to 'off'" in message
+    for preset_name in ("authors", "paper", "ssm-lightgcn"):
+        resolve_config({"training": {"select_on": "test_ood"}}, preset=preset_name)
+
+
+@pytest.mark.parametrize(
+    ("text", "dial", "fixed"),
+    [
+        ("off", "off", 0.0),
+        ("auto", "auto", None),
+        ("-0.5", -0.5, -0.5),
+        ("2", 2.0, 2.0),
+        ("1e-1", 0.1, 0.1),
+    ],
+)
+def test_the_dial_is_off_or_auto_or_a_number(text: str, dial: object, fixed: float | None) -> None:
+    training = resolve_config(parse_assignments([f"training.dial={text}"])).training
+    assert (training.dial, training.fixed_dial) == (dial, fixed)
+    assert yaml.safe_load(yaml.safe_dump(training.model_dump(mode="json")))["dial"] == dial
+
+
+@pytest.mark.parametrize("dial", ["on", "of", True, None, [], {}, float("nan"), float("inf"), ""])
+def test_what_is_no_dial(dial: object) -> None:
+    message = complaint({"training": {"dial": dial}})
+    assert "training.dial: must be 'auto', 'off' or a finite number" in message
+
+
+def test_the_published_models_have_no_dial() -> None:
+    assert resolve_config().training.dial == "auto"
+    for name in set(PRESETS) - {"default"}:
+        assert resolve_config(preset=name).training.dial == "off"
 
 
 @pytest.mark.parametrize("metric", ["mrr@20", "hitrate@10", "precision@20", "map@10"])

@@ -57,6 +57,7 @@ def test_lists_are_the_best_items_not_yet_seen(world, model):
     table = model.recommend(world.users, k=7)
     assert table.columns == ["user", "item", "score", "rank"]
     scores = (model.user_embeddings_ @ model.item_embeddings_.T).numpy()
+    scores = scores + model.dial_ * model.model_.environment.numpy()
     seen = world.split("train").csr(world.n_users, world.n_items).toarray() > 0
     scores = np.where(seen, -np.inf, scores)
     for number, user in enumerate(world.users):
@@ -179,12 +180,59 @@ def test_bad_asks(model):
 # -- score and similar -------------------------------------------------------------------------
 
 
-def test_a_score_is_the_inner_product(world, model):
+@pytest.mark.parametrize("dial", [None, 0, -0.5, 2.0])
+def test_a_score_is_the_inner_product_and_the_dials_share(world, model, dial):
     users, items = world.users[:4], world.items[3:7]
     rows = model.user_embeddings_[:4].double().numpy() * model.item_embeddings_[3:7].numpy()
-    np.testing.assert_allclose(model.score(users, items), rows.sum(1), rtol=1e-5)
-    table = model.recommend(world.users, k=5)
-    np.testing.assert_allclose(model.score(table["user"], table["item"]), table["score"], rtol=1e-4)
+    counts = np.bincount(world.split("train").items, minlength=world.n_items)
+    if "exposures" in world.table_names:
+        counts = world.table("exposures")["exposures"].to_numpy()
+    logs = np.log(np.maximum(counts, 1))
+    every = (model.user_embeddings_ @ model.item_embeddings_.T).double().numpy()
+    share = every.std(axis=1).mean() * (logs - logs.mean()) / logs.std()
+    gamma = model.dial_ if dial is None else dial
+    expected = rows.sum(1) + gamma * share[3:7]
+    np.testing.assert_allclose(model.score(users, items, dial=dial), expected, rtol=1e-4)
+    table = model.recommend(world.users, k=5, dial=dial)
+    found = model.score(table["user"], table["item"], dial=dial)
+    np.testing.assert_allclose(found, table["score"], rtol=1e-4)
+
+
+def test_one_model_read_at_several_dials(world, model):
+    assert model.dial_ == model.model_.dial != 0
+    own = model.recommend(world.users, 10)
+    assert own.equals(model.recommend(world.users, 10, dial=model.dial_))
+    assert model.evaluate(world).metrics == model.evaluate(world, dial=model.dial_).metrics
+    values = [model.evaluate(world, dial=g)["valid"]["popularity@10"] for g in (-2, -0.5, 0, 1, 9)]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+    unseen = model.recommend([987], 5, cold="popular", dial=-2)
+    assert unseen.equals(model.recommend([987], 5, cold="popular"))
+
+
+@pytest.mark.parametrize("dial", [float("nan"), float("inf"), 1e300])
+def test_what_is_no_dial(world, model, dial):
+    user, item = world.users[:1], world.items[:1]
+    for ask in (
+        lambda: model.recommend(user, dial=dial),
+        lambda: model.score(user, item, dial=dial),
+        lambda: model.evaluate(world, dial=dial),
+    ):
+        with pytest.raises(InputError, match=r"the dial is .*; give a finite number"):
+            ask()
+
+
+def test_the_best_dial_for_an_objective(world, named_world, model):
+    assert model.best_dial(world) == model.dial_
+    dial = model.best_dial(world, "inverse-popularity")
+    other = Recommender("mf", training={**TRAINING, "select_on": "inverse-popularity"})
+    assert other.fit(world).best_dial(world, "inverse-popularity") == other.dial_
+    assert isinstance(dial, float)
+    for on in ("test_ood", "popularity"):
+        with pytest.raises(ConfigError, match=rf"best_dial\(on='{on}'\): "):
+            model.best_dial(world, on)
+    with pytest.raises(InputError, match="is not the dataset this model was trained on"):
+        model.best_dial(named_world)
 
 
 def test_scores_of_unknown_or_unpaired_ids(world, model):
@@ -233,6 +281,8 @@ def test_the_constructor_does_no_work():
         lambda m: m.score([1], [1]),
         lambda m: m.similar([1]),
         lambda m: m.evaluate(None),
+        lambda m: m.best_dial(None),
+        lambda m: m.dial_,
         lambda m: m.save("never"),
         lambda m: m.users_,
         lambda m: m.user_embeddings_,
@@ -307,8 +357,10 @@ def test_false_negatives_of_the_sampler_as_trained(world, named_world, tmp_path)
 def test_evaluate_knows_its_dataset(world, named_world, model, tmp_path):
     result = model.evaluate(world)
     assert list(result.splits) == ["valid", "test_iid", "test_ood"]
-    best = model.history_[model.best_epoch_ - 1]["validation"]
-    assert result["valid"].metrics == best
+    best = dict(model.history_[model.best_epoch_ - 1]["validation"])
+    read = model.evaluate(world, ["valid"], dial=best.pop("dial"))
+    assert read["valid"].metrics == best
+    assert result["valid"]["ndcg@20"] >= best["ndcg@20"], "the fine grid holds the coarse one"
     with pytest.raises(InputError, match=r"is not the dataset this model was trained on"):
         model.evaluate(named_world)
     saved = cnsdiff.load_dataset(world.save(tmp_path / "d", overwrite=True))
@@ -403,6 +455,11 @@ def test_load_gives_what_was_saved(world, named_world, model, named_model, tmp_p
         assert loaded.config_ == fitted.config_
         assert loaded.history_ == fitted.history_
         assert loaded.best_epoch_ == fitted.best_epoch_
+        assert loaded.dial_ == fitted.dial_ != 0
+        assert torch.equal(loaded.model_.environment, fitted.model_.environment)
+        assert loaded.best_dial(dataset, "inverse-popularity") == fitted.best_dial(
+            dataset, "inverse-popularity"
+        )
         assert loaded.evaluate(dataset).metrics == fitted.evaluate(dataset).metrics
 
 

@@ -6,14 +6,19 @@ import json
 import pickle
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.errors import RunError, StorageError
+from cnsdiff.evaluation import Dialled, EmbeddingScorer
+from cnsdiff.evaluation.dial import standardised_log
 from cnsdiff.run import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
+from cnsdiff.storage import sha256
 from cnsdiff.training.progress import Reporter
 
 FILES = [
@@ -87,6 +92,7 @@ def test_the_files_of_a_finished_run(kept, world):
     assert manifest["dataset"]["fingerprint"] == world.fingerprint
     assert manifest["dataset"]["path"] == str(world.path.resolve())
     assert manifest["epochs"] == 3
+    assert manifest["dial"] == Recommender.load(kept).dial_
     assert pl.read_parquet(kept / "users.parquet")["id"].equals(world.users)
     train = pl.read_parquet(kept / "train.parquet")
     pairs = set(zip(world.split("train").users, world.split("train").items, strict=True))
@@ -115,6 +121,37 @@ def test_history_keeps_what_was_and_was_not_validated(kept):
     records = Recommender.load(kept).history_
     assert records[0]["validation"] == {}
     assert records[1]["validation"]["ndcg@20"] == table["valid/ndcg@20"][1]
+
+
+@pytest.mark.parametrize("select_on", ["valid", "test_ood"])
+def test_a_run_from_before_the_dial(kept, run, world, select_on):
+    """It reads as it was, and at another dial by the training counts."""
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    del tree["training"]["dial"]
+    tree["training"]["select_on"] = select_on
+    (run / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    weights = load_file(run / "weights.safetensors")
+    del weights["environment"]
+    save_file(weights, run / "weights.safetensors")
+
+    def before(manifest):
+        del manifest["dial"]
+        manifest["sha256"] |= {name: sha256(run / name) for name in CHECKED}
+
+    edit(run, before)
+    old, new = Recommender.load(run), Recommender.load(kept)
+    assert (old.dial_, old.config_.training.dial) == (0.0, "off")
+    users = world.users[:9]
+    assert old.recommend(users).equals(new.recommend(users, dial=0))
+    counts = torch.from_numpy(np.bincount(world.split("train").items, minlength=world.n_items))
+    inner = EmbeddingScorer(old.user_embeddings_, old.item_embeddings_)
+    read = Dialled(inner, standardised_log(counts), -1.0)
+    assert torch.equal(
+        old.model_.scorer(dial=-1.0).score_block(torch.arange(9), 0, world.n_items),
+        read.score_block(torch.arange(9), 0, world.n_items),
+    )
+    old.save(run, overwrite=True)
+    assert Recommender.load(run).recommend(users).equals(old.recommend(users))
 
 
 def test_nothing_is_unpickled(kept, world, unfinished, monkeypatch):
@@ -192,6 +229,7 @@ def test_a_manifest_that_is_none(run, content):
         ("sha256",),
         ("sha256", "weights.safetensors"),
         ("best_epoch",),
+        ("dial",),
         ("versions",),
         ("created_by",),
         ("epochs",),

@@ -90,6 +90,6 @@ def test_quickstart(cli, tmp_path):
 def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
-    assert list(report) == ["mostpop", "random", "cnsdiff"]
+    assert list(report) == ["mostpop", "random", "cnsdiff", "cnsdiff, even exposure"]
     assert {"valid", "test_iid", "test_ood"} == report["cnsdiff"]["splits"].keys()
     assert not list(tmp_path.iterdir())

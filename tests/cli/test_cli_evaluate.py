@@ -37,6 +37,22 @@ def test_json(cli, run, world):
     assert "gap" in report["random"]
 
 
+@pytest.mark.parametrize("dial", [-0.5, 0, 1.5])
+def test_read_at_another_dial(cli, run, world, dial):
+    report = cli("evaluate", run, "--dial", dial, "--json").json
+    expected = Recommender.load(run).evaluate(load_dataset(world), dial=dial).to_dict()
+    assert report == {f"random (dial {dial:g})": json.loads(json.dumps(expected))}
+    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(report)
+    assert report[f"random (dial {dial:g})"] != cli("evaluate", run, "--json").json["random"]
+
+
+def test_no_dial_to_read_at(cli, run, world, untouched):
+    untouched()
+    cli("evaluate", run, "--dial", "nan").refused("the dial is nan; give a finite number")
+    cli("evaluate", world, "--dial", "1").refused("is a dataset, and --dial needs a run")
+    untouched()
+
+
 def test_references_beside_the_run(cli, run):
     report = cli("evaluate", run, "--references", "--json").json
     assert list(report) == ["random", "mostpop", "itemknn", "ease"]

@@ -36,6 +36,14 @@ def test_all_ways_of_naming_users_agree(cli, run, model, tmp_path):
         assert one == {**other, "score": pytest.approx(other["score"], rel=1e-5)}
 
 
+def test_read_at_another_dial(cli, run, model):
+    for dial in (-2, 0, 0.5):
+        report = cli("recommend", run, "--all-users", "--k", 4, "--dial", dial, "--json").json
+        assert report == model.recommend(model.users_, 4, dial=dial).to_dicts()
+    assert report != model.recommend(model.users_, 4, dial=-2).to_dicts()
+    cli("recommend", run, "--all-users", "--dial", "inf").refused("the dial is inf", "finite")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_out(cli, run, model, tmp_path, suffix):
     out = tmp_path / "lists" / f"top.{suffix}"

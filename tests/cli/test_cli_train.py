@@ -65,6 +65,23 @@ def test_json(cli, world, tmp_path, fast):
     assert report["selected_on"] == "valid"
     history = Recommender.load(tmp_path / "run").history_
     assert report["ndcg@20"] == history[report["best_epoch"] - 1]["validation"]["ndcg@20"]
+    assert report["dial"] == Recommender.load(tmp_path / "run").dial_
+
+
+@pytest.mark.parametrize(
+    ("dial", "words"),
+    [
+        ("-0.25", "dial: -0.25 (popularity counts for less than in training)"),
+        ("1", "dial: 1 (popularity counts for more than in training)"),
+        ("off", "dial: 0 (scores as trained)"),
+        ("auto", "dial: "),
+    ],
+)
+def test_the_dial_in_words(cli, world, tmp_path, fast, dial, words):
+    done = cli("train", world, "--out", tmp_path / "run", *fast, "--set", f"training.dial={dial}")
+    assert done.code == 0, done.err
+    assert words in done.out
+    assert f"dial: {Recommender.load(tmp_path / 'run').dial_:g} (" in done.out
 
 
 def test_selecting_under_an_anticipated_shift(cli, world, tmp_path, fast):
@@ -83,6 +100,8 @@ def test_selecting_under_an_anticipated_shift(cli, world, tmp_path, fast):
 def test_selecting_on_the_test_split_warns(cli, world, tmp_path, fast):
     """Even with a select_metric that is not computed, since the published rule picks by four."""
     settings = ("--set", "training.select_on=test_ood", "--set", "training.select_metric=mrr@7")
+    cli("train", world, "--out", tmp_path / "run", *fast, *settings).refused("training.dial", "off")
+    settings = (*settings, "--set", "training.dial=off")
     done = cli("train", world, "--out", tmp_path / "run", *fast, *settings)
     assert done.code == 0
     assert "WARNING: select_on=test_ood" in done.err
@@ -204,6 +223,7 @@ BAD = {
     "name for a section": (["--set", "backbone=mf"], ["--set: backbone must be a section", "mf"]),
     "device": (["--device", "gpu"], ["device: 'gpu' is not one of auto, cpu, cuda"]),
     "absent device": (["--device", "cuda:99"], ["'cuda:99' is not there", "auto or cpu"]),
+    "dial": (["--set", "training.dial=low"], ["training.dial: must be 'auto', 'off'", "'low'"]),
     "select on": (["--select-on", "popularity"], ["training.select_on", "'popularity'"]),
     "metric": (["--set", "training.select_metric=ndcg@7"], ["ndcg@7", "evaluation.ks"]),
 }

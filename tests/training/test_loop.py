@@ -258,7 +258,7 @@ def test_the_content_of_a_test_split_changes_no_weights(world):
 
 def test_selecting_on_the_test_split_says_so_loudly(world, noting, monkeypatch):
     opened = poisoned(world, monkeypatch, "valid", "test_iid")
-    training = {**EPOCHS, "select_on": "test_ood", "fhn_every": None}
+    training = {**EPOCHS, "select_on": "test_ood", "dial": "off", "fhn_every": None}
     model = Recommender(sampler="random", training=training).fit(world, reporter=noting)
     assert set(opened) == {"train", "test_ood"}
     (note,) = noting.notes

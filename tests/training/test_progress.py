@@ -55,7 +55,7 @@ def test_the_live_bar_runs(world, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
-    training = {**TRAINING, "select_on": "test_ood"}
+    training = {**TRAINING, "select_on": "test_ood", "dial": "off"}
     reporter = RichReporter("lightgcn + random")
     Recommender(sampler="random", training=training).fit(world, reporter=reporter)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)

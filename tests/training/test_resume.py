@@ -55,7 +55,7 @@ def test_interrupted_runs_end_the_same(world, tmp_path, interrupting, variant):
             recommender(variant).fit(world, run=tmp_path / "parts", reporter=reporter)
     resumed = recommender(variant).fit(world, run=tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    assert resumed.best_epoch_ == whole.best_epoch_
+    assert (resumed.best_epoch_, resumed.dial_) == (whole.best_epoch_, whole.dial_)
     assert resumed.recommend(world.users, 10).equals(whole.recommend(world.users, 10))
 
 

@@ -54,6 +54,8 @@ def folder(tmp_path) -> Path:
 
 def fitted(folder: Path, select_on: str) -> Recommender:
     training = {"epochs": 2, "batch_size": 128, "patience": None}
+    if select_on == "test_ood":
+        training["dial"] = "off"
     model = Recommender("mf", "cnsdiff", seed=1, threads=1, training=training)
     return model.fit(load_dataset(folder), select_on=select_on, run=folder.parent / "run")
 

@@ -53,7 +53,7 @@ def quickstart(
             model.fit(dataset, run=folder / sampler, reporter=reporter)
             results[sampler] = model.evaluate(dataset)
         even = model.best_dial(dataset, "inverse-exposure")
-        results[f"{sampler}, dial {even:g}"] = model.evaluate(dataset, dial=even)
+        results["cnsdiff, even exposure"] = model.evaluate(dataset, dial=even)
     if json:
         print_json({name: result.to_dict() for name, result in results.items()})
         return
@@ -64,7 +64,7 @@ def quickstart(
     screen.print(comparison_table(title, results, (10, 20)))
     screen.print(
         "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).\n"
-        "Last row: the same cnsdiff, read for even exposure at the dial that validation chose.\n"
+        f"Last row: the same cnsdiff at the dial {even:g}, which validation chose for even exposure.\n"
         "One seed and one small world prove nothing; see the README for your own data."
     )
     if out is not None:

@@ -1,0 +1,236 @@
+"""The dial against loops in NumPy, and what it must and must not change."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cnsdiff.data import Split
+from cnsdiff.errors import InputError
+from cnsdiff.evaluation import Dialled, EmbeddingScorer, Scorer, anticipate, rank, readings
+from cnsdiff.evaluation.dial import (
+    COARSE,
+    FINE,
+    best_reading,
+    dial_bias,
+    in_words,
+    spread,
+    standardised_log,
+)
+
+
+class Matrix:
+    """Scores read from a matrix."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.scores = torch.from_numpy(np.asarray(scores, dtype=np.float32))
+        self.n_users, self.n_items = self.scores.shape
+
+    def score_block(self, users: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        return self.scores[users][:, start:stop]
+
+
+def embeddings(seed: int, n_users: int = 12, n_items: int = 15) -> EmbeddingScorer:
+    rng = np.random.default_rng(seed)
+    return EmbeddingScorer(
+        torch.from_numpy(rng.normal(size=(n_users, 4))).float(),
+        torch.from_numpy(rng.normal(size=(n_items, 4))).float(),
+    )
+
+
+def everyone(scorer: Scorer) -> np.ndarray:
+    """All scores ``(U, I)``."""
+    return scorer.score_block(torch.arange(scorer.n_users), 0, scorer.n_items).numpy()
+
+
+def std_by_hand(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+
+
+# -- the environment ---------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30))
+def test_the_standardised_log_by_hand(exposure):
+    logs = [math.log(max(x, 1.0)) for x in exposure]
+    mean, deviation = sum(logs) / len(logs), std_by_hand(logs)
+    assume(deviation == 0 or deviation > 1e-6)
+    found = standardised_log(torch.tensor(exposure, dtype=torch.float64))
+    assert found.dtype == torch.float32
+    expected = [(value - mean) / (deviation or 1.0) for value in logs]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_standardised_log_of_counts():
+    counts = torch.tensor([5, 0, 1, 40, 7])
+    found = standardised_log(counts)
+    assert found[1] == found[2], "unexposed counts as exposed once"
+    assert found.mean().abs() < 1e-6
+    assert found.double().square().mean().sqrt() == pytest.approx(1.0, abs=1e-6)
+    assert found.argsort().tolist()[2:] == [0, 4, 3]
+    assert standardised_log(torch.full((4,), 9)).tolist() == [0.0] * 4
+
+
+# -- the spread --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_users", [1, 5, 40, 256])
+def test_the_spread_is_the_mean_standard_deviation_of_a_user(n_users):
+    scores = np.random.default_rng(n_users).normal(3.0, 2.0, (n_users, 9)).astype(np.float32)
+    expected = sum(std_by_hand(row.tolist()) for row in scores) / n_users
+    assert spread(Matrix(scores)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_spread_of_many_users_is_over_some_of_all_of_them():
+    """Users of two kinds, one after the other, are met in equal number."""
+    scores = np.tile(np.array([[-1.0, 1.0]]), (5000, 1))
+    scores[2500:] *= 3
+    assert spread(Matrix(scores)) == pytest.approx(2.0, rel=1e-2)
+    whole = np.random.default_rng(0).normal(size=(5000, 50))
+    assert spread(Matrix(whole)) == pytest.approx(whole.std(axis=1).mean(), rel=0.02)
+
+
+def test_the_spread_leaves_out_what_is_never_recommended():
+    scores = [[1.0, 3.0, -math.inf], [0.0, -math.inf, -math.inf], [-math.inf] * 3]
+    assert spread(Matrix(np.array(scores))) == pytest.approx((1.0 + 0.0 + 0.0) / 3)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(-3, 3))
+def test_a_dialled_score_by_hand(seed, gamma):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(6, 8)).astype(np.float32)
+    e = standardised_log(torch.from_numpy(rng.integers(1, 100, 8)))
+    sigma = sum(std_by_hand(row.tolist()) for row in scores) / 6
+    expected = [
+        [float(scores[u, i]) + gamma * sigma * float(e[i]) for i in range(8)] for u in range(6)
+    ]
+    dialled = Dialled(Matrix(scores), e, gamma)
+    assert isinstance(dialled, Scorer)
+    np.testing.assert_allclose(everyone(dialled), expected, rtol=1e-4, atol=1e-5)
+    block = dialled.score_block(torch.tensor([4, 1]), 3, 7)
+    np.testing.assert_allclose(block, np.array(expected)[[4, 1], 3:7], rtol=1e-4, atol=1e-5)
+
+
+def test_zero_is_the_model_as_trained():
+    scorer = embeddings(0)
+    e = standardised_log(torch.arange(1, 16))
+    assert np.array_equal(everyone(Dialled(scorer, e, 0.0)), everyone(scorer))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_turned_up_far_enough_only_the_environment_is_left(sign):
+    """The order of popularity, or its reverse, for every user."""
+    scorer = embeddings(1)
+    counts = np.random.default_rng(1).permutation(15) * 3 + 1
+    dialled = Dialled(scorer, standardised_log(torch.from_numpy(counts)), sign * 1e4)
+    lists, _ = rank(dialled, torch.arange(12), 15)
+    assert lists.tolist() == [np.argsort(-sign * counts).tolist()] * 12
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(FINE), st.floats(1e-2, 1e2))
+def test_the_scale_of_the_scores_changes_no_list(seed, gamma, scale):
+    scorer = embeddings(seed)
+    e = standardised_log(torch.from_numpy(np.random.default_rng(seed).integers(1, 99, 15)))
+    larger = EmbeddingScorer(scorer.user_embeddings * scale, scorer.item_embeddings)
+    ours, theirs = everyone(Dialled(scorer, e, gamma)), everyone(Dialled(larger, e, gamma))
+    np.testing.assert_allclose(theirs / scale, ours, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.125, 64.0])
+def test_a_power_of_two_changes_no_bit(scale):
+    scorer = embeddings(3)
+    e = standardised_log(torch.arange(1, 16))
+    larger = EmbeddingScorer(scorer.user_embeddings * scale, scorer.item_embeddings)
+    for gamma in FINE:
+        ours, theirs = (
+            rank(Dialled(s, e, gamma), torch.arange(12), 15)[0] for s in (scorer, larger)
+        )
+        assert torch.equal(ours, theirs)
+
+
+def test_a_scorer_with_a_bias_is_the_same_reading():
+    scorer = embeddings(4)
+    share = spread(scorer) * standardised_log(torch.arange(1, 16))
+    biased = EmbeddingScorer(
+        scorer.user_embeddings, scorer.item_embeddings, dial_bias(share, -0.35)
+    )
+    dialled = Dialled(scorer, standardised_log(torch.arange(1, 16)), -0.35)
+    assert np.array_equal(everyone(biased), everyone(dialled))
+
+
+def test_what_cannot_be_a_dial():
+    scorer = embeddings(5)
+    for gamma in (math.nan, math.inf, -math.inf, 1e39):
+        with pytest.raises(InputError, match=r"the dial is .*; give a finite number"):
+            Dialled(scorer, torch.ones(15), gamma)
+    with pytest.raises(InputError, match=r"shape \(3,\), the model knows 15 items"):
+        Dialled(scorer, torch.ones(3), 1.0)
+    with pytest.raises(InputError, match=r"the item bias has shape \(14,\)"):
+        EmbeddingScorer(scorer.user_embeddings, scorer.item_embeddings, torch.ones(14))
+
+
+# -- choosing ----------------------------------------------------------------------------------
+
+
+def test_readings_by_hand():
+    """Recall and NDCG at each dial from sorted lists, plain and weighted by inverse popularity."""
+    rng = np.random.default_rng(6)
+    scorer = embeddings(6)
+    draw = rng.random((12, 15)) * np.linspace(0.4, 1.6, 15)
+    train, valid = (draw > 0.7), (draw > 0.35) & (draw <= 0.7)
+    valid[:, ~train.any(axis=0)] = False
+    split = Split("valid", *np.nonzero(valid))
+    csr = Split("train", *np.nonzero(train)).csr(12, 15)
+    counts = train.sum(axis=0)
+    e = standardised_log(torch.from_numpy(counts))
+    even = anticipate("inverse-popularity", split, csr, ks=(3,))
+    found = readings(scorer, e, split, csr, gammas=COARSE, ks=(3,), anticipations=[even])
+    assert tuple(found) == COARSE
+    scores = everyone(scorer).astype(np.float64)
+    sigma = scores.std(axis=1).mean()
+    logs = np.log(np.maximum(counts, 1))
+    for gamma, metrics in found.items():
+        read = scores + gamma * sigma * (logs - logs.mean()) / logs.std()
+        read[train] = -np.inf
+        ndcg, weighted, total = [], 0.0, 0.0
+        for u in np.flatnonzero(valid.any(axis=1)):
+            own = np.flatnonzero(valid[u])
+            best = np.argsort(-read[u], kind="stable")[:3]
+            gain = sum(1 / math.log2(r + 2) for r, i in enumerate(best) if valid[u, i])
+            ndcg.append(gain / sum(1 / math.log2(r + 2) for r in range(min(len(own), 3))))
+            weighted += sum(1 / counts[i] for i in best if valid[u, i]) / len(own)
+            total += sum(1 / counts[i] for i in own) / len(own)
+        assert metrics["ndcg@3"] == pytest.approx(np.mean(ndcg), rel=1e-9)
+        assert metrics["recall@3 (inverse-popularity)"] == pytest.approx(weighted / total, rel=1e-9)
+    assert len({m["ndcg@3"] for m in found.values()}) > 3, "the dial matters here"
+
+
+def test_the_best_reading_and_of_equal_ones_the_nearest_to_zero():
+    def found(values: dict[float, float]) -> dict[float, dict[str, float]]:
+        return {gamma: {"ndcg@20": value, "other": -value} for gamma, value in values.items()}
+
+    values = {-1.0: 0.2, -0.5: 0.4, 0.0: 0.3, 2.0: 0.4}
+    assert best_reading(found(values), "ndcg@20") == (-0.5, 0.4)
+    assert best_reading(found(values), "other") == (-1.0, -0.2)
+    assert best_reading(found(dict.fromkeys(FINE, 0.1)), "ndcg@20") == (0.0, 0.1)
+    assert best_reading(found({-0.5: 1.0, 0.5: 1.0, 2.0: 1.0}), "ndcg@20") == (0.5, 1.0)
+    assert 0.0 in COARSE
+    assert set(COARSE) <= set(FINE)
+
+
+def test_in_words():
+    assert in_words(-0.25) == "-0.25 (popularity counts for less than in training)"
+    assert in_words(1.0) == "1 (popularity counts for more than in training)"
+    assert in_words(0.0) == "0 (scores as trained)"
