@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cnsdiff.backbones.spectral import spectral_tables, xavier_tables
 from cnsdiff.data.positives import Positives
 from cnsdiff.registry import Registry
 from cnsdiff.settings import Settings
@@ -26,10 +27,16 @@ class BackboneConfig(Settings):
 
     name: str = ""
     dim: int = Field(64, ge=1, description="embedding size d")
+    init: Literal["xavier", "spectral"] = Field(
+        "xavier", description="where the embedding tables start"
+    )
 
 
 class Backbone(nn.Module):
-    """Base of the built-in backbones: two embedding tables, Xavier-uniform at the start.
+    """Base of the built-in backbones: two embedding tables.
+
+    They start as ``config.init`` says: Xavier-uniform, or at the leading singular vectors of the
+    normalised adjacency (:mod:`cnsdiff.backbones.spectral`).
 
     A backbone of your own is any subclass whose ``forward()`` returns :class:`Embeddings`; its
     constructor takes the training positives, its ``Config`` and a generator for the initial
@@ -51,10 +58,10 @@ class Backbone(nn.Module):
         self, positives: Positives, config: BackboneConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.user_embedding = nn.Parameter(torch.empty(positives.n_users, config.dim))
-        self.item_embedding = nn.Parameter(torch.empty(positives.n_items, config.dim))
-        for table in (self.user_embedding, self.item_embedding):
-            nn.init.xavier_uniform_(table, generator=generator)
+        start = spectral_tables if config.init == "spectral" else xavier_tables
+        users, items = start(positives, config.dim, generator)
+        self.user_embedding = nn.Parameter(users)
+        self.item_embedding = nn.Parameter(items)
 
     def layer_zero(self) -> Embeddings:
         """The free parameters behind the embeddings, which the L2 term acts on."""

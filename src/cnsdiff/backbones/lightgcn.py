@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.base import BACKBONES, Backbone, BackboneConfig, Embeddings
 from cnsdiff.data.positives import Positives
 
@@ -57,17 +56,9 @@ class LightGCN(Backbone):
 
 
 def normalised_adjacency(positives: Positives) -> tuple[Tensor, Tensor]:
-    """``R̂ = D_U^-1/2 R D_I^-1/2`` ``(U, I)`` and its transpose, as sparse CSR tensors.
-
-    Every known user and item has at least one positive, so no degree is zero.
-    """
-    ratings = positives.matrix
-    user_degree: NDArray[np.float32] = ratings.sum(axis=1)
-    item_degree: NDArray[np.float32] = ratings.sum(axis=0)
-    coo = ratings.tocoo()
-    rows, columns = coo.coords
-    coo.data = (1.0 / (user_degree[rows] * item_degree[columns]) ** 0.5).astype("float32")
-    return _csr_tensor(coo.tocsr()), _csr_tensor(coo.T.tocsr())
+    """``R̂ = D_U^-1/2 R D_I^-1/2`` ``(U, I)`` and its transpose, as sparse CSR tensors."""
+    matrix = normalised_matrix(positives)
+    return _csr_tensor(matrix), _csr_tensor(matrix.T.tocsr())
 
 
 def _csr_tensor(matrix: Any) -> Tensor:

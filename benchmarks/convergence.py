@@ -1,0 +1,133 @@
+"""How soon methods reach the best validation NDCG@20 of a reference: DNS from a Xavier start.
+
+    python benchmarks/convergence.py DATASET [--methods dns/spectral default] [--seed 0]
+                                     [--threads 1] [--epochs 120] [--json FILE]
+
+Each method is trained once, with early stopping as configured; train and valid are read, no other
+split. Seconds are the clock's from before the model is built, so that a spectral start pays for
+its decomposition, to the end of an epoch's validation: compare them within one run. False negatives
+are not counted and the dial is off: values are those of the scores as trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnsdiff import Recommender, load_dataset
+from cnsdiff.config import merge, parse_assignments
+from cnsdiff.data import Dataset
+from cnsdiff.run import as_options
+from cnsdiff.training.progress import Reporter
+
+METRIC = "ndcg@20"
+REFERENCE = "dns/xavier"
+
+#: By name: a preset, and what is set on top of it.
+METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dns/xavier": ("default", ("sampler.name=dns", "backbone.init=xavier")),
+    "dns/spectral": ("default", ("sampler.name=dns", "backbone.init=spectral")),
+    "random/xavier": ("default", ("sampler.name=random", "backbone.init=xavier")),
+    "random/spectral": ("default", ("sampler.name=random", "backbone.init=spectral")),
+    "mixgcf/xavier": ("default", ("sampler.name=mixgcf", "backbone.init=xavier")),
+    "mixgcf/spectral": ("default", ("sampler.name=mixgcf", "backbone.init=spectral")),
+    "ssm/xavier": ("ssm-lightgcn", ("backbone.init=xavier",)),
+    "ssm/spectral": ("ssm-lightgcn", ("backbone.init=spectral",)),
+    "default": ("default", ()),
+}
+
+
+class Clock(Reporter):
+    """Seconds from its making to the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = time.perf_counter()
+
+    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def train(name: str, dataset: Dataset, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Validation values and seconds, epoch by epoch."""
+    preset, settings = METHODS[name]
+    fixed: dict[str, Any] = {
+        "backbone": {},
+        "sampler": {},
+        "seed": options.seed,
+        "threads": options.threads,
+        "training": {
+            "select_on": "valid",
+            "select_metric": METRIC,
+            "validate_every": 1,
+            "dial": "off",
+            "fhn_every": None,
+        },
+    }
+    if options.epochs is not None:
+        fixed["training"]["epochs"] = options.epochs
+    model = Recommender(preset=preset, **as_options(merge(fixed, parse_assignments(settings))))
+    clock = Clock()
+    model.fit(dataset, reporter=clock)
+    values = [record["validation"][METRIC] for record in model.history_]
+    return {"values": values, "seconds": clock.seconds}
+
+
+def summarise(run: Mapping[str, list[float]], target: float) -> dict[str, float | int | None]:
+    """Best value and its epoch; the first epoch at ``target`` or above, and the seconds to it."""
+    values, seconds = run["values"], run["seconds"]
+    best = max(values)
+    reached = next((k for k, value in enumerate(values) if value >= target), None)
+    return {
+        "best": best,
+        "best_epoch": values.index(best) + 1,
+        "epochs": len(values),
+        "reached_epoch": None if reached is None else reached + 1,
+        "reached_seconds": None if reached is None else seconds[reached],
+        "seconds": seconds[-1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, help="at most, in place of the configured number")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    dataset = load_dataset(options.dataset)
+    # The reference first: the others are read against it.
+    names = list(dict.fromkeys([REFERENCE, *options.methods]))
+    print(f"{dataset.name}, valid {METRIC}, seed {options.seed}, {options.threads} thread(s)")
+    print("reached: the first epoch at the reference's best or above, its seconds, their ratio")
+    print(f"{'method':<16} {'best':>7} {'epoch':>6} {'reached':>8} {'seconds':>8} {'ratio':>6}")
+    runs: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        runs[name] = train(name, dataset, options)
+        row = summarise(runs[name], max(runs[REFERENCE]["values"]))
+        found[name] = row
+        seconds = row["reached_seconds"]
+        reference = found[REFERENCE]["reached_seconds"]
+        row["ratio"] = None if seconds is None else seconds / reference
+        reached = (
+            f"{'-':>8} {'-':>8} {'-':>6}"
+            if seconds is None
+            else f"{row['reached_epoch']:>8} {seconds:>8.1f} {row['ratio']:>6.2f}"
+        )
+        print(f"{name:<16} {row['best']:>7.4f} {row['best_epoch']:>6} {reached}", flush=True)
+    if options.json:
+        head = {"dataset": dataset.name, "metric": METRIC, "reference": REFERENCE}
+        head |= {"seed": options.seed, "threads": options.threads}
+        result = head | {"summary": found, "runs": runs}
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
