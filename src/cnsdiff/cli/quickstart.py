@@ -64,7 +64,7 @@ def quickstart(
     screen.print(comparison_table(title, results, (10, 20)))
     screen.print(
         "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).\n"
-        f"Last row: the same cnsdiff at the dial {even:g}, which validation chose for even exposure.\n"
+        f"Last row: the same cnsdiff at dial {even:g}, chosen on validation for even exposure.\n"
         "One seed and one small world prove nothing; see the README for your own data."
     )
     if out is not None:
