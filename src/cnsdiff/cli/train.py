@@ -44,7 +44,8 @@ def train(
     select_on: Annotated[
         str | None,
         typer.Option(
-            help="What picks the epoch: valid, inverse-popularity, tempered, recency, worst-slice."
+            help="What picks the epoch and the dial: valid, inverse-popularity, inverse-exposure, "
+            "tempered, recency, worst-slice, drift."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
