@@ -18,7 +18,9 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task, run_task
 from cnsdiff.errors import CnsdiffError, ConfigError, DataError
 from cnsdiff.evaluation import evaluate
-from cnsdiff.references import RandomScores
+from cnsdiff.evaluation.dial import Dialled
+from cnsdiff.evaluation.environment import environment
+from cnsdiff.references import EASE, RandomScores
 
 JUDGES = ("test_iid", "test_ood", "judgements", "truth_users", "truth_items")
 
@@ -187,6 +189,23 @@ def test_one_model_is_measured_once(world_path, monkeypatch):
         rows.filter(metric="dial").select("selection", dial="value"), on="selection", how="left"
     ).select("epoch", pl.col("dial").fill_null(0.0))
     assert len(counted) == models.n_unique() > 1
+
+
+def test_one_epoch_at_two_dials_is_two_models(world_path, world):
+    """A reference has one epoch for all: what sets its results apart is the dial alone."""
+    methods = {"ease": {"reference": "ease", "options": {"l2": 10}}}
+    task = final(world_path, "ease", select_on=["valid", "valid+dial"], methods=methods)
+    rows = run_task(task).rows
+    (gamma,) = rows.filter(metric="dial")["value"]
+    assert gamma != 0
+    model = EASE(l2=10).fit(world)
+    for selection, scorer in (
+        ("valid", model),
+        ("valid+dial", Dialled(model, environment(world), gamma)),
+    ):
+        for split, result in evaluate(scorer, world).splits.items():
+            for metric, expected in result.metrics.items():
+                assert value(rows, selection=selection, split=split, metric=metric) == expected
 
 
 @pytest.mark.parametrize("method", ["mf", "mostpop"])
