@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -18,9 +19,10 @@ from cnsdiff.data import Dataset
 from cnsdiff.errors import TrainingError
 from cnsdiff.evaluation import EmbeddingScorer, anticipate
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, readings
+from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, readings
 from cnsdiff.evaluation.environment import environment, exposure_counts
 from cnsdiff.references import EASE, MostPop, RandomScores
+from cnsdiff.training import selection
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
@@ -138,26 +140,32 @@ DIALLED = tuple(f"{name}+dial" for name in ALL)
 
 
 def test_the_joint_choice_is_that_of_brute_force(world):
-    """Over all epochs and dials, from the formulas; then finely at the epoch chosen."""
+    """Over all epochs and dials, from the formulas; then finely about there at the epoch chosen."""
     names = ("valid+dial", "inverse-popularity+dial")
     fitted = fit_model(config(epochs=7, patience=None), world, names, METRIC)
     tables = embeddings_of_epochs(config(epochs=7, patience=None), world)
     for name in names:
         weighted = name.startswith("inverse")
-        epochs = [
-            max(ndcg_by_hand(*table, world, gamma, weighted) for gamma in COARSE)
+        coarse = [
+            {gamma: ndcg_by_hand(*table, world, gamma, weighted) for gamma in COARSE}
             for table in tables
         ]
+        epochs = [max(values.values()) for values in coarse]
         choice = fitted.choices[name]
         assert choice.epoch == 1 + next(
             at for at, value in enumerate(epochs) if value > max(epochs) - 1e-9
         )
-        values = {g: ndcg_by_hand(*tables[choice.epoch - 1], world, g, weighted) for g in FINE}
-        assert choice.value == pytest.approx(max(values.values()), abs=1e-9)
-        best = [g for g, value in values.items() if value > max(values.values()) - 1e-9]
-        assert choice.gamma in best and abs(choice.gamma) == min(map(abs, best))
+        table, about = tables[choice.epoch - 1], best_of(coarse[choice.epoch - 1])
+        values = {g: ndcg_by_hand(*table, world, g, weighted) for g in near(about)}
+        assert choice.gamma == best_of(values)
+        assert choice.value == pytest.approx(values[choice.gamma], abs=1e-9)
         assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
     assert any(choice.gamma != 0 for choice in fitted.choices.values()), "nothing was turned"
+
+
+def best_of(values: dict[float, float]) -> float:
+    """The dial with the best value; of equal ones that nearest 0."""
+    return max(values, key=lambda gamma: (round(values[gamma], 9), -abs(gamma), gamma))
 
 
 def embeddings_of_epochs(settings: Config, dataset: Dataset) -> list[tuple[Any, Any]]:
@@ -197,9 +205,11 @@ def ndcg_by_hand(users: Any, items: Any, dataset: Dataset, gamma: float, weighte
     return total / norm
 
 
-def test_a_training_by_itself_chooses_the_same_dial(world):
+@pytest.mark.parametrize("dial_users", [2000, 9])
+def test_a_training_by_itself_chooses_the_same_dial(world, monkeypatch, dial_users):
+    monkeypatch.setattr(selection, "_DIAL_USERS", dial_users)
     training = {"epochs": 12, "patience": 2}
-    fitted = fit_model(config(**training), world, DIALLED, METRIC)
+    fitted = fit_model(config(**training), world, DIALLED, METRIC, dial_users=dial_users)
     for on in ("valid", "inverse-popularity", "worst-slice"):
         choice, model = fitted.choices[f"{on}+dial"], alone(world, on, dial="auto", **training)
         assert (choice.epoch, choice.gamma) == (model.best_epoch_, model.dial_)
@@ -303,16 +313,27 @@ def test_a_reference_is_read_at_its_best_dial(world):
     model = EASE(l2=10).fit(world)
     train = world.split("train").csr(world.n_users, world.n_items)
     shift = anticipate("inverse-popularity", world.split("valid"), train, ks=(20,))
-    found = readings(
-        model, environment(world), world.split("valid"), train, ks=(20,), anticipations=[shift]
-    )
+
+    def read(gammas: Sequence[float]) -> dict[float, dict[str, float]]:
+        return readings(
+            model,
+            environment(world),
+            world.split("valid"),
+            train,
+            gammas=gammas,
+            ks=(20,),
+            anticipations=[shift],
+        )
+
+    coarse = read(COARSE)
     for name, choice in fitted.choices.items():
         if name in plain.choices:
             assert choice.gamma is None and choice.value == plain.choices[name].value
             continue
         on = name.removesuffix("+dial")
         key = METRIC if on == "valid" else anticipated_name(METRIC, on)
-        assert (choice.gamma, choice.value) == best_reading(found, key)
+        about, _ = best_reading(coarse, key)
+        assert (choice.gamma, choice.value) == best_reading(read(near(about)), key)
         assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
     assert fitted.choices["valid+dial"].gamma != 0
 

@@ -16,7 +16,7 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import CnsdiffError, DataError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, readings
+from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, near, readings
 from cnsdiff.evaluation.environment import environment, exposure_counts
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import as_configured
@@ -69,31 +69,68 @@ def test_an_epoch_is_worth_what_it_is_at_its_best_dial(world):
     assert sum(found[f"{name}+dial"] > found[name] for name in PLAIN) > 1
 
 
-def test_a_dial_that_is_done_is_read_finely_on_all(world):
-    scorer = model(world)
-    at = read_at(scorer, world, FINE)
-    for dial_users in (2000, 10):
-        found = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=dial_users).read(
-            scorer, DIALLED
-        )
-        for name, reading in found.items():
-            expected = best_reading(at, key(name.removesuffix("+dial")))
-            assert (reading.gamma, reading.value) == expected
-            assert reading.scorer.gamma == reading.gamma
-            assert reading.scorer.scorer is scorer
+def sample_of(world: Dataset, validation: Validation) -> Split:
+    """The pairs of the users that place the dial."""
+    valid = world.split("valid")
+    drawn = np.unique(valid.users)[validation._rows.numpy()]
+    rows = np.isin(valid.users, drawn)
+    assert valid.timestamps is not None
+    return Split("valid", valid.users[rows], valid.items[rows], valid.timestamps[rows])
+
+
+@pytest.mark.parametrize("dial_users", [2000, 10])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_dial_that_is_done_is_read_finely_about_where_the_sample_has_it(world, dial_users, seed):
+    """On all users, each objective by itself."""
+    scorer = model(world, seed)
+    validation = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=dial_users)
+    coarse = read_at(scorer, world, COARSE, sample_of(world, validation))
+    fine = read_at(scorer, world, FINE)
+    missed = 0
+    for name, reading in validation.read(scorer, DIALLED).items():
+        base = key(name.removesuffix("+dial"))
+        about, _ = best_reading(coarse, base)
+        expected = best_reading({gamma: fine[gamma] for gamma in near(about)}, base)
+        assert (reading.gamma, reading.value) == expected
+        assert reading.scorer.gamma == reading.gamma
+        assert reading.scorer.scorer is scorer
+        missed += best_reading(fine, base)[1] > reading.value
+    assert missed, "no other dial was better, so looking everywhere would pass, too"
+
+
+def test_objectives_read_together_are_those_read_alone(world):
+    """A dial that is better for one, but read for another's sake only, is not its own."""
+    validation = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=10)
+    elsewhere = 0
+    for scorer in (model(world, seed) for seed in range(4)):
+        together = validation.read(scorer, DIALLED)
+        fine = read_at(scorer, world, {reading.gamma for reading in together.values()})
+        for name, reading in together.items():
+            (alone,) = validation.read(scorer, [name]).values()
+            assert (alone.gamma, alone.value) == (reading.gamma, reading.value)
+            others = best_reading(fine, key(name.removesuffix("+dial")))[1]
+            elsewhere += others > reading.value
+    assert elsewhere, "no other's dial would have been better"
+
+
+def test_dials_that_are_given_are_all_that_is_read(world, monkeypatch):
+    validation = Validation(world, DIALLED, METRIC, SETTINGS)
+    gammas = (-2.0, 0.3, 3.0)
+    at, counted = read_at(model(world), world, gammas), ranked(monkeypatch)
+    for name, reading in validation.read(model(world), DIALLED, gammas).items():
+        expected = best_reading(at, key(name.removesuffix("+dial")))
+        assert (reading.gamma, reading.value) == expected
+    assert set(counted) == set(gammas)
+    assert validation.read(model(world), []) == {}
 
 
 def test_a_sample_of_the_users_places_the_dial(world):
     """And all are measured where there is none."""
-    scorer, valid = model(world), world.split("valid")
+    scorer = model(world)
     sampled = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS, dial_users=15)
     found = sampled(scorer)
-    users = np.unique(valid.users)
-    drawn = users[sampled._rows.numpy()]
-    assert len(set(drawn.tolist())) == 15 < len(users)
-    rows = np.isin(valid.users, drawn)
-    assert valid.timestamps is not None
-    part = Split("valid", valid.users[rows], valid.items[rows], valid.timestamps[rows])
+    part = sample_of(world, sampled)
+    assert len(np.unique(part.users)) == 15 < len(np.unique(world.split("valid").users))
     at = read_at(scorer, world, COARSE, part)
     for name in DIALLED:
         expected = best_reading(at, key(name.removesuffix("+dial")))[1]
@@ -154,9 +191,16 @@ def test_nothing_is_ranked_or_scored_twice(world, monkeypatch, dial_users):
     counted.clear()
     validation(scorer, DIALLED)
     assert counted == dict.fromkeys(COARSE, some)
+    coarse = read_at(scorer, world, COARSE, sample_of(world, validation))
     counted.clear()
     validation.read(scorer, DIALLED)
-    assert counted == dict.fromkeys(FINE, n)
+    places = {best_reading(coarse, key(name))[0] for name in PLAIN}
+    expected = Counter(dict.fromkeys(COARSE, some))
+    expected.update(dict.fromkeys({fine for gamma in places for fine in near(gamma)}, n))
+    assert counted == expected
+    counted.clear()
+    validation.read(scorer, ["recency+dial"])
+    assert sum(counted.values()) <= len(COARSE) * some + 5 * n
 
 
 def test_batches_change_nothing(world, monkeypatch):

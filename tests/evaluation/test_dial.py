@@ -19,6 +19,7 @@ from cnsdiff.evaluation.dial import (
     best_reading,
     dial_bias,
     in_words,
+    near,
     spread,
     standardised_log,
 )
@@ -228,6 +229,26 @@ def test_the_best_reading_and_of_equal_ones_the_nearest_to_zero():
     assert best_reading(found({-0.5: 1.0, 0.5: 1.0, 2.0: 1.0}), "ndcg@20") == (0.5, 1.0)
     assert 0.0 in COARSE
     assert set(COARSE) <= set(FINE)
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [
+        (-1.0, (-2.0, -1.4, -1.0, -0.7, -0.5)),
+        (-0.5, (-1.0, -0.7, -0.5, -0.35, -0.25)),
+        (0.0, (-0.1, -0.05, 0.0, 0.1, 0.2)),
+        (1.0, (0.7, 0.85, 1.0, 1.4, 2.0)),
+        (2.0, (1.0, 1.4, 2.0, 3.0)),
+    ],
+)
+def test_the_fine_dials_near_a_coarse_one(coarse, fine):
+    """At either end as far as the fine ones go."""
+    assert near(coarse) == fine
+
+
+def test_every_fine_dial_is_near_a_coarse_one():
+    assert {fine for coarse in COARSE for fine in near(coarse)} == set(FINE)
+    assert all(coarse in near(coarse) for coarse in COARSE)
 
 
 def test_in_words():

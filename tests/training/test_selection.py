@@ -32,22 +32,46 @@ def selection(world: Dataset, **training) -> Selection:
     return Selection(TrainingConfig(**training), world, train, (10, 20), "cpu")
 
 
-def ndcg_by_hand(world: Dataset, embeddings: Embeddings, gamma: float, users=None) -> float:
-    """NDCG@20 of validation at a dial, user by user; only of ``users`` if given."""
+def ndcg_by_hand(
+    world: Dataset, embeddings: Embeddings, gamma: float, users=None, weighted: bool = False
+) -> float:
+    """NDCG@20 of validation at a dial, user by user; only of ``users`` if given.
+
+    Pairs weigh 1, or ``1 / pop_i``.
+    """
     scores = (embeddings.users @ embeddings.items.T).double().numpy()
     train = world.split("train").csr(world.n_users, world.n_items).toarray() > 0
     valid = world.split("valid").csr(world.n_users, world.n_items).toarray() > 0
     logs = np.log(np.maximum(exposed(world), 1))
     e = (logs - logs.mean()) / logs.std()
     scores = np.where(train, -np.inf, scores + gamma * scores.std(axis=1).mean() * e)
-    values = []
+    pop = train.sum(axis=0).clip(1)
+    total = norm = 0.0
     for u in np.flatnonzero(valid.any(axis=1)):
         if users is None or u in users:
+            gains = {i: 1 / pop[i] if weighted else 1.0 for i in np.flatnonzero(valid[u])}
             best = np.argsort(-scores[u], kind="stable")[:20]
-            gain = sum(1 / math.log2(r + 2) for r, i in enumerate(best) if valid[u, i])
-            ideal = sum(1 / math.log2(r + 2) for r in range(min(valid[u].sum(), 20)))
-            values.append(gain / ideal)
-    return float(np.mean(values))
+            dcg = sum(gains.get(i, 0.0) / math.log2(r + 2) for r, i in enumerate(best))
+            ranked = sorted(gains.values(), reverse=True)[:20]
+            ideal = sum(gain / math.log2(r + 2) for r, gain in enumerate(ranked))
+            weight = sum(gains.values()) / len(gains)
+            total, norm = total + weight * dcg / ideal, norm + weight
+    return total / norm
+
+
+def best_by_hand(world: Dataset, embeddings: Embeddings, gammas, users=None, weighted=False):
+    """The best of some dials; of equal ones that nearest 0."""
+    values = {g: ndcg_by_hand(world, embeddings, g, users, weighted) for g in gammas}
+    return max(values, key=lambda g: (round(values[g], 9), -abs(g), g))
+
+
+def neighbours(gamma: float) -> list[float]:
+    """The fine dials that no coarse one parts from ``gamma``."""
+    return [
+        fine
+        for fine in FINE
+        if not any(min(fine, gamma) < coarse < max(fine, gamma) for coarse in COARSE)
+    ]
 
 
 def exposed(world: Dataset) -> np.ndarray:
@@ -66,30 +90,38 @@ def test_an_epoch_is_worth_its_best_dial(world, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_last_word_is_the_fine_grid(world, seed):
-    values = {gamma: ndcg_by_hand(world, tables(world, seed), gamma) for gamma in FINE}
-    best = max(values.values())
-    equal = [gamma for gamma, value in values.items() if value > best - 1e-9]
-    dial = selection(world).dial(tables(world, seed))
-    assert dial in equal
-    assert abs(dial) == min(map(abs, equal)), "of equal ones the nearest to 0"
+def test_the_last_word_is_fine_about_the_coarse_one(world, seed):
+    coarse = best_by_hand(world, tables(world, seed), COARSE)
+    expected = best_by_hand(world, tables(world, seed), neighbours(coarse))
+    assert selection(world).dial(tables(world, seed)) == expected
 
 
-def test_some_users_while_training_and_all_in_the_end(world, monkeypatch):
-    """While training a sample that is the same each time; the dial itself is of all users."""
-    objectives = ("valid", "inverse-popularity")
-    fine = {on: selection(world, select_on=on).dial(tables(world)) for on in objectives}
+def test_equally_good_dials_count_as_the_one_nearest_zero(world):
+    nothing = Embeddings(*(torch.zeros_like(table) for table in tables(world)))
+    assert selection(world).dial(nothing) == 0, "scores without a spread turn with no dial"
+
+
+@pytest.mark.parametrize("on", ["valid", "inverse-popularity"])
+def test_some_users_tell_it_coarsely_and_all_finely(world, monkeypatch, on):
+    """A sample that is the same each time says about where; everybody says where."""
+    weighted, whole, apart = on != "valid", selection(world, select_on=on), []
+    assert len(whole.split) == len(world.split("valid"))
     monkeypatch.setattr(module, "_DIAL_USERS", 7)
-    for on in objectives:
+    for embeddings in (tables(world, seed) for seed in range(4)):
         chosen = selection(world, select_on=on)
         users = set(chosen.split.users)
         assert len(users) == 7
         assert users == set(selection(world, select_on=on).split.users)
         assert len(chosen.split) == sum(u in users for u in world.split("valid").users)
-        assert chosen.dial(tables(world)) == fine[on]
-    found = selection(world)(tables(world))
-    sampled = ndcg_by_hand(world, tables(world), found["dial"], users)
-    assert found["ndcg@20"] == pytest.approx(sampled, rel=1e-9)
+        coarse = best_by_hand(world, embeddings, COARSE, users, weighted)
+        found = chosen(embeddings)
+        assert found["dial"] == coarse
+        value = ndcg_by_hand(world, embeddings, coarse, users, weighted)
+        assert found[chosen.config.selection_metrics[0]] == pytest.approx(value, rel=1e-9)
+        dial = chosen.dial(embeddings)
+        assert dial == best_by_hand(world, embeddings, neighbours(coarse), None, weighted)
+        apart.append(dial != whole.dial(embeddings))
+    assert any(apart), "the sample was never heard"
     assert len(selection(world, dial="off").split) == len(world.split("valid"))
 
 

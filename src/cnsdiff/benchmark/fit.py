@@ -22,7 +22,6 @@ from cnsdiff.benchmark.validation import DIAL_USERS, Validation
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
-from cnsdiff.evaluation.dial import FINE
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
@@ -174,7 +173,7 @@ def fit_model(
             epoch,
             history[epoch],
         )
-    _place_dials(choices, validation, FINE)
+    _place_dials(choices, validation)
     ended = "patience" if stale() else "epochs" if state.epoch == settings.epochs else "time"
     return Fitted(choices, state.epoch, clock() - started, ended)
 
@@ -192,12 +191,12 @@ def fit_reference(
     validation = Validation(dataset, selections, metric, settings)
     values = validation(scorer, [name for name in selections if not is_dialled(name)])
     choices = {name: Choice(scorer, values.get(name, float("nan"))) for name in selections}
-    _place_dials(choices, validation, FINE if reference.dialled else (0.0,))
+    _place_dials(choices, validation, None if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
 
 
 def _place_dials(
-    choices: Mapping[str, Choice], validation: Validation, gammas: Sequence[float]
+    choices: Mapping[str, Choice], validation: Validation, gammas: Sequence[float] | None = None
 ) -> None:
     """Read each choice that has a dial at the best; those of one epoch are read together."""
     by_epoch: dict[int, list[str]] = {}

@@ -6,6 +6,7 @@ without a dial and those at ``γ = 0`` share theirs, and users are scored once f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -20,7 +21,7 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import DataError
 from cnsdiff.evaluation import Scorer, rank
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, spread
+from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, spread
 from cnsdiff.evaluation.environment import environment, exposure_counts
 from cnsdiff.evaluation.metrics import accuracy
 from cnsdiff.evaluation.relevance import Relevance
@@ -173,14 +174,26 @@ class Validation:
         return {name: values[name] for name in asked}
 
     def read(
-        self, scorer: Scorer, selections: Sequence[str], gammas: Sequence[float] = FINE
+        self, scorer: Scorer, selections: Sequence[str], gammas: Sequence[float] | None = None
     ) -> dict[str, Reading]:
-        """The best dial by each of these selections, on all users."""
+        """The best dial by each of these selections, on all users.
+
+        Of ``gammas``; by default of the fine ones about the coarse one that the sample likes best.
+        """
         bases = list(dict.fromkeys(map(without_dial, selections)))
-        at = self._readings(scorer, self._whole, bases, gammas) if bases else {}
+        if not bases:
+            return {}
+        # Each objective has a neighbourhood of its own, whatever others are read beside it.
+        own = dict.fromkeys(bases, tuple(gammas or ()))
+        if gammas is None:
+            coarse = self._readings(scorer, self._sample, bases, COARSE)
+            own = {base: near(best_reading(coarse, base)[0]) for base in bases}
+        every = sorted(set(itertools.chain.from_iterable(own.values())))
+        at = self._readings(scorer, self._whole, bases, every)
         found = {}
         for name in selections:
-            gamma, value = best_reading(at, without_dial(name))
+            base = without_dial(name)
+            gamma, value = best_reading({gamma: at[gamma] for gamma in own[base]}, base)
             found[name] = Reading(Dialled(scorer, self.environment, gamma), gamma, value)
         return found
 

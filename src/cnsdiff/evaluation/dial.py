@@ -36,6 +36,15 @@ FINE = (
     *(0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0),
 )
 
+
+def near(gamma: float) -> tuple[float, ...]:
+    """The fine dials around a coarse one: between its two neighbours in :data:`COARSE`."""
+    at = COARSE.index(gamma)
+    low = COARSE[at - 1] if at else FINE[0]
+    high = COARSE[at + 1] if at + 1 < len(COARSE) else FINE[-1]
+    return tuple(fine for fine in FINE if low <= fine <= high)
+
+
 #: Users whose scores tell the spread, and how many at a time; a mean over them settles quickly.
 _SPREAD_USERS, _SPREAD_BATCH = 256, 32
 

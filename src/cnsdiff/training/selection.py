@@ -14,7 +14,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, environment, readings
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.evaluation.dial import COARSE, FINE, best_reading
+from cnsdiff.evaluation.dial import COARSE, best_reading, near
 from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
@@ -46,7 +46,7 @@ def as_configured(
     )
 
 
-#: Validation users whose lists tell the dial while training; when it is done, all do.
+#: Validation users whose lists tell the dial coarsely; all tell it finely.
 _DIAL_USERS = 2000
 
 
@@ -126,14 +126,18 @@ class Selection:
         return found[dial] | {"dial": dial}
 
     def dial(self, embeddings: Embeddings) -> float:
-        """The dial of a trained model: the best of ``FINE`` on all validation users, or as fixed.
+        """The dial of a trained model, or as fixed.
 
-        Readings that are equally good count as the one nearest 0.
+        Of the fine ones about the coarse one that the sample likes best, the best on all validation
+        users. Readings that are equally good count as the one nearest 0.
         """
         if self.config.fixed_dial is not None:
             return self.config.fixed_dial
-        found = self._read(embeddings, FINE, self._whole, self._anticipate(self._whole))
-        return best_reading(found, self.config.selection_metrics[0])[0]
+        metric = self.config.selection_metrics[0]
+        coarse = self._read(embeddings, COARSE, self.split, self.anticipation)
+        dials = near(best_reading(coarse, metric)[0])
+        fine = self._read(embeddings, dials, self._whole, self._anticipate(self._whole))
+        return best_reading(fine, metric)[0]
 
     def _read(
         self,
