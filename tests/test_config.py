@@ -14,7 +14,8 @@ from cnsdiff import registry
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config, merge, parse_assignments, read_config_file, resolve_config
 from cnsdiff.errors import ConfigError
-from cnsdiff.presets import PRESETS, preset
+from cnsdiff.objectives import ObjectiveConfig
+from cnsdiff.presets import DEFAULT, PRESETS, preset
 from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
@@ -53,6 +54,12 @@ def test_a_dumped_configuration_resolves_to_itself(name: str, tmp_path: Path) ->
     assert resolve_config(read_config_file(path)) == config
 
 
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_so_does_one_of_any_sampler_without_a_preset(name: str) -> None:
+    config = resolve_config({"sampler": {"name": name}, "objective": {"l2": 0.5}})
+    assert resolve_config(config.model_dump(mode="json")) == config
+
+
 def test_components_get_their_own_settings() -> None:
     config = resolve_config({"sampler": {"name": "cnsdiff", "starts": [3]}})
     assert isinstance(config.sampler, CNSDiffConfig)
@@ -60,9 +67,73 @@ def test_components_get_their_own_settings() -> None:
     assert config.model_dump()["sampler"]["starts"] == (3,)
 
 
-def test_the_default_is_cnsdiff_on_lightgcn() -> None:
-    config = resolve_config()
-    assert (config.sampler.name, config.backbone.name) == ("cnsdiff", "lightgcn")
+def parts(config: Config) -> dict[str, Any]:
+    """What the default preset decides."""
+    return {
+        "backbone": (config.backbone.name, config.backbone.init),
+        "sampler": config.sampler.name,
+        "objective": config.objective,
+        "dial": config.training.dial,
+    }
+
+
+OURS = {
+    "backbone": ("lightgcn", "spectral"),
+    "sampler": "exposure",
+    "objective": ObjectiveConfig(
+        loss="softmax", score="cosine", temperature=0.2, repulsion=0.3, l2=1e-4
+    ),
+    "dial": "auto",
+}
+PLAIN = {
+    "backbone": ("lightgcn", "xavier"),
+    "objective": ObjectiveConfig(),
+    "dial": "auto",
+}
+
+
+@pytest.mark.parametrize("sampler", [{}, None, {"name": "exposure"}, {"exponent": 0.5}])
+def test_the_default_is_exposure_with_all_that_goes_with_it(sampler: Any) -> None:
+    assert parts(resolve_config({"sampler": sampler})) == OURS
+    assert resolve_config({"sampler": sampler}) == resolve_config(preset=DEFAULT)
+
+
+@pytest.mark.parametrize("name", sorted({*SAMPLERS.names()} - {"exposure"}))
+def test_another_sampler_without_a_preset_has_the_plain_settings(name: str) -> None:
+    config = resolve_config({"sampler": {"name": name}})
+    assert parts(config) == {**PLAIN, "sampler": name}
+    assert config == resolve_config({"sampler": {"name": name}}, preset=DEFAULT)
+    assert config.sampler == getattr(SAMPLERS.find(name), "Config", SamplerConfig)(name=name)
+
+
+def test_a_sampler_of_ones_own_without_a_preset_has_the_plain_settings() -> None:
+    class Own(Sampler):
+        pass
+
+    own: dict[str, Any] = {"samplers": {"Own": Own}}
+    config = resolve_config({"sampler": {"name": "Own", "n_negatives": 3}}, **own)
+    assert parts(config) == {**PLAIN, "sampler": "Own"}
+    assert config.sampler == SamplerConfig(name="Own", n_negatives=3)
+
+
+@pytest.mark.parametrize("name", ["exposure", "dns"])
+def test_what_is_set_wins_over_either(name: str) -> None:
+    ours = name == "exposure"
+    config = resolve_config(
+        {
+            "sampler": {"name": name},
+            "backbone": {"name": "mf"},
+            "objective": {"temperature": 0.7},
+            "training": {"dial": "off"},
+        }
+    )
+    under = OURS if ours else PLAIN
+    assert parts(config) == {
+        "backbone": ("mf", under["backbone"][1]),
+        "sampler": name,
+        "objective": under["objective"].model_copy(update={"temperature": 0.7}),
+        "dial": "off",
+    }
 
 
 def test_the_users_keys_win_over_the_presets() -> None:
@@ -109,7 +180,14 @@ def test_a_configuration_cannot_be_changed_afterwards() -> None:
             {"objective": {"contrastive": {"weigth": 1}}},
             "unknown key 'objective.contrastive.weigth' (did you mean 'weight'?)",
         ),
-        ({"sampler": {"start": [1]}}, "unknown key 'sampler.start' (did you mean 'starts'?)"),
+        (
+            {"sampler": {"name": "cnsdiff", "start": [1]}},
+            "unknown key 'sampler.start' (did you mean 'starts'?)",
+        ),
+        (
+            {"sampler": {"exponant": 1}},
+            "unknown key 'sampler.exponant' (did you mean 'exponent'?)",
+        ),
         ({"backbone": {"layer": 3}}, "unknown key 'backbone.layer' (did you mean 'layers'?)"),
         ({"evaluation": {"zzz": 1}}, "unknown key 'evaluation.zzz'; known keys: ks"),
         (
@@ -131,7 +209,7 @@ def test_unknown_names_get_the_nearest(overrides: dict[str, Any], words: str) ->
         ({"training": {"lr": "fast"}}, "(got 'fast')"),
         ({"evaluation": {"ks": [5, "x"]}}, "evaluation.ks.1: "),
         ({"evaluation": {"ks": []}}, "evaluation.ks: "),
-        ({"sampler": {"starts": [30]}}, "sampler: starts must be"),
+        ({"sampler": {"name": "cnsdiff", "starts": [30]}}, "sampler: starts must be"),
         ({"objective": {"loss": "bprr"}}, "objective.loss: "),
         ({"seed": -1}, "seed: "),
         ({"training": 5}, "training: "),
@@ -175,7 +253,7 @@ def test_bpr_with_shared_negatives_is_refused() -> None:
 
 def test_a_sampler_the_loss_never_calls_is_refused() -> None:
     message = complaint({"objective": {"loss": "softmax", "negatives": "in-batch"}})
-    assert "never uses the sampler 'cnsdiff'" in message
+    assert "never uses the sampler 'exposure'" in message
     assert "'in-batch+sampler'" in message
 
 
@@ -256,6 +334,7 @@ def test_assignments_nest_at_the_dots_and_read_values_as_yaml() -> None:
     assignments = [
         "training.epochs=5",
         "training.lr=1e-3",
+        "sampler.name=cnsdiff",
         "sampler.starts=[3, 5]",
         "objective.contrastive.weight=0.5",
         "sampler.cap_margin=null",
@@ -266,7 +345,12 @@ def test_assignments_nest_at_the_dots_and_read_values_as_yaml() -> None:
     assert config == resolve_config(
         {
             "training": {"epochs": 5, "lr": 1e-3},
-            "sampler": {"starts": (3, 5), "cap_margin": None, "full_chain": True},
+            "sampler": {
+                "name": "cnsdiff",
+                "starts": (3, 5),
+                "cap_margin": None,
+                "full_chain": True,
+            },
             "objective": {"contrastive": {"weight": 0.5}},
             "device": "cpu",
         }
@@ -359,15 +443,26 @@ def test_a_file_that_is_not_text_says_so(tmp_path: Path) -> None:
 
 def test_yaml_set_and_python_give_the_same_object(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("sampler: {starts: [4, 8], learning_rate: 1e-3}\ntraining: {patience: null}\n")
+    path.write_text(
+        "sampler: {name: cnsdiff, starts: [4, 8], learning_rate: 1e-3}\n"
+        "training: {patience: null}\n"
+    )
     by_file = resolve_config(read_config_file(path))
     by_set = resolve_config(
         parse_assignments(
-            ["sampler.starts=[4,8]", "sampler.learning_rate=.001", "training.patience=null"]
+            [
+                "sampler.name=cnsdiff",
+                "sampler.starts=[4,8]",
+                "sampler.learning_rate=.001",
+                "training.patience=null",
+            ]
         )
     )
     by_python = resolve_config(
-        {"sampler": {"starts": (4, 8), "learning_rate": 0.001}, "training": {"patience": None}}
+        {
+            "sampler": {"name": "cnsdiff", "starts": (4, 8), "learning_rate": 0.001},
+            "training": {"patience": None},
+        }
     )
     assert by_file == by_set == by_python
 

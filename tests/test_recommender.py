@@ -463,6 +463,30 @@ def test_load_gives_what_was_saved(world, named_world, model, named_model, tmp_p
         assert loaded.evaluate(dataset).metrics == fitted.evaluate(dataset).metrics
 
 
+class OfOnesOwn(Sampler):
+    """Random items, and no settings of its own."""
+
+    def forward(self, batch, embeddings, context):
+        return Negatives(items=self.positives.sample_negatives(batch.users, 1, context.negatives))
+
+
+@pytest.mark.parametrize("sampler", [None, "exposure", "dns", "cnsdiff", OfOnesOwn])
+def test_a_run_loads_with_the_settings_it_had(world, tmp_path, sampler):
+    """With the default's or, of another sampler, without them."""
+    model = Recommender(sampler=sampler, training=TRAINING).fit(world, run=tmp_path / "run")
+    ours = sampler in (None, "exposure")
+    objective = model.config_.objective
+    assert model.config_.backbone.init == ("spectral" if ours else "xavier")
+    assert (objective.loss, objective.score) == (
+        ("softmax", "cosine") if ours else ("bpr", "inner")
+    )
+    loaded = Recommender.load(tmp_path / "run")
+    assert loaded.config_ == model.config_
+    assert loaded.recommend(world.users, 5).equals(model.recommend(world.users, 5))
+    if sampler is not OfOnesOwn:  # which has to be at hand
+        assert loaded.resolve() == model.config_
+
+
 def test_a_loaded_model_is_whole(world, model, tmp_path):
     """It can be saved again, and fitted again with its own configuration."""
     options = {"backbone_options": {"dim": 16, "layers": 1}, "seed": 3, "training": TRAINING}

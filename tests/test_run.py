@@ -50,7 +50,7 @@ def world(tmp_path_factory):
 
 
 def recommender() -> Recommender:
-    return Recommender(training=TRAINING)
+    return Recommender(sampler="cnsdiff", training=TRAINING)
 
 
 @pytest.fixture(scope="module")

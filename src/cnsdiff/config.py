@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_
 from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.objectives import ObjectiveConfig
+from cnsdiff.presets import DEFAULT
 from cnsdiff.presets import preset as find_preset
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
@@ -117,6 +118,9 @@ def resolve_config(
             )
     chosen = (overrides.get("sampler") or {}).get("name")
     needed = base.get("sampler", {}).get("name")
+    if preset == DEFAULT and chosen not in (None, needed):
+        # The default is a configuration of its own sampler; another gets the plain settings.
+        base, needed = {}, None
     if chosen is not None and needed is not None and chosen != needed:
         raise ConfigError(
             f"preset {preset!r} is a configuration of the sampler {needed!r}, not of {chosen!r}; "
@@ -125,7 +129,7 @@ def resolve_config(
     tree = merge(base, overrides)
     kinds: tuple[tuple[str, str, Any, Registry[Any], type[Settings]], ...] = (
         ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
-        ("sampler", "cnsdiff", samplers, SAMPLERS, SamplerConfig),
+        ("sampler", "exposure", samplers, SAMPLERS, SamplerConfig),
     )
     for section, default, given, registry, config_class in kinds:
         settings = tree.get(section) or {}

@@ -10,6 +10,9 @@ from typing import Any
 
 from cnsdiff.errors import ConfigError, did_you_mean
 
+#: What a configuration starts from unless a preset is named.
+DEFAULT = "default"
+
 #: Hyper-parameters the paper and the authors' code share (METHOD §3).
 _PUBLISHED_SAMPLER: dict[str, Any] = {
     "name": "cnsdiff",
@@ -44,7 +47,20 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    # Ours: a softmax over negatives as the environment shows them, on cosine scores, begun at the
+    # spectral embedding, and read at a dial that validation chooses. docs/results.md has what
+    # each part is worth.
+    "default": {
+        "backbone": {"name": "lightgcn", "init": "spectral"},
+        "sampler": {"name": "exposure"},
+        "objective": {
+            "loss": "softmax",
+            "score": "cosine",
+            "temperature": 0.2,
+            "repulsion": 0.3,
+            "l2": 1e-4,
+        },
+    },
     # The method as the paper describes it: the denoiser is trained and sees the user, chains
     # begin at their starting step, generation runs without dropout.
     "paper": {

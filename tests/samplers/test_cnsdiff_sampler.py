@@ -89,7 +89,8 @@ def moved(before: dict[str, Tensor], step: TrainingStep) -> dict[str, bool]:
 @pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_every_parameter_moves_in_a_step_of_the_preset(preset: str, depth: int) -> None:
-    outcome = moved(*one_step(resolve_config({"sampler": {"depth": depth}}, preset=preset)))
+    overrides = {"sampler": {"name": "cnsdiff", "depth": depth}}
+    outcome = moved(*one_step(resolve_config(overrides, preset=preset)))
     assert sum(name.startswith("sampler.denoiser") for name in outcome) >= 8
     assert all(outcome.values()), outcome
 
@@ -104,7 +105,7 @@ def test_every_parameter_moves_in_a_step_of_the_preset(preset: str, depth: int) 
     ],
 )
 def test_every_parameter_moves_whatever_the_environment(environment: str, causal: str) -> None:
-    overrides = {"sampler": {"environment": environment, "causal": causal}}
+    overrides = {"sampler": {"name": "cnsdiff", "environment": environment, "causal": causal}}
     outcome = moved(*one_step(resolve_config(overrides)))
     names = " ".join(outcome)
     assert ("from_environment" in names) == (environment != "none")
@@ -126,15 +127,17 @@ def test_the_published_loss_weight_does_not_slow_the_denoiser_down() -> None:
     """Adam's steps are free of the loss's scale, down to the published λ_diff = 1e-6."""
     lengths = []
     for weight in (1e-6, 1.0):
-        overrides = {"sampler": {"diffusion_weight": weight, "cap_margin": None}}
-        before, step = one_step(resolve_config(overrides))
+        sampler = {"name": "cnsdiff", "diffusion_weight": weight, "cap_margin": None}
+        before, step = one_step(resolve_config({"sampler": sampler}))
         change = step.sampler.denoiser.out.weight - before["sampler.denoiser.out.weight"]
         lengths.append(change.norm().item())
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-3)
 
 
 def test_the_denoiser_can_have_a_learning_rate_of_its_own() -> None:
-    config = resolve_config({"sampler": {"learning_rate": 0.5}, "training": {"lr": 0.01}})
+    config = resolve_config(
+        {"sampler": {"name": "cnsdiff", "learning_rate": 0.5}, "training": {"lr": 0.01}}
+    )
     _, step = one_step(config)
     assert [group["lr"] for group in step.parameter_groups(0.01)] == [0.01, 0.5]
 
@@ -158,7 +161,8 @@ def test_training_brings_the_reconstruction_loss_down() -> None:
 
 @pytest.mark.parametrize("preset", ["default", "paper", "authors"])
 def test_each_preset_keeps_the_contract(preset: str) -> None:
-    check_sampler(CNSDiffSampler, resolve_config(preset=preset).sampler)
+    config = resolve_config({"sampler": {"name": "cnsdiff"}}, preset=preset)
+    check_sampler(CNSDiffSampler, config.sampler)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ def test_every_so_many_epochs_and_the_last(world, every, epochs):
 
 def test_a_resumed_run_counts_the_same(world, tmp_path, interrupting):
     def fit(run, reporter=None):
-        model = Recommender(training={**EPOCHS, "epochs": 5, "fhn_every": 2, "patience": None})
+        training = {**EPOCHS, "epochs": 5, "fhn_every": 2, "patience": None}
+        model = Recommender(sampler="cnsdiff", training=training)
         return model.fit(world, run=tmp_path / run, reporter=reporter)
 
     whole = fit("whole")

@@ -21,7 +21,7 @@ TRAINING = {"epochs": 3, "batch_size": 8}
 def test_a_plain_line_per_epoch(world):
     stream = io.StringIO()
     reporter = PlainReporter("mine", stream)
-    Recommender(training=TRAINING).fit(world, reporter=reporter)
+    Recommender(sampler="cnsdiff", training=TRAINING).fit(world, reporter=reporter)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
     for number, line in enumerate(lines, start=1):

@@ -12,8 +12,13 @@ from cnsdiff.run import CHECKPOINT
 VARIANTS = {
     "random": {"sampler": "random"},
     "mf": {"backbone": "mf", "sampler": "random"},
-    "cnsdiff": {},
-    "learned environment": {"sampler_options": {"environment": "learned"}},
+    "default": {},
+    "cnsdiff": {"sampler": "cnsdiff"},
+    "learned environment": {
+        "sampler": "cnsdiff",
+        "sampler_options": {"environment": "learned"},
+    },
+    "exposure_diffusion": {"sampler": "exposure_diffusion"},
     "mixgcf": {"sampler": "mixgcf"},
     "srns": {"sampler": "srns"},
     "dens": {"sampler": "dens"},
