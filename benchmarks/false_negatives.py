@@ -1,10 +1,14 @@
-"""The share of false negatives over training: ``random`` and cnsdiff's three presets.
+"""The share of false negatives, over training or at the epoch that validation keeps.
 
     python benchmarks/false_negatives.py --world 0 1 2 --dataset data/yahoo-r3-exposure
+    python benchmarks/false_negatives.py --world 1.5 --shift hybrid --chosen --seeds 0 1 2
 
 In the simulated world the truth judges, for each confounding ``b``; a dataset directory is judged
-by its randomised experiment. Every method trains for the same number of epochs without early
-stopping; counts are pooled over windows of epochs.
+by its randomised experiment. Over training, every method trains for the same number of epochs
+without early stopping, and counts are pooled over windows of epochs. With ``--chosen`` validation
+picks the epoch, and the sampler as it then stands is asked for negatives of random interactions;
+counts are pooled over the seeds, each with a world of its own. The samplers of BPR begin at the
+spectral embedding, as the default does.
 """
 
 from __future__ import annotations
@@ -12,18 +16,56 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cnsdiff import ConfoundedWorld, Dataset, Recommender, load_dataset
-from cnsdiff.evaluation.fhn import wilson
+from cnsdiff.evaluation.fhn import FalseNegatives, wilson
 
+#: Training with BPR on one negative per positive, but for `default`.
+BPR = ("random", "popularity", "dns", "mixgcf", "ahns", "cnsdiff")
 METHODS: dict[str, dict[str, Any]] = {
-    "random": {"sampler": "random"},
+    **{name: {"sampler": name, "backbone_options": {"init": "spectral"}} for name in BPR},
     "default": {"preset": "default"},
     "paper": {"preset": "paper"},
     "authors": {"preset": "authors"},
 }
+
+
+def measure_chosen(
+    make: Callable[[int], Dataset], method: str, judge: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The false negatives of the model that validation keeps, pooled over seeds."""
+    training = {"epochs": options.epochs, "fhn_every": None, "select_on": options.select_on}
+    total, by_seed, kept = FalseNegatives(), [], []
+    for seed in options.seeds:
+        dataset = make(seed)
+        model = Recommender(
+            **METHODS[method], seed=seed, threads=options.threads, training=training
+        ).fit(dataset)
+        found = model.false_negatives(
+            dataset, judge, n=options.sample, neighbours=options.neighbours, seed=seed
+        )
+        total += found
+        by_seed.append(found.fhn_hard)
+        kept.append(model.best_epoch_)
+    low, high = total.interval()
+    hard_low, hard_high = total.interval(hard=True)
+    return {
+        "epochs": ", ".join(map(str, kept)),
+        "fhn": total.fhn,
+        "low": low,
+        "high": high,
+        "judged": total.judged,
+        "fhn_hard": total.fhn_hard,
+        "hard_low": hard_low,
+        "hard_high": hard_high,
+        "hard_judged": total.hard_judged,
+        "fhn_hard_by_seed": by_seed,
+        "hard_share": total.hard_share,
+        "known_positive": total.known_positive_share if total.neighbours else None,
+    }
 
 
 def measure(
@@ -39,7 +81,7 @@ def measure(
         "fhn_neighbours": options.neighbours,
     }
     model = Recommender(
-        **METHODS[method], seed=options.seed, threads=options.threads, training=training
+        **METHODS[method], seed=options.seeds[0], threads=options.threads, training=training
     ).fit(dataset)
     rows = []
     for first in range(0, options.epochs, options.window):
@@ -75,34 +117,46 @@ def _percent(value: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--world", type=float, nargs="*", default=[], help="confounding b")
+    parser.add_argument("--shift", default="exposure", help="of the worlds")
     parser.add_argument("--dataset", type=Path, nargs="*", default=[], help="with an experiment")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--window", type=int, default=10, help="epochs pooled in a row")
     parser.add_argument("--sample", type=int, default=8192, help="negatives an epoch")
     parser.add_argument("--neighbours", type=int, default=1, help="k of synthesised negatives")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--chosen", action="store_true", help="at the epoch validation keeps")
+    parser.add_argument("--select-on", default="valid", help="what keeps it")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="the first, or all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args()
 
-    worlds = [(f"world b={b:g}", b) for b in options.world]
-    sources = [(name, lambda b=b: _world(b, options.seed), "truth") for name, b in worlds]
-    sources += [(p.name, lambda p=p: load_dataset(p), "experiment") for p in options.dataset]
+    sources: list[tuple[str, Callable[[int], Dataset], str]] = [
+        (f"world b={b:g}", lambda seed, b=b: _world(b, options.shift, seed), "truth")
+        for b in options.world
+    ]
+    sources += [(p.name, lambda seed, p=p: load_dataset(p), "experiment") for p in options.dataset]
     found = []
     print(
         "| data | method | epochs | FHN % (95 %) | judged | FHN % of hard | hard % | positive % |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, make, judge in sources:
-        dataset = make()
         for method in options.methods:
-            for row in measure(dataset, method, judge, options):
+            rows = (
+                [measure_chosen(make, method, judge, options)]
+                if options.chosen
+                else measure(make(options.seeds[0]), method, judge, options)
+            )
+            for row in rows:
                 found.append({"data": name, "method": method, **row})
                 interval = f"({_percent(row['low'])}–{_percent(row['high'])})"
+                hard = _percent(row["fhn_hard"])
+                if "hard_low" in row:
+                    hard += f" ({_percent(row['hard_low'])}–{_percent(row['hard_high'])})"
                 print(
                     f"| {name} | {method} | {row['epochs']} | {_percent(row['fhn'])} {interval} "
-                    f"| {row['judged']:,} | {_percent(row['fhn_hard'])} "
+                    f"| {row['judged']:,} | {hard} "
                     f"| {_percent(row['hard_share'])} | {_percent(row['known_positive'])} |",
                     flush=True,
                 )
@@ -110,8 +164,8 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _world(confounding: float, seed: int) -> Dataset:
-    return ConfoundedWorld(confounding=confounding, seed=seed).dataset()
+def _world(confounding: float, shift: str, seed: int) -> Dataset:
+    return ConfoundedWorld(confounding=confounding, seed=seed).dataset(shift)
 
 
 if __name__ == "__main__":
