@@ -8,17 +8,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import polars as pl
 import pytest
 
 from cnsdiff.backbones.lightgcn import LightGCNConfig
+from cnsdiff.cli.train import train
 from cnsdiff.config import Config, EvaluationConfig
 from cnsdiff.debiasing import PropensityConfig
+from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.objectives import ContrastiveConfig, ObjectiveConfig
-from cnsdiff.presets import PRESETS
+from cnsdiff.presets import DEFAULT, PRESETS, preset
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig
 from cnsdiff.training.config import TrainingConfig
@@ -36,7 +38,7 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
 }
 
 
-#: The samplers of our own that share one table: all but the default, which has its section.
+#: The samplers of our own that share one table: all but `cnsdiff`, which has its section.
 OTHER_SAMPLERS = [
     name
     for name in SAMPLERS.names()
@@ -84,9 +86,38 @@ def test_the_table_of_the_other_samplers_holds_registered_ones_only() -> None:
     assert set(rows) <= set(OTHER_SAMPLERS)
 
 
+def test_what_the_default_preset_sets_is_documented_beside_the_plain_settings() -> None:
+    text = section_text("What the default preset sets")
+    rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \| (.*) \|$", text, flags=re.MULTILINE)
+    sections = {"backbone": LightGCNConfig, "objective": ObjectiveConfig}
+    ours, plain = {}, {"sampler.name": "the one you name"}
+    for section, settings in preset(DEFAULT).items():
+        for key, value in settings.items():
+            ours[f"{section}.{key}"] = str(value)
+            if section in sections:
+                plain[f"{section}.{key}"] = f"`{sections[section].model_fields[key].default}`"
+    del ours["backbone.name"], plain["backbone.name"]  # is lightgcn in both
+    assert {key: value for key, value, _ in rows} == ours
+    assert {key: value for key, _, value in rows} == plain
+
+
 def test_every_preset_is_named_in_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(name in readme for name in PRESETS)
+    assert all(f"`--preset {name}`" in readme or f"`{name}`" in readme for name in PRESETS)
+
+
+@pytest.mark.parametrize("option", ["sampler", "preset", "select_on"])
+def test_help_and_readme_name_every_choice(option: str) -> None:
+    choices = {
+        "sampler": [*OTHER_SAMPLERS, "cnsdiff"],
+        "preset": list(PRESETS),
+        "select_on": ["valid", *get_args(Anticipated)],
+    }[option]
+    (about,) = get_type_hints(train, include_extras=True)[option].__metadata__
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for choice in choices:
+        assert re.search(rf"(?<![\w-]){choice}(?![\w-])", about.help), choice
+        assert choice == "valid" or re.search(rf"`[^`\n]*(?<![\w-]){choice}`", readme), choice
 
 
 PAGES = {

@@ -97,7 +97,8 @@ def resolve_config(
     overrides
         A nested mapping of sections, as in the YAML file.
     preset
-        Name of the partial configuration underneath.
+        Name of the partial configuration underneath. ``"default"`` is one of its own sampler; of
+        another, the fields' own defaults are underneath.
     source
         Where the overrides come from, for messages.
     backbones, samplers
@@ -119,7 +120,7 @@ def resolve_config(
     chosen = (overrides.get("sampler") or {}).get("name")
     needed = base.get("sampler", {}).get("name")
     if preset == DEFAULT and chosen not in (None, needed):
-        # The default is a configuration of its own sampler; another gets the plain settings.
+        # Not a conflict, as with the other presets: nobody asked for it by name.
         base, needed = {}, None
     if chosen is not None and needed is not None and chosen != needed:
         raise ConfigError(

@@ -47,15 +47,17 @@ class Recommender:
     backbone
         Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own.
     sampler
-        Name of a sampler (``"cnsdiff"`` by default, ``"random"``, ``"dns"``, …; docs/samplers.md
-        has all) or a class of your own.
+        Name of a sampler (``"exposure"`` by default, ``"random"``, ``"cnsdiff"``, …;
+        docs/samplers.md has all) or a class of your own.
     preset
-        A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, …
+        A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, … The
+        default is one of the sampler ``"exposure"``: with another sampler, the plain settings of
+        :class:`cnsdiff.config.Config` are underneath.
     source
         Where the configuration comes from, for messages.
     **config
         Configuration on top: ``seed=1``, ``training={"epochs": 20}``,
-        ``sampler_options={"starts": [5, 10]}`` and so on, as in :class:`cnsdiff.config.Config`
+        ``sampler_options={"exponent": 1.0}`` and so on, as in :class:`cnsdiff.config.Config`
         (``backbone_options`` and ``sampler_options`` set the components' own fields).
 
     Attributes

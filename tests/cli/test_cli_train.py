@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cnsdiff import Recommender
+from cnsdiff.presets import PRESETS
 from cnsdiff.run import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.progress import PlainReporter
@@ -136,12 +137,33 @@ def test_file_and_settings_and_python_agree(cli, world, tmp_path, fast):
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("preset", ["authors", "paper", "bpr-lightgcn", "ssm-lightgcn"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets(cli, world, tmp_path, preset):
     done = cli(
         "train", world, "--out", tmp_path / "run", "--preset", preset, "--set", "training.epochs=1"
     )
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "sampler", "loss", "init"),
+    [
+        ((), "exposure", "softmax", "spectral"),
+        (("--sampler", "exposure"), "exposure", "softmax", "spectral"),
+        (("--sampler", "random"), "random", "bpr", "xavier"),
+        (("--set", "sampler.name=random"), "random", "bpr", "xavier"),
+        (("--sampler", "random", "--preset", "default"), "random", "bpr", "xavier"),
+    ],
+)
+def test_what_is_underneath(cli, world, tmp_path, options, sampler, loss, init):
+    """The default's settings where no other sampler is named."""
+    done = cli("train", world, "--out", tmp_path / "run", *options, "--set", "training.epochs=1")
+    assert done.code == 0, done.err
+    assert f"lightgcn + {sampler}: epoch 1/1" in done.err
+    config = Recommender.load(tmp_path / "run").config_
+    found = (config.sampler.name, config.objective.loss, config.backbone.init)
+    assert found == (sampler, loss, init)
+    assert config.training.dial == "auto"
 
 
 # -- interrupted -------------------------------------------------------------------------------

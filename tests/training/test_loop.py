@@ -192,6 +192,7 @@ def test_a_learning_rate_that_blows_up(world, tmp_path):
     [
         {"sampler": "random"},
         {"sampler": "random", "backbone": "mf"},
+        {},
         {"sampler": "cnsdiff"},
         {"preset": "authors"},
         {"preset": "paper"},
@@ -252,7 +253,7 @@ def test_the_content_of_a_test_split_changes_no_weights(world):
         manifest={**world.manifest, "fingerprint": "another"},
         splits=swapped,
     )
-    for options in ({"sampler": "random"}, {"sampler": "cnsdiff"}):
+    for options in ({}, {"sampler": "random"}, {"sampler": "cnsdiff"}):
         assert same_embeddings(trained(world, **options), trained(other, **options))
 
 

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
 
-EXAMPLE = "Example: cnsdiff train data/food --sampler cnsdiff --seed 1 --out runs/food"
+EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
 INTERRUPTED = 130
 
 
@@ -28,13 +28,18 @@ def train(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="Negative sampler: cnsdiff, random, popularity, dns, dns_mn, softmax_rho, mixgcf, "
-            "srns, dens, ahns, curriculum."
+            help="Negative sampler: exposure (default), exposure_diffusion, cnsdiff, random, "
+            "popularity, dns, dns_mn, softmax_rho, mixgcf, srns, dens, ahns, curriculum. "
+            "One other than exposure has plain settings (BPR, inner product) unless you set others."
         ),
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Backbone: lightgcn, mf.")] = None,
     preset: Annotated[
-        str, typer.Option(help="default, paper, authors, bpr-lightgcn, ssm-lightgcn.")
+        str,
+        typer.Option(
+            help="default (ours), paper, authors, bpr-lightgcn, ips-lightgcn, pda-lightgcn, "
+            "ssm-lightgcn."
+        ),
     ] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     set_: Annotated[
