@@ -64,7 +64,7 @@ def measure_chosen(
         "hard_judged": total.hard_judged,
         "fhn_hard_by_seed": by_seed,
         "hard_share": total.hard_share,
-        "known_positive": total.known_positive_share if total.neighbours else None,
+        "known_positive": total.known_positive_share,
     }
 
 
