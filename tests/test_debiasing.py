@@ -200,7 +200,7 @@ def test_the_deconfounded_score_rises_everywhere_and_stays_finite() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(objective: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_config({"objective": objective})
+        resolve_config({"sampler": {"name": "random"}, "objective": objective})
     assert words in str(caught.value)
 
 
