@@ -19,7 +19,8 @@ from cnsdiff import Recommender, load_dataset
 
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random"},
-    "cnsdiff default": {"preset": "default"},
+    "default": {"preset": "default"},
+    "cnsdiff": {"sampler": "cnsdiff"},
     "cnsdiff paper": {"preset": "paper"},
     "cnsdiff authors": {"preset": "authors"},
     "ssm-lightgcn": {"preset": "ssm-lightgcn"},

@@ -23,7 +23,7 @@ from cnsdiff.training.progress import Reporter
 
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random"},
-    "cnsdiff default": {"preset": "default"},
+    "cnsdiff": {"sampler": "cnsdiff"},
 }
 
 

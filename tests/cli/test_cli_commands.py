@@ -78,6 +78,7 @@ def test_quickstart(cli, tmp_path):
     dataset = load_dataset(out / "dataset")
     for name in ("random", "cnsdiff"):
         model = Recommender.load(out / name)
+        assert model.config_.sampler.name == {"random": "random", "cnsdiff": "exposure"}[name]
         assert model.dataset_path_ == (out / "dataset").resolve()
         model.evaluate(dataset, ["valid"])
     assert cli("recommend", out / "cnsdiff", "--users", "0,1", "--json").json
@@ -90,6 +91,8 @@ def test_quickstart(cli, tmp_path):
 def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
-    assert list(report) == ["mostpop", "random", "cnsdiff", "cnsdiff, even exposure"]
+    read_twice = ["random, even exposure", "cnsdiff, even exposure"]
+    assert list(report) == ["mostpop", "random", "cnsdiff", *read_twice]
+    assert report["random"] != report["random, even exposure"]
     assert {"valid", "test_iid", "test_ood"} == report["cnsdiff"]["splits"].keys()
     assert not list(tmp_path.iterdir())
