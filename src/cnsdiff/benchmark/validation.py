@@ -148,7 +148,7 @@ class Validation:
                 len(self._rows), dial_users, replace=False
             )
             self._rows = torch.from_numpy(np.sort(drawn))
-            part = _of_users(split, self._whole.users[self._rows].numpy())
+            part = split.of_users(self._whole.users[self._rows].numpy())
             self._sample = Objectives(dialled, metric, part, self.train, settings, exposure)
         self._k = max(self._whole.ks)
 
@@ -232,15 +232,3 @@ class _Kept:
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         return self._scores[:, start:stop].clone()
-
-
-def _of_users(split: Split, users: NDArray[np.int64]) -> Split:
-    """The pairs of some users."""
-    kept = np.isin(split.users, users)
-    return Split(
-        split.name,
-        split.users[kept],
-        split.items[kept],
-        None if split.timestamps is None else split.timestamps[kept],
-        None if split.environments is None else split.environments[kept],
-    )

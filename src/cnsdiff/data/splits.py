@@ -51,6 +51,17 @@ class Split:
         matrix.sort_indices()
         return matrix
 
+    def of_users(self, users: NDArray[np.int64]) -> Split:
+        """The pairs of some users, in the order they have."""
+        kept = np.isin(self.users, users)
+        return Split(
+            self.name,
+            self.users[kept],
+            self.items[kept],
+            None if self.timestamps is None else self.timestamps[kept],
+            None if self.environments is None else self.environments[kept],
+        )
+
 
 class Encoded(NamedTuple):
     """Splits in internal numbers, the ids behind the numbers, and what was dropped."""

@@ -164,11 +164,4 @@ def _some_users(split: Split, n: int) -> Split:
     if len(users) <= n:
         return split
     chosen = numpy_generator(0, "dial users").choice(users, n, replace=False)
-    kept = np.isin(split.users, chosen)
-    return Split(
-        split.name,
-        split.users[kept],
-        split.items[kept],
-        None if split.timestamps is None else split.timestamps[kept],
-        None if split.environments is None else split.environments[kept],
-    )
+    return split.of_users(chosen)
