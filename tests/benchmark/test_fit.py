@@ -207,7 +207,7 @@ def ndcg_by_hand(users: Any, items: Any, dataset: Dataset, gamma: float, weighte
 
 @pytest.mark.parametrize("dial_users", [2000, 9])
 def test_a_training_by_itself_chooses_the_same_dial(world, monkeypatch, dial_users):
-    monkeypatch.setattr(selection, "_DIAL_USERS", dial_users)
+    monkeypatch.setattr(selection, "DIAL_USERS", dial_users)
     training = {"epochs": 12, "patience": 2}
     fitted = fit_model(config(**training), world, DIALLED, METRIC, dial_users=dial_users)
     for on in ("valid", "inverse-popularity", "worst-slice"):

@@ -106,7 +106,7 @@ def test_some_users_tell_it_coarsely_and_all_finely(world, monkeypatch, on):
     """A sample that is the same each time says about where; everybody says where."""
     weighted, whole, apart = on != "valid", selection(world, select_on=on), []
     assert len(whole.split) == len(world.split("valid"))
-    monkeypatch.setattr(module, "_DIAL_USERS", 7)
+    monkeypatch.setattr(module, "DIAL_USERS", 7)
     for embeddings in (tables(world, seed) for seed in range(4)):
         chosen = selection(world, select_on=on)
         users = set(chosen.split.users)

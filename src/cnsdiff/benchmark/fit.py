@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from cnsdiff.assembly import assemble
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import PLAIN, is_dialled
-from cnsdiff.benchmark.validation import DIAL_USERS, Validation
+from cnsdiff.benchmark.validation import Validation
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
@@ -29,6 +29,7 @@ from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import DIAL_USERS
 
 
 @dataclass

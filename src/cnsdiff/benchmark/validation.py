@@ -21,16 +21,12 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import DataError
 from cnsdiff.evaluation import Scorer, rank
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, spread
-from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, spread, standardised_log
+from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.evaluation.metrics import accuracy
 from cnsdiff.evaluation.relevance import Relevance
-from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.selection import as_configured
-
-#: Users whose lists place the dial while training.
-DIAL_USERS = 2000
+from cnsdiff.training.selection import DIAL_USERS, as_configured, some_users
 
 #: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
 _KEPT_SCORES, _KEPT_USERS = 2**24, 256
@@ -135,21 +131,18 @@ class Validation:
         self.selections = tuple(selections)
         self.device = torch.device(device)
         self.train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-        split, exposure = dataset.split("valid"), exposure_counts(dataset).numpy()
+        split, counts = dataset.split("valid"), exposure_counts(dataset)
+        exposure = counts.numpy()
         names = list(dict.fromkeys(map(without_dial, selections)))
         self._whole = Objectives(names, metric, split, self.train, settings, exposure)
         self._sample, self._rows = self._whole, torch.arange(len(self._whole.users))
         dialled = list(dict.fromkeys(map(without_dial, filter(is_dialled, selections))))
         if dialled:
-            self.environment = environment(dataset).to(self.device)
+            self.environment = standardised_log(counts).to(self.device)
         if dialled and len(self._rows) > dial_users:
-            # The same users as those of a training by itself.
-            drawn = numpy_generator(0, "dial users").choice(
-                len(self._rows), dial_users, replace=False
-            )
-            self._rows = torch.from_numpy(np.sort(drawn))
-            part = split.of_users(self._whole.users[self._rows].numpy())
+            part = some_users(split, dial_users)
             self._sample = Objectives(dialled, metric, part, self.train, settings, exposure)
+            self._rows = torch.searchsorted(self._whole.users, self._sample.users)
         self._k = max(self._whole.ks)
 
     def __call__(self, scorer: Scorer, selections: Sequence[str] | None = None) -> dict[str, float]:

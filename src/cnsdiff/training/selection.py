@@ -12,9 +12,9 @@ from scipy.sparse import csr_array
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset, Split
-from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, environment, readings
+from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.evaluation.dial import COARSE, best_reading, near
+from cnsdiff.evaluation.dial import COARSE, best_reading, near, standardised_log
 from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
@@ -47,7 +47,7 @@ def as_configured(
 
 
 #: Validation users whose lists tell the dial coarsely; all tell it finely.
-_DIAL_USERS = 2000
+DIAL_USERS = 2000
 
 
 class Selection:
@@ -87,10 +87,10 @@ class Selection:
         device: torch.device | str,
     ) -> None:
         self.config, self.train, self.ks, self.device = config, train, ks, device
-        self.environment = environment(dataset)
-        self._exposure = exposure_counts(dataset).numpy()
+        exposure = exposure_counts(dataset)
+        self.environment, self._exposure = standardised_log(exposure), exposure.numpy()
         self._whole = dataset.split(config.selection_split)
-        self.split = self._whole if config.dial != "auto" else _some_users(self._whole, _DIAL_USERS)
+        self.split = self._whole if config.dial != "auto" else some_users(self._whole, DIAL_USERS)
         self.anticipation = self._anticipate(self.split)
 
     def _anticipate(self, split: Split) -> Anticipation | None:
@@ -158,7 +158,7 @@ class Selection:
         )
 
 
-def _some_users(split: Split, n: int) -> Split:
+def some_users(split: Split, n: int) -> Split:
     """The pairs of ``n`` users of a split, the same ones whatever the seed of the run."""
     users = np.unique(split.users)
     if len(users) <= n:
