@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cnsdiff.cli.options import Dial
+
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
     from cnsdiff.evaluation import Evaluation
@@ -37,13 +39,7 @@ def evaluate(
             "valid, held-out, experiment or truth.",
         ),
     ] = None,
-    dial: Annotated[
-        float | None,
-        typer.Option(
-            help="Read the run at this dial, not at its own: below 0 popularity counts for less "
-            "than in training, above for more, 0 leaves the scores as trained."
-        ),
-    ] = None,
+    dial: Dial = None,
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,

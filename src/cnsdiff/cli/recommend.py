@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.cli.options import Dial
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -30,13 +32,7 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Every known user.")] = False,
     k: Annotated[int, typer.Option(min=1, help="Items per user.")] = 20,
     cold: Annotated[Cold, typer.Option(help="For users unknown to training.")] = Cold.error,
-    dial: Annotated[
-        float | None,
-        typer.Option(
-            help="Read the run at this dial, not at its own: below 0 popularity counts for less "
-            "than in training, above for more, 0 leaves the scores as trained."
-        ),
-    ] = None,
+    dial: Dial = None,
     out: Annotated[Path | None, typer.Option(help="Write to .parquet or .csv instead.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
