@@ -175,3 +175,11 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022): 0 ignores the condition, 1 is plain."""
     return unconditional + scale * (conditional - unconditional)
+
+
+def drop_condition(condition: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Classifier-free dropout: the whole condition of a row ``(B, c)`` becomes zero."""
+    if not probability:
+        return condition
+    uniform = torch.rand((len(condition), 1), generator=generator, device=condition.device)
+    return condition * (uniform >= probability)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
-from cnsdiff.diffusion.denoiser import Denoiser, guided
+from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import GaussianDiffusion
 from cnsdiff.diffusion.schedule import SCHEDULES
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
@@ -244,11 +244,10 @@ class CNSDiffSampler(Sampler):
         return config.diffusion_weight * total, diagnostics
 
     def _drop(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        """Classifier-free dropout: the whole condition of a row becomes zero."""
-        if condition is None or not self.config.condition_dropout:
-            return condition
-        uniform = torch.rand((len(condition), 1), generator=generator, device=condition.device)
-        return condition * (uniform >= self.config.condition_dropout)
+        """What the denoiser sees of a condition while it trains."""
+        if condition is None:
+            return None
+        return drop_condition(condition, self.config.condition_dropout, generator)
 
     def _generate(
         self, z_0: Tensor, condition: Tensor | None, prior: Tensor | None, context: Context

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.diffusion.denoiser import Denoiser, guided
+from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import GaussianDiffusion
 from cnsdiff.diffusion.schedule import cosine
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
@@ -123,8 +123,7 @@ class ExposureDiffusionSampler(ExposureSampler):
             1, self.process.steps + 1, (len(z_0),), generator=generator, device=device
         )
         noise = torch.randn(z_0.shape, generator=generator, device=device)
-        kept = torch.rand((len(z_0), 1), generator=generator, device=device)
-        environment = environment * (kept >= self.config.condition_dropout)
+        environment = drop_condition(environment, self.config.condition_dropout, generator)
         denoised = denoiser(self.process.add_noise(z_0, t, noise), t, None, environment)
         error: Tensor = (z_0 - denoised).square().mean()
         return error
