@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from cnsdiff import load_dataset
-from cnsdiff.benchmark.fit import Choice, Fitted, fit_model, fit_reference
+from cnsdiff.benchmark.fit import Choice
 from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid
 from cnsdiff.benchmark.grid_file import read_grid
 from cnsdiff.benchmark.plan import plan
-from cnsdiff.benchmark.task import Task
+from cnsdiff.benchmark.task import Task, fit_task
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.config import parse_assignments
 from cnsdiff.data import Dataset
@@ -61,17 +61,6 @@ def tasks_of(grid: Grid, name: str, path: Path, seed: int, threads: int) -> dict
     }
 
 
-def fit(task: Task, dataset: Dataset) -> tuple[Fitted, TrainingConfig]:
-    """Fit a method once; also the settings that shape its validation objectives."""
-    method, picks = task.method, (task.selections, task.metric)
-    if method.reference is not None:
-        settings = TrainingConfig(**task.settings)
-        reference = method.build_reference(task.seed, task.threads)
-        return fit_reference(reference, dataset, *picks, settings), settings
-    config = method.config(task.seed, task.threads)
-    return fit_model(config, dataset, *picks, seconds=task.seconds), config.training
-
-
 def on_tests(scorer: Scorer, dataset: Dataset) -> dict[str, dict[str, float]]:
     """:data:`METRICS` on both tests; every user is ranked once."""
     found = evaluate(scorer, dataset, list(SPLITS.values()), ks=(K,)).splits
@@ -86,12 +75,14 @@ def walk(task: Task, dataset: Dataset) -> dict[str, Any]:
 
     MostPop, which is the environment itself, and random scores are read at 0 alone.
     """
-    fitted, settings = fit(task, dataset)
+    fitted = fit_task(task, dataset)
     choice = fitted.choices[task.selections[0]]
     reading = choice.scorer
     assert isinstance(reading, Dialled)
     trained, reference = reading.scorer, task.method.reference
     gammas = FINE if reference is None or REFERENCES[reference].dialled else (0.0,)
+    # Plain validation is shaped by no setting.
+    settings = TrainingConfig()
     validation = Validation(dataset, [PLAIN_DIAL], task.metric, settings, reading.device)
     # As the grid looks for a dial: near the best coarse one, where there is more than one.
     plain = validation.read(trained, [PLAIN_DIAL], None if len(gammas) > 1 else gammas)[PLAIN_DIAL]
@@ -160,7 +151,7 @@ def sensitivity(task: Task, knobs: Sequence[str], dataset: Dataset) -> list[dict
         config = changed.method.config(changed.seed, changed.threads).model_dump_json()
         own = config in done
         if not own:
-            fitted, _ = fit(changed, dataset)
+            fitted = fit_task(changed, dataset)
             choices = {name: _picked(found, dataset) for name, found in fitted.choices.items()}
             trained = {"epochs": fitted.epochs, "stopped_by": fitted.stopped_by}
             done[config] = {**trained, "choices": choices}

@@ -143,7 +143,7 @@ def test_wrong_names_are_refused_before_anything_is_trained(
 ) -> None:
     import frontier
 
-    monkeypatch.setattr(frontier, "fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(frontier, "fit_task", lambda *_: pytest.fail("trained"))
     for options, message in (
         (("--methods", "cnsdif"), "cnsdiff"),
         (("--methods", "", "--sensitivity", "objective.temprature=1"), "temperature"),

@@ -179,7 +179,7 @@ def run_task(task: Task) -> Outcome:
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     dataset = load_dataset(Path(task.path))
-    fitted = _fit(task, dataset)
+    fitted = fit_task(task, dataset)
     rows: list[dict[str, Any]] = []
     per_user: list[pl.DataFrame] = []
     # What several objectives chose is one model.
@@ -215,7 +215,8 @@ def run_task(task: Task) -> Outcome:
     return Outcome(table, pl.concat(per_user) if per_user else None)
 
 
-def _fit(task: Task, dataset: Dataset) -> Fitted:
+def fit_task(task: Task, dataset: Dataset) -> Fitted:
+    """Fit the task's method, each of its selections picking; a test split is not read."""
     if task.method.reference is not None:
         settings = TrainingConfig(**task.settings)
         reference = task.method.build_reference(task.seed, task.threads)
