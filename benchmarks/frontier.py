@@ -6,8 +6,8 @@ r"""How each method trades IID for OOD as the dial turns, and how the default's 
 
 DATASET is a directory, NAME what the grid calls it. Each method is trained once, in its own setting
 and with the budget that the grid gives it there. Validation picks epoch and dial as the grid's
-``anticipated+dial`` does; then the same weights are measured on both tests at every dial, from -2
-to 3. Beside the dial picked stands the one that plain validation picks for the same weights.
+``anticipated+dial`` does; then the same weights are measured on both tests at every dial, from -4
+to 8. Beside the dial picked stands the one that plain validation picks for the same weights.
 
 ``--sensitivity`` changes one setting of ``cnsdiff`` at a time; ``valid+dial`` and
 ``anticipated+dial`` each pick the epoch and the dial of one training. ``--methods ''`` leaves out

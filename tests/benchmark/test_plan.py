@@ -69,6 +69,30 @@ def test_the_trials_of_each_unit(units, world_path, world):
             assert task.method.config(0).training.lr == task.setting["training.lr"]
 
 
+@pytest.mark.parametrize(("trials", "kept"), [(1, 0), (2, 1), (3, 2), (5, 2)])
+def test_settings_written_out_come_before_those_drawn(units, trials, kept):
+    tries = [{"training.lr": 0.25}, {"objective.l2": 0.5}]
+    found = units(
+        **{
+            "search.trials": trials,
+            "methods.mf.tries": tries,
+            "methods.chance.tries": [{"seed": 5}],
+        }
+    )
+    own, *others = found["mf"].trials
+    assert own.setting == {}
+    assert len(others) == trials - 1
+    assert [task.setting for task in others[:kept]] == tries[:kept]
+    space = {"training.lr": Space(low=0.001, high=0.1, log=True)}
+    for number, task in enumerate(others[kept:], kept + 1):
+        assert task.setting == settings_of(number, space, 0)
+    if kept == 2:
+        assert others[0].method.config(0).training.lr == 0.25
+        assert others[1].method.config(0).objective.l2 == 0.5
+    # Without a space there is nothing to draw, but what is written out is tried.
+    assert len(found["chance"].trials) == min(trials, 2)
+
+
 def test_methods_are_tried_at_the_same_values(units):
     found = units(**{"methods.other": {"search": {"objective.l2": {"low": 0, "high": 1}}}})
     for ours, theirs in zip(found["mf"].trials[1:], found["other"].trials[1:], strict=True):
@@ -286,6 +310,10 @@ def test_the_budget_is_the_number_of_epochs(units):
         ({"datasets.world.set": {"training.select_on": "recency"}}, "say it in select_on"),
         ({"methods.mf.search": {"training.epochs": {"choices": [1, 2]}}}, "methods.mf.search: tr"),
         ({"methods.mf.set.training.select_strength": 2.0}, "say it in the grid's set or a dataset"),
+        (
+            {"methods.mf.tries": [{"training.epochs": 9}, {"objective.l2": 0.5}]},
+            r"methods.mf.tries\[0\]: training.epochs is the same for all methods; say it in budget",
+        ),
         (
             {"search_space": {"training.select_half_life": {"low": 0.1, "high": 0.2}}},
             "search_space: training.select_half_life is the same",

@@ -39,5 +39,6 @@ def test_the_main_grid_has_every_sampler_and_reference(monkeypatch) -> None:
     trained = [entry for entry in methods if entry.reference is None]
     # A method that names no sampler has that of its preset.
     samplers = {resolve_config(entry.set, preset=entry.preset).sampler.name for entry in trained}
+    samplers |= {setting.get("sampler.name") for entry in trained for setting in entry.tries}
     assert set(SAMPLERS.names()) <= samplers
     assert set(REFERENCES) <= {entry.reference for entry in methods}

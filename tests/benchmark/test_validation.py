@@ -79,22 +79,22 @@ def sample_of(world: Dataset, validation: Validation) -> Split:
 
 
 @pytest.mark.parametrize("dial_users", [2000, 10])
-@pytest.mark.parametrize("seed", range(2))
-def test_a_dial_that_is_done_is_read_finely_about_where_the_sample_has_it(world, dial_users, seed):
+def test_a_dial_that_is_done_is_read_finely_about_where_the_sample_has_it(world, dial_users):
     """On all users, each objective by itself."""
-    scorer = model(world, seed)
     validation = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=dial_users)
-    coarse = read_at(scorer, world, COARSE, sample_of(world, validation))
-    fine = read_at(scorer, world, FINE)
     missed = 0
-    for name, reading in validation.read(scorer, DIALLED).items():
-        base = key(name.removesuffix("+dial"))
-        about, _ = best_reading(coarse, base)
-        expected = best_reading({gamma: fine[gamma] for gamma in near(about)}, base)
-        assert (reading.gamma, reading.value) == expected
-        assert reading.scorer.gamma == reading.gamma
-        assert reading.scorer.scorer is scorer
-        missed += best_reading(fine, base)[1] > reading.value
+    for seed in range(4):
+        scorer = model(world, seed)
+        coarse = read_at(scorer, world, COARSE, sample_of(world, validation))
+        fine = read_at(scorer, world, FINE)
+        for name, reading in validation.read(scorer, DIALLED).items():
+            base = key(name.removesuffix("+dial"))
+            about, _ = best_reading(coarse, base)
+            expected = best_reading({gamma: fine[gamma] for gamma in near(about)}, base)
+            assert (reading.gamma, reading.value) == expected
+            assert reading.scorer.gamma == reading.gamma
+            assert reading.scorer.scorer is scorer
+            missed += best_reading(fine, base)[1] > reading.value
     assert missed, "no other dial was better, so looking everywhere would pass, too"
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_ranked_or_scored_twice(world, monkeypatch, dial_users):
     assert counted == expected
     counted.clear()
     validation.read(scorer, ["recency+dial"])
-    assert sum(counted.values()) <= len(COARSE) * some + 5 * n
+    assert sum(counted.values()) <= len(COARSE) * some + max(len(near(g)) for g in COARSE) * n
 
 
 def test_batches_change_nothing(world, monkeypatch):

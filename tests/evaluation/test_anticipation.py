@@ -127,17 +127,18 @@ def test_strength_zero_is_no_shift_and_one_is_inverse_popularity():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
-def test_inverse_exposure_against_a_loop(seed):
+def test_inverse_exposure_and_propensity_against_a_loop(seed):
     train, valid, scorer = world(seed)
     if not len(valid):
         return
     exposure = np.random.default_rng(seed).integers(0, 9, 12)
-    made = anticipate("inverse-exposure", valid, train.csr(9, 12), ks=KS, exposure=exposure)
-    found = measured(train, valid, scorer, made)
-    weights = [1 / max(int(exposure[i]), 1) for i in valid.items]
-    for k in KS:
-        for name, value in by_hand(train, valid, scorer, weights, k).items():
-            assert found[f"{name} (inverse-exposure)"] == pytest.approx(value, abs=1e-12)
+    for kind, power in (("inverse-exposure", 1.0), ("inverse-propensity", 0.5)):
+        made = anticipate(kind, valid, train.csr(9, 12), ks=KS, exposure=exposure)
+        found = measured(train, valid, scorer, made)
+        weights = [1 / max(int(exposure[i]), 1) ** power for i in valid.items]
+        for k in KS:
+            for name, value in by_hand(train, valid, scorer, weights, k).items():
+                assert found[f"{name} ({kind})"] == pytest.approx(value, abs=1e-12)
 
 
 def test_without_exposures_their_inverse_is_that_of_popularity():

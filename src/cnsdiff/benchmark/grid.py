@@ -99,7 +99,9 @@ class Search(Settings):
     """The hyper-parameter search, the same for every method."""
 
     trials: int = Field(
-        1, ge=1, description="settings tried; the first is the method's own, the rest are drawn"
+        1,
+        ge=1,
+        description="settings tried: the method's own, then those of its tries, the rest drawn",
     )
     seed: int = Field(0, ge=0, description="of the settings drawn, and of their trainings")
 
@@ -146,6 +148,9 @@ class MethodEntry(Settings):
     preset: str = Field("default", description="the configuration underneath")
     set: Overrides = Field({}, description="settings on top of it")
     search: dict[str, Space] = Field({}, description="what is searched, beside the shared")
+    tries: tuple[dict[str, Any], ...] = Field(
+        (), description="settings to try before any is drawn; they count as trials"
+    )
     shared: bool = Field(
         True, description="whether the grid's own set and search apply; a preset that must stay "
         "as published says false"
@@ -213,6 +218,11 @@ class Grid(Settings):
         given |= {f"datasets.{name}.set": entry.set for name, entry in self.datasets.items()}
         own: dict[str, Any] = {f"methods.{n}.set": entry.set for n, entry in self.methods.items()}
         own |= {f"methods.{n}.search": nested(e.search) for n, e in self.methods.items()}
+        own |= {
+            f"methods.{name}.tries[{number}]": nested(setting)
+            for name, entry in self.methods.items()
+            for number, setting in enumerate(entry.tries)
+        }
         for place, settings in (given | own).items():
             training = settings.get("training")
             for key in training if isinstance(training, dict) else ():

@@ -7,7 +7,7 @@ picked the same setting share their finals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: in
         seconds=None if budget.minutes is None else 60 * budget.minutes,
         threads=threads,
     )
-    trials = tuple(_trials(task, space, search))
+    trials = tuple(_trials(task, entry.tries, space, search))
     for trial in trials:
         _require_buildable(trial.method)
     seeds = grid.seeds if method.seeded else grid.seeds[:1]
@@ -176,13 +176,20 @@ def _method(
     return Method(name, None, options, entry.preset), selecting
 
 
-def _trials(task: Task, space: Mapping[str, Space], search: Search) -> list[Task]:
+def _trials(
+    task: Task,
+    tries: Sequence[dict[str, Any]],
+    space: Mapping[str, Space],
+    search: Search,
+) -> list[Task]:
     try:
         nested(space)
     except ValueError as error:
         raise ConfigError(f"methods.{task.method.name}: in what is searched, {error}") from error
-    n = search.trials if space else 1
-    settings = [settings_of(number, space, search.seed) for number in range(n)]
+    settings: list[dict[str, Any]] = [{}, *tries][: search.trials]
+    if space:
+        drawn = range(len(settings), search.trials)
+        settings += [settings_of(number, space, search.seed) for number in drawn]
     trials = [
         replace(task, trial=number, setting=setting, method=task.method.with_setting(setting))
         for number, setting in enumerate(settings)

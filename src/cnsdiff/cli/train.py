@@ -50,7 +50,7 @@ def train(
         str | None,
         typer.Option(
             help="What picks the epoch and the dial: valid, inverse-popularity, inverse-exposure, "
-            "tempered, recency, worst-slice, drift."
+            "inverse-propensity, tempered, recency, worst-slice, drift."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,

@@ -38,6 +38,8 @@ def anticipate(
     anticipated
         ``"inverse-popularity"``: pairs weigh ``1 / pop_i``, as if all items were interacted with
         alike; ``"inverse-exposure"``: ``1 / exposure_i``, as if all were shown alike;
+        ``"inverse-propensity"``: ``exposure_i^-½``, the same where people also find what they like
+        without being shown it (the propensity of Saito et al., WSDM 2020);
         ``"tempered"``: ``pop_i^-strength``; ``"recency"``: halved with every ``half_life`` of the
         validation data's time span; ``"worst-slice"``: the worst of ``slices`` strata of about
         equal mass; ``"drift"``: a share of the tastes has changed (see :class:`Drift`).
@@ -81,14 +83,15 @@ def anticipate(
     popularity = counts[split.items]
     if anticipated == "inverse-popularity":
         weights = popularity[None] ** -1.0
-    elif anticipated == "inverse-exposure":
+    elif anticipated in ("inverse-exposure", "inverse-propensity"):
         exposure = counts if exposure is None else exposure
         if exposure.shape != (n_items,):
             raise InputError(
                 f"the exposure has shape {exposure.shape}, train has {n_items} items; give one "
                 "count per item"
             )
-        weights = 1.0 / np.maximum(exposure[split.items], 1.0)[None]
+        power = 1.0 if anticipated == "inverse-exposure" else 0.5
+        weights = np.maximum(exposure[split.items], 1.0)[None] ** -power
     elif anticipated == "tempered":
         weights = popularity[None] ** -strength
     elif anticipated == "recency":

@@ -29,7 +29,13 @@ from cnsdiff.data import Split
 from cnsdiff.evaluation.relevance import Relevance
 
 Anticipated = Literal[
-    "inverse-popularity", "inverse-exposure", "tempered", "recency", "worst-slice", "drift"
+    "inverse-popularity",
+    "inverse-exposure",
+    "inverse-propensity",
+    "tempered",
+    "recency",
+    "worst-slice",
+    "drift",
 ]
 Slicing = Literal["popularity", "activity", "time"]
 

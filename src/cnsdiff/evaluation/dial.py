@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from cnsdiff.data import Split
 
 #: Where a reading is looked for: a coarse grid while training, a fine one when it is done.
-COARSE = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.2, 0.4, 0.7, 1.0, 2.0)
+COARSE = (-2.0, -1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 FINE = (
-    *(-2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05),
-    *(0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0, 1.4, 2.0, 3.0),
+    *(-4.0, -2.8, -2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.25, -0.2, -0.15, -0.1, -0.05),
+    *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
 )
 
 
@@ -105,7 +105,7 @@ def dial_bias(environment: Tensor, gamma: float) -> Tensor:
     """
     bias = gamma * environment
     if not (math.isfinite(gamma) and bool(bias.isfinite().all())):
-        raise InputError(f"the dial is {gamma:g}; give a finite number, usually from -2 to 3")
+        raise InputError(f"the dial is {gamma:g}; give a finite number, usually from -4 to 8")
     return bias
 
 
