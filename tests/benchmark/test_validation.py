@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnsdiff.benchmark import validation as module
+from cnsdiff.benchmark import validation as validation_module
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import CnsdiffError, DataError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
+from cnsdiff.evaluation import dial as dial_module
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, near, readings
+from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, near
 from cnsdiff.evaluation.environment import environment, exposure_counts
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import as_configured
@@ -47,15 +48,13 @@ def read_at(
     shifts = [
         as_configured(name, SETTINGS, split, train, (10,), exposure=exposure) for name in PLAIN[1:]
     ]
-    return readings(
-        scorer,
-        environment(dataset),
-        split,
-        train,
-        gammas=gammas,
-        ks=(10,),
-        anticipations=shifts,
-    )
+    at = environment(dataset)
+    return {
+        gamma: evaluate_split(
+            Dialled(scorer, at, gamma), split, train, ks=(10,), anticipations=shifts
+        ).metrics
+        for gamma in gammas
+    }
 
 
 def test_an_epoch_is_worth_what_it_is_at_its_best_dial(world):
@@ -154,13 +153,14 @@ def test_only_what_is_asked_for_is_measured(world):
 def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
     """Users ranked at each dial from now on."""
     counted: Counter[float] = Counter()
-    rank = module.rank
+    rank = validation_module.rank
 
     def counting(scorer: Any, users: Tensor, *args: Any, **options: Any) -> Any:
         counted[scorer.gamma if isinstance(scorer, Dialled) else 0.0] += len(users)
         return rank(scorer, users, *args, **options)
 
-    monkeypatch.setattr(module, "rank", counting)
+    for place in (validation_module, dial_module):
+        monkeypatch.setattr(place, "rank", counting)
     return counted
 
 
@@ -208,7 +208,7 @@ def test_batches_change_nothing(world, monkeypatch):
     scorer = model(world)
     whole, read = validation(scorer), validation.read(scorer, DIALLED)
     for setting, value in (("_KEPT_USERS", 7), ("_KEPT_SCORES", 11 * world.n_items)):
-        monkeypatch.setattr(module, setting, value)
+        monkeypatch.setattr(dial_module, setting, value)
         assert validation(scorer) == pytest.approx(whole, abs=1e-12)
         again = validation.read(scorer, DIALLED)
         assert [r.gamma for r in again.values()] == [r.gamma for r in read.values()]

@@ -7,7 +7,7 @@ without a dial and those at ``γ = 0`` share theirs, and users are scored once f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -21,15 +21,19 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.errors import DataError
 from cnsdiff.evaluation import Scorer, rank
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, spread, standardised_log
+from cnsdiff.evaluation.dial import (
+    COARSE,
+    Dialled,
+    best_reading,
+    dialled_lists,
+    near,
+    standardised_log,
+)
 from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.evaluation.metrics import accuracy
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import DIAL_USERS, as_configured, some_users
-
-#: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
-_KEPT_SCORES, _KEPT_USERS = 2**24, 256
 
 
 class Reading(NamedTuple):
@@ -194,34 +198,13 @@ class Validation:
         self, scorer: Scorer, objectives: Objectives, names: Sequence[str], gammas: Sequence[float]
     ) -> dict[float, dict[str, float]]:
         """The value of each objective at each dial."""
-        sigma = spread(scorer)
-        lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
-        with torch.no_grad():
-            for users, kept in self._scored(scorer, objectives.users):
-                for gamma, found in lists.items():
-                    read = Dialled(kept, self.environment, gamma, sigma)
-                    items, _ = rank(read, users, self._k, user_batch=len(users), device=self.device)
-                    found.append(items.cpu())
-        return {gamma: objectives(torch.cat(found), names) for gamma, found in lists.items()}
-
-    def _scored(self, scorer: Scorer, users: Tensor) -> Iterator[tuple[Tensor, _Kept]]:
-        """The users in batches, each with its scores, training pairs masked."""
-        batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
-        for some in torch.split(users, batch):
-            scores = scorer.score_block(some.to(self.device), 0, scorer.n_items)
-            scores = scores.to(self.device, torch.float32)
-            known = self.train[some.numpy()].tocoo()
-            rows, columns = (torch.from_numpy(at).long().to(self.device) for at in known.coords)
-            scores[rows, columns] = -torch.inf
-            yield some, _Kept(scores, scorer.n_users)
-
-
-class _Kept:
-    """The scores of a batch of users; a :class:`Scorer` of them alone."""
-
-    def __init__(self, scores: Tensor, n_users: int) -> None:
-        self._scores, self.device = scores, scores.device
-        self.n_users, self.n_items = n_users, scores.shape[1]
-
-    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        return self._scores[:, start:stop].clone()
+        lists = dialled_lists(
+            scorer,
+            self.environment,
+            objectives.users,
+            self._k,
+            gammas=gammas,
+            exclude=self.train,
+            device=self.device,
+        )
+        return {gamma: objectives(items, names) for gamma, items in lists.items()}

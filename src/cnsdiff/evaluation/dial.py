@@ -23,7 +23,8 @@ from torch import Tensor
 
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
-from cnsdiff.evaluation.evaluate import evaluate_split
+from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
+from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -158,19 +159,77 @@ def readings(
     anticipations: Sequence[Anticipation] = (),
     device: torch.device | str | None = None,
 ) -> dict[float, dict[str, float]]:
-    """The metrics of a split at each dial, those of the anticipated shifts among them."""
-    sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
+    """The metrics of a split at each dial, those of the anticipated shifts among them.
+
+    As :func:`~cnsdiff.evaluation.evaluate_split` measures them, but users are scored once.
+    """
+    ks = check(scorer, train, ks)
+    held_out, counts = relevance_of(split, "the split", train.shape), item_counts(train)
+    lists = dialled_lists(
+        scorer, environment, held_out.users, max(ks), gammas=gammas, exclude=train, device=device
+    )
     return {
-        gamma: evaluate_split(
-            Dialled(scorer, environment, gamma, sigma),
-            split,
-            train,
-            ks=ks,
-            anticipations=anticipations,
-            device=device,
-        ).metrics
-        for gamma in gammas
+        gamma: measure(held_out, items, counts, ks, anticipations=anticipations).metrics
+        for gamma, items in lists.items()
     }
+
+
+def dialled_lists(
+    scorer: Scorer,
+    environment: Tensor,
+    users: Tensor,
+    k: int,
+    *,
+    gammas: Sequence[float],
+    exclude: csr_array,
+    device: torch.device | str | None = None,
+) -> dict[float, Tensor]:
+    """``(n, k)`` the best items of each user at each dial, on the CPU; users are scored once.
+
+    Parameters
+    ----------
+    users
+        ``(n,)`` indices.
+    exclude
+        ``(U, I)`` pairs left out, usually those of training.
+    scorer, environment, gammas, device
+        As in :class:`Dialled` and :func:`~cnsdiff.evaluation.rank`.
+    """
+    sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
+    place = torch.device(device or getattr(scorer, "device", None) or "cpu")
+    batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
+    lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
+    with torch.no_grad():
+        for some in torch.split(users, batch):
+            kept = _Kept(scorer, some, exclude, place)
+            for gamma, found in lists.items():
+                read = Dialled(kept, environment, gamma, sigma)
+                items, _ = rank(read, some, k, user_batch=len(some), device=place)
+                found.append(items.cpu())
+    return {gamma: torch.cat(found) for gamma, found in lists.items()}
+
+
+#: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
+_KEPT_SCORES, _KEPT_USERS = 2**24, 256
+
+
+class _Kept:
+    """The scores of a batch of users, excluded pairs masked; a scorer of them alone."""
+
+    def __init__(
+        self, scorer: Scorer, users: Tensor, exclude: csr_array, device: torch.device
+    ) -> None:
+        scores = scorer.score_block(users.to(device), 0, scorer.n_items)
+        # A copy, lest what the scorer keeps be masked.
+        self._scores = scores.to(device, torch.float32, copy=True)
+        known = exclude[users.numpy()].tocoo()
+        rows, columns = (torch.from_numpy(at).long().to(device) for at in known.coords)
+        self._scores[rows, columns] = -torch.inf
+        self.device = device
+        self.n_users, self.n_items = scorer.n_users, scorer.n_items
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        return self._scores[:, start:stop].clone()
 
 
 def best_reading(found: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:

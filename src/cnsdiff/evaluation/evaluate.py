@@ -132,20 +132,8 @@ def _evaluate(
     device: torch.device | str | None,
     anticipations: Sequence[Anticipation] = (),
 ) -> dict[str, SplitEvaluation]:
-    n_users, n_items = scorer.n_users, scorer.n_items
-    if train.shape != (n_users, n_items):
-        raise InputError(
-            f"the model knows {n_users} users and {n_items} items, the training split has "
-            f"{train.shape[0]} and {train.shape[1]}; evaluate on the dataset it was trained on"
-        )
-    if not ks or min(ks) < 1:
-        raise ConfigError(f"the cut-offs are {list(ks)}; give at least one, each 1 or more")
-    ks = sorted(set(ks))
-    relevance = {}
-    for name, split in held_out.items():
-        relevance[name] = Relevance(split.users, split.items, n_users, n_items)
-        if not len(relevance[name].users):
-            raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
+    ks = check(scorer, train, ks)
+    relevance = {name: relevance_of(split, name, train.shape) for name, split in held_out.items()}
     anywhere = torch.stack([r.counts for r in relevance.values()]).sum(0)
     ranked_users = anywhere.nonzero()[:, 0]
     items, _ = rank(
@@ -159,30 +147,84 @@ def _evaluate(
     )
     # From here on it is (users × K): small, so the CPU is as good a place as any.
     items = items.cpu()
-    train_counts = torch.from_numpy(np.bincount(train.indices, minlength=n_items))
+    counts = item_counts(train)
     results = {}
-    for name, relevant in relevance.items():
-        chosen = relevant.counts[ranked_users] > 0
-        results[name] = _measure(
-            ranked_users[chosen], items[chosen], relevant, train_counts, ks, per_user
+    for name, held in relevance.items():
+        own = held.counts[ranked_users] > 0
+        lists = items[own]
+        results[name] = measure(
+            held, lists, counts, ks, per_user=per_user, anticipations=anticipations
         )
-        for anticipation in anticipations:
-            results[name].metrics.update(anticipation(ranked_users[chosen], items[chosen]))
     return results
 
 
-def _measure(
-    users: Tensor,
-    items: Tensor,
+def check(scorer: Scorer, train: csr_array, ks: Sequence[int]) -> list[int]:
+    """The cut-offs in order, once model, training pairs and cut-offs are found to be in order.
+
+    Raises
+    ------
+    InputError, ConfigError
+        They are not.
+    """
+    if train.shape != (scorer.n_users, scorer.n_items):
+        raise InputError(
+            f"the model knows {scorer.n_users} users and {scorer.n_items} items, the training "
+            f"split has {train.shape[0]} and {train.shape[1]}; evaluate on the dataset it was "
+            "trained on"
+        )
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"the cut-offs are {list(ks)}; give at least one, each 1 or more")
+    return sorted(set(ks))
+
+
+def relevance_of(split: Split, name: str, shape: tuple[int, int]) -> Relevance:
+    """The held-out pairs of a split of ``(users, items)``.
+
+    Raises
+    ------
+    DataError
+        There are none; ``name`` is what the message calls the split.
+    """
+    found = Relevance(split.users, split.items, *shape)
+    if not len(found.users):
+        raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
+    return found
+
+
+def item_counts(train: csr_array) -> Tensor:
+    """``(I,)`` training pairs of each item."""
+    return torch.from_numpy(np.bincount(train.indices, minlength=train.shape[1]))
+
+
+def measure(
     relevant: Relevance,
+    items: Tensor,
     train_counts: Tensor,
     ks: Sequence[int],
-    per_user: bool,
+    *,
+    per_user: bool = False,
+    anticipations: Sequence[Anticipation] = (),
 ) -> SplitEvaluation:
+    """The metrics of ranked lists.
+
+    Parameters
+    ----------
+    relevant
+        The held-out pairs.
+    items
+        ``(n, K)`` the lists of its users, in its order; on the CPU.
+    train_counts
+        ``(I,)`` training pairs of each item, for the popularity metric.
+    ks, per_user, anticipations
+        As in :func:`evaluate_split`.
+    """
+    users = relevant.users
     n_relevant = relevant.counts[users]
     accuracy = metrics.accuracy(relevant.hits(users, items), n_relevant, ks)
     values = {name: float(value.mean()) for name, value in accuracy.items()}
     values |= metrics.list_level(items, train_counts, ks)
+    for anticipation in anticipations:
+        values |= anticipation(users, items)
     frame = None
     if per_user:
         columns = {"user": users, "n_relevant": n_relevant, **accuracy}
