@@ -366,6 +366,39 @@ def test_selections_with_a_dial_are_apart():
     assert (plain["value"] * 2).to_list() == pytest.approx(other["value"].to_list())
 
 
+def test_headline_against_each_rival_by_itself():
+    results = RESULTS.with_columns(group=pl.col("group").replace({"ours": "cnsdiff"}))
+    # One rival is missing on a dataset, and one is better everywhere.
+    results = results.filter(~((pl.col("method") == "mixgcf") & (pl.col("dataset") == "yelp")))
+    results = with_method(results, "MF", "objective", 0.95)
+    duels = headline(results, "ours").duels
+    assert duels.select("selection", "method", "group", "rival").rows() == [
+        (selection, "ours", group, rival)
+        for selection in ("valid", "anticipated")
+        for group, rival in (
+            ("sampler", "dns"),
+            ("sampler", "mixgcf"),
+            ("reference", "MostPop"),
+            ("objective", "MF"),
+        )
+    ]
+    means = summarise(results).filter(split="test_ood", selection="valid")
+    for row in duels.filter(selection="valid").iter_rows(named=True):
+        gains = []
+        for dataset in SELECTIONS:
+            for metric in METRICS:
+                here = means.filter(dataset=dataset, metric=metric)
+                value = dict(here.select("method", "mean").iter_rows())
+                if row["rival"] in value:
+                    gains.append(value["ours"] / value[row["rival"]] - 1)
+        assert row["n_cells"] == len(gains) == (4 if row["rival"] == "mixgcf" else 8)
+        assert row["n_won"] == sum(gain > 0 for gain in gains)
+        assert (row["mean"], row["median"]) == pytest.approx((np.mean(gains), np.median(gains)))
+        assert row["low"] < row["mean"] < row["high"]
+    assert duels.filter(rival="MF")["n_won"].to_list() == [0, 0]
+    assert duels.filter(rival="MostPop")["n_won"].to_list() == [8, 8]
+
+
 def test_headline_of_another_split():
     iid = headline(RESULTS, "ours", ["sampler"], split="test_iid")
     alone = headline(RESULTS.filter(split="test_iid"), "ours", ["sampler"], split="test_iid")

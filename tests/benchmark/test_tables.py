@@ -148,8 +148,18 @@ def test_headline_tables():
                 "n_cells": [3, 3, 0],
             }
         ),
+        pl.DataFrame(
+            {
+                "selection": ["valid", "valid"], "method": ["ours"] * 2, "group": ["a", "b"],
+                "rival": ["dns", "ease"], "mean": [0.5, 0.25], "low": [0.4, 0.2],
+                "high": [0.6, 0.3], "median": [0.5, -0.125], "n_won": [2, 0], "n_cells": [2, 1],
+            }
+        ),
     )  # fmt: skip
-    average, details, ranks = headline_tables(headline)
+    average, duels, details, ranks = headline_tables(headline)
+    lines = render([duels], "markdown").splitlines()
+    assert lines[4] == "| valid | b | ease | -12.5% | 0 | 1 | +25.0% ± 5.0% |"
+    assert lines[5] == "|  | a | dns | +50.0% | 2 | 2 | +50.0% ± 10.0% |"
     assert average.rows[0][1][0].half_width == pytest.approx(0.05)
     text = render([average], "text")
     assert "+25.0% ± 5.0% │  -1.0% │     3 │     2 │        1 │" in text
@@ -172,7 +182,7 @@ def test_headline_against_several_groups_in_every_form():
     }  # fmt: skip
     nothing = {name: pl.Series([], dtype=pl.String) for name in ("selection", "group", "rank")}
     empty = pl.DataFrame(nothing)
-    average = headline_tables(Headline(pl.DataFrame(rows), empty, empty))[0]
+    average = headline_tables(Headline(pl.DataFrame(rows), empty, empty, empty))[0]
     for form, lines in {
         "text": ["│ sampler        │ +25.0% ± 5.0% │ +24.0% │",
                  "│ all references │ -12.5% ± 7.5% │"],

@@ -39,11 +39,16 @@ class Headline:
         NaN.
     ranks
         One row per selection and method: group, rank (mean over cells), n_cells.
+    duels
+        One row per selection and rival of any group: method, group, rival, mean, low, high, median,
+        n_won, n_cells. Nobody can know beforehand which rival will be best in a cell; this is what
+        each is worth by itself, in the cells that have both.
     """
 
     gains: pl.DataFrame
     cells: pl.DataFrame
     ranks: pl.DataFrame
+    duels: pl.DataFrame
 
 
 def rivals_in(results: pl.DataFrame, ours: str, group: str) -> list[str]:
@@ -104,6 +109,8 @@ def headline(
     gains: list[tuple[Any, ...]] = []
     cells: list[tuple[Any, ...]] = []
     ranks: list[tuple[Any, ...]] = []
+    duels: list[tuple[Any, ...]] = []
+    names = dict(results.select("method", "group").iter_rows())
     for (selection,), rows in chosen.group_by(pooled().alias("label"), maintain_order=True):
         datasets = distinct(rows, "dataset")
         if rows.select("dataset", "selection").n_unique() > len(datasets):
@@ -114,10 +121,19 @@ def headline(
             gains.append((selection, ours, group, *gain))
             cells += [(selection, group, *cell) for cell in of_cells]
         ranks += [(selection, *row) for row in _ranks(rows, places)]
+        there = set(rows["method"])
+        for rival in dict.fromkeys(name for group in rivals.values() for name in group):
+            if {ours, rival} <= there:
+                over, of_cells = _gain(rows, places, ours, [rival], level)
+                mean, low, high, median, _, n_cells, _ = over
+                won = sum(cell[-2] > 0 for cell in of_cells)
+                values = (mean, low, high, median, won, n_cells)
+                duels.append((selection, ours, names[rival], rival, *values))
     return Headline(
         pl.DataFrame(gains, schema=_GAINS, orient="row"),
         pl.DataFrame(cells, schema=_CELLS, orient="row"),
         pl.DataFrame(ranks, schema=_RANKS, orient="row"),
+        pl.DataFrame(duels, schema=_DUELS, orient="row"),
     )
 
 
@@ -132,6 +148,11 @@ _CELLS = {
     "rival": pl.String,
     **dict.fromkeys(("rival_value", "gain"), pl.Float64),
     "n_rivals": pl.Int64,
+}
+_DUELS = {
+    **dict.fromkeys(("selection", "method", "group", "rival"), pl.String),
+    **dict.fromkeys(("mean", "low", "high", "median"), pl.Float64),
+    **dict.fromkeys(("n_won", "n_cells"), pl.Int64),
 }
 _RANKS = {
     **dict.fromkeys(("selection", "method", "group"), pl.String),

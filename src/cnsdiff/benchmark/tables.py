@@ -216,7 +216,7 @@ def _notes(
 
 
 def headline_tables(headline: Headline) -> list[Table]:
-    """Average relative improvement, the cells it is the mean of, and average ranks."""
+    """Average relative improvement, over each rival, the cells behind it, and average ranks."""
     gain = Column("gain", "gain", digits=1, percent=True)
     median = Column("median", "median", digits=1, percent=True)
     counts = (
@@ -247,6 +247,32 @@ def headline_tables(headline: Headline) -> list[Table]:
             "the rest of that",
             f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
         ),
+    )
+    duels = Table(
+        "Relative improvement over each rival by itself",
+        ("selection", "group", "rival"),
+        (
+            median,
+            Column("n_won", "better in", digits=0),
+            Column("n_cells", "of cells", digits=0),
+            gain,
+        ),
+        tuple(
+            (
+                (selection, row["group"], row["rival"]),
+                (
+                    Cell(row["median"]),
+                    Cell(row["n_won"]),
+                    Cell(row["n_cells"]),
+                    Cell(row["mean"], row["high"] - row["mean"]),
+                ),
+            )
+            for selection in headline.duels["selection"].unique(maintain_order=True)
+            for row in headline.duels.filter(selection=selection)
+            .sort("median", maintain_order=True)
+            .iter_rows(named=True)
+        ),
+        ("in the cells (datasets and metrics) that have both",),
     )
     details = Table(
         "Relative improvement by dataset and metric",
@@ -282,7 +308,7 @@ def headline_tables(headline: Headline) -> list[Table]:
         ),
         (f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",),
     )
-    return [average, details, ranks]
+    return [average, duels, details, ranks]
 
 
 def _title(split: str, metric: str) -> str:
