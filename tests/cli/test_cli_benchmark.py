@@ -205,7 +205,7 @@ def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
     grid = write(tmp_path, methods=methods, seeds=[0], select_on=["valid", "valid+dial"])
     command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
     document = cli(*command, "--json").json
-    average, cells, ranks = document["headline"]
+    average, duels, cells, ranks = document["headline"]
     assert [(row["selection"], row["over_the_best"]) for row in average["rows"]] == [
         ("valid", "sampler"),
         ("valid", "all references"),
@@ -213,6 +213,7 @@ def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
         ("valid+dial", "all references"),
     ]
     assert {row["best_rival"] for row in cells["rows"]} <= {"chance", "knn"}
+    assert {row["rival"] for row in duels["rows"]} == {"chance", "knn"}
     assert {row["method"] for row in ranks["rows"]} == {"chance", "knn", "cnsdiff"}
     (trained,) = document["trainings"]
     dials = {

@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 from abc import abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from cnsdiff.benchmark.space import INSTALL
@@ -48,7 +49,8 @@ class LocalWorkers(Workers):
         )
 
     def submit(self, task: Task) -> Future[Outcome]:
-        future: Future[Outcome] = self._pool.schedule(run_task, args=[task])
+        with _ctrl_c_held():
+            future: Future[Outcome] = self._pool.schedule(run_task, args=[task])
         return future
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -57,6 +59,23 @@ class LocalWorkers(Workers):
         else:
             self._pool.stop()
         self._pool.join()
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Threads that begin here, and the processes they start, are born deaf to Ctrl-C.
+
+    The pool starts its threads with the first task. A process that is interrupted before it can
+    say that it ignores that would die with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_ctrl_c() -> None:
