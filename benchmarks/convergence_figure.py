@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from frontier_figure import COLOURS, OTHER, STYLE
+from frontier_figure import COLOURS, OTHER, OURS, STYLE, write_svg
 from matplotlib.figure import Figure
 
 #: By sampler or objective; the start is the dash.
 _COLOUR = {
-    "default": COLOURS["cnsdiff"],
+    "default": COLOURS[OURS],
     "dns": COLOURS["sampler"],
     "mixgcf": COLOURS["ablation"],
     "random": OTHER,
@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("svg", type=Path)
     options = parser.parse_args()
-    figure = draw(json.loads(options.json.read_text(encoding="utf-8")))
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(options.svg, format="svg", metadata={"Date": None})
+    write_svg(draw(json.loads(options.json.read_text(encoding="utf-8"))), options.svg)
 
 
 if __name__ == "__main__":

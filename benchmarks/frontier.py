@@ -36,7 +36,7 @@ from cnsdiff.config import parse_assignments
 from cnsdiff.data import Dataset
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.evaluation import Scorer, evaluate
-from cnsdiff.evaluation.dial import FINE, Dialled, spread
+from cnsdiff.evaluation.dial import FINE, Dialled, readings
 from cnsdiff.evaluation.environment import environment
 from cnsdiff.references import REFERENCES
 from cnsdiff.training.config import TrainingConfig
@@ -86,9 +86,26 @@ def walk(task: Task, dataset: Dataset) -> dict[str, Any]:
     validation = Validation(dataset, [PLAIN_DIAL], task.metric, settings, reading.device)
     # As the grid looks for a dial: near the best coarse one, where there is more than one.
     plain = validation.read(trained, [PLAIN_DIAL], None if len(gammas) > 1 else gammas)[PLAIN_DIAL]
-    shift, sigma = environment(dataset), spread(trained)
+    at_dials = {
+        short: readings(
+            trained,
+            environment(dataset),
+            dataset.split(split),
+            validation.train,
+            gammas=gammas,
+            ks=(K,),
+            device=reading.device,
+        )
+        for short, split in SPLITS.items()
+    }
     points = [
-        {"gamma": gamma, **on_tests(Dialled(trained, shift, gamma, sigma), dataset)}
+        {
+            "gamma": gamma,
+            **{
+                short: {metric: found[gamma][metric] for metric in METRICS}
+                for short, found in at_dials.items()
+            },
+        }
         for gamma in gammas
     ]
     return {

@@ -107,10 +107,15 @@ def _curve(axes: Axes, name: str, method: dict[str, Any], dashes: Any) -> Line2D
     return line
 
 
+def write_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG; the same one gives the same bytes."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def save(found: dict[str, Any], path: Path) -> None:
     """Write the figure as SVG; the same numbers give the same bytes."""
-    with matplotlib.rc_context(STYLE):
-        draw(found).savefig(path, format="svg", metadata={"Date": None})
+    write_svg(draw(found), path)
 
 
 def main() -> None:

@@ -177,3 +177,26 @@ def test_the_file_is_small_the_same_again_and_its_text_is_text(found, tmp_path) 
     assert len(content) < 60_000
     texts = {element.text for element in ElementTree.fromstring(content).iter() if element.text}
     assert set(found["methods"]) <= texts
+
+
+def test_the_figure_of_convergence_has_a_curve_per_method_and_the_reference_as_a_line() -> None:
+    from convergence_figure import draw
+
+    runs = {
+        "dns/xavier": {"values": [0.1, 0.3, 0.2], "seconds": [1.0, 2.0, 3.0]},
+        "default": {"values": [0.2, 0.4], "seconds": [1.5, 2.5]},
+    }
+    (axes,) = draw(
+        {
+            "dataset": "world",
+            "metric": "ndcg@20",
+            "reference": "dns/xavier",
+            "summary": {"dns/xavier": {"best": 0.3}},
+            "runs": runs,
+        }
+    ).axes
+    *curves, reference = axes.lines
+    for curve, (name, run) in zip(curves, runs.items(), strict=True):
+        assert curve.get_label() == name
+        assert [list(at) for at in curve.get_data()] == [run["seconds"], run["values"]]
+    assert set(reference.get_ydata()) == {0.3}

@@ -126,7 +126,7 @@ def headline(
             if {ours, rival} <= there:
                 over, of_cells = _gain(rows, places, ours, [rival], level)
                 mean, low, high, median, _, n_cells, _ = over
-                won = sum(cell[-2] > 0 for cell in of_cells)
+                won = sum(gain > 0 for *_, gain, _ in of_cells)
                 values = (mean, low, high, median, won, n_cells)
                 duels.append((selection, ours, names[rival], rival, *values))
     return Headline(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -259,7 +260,7 @@ def headline_tables(headline: Headline) -> list[Table]:
         ),
         tuple(
             (
-                (selection, row["group"], row["rival"]),
+                (row["selection"], row["group"], row["rival"]),
                 (
                     Cell(row["median"]),
                     Cell(row["n_won"]),
@@ -267,10 +268,7 @@ def headline_tables(headline: Headline) -> list[Table]:
                     Cell(row["mean"], row["high"] - row["mean"]),
                 ),
             )
-            for selection in headline.duels["selection"].unique(maintain_order=True)
-            for row in headline.duels.filter(selection=selection)
-            .sort("median", maintain_order=True)
-            .iter_rows(named=True)
+            for row in _within_selections(headline.duels, "median")
         ),
         ("in the cells (datasets and metrics) that have both",),
     )
@@ -292,23 +290,27 @@ def headline_tables(headline: Headline) -> list[Table]:
             for row in headline.cells.iter_rows(named=True)
         ),
     )
-    ordered = headline.ranks.sort("rank", nulls_last=True, maintain_order=True)
-    selections = headline.ranks["selection"].unique(maintain_order=True)
     ranks = Table(
         "Average rank of each method",
         ("selection", "group", "method"),
         (Column("rank", "rank", digits=2), Column("n_cells", "cells", digits=0)),
         tuple(
             (
-                (selection, row["group"], row["method"]),
+                (row["selection"], row["group"], row["method"]),
                 (Cell(row["rank"]), Cell(row["n_cells"])),
             )
-            for selection in selections
-            for row in ordered.filter(selection=selection).iter_rows(named=True)
+            for row in _within_selections(headline.ranks, "rank")
         ),
         (f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",),
     )
     return [average, duels, details, ranks]
+
+
+def _within_selections(frame: pl.DataFrame, by: str) -> Iterator[dict[str, Any]]:
+    """The rows, selection after selection as they come, each from its least value upwards."""
+    for selection in frame["selection"].unique(maintain_order=True):
+        own = frame.filter(selection=selection)
+        yield from own.sort(by, nulls_last=True, maintain_order=True).iter_rows(named=True)
 
 
 def _title(split: str, metric: str) -> str:

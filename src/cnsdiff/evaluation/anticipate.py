@@ -16,6 +16,8 @@ from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, Slicing
 from cnsdiff.evaluation.drift import Drift
 from cnsdiff.samplers.environment import strata
 
+_POWERS_OF_EXPOSURE = {"inverse-exposure": -1.0, "inverse-propensity": -0.5}
+
 
 def anticipate(
     anticipated: Anticipated,
@@ -83,15 +85,15 @@ def anticipate(
     popularity = counts[split.items]
     if anticipated == "inverse-popularity":
         weights = popularity[None] ** -1.0
-    elif anticipated in ("inverse-exposure", "inverse-propensity"):
+    elif anticipated in _POWERS_OF_EXPOSURE:
         exposure = counts if exposure is None else exposure
         if exposure.shape != (n_items,):
             raise InputError(
                 f"the exposure has shape {exposure.shape}, train has {n_items} items; give one "
                 "count per item"
             )
-        power = 1.0 if anticipated == "inverse-exposure" else 0.5
-        weights = np.maximum(exposure[split.items], 1.0)[None] ** -power
+        power = _POWERS_OF_EXPOSURE[anticipated]
+        weights = np.maximum(exposure[split.items], 1.0)[None] ** power
     elif anticipated == "tempered":
         weights = popularity[None] ** -strength
     elif anticipated == "recency":

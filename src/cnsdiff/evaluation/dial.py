@@ -24,7 +24,7 @@ from torch import Tensor
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
-from cnsdiff.evaluation.ranking import rank
+from cnsdiff.evaluation.ranking import Excluded, rank
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -174,6 +174,10 @@ def readings(
     }
 
 
+#: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
+_KEPT_SCORES, _KEPT_USERS = 2**24, 256
+
+
 def dialled_lists(
     scorer: Scorer,
     environment: Tensor,
@@ -197,11 +201,12 @@ def dialled_lists(
     """
     sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
+    excluded = Excluded(exclude, place)
     batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
     lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
     with torch.no_grad():
         for some in torch.split(users, batch):
-            kept = _Kept(scorer, some, exclude, place)
+            kept = _Kept(scorer, some.to(place), excluded)
             for gamma, found in lists.items():
                 read = Dialled(kept, environment, gamma, sigma)
                 items, _ = rank(read, some, k, user_batch=len(some), device=place)
@@ -209,23 +214,15 @@ def dialled_lists(
     return {gamma: torch.cat(found) for gamma, found in lists.items()}
 
 
-#: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
-_KEPT_SCORES, _KEPT_USERS = 2**24, 256
-
-
 class _Kept:
     """The scores of a batch of users, excluded pairs masked; a scorer of them alone."""
 
-    def __init__(
-        self, scorer: Scorer, users: Tensor, exclude: csr_array, device: torch.device
-    ) -> None:
-        scores = scorer.score_block(users.to(device), 0, scorer.n_items)
+    def __init__(self, scorer: Scorer, users: Tensor, excluded: Excluded) -> None:
+        self.device = users.device
+        scores = scorer.score_block(users, 0, scorer.n_items)
         # A copy, lest what the scorer keeps be masked.
-        self._scores = scores.to(device, torch.float32, copy=True)
-        known = exclude[users.numpy()].tocoo()
-        rows, columns = (torch.from_numpy(at).long().to(device) for at in known.coords)
-        self._scores[rows, columns] = -torch.inf
-        self.device = device
+        self._scores = scores.to(self.device, torch.float32, copy=True)
+        self._scores[excluded.pairs(users)] = -torch.inf
         self.n_users, self.n_items = scorer.n_users, scorer.n_items
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:

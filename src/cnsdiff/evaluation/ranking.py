@@ -73,7 +73,7 @@ def rank(
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     users = torch.as_tensor(users, dtype=torch.int64).to(place)
     _check(scorer, users, k, exclude, user_batch, item_chunk)
-    excluded = None if exclude is None else _Excluded(exclude, place)
+    excluded = None if exclude is None else Excluded(exclude, place)
     items = torch.empty((len(users), k), dtype=torch.int64, device=place)
     scores = torch.empty((len(users), k), dtype=torch.float32, device=place)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def rank(
 
 
 def _rank_batch(
-    scorer: Scorer, users: Tensor, k: int, excluded: _Excluded | None, item_chunk: int
+    scorer: Scorer, users: Tensor, k: int, excluded: Excluded | None, item_chunk: int
 ) -> Tensor:
     """Sorted keys (B, k) of one batch of users, merged over the chunks of items."""
     best = torch.full((len(users), 0), _NO_KEY, dtype=torch.int64, device=users.device)
@@ -175,7 +175,7 @@ def _block(scorer: Scorer, users: Tensor, start: int, stop: int) -> Tensor:
     return block.to(users.device, torch.float32).contiguous()
 
 
-class _Excluded:
+class Excluded:
     """The excluded pairs as CSR on the device, expanded one batch of users at a time."""
 
     def __init__(self, pairs: csr_array, device: torch.device) -> None:
