@@ -15,7 +15,17 @@ PACKAGE = Path(cnsdiff.__file__).parent
 
 #: From low to high; a module imports from its own layer and those before it.
 LAYERS = [
-    {"errors", "settings", "storage", "seeding", "hashing", "reporting", "registry"},
+    {
+        "errors",
+        "settings",
+        "storage",
+        "seeding",
+        "hashing",
+        "reporting",
+        "registry",
+        "memory",
+        "softmax",
+    },
     {"data"},
     {"catalogue"},
     {"shifts"},

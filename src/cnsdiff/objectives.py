@@ -23,6 +23,7 @@ from cnsdiff.debiasing import (
 )
 from cnsdiff.samplers.base import Batch, Context, Negatives
 from cnsdiff.settings import Settings
+from cnsdiff.softmax import shared_softmax
 
 NegativeSource = Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "uniform+sampler"]
 
@@ -80,8 +81,8 @@ def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature
         F.normalize(x, dim=-1) for x in (anchors, positives, negatives)
     )
     attraction = (anchors * positives).sum(dim=-1) / temperature
-    repulsion = torch.logsumexp(anchors @ negatives.T / temperature, dim=1)
-    return repulsion.mean() - attraction.mean()
+    alike = anchors.new_full((len(anchors),), 1 / len(anchors))
+    return shared_softmax(anchors / temperature, negatives, alike) - attraction.mean()
 
 
 def l2_squared(*rows: Tensor) -> Tensor:
@@ -178,6 +179,8 @@ class Objective(nn.Module):
         layer_zero: Embeddings,
         negatives: Negatives | None,
         context: Context,
+        *,
+        projected: bool = True,
     ) -> dict[str, Tensor]:
         """Named, weighted loss terms; the training loss is their sum.
 
@@ -186,26 +189,28 @@ class Objective(nn.Module):
         batch
             ``B`` interactions.
         embeddings
-            Projected embeddings (:meth:`project`), with gradient.
+            Embeddings with gradient, after :meth:`project`.
         layer_zero
             The free parameters, for the L2 term.
         negatives
             The sampler's negatives, or ``None`` if it is not called.
         context
             Random streams.
+        projected
+            False if ``embeddings`` are the backbone's own: the rows in use are projected here,
+            which is less work than whole tables.
         """
         config = self.config
-        users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
+        if not projected and negatives is not None and negatives.wants_all(embeddings):
+            embeddings, projected = self.project(embeddings), True
+        rows = _Rows(embeddings, bring_to_unit=config.score == "cosine" and not projected)
+        users, items = rows.users(batch.users), rows.items(batch.positives)
         positive = (users * items).sum(dim=-1) / config.temperature
-        repelled = self._repelled(embeddings)
-        sampled: Tensor | None = None
-        if negatives is not None and self.calls_sampler:
-            sampled = negatives.scores(users, repelled) / config.temperature
         row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
         if config.loss == "bpr":
-            assert sampled is not None
             assert negatives is not None
+            sampled = self._sampled(rows, users, negatives)
             if self.popularity is not None:
                 positive = deconfounded(positive, self.popularity[batch.positives])
                 sampled = deconfounded(sampled, _of_sampled(self.popularity, batch, negatives))
@@ -213,23 +218,13 @@ class Objective(nn.Module):
         else:
             if config.log_q:
                 positive = positive - config.log_q * self.log_popularity[batch.positives]
-                if sampled is not None and negatives is not None:
-                    popularity = _of_sampled(self.log_popularity, batch, negatives)
-                    sampled = sampled - config.log_q * popularity
-            if sampled is not None and negatives is not None and negatives.weights is not None:
-                share = negatives.weights / negatives.weights.sum(dim=1, keepdim=True)
-                sampled = sampled + (negatives.per_row * share).log()
-            if sampled is not None and negatives is not None:
-                allowed = negatives.admissible(batch.positives)
-                if allowed is not None:
-                    sampled = sampled.masked_fill(~allowed, -torch.inf)
             terms["softmax"] = self._softmax(
-                batch, repelled, users, positive, sampled, row_weights, context
+                batch, rows, users, items, positive, negatives, row_weights, context
             )
         if config.contrastive.weight:
             assert negatives is not None
             terms["contrastive"] = config.contrastive.weight * self._contrastive(
-                items, negatives, embeddings, context
+                items, negatives, rows, context
             )
         if config.l2:
             terms["l2"] = config.l2 * self._l2(batch, layer_zero, negatives)
@@ -237,32 +232,54 @@ class Objective(nn.Module):
             terms["sampler"] = negatives.loss
         return terms
 
-    def _repelled(self, embeddings: Embeddings) -> Embeddings:
-        """The embeddings as negatives see them: the same, but moved by ``κ`` of the gradient."""
+    def _sampled(self, rows: _Rows, users: Tensor, negatives: Negatives) -> Tensor:
+        """Scores ``(B, n)`` of the sampler's negatives, over the temperature."""
         share = self.config.repulsion
-        if share == 1:
-            return embeddings
-        items = embeddings.items
-        return Embeddings(embeddings.users, share * items + (1 - share) * items.detach())
+        embeddings = rows.embeddings
+        if negatives.wants_all(embeddings):
+            embeddings = Embeddings(embeddings.users, moved_by(share, embeddings.items))
+            return negatives.scores(users, embeddings) / self.config.temperature
+        return self._times(users, self._repelled(rows, negatives))
+
+    def _times(self, users: Tensor, vectors: Tensor) -> Tensor:
+        """Inner products ``(B, n)`` of ``(B, d)`` with ``(B or 1, n, d)``, over the temperature."""
+        if len(vectors) == 1:
+            scores = users @ vectors[0].T
+        elif vectors.shape[1] == 1:
+            scores = (users * vectors[:, 0]).sum(dim=-1, keepdim=True)
+        else:
+            scores = torch.einsum("bd,bnd->bn", users, vectors)
+        return scores / self.config.temperature
+
+    def _repelled(self, rows: _Rows, negatives: Negatives) -> Tensor:
+        """The negatives as vectors ``(B or 1, n, d)``; items are moved by ``κ`` of the gradient."""
+        if negatives.items is None:
+            return negatives.embed(rows.embeddings)
+        vectors = rows.items(negatives.items.flatten())
+        return moved_by(self.config.repulsion, vectors.view(*negatives.items.shape, -1))
 
     def _l2(self, batch: Batch, layer_zero: Embeddings, negatives: Negatives | None) -> Tensor:
-        rows = [layer_zero.users[batch.users], layer_zero.items[batch.positives]]
+        rows = [
+            layer_zero.users.index_select(0, batch.users),
+            layer_zero.items.index_select(0, batch.positives),
+        ]
         drawn = None if negatives is None or negatives.items is None else negatives.items.flatten()
         squared = self.config.l2_form == "squared"
         if drawn is None:
             return l2_squared(*rows) if squared else l2_norm(*rows)
         if squared and len(drawn) > len(layer_zero.items):
             return l2_squared(*rows) + l2_squared_of_drawn(layer_zero.items, drawn)
-        rows.append(layer_zero.items[drawn])
+        rows.append(layer_zero.items.index_select(0, drawn))
         return l2_squared(*rows) if squared else l2_norm(*rows)
 
     def _softmax(
         self,
         batch: Batch,
-        embeddings: Embeddings,
+        rows: _Rows,
         users: Tensor,
+        items: Tensor,
         positive: Tensor,
-        sampled: Tensor | None,
+        negatives: Negatives | None,
         row_weights: Tensor | None,
         context: Context,
     ) -> Tensor:
@@ -272,40 +289,98 @@ class Objective(nn.Module):
         its own positive is masked.
         """
         config = self.config
+        ids: Tensor | None = None
+        apart = negatives if self.calls_sampler else None  # those with a logit for each row
         if config.negatives == "sampler":
-            assert sampled is not None
-            return sampled_softmax(positive, sampled, None, row_weights)
-        if config.negatives.startswith("in-batch"):
-            shared = batch.positives
+            assert negatives is not None
+            corrected = not config.log_q or negatives.made_of is not None
+            if negatives.shared and negatives.weights is None and corrected:
+                apart, ids = None, negatives.made_of
+                columns = self._repelled(rows, negatives)[0]
+                ids = None if ids is None else ids[0]
+            else:
+                sampled = self._apart(batch, rows, users, negatives)
+                return sampled_softmax(positive, sampled, None, row_weights)
+        elif config.negatives.startswith("in-batch"):
+            ids, columns = batch.positives, moved_by(config.repulsion, items)
         else:
-            shared = torch.randint(
+            ids = torch.randint(
                 self.positives.n_items,
                 (config.uniform_negatives,),
                 generator=context.negatives,
                 device=users.device,
             )
-        logits = users @ embeddings.items[shared].T / config.temperature
-        # A row's own positive, met again among the shared items, is not a negative.
-        admissible = shared.unsqueeze(0) != batch.positives.unsqueeze(1)
-        if config.log_q:
-            logits = logits - config.log_q * self.log_popularity[shared]
-        if sampled is not None:
-            logits = torch.cat([logits, sampled], dim=1)
-            admissible = torch.cat([admissible, torch.ones_like(sampled, dtype=torch.bool)], dim=1)
-        return sampled_softmax(positive, logits, admissible, row_weights)
+            columns = moved_by(config.repulsion, rows.items(ids))
+        weights = torch.ones_like(positive) if row_weights is None else row_weights
+        weights = weights / len(batch)
+        own, loss = positive, None
+        if apart is not None:
+            sampled = self._apart(batch, rows, users, apart)
+            own = torch.logsumexp(torch.cat([positive.unsqueeze(1), sampled], dim=1), dim=1)
+            loss = (weights * (own - positive)).sum()
+        bias = None
+        if config.log_q and ids is not None:
+            bias = -config.log_q * self.log_popularity[ids]
+        shared = shared_softmax(
+            users / config.temperature,
+            columns,
+            weights,
+            own=own,
+            bias=bias,
+            barred=None if ids is None else (batch.positives, ids),
+        )
+        return shared if loss is None else loss + shared
+
+    def _apart(self, batch: Batch, rows: _Rows, users: Tensor, negatives: Negatives) -> Tensor:
+        """Logits ``(B, n)`` of the sampler's negatives."""
+        sampled = self._sampled(rows, users, negatives)
+        if self.config.log_q:
+            popularity = _of_sampled(self.log_popularity, batch, negatives)
+            sampled = sampled - self.config.log_q * popularity
+        if negatives.weights is not None:
+            share = negatives.weights / negatives.weights.sum(dim=1, keepdim=True)
+            sampled = sampled + (negatives.per_row * share).log()
+        allowed = negatives.admissible(batch.positives)
+        return sampled if allowed is None else sampled.masked_fill(~allowed, -torch.inf)
 
     def _contrastive(
-        self, items: Tensor, negatives: Negatives, embeddings: Embeddings, context: Context
+        self, items: Tensor, negatives: Negatives, rows: _Rows, context: Context
     ) -> Tensor:
         config = self.config.contrastive
         pool = negatives.pool
-        if pool is None:
-            pool = negatives.embed(embeddings).flatten(0, 1)
+        if pool is None and negatives.items is not None:
+            pool = rows.items(negatives.items.flatten())
+        elif pool is None:
+            pool = negatives.embed(rows.embeddings).flatten(0, 1)
         if config.negatives is not None and config.negatives < len(pool):
             order = torch.randperm(len(pool), generator=context.negatives, device=pool.device)
             pool = pool[order[: config.negatives]]
         noise = torch.randn(items.shape, generator=context.noise, device=items.device)
         return alignment(items, items + config.noise * noise, pool, config.temperature)
+
+
+class _Rows:
+    """Rows of embeddings, with gradient, as scores are made of them."""
+
+    def __init__(self, embeddings: Embeddings, *, bring_to_unit: bool) -> None:
+        self.embeddings = embeddings
+        self._unit = bring_to_unit
+
+    def users(self, ids: Tensor) -> Tensor:
+        return self._rows(self.embeddings.users, ids)
+
+    def items(self, ids: Tensor) -> Tensor:
+        return self._rows(self.embeddings.items, ids)
+
+    def _rows(self, table: Tensor, ids: Tensor) -> Tensor:
+        # Not by indexing, whose backward pass goes through the rows one by one.
+        rows = table.index_select(0, ids)
+        return F.normalize(rows, dim=-1) if self._unit else rows
+
+
+def moved_by(share: float, vectors: Tensor) -> Tensor:
+    """The same vectors, but with ``share`` of the gradient."""
+    return vectors if share == 1 else share * vectors + (1 - share) * vectors.detach()
 
 
 def _of_sampled(table: Tensor, batch: Batch, negatives: Negatives) -> Tensor:
@@ -314,7 +389,5 @@ def _of_sampled(table: Tensor, batch: Batch, negatives: Negatives) -> Tensor:
     A synthesised negative is no item; it takes that of the item it was made from, which is the
     positive unless ``sources`` says otherwise.
     """
-    items = negatives.items if negatives.items is not None else negatives.sources
-    if items is not None:
-        return table[items]
-    return table[batch.positives].unsqueeze(1)
+    items = negatives.made_of
+    return table[batch.positives].unsqueeze(1) if items is None else table[items]

@@ -268,7 +268,8 @@ def show(judge, n_steps: int, *, rows: int = 10, n: int = 1, epoch: int = 1, **c
         batch = make_batch(positives, index)
         before = len(judge.asked)
         negatives = positives.sample_negatives(batch.users, n, generator)
-        probe(batch, embeddings, Negatives(items=negatives))
+        if probe.looks_at(step):
+            probe(batch, embeddings, Negatives(items=negatives))
         if len(judge.asked) > before:
             looked.append(step)
     return dict(probe.scalars()), looked

@@ -137,9 +137,19 @@ class Negatives:
         """The inner products ``(B, n)`` with each row's user ``(B, d)``, with gradient."""
         if self.shared:
             return users @ self.embed(embeddings)[0].T
-        if self.items is not None and len(embeddings.items) <= _PRODUCT_UP_TO * self.per_row:
+        if self.items is not None and self.wants_all(embeddings):
             return (users @ embeddings.items.T).gather(1, self.items)
         return torch.einsum("bd,bnd->bn", users, self.embed(embeddings))
+
+    def wants_all(self, embeddings: Embeddings) -> bool:
+        """Whether scores of the whole catalogue are the quickest way to those of these items."""
+        few = len(embeddings.items) <= _PRODUCT_UP_TO * self.per_row
+        return self.items is not None and not self.shared and few
+
+    @property
+    def made_of(self) -> Tensor | None:
+        """``(B, n)`` or ``(1, n)`` the items that these are, or were made from."""
+        return self.items if self.items is not None else self.sources
 
     @property
     def per_row(self) -> int:
@@ -177,10 +187,9 @@ class Negatives:
 
         ``None`` where none can be.
         """
-        items = self.items if self.items is not None else self.sources
-        if not self.shared or items is None:
+        if not self.shared or self.made_of is None:
             return None
-        return items != positives.unsqueeze(1)
+        return self.made_of != positives.unsqueeze(1)
 
     def drawn(self, generator: torch.Generator) -> Negatives:
         """One negative per row, drawn by weight: what its loss is made of, on average.
@@ -221,6 +230,15 @@ class Sampler(nn.Module):
     Config: type[SamplerConfig] = SamplerConfig
     #: Whether ``context.layers`` must hold the backbone's embeddings layer by layer.
     wants_layers: ClassVar[bool] = False
+    #: Whether ``forward`` looks at its ``embeddings``. Those of a cosine are brought to unit length
+    #: for it; a sampler that says it never looks may be given them as the backbone makes them.
+    #: What is said here goes for the class itself, not for its subclasses.
+    reads_embeddings: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "reads_embeddings" not in cls.__dict__:
+            cls.reads_embeddings = True
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +35,7 @@ class ExposureSampler(Sampler):
     """
 
     Config = ExposureConfig
+    reads_embeddings: ClassVar[bool] = False
     config: ExposureConfig
     _shown_below: Tensor
 

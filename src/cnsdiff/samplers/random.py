@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 
@@ -9,6 +11,8 @@ from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 @SAMPLERS.register("random")
 class RandomSampler(Sampler):
     """``n ~ U(I ∖ I_u⁺)``, exactly (METHOD §7)."""
+
+    reads_embeddings: ClassVar[bool] = False
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
         items = self.positives.sample_negatives(

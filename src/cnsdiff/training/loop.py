@@ -21,6 +21,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import RunError, TrainingError
+from cnsdiff.memory import freed_memory_kept
 from cnsdiff.samplers.base import Batch, Context
 from cnsdiff.seeding import torch_generator
 from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
@@ -105,7 +106,7 @@ class Trainer:
         n_steps = math.ceil(len(pairs) / config.batch_size)
         stopping = EarlyStopping(metrics, config.patience_in_validations(n_steps))
         state = self._resume(step, optimizer, stopping)
-        with reporter, _deterministic(self.fabric.device):
+        with reporter, freed_memory_kept(), _deterministic(self.fabric.device):
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
             reporter.begin(state.epoch, config.epochs, n_steps)
@@ -170,10 +171,12 @@ class Trainer:
         if self.probe is not None:
             self.probe.begin(epoch, len(batches))
         for number, index in enumerate(batches):
-            users, items = pairs[index].unbind(dim=1)
+            users, items = pairs.index_select(0, index).t().contiguous()
+            looked_at = self.probe is not None and self.probe.looks_at(number)
+            probe = self.probe if looked_at else None
             optimizer.zero_grad(set_to_none=True)
             with self.fabric.autocast():
-                loss, scalars = step(Batch(index, users, items), context, self.probe)
+                loss, scalars = step(Batch(index, users, items), context, probe)
             self.fabric.backward(loss)
             optimizer.step()
             for name, value in scalars.items():

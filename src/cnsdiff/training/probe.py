@@ -1,8 +1,8 @@
 """Looking at the negatives of an epoch while it trains, without touching anything.
 
 The loop tells a probe that an epoch begins and asks it for scalars at the end; the training
-step shows it each batch's negatives. A probe changes no weight: it has a random stream of its
-own and keeps no gradient.
+step shows it the negatives of the batches it looks at. A probe changes no weight: it has a random
+stream of its own and keeps no gradient.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ class Probe(Protocol):
         """An epoch of ``n_steps`` batches begins."""
         ...
 
+    def looks_at(self, step: int) -> bool:
+        """Whether it wants to see the batch of this number, from 0."""
+        ...
+
     def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
-        """The next batch, the embeddings that score it, and its negatives."""
+        """A batch it looks at, the embeddings that score it, and its negatives."""
         ...
 
     def scalars(self) -> Mapping[str, float]:
@@ -74,7 +78,7 @@ class FalseNegativeProbe:
         self, judge: Judge, positives: Positives, config: TrainingConfig, seed: int
     ) -> None:
         self.judge, self.positives, self.config, self.seed = judge, positives, config, seed
-        self._epoch = self._step = 0
+        self._epoch = 0
         self._measured: frozenset[int] = frozenset()
         self._counts = FalseNegatives()
         self._generator: torch.Generator | None = None
@@ -89,7 +93,7 @@ class FalseNegativeProbe:
         )
 
     def begin(self, epoch: int, n_steps: int) -> None:
-        self._epoch, self._step, self._counts = epoch, 0, FalseNegatives()
+        self._epoch, self._counts = epoch, FalseNegatives()
         every = self.config.fhn_every
         due = every is not None and (epoch % every == 0 or epoch == self.config.epochs)
         spread = min(-(-n_steps // _EVERY), _LOOKS)
@@ -99,10 +103,10 @@ class FalseNegativeProbe:
         self._measured = frozenset((2 * j + 1) * n_steps // (2 * looks) for j in range(looks))
         self._generator = None
 
+    def looks_at(self, step: int) -> bool:
+        return step in self._measured
+
     def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
-        step, self._step = self._step, self._step + 1
-        if step not in self._measured:
-            return
         if self._generator is None:
             device = batch.users.device
             self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)

@@ -46,13 +46,24 @@ class TrainingStep(nn.Module):
         """
         needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
         layers = self.layers() if needed and self.sampler.wants_layers else ()
-        embeddings = self.objective.project(mean_of(layers)) if layers else self.embeddings()
+        embeddings = mean_of(layers) if layers else self.backbone()
+        projected = needed and self.sampler.reads_embeddings
+        if projected:
+            embeddings = self.objective.project(embeddings)
         cosine = self.objective.config.score == "cosine"
         context = replace(context, cosine=cosine, layers=layers)
         negatives = self.sampler(batch, embeddings, context) if needed else None
         if probe is not None and negatives is not None:
-            probe(batch, embeddings, negatives)
-        terms = self.objective(batch, embeddings, self._layer_zero(embeddings), negatives, context)
+            seen = embeddings if projected else self.objective.project(embeddings)
+            probe(batch, seen, negatives)
+        terms = self.objective(
+            batch,
+            embeddings,
+            self._layer_zero(embeddings),
+            negatives,
+            context,
+            projected=projected,
+        )
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
         if negatives is not None:

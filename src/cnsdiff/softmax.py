@@ -1,0 +1,155 @@
+"""The softmax loss over negatives that a batch shares, without keeping its logits.
+
+A batch of ``B`` rows against ``N`` shared columns has ``B × N`` logits: the largest thing in a
+training step. Autograd would write and read them a dozen times. Here a slice of rows that fits the
+cache is scored, turned into probabilities and into its share of all gradients at once, and
+forgotten: what is kept has the size of the rows and the columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Logits of a slice: a megabyte of float32, which stays in a core's cache.
+_SLICE = 2**18
+#: The same on a GPU, where a slice should fill the device.
+_SLICE_ON_GPU = 2**26
+#: In the place of minus infinity: exp() of it is zero, and no difference is NaN.
+_NEVER = -1e30
+
+
+def shared_softmax(
+    rows: Tensor,
+    columns: Tensor,
+    weights: Tensor,
+    *,
+    own: Tensor | None = None,
+    bias: Tensor | None = None,
+    barred: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``Σ_b w_b ( log( e^{o_b} + Σ_n e^{r_b·c_n + β_n} ) - o_b )``, a scalar with gradient.
+
+    Without ``own``: ``Σ_b w_b log Σ_n e^{r_b·c_n + β_n}``.
+
+    Parameters
+    ----------
+    rows, columns
+        ``(B, d)`` and ``(N, d)``; the temperature is in the rows.
+    weights
+        ``(B,)`` how much each row counts, without gradient.
+    own
+        ``(B,)`` logits of each row's own, the numerator's.
+    bias
+        ``(N,)`` what is added to a column's logits, without gradient.
+    barred
+        ``(B,)`` and ``(N,)`` ids: a column does not count in a row of the same id.
+    """
+    loss: Tensor = _SharedSoftmax.apply(rows, columns, own, weights, bias, barred)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _SharedSoftmax(torch.autograd.Function):
+    """The loss is one number, so its gradient is known but for a factor when it is computed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        columns: Tensor,
+        own: Tensor | None,
+        weights: Tensor,
+        bias: Tensor | None,
+        barred: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        dtype = rows.dtype if rows.dtype.itemsize >= 4 else torch.float32
+        with torch.autocast(rows.device.type, enabled=False):
+            loss, *gradients = _slices(
+                rows.to(dtype),
+                columns.to(dtype),
+                None if own is None else own.to(dtype),
+                weights.to(dtype),
+                None if bias is None else bias.to(dtype),
+                barred,
+            )
+        ctx.dtypes = rows.dtype, columns.dtype, rows.dtype if own is None else own.dtype
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        found = [
+            None if gradient is None else (outer[0] * gradient).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return *found, None, None, None
+
+
+def _slices(
+    rows: Tensor,
+    columns: Tensor,
+    own: Tensor | None,
+    weights: Tensor,
+    bias: Tensor | None,
+    barred: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The loss, and its gradient by rows, columns and own."""
+    budget = _SLICE if rows.device.type == "cpu" else _SLICE_ON_GPU
+    size = max(1, min(budget // max(1, len(columns)), len(rows)))
+    bar = None if barred is None else _Bar(*barred)
+    by_rows, by_columns = torch.empty_like(rows), torch.zeros_like(columns)
+    by_own = None if own is None else torch.empty_like(own)
+    losses = torch.empty_like(weights)
+    buffer = rows.new_empty(size, len(columns))
+    for begin in range(0, len(rows), size):
+        cut = slice(begin, begin + size)
+        some, logits = rows[cut], buffer[: len(rows) - begin]
+        torch.mm(some, columns.T, out=logits)
+        if bias is not None:
+            logits += bias
+        if bar is not None:
+            bar(logits, begin)
+        largest = logits.amax(dim=1)
+        shares = torch.softmax(logits, dim=1, out=logits)
+        # The largest share is e^{largest} over the sum, and at least 1/N.
+        others = largest - shares.amax(dim=1).log()
+        if own is None or by_own is None:
+            moved = weights[cut]
+            losses[cut] = weights[cut] * others
+        else:
+            ahead = others - own[cut]
+            moved = weights[cut] * torch.sigmoid(ahead)
+            losses[cut] = weights[cut] * torch.nn.functional.softplus(ahead)
+            by_own[cut] = -moved
+        moved = moved.unsqueeze(1)
+        torch.mm(shares, columns, out=by_rows[cut]).mul_(moved)
+        by_columns.addmm_(shares.T, some * moved)
+    return losses.sum(), by_rows, by_columns, by_own
+
+
+class _Bar:
+    """Takes the columns of a row's own id out of its logits."""
+
+    def __init__(self, of_rows: Tensor, of_columns: Tensor) -> None:
+        self._rows, self._columns = of_rows.contiguous(), of_columns
+        # A GPU compares all pairs sooner than it tells the host how many are alike.
+        self._sparse = of_rows.device.type == "cpu"
+        if self._sparse:
+            ordered, order = of_columns.sort()
+            first = torch.searchsorted(ordered, self._rows)
+            count = torch.searchsorted(ordered, self._rows, right=True) - first
+            self._row = torch.arange(len(self._rows)).repeat_interleave(count)
+            shift = first - (count.cumsum(0) - count)
+            self._column = order[torch.arange(len(self._row)) + shift[self._row]]
+
+    def __call__(self, logits: Tensor, begin: int) -> None:
+        """Of the rows from ``begin`` on, in place."""
+        end = begin + len(logits)
+        if not self._sparse:
+            alike = self._rows[begin:end].unsqueeze(1) == self._columns
+            logits.masked_fill_(alike, _NEVER)
+            return
+        low, high = torch.searchsorted(self._row, torch.tensor([begin, end])).tolist()
+        logits[self._row[low:high] - begin, self._column[low:high]] = _NEVER

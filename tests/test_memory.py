@@ -1,0 +1,45 @@
+"""Memory kept for reuse, and the peak in use."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+import torch
+
+from cnsdiff import memory
+from cnsdiff.memory import freed_memory_kept, peak_memory
+
+
+def faults(work) -> int:
+    """Pages that the kernel had to supply meanwhile."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def come_and_go() -> None:
+    for _ in range(20):
+        torch.zeros(2**24)  # 64 MiB, more than glibc ever keeps by itself
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="the C library is not glibc")
+def test_blocks_of_a_size_are_used_again():
+    with freed_memory_kept():
+        come_and_go()
+        kept = faults(come_and_go)
+    assert kept < 1000 < faults(come_and_go)
+
+
+def test_where_the_library_is_another_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with freed_memory_kept():
+        assert torch.ones(3).sum() == 3
+
+
+def test_the_peak_grows_with_what_is_held():
+    before = peak_memory(torch.device("cpu"))
+    held = torch.ones(before // 4 + 2**26)  # as many bytes as the peak so far, and more
+    assert before + 2**27 < peak_memory(torch.device("cpu"))
+    del held

@@ -1,0 +1,136 @@
+"""The fused softmax over shared negatives against autograd's own, sliced and whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cnsdiff import softmax
+from cnsdiff.softmax import shared_softmax
+
+Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]
+
+
+def problem(seed: int, n_rows: int, n_columns: int, n_ids: int = 3, scale: float = 1.0) -> Given:
+    stream = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return scale * torch.randn(*shape, generator=stream, dtype=torch.float64)
+
+    ids = tuple(torch.randint(n_ids, (n,), generator=stream) for n in (n_rows, n_columns))
+    return (
+        normal(n_rows, 4).requires_grad_(),
+        normal(n_columns, 4).requires_grad_(),
+        normal(n_rows).requires_grad_(),
+        normal(n_rows).abs(),
+        normal(n_columns),
+        (ids[0], ids[1]),
+    )
+
+
+def by_autograd(
+    rows: Tensor,
+    columns: Tensor,
+    weights: Tensor,
+    own: Tensor | None,
+    bias: Tensor | None,
+    barred: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """The formula, with all logits kept."""
+    logits = rows @ columns.T
+    if bias is not None:
+        logits = logits + bias
+    if barred is not None:
+        logits = logits.masked_fill(barred[0].unsqueeze(1) == barred[1], -torch.inf)
+    if own is None:
+        return (weights * logits.logsumexp(dim=1)).sum()
+    everything = torch.cat([own.unsqueeze(1), logits], dim=1).logsumexp(dim=1)
+    return (weights * (everything - own)).sum()
+
+
+def assert_alike(given_: Given, *, own: bool, bias: bool, barred: bool) -> None:
+    rows, columns, ones_own, weights, bias_, barred_ = given_
+    parts = (
+        ones_own if own else None,
+        bias_ if bias else None,
+        barred_ if barred else None,
+    )
+    wrt = [rows, columns, *([ones_own] if own else [])]
+    expected = by_autograd(rows, columns, weights, *parts)
+    ours = shared_softmax(rows, columns, weights, own=parts[0], bias=parts[1], barred=parts[2])
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(
+        torch.autograd.grad(3 * ours, wrt), torch.autograd.grad(3 * expected, wrt), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n_rows=st.integers(1, 40),
+    n_columns=st.integers(1, 30),
+    scale=st.sampled_from([0.1, 1.0, 10.0]),
+    bias=st.booleans(),
+    barred=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_loss_and_gradient_are_autograds(seed, n_rows, n_columns, scale, bias, barred):
+    made = problem(seed, n_rows, n_columns, scale=scale)
+    assert_alike(made, own=True, bias=bias, barred=barred)
+    assert_alike(made, own=False, bias=bias, barred=False)
+
+
+@pytest.mark.parametrize("budget", [1, 35, 36, 10**6])
+def test_slices_change_nothing(monkeypatch, budget):
+    monkeypatch.setattr(softmax, "_SLICE", budget)
+    assert_alike(problem(0, 37, 12), own=True, bias=True, barred=True)
+
+
+def test_a_gpu_compares_all_ids_to_the_same_result(monkeypatch):
+    made = problem(1, 37, 12)
+    bar = softmax._Bar(*made[-1])
+    logits = torch.randn(37, 12, dtype=torch.float64)
+    sparse, dense = logits.clone(), logits.clone()
+    bar(sparse[5:30], 5)
+    bar._sparse = False
+    bar(dense[5:30], 5)
+    assert torch.equal(sparse, dense)
+    assert (sparse[5:30] < -1e29).any()
+    assert torch.equal(sparse[:5], logits[:5])
+
+
+def test_a_row_without_any_column_costs_nothing():
+    rows, columns, own, weights, _, _ = problem(2, 6, 5)
+    barred = torch.zeros(6, dtype=torch.long), torch.zeros(5, dtype=torch.long)
+    loss = shared_softmax(rows, columns, weights, own=own, barred=barred)
+    loss.backward()
+    assert loss.item() == 0.0
+    for leaf in (rows, columns, own):
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+def test_logits_far_apart_stay_finite():
+    rows = torch.tensor([[3e4], [-3e4]], requires_grad=True)
+    columns = torch.tensor([[1.0], [-1.0]])
+    loss = shared_softmax(rows, columns, torch.ones(2), own=torch.zeros(2))
+    loss.backward()
+    assert loss.item() == pytest.approx(6e4)
+    assert rows.grad is not None
+    assert rows.grad.isfinite().all()
+
+
+def test_autocast_does_not_reach_the_logits():
+    rows, columns, own, weights, _, _ = (
+        part.detach().float() if isinstance(part, Tensor) else part for part in problem(3, 9, 7)
+    )
+    plain = shared_softmax(rows, columns, weights, own=own)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = shared_softmax(rows.bfloat16().float(), columns, weights, own=own)
+        half = shared_softmax(rows.bfloat16(), columns.bfloat16(), weights, own=own.bfloat16())
+    assert within.dtype == half.dtype == torch.float32
+    assert half.item() == pytest.approx(plain.item(), rel=0.05)
+    assert within.item() == pytest.approx(half.item(), rel=0.02)
