@@ -119,7 +119,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "negatives": "in-batch",
             "l2": 1e-4,
         },
-        "training": {"lr": 0.005, "dial": "off"},
+        # The items of a batch are each other's negatives: its size is part of the method.
+        "training": {"batch_size": 2048, "lr": 0.005, "dial": "off"},
     },
 }
 

@@ -129,7 +129,8 @@ def fit_model(
     # The trainer's own choice goes by plain validation and never ends the training.
     plain = {"select_on": "valid", "select_metric": metric, "patience": None}
     validation = Validation(dataset, selections, metric, settings, fabric.device, dial_users)
-    patience = settings.patience_in_validations(-(-len(positives) // settings.batch_size))
+    size = settings.batch_size_for(len(positives))
+    patience = settings.patience_in_validations(-(-len(positives) // size))
     tracks = [_Track(name, patience) for name in selections]
     done = 0
     fresh = False  # whether the epoch just trained has been validated

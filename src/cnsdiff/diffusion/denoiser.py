@@ -147,8 +147,7 @@ class Denoiser(nn.Module):
         if self.normalise_input:
             z_t = F.normalize(z_t, dim=-1)
         if self.dropout and generator is not None:
-            uniform = torch.rand(z_t.shape, generator=generator, device=z_t.device)
-            z_t = z_t * (uniform >= self.dropout) / (1 - self.dropout)
+            z_t = z_t * dropout_mask(z_t, self.dropout, generator)
         joint: Tensor = self.from_vector(z_t) + self.from_time(self.time(self.timestep_table[t]))
         if self.from_user is not None and user is not None:
             joint = joint + self.from_user(user)
@@ -161,6 +160,22 @@ class Denoiser(nn.Module):
         for layer in self.hidden:
             state = torch.tanh(layer(state))
         return state
+
+
+def dropout_mask(like: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Factors of the shape of ``like``: 0 with ``probability``, else ``1 / (1 - probability)``.
+
+    Each entry takes 8 random bits, or 16 where 8 cannot express the probability, which is then
+    rounded to a multiple of 2^-16. Random bits are what dropout spends its time on.
+    """
+    bits, kind = (8, torch.uint8) if (256 * probability).is_integer() else (16, torch.int16)
+    words = -(-like.numel() * bits // 64)
+    drawn = torch.empty(words, dtype=torch.int64, device=like.device)
+    drawn.random_(-(2**63), None, generator=generator)
+    entries = drawn.view(kind)[: like.numel()].view(like.shape)
+    lowest = 0 if kind is torch.uint8 else -(2**15)
+    kept = entries >= lowest + round(probability * 2**bits)
+    return kept.to(like.dtype).mul_(1 / (1 - probability))
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

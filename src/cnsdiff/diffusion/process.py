@@ -35,7 +35,8 @@ class GaussianDiffusion(nn.Module):
     def add_noise(self, z_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """A draw of ``q(z_t | z_0) = N(sqrt(ᾱ_t) z_0, (1 - ᾱ_t) I)``."""
         kept = self.alpha_bar[t].unsqueeze(-1)
-        return kept.sqrt().to(z_0.dtype) * z_0 + (1 - kept).sqrt().to(z_0.dtype) * noise
+        signal, rest = kept.sqrt().to(z_0.dtype), (1 - kept).sqrt().to(z_0.dtype)
+        return (signal * z_0).addcmul(rest, noise)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ``ᾱ_t / (1 - ᾱ_t)``, float64; infinite at ``t = 0``."""
@@ -57,7 +58,7 @@ class GaussianDiffusion(nn.Module):
         """
         mean_0, mean_t, variance = self._posterior_coefficients(t, t - 1 if s is None else s)
         dtype = z_t.dtype
-        return mean_0.to(dtype) * z_0 + mean_t.to(dtype) * z_t, variance.to(dtype)
+        return (mean_0.to(dtype) * z_0).addcmul(mean_t.to(dtype), z_t), variance.to(dtype)
 
     def _posterior_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         kept_t = self.alpha_bar[t].unsqueeze(-1)

@@ -234,11 +234,17 @@ class Sampler(nn.Module):
     #: for it; a sampler that says it never looks may be given them as the backbone makes them.
     #: What is said here goes for the class itself, not for its subclasses.
     reads_embeddings: ClassVar[bool] = True
+    #: Whether ``forward`` draws the same, whatever the rows of the batch: slices of one batch are
+    #: then given streams in the same state, and have the same negatives as the whole would have.
+    #: This, too, goes for the class itself.
+    shares_draws: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
         if "reads_embeddings" not in cls.__dict__:
             cls.reads_embeddings = True
+        if "shares_draws" not in cls.__dict__:
+            cls.shares_draws = False
 
     def __init__(
         self,

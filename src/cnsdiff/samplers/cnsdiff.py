@@ -143,7 +143,8 @@ class CNSDiffSampler(Sampler):
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
         config = self.config
-        users, positives = embeddings.users[batch.users], embeddings.items[batch.positives]
+        users = embeddings.users.index_select(0, batch.users)
+        positives = embeddings.items.index_select(0, batch.positives)
         user_scale, item_scale = self._scales(users, positives)
         z_0 = (positives.detach() if config.detach_positive else positives) / item_scale
         condition = users.detach() / user_scale if config.condition_user else None
@@ -162,7 +163,7 @@ class CNSDiffSampler(Sampler):
 
         # Random items with gradient: the easy end of the curriculum, and the cap's refuge.
         random_items = self.positives.sample_negatives(batch.users, n, context.negatives)
-        random = embeddings.items[random_items.flatten()]
+        random = embeddings.items.index_select(0, random_items.flatten())
         share = curriculum_share(
             len(rows), context.progress, config.curriculum_start, config.curriculum_end,
             context.noise,

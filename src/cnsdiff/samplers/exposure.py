@@ -16,7 +16,7 @@ from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, 
 class ExposureConfig(SamplerConfig):
     """Settings of :class:`ExposureSampler`."""
 
-    n_negatives: int = Field(512, ge=1, description="M, negatives shared by a batch")
+    n_negatives: int = Field(128, ge=1, description="M, negatives shared by a batch")
     exponent: float = Field(
         0.5, ge=0, description="α of pop^α: 0 a uniform environment, 1 the one observed"
     )
@@ -36,6 +36,7 @@ class ExposureSampler(Sampler):
 
     Config = ExposureConfig
     reads_embeddings: ClassVar[bool] = False
+    shares_draws: ClassVar[bool] = True
     config: ExposureConfig
     _shown_below: Tensor
 

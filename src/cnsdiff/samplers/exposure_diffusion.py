@@ -7,7 +7,7 @@ a diffusion model of their embeddings, conditioned on the environment ``e``, mak
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 class ExposureDiffusionConfig(ExposureConfig):
     """Settings of :class:`ExposureDiffusionSampler`."""
 
+    n_negatives: int = Field(512, ge=1, description="M, negatives shared by a batch")
     made_by: Literal["diffusion", "noise", "catalogue"] = Field(
         "diffusion",
         description="what makes a vector from an item: the trained generator; as its controls, "
@@ -62,6 +63,7 @@ class ExposureDiffusionSampler(ExposureSampler):
     """
 
     Config = ExposureDiffusionConfig
+    shares_draws: ClassVar[bool] = True
     config: ExposureDiffusionConfig
     strata: Tensor
 

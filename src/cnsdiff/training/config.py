@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,12 +15,26 @@ from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
 Dial = Literal["off", "auto"] | float
 
+#: An automatic batch is at least so large, and larger where an epoch would have more steps.
+LEAST_BATCH, MOST_STEPS = 2048, 64
+
 
 class TrainingConfig(Settings):
     """How long, how fast and by what the training is judged."""
 
     epochs: int = Field(120, ge=1)
-    batch_size: int = Field(2048, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="interactions per step; auto: 2048, and more where an epoch would have more "
+        "than 64 steps of that, so that propagation over the whole graph, which each step needs, "
+        "takes a time that grows with the log and not with its square",
+    )
+    slices: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch, by user, that processes compute at once; at least one for "
+        "each process, whatever it says here",
+    )
     lr: float = Field(0.002, gt=0, description="Adam's learning rate")
     patience: int | None = Field(
         10, ge=1, description="validations without improvement before stopping; None: never stop"
@@ -72,6 +86,12 @@ class TrainingConfig(Settings):
     fhn_neighbours: int = Field(
         1, ge=1, description="k, catalogue items that stand for a synthesised negative"
     )
+
+    def batch_size_for(self, n_pairs: int) -> int:
+        """Interactions per step of a log of ``n_pairs``."""
+        if self.batch_size == "auto":
+            return max(LEAST_BATCH, math.ceil(n_pairs / MOST_STEPS))
+        return self.batch_size
 
     def patience_in_validations(self, steps_per_epoch: int) -> int | None:
         """Validations without improvement that satisfy both forms of patience."""

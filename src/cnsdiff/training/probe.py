@@ -97,7 +97,7 @@ class FalseNegativeProbe:
         every = self.config.fhn_every
         due = every is not None and (epoch % every == 0 or epoch == self.config.epochs)
         spread = min(-(-n_steps // _EVERY), _LOOKS)
-        fitting = -(-self._sample // self.config.batch_size)
+        fitting = -(-self._sample // self.config.batch_size_for(len(self.positives)))
         looks = min(n_steps, max(spread, fitting)) if due else 0
         # The middle of each of equal parts of the epoch.
         self._measured = frozenset((2 * j + 1) * n_steps // (2 * looks) for j in range(looks))
