@@ -175,7 +175,8 @@ def dropout_mask(like: Tensor, probability: float, generator: torch.Generator) -
     entries = drawn.view(kind)[: like.numel()].view(like.shape)
     lowest = 0 if kind is torch.uint8 else -(2**15)
     kept = entries >= lowest + round(probability * 2**bits)
-    return kept.to(like.dtype).mul_(1 / (1 - probability))
+    factors: Tensor = kept.to(like.dtype)
+    return factors.mul_(1 / (1 - probability))
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

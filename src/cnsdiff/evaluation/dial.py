@@ -24,7 +24,7 @@ from torch import Tensor
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
-from cnsdiff.evaluation.ranking import Excluded, rank
+from cnsdiff.evaluation.ranking import Excluded, best_of
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -199,34 +199,22 @@ def dialled_lists(
     scorer, environment, gammas, device
         As in :class:`Dialled` and :func:`~cnsdiff.evaluation.rank`.
     """
+    check(scorer, exclude, (k,))
     sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     excluded = Excluded(exclude, place)
+    biases = {gamma: dial_bias(sigma * environment, gamma).to(place) for gamma in gammas}
     batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
     lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
     with torch.no_grad():
         for some in torch.split(users, batch):
-            kept = _Kept(scorer, some.to(place), excluded)
+            some = some.to(place)
+            # A copy, lest what the scorer keeps be masked.
+            scores = scorer.score_block(some, 0, scorer.n_items).to(place, torch.float32, copy=True)
+            scores[excluded.pairs(some)] = -torch.inf
             for gamma, found in lists.items():
-                read = Dialled(kept, environment, gamma, sigma)
-                items, _ = rank(read, some, k, user_batch=len(some), device=place)
-                found.append(items.cpu())
+                found.append(best_of(scores + biases[gamma] if gamma else scores, k).cpu())
     return {gamma: torch.cat(found) for gamma, found in lists.items()}
-
-
-class _Kept:
-    """The scores of a batch of users, excluded pairs masked; a scorer of them alone."""
-
-    def __init__(self, scorer: Scorer, users: Tensor, excluded: Excluded) -> None:
-        self.device = users.device
-        scores = scorer.score_block(users, 0, scorer.n_items)
-        # A copy, lest what the scorer keeps be masked.
-        self._scores = scores.to(self.device, torch.float32, copy=True)
-        self._scores[excluded.pairs(users)] = -torch.inf
-        self.n_users, self.n_items = scorer.n_users, scorer.n_items
-
-    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        return self._scores[:, start:stop].clone()
 
 
 def best_reading(found: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:

@@ -21,9 +21,11 @@ from torch import Tensor
 from cnsdiff.errors import CnsdiffError, InputError
 from cnsdiff.evaluation.scorer import Scorer
 
-USER_BATCH = 1024
+USER_BATCH = 256
 ITEM_CHUNK = 16384
-"""Defaults of one block: 1024 × 16384 float32 scores are 64 MiB."""
+"""Defaults of one block: 256 × 16384 float32 scores are 16 MiB, which the C library keeps for the
+next block; larger ones it returns to the system, and clearing those anew costs as much as the
+product."""
 
 _LOW = 0xFFFFFFFF
 _NO_KEY = torch.iinfo(torch.int64).min
@@ -106,13 +108,34 @@ def _rank_batch(
         best = torch.cat([best, keys], dim=1)
         if best.shape[1] > k:
             best = best.topk(k, dim=1).values
+    _refuse_nan(has_nan, type(scorer).__name__)
+    return _in_order(best, k)
+
+
+def best_of(block: Tensor, k: int) -> Tensor:
+    """The items ``(B, k)`` that :func:`rank` finds in a block of scores ``(B, I)`` of all items.
+
+    Raises
+    ------
+    CnsdiffError
+        If a score is NaN.
+    """
+    keys, has_nan = _top_keys(block, 0, k)
+    _refuse_nan(has_nan, "the scorer")
+    return _unpack(_in_order(keys, k))[0]
+
+
+def _in_order(keys: Tensor, k: int) -> Tensor:
+    keys = keys.sort(dim=1, descending=True).values
+    return torch.nn.functional.pad(keys, (0, k - keys.shape[1]), value=_NO_KEY)
+
+
+def _refuse_nan(has_nan: Tensor, who: str) -> None:
     if has_nan:
         raise CnsdiffError(
-            f"{type(scorer).__name__} gave a score that is not a number (NaN), which has no "
-            "place in a ranking; check the model's weights, training has probably diverged"
+            f"{who} gave a score that is not a number (NaN), which has no place in a ranking; "
+            "check the model's weights, training has probably diverged"
         )
-    best = best.sort(dim=1, descending=True).values
-    return torch.nn.functional.pad(best, (0, k - best.shape[1]), value=_NO_KEY)
 
 
 def _top_keys(block: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
