@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
@@ -34,6 +35,7 @@ from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
+from cnsdiff.training.processes import Processes, joined
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.selection import Selection
 from cnsdiff.training.step import TrainingStep
@@ -133,6 +135,9 @@ class Recommender:
         reporter
             Told of progress; silent by default.
 
+        Of several processes (``torchrun``), each calls ``fit`` alike; the first alone writes to
+        ``run`` and tells the reporter, and all have the model.
+
         Raises
         ------
         DataError
@@ -147,22 +152,32 @@ class Recommender:
         """
         config = self.resolve(select_on=select_on)
         path = None if run is None else Path(run)
+        fabric = make_fabric(config.device, config.precision, config.threads)
+        with joined(fabric.device) as processes:
+            told = reporter if reporter is not None and processes.first else Reporter()
+            self._fit(dataset, config, path, told, fabric, processes)
+        return self
+
+    def _fit(
+        self,
+        dataset: Dataset,
+        config: Config,
+        path: Path | None,
+        reporter: Reporter,
+        fabric: Fabric,
+        processes: Processes,
+    ) -> None:
         provenance = run_directory.provenance(config, dataset)
         step, positives = self._assemble(config, dataset)
         train_csr = positives.matrix
-        fabric = make_fabric(config.device, config.precision, config.threads)
         selection = Selection(
             config.training, dataset, train_csr, config.evaluation.ks, fabric.device
         )
-        probe = false_negative_probe(
-            config.training, dataset, positives, config.seed, fabric.device
-        )
-        reporter = reporter or Reporter()
-        for note in (selection.note, None if probe is None else probe.note):
-            if note is not None:
-                reporter.note(note)
-        if path is not None:
-            run_directory.begin_run(path, config, dataset)
+        probe = None
+        if processes.first:
+            probe = false_negative_probe(
+                config.training, dataset, positives, config.seed, fabric.device
+            )
         trainer = Trainer(
             config.training,
             seed=config.seed,
@@ -173,7 +188,14 @@ class Recommender:
                 "dataset": provenance["dataset"]["fingerprint"],
             },
             probe=probe,
+            processes=processes,
         )
+        trainer.require_fit(step)
+        for note in (selection.note, None if probe is None else probe.note):
+            if note is not None:
+                reporter.note(note)
+        if path is not None:
+            processes.from_first(lambda: run_directory.begin_run(path, config, dataset))
         state = trainer.fit(step, positives, selection, reporter)
         with torch.no_grad():
             embeddings = step.embeddings()
@@ -186,13 +208,12 @@ class Recommender:
             item_embeddings=embeddings.items.detach().float().cpu(),
             train=train_csr,
             environment=scale * selection.environment,
-            dial=selection.dial(embeddings),
+            dial=processes.from_first(lambda: selection.dial(embeddings)),
         )
         self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
         self._provenance, self._weights = provenance, state.best
         if path is not None:
-            self._write(path)
-        return self
+            processes.from_first(lambda: self._write(path))
 
     def resolve(self, *, select_on: str | None = None) -> Config:
         """The validated configuration, as ``fit`` will use it."""

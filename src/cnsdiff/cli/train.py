@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +19,29 @@ EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
 INTERRUPTED = 130
 
 
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes that fail alike, or with one of them, one says so."""
+    from cnsdiff.errors import CnsdiffError
+    from cnsdiff.training.processes import place, tells_of_failure, told
+
+    if place().rank:
+        # The first has files to leave in order, and says goodbye for all.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if place().count == 1:
+        yield
+        return
+    try:
+        yield
+    except CnsdiffError as error:
+        if tells_of_failure():
+            print(f"cnsdiff: {error}", file=sys.stderr, flush=True)
+            told()
+        raise typer.Exit(error.exit_code) from None
+
+
+@_one_voice()
 def train(
     dataset: Annotated[
         Path | None, typer.Argument(help="Dataset directory (with --resume: the run's own).")
@@ -62,6 +87,8 @@ def train(
 
     A checkpoint is written after each epoch; Ctrl-C (or a crash) loses the epoch under way, and
     --resume goes on to the very result an undisturbed run would have had.
+
+    Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
     """
     from cnsdiff.config import merge, parse_assignments, read_config_file
     from cnsdiff.errors import ConfigError
@@ -125,22 +152,30 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
     from cnsdiff.cli.output import console, print_json
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation.dial import in_words
-    from cnsdiff.training.progress import reporter_for_terminal
+    from cnsdiff.training.processes import place, tells_of_failure, told
+    from cnsdiff.training.progress import Reporter, reporter_for_terminal
 
     config = model.resolve()
     dataset = load_dataset(dataset_path)
-    # A polite kill is as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    first = place().rank == 0
+    if first:
+        # A polite kill is as good as Ctrl-C.
+        signal.signal(signal.SIGTERM, _interrupt)
     label = f"{config.backbone.name} + {config.sampler.name}"
     try:
-        model.fit(dataset, run=run, reporter=reporter_for_terminal(label))
+        model.fit(dataset, run=run, reporter=reporter_for_terminal(label) if first else Reporter())
     except KeyboardInterrupt:
-        print(
-            f"cnsdiff: interrupted; the epochs completed are saved, go on with "
-            f"`cnsdiff train --resume {run}`",
-            file=sys.stderr,
-        )
+        if tells_of_failure():
+            print(
+                f"cnsdiff: interrupted; the epochs completed are saved, go on with "
+                f"`cnsdiff train --resume {run}`",
+                file=sys.stderr,
+                flush=True,
+            )
+            told()
         raise typer.Exit(INTERRUPTED) from None
+    if not first:
+        return
     best = next(r for r in model.history_ if r["epoch"] == model.best_epoch_)["validation"]
     # What picked the epoch comes first.
     metric = next(iter(best))

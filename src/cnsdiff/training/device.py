@@ -6,10 +6,11 @@ import torch
 from lightning_fabric import Fabric
 
 from cnsdiff.errors import ConfigError
+from cnsdiff.training.processes import place
 
 
 def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabric:
-    """A Fabric on one device.
+    """A Fabric on one device: this process's, if it is one of several.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabr
     Raises
     ------
     ConfigError
-        The device is unknown or absent.
+        The device is unknown or absent, or there are fewer than processes on this machine.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -34,10 +35,19 @@ def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabr
         raise ConfigError(f"device: {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
     if kind == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
-    number = int(index or 0)
-    if number >= torch.cuda.device_count():
+    here = place()
+    if index and here.count > 1:
         raise ConfigError(
-            f"device: {device!r} is not there ({torch.cuda.device_count()} CUDA devices found); "
-            "set device to auto or cpu"
+            f"device: {device!r} is one device, and each of {here.count} processes takes its own; "
+            "set device to cuda"
+        )
+    number = int(index or here.local_rank)
+    available = torch.cuda.device_count()
+    if number >= available:
+        name = device if index or not here.local_rank else f"cuda:{number}"
+        fewer = " or start fewer processes" if available and here.local_rank else ""
+        raise ConfigError(
+            f"device: {name!r} is not there ({available} CUDA devices found); "
+            f"set device to auto or cpu{fewer}"
         )
     return Fabric(accelerator="cuda", devices=[number], precision=precision)  # type: ignore[arg-type]

@@ -1,14 +1,13 @@
 """The training loop: epochs, validation, early stopping, checkpoints, resuming.
 
-It knows batches, scalars and files; nothing of samplers or losses. All randomness of an epoch
-is drawn from streams derived from ``(seed, purpose, epoch)``, so the state after an epoch is a
-function of the state before it, and a resumed run repeats an undisturbed one bit by bit.
+It knows scalars and files; nothing of samplers or losses. The state after an epoch is a function
+of the state before it (:mod:`cnsdiff.training.epoch`), so that a resumed run repeats an
+undisturbed one bit by bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -20,22 +19,24 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import RunError, TrainingError
+from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.memory import freed_memory_kept
-from cnsdiff.samplers.base import Batch, Context
-from cnsdiff.seeding import torch_generator
 from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.early_stopping import EarlyStopping
+from cnsdiff.training.epoch import Epochs
+from cnsdiff.training.layout import Layout
 from cnsdiff.training.probe import Probe
+from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
+from cnsdiff.training.slices import number_of_slices
 from cnsdiff.training.step import TrainingStep
 
 #: Metrics by name of the given embeddings on the split that selects.
 Validate = Callable[[Embeddings], Mapping[str, float]]
 
-#: Steps between readings of the loss from the device (each is a synchronisation).
-_READ_EVERY = 20
+#: In a checkpoint's identity: how many slices a batch has (one in those from before slices).
+_SLICES = "slices"
 
 
 class Trainer:
@@ -55,7 +56,17 @@ class Trainer:
         What the run is (configuration and data fingerprints); a checkpoint of another is
         refused.
     probe
-        Shown the negatives of each batch; what it saw goes into the epoch's record.
+        Shown the negatives of each batch (of its first slice); what it saw goes into the epoch's
+        record. Of several processes, the first alone has one.
+    processes
+        Those that train together, each of which has a trainer; alone by default.
+    layout
+        Where the tables lie; whole in every process by default.
+
+    Raises
+    ------
+    ConfigError
+        The slices cannot be shared by the processes.
     """
 
     def __init__(
@@ -67,6 +78,8 @@ class Trainer:
         checkpoint: Path | None = None,
         identity: Mapping[str, str] | None = None,
         probe: Probe | None = None,
+        processes: Processes | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -74,6 +87,20 @@ class Trainer:
         self.checkpoint = checkpoint
         self.identity = dict(identity or {})
         self.probe = probe
+        self.processes = processes or Processes()
+        self.layout = layout or Layout()
+        self.n_slices = number_of_slices(config.slices, self.processes)
+
+    def require_fit(self, step: TrainingStep) -> None:
+        """Raise :class:`ConfigError` if several processes cannot train this step together."""
+        sampler = step.sampler
+        kept = sampler.state_dict().keys() - dict(sampler.named_parameters()).keys()
+        if self.processes.several and kept:
+            raise ConfigError(
+                f"the sampler {sampler.config.name!r} remembers more than its parameters from one "
+                "batch to the next, which several processes would remember differently; train it "
+                "in one process"
+            )
 
     def fit(
         self,
@@ -96,33 +123,46 @@ class Trainer:
             If the checkpoint found belongs to another configuration or dataset.
         """
         config = self.config
+        self.require_fit(step)
         step.to(self.fabric.device)
         groups = list(step.parameter_groups(config.lr))
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         # The wrapped module is not called: Fabric cannot convert the inputs of this one.
         _, optimizer = self.fabric.setup(step, optimizer)
         metrics = config.selection_metrics
-        pairs = positives.pairs
-        n_steps = math.ceil(len(pairs) / config.batch_size)
-        stopping = EarlyStopping(metrics, config.patience_in_validations(n_steps))
-        state = self._resume(step, optimizer, stopping)
+        state = self._resume(step, optimizer)
+        slices = self.layout.slices(positives, self._slices_of(state), self.processes)
+        epochs = Epochs(
+            config=config,
+            seed=self.seed,
+            fabric=self.fabric,
+            processes=self.processes,
+            layout=self.layout,
+            probe=self.probe,
+            step=step,
+            optimizer=optimizer,
+            pairs=positives.pairs,
+            slices=slices,
+            checkpoint=self.checkpoint,
+        )
+        stopping = EarlyStopping(metrics, config.patience_in_validations(epochs.n_steps))
+        for name in ("best_epoch", "best", "stale") if state.epoch else ():
+            setattr(stopping, name, state.stopping[name])
         with reporter, freed_memory_kept(), _deterministic(self.fabric.device):
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
-            reporter.begin(state.epoch, config.epochs, n_steps)
+            reporter.begin(state.epoch, config.epochs, epochs.n_steps)
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if stopping.should_stop:
                     break
                 started = time.perf_counter()
-                means = self._epoch(epoch, step, optimizer, pairs, reporter)
+                means = epochs.train(epoch, reporter)
                 trained = time.perf_counter()
                 validation: dict[str, float] = {}
                 best = False
                 if epoch % config.validate_every == 0 or epoch == config.epochs:
-                    step.eval()
-                    with torch.no_grad():
-                        values = validate(step.embeddings())
-                    validation = {name: values[name] for name in metrics} | dict(values)
+                    values = self._validated(step, validate)
+                    validation = {name: values[name] for name in metrics} | values
                     best = stopping.update(epoch, values)
                 record = {
                     "epoch": epoch,
@@ -138,90 +178,60 @@ class Trainer:
                     state.best = state.model  # fresh copies each epoch: sharing is safe
                 state.optimizer = optimizer_moments(optimizer)
                 state.stopping = asdict(stopping)
-                if self.checkpoint is not None:
-                    state.save(self.checkpoint)
+                self._save(state)
                 reporter.epoch(record, best=best)
-                if stop is not None and stop():
+                if stop is not None and self.processes.from_first(stop):
                     break
         step.load_state_dict(state.best, strict=False)
         step.eval()
         return state
 
-    def _epoch(
-        self,
-        epoch: int,
-        step: TrainingStep,
-        optimizer: torch.optim.Optimizer,
-        pairs: Tensor,
-        reporter: Reporter,
-    ) -> dict[str, float]:
-        """Train over all pairs once; the mean of each scalar, and what the probe saw."""
-        device = self.fabric.device
-        order_stream = torch_generator(self.seed, "order", epoch, device=device)
-        context = Context(
-            progress=(epoch - 1) / self.config.epochs,
-            negatives=torch_generator(self.seed, "negatives", epoch, device=device),
-            noise=torch_generator(self.seed, "noise", epoch, device=device),
-            epoch=epoch,
-        )
-        order = torch.randperm(len(pairs), generator=order_stream, device=device)
-        batches = torch.split(order, self.config.batch_size)
-        step.train()
-        sums: dict[str, Tensor] = {}
-        if self.probe is not None:
-            self.probe.begin(epoch, len(batches))
-        for number, index in enumerate(batches):
-            users, items = pairs.index_select(0, index).t().contiguous()
-            looked_at = self.probe is not None and self.probe.looks_at(number)
-            probe = self.probe if looked_at else None
-            optimizer.zero_grad(set_to_none=True)
-            with self.fabric.autocast():
-                loss, scalars = step(Batch(index, users, items), context, probe)
-            self.fabric.backward(loss)
-            optimizer.step()
-            for name, value in scalars.items():
-                share = value * (len(index) / len(pairs))
-                sums[name] = sums[name] + share if name in sums else share
-            read = number % _READ_EVERY == 0
-            values = {k: float(v) for k, v in scalars.items()} if read else None
-            if values is not None:
-                self._require_finite(epoch, number + 1, values)
-            reporter.step(epoch, values)
-        means = {name: float(value) for name, value in sums.items()}
-        self._require_finite(epoch, number + 1, means)
-        if not all(bool(p.isfinite().all()) for p in step.parameters()):
-            self._require_finite(epoch, number + 1, {"weights": math.nan})
-        return means if self.probe is None else means | dict(self.probe.scalars())
+    def _validated(self, step: TrainingStep, validate: Validate) -> dict[str, float]:
+        step.eval()
+        with torch.no_grad():
+            embeddings = self.layout.embeddings(step.embeddings())
+            return self.processes.from_first(lambda: dict(validate(embeddings)))
 
-    def _require_finite(self, epoch: int, number: int, values: Mapping[str, float]) -> None:
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if not broken:
-            return
-        kept = f"; {self.checkpoint} keeps epoch {epoch - 1}" if self.checkpoint else ""
-        raise TrainingError(
-            f"training stopped in epoch {epoch}, step {number}: {', '.join(broken)} became NaN or "
-            f"infinite{kept if epoch > 1 else ''}; lower training.lr (now {self.config.lr:g}) or "
-            "raise objective.temperature"
-        )
+    def _save(self, state: TrainingState) -> None:
+        path = self.checkpoint
+        if path is not None:
+            whole = self.layout.whole(state)
+            self.processes.from_first(lambda: whole.save(path))
 
-    def _resume(
-        self, step: TrainingStep, optimizer: torch.optim.Optimizer, stopping: EarlyStopping
-    ) -> TrainingState:
+    def _resume(self, step: TrainingStep, optimizer: torch.optim.Optimizer) -> TrainingState:
         """The state to go on from: the checkpoint's if there is one, else the beginning."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return TrainingState(0, {}, {}, {}, {}, [], self.identity)
-        state = TrainingState.load(self.checkpoint)
+        state = TrainingState(0, {}, {}, {}, {}, [], {**self.identity, _SLICES: str(self.n_slices)})
+        found = self.checkpoint is not None and self.checkpoint.exists()
+        if self.checkpoint is not None and found:
+            state = TrainingState.load(self.checkpoint)
+        if self.processes.from_first(lambda: state.epoch) != state.epoch:
+            raise RunError(
+                f"{self.checkpoint}: not all processes see the same checkpoint; put the run where "
+                "all can read it"
+            )
+        if not found:
+            return state
         for what, value in self.identity.items():
             if state.identity.get(what) != value:
                 raise RunError(
                     f"{self.checkpoint}: belongs to another {what}; resume with the same {what}, "
                     "or choose another --out"
                 )
+        state = self.layout.own(state)
         step.load_state_dict(state.model, strict=False)
         restore_moments(optimizer, state.optimizer)
-        for name in ("best_epoch", "best", "stale"):
-            setattr(stopping, name, state.stopping[name])
         return state
+
+    def _slices_of(self, state: TrainingState) -> int:
+        """How many slices the training began with, however many processes go on with it."""
+        count = int(state.identity.get(_SLICES, "1"))
+        if count % self.processes.count:
+            raise RunError(
+                f"{self.checkpoint}: was begun with batches in {count} slice(s), which "
+                f"{self.processes.count} processes cannot share evenly; go on with {count} "
+                "process(es)"
+            )
+        return count
 
 
 def _weights(step: TrainingStep) -> dict[str, Tensor]:

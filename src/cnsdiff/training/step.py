@@ -7,7 +7,7 @@ backbone's embeddings, which this module holds apart from what merely trains the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,63 @@ from cnsdiff.backbones.base import Backbone, Embeddings, mean_of
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import Probe
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """What a step needs of the backbone, which is the same for all rows of a batch.
+
+    Attributes
+    ----------
+    embeddings
+        All embeddings, with gradient.
+    projected
+        Whether they have been brought to the form whose inner product is the score.
+    layer_zero
+        The free parameters behind them.
+    layers
+        Layer by layer, if the sampler wants them.
+    """
+
+    embeddings: Embeddings
+    projected: bool
+    layer_zero: Embeddings
+    layers: tuple[Embeddings, ...] = ()
+
+
+class Cut:
+    """What was propagated, cut off from the backbone.
+
+    The gradients of several slices of a batch gather at the cut, and go through the backbone
+    together, once. Parameters themselves are not cut off: their gradients gather anyhow.
+    """
+
+    def __init__(self, whole: Propagated) -> None:
+        self._leaves: dict[int, tuple[Tensor, Tensor]] = {}
+        self.propagated = Propagated(
+            self._cut(whole.embeddings),
+            whole.projected,
+            self._cut(whole.layer_zero),
+            tuple(self._cut(layer) for layer in whole.layers),
+        )
+
+    def _cut(self, tables: Embeddings) -> Embeddings:
+        return Embeddings(*(self._leaf(table) for table in tables))
+
+    def _leaf(self, table: Tensor) -> Tensor:
+        if table.is_leaf:
+            return table
+        if id(table) not in self._leaves:
+            self._leaves[id(table)] = table, table.detach().requires_grad_()
+        return self._leaves[id(table)][1]
+
+    def backward(self) -> None:
+        """Send what has gathered on through the backbone; nothing counts as zeros."""
+        if not self._leaves:
+            return
+        tables, leaves = zip(*self._leaves.values(), strict=True)
+        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        torch.autograd.backward(tables, gradients)
 
 
 class TrainingStep(nn.Module):
@@ -37,32 +94,48 @@ class TrainingStep(nn.Module):
         self.sampler = sampler
         self.objective = objective
 
-    def forward(
-        self, batch: Batch, context: Context, probe: Probe | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch (scalar, with gradient) and detached scalars to log.
+    @property
+    def _needs_sampler(self) -> bool:
+        return self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
 
-        ``probe`` is shown the negatives, if the objective uses any of the sampler's.
-        """
-        needed = self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
+    def propagate(self) -> Propagated:
+        """Run the backbone: what :meth:`forward` needs of it, whatever the batch."""
+        needed = self._needs_sampler
         layers = self.layers() if needed and self.sampler.wants_layers else ()
         embeddings = mean_of(layers) if layers else self.backbone()
         projected = needed and self.sampler.reads_embeddings
         if projected:
             embeddings = self.objective.project(embeddings)
+        return Propagated(embeddings, projected, self._layer_zero(embeddings), layers)
+
+    def forward(
+        self,
+        batch: Batch,
+        context: Context,
+        probe: Probe | None = None,
+        propagated: Propagated | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch (scalar, with gradient) and detached scalars to log.
+
+        ``probe`` is shown the negatives, if the objective uses any of the sampler's. What is
+        ``propagated`` already is not propagated again.
+        """
+        made = self.propagate() if propagated is None else propagated
         cosine = self.objective.config.score == "cosine"
-        context = replace(context, cosine=cosine, layers=layers)
-        negatives = self.sampler(batch, embeddings, context) if needed else None
+        context = replace(context, cosine=cosine, layers=made.layers)
+        negatives = None
+        if self._needs_sampler:
+            negatives = self.sampler(batch, made.embeddings, context)
         if probe is not None and negatives is not None:
-            seen = embeddings if projected else self.objective.project(embeddings)
-            probe(batch, seen, negatives)
+            seen = made.embeddings
+            probe(batch, seen if made.projected else self.objective.project(seen), negatives)
         terms = self.objective(
             batch,
-            embeddings,
-            self._layer_zero(embeddings),
+            made.embeddings,
+            made.layer_zero,
             negatives,
             context,
-            projected=projected,
+            projected=made.projected,
         )
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
