@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cnsdiff import ConfoundedWorld, Recommender
-from cnsdiff.backbones import MF, Backbone, BackboneConfig, Embeddings, LightGCN
+from cnsdiff.backbones import MF, Backbone, BackboneConfig, Embeddings, LightGCN, spectral
 from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.backbones.spectral import (
@@ -268,3 +269,23 @@ def test_training_starts_ahead_and_goes_on(name: str, world: Dataset) -> None:
         assert losses[-1] < losses[0]
         values[init] = [record["validation"]["ndcg@20"] for record in model.history_]
     assert values["spectral"][0] > values["xavier"][0]
+
+
+def test_a_flat_spectrum_is_not_searched_for_ever(monkeypatch):
+    """A random graph: the search ends, and finds nearly all that the leading directions hold."""
+    rng = np.random.default_rng(0)
+    matrix = sparse.csr_array(rng.normal(size=(300, 200)) / 60)
+    monkeypatch.setattr(spectral, "MOST_VECTORS", 8)
+    depths: list[int] = []
+    solve = scipy.linalg.eigh
+
+    def counting(projected, **options):
+        depths.append(len(projected))
+        return solve(projected, **options)
+
+    monkeypatch.setattr(scipy.linalg, "eigh", counting)
+    _, sigma, _ = leading_triplets(matrix, 4, torch.Generator().manual_seed(0))
+    exact = np.linalg.svd(matrix.toarray(), compute_uv=False)[:4]
+    assert max(depths) == 16, "four times the four wanted"
+    assert (sigma <= exact + 1e-9).all()
+    assert sigma.sum() > 0.9 * exact.sum()

@@ -30,6 +30,9 @@ UNREACHED = 1e-4
 BLOCK = 64
 #: Blocks between tests of convergence.
 CHECK_EVERY = 4
+#: The search ends with so many vectors, or four times those wanted if that is more. Where they do
+#: not tell the leading directions from the next, the spectrum is flat, and no start much better.
+MOST_VECTORS = 1024
 
 
 def xavier_tables(
@@ -83,9 +86,10 @@ def leading_triplets(
     """The largest singular values of a matrix ``(U, I)`` of norm 1 and their vectors.
 
     Block Krylov iteration (Musco & Musco 2015) on ``AᵀA``, with full reorthogonalisation, until
-    each residual is below :data:`TOLERANCE`. ARPACK (``scipy.sparse.linalg.svds``) is faster, but
-    starts from one vector: of a disconnected graph it misses copies of the singular value 1, and
-    where it breaks down it goes on from numbers that are not seeded. A block finds the copies.
+    each residual is below :data:`TOLERANCE`, or there are :data:`MOST_VECTORS`. ARPACK
+    (``scipy.sparse.linalg.svds``) is faster, but starts from one vector: of a disconnected graph it
+    misses copies of the singular value 1, and where it breaks down it goes on from numbers that are
+    not seeded. A block finds the copies.
 
     Returns
     -------
@@ -130,7 +134,8 @@ def _leading_eigenpairs(
                 projected, lower=False, subset_by_index=(size - rank, size - 1)
             )
             residuals = np.linalg.norm(factor @ vectors[-width:], axis=0)
-            if size == n or (residuals <= TOLERANCE * values + NEGLIGIBLE**2).all():
+            enough = size >= max(MOST_VECTORS, 4 * rank)
+            if size == n or enough or (residuals <= TOLERANCE * values + NEGLIGIBLE**2).all():
                 break
         # Where the space is exhausted, other directions may hold further copies.
         exhausted = np.abs(np.diag(factor)) < NEGLIGIBLE**2
