@@ -152,6 +152,8 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
     from cnsdiff.cli.output import console, print_json
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation.dial import in_words
+    from cnsdiff.memory import peak_memory
+    from cnsdiff.training.device import make_fabric
     from cnsdiff.training.processes import place, tells_of_failure, told
     from cnsdiff.training.progress import Reporter, reporter_for_terminal
 
@@ -189,6 +191,7 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
         "selected_on": config.training.select_on,
         metric: best[metric],
         "median_epoch_seconds": seconds[len(seconds) // 2],
+        "peak_memory_bytes": peak_memory(make_fabric(config.device, config.precision).device),
     }
     if json:
         print_json(summary)
@@ -197,7 +200,8 @@ def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
     screen.print(
         f"Best epoch {summary['best_epoch']} of {summary['epochs']}: {metric} "
         f"{best[metric]:.4f} on {config.training.selection_split} "
-        f"({summary['median_epoch_seconds']:.2f} s an epoch)."
+        f"({summary['median_epoch_seconds']:.2f} s an epoch, "
+        f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most)."
     )
     screen.print(f"dial: {in_words(model.dial_)}")
     screen.print(f"Wrote {run}. Next: cnsdiff evaluate {run} --references", soft_wrap=True)

@@ -6,7 +6,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import expit
 
 from cnsdiff.hashing import uniforms
@@ -52,6 +51,8 @@ class ExposurePolicy:
         """``c`` of an environment."""
         known = self._offsets.get(environment)
         if known is None:
+            from scipy.optimize import brentq  # slow to import, and needed to simulate only
+
             share = environment.exposures / self._settings.n_items
 
             def excess(offset: float) -> float:

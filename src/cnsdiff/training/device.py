@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
 
 from cnsdiff.errors import ConfigError
 from cnsdiff.training.processes import place
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabric:
@@ -26,6 +30,9 @@ def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabr
     ConfigError
         The device is unknown or absent, or there are fewer than processes on this machine.
     """
+    # It takes a second to import, and reading a model needs none of it.
+    from lightning_fabric import Fabric
+
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "auto":

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from cnsdiff.errors import TrainingError
@@ -25,6 +25,9 @@ from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.slices import Part, Slices, Step, Streams
 from cnsdiff.training.step import Cut, TrainingStep
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Steps between readings of the loss from the device (each is a synchronisation).
 _READ_EVERY = 20

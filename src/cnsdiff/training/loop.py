@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
@@ -31,6 +31,9 @@ from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.slices import number_of_slices
 from cnsdiff.training.step import TrainingStep
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Metrics by name of the given embeddings on the split that selects.
 Validate = Callable[[Embeddings], Mapping[str, float]]
