@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnsdiff.diffusion.denoiser import Denoiser, guided, timestep_embedding
+from cnsdiff.diffusion.denoiser import Denoiser, dropout_mask, guided, timestep_embedding
 
 DIM, USER, ENVIRONMENTS, STEPS = 6, 4, 3, 20
 B = 7
@@ -190,3 +190,26 @@ def test_weights_are_a_function_of_the_generator() -> None:
 
 def test_the_table_of_timesteps_is_not_saved_with_the_weights() -> None:
     assert "timestep_table" not in build().state_dict()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.75, 0.9])
+def test_a_dropout_mask_keeps_its_share_and_the_mean(probability: float) -> None:
+    like = torch.empty(300, 1001, dtype=torch.float64)
+    mask = dropout_mask(like, probability, torch.Generator().manual_seed(0))
+    assert mask.shape == like.shape
+    assert mask.dtype == like.dtype
+    kept = mask != 0
+    torch.testing.assert_close(mask[kept], torch.full_like(mask[kept], 1 / (1 - probability)))
+    n = mask.numel()
+    deviation = (probability * (1 - probability) / n) ** 0.5
+    assert abs(kept.double().mean().item() - (1 - probability)) <= 5 * deviation + 2**-16
+
+
+def test_entries_of_a_dropout_mask_are_independent_of_their_neighbours() -> None:
+    for probability in (0.5, 0.3):  # by 8 bits and by 16
+        generator = torch.Generator().manual_seed(1)
+        kept = (dropout_mask(torch.empty(2**18), probability, generator) != 0).double()
+        kept -= kept.mean()
+        for lag in (1, 2, 3, 4, 7, 8):
+            correlation = (kept[lag:] * kept[:-lag]).mean() / kept.square().mean()
+            assert abs(correlation.item()) < 5 / 2**9

@@ -8,6 +8,8 @@ import torch
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.objectives import Objective, ObjectiveConfig
 from cnsdiff.samplers import SAMPLERS
+from cnsdiff.samplers import base as samplers_base
+from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, make_context, tiny_positives
 from cnsdiff.training.step import TrainingStep
 
@@ -26,6 +28,7 @@ OBJECTIVES = {
     "propensity": {"propensity": {"exponent": 0.5}},
     "deconfounded": {"popularity_exponent": 0.1},
 }
+COSINE = {"score": "cosine", "temperature": 0.2}
 OURS = [n for n in SAMPLERS.names() if SAMPLERS.find(n).__module__.startswith("cnsdiff.samplers")]
 
 
@@ -61,3 +64,37 @@ def test_a_few_steps_lower_the_loss_on_the_positives(sampler, objective, backbon
         optimizer.step()
     with torch.no_grad():
         assert margin() > before
+
+
+@pytest.mark.parametrize("whole", [0, 64])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sampler", ["random", "popularity", "exposure"])
+def test_projecting_the_rows_in_use_is_projecting_the_tables(
+    sampler, objective, whole, monkeypatch
+) -> None:
+    """A sampler that never looks at embeddings trains alike whether they are projected for it."""
+    monkeypatch.setattr(samplers_base, "_PRODUCT_UP_TO", whole)
+    kind, base = SAMPLERS.find(sampler), BACKBONES.find("lightgcn")
+    positives = tiny_positives()
+    outcomes = []
+    for reads in (False, True):
+        monkeypatch.setattr(kind, "reads_embeddings", reads)
+        step = TrainingStep(
+            base(positives, base.Config(dim=DIM), torch.Generator().manual_seed(0)),
+            kind(positives, DIM, kind.Config(name=sampler), torch.Generator().manual_seed(1)),
+            Objective(ObjectiveConfig(**(OBJECTIVES[objective] | COSINE)), positives),
+        )
+        loss, _ = step(make_batch(positives), make_context(3))
+        loss.backward()
+        outcomes.append([loss.detach(), *(p.grad for p in step.backbone.parameters())])
+    for rows, tables in zip(*outcomes, strict=True):
+        torch.testing.assert_close(rows, tables, rtol=1e-4, atol=1e-7)
+
+
+def test_what_a_sampler_says_of_embeddings_does_not_pass_to_subclasses() -> None:
+    class Looking(RandomSampler):
+        pass
+
+    assert not RandomSampler.reads_embeddings
+    assert Looking.reads_embeddings
+    assert SAMPLERS.find("exposure_diffusion").reads_embeddings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ class PopularitySampler(Sampler):
     """
 
     Config = PopularityConfig
+    reads_embeddings: ClassVar[bool] = False
     config: PopularityConfig
     _mass_below: Tensor
     _positive_mass: Tensor
