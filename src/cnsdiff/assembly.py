@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
@@ -11,6 +13,8 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.seeding import torch_generator
+from cnsdiff.training.processes import Processes
+from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
 from cnsdiff.training.step import TrainingStep
 
 
@@ -39,8 +43,46 @@ def assemble(
     DataError
         A user has every item.
     """
+    positives = _training_pairs(dataset)
+    backbone = backbone or BACKBONES.find(config.backbone.name)
+    made = backbone(positives, config.backbone, torch_generator(config.seed, "backbone"))
+    return _step(config, made, sampler, positives), positives
+
+
+def assemble_shard(
+    config: Config,
+    dataset: Dataset,
+    processes: Processes,
+    *,
+    backbone: type[Any] | None = None,
+    sampler: type[Any] | None = None,
+) -> tuple[TrainingStep, Positives, Shard]:
+    """:func:`assemble`, but for one process's share of the tables; its users are renumbered.
+
+    Raises
+    ------
+    ConfigError
+        As there, or the backbone or the sampler cannot be sharded.
+    DataError
+        As there.
+    """
+    require_shardable(
+        backbone or BACKBONES.find(config.backbone.name),
+        sampler or SAMPLERS.find(config.sampler.name),
+        config.precision,
+    )
+    whole = _training_pairs(dataset)
+    whole.require_negatives()
+    shard = Shard(whole, processes)
+    positives = shard.positives(whole)
+    generator = torch_generator(config.seed, "backbone")
+    made = ShardedBackbone(whole, positives, config.backbone, generator, shard)
+    return _step(config, made, sampler, positives), positives, shard
+
+
+def _training_pairs(dataset: Dataset) -> Positives:
     train = dataset.split("train")
-    positives = Positives(
+    return Positives(
         train.users,
         train.items,
         dataset.n_users,
@@ -48,13 +90,13 @@ def assemble(
         train.timestamps,
         train.environments,
     )
-    backbone = backbone or BACKBONES.find(config.backbone.name)
+
+
+def _step(
+    config: Config, backbone: nn.Module, sampler: type[Any] | None, positives: Positives
+) -> TrainingStep:
     sampler = sampler or SAMPLERS.find(config.sampler.name)
-    step = TrainingStep(
-        backbone(positives, config.backbone, torch_generator(config.seed, "backbone")),
-        sampler(
-            positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
-        ),
-        Objective(config.objective, positives),
+    made = sampler(
+        positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
     )
-    return step, positives
+    return TrainingStep(backbone, made, Objective(config.objective, positives))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
 from cnsdiff import run as run_directory
-from cnsdiff.assembly import assemble
+from cnsdiff.assembly import assemble, assemble_shard
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.config import Config, merge, resolve_config
@@ -33,12 +32,16 @@ from cnsdiff.settings import first_problem
 from cnsdiff.storage import atomic_directory
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric
+from cnsdiff.training.layout import Layout
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.selection import Selection
 from cnsdiff.training.step import TrainingStep
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Recommender:
@@ -136,7 +139,8 @@ class Recommender:
             Told of progress; silent by default.
 
         Of several processes (``torchrun``), each calls ``fit`` alike; the first alone writes to
-        ``run`` and tells the reporter, and all have the model.
+        ``run`` and tells the reporter. All have the model, but with ``training.shard`` the first
+        alone.
 
         Raises
         ------
@@ -168,16 +172,22 @@ class Recommender:
         processes: Processes,
     ) -> None:
         provenance = run_directory.provenance(config, dataset)
-        step, positives = self._assemble(config, dataset)
-        train_csr = positives.matrix
-        selection = Selection(
-            config.training, dataset, train_csr, config.evaluation.ks, fabric.device
-        )
-        probe = None
-        if processes.first:
-            probe = false_negative_probe(
-                config.training, dataset, positives, config.seed, fabric.device
+        layout, probe = Layout(), None
+        sharded = config.training.shard and processes.several
+        if sharded:
+            step, positives, layout = assemble_shard(
+                config, dataset, processes, **self._given_classes()
             )
+            train_csr = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        else:
+            step, positives = self._assemble(config, dataset)
+            train_csr = positives.matrix
+            if processes.first:
+                probe = false_negative_probe(
+                    config.training, dataset, positives, config.seed, fabric.device
+                )
+        device = layout.device(fabric.device)
+        selection = Selection(config.training, dataset, train_csr, config.evaluation.ks, device)
         trainer = Trainer(
             config.training,
             seed=config.seed,
@@ -189,16 +199,23 @@ class Recommender:
             },
             probe=probe,
             processes=processes,
+            layout=layout,
         )
         trainer.require_fit(step)
-        for note in (selection.note, None if probe is None else probe.note):
+        uncounted = None
+        if sharded and config.training.fhn_every is not None:
+            uncounted = "with training.shard no false negatives are counted while training"
+        for note in (selection.note, None if probe is None else probe.note, uncounted):
             if note is not None:
                 reporter.note(note)
         if path is not None:
             processes.from_first(lambda: run_directory.begin_run(path, config, dataset))
         state = trainer.fit(step, positives, selection, reporter)
         with torch.no_grad():
-            embeddings = step.embeddings()
+            embeddings = layout.embeddings(step.embeddings())
+        dial = processes.from_first(lambda: selection.dial(embeddings))
+        if sharded and not processes.first:
+            return  # what it has is no model
         self.config_ = config
         scale = spread(EmbeddingScorer(*embeddings))
         self.model_ = EmbeddingModel(
@@ -208,12 +225,12 @@ class Recommender:
             item_embeddings=embeddings.items.detach().float().cpu(),
             train=train_csr,
             environment=scale * selection.environment,
-            dial=processes.from_first(lambda: selection.dial(embeddings)),
+            dial=dial,
         )
         self.history_, self.best_epoch_ = state.history, state.stopping["best_epoch"]
         self._provenance, self._weights = provenance, state.best
-        if path is not None:
-            processes.from_first(lambda: self._write(path))
+        if path is not None and processes.first:
+            self._write(path)
 
     def resolve(self, *, select_on: str | None = None) -> Config:
         """The validated configuration, as ``fit`` will use it."""
@@ -244,10 +261,11 @@ class Recommender:
         )
 
     def _assemble(self, config: Config, dataset: Dataset) -> tuple[TrainingStep, Positives]:
-        backbone, sampler = (
-            choice if isinstance(choice, type) else None for choice in (self.backbone, self.sampler)
-        )
-        return assemble(config, dataset, backbone=backbone, sampler=sampler)
+        return assemble(config, dataset, **self._given_classes())
+
+    def _given_classes(self) -> dict[str, type[Any]]:
+        choices = {"backbone": self.backbone, "sampler": self.sampler}
+        return {part: choice for part, choice in choices.items() if isinstance(choice, type)}
 
     # -- use -----------------------------------------------------------------------------------
 

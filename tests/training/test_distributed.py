@@ -33,7 +33,8 @@ VARIANTS = {
     "tiny random": {"sampler": "random", "training": TINY},
     "tiny learning": {"sampler": "exposure_diffusion", "training": TINY},
 }
-ROUNDING = 2e-6
+#: Adam divides by the size of gradients, and so makes much of the rounding of small ones.
+ROUNDING = 1e-5
 #: Counts of false negatives look at a sample of the first slice only.
 COUNTED = ("fhn", "hard_share", "known_positive")
 
@@ -41,7 +42,7 @@ COUNTED = ("fhn", "hard_share", "known_positive")
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "world"
-    ConfoundedWorld(n_users=61, n_items=50, exposures=20, seed=0).dataset().save(path)
+    ConfoundedWorld(n_users=63, n_items=51, exposures=20, seed=0).dataset().save(path)
     return path
 
 

@@ -68,10 +68,11 @@ class LightGCN(Backbone):
 def normalised_adjacency(positives: Positives) -> tuple[Tensor, Tensor]:
     """``R̂ = D_U^-1/2 R D_I^-1/2`` ``(U, I)`` and its transpose, as sparse CSR tensors."""
     matrix = normalised_matrix(positives)
-    return _csr_tensor(matrix), _csr_tensor(matrix.T.tocsr())
+    return csr_tensor(matrix), csr_tensor(matrix.T.tocsr())
 
 
-def _csr_tensor(matrix: Any) -> Tensor:
+def csr_tensor(matrix: Any) -> Tensor:
+    """A SciPy CSR matrix as a sparse tensor, its columns in order."""
     matrix.sort_indices()
     width = "int32" if matrix.nnz < 2**31 else "int64"
     with warnings.catch_warnings():
@@ -86,7 +87,7 @@ def _csr_tensor(matrix: Any) -> Tensor:
         )
 
 
-def _product(matrix: Tensor, dense: Tensor) -> Tensor:
+def product(matrix: Tensor, dense: Tensor) -> Tensor:
     """``M @ x`` for a CSR matrix, without gradient.
 
     On the CPU a row of the product is a weighted bag of embeddings, and PyTorch's kernel for those
@@ -116,11 +117,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
         ctx.transpose = transpose
-        return _product(matrix, dense)
+        return product(matrix, dense)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, _product(ctx.transpose, gradients[0])
+        return None, None, product(ctx.transpose, gradients[0])
 
 
 class _Propagation(torch.autograd.Function):
@@ -148,7 +149,7 @@ def _propagate(
     of_users, of_items = users, items
     for _ in range(n_layers):
         of_users, of_items = (
-            _product(matrix, of_items).add_(users),
-            _product(transpose, of_users).add_(items),
+            product(matrix, of_items).add_(users),
+            product(transpose, of_users).add_(items),
         )
     return of_users.mul_(1 / (n_layers + 1)), of_items.mul_(1 / (n_layers + 1))

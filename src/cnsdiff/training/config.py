@@ -35,6 +35,11 @@ class TrainingConfig(Settings):
         description="parts of a batch, by user, that processes compute at once; at least one for "
         "each process, whatever it says here",
     )
+    shard: bool = Field(
+        False,
+        description="with several processes: cut the tables and their moments by rows, so that "
+        "each process has its share",
+    )
     lr: float = Field(0.002, gt=0, description="Adam's learning rate")
     patience: int | None = Field(
         10, ge=1, description="validations without improvement before stopping; None: never stop"

@@ -187,7 +187,7 @@ class Trainer:
                     break
         step.load_state_dict(state.best, strict=False)
         step.eval()
-        return state
+        return self.layout.whole(state)
 
     def _validated(self, step: TrainingStep, validate: Validate) -> dict[str, float]:
         step.eval()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.base import Backbone, Embeddings, mean_of
+from cnsdiff.backbones.base import Embeddings, mean_of
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import Probe
@@ -49,6 +49,7 @@ class Cut:
 
     def __init__(self, whole: Propagated) -> None:
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}
+        self._parameters: list[Tensor] = []
         self.propagated = Propagated(
             self._cut(whole.embeddings),
             whole.projected,
@@ -61,6 +62,8 @@ class Cut:
 
     def _leaf(self, table: Tensor) -> Tensor:
         if table.is_leaf:
+            if table.requires_grad:
+                self._parameters.append(table)
             return table
         if id(table) not in self._leaves:
             self._leaves[id(table)] = table, table.detach().requires_grad_()
@@ -68,11 +71,15 @@ class Cut:
 
     def backward(self) -> None:
         """Send what has gathered on through the backbone; nothing counts as zeros."""
-        if not self._leaves:
-            return
-        tables, leaves = zip(*self._leaves.values(), strict=True)
-        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-        torch.autograd.backward(tables, gradients)
+        if self._leaves:
+            tables, leaves = zip(*self._leaves.values(), strict=True)
+            torch.autograd.backward(tables, [_gradient(leaf) for leaf in leaves])
+        for parameter in self._parameters:
+            parameter.grad = _gradient(parameter)
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 class TrainingStep(nn.Module):
@@ -88,7 +95,7 @@ class TrainingStep(nn.Module):
         Makes the loss terms.
     """
 
-    def __init__(self, backbone: Backbone, sampler: Sampler, objective: Objective) -> None:
+    def __init__(self, backbone: nn.Module, sampler: Sampler, objective: Objective) -> None:
         super().__init__()
         self.backbone = backbone
         self.sampler = sampler
