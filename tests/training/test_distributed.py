@@ -14,6 +14,10 @@ from launching import ENVIRONMENT, TORCHRUN, furthest, scalars, torchrun, train_
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.run import CHECKPOINT
+from cnsdiff.training.checkpoint import TrainingState
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.loop import Trainer
 from cnsdiff.training.processes import Processes
 from cnsdiff.training.slices import Slices, Streams, number_of_slices
 
@@ -171,7 +175,47 @@ def test_interrupted_and_resumed(dataset, tmp_path):
     assert furthest(whole, copy) < ROUNDING
 
 
+@pytest.mark.slow
+def test_the_end_of_one_process_is_the_end_of_all(dataset, tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(
+        "import os, sys; from cnsdiff import Recommender, load_dataset\n"
+        "from cnsdiff.training.loop import Trainer\n"
+        "save = Trainer._save\n"
+        "def dying(self, state):\n"
+        "    save(self, state)\n"
+        "    if state.epoch == 2 and self.processes.rank == 1: os._exit(9)\n"
+        "Trainer._save = dying\n"
+        "Recommender().fit(load_dataset(sys.argv[1]), run=sys.argv[2])\n"
+    )
+    done = torchrun(script, dataset, tmp_path / "run")  # which has a limit in time
+    assert done.returncode != 0
+    assert (tmp_path / "run" / CHECKPOINT).exists()
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
 # -- in this process ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "sentence"),
+    [
+        ("cuda:0", 2, "'cuda:0' is one device, and each of 2 processes takes its own; set device"),
+        ("cuda", 0, r"'cuda:1' is not there \(0 CUDA devices found\); set device to auto or cpu$"),
+        (
+            "cuda",
+            1,
+            r"'cuda:1' is not there \(1 CUDA devices found\); .* start fewer processes$",
+        ),
+    ],
+)
+def test_each_process_takes_a_device_of_its_own(monkeypatch, device, available, sentence):
+    place = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "MASTER_ADDR": "here", "MASTER_PORT": 1}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    with pytest.raises(ConfigError, match=sentence):
+        make_fabric(device, "32-true")
 
 
 def test_slices_share_out_every_row_once():
@@ -240,11 +284,6 @@ def test_a_run_is_gone_on_with_in_as_many_slices(world, tmp_path, interrupting):
 
 
 def test_slices_that_more_processes_cannot_share_are_refused(world, tmp_path, interrupting):
-    from cnsdiff.training.checkpoint import TrainingState
-    from cnsdiff.training.config import TrainingConfig
-    from cnsdiff.training.device import make_fabric
-    from cnsdiff.training.loop import Trainer
-
     with pytest.raises(KeyboardInterrupt):
         Recommender(sampler="random", training={"batch_size": 64}).fit(
             world, run=tmp_path / "run", reporter=interrupting(1)
