@@ -29,6 +29,7 @@ import default_epoch
 import evaluation_floor
 import growth
 import recbole_epoch
+import speedups
 import startup
 import step_floor
 import step_profile
@@ -42,6 +43,7 @@ ROWS: dict[str, Row] = {
     module.ROW: module.measure
     for module in (
         startup,
+        speedups,
         step_floor,
         step_profile,
         evaluation_floor,

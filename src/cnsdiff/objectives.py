@@ -21,6 +21,7 @@ from cnsdiff.debiasing import (
     inverse_propensity,
     popularity_power,
 )
+from cnsdiff.rows import half_mean_squares, rows_of
 from cnsdiff.samplers.base import Batch, Context, Negatives
 from cnsdiff.settings import Settings
 from cnsdiff.softmax import shared_softmax
@@ -85,13 +86,8 @@ def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature
     return shared_softmax(anchors / temperature, negatives, alike) - attraction.mean()
 
 
-def l2_squared(*rows: Tensor) -> Tensor:
-    """``Σ ‖x‖² / (2B)`` over the rows of a batch, as in LightGCN."""
-    return sum((x.square().sum() / (2 * len(x)) for x in rows), start=rows[0].new_zeros(()))
-
-
 def l2_squared_of_drawn(table: Tensor, drawn: Tensor) -> Tensor:
-    """:func:`l2_squared` of the rows ``drawn`` ``(m,)`` of a table that has fewer than ``m``."""
+    """``Σ ‖x‖² / (2m)`` over the rows ``drawn (m,)`` of a table that has fewer than ``m``."""
     counts = torch.bincount(drawn, minlength=len(table))
     return (counts * table.square().sum(dim=1)).sum() / (2 * len(drawn))
 
@@ -203,8 +199,9 @@ class Objective(nn.Module):
         config = self.config
         if not projected and negatives is not None and negatives.wants_all(embeddings):
             embeddings, projected = self.project(embeddings), True
-        rows = _Rows(embeddings, bring_to_unit=config.score == "cosine" and not projected)
-        users, items = rows.users(batch.users), rows.items(batch.positives)
+        unit = config.score == "cosine" and not projected
+        rows = _Rows(embeddings, batch, negatives, bring_to_unit=unit)
+        users, items = rows.users, rows.positives
         positive = (users * items).sum(dim=-1) / config.temperature
         row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
@@ -255,22 +252,23 @@ class Objective(nn.Module):
         """The negatives as vectors ``(B or 1, n, d)``; items are moved by ``κ`` of the gradient."""
         if negatives.items is None:
             return negatives.embed(rows.embeddings)
-        vectors = rows.items(negatives.items.flatten())
-        return moved_by(self.config.repulsion, vectors.view(*negatives.items.shape, -1))
+        assert rows.negatives is not None
+        return moved_by(self.config.repulsion, rows.negatives.view(*negatives.items.shape, -1))
 
     def _l2(self, batch: Batch, layer_zero: Embeddings, negatives: Negatives | None) -> Tensor:
-        rows = [
-            layer_zero.users.index_select(0, batch.users),
-            layer_zero.items.index_select(0, batch.positives),
-        ]
         drawn = None if negatives is None or negatives.items is None else negatives.items.flatten()
-        squared = self.config.l2_form == "squared"
-        if drawn is None:
-            return l2_squared(*rows) if squared else l2_norm(*rows)
-        if squared and len(drawn) > len(layer_zero.items):
-            return l2_squared(*rows) + l2_squared_of_drawn(layer_zero.items, drawn)
-        rows.append(layer_zero.items.index_select(0, drawn))
-        return l2_squared(*rows) if squared else l2_norm(*rows)
+        if self.config.l2_form == "squared":
+            ids, many = [batch.positives], layer_zero.items.new_zeros(())
+            if drawn is not None and len(drawn) > len(layer_zero.items):
+                many = l2_squared_of_drawn(layer_zero.items, drawn)
+            elif drawn is not None:
+                ids.append(drawn)
+            users = half_mean_squares(layer_zero.users, batch.users)
+            return users + half_mean_squares(layer_zero.items, *ids) + many
+        rows = [layer_zero.users.index_select(0, batch.users)]
+        for some in (batch.positives, drawn):
+            rows += [] if some is None else [layer_zero.items.index_select(0, some)]
+        return l2_norm(*rows)
 
     def _softmax(
         self,
@@ -310,7 +308,7 @@ class Objective(nn.Module):
                 generator=context.negatives,
                 device=users.device,
             )
-            columns = moved_by(config.repulsion, rows.items(ids))
+            columns = moved_by(config.repulsion, rows.of_items(ids))
         weights = torch.ones_like(positive) if row_weights is None else row_weights
         weights = weights / len(batch)
         own, loss = positive, None
@@ -348,8 +346,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         config = self.config.contrastive
         pool = negatives.pool
-        if pool is None and negatives.items is not None:
-            pool = rows.items(negatives.items.flatten())
+        if pool is None and rows.negatives is not None:
+            pool = rows.negatives
         elif pool is None:
             pool = negatives.embed(rows.embeddings).flatten(0, 1)
         if config.negatives is not None and config.negatives < len(pool):
@@ -360,21 +358,40 @@ class Objective(nn.Module):
 
 
 class _Rows:
-    """Rows of embeddings, with gradient, as scores are made of them."""
+    """The rows of embeddings that a batch takes, with gradient, as scores are made of them.
 
-    def __init__(self, embeddings: Embeddings, *, bring_to_unit: bool) -> None:
+    Attributes
+    ----------
+    users, positives
+        ``(B, d)``.
+    negatives
+        ``(m, d)`` those of the sampler's items, flattened; ``None`` if it made vectors, or if the
+        scores of the whole catalogue are wanted.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        batch: Batch,
+        negatives: Negatives | None,
+        *,
+        bring_to_unit: bool,
+    ) -> None:
         self.embeddings = embeddings
         self._unit = bring_to_unit
+        (users,) = rows_of(embeddings.users, batch.users)
+        ids = [batch.positives]
+        if negatives is not None and not negatives.wants_all(embeddings):
+            ids += [] if negatives.items is None else [negatives.items.flatten()]
+        positives, *others = rows_of(embeddings.items, *ids)
+        self.users, self.positives = self._as_scored(users), self._as_scored(positives)
+        self.negatives = self._as_scored(others[0]) if others else None
 
-    def users(self, ids: Tensor) -> Tensor:
-        return self._rows(self.embeddings.users, ids)
+    def of_items(self, ids: Tensor) -> Tensor:
+        """More rows of items."""
+        return self._as_scored(rows_of(self.embeddings.items, ids)[0])
 
-    def items(self, ids: Tensor) -> Tensor:
-        return self._rows(self.embeddings.items, ids)
-
-    def _rows(self, table: Tensor, ids: Tensor) -> Tensor:
-        # Not by indexing, whose backward pass goes through the rows one by one.
-        rows = table.index_select(0, ids)
+    def _as_scored(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=-1) if self._unit else rows
 
 

@@ -87,8 +87,8 @@ def csr_tensor(matrix: Any) -> Tensor:
         )
 
 
-def product(matrix: Tensor, dense: Tensor) -> Tensor:
-    """``M @ x`` for a CSR matrix, without gradient.
+def product(matrix: Tensor, dense: Tensor, factor: float = 1.0) -> Tensor:
+    """``factor · M @ x`` for a CSR matrix, without gradient.
 
     On the CPU a row of the product is a weighted bag of embeddings, and PyTorch's kernel for those
     is about three times as fast as its sparse product.
@@ -97,13 +97,15 @@ def product(matrix: Tensor, dense: Tensor) -> Tensor:
     with torch.autocast(dense.device.type, enabled=False):
         dense = dense.float() if dense.dtype.itemsize < 4 else dense
         if dense.device.type != "cpu":
-            return matrix.to(dense.dtype) @ dense
+            found = matrix.to(dense.dtype) @ dense
+            return found if factor == 1 else found.mul_(factor)
+        weights = matrix.values().to(dense.dtype)
         return F.embedding_bag(
             matrix.col_indices(),
             dense.detach().contiguous(),
             matrix.crow_indices(),
             mode="sum",
-            per_sample_weights=matrix.values().to(dense.dtype),
+            per_sample_weights=weights if factor == 1 else weights * factor,
             include_last_offset=True,
         )
 
@@ -147,9 +149,11 @@ def _propagate(
     matrix: Tensor, transpose: Tensor, n_layers: int, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
     of_users, of_items = users, items
-    for _ in range(n_layers):
+    for layer in range(1, n_layers + 1):
+        # The mean is taken within the last product and sum, without a pass of its own.
+        share = 1 / (n_layers + 1) if layer == n_layers else 1.0
         of_users, of_items = (
-            product(matrix, of_items).add_(users),
-            product(transpose, of_users).add_(items),
+            product(matrix, of_items, share).add_(users, alpha=share),
+            product(transpose, of_users, share).add_(items, alpha=share),
         )
-    return of_users.mul_(1 / (n_layers + 1)), of_items.mul_(1 / (n_layers + 1))
+    return of_users, of_items
