@@ -41,7 +41,7 @@ class Contestant:
         self.device = torch.device(device)
         self.step: TrainingStep
         self.positives: Positives
-        self.step, self.positives = assemble(config, dataset)
+        self.step, self.positives = assemble(config, dataset)[:2]
         self.step.to(self.device)
         self.optimizer = torch.optim.Adam(list(self.step.parameter_groups(0.01)), fused=True)
         self.streams = [torch_generator(0, name, device=device) for name in ("negatives", "noise")]

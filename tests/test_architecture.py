@@ -25,6 +25,7 @@ LAYERS = [
         "registry",
         "memory",
         "softmax",
+        "rows",
     },
     {"data"},
     {"catalogue"},

@@ -5,9 +5,9 @@ training positives, at k = 20; the floor, for the same users and in the same blo
 their embeddings with the items' and ``torch.topk``, into memory prepared beforehand. The pairs are
 read beforehand: files are in neither.
 
-Then the memory: how much the resident set of a process grows while it evaluates synthetic
-embeddings, and how much with four times the users. A block of scores has the same size whatever
-their number; what may grow with them are their lists and their metrics.
+Then the memory: how much more the resident set of a process grows while it evaluates synthetic
+embeddings of four times the users. A block of scores has the same size whatever their number; what
+may grow with them are their lists and their metrics, to a hundredth of a row of scores each.
 
     python benchmarks/performance/evaluation_floor.py USERS ITEMS
 
@@ -107,14 +107,17 @@ def _memory(options: Options) -> Finding:
             command = [sys.executable, __file__, str(n_users), str(ITEMS)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             growths.append(json.loads(done.stdout)["growth_bytes"])
-    finding = Finding(ROW, "memory growth, 4 times the users over 1", target=TARGET)
     few, many = grown.values()
+    per_user = [(b - a) / (3 * n_few) for a, b in zip(few, many, strict=True)]
+    finding = Finding(
+        ROW, "memory of an added user over a row of scores", target=Target(0.01), unit="of it"
+    )
     finding.details = {
         "growth_mib": {n: [g / MIB for g in growths] for n, growths in grown.items()},
-        "bytes_per_added_user": [(b - a) / (3 * n_few) for a, b in zip(few, many, strict=True)],
+        "bytes_per_added_user": per_user,
         "block_mib": 4 * USER_BATCH * min(ITEM_CHUNK, ITEMS) / MIB,
     }
-    return finding.of([b / a for a, b in zip(few, many, strict=True)])
+    return finding.of([bytes_ / (4 * ITEMS) for bytes_ in per_user])
 
 
 def grow(n_users: int, n_items: int) -> dict[str, int]:

@@ -86,7 +86,7 @@ class Recommender:
     Examples
     --------
     >>> import cnsdiff
-    >>> dataset = cnsdiff.ConfoundedWorld(n_users=60, n_items=40, seed=0).dataset()
+    >>> dataset = cnsdiff.ConfoundedWorld(n_users=60, n_items=100, seed=0).dataset()
     >>> model = cnsdiff.Recommender(sampler="random", training={"epochs": 2}).fit(dataset)
     >>> model.recommend(dataset.users[:2], k=3).columns
     ['user', 'item', 'score', 'rank']

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 STANDARD_SPLITS = ("valid", "test_iid", "test_ood")
 
+#: Users whose lists are measured at a time.
+_MEASURED = 8192
+
 
 def evaluate(
     scorer: Scorer,
@@ -151,7 +154,7 @@ def _evaluate(
     results = {}
     for name, held in relevance.items():
         own = held.counts[ranked_users] > 0
-        lists = items[own]
+        lists = items if bool(own.all()) else items[own]
         results[name] = measure(
             held, lists, counts, ks, per_user=per_user, anticipations=anticipations
         )
@@ -220,7 +223,12 @@ def measure(
     """
     users = relevant.users
     n_relevant = relevant.counts[users]
-    accuracy = metrics.accuracy(relevant.hits(users, items), n_relevant, ks)
+    # In blocks, lest what a metric needs of all users be in memory at once.
+    blocks = [
+        metrics.accuracy(relevant.hits(some, lists), relevant.counts[some], ks)
+        for some, lists in zip(users.split(_MEASURED), items.split(_MEASURED), strict=True)
+    ]
+    accuracy = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     values = {name: float(value.mean()) for name, value in accuracy.items()}
     values |= metrics.list_level(items, train_counts, ks)
     for anticipation in anticipations:
