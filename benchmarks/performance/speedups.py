@@ -54,7 +54,7 @@ def _pairs(place: Place) -> Iterator[tuple[str, Work, Work]]:
     steps = Steps(place.dataset, "default")
     backbone = steps.step.backbone
     assert isinstance(backbone, LightGCN)
-    matrix, items = backbone.user_item, backbone.item_embedding.detach()
+    matrix, items = backbone.user_item.csr, backbone.item_embedding.detach()
     yield (
         "sparse product: CSR over bags of embeddings",
         lambda: matrix @ items,

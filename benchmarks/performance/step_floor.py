@@ -39,7 +39,7 @@ class Floor:
         users, items = (table.detach().clone() for table in backbone.layer_zero())
         self._tables = users, items
         self._n_layers = steps.config.backbone.layers
-        self._bags = [_bags(matrix) for matrix in normalised_adjacency(steps.positives)]
+        self._bags = [_bags(matrix.csr) for matrix in normalised_adjacency(steps.positives)]
         batch = steps.batch()
         with torch.no_grad():
             drawn = steps.step.sampler(batch, backbone(), steps.context)

@@ -226,7 +226,9 @@ def measure(
     # In blocks, lest what a metric needs of all users be in memory at once.
     blocks = [
         metrics.accuracy(relevant.hits(some, lists), relevant.counts[some], ks)
-        for some, lists in zip(users.split(_MEASURED), items.split(_MEASURED), strict=True)
+        for some, lists in zip(
+            torch.split(users, _MEASURED), torch.split(items, _MEASURED), strict=True
+        )
     ]
     accuracy = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     values = {name: float(value.mean()) for name, value in accuracy.items()}

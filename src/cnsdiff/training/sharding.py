@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
-from cnsdiff.backbones.lightgcn import LightGCN, LightGCNConfig, csr_tensor, product
+from cnsdiff.backbones.lightgcn import LightGCN, LightGCNConfig
 from cnsdiff.backbones.mf import MF
+from cnsdiff.backbones.sparse_matrix import SparseMatrix
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError
 from cnsdiff.samplers.base import SAMPLERS
@@ -196,8 +197,8 @@ class ShardedBackbone(nn.Module):
         Which rows these are.
     """
 
-    user_item: Tensor
-    item_user: Tensor
+    user_item: SparseMatrix
+    item_user: SparseMatrix
 
     def __init__(
         self,
@@ -215,8 +216,8 @@ class ShardedBackbone(nn.Module):
         self.item_embedding = nn.Parameter(start.items.detach()[shard.own_items].clone())
         if self.n_layers:
             matrix = normalised_matrix(positives)
-            self.register_buffer("user_item", csr_tensor(matrix), persistent=False)
-            self.register_buffer("item_user", csr_tensor(matrix.T.tocsr()), persistent=False)
+            self.user_item = SparseMatrix(matrix)
+            self.item_user = SparseMatrix(matrix.T)
         self._gathered: Tensor | None = None
 
     def forward(self) -> Embeddings:
@@ -255,7 +256,7 @@ class _Gathered(torch.autograd.Function):
         return total[shard.own_items].clone(), None
 
 
-Graph = tuple[Tensor, Tensor, int, Processes]
+Graph = tuple[SparseMatrix, SparseMatrix, int, Processes]
 
 
 class _Propagation(torch.autograd.Function):
@@ -284,10 +285,10 @@ def _propagate(
     matrix, transpose, n_layers, processes = graph
     of_users, of_items = users, items
     for layer in range(1, n_layers + 1):
-        sums = product(transpose, of_users)
+        sums = transpose.product(of_users)
         last = layer == n_layers
         if not (last and last_is_partial):
             processes.add_up(sums)
-        of_users = product(matrix, of_items).add_(users)
+        of_users = matrix.product(of_items).add_(users)
         of_items = sums.add_(in_last if last else items)
     return of_users.mul_(1 / (n_layers + 1)), of_items.mul_(1 / (n_layers + 1))
