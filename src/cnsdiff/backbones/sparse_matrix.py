@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 #: Bytes of a table that stay in a cache while the rows of a product take from it at random; of a
 #: larger table one part after another is multiplied.
-CACHED = 2**24
+CACHED = 2**25
 #: Entries of a tile at least; below, calls cost more than the balance among threads saves.
-ENTRIES = 2**18
+ENTRIES = 2**19
 
 
 class SparseMatrix(nn.Module):
