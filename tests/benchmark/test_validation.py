@@ -159,8 +159,15 @@ def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
         counted[scorer.gamma if isinstance(scorer, Dialled) else 0.0] += len(users)
         return rank(scorer, users, *args, **options)
 
+    lists = dial_module.dialled_lists
+
+    def turning(scorer: Any, environment: Any, users: Tensor, *args: Any, **options: Any) -> Any:
+        counted.update(dict.fromkeys(options["gammas"], len(users)))
+        return lists(scorer, environment, users, *args, **options)
+
+    monkeypatch.setattr(validation_module, "rank", counting)
     for place in (validation_module, dial_module):
-        monkeypatch.setattr(place, "rank", counting)
+        monkeypatch.setattr(place, "dialled_lists", turning)
     return counted
 
 
