@@ -58,14 +58,7 @@ def _pairs(place: Place) -> Iterator[tuple[str, Work, Work]]:
     yield (
         "sparse product: CSR over bags of embeddings",
         lambda: matrix @ items,
-        lambda: torch.nn.functional.embedding_bag(
-            matrix.col_indices(),
-            items,
-            matrix.crow_indices(),
-            mode="sum",
-            per_sample_weights=matrix.values(),
-            include_last_offset=True,
-        ),
+        lambda: backbone.user_item.product(items),
     )
     yield (
         "propagation, both ways: layer by layer over Horner's rule",

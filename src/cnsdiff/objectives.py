@@ -22,7 +22,7 @@ from cnsdiff.debiasing import (
     popularity_power,
 )
 from cnsdiff.rows import half_mean_squares, rows_of
-from cnsdiff.samplers.base import Batch, Context, Negatives
+from cnsdiff.samplers.base import Batch, Context, Negatives, inner_products
 from cnsdiff.settings import Settings
 from cnsdiff.softmax import shared_softmax
 
@@ -231,21 +231,12 @@ class Objective(nn.Module):
 
     def _sampled(self, rows: _Rows, users: Tensor, negatives: Negatives) -> Tensor:
         """Scores ``(B, n)`` of the sampler's negatives, over the temperature."""
-        share = self.config.repulsion
         embeddings = rows.embeddings
         if negatives.wants_all(embeddings):
-            embeddings = Embeddings(embeddings.users, moved_by(share, embeddings.items))
-            return negatives.scores(users, embeddings) / self.config.temperature
-        return self._times(users, self._repelled(rows, negatives))
-
-    def _times(self, users: Tensor, vectors: Tensor) -> Tensor:
-        """Inner products ``(B, n)`` of ``(B, d)`` with ``(B or 1, n, d)``, over the temperature."""
-        if len(vectors) == 1:
-            scores = users @ vectors[0].T
-        elif vectors.shape[1] == 1:
-            scores = (users * vectors[:, 0]).sum(dim=-1, keepdim=True)
+            items = moved_by(self.config.repulsion, embeddings.items)
+            scores = negatives.scores(users, Embeddings(embeddings.users, items))
         else:
-            scores = torch.einsum("bd,bnd->bn", users, vectors)
+            scores = inner_products(users, self._repelled(rows, negatives))
         return scores / self.config.temperature
 
     def _repelled(self, rows: _Rows, negatives: Negatives) -> Tensor:
@@ -293,9 +284,9 @@ class Objective(nn.Module):
             assert negatives is not None
             corrected = not config.log_q or negatives.made_of is not None
             if negatives.shared and negatives.weights is None and corrected:
-                apart, ids = None, negatives.made_of
+                apart = None
                 columns = self._repelled(rows, negatives)[0]
-                ids = None if ids is None else ids[0]
+                ids = None if negatives.made_of is None else negatives.made_of[0]
             else:
                 sampled = self._apart(batch, rows, users, negatives)
                 return sampled_softmax(positive, sampled, None, row_weights)

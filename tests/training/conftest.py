@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cnsdiff import ConfoundedWorld
@@ -12,6 +14,14 @@ from cnsdiff.training.progress import Reporter
 @pytest.fixture(scope="session")
 def world() -> Dataset:
     return ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A saved one, of as many users and items as two processes cannot share evenly."""
+    path = tmp_path_factory.mktemp("data") / "world"
+    ConfoundedWorld(n_users=63, n_items=51, exposures=20, seed=0).dataset().save(path)
+    return path
 
 
 class Interrupting(Reporter):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from launching import ENVIRONMENT, TORCHRUN, furthest, scalars, torchrun, train_together
 
-from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff import Recommender, load_dataset
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.run import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
@@ -41,13 +41,6 @@ VARIANTS = {
 ROUNDING = 1e-5
 #: Counts of false negatives look at a sample of the first slice only.
 COUNTED = ("fhn", "hard_share", "known_positive")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "world"
-    ConfoundedWorld(n_users=63, n_items=51, exposures=20, seed=0).dataset().save(path)
-    return path
 
 
 @pytest.fixture(scope="module")

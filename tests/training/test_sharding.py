@@ -9,7 +9,7 @@ import pytest
 import torch
 from launching import furthest, scalars, torchrun, train_together
 
-from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff import Recommender, load_dataset
 from cnsdiff.assembly import assemble, assemble_shard
 from cnsdiff.errors import ConfigError
 from cnsdiff.run import CHECKPOINT
@@ -32,14 +32,6 @@ VARIANTS = {
     "tiny": {"training": TINY},
     "tiny mf": {"backbone": "mf", "sampler": "random", "training": TINY},
 }
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    """Of as many users and items as two processes cannot share evenly."""
-    path = tmp_path_factory.mktemp("data") / "world"
-    ConfoundedWorld(n_users=63, n_items=51, exposures=20, seed=0).dataset().save(path)
-    return path
 
 
 @pytest.fixture(scope="module")

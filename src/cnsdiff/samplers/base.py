@@ -83,6 +83,15 @@ class Context:
 _PRODUCT_UP_TO = 64
 
 
+def inner_products(users: Tensor, vectors: Tensor) -> Tensor:
+    """``(B, n)`` of users ``(B, d)`` with vectors ``(B, n, d)``, or ``(1, n, d)`` shared by all."""
+    if len(vectors) == 1:
+        return users @ vectors[0].T
+    if vectors.shape[1] == 1:
+        return (users * vectors[:, 0]).sum(dim=-1, keepdim=True)
+    return torch.einsum("bd,bnd->bn", users, vectors)
+
+
 @dataclass(frozen=True)
 class Negatives:
     """Negatives for a batch: catalogue items, or vectors, with what the sampler adds.
@@ -135,11 +144,9 @@ class Negatives:
 
     def scores(self, users: Tensor, embeddings: Embeddings) -> Tensor:
         """The inner products ``(B, n)`` with each row's user ``(B, d)``, with gradient."""
-        if self.shared:
-            return users @ self.embed(embeddings)[0].T
         if self.items is not None and self.wants_all(embeddings):
             return (users @ embeddings.items.T).gather(1, self.items)
-        return torch.einsum("bd,bnd->bn", users, self.embed(embeddings))
+        return inner_products(users, self.embed(embeddings))
 
     def wants_all(self, embeddings: Embeddings) -> bool:
         """Whether scores of the whole catalogue are the quickest way to those of these items."""

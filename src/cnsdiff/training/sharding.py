@@ -285,10 +285,11 @@ def _propagate(
     matrix, transpose, n_layers, processes = graph
     of_users, of_items = users, items
     for layer in range(1, n_layers + 1):
-        sums = transpose.product(of_users)
         last = layer == n_layers
+        share = 1 / (n_layers + 1) if last else 1.0  # the mean, without a pass of its own
+        sums = transpose.product(of_users, share)
         if not (last and last_is_partial):
             processes.add_up(sums)
-        of_users = matrix.product(of_items).add_(users)
-        of_items = sums.add_(in_last if last else items)
-    return of_users.mul_(1 / (n_layers + 1)), of_items.mul_(1 / (n_layers + 1))
+        of_users = matrix.product(of_items, share).add_(users, alpha=share)
+        of_items = sums.add_(in_last if last else items, alpha=share)
+    return of_users, of_items
