@@ -15,9 +15,10 @@ from markdown_it import MarkdownIt
 
 from cnsdiff.benchmark.headline import Headline
 from cnsdiff.benchmark.render import render
-from cnsdiff.benchmark.tables import Cell, Column, Table, headline_tables, leaderboard, overview
+from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
 from cnsdiff.benchmark.trainings import trainings
 from cnsdiff.errors import InputError
+from cnsdiff.tables import Cell, Column, Table
 
 NAN = math.nan
 #: Dataset, method, group, selection, anticipated, split, metric, mean, half width, seeds.

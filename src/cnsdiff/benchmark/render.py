@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cnsdiff.benchmark.tables import MARK, Cell, Column, Table
+from cnsdiff.benchmark.tables import MARK
 from cnsdiff.errors import InputError, did_you_mean
+from cnsdiff.tables import Cell, Column, Table
 
 Form = Literal["text", "markdown", "latex", "json"]
 

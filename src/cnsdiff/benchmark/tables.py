@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -11,6 +10,7 @@ import polars as pl
 from cnsdiff.benchmark.grid import ANTICIPATED
 from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
 from cnsdiff.evaluation.metrics import ACCURACY
+from cnsdiff.tables import Cell, Column, Table
 
 #: Columns of a leaderboard: split and metric.
 COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))
@@ -19,57 +19,6 @@ MARK = "†"
 
 _SPLITS = {"valid": "valid", "test_iid": "IID", "test_ood": "OOD"}
 _METRICS = {"recall": "R", "ndcg": "N"}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: its name for machines, its title, and how its numbers are written."""
-
-    name: str
-    title: str
-    digits: int = 4
-    percent: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number; NaN where there is none.
-
-    Attributes
-    ----------
-    half_width
-        Of its interval, or ``None``; NaN if unknown.
-    place
-        1 for the best of the column, 2 for the second, else ``None``.
-    differs
-        Whether it differs significantly from the baseline.
-    """
-
-    value: float
-    half_width: float | None = None
-    place: int | None = None
-    differs: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of ``(labels, cells)``; rows with the same first label stand together.
-
-    Attributes
-    ----------
-    labels
-        Titles of the label columns.
-    columns
-        The columns of numbers.
-    notes
-        What the reader has to know, a sentence each.
-    """
-
-    title: str
-    labels: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
-    notes: tuple[str, ...] = ()
 
 
 def leaderboard(

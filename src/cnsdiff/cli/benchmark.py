@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cnsdiff.benchmark.plan import Unit
     from cnsdiff.benchmark.run import Results
     from cnsdiff.benchmark.store import Store
-    from cnsdiff.benchmark.tables import Table
     from cnsdiff.benchmark.workers import Workers
+    from cnsdiff.tables import Table
 
 FORMATS = ("text", "markdown", "latex", "json")
 EXAMPLE = "Example: cnsdiff benchmark grid.yaml --out results/grid --workers 2"
