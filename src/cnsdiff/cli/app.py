@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import typer
 
-from cnsdiff.cli import (
-    benchmark,
-    data,
-    doctor,
-    evaluate,
-    prepare,
-    quickstart,
-    recommend,
-    simulate,
-    train,
+from cnsdiff.cli import data
+
+#: What each command is for, in the order of the help; it is in the file of its own name.
+COMMANDS = (
+    ("quickstart", "Start here"),
+    ("prepare", "Data"),
+    ("simulate", "Data"),
+    ("train", "Train"),
+    ("benchmark", "Train"),
+    ("evaluate", "Judge"),
+    ("recommend", "Use"),
+    ("doctor", "Help"),
 )
 
 app = typer.Typer(
@@ -24,9 +28,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (quickstart, simulate, prepare, train, evaluate, recommend, benchmark, doctor):
-    app.command(epilog=module.EXAMPLE)(getattr(module, module.__name__.rpartition(".")[2]))
-app.add_typer(data.app, name="data")
+for name, purpose in COMMANDS:
+    module = import_module(f"cnsdiff.cli.{name}")
+    app.command(name, epilog=module.EXAMPLE, rich_help_panel=purpose)(getattr(module, name))
+app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
 def _version(value: bool) -> None:
