@@ -37,7 +37,7 @@ LAYERS = [
     {"diffusion"},
     {"samplers"},
     {"debiasing"},
-    {"objectives"},
+    {"losses", "objectives"},
     {"evaluation"},
     {"references"},
     {"training"},

@@ -30,8 +30,8 @@ from cnsdiff import load_dataset
 from cnsdiff.backbones.base import mean_of
 from cnsdiff.backbones.lightgcn import LightGCN
 from cnsdiff.diffusion.denoiser import dropout_mask
+from cnsdiff.losses import sampled_softmax
 from cnsdiff.memory import freed_memory_kept
-from cnsdiff.objectives import sampled_softmax
 from cnsdiff.softmax import shared_softmax
 
 ROW = "speedups"

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from cnsdiff.config import resolve_config
 from cnsdiff.errors import ConfigError
-from cnsdiff.objectives import bpr
+from cnsdiff.losses import bpr
 from cnsdiff.samplers.base import Negatives
 from cnsdiff.samplers.dns_mn import DNSMNConfig, DNSMNSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import polars as pl
 from narwhals.typing import IntoFrame
 
-from cnsdiff.data.columns import ALIASES, RawTable, as_integers, id_values, plain_name
+from cnsdiff.data.columns import ALIASES, RawTable, plain_name
 from cnsdiff.data.lines import read_lines, sample_of
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.text import parse, sniff
+from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError, did_you_mean
 
 _DELIMITERS = ("\t", ",", ";", "|")

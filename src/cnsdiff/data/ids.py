@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cnsdiff.data.columns import id_values
 from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.values import id_values
 from cnsdiff.errors import DataError
 
 

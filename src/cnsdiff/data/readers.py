@@ -11,10 +11,11 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data.adjacency import looks_like_adjacency, read_adjacency
-from cnsdiff.data.columns import RawTable, assign_roles, finish, known_roles
+from cnsdiff.data.columns import RawTable, assign_roles, known_roles
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.lines import read_lines, reject_markup, sample_of
 from cnsdiff.data.text import DELIMITERS, read_delimited
+from cnsdiff.data.values import finish
 from cnsdiff.errors import DataError, did_you_mean
 
 FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
