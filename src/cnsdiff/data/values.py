@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from cnsdiff.data.columns import RawTable
+from cnsdiff.data.columns import NO_COLUMN, RawTable
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.errors import DataError
 
