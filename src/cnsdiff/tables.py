@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+#: Stands for a number that is not there.
+NOTHING = "-"
+#: Marks a significant difference from the baseline.
+MARK = "†"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: its name for machines, its title, and how its numbers are written."""
+    """A column of numbers: its name for machines, its title, and how its numbers are written.
+
+    Attributes
+    ----------
+    percent
+        Written as per cent.
+    signed
+        Whether per cent carry their sign: those of a gain do, those of a share do not.
+    """
 
     name: str
     title: str
     digits: int = 4
     percent: bool = False
+    signed: bool = True
+
+    def written(self, value: float) -> str:
+        """A number of this column as text; :data:`NOTHING` if there is none."""
+        if not math.isfinite(value):
+            return NOTHING
+        if self.percent:
+            return f"{100 * value:{'+' if self.signed else ''}.{self.digits}f}%"
+        return f"{value:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,12 @@ class Cell:
     place: int | None = None
     differs: bool = False
 
+    def written_width(self, column: Column) -> str | None:
+        """Half the interval as it is written, or ``None`` if it is unknown."""
+        if self.half_width is None or not math.isfinite(self.half_width):
+            return None
+        return column.written(self.half_width).lstrip("+")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -54,3 +85,46 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
     notes: tuple[str, ...] = ()
+
+    def grouped(self) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
+        """Whether a row begins a group other than the first; its labels, repeated ones empty."""
+        before: str | None = None
+        for labels, cells in self.rows:
+            same = labels[0] == before
+            shown = ("", *labels[1:]) if same else labels
+            yield before is not None and not same, shown, cells
+            before = labels[0]
+
+    def has_place(self, place: int) -> bool:
+        """Whether a cell has this place in its column."""
+        return any(cell.place == place for _, cells in self.rows for cell in cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers in full, ``None`` where there is none."""
+        names = [title.replace(" ", "_") for title in self.labels]
+        return {
+            "title": self.title,
+            "rows": [
+                {
+                    **dict(zip(names, labels, strict=True)),
+                    "values": {
+                        column.name: _plain(cell)
+                        for column, cell in zip(self.columns, cells, strict=True)
+                    },
+                }
+                for labels, cells in self.rows
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    def finite(value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    return {
+        "value": finite(cell.value),
+        "half_width": finite(cell.half_width),
+        "place": cell.place,
+        "differs": cell.differs,
+    }

@@ -6,21 +6,17 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cnsdiff.benchmark.tables import MARK
 from cnsdiff.errors import InputError, did_you_mean
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import MARK, NOTHING, Cell, Column, Table
 
 Form = Literal["text", "markdown", "latex", "json"]
-
-#: Stands for a number that is not there.
-NOTHING = "-"
 
 
 def render(tables: Sequence[Table], form: str, *, styled: bool = False) -> str:
@@ -48,40 +44,13 @@ def render(tables: Sequence[Table], form: str, *, styled: bool = False) -> str:
             f"one of {', '.join(get_args(Form))}"
         )
     if form == "json":
-        content = [_json(table) for table in tables]
+        content = [table.to_dict() for table in tables]
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     if form == "markdown":
         return "\n\n".join(_markdown(table) for table in tables)
     if form == "latex":
         return "\n\n".join(_latex(table) for table in tables)
     return "\n\n".join(_text(table, styled) for table in tables)
-
-
-def _rows(table: Table) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
-    """Whether a row begins a group other than the first; its labels, repeated ones empty."""
-    before: str | None = None
-    for labels, cells in table.rows:
-        same = labels[0] == before
-        shown = ("", *labels[1:]) if same else labels
-        yield before is not None and not same, shown, cells
-        before = labels[0]
-
-
-def _number(value: float, column: Column) -> str:
-    if column.percent:
-        return f"{100 * value:+.{column.digits}f}%"
-    return f"{value:.{column.digits}f}"
-
-
-def _width(cell: Cell, column: Column) -> str | None:
-    """Half the interval as it is written, or ``None`` if it is unknown."""
-    if cell.half_width is None or not math.isfinite(cell.half_width):
-        return None
-    return _number(cell.half_width, column).lstrip("+")
-
-
-def _has(table: Table, place: int) -> bool:
-    return any(cell.place == place for _, cells in table.rows for cell in cells)
 
 
 # --- text
@@ -93,7 +62,7 @@ def _text(table: Table, styled: bool) -> str:
         drawn.add_column(Text(label), no_wrap=True)
     for column in table.columns:
         drawn.add_column(Text(column.title), justify="right", no_wrap=True)
-    for begins, labels, cells in _rows(table):
+    for begins, labels, cells in table.grouped():
         if begins:
             drawn.add_section()
         numbers = (_text_cell(*each) for each in zip(cells, table.columns, strict=True))
@@ -109,7 +78,7 @@ def _text(table: Table, styled: bool) -> str:
     )
     console.print(drawn)
     notes = list(table.notes)
-    if styled and _has(table, 1):
+    if styled and table.has_place(1):
         notes.append("bold: best of its column; underlined: second")
     return "\n".join([*(line.rstrip() for line in out.getvalue().splitlines()), *notes])
 
@@ -118,9 +87,9 @@ def _text_cell(cell: Cell, column: Column) -> Text:
     if not math.isfinite(cell.value):
         return Text(NOTHING)
     style = {1: "bold", 2: "underline"}.get(cell.place or 0, "")
-    found = Text(_number(cell.value, column), style=style)
+    found = Text(column.written(cell.value), style=style)
     text = Text.assemble(found, MARK if cell.differs else "")
-    if (width := _width(cell, column)) is not None:
+    if (width := cell.written_width(column)) is not None:
         text.append(f" ± {width}")
     return text
 
@@ -136,11 +105,11 @@ def _markdown(table: Table) -> str:
     rule = [*(":--" for _ in table.labels), *("--:" for _ in table.columns)]
     lines = [f"**{_escape_markdown(table.title)}**", ""]
     lines += [line([_escape_markdown(title) for title in titles]), line(rule)]
-    for _, labels, cells in _rows(table):
+    for _, labels, cells in table.grouped():
         numbers = (_markdown_cell(*each) for each in zip(cells, table.columns, strict=True))
         lines.append(line([*map(_escape_markdown, labels), *numbers]))
     notes = [_escape_markdown(note) for note in table.notes]
-    if _has(table, 1):
+    if table.has_place(1):
         notes.append("bold: best of its column")
     if notes:
         lines += ["", "; ".join(notes)]
@@ -150,10 +119,10 @@ def _markdown(table: Table) -> str:
 def _markdown_cell(cell: Cell, column: Column) -> str:
     if not math.isfinite(cell.value):
         return NOTHING
-    number = _number(cell.value, column)
+    number = column.written(cell.value)
     text = f"**{number}**" if cell.place == 1 else number
     text += MARK if cell.differs else ""
-    width = _width(cell, column)
+    width = cell.written_width(column)
     return text if width is None else f"{text} ± {width}"
 
 
@@ -200,14 +169,14 @@ def _latex(table: Table) -> str:
         line([_escape_latex(title) for title in titles]),
         "    \\midrule",
     ]
-    for begins, labels, cells in _rows(table):
+    for begins, labels, cells in table.grouped():
         if begins:
             lines.append("    \\midrule")
         numbers = (_latex_cell(*each) for each in zip(cells, table.columns, strict=True))
         lines.append(line([*map(_escape_latex, labels), *numbers]))
     lines += ["    \\bottomrule", "  \\end{tabular}"]
     notes = [_escape_latex(note) for note in table.notes]
-    if _has(table, 1):
+    if table.has_place(1):
         notes.append("bold: best of its column, underlined: second")
     if notes:
         lines.append(f"  \\par\\smallskip{{\\footnotesize {'; '.join(notes)}}}")
@@ -217,48 +186,16 @@ def _latex(table: Table) -> str:
 def _latex_cell(cell: Cell, column: Column) -> str:
     if not math.isfinite(cell.value):
         return NOTHING
-    number = _number(cell.value, column).replace("%", r"\%")
+    number = column.written(cell.value).replace("%", r"\%")
     style: Callable[[str], str] = {
         1: r"\mathbf{{{}}}".format,
         2: r"\underline{{{}}}".format,
     }.get(cell.place or 0, str)
     text = style(number) + (r"^{\dagger}" if cell.differs else "")
-    if (width := _width(cell, column)) is not None:
+    if (width := cell.written_width(column)) is not None:
         text += rf" \pm {width}".replace("%", r"\%")
     return f"${text}$"
 
 
 def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
-# --- JSON
-
-
-def _json(table: Table) -> dict[str, Any]:
-    return {
-        "title": table.title,
-        "rows": [
-            {
-                **dict(zip((t.replace(" ", "_") for t in table.labels), labels, strict=True)),
-                "values": {
-                    column.name: _json_cell(cell)
-                    for column, cell in zip(table.columns, cells, strict=True)
-                },
-            }
-            for labels, cells in table.rows
-        ],
-        "notes": list(table.notes),
-    }
-
-
-def _json_cell(cell: Cell) -> dict[str, Any]:
-    def finite(value: float | None) -> float | None:
-        return value if value is not None and math.isfinite(value) else None
-
-    return {
-        "value": finite(cell.value),
-        "half_width": finite(cell.half_width),
-        "place": cell.place,
-        "differs": cell.differs,
-    }

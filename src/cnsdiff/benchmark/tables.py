@@ -10,12 +10,10 @@ import polars as pl
 from cnsdiff.benchmark.grid import ANTICIPATED
 from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
 from cnsdiff.evaluation.metrics import ACCURACY
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import MARK, Cell, Column, Table
 
 #: Columns of a leaderboard: split and metric.
 COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))
-#: Marks a significant difference from the baseline.
-MARK = "†"
 
 _SPLITS = {"valid": "valid", "test_iid": "IID", "test_ood": "OOD"}
 _METRICS = {"recall": "R", "ndcg": "N"}
