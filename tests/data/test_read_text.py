@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from cnsdiff.data import Interactions, read_interactions, text
+from cnsdiff.errors import DataError
 
 
 @pytest.fixture
@@ -179,3 +180,22 @@ def test_line_numbers_hold_across_blocks(read, monkeypatch):
 def test_path_as_text(tmp_path: Path):
     (tmp_path / "a.txt").write_text("1 2\n")
     assert read_interactions(str(tmp_path / "a.txt")).source == str(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("log", "names"),
+    [
+        ("Покупатель,Товар,Оценка\nЛи,сыр,5\nЯн,хлеб,4\n", ("Покупатель", "Товар")),
+        ("who;what;when\na;b;2024-01-02\nc;d;2024-01-03\n", ("who", "what")),
+        ("clé\tchose\n1\t2\n3\t4\n", ("clé", "chose")),
+    ],
+)
+def test_words_above_numbers_or_times_are_a_header(read, log, names):
+    with pytest.raises(DataError, match=rf"hold the users and the items.*{names[0]}.*--user-col"):
+        read(log)
+    assert len(read(log, user=names[0], item=names[1])) == 2
+
+
+@pytest.mark.parametrize("first", ["a,b,n/a", "a,b,", "a,b,7", "a,b,2024-01-01"])
+def test_a_first_line_of_values_is_no_header(read, first):
+    assert len(read(f"{first}\nc,d,5\ne,f,4\n", skip_bad=True)) in (2, 3)

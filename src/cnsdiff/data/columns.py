@@ -134,12 +134,15 @@ def assign_roles(
     for role, column in default.items():
         if role not in roles and asked.get(role) is None and column not in taken:
             roles[role] = column
-    for role in ("user", "item"):
-        if role not in roles:
-            raise DataError(
-                f"{source}: no column is known to hold the {role}s; its columns are {listed}: "
-                f"name one of them with --{role}-col"
-            )
+    missing = [role for role in ("user", "item") if role not in roles]
+    if missing:
+        what = " and ".join(f"the {role}s" for role in missing)
+        how = " and ".join(f"--{role}-col" for role in missing)
+        raise DataError(
+            f"{source}: no column is known to hold {what}; its columns are {listed}: name "
+            f"{'one' if len(missing) == 1 else 'two'} of them with {how}, and those of ratings and "
+            "times, if any, with --rating-col and --timestamp-col"
+        )
     if len(set(roles.values())) < len(roles):
         clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
         raise DataError(

@@ -156,14 +156,20 @@ def _is_header(
     wanted = [column for column in asked.values() if column not in (None, NO_COLUMN)]
     if wanted:
         return not all(column.isdecimal() for column in wanted if column)
-    # Words above columns of numbers are a header whose names we do not know.
+    # Words above columns of numbers or times are a header whose names we do not know.
     rows = [row for row in map(dialect.split, rest) if len(row) == len(names)]
-    return (
-        len(names) == dialect.width
-        and bool(rows)
-        and not any(map(_is_number, names))
-        and all(_is_number(row[0]) and _is_number(row[1]) for row in rows)
-    )
+    if len(names) != dialect.width or not rows or not all(map(_is_word, names)):
+        return False
+    told = [
+        all(_is_number(row[at]) or _is_time(row[at]) for row in rows) for at in range(len(names))
+    ]
+    return all(told[:2]) or (len(told) > 2 and all(told[2:]))
+
+
+def _is_word(field: str) -> bool:
+    """Whether a field can name a column: neither a value nor a mark for a missing one."""
+    missing = field.strip().lower() in ("", "-", "?", "na", "n/a", "null", "none")
+    return not (missing or _is_number(field) or _is_time(field))
 
 
 def _is_number(field: str) -> bool:
