@@ -124,6 +124,10 @@ class Recommender:
     ) -> Self:
         """Train on ``dataset``: its train split, and its valid split to pick the best epoch.
 
+        Of several processes (``torchrun``), each calls ``fit`` alike; the first alone writes to
+        ``run`` and tells the reporter. All have the model, but with ``training.shard`` the first
+        alone.
+
         Parameters
         ----------
         dataset
@@ -137,10 +141,6 @@ class Recommender:
             this configuration and dataset, training goes on from there, to the same result.
         reporter
             Told of progress; silent by default.
-
-        Of several processes (``torchrun``), each calls ``fit`` alike; the first alone writes to
-        ``run`` and tells the reporter. All have the model, but with ``training.shard`` the first
-        alone.
 
         Raises
         ------
