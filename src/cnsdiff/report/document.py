@@ -39,12 +39,15 @@ class Figure:
         paper: the page gives it those of its theme.
     data
         What the reader can save as CSV: one row per point drawn, with named columns.
+    small
+        Small figures that follow one another stand side by side where the screen is wide.
     """
 
     title: str
     caption: str
     figure: Any
     data: pl.DataFrame
+    small: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,304 @@
+"""A document as one HTML file: it opens offline, on a phone as on a desk, and loads nothing.
+
+The page is ``page.html.j2`` with ``page.css`` and ``page.js``; plotly.js is in it once. Its content
+security policy names the scripts by their hashes and allows no connection at all, so that whatever
+stands in a user's file stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnsdiff.errors import InputError
+from cnsdiff.palette import DARK, SPLITS, method_styles
+from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, Source
+from cnsdiff.storage import write_text
+from cnsdiff.tables import MARK, Table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+#: Pixels of a figure that does not say its own height.
+HEIGHT = 400
+#: Rows of a figure's numbers that the page shows; the CSV has them all.
+ROWS_SHOWN = 50
+
+
+def write_html(document: Document, path: Path) -> None:
+    """Write a report; what was there before is replaced in one step."""
+    write_text(Path(path), render_html(document))
+
+
+def render_html(document: Document) -> str:
+    """A report as the text of one HTML file; the same at every call.
+
+    Raises
+    ------
+    InputError
+        Two sections have the same title, or a link in the prose leads to none.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    sections = _sections(document)
+    anchors = frozenset(section["id"] for section in sections)
+    environment = Environment(
+        loader=PackageLoader("cnsdiff.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["prose"] = lambda text: _paragraphs(text, anchors)
+    environment.filters["prose_line"] = lambda text: _marked_up(text, anchors)
+    blocks = [block for section in sections for row in section["rows"] for block in row]
+    drawn = [block for block in blocks if block["kind"] == "figure"]
+    plotly = _plotly() if drawn else ""
+    script, style = _asset("page.js"), _asset("page.css")
+    return environment.get_template("page.html.j2").render(
+        document=document,
+        sections=sections,
+        mark=MARK,
+        policy=_policy([text for text in (plotly, script) if text]),
+        style=_raw(style),
+        script=_raw(script),
+        plotly=_raw(plotly),
+        data=_raw(
+            _json(
+                {
+                    "figures": {block["id"]: block["figure"] for block in drawn},
+                    "csv": {block["id"]: block["csv"] for block in blocks if "csv" in block},
+                    "dark": DARK,
+                    "colours": _colours(),
+                }
+            )
+        ),
+    )
+
+
+def _sections(document: Document) -> list[dict[str, Any]]:
+    sections: list[dict[str, Any]] = []
+    numbers: dict[str, int] = {}
+    for at, section in enumerate(document.sections, start=1):
+        anchor = _slug(section.title) or f"section-{at}"
+        if any(anchor == other["id"] for other in sections):
+            raise InputError(f"the report has two sections {section.title!r}; rename one of them")
+        rows = [[_block(block, numbers) for block in row] for row in _rows(section)]
+        sections.append({"id": anchor, "title": section.title, "rows": rows})
+    return sections
+
+
+def _rows(section: Section) -> Iterator[list[Block]]:
+    """The blocks of a section; small figures that follow one another stand side by side."""
+    small: list[Block] = []
+    for block in section.blocks:
+        if isinstance(block, Figure) and block.small:
+            small.append(block)
+            continue
+        if small:
+            yield small
+            small = []
+        yield [block]
+    if small:
+        yield small
+
+
+def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:
+    """What the template shows of a block; ``numbers`` counts the blocks of each kind."""
+    kind = type(block).__name__.lower()
+    numbers[kind] = numbers.get(kind, 0) + 1
+    own: dict[str, Any] = {"kind": kind, "id": f"{kind}-{numbers[kind]}"}
+    if isinstance(block, Prose):
+        return own | {"text": block.text}
+    if isinstance(block, Facts):
+        return own | {"facts": block.rows}
+    if isinstance(block, Source):
+        return own | {"name": block.name, "text": block.text}
+    own |= {"title": block.title, "name": _slug(block.title) or own["id"]}
+    return own | (_figure(block) if isinstance(block, Figure) else _table(block))
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    from plotly.io import to_json
+
+    drawn = json.loads(to_json(figure.figure, validate=False))
+    layout = drawn.setdefault("layout", {})
+    layout.pop("template", None)  # the page has its own, one for each theme
+    layout.pop("width", None)
+    shown = figure.data.head(ROWS_SHOWN)
+    return {
+        "caption": figure.caption,
+        "figure": {"data": drawn["data"], "layout": layout},
+        "height": int(layout.get("height") or HEIGHT),
+        "csv": figure.data.write_csv(),
+        "head": figure.data.columns,
+        "rows": figure.data.height,
+        "shown": [[_shown(value) for value in row] for row in shown.iter_rows()],
+    }
+
+
+def _shown(value: object) -> tuple[str, bool]:
+    """A value as a reader sees it, and whether it is a number."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "", False
+    if isinstance(value, float):
+        return f"{value:.6g}", True
+    return str(value), isinstance(value, int) and not isinstance(value, bool)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    groups: list[list[dict[str, Any]]] = []
+    for at, (begins, labels, cells) in enumerate(table.grouped()):
+        if at == 0 or begins:
+            groups.append([])
+        shown = [
+            {
+                "text": column.written(cell.value),
+                "width": cell.written_width(column),
+                "place": cell.place,
+                "differs": cell.differs,
+            }
+            for column, cell in zip(table.columns, cells, strict=True)
+        ]
+        groups[-1].append({"labels": labels, "cells": shown, "first": not groups[-1]})
+    notes = list(table.notes)
+    if table.has_place(1):
+        notes.append(
+            "Bold: best of its column; underlined: second."
+            if table.has_place(2)
+            else "Bold: best of its column."
+        )
+    return {
+        "labels": table.labels,
+        "columns": table.columns,
+        "groups": groups,
+        "notes": notes,
+        "csv": table_csv(table),
+    }
+
+
+def table_csv(table: Table) -> str:
+    """The numbers of a table in full, one row of CSV per row.
+
+    A column with intervals has another beside it, ``NAME_half_width``; a number that is not there
+    is empty.
+    """
+    wide = [
+        any(cells[at].half_width is not None for _, cells in table.rows)
+        for at in range(len(table.columns))
+    ]
+    names: list[str] = list(table.labels)
+    for column, has_width in zip(table.columns, wide, strict=True):
+        names += [column.name, f"{column.name}_half_width"] if has_width else [column.name]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    for labels, cells in table.rows:
+        values: list[str | float | None] = list(labels)
+        for cell, has_width in zip(cells, wide, strict=True):
+            values += [cell.value, cell.half_width] if has_width else [cell.value]
+        writer.writerow([_finite(value) for value in values])
+    return out.getvalue()
+
+
+def _finite(value: str | float | None) -> str | float:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+# --- Words
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+_MARKUP = re.compile(
+    r"\*\*(?P<bold>.+?)\*\*|`(?P<code>[^`]+)`|\[(?P<text>[^\]]+)\]\(#(?P<to>[^)]+)\)"
+)
+
+
+def _paragraphs(text: str, anchors: frozenset[str]) -> Markup:
+    from markupsafe import Markup
+
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    return Markup("\n").join(
+        Markup("<p>{}</p>").format(_marked_up(paragraph, anchors)) for paragraph in paragraphs
+    )
+
+
+def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
+    """One paragraph: bold, code and links become elements, and the rest stays what it is."""
+    from markupsafe import Markup, escape
+
+    parts = []
+    end = 0
+    for found in _MARKUP.finditer(text):
+        parts.append(escape(text[end : found.start()]))
+        end = found.end()
+        if found["bold"]:
+            parts.append(Markup("<strong>{}</strong>").format(found["bold"]))
+        elif found["code"]:
+            parts.append(Markup("<code>{}</code>").format(found["code"]))
+        else:
+            anchor = _slug(found["to"])
+            if anchor not in anchors:
+                raise InputError(f"the report links to #{found['to']}, and has no such section")
+            parts.append(Markup('<a href="#{}">{}</a>').format(anchor, found["text"]))
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+# --- What the page is made of
+
+
+def _asset(name: str) -> str:
+    return files("cnsdiff.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _raw(text: str) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _json(value: object) -> str:
+    """JSON that may stand inside a script element, whatever its strings hold."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The content security policy: these scripts and no others, and no connection anywhere.
+
+    Styles may be inline, as plotly.js sets them; without a source they cannot load anything.
+    """
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _colours() -> list[str]:
+    """The colours of traces that name none: those of methods, then those of splits."""
+    methods = method_styles(map(str, range(6)))
+    return [style.colour for style in (*methods.values(), *SPLITS.values())]
