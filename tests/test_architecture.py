@@ -18,10 +18,12 @@ LAYERS = [
     {
         "errors",
         "settings",
+        "search_space",
         "storage",
         "seeding",
         "hashing",
         "reporting",
+        "live_picture",
         "sparkline",
         "registry",
         "memory",

@@ -169,16 +169,34 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"--set {assignment}: the value is not valid YAML; quote it"
             ) from error
-        *sections, leaf = key.strip().split(".")
-        tree = merge(tree, _nest([*sections, leaf], value))
+        tree = merge(tree, _nest(key.strip(), value))
     return tree
 
 
-def _nest(path: list[str], value: Any) -> dict[str, Any]:
-    for key in reversed(path):
-        value = {key: value}
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
     result: dict[str, Any] = value
     return result
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"training.lr": 0.01}`` as ``{"training": {"lr": 0.01}}``; nested mappings may mix in."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        _join(tree, _nest(str(key), nested(value) if isinstance(value, Mapping) else value))
+    return tree
+
+
+def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
+    """Put ``other`` into ``tree``; they may share sections, but no value."""
+    for key, value in other.items():
+        if key not in tree:
+            tree[key] = value
+        elif isinstance(tree[key], dict) and isinstance(value, dict):
+            _join(tree[key], value, f"{place}{key}.")
+        else:
+            raise ValueError(f"{place + key!r} is set twice")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

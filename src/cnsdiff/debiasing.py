@@ -9,17 +9,22 @@ popular item, in ``[0, 1]``.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from cnsdiff.search_space import Searched
 from cnsdiff.settings import Settings
 
 
 class PropensityConfig(Settings):
     """Inverse-propensity weights of the ranking loss."""
 
-    exponent: float = Field(0.0, ge=0, description="η in p_i = m_i^η; 0: off")
+    exponent: Annotated[float, Searched(low=0.1, high=1.0)] = Field(
+        0.0, ge=0, description="η in p_i = m_i^η; 0: off"
+    )
     floor: float = Field(0.01, gt=0, le=1, description="least p_i, which bounds the weights")
 
 

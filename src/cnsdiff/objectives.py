@@ -5,7 +5,7 @@ The losses themselves are in :mod:`cnsdiff.losses`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from cnsdiff.debiasing import (
 from cnsdiff.losses import alignment, bpr, l2_norm, l2_squared_of_drawn, sampled_softmax
 from cnsdiff.rows import half_mean_squares, rows_of
 from cnsdiff.samplers.base import Batch, Context, Negatives, inner_products
+from cnsdiff.search_space import Searched
 from cnsdiff.settings import Settings
 from cnsdiff.softmax import shared_softmax
 
@@ -32,7 +33,9 @@ NegativeSource = Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "
 class ContrastiveConfig(Settings):
     """The alignment term ``L_CL``."""
 
-    weight: float = Field(0.0, ge=0, description="λ_cl")
+    weight: Annotated[float, Searched(low=0.01, high=1.0, log=True)] = Field(
+        0.0, ge=0, description="λ_cl"
+    )
     temperature: float = Field(2.0, gt=0, description="τ")
     noise: float = Field(0.01, ge=0, description="scale of ε in cos(z_i, z_i + ε)")
     negatives: int | None = Field(512, ge=1, description="drawn from the pool; None: all")
@@ -43,17 +46,27 @@ class ObjectiveConfig(Settings):
 
     loss: Literal["bpr", "softmax"] = "bpr"
     score: Literal["inner", "cosine"] = "inner"
-    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
+    temperature: Annotated[float, Searched(low=0.05, high=0.8, log=True)] = Field(
+        1.0, gt=0, description="scores are divided by it"
+    )
     negatives: NegativeSource = "sampler"
     uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
-    repulsion: float = Field(
-        1.0, ge=0, le=1,
+    repulsion: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
+        1.0,
+        ge=0,
+        le=1,
         description="κ, the share of its gradient that a negative item is moved by; at 0 negatives "
         "move users alone, as synthesised ones do",
-    )  # fmt: skip
-    log_q: float = Field(0.0, description="γ in s/τ - γ log pop of the softmax")
-    popularity_exponent: float = Field(0.0, ge=0, description="γ of PDA's m_i^γ in BPR; 0: off")
-    l2: float = Field(1e-2, ge=0, description="λ_2")
+    )
+    log_q: Annotated[float, Searched(low=0.1, high=1.0)] = Field(
+        0.0, description="γ in s/τ - γ log pop of the softmax"
+    )
+    popularity_exponent: Annotated[float, Searched(low=0.02, high=0.3, log=True)] = Field(
+        0.0, ge=0, description="γ of PDA's m_i^γ in BPR; 0: off"
+    )
+    l2: Annotated[float, Searched(low=1e-5, high=0.3, log=True)] = Field(
+        1e-2, ge=0, description="λ_2"
+    )
     l2_form: Literal["squared", "authors"] = "squared"
     contrastive: ContrastiveConfig = ContrastiveConfig()
     propensity: PropensityConfig = PropensityConfig()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cnsdiff.benchmark.grid import Grid, digest, dump_grid, nested
+from cnsdiff.benchmark.grid import Grid, digest, dump_grid
 from cnsdiff.benchmark.grid_file import read_grid
+from cnsdiff.config import nested
 from cnsdiff.errors import ConfigError
 
 FULL = """

@@ -11,10 +11,11 @@ import pytest
 from benchmark_parts import small_grid
 
 from cnsdiff.benchmark.plan import Unit, plan
-from cnsdiff.benchmark.space import Space, settings_of
+from cnsdiff.benchmark.search import settings_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.errors import ConfigError
+from cnsdiff.search_space import Space
 
 
 @pytest.fixture

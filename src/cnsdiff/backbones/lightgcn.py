@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -12,12 +12,15 @@ from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.base import BACKBONES, Backbone, BackboneConfig, Embeddings
 from cnsdiff.backbones.sparse_matrix import SparseMatrix
 from cnsdiff.data.positives import Positives
+from cnsdiff.search_space import Searched
 
 
 class LightGCNConfig(BackboneConfig):
     """Settings of :class:`LightGCN`."""
 
-    layers: int = Field(2, ge=0, description="K, propagation steps")
+    layers: Annotated[int, Searched(low=1, high=3, integer=True)] = Field(
+        2, ge=0, description="K, propagation steps"
+    )
 
 
 @BACKBONES.register("lightgcn")

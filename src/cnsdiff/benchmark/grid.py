@@ -20,9 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from cnsdiff.benchmark.space import Space
+from cnsdiff.config import nested
 from cnsdiff.errors import did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.search_space import Space
 from cnsdiff.settings import Settings
 
 #: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
@@ -53,28 +54,6 @@ def is_dialled(selection: str) -> bool:
 def without_dial(selection: str) -> str:
     """The validation objective of a selection."""
     return selection.removesuffix(DIAL)
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"training.lr": 0.01}`` as ``{"training": {"lr": 0.01}}``; nested mappings may mix in."""
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        branch: Any = nested(value) if isinstance(value, Mapping) else value
-        for part in reversed(str(key).split(".")):
-            branch = {part: branch}
-        _join(tree, branch)
-    return tree
-
-
-def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
-    """Put ``other`` into ``tree``; they may share sections, but no value."""
-    for key, value in other.items():
-        if key not in tree:
-            tree[key] = value
-        elif isinstance(tree[key], dict) and isinstance(value, dict):
-            _join(tree[key], value, f"{place}{key}.")
-        else:
-            raise ValueError(f"{place + key!r} is set twice")
 
 
 #: Settings of the configuration, with dotted keys or nested ones.

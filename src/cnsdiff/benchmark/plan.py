@@ -14,14 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import Budget, Grid, MethodEntry, Search, nested
-from cnsdiff.benchmark.space import Space, settings_of
+from cnsdiff.benchmark.grid import Budget, Grid, MethodEntry, Search
+from cnsdiff.benchmark.search import settings_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task
-from cnsdiff.config import merge, resolve_config
+from cnsdiff.config import merge, nested, resolve_config
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.references import REFERENCES
+from cnsdiff.search_space import Space
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import polars as pl
 import torch
 
 from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
-from cnsdiff.benchmark.grid import digest, nested
-from cnsdiff.config import Config, merge, resolve_config
+from cnsdiff.benchmark.grid import digest
+from cnsdiff.config import Config, merge, nested, resolve_config
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.errors import ConfigError
 from cnsdiff.evaluation import Evaluation, evaluate

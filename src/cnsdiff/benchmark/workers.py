@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from cnsdiff.benchmark.space import INSTALL
+from cnsdiff.benchmark.search import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.errors import ConfigError
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.candidates import CandidateConfig, CandidateSampler, pick
+from cnsdiff.search_space import Searched
 
 
 class AHNSConfig(CandidateConfig):
     """Settings of :class:`AHNSSampler`."""
 
-    alpha: float = Field(1.0, ge=0, description="α, added to the positive's score")
-    beta: float = Field(0.1, gt=0, description="β, scale of the score aimed at")
-    q: float = Field(
+    alpha: Annotated[float, Searched(low=0.1, high=5.0, log=True)] = Field(
+        1.0, ge=0, description="α, added to the positive's score"
+    )
+    beta: Annotated[float, Searched(low=0.05, high=1.0, log=True)] = Field(
+        0.1, gt=0, description="β, scale of the score aimed at"
+    )
+    q: Annotated[float, Searched(low=-3.0, high=-1.0)] = Field(
         -2.0, description="below -1, a higher positive score asks for an easier negative"
     )
     floor: float = Field(

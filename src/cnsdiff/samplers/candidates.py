@@ -7,6 +7,7 @@ training positives, afresh for each negative.
 from __future__ import annotations
 
 import warnings
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,15 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import Batch, Context, Sampler, SamplerConfig
+from cnsdiff.search_space import Searched
 
 
 class CandidateConfig(SamplerConfig):
     """Settings of a sampler that picks from candidates."""
 
-    candidates: int = Field(32, ge=1, description="N, candidates per negative")
+    candidates: Annotated[int, Searched(low=2, high=64, integer=True, log=True)] = Field(
+        32, ge=1, description="N, candidates per negative"
+    )
 
 
 class CandidateSampler(Sampler):

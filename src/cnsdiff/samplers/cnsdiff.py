@@ -9,7 +9,7 @@ METHOD §3 gives the equations, METHOD §4 where the authors' code departs from 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from cnsdiff.diffusion.schedule import SCHEDULES
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
 from cnsdiff.samplers.hardness import cap, curriculum_share, hardest
+from cnsdiff.search_space import Searched
 
 
 class CNSDiffConfig(SamplerConfig):
@@ -49,14 +50,20 @@ class CNSDiffConfig(SamplerConfig):
     environment: EnvironmentKind = "popularity"
     n_environments: int = Field(4, ge=2, description="K, unless the data name their own")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
-    guidance: float = Field(1.0, ge=0, description="0 ignores the user, 1 is plain conditioning")
-    learning_rate: float | None = Field(None, gt=0, description="of the denoiser; None: training's")
+    guidance: Annotated[float, Searched(low=0.0, high=3.0)] = Field(
+        1.0, ge=0, description="0 ignores the user, 1 is plain conditioning"
+    )
+    learning_rate: Annotated[float | None, Searched(low=1e-4, high=1e-2, log=True)] = Field(
+        None, gt=0, description="of the denoiser; None: training's"
+    )
 
     # Its losses
     diffusion_weight: float = Field(1.0, ge=0, description="λ_diff")
     weighting: Literal["snr", "uniform"] = "uniform"
     causal: Literal["none", "step_kl", "backdoor"] = "backdoor"
-    causal_weight: float = Field(0.1, ge=0, description="λ_c")
+    causal_weight: Annotated[float, Searched(low=0.01, high=1.0, log=True)] = Field(
+        0.1, ge=0, description="λ_c"
+    )
     detach_positive: bool = True
 
     # Generation and hardness

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,19 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 from cnsdiff.samplers.candidates import CandidateConfig, draw_candidates, pick
+from cnsdiff.search_space import Searched
 
 
 class DENSConfig(CandidateConfig):
     """Settings of :class:`DENSSampler`."""
 
-    candidates: int = Field(6, ge=1, description="N, candidates per negative")
+    candidates: Annotated[int, Searched(low=2, high=32, integer=True, log=True)] = Field(
+        6, ge=1, description="N, candidates per negative"
+    )
     warmup: float = Field(100.0, gt=0, description="T, epochs until relevance alone decides")
-    disentangling: float = Field(0.3, ge=0, description="γ, weight of the disentangling loss")
+    disentangling: Annotated[float, Searched(low=0.03, high=1.0, log=True)] = Field(
+        0.3, ge=0, description="γ, weight of the disentangling loss"
+    )
 
 
 @SAMPLERS.register("dens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -10,13 +10,18 @@ from pydantic import Field, model_validator
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.candidates import CandidateConfig, CandidateSampler
+from cnsdiff.search_space import Searched
 
 
 class DNSMNConfig(CandidateConfig):
     """Settings of :class:`DNSMNSampler`."""
 
-    candidates: int = Field(200, ge=1, description="N, candidates per negative")
-    top: int = Field(2, ge=1, description="M, how many of the highest-scoring are kept")
+    candidates: Annotated[int, Searched(low=50, high=400, integer=True, log=True)] = Field(
+        200, ge=1, description="N, candidates per negative"
+    )
+    top: Annotated[int, Searched(low=1, high=50, integer=True, log=True)] = Field(
+        2, ge=1, description="M, how many of the highest-scoring are kept"
+    )
     use: Literal["one", "all"] = Field(
         "one", description="one of the M at random, or all M, whose BPR losses are summed"
     )

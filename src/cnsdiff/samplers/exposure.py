@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,13 +11,14 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.search_space import Searched
 
 
 class ExposureConfig(SamplerConfig):
     """Settings of :class:`ExposureSampler`."""
 
     n_negatives: int = Field(128, ge=1, description="M, negatives shared by a batch")
-    exponent: float = Field(
+    exponent: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
         0.5, ge=0, description="α of pop^α: 0 a uniform environment, 1 the one observed"
     )
 

@@ -7,7 +7,7 @@ a diffusion model of their embeddings, conditioned on the environment ``e``, mak
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from cnsdiff.diffusion.schedule import cosine
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.environment import strata
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
+from cnsdiff.search_space import Searched
 
 
 class ExposureDiffusionConfig(ExposureConfig):
@@ -34,13 +35,17 @@ class ExposureDiffusionConfig(ExposureConfig):
         "noise of the same level, or nothing",
     )
     steps: int = Field(100, ge=2, description="T, the number of noise steps")
-    start: int = Field(50, ge=0, description="starting step: 0 stays at an item, T is generic")
+    start: Annotated[int, Searched(low=5, high=95, integer=True)] = Field(
+        50, ge=0, description="starting step: 0 stays at an item, T is generic"
+    )
     calls: int = Field(4, ge=1, description="denoiser calls per chain")
     hidden: int = Field(128, ge=1)
     depth: int = Field(2, ge=1)
     n_environments: int = Field(4, ge=1, description="K strata of popularity")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
-    guidance: float = Field(1.0, ge=0, description="0 ignores the environment, 1 is plain")
+    guidance: Annotated[float, Searched(low=0.0, high=3.0)] = Field(
+        1.0, ge=0, description="0 ignores the environment, 1 is plain"
+    )
     diffusion_weight: float = Field(1.0, ge=0, description="λ_diff")
     item_gradient: bool = Field(
         False, description="whether the item that a vector was made from is moved in its place"

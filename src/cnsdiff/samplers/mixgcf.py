@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,12 +17,15 @@ from cnsdiff.samplers.candidates import (
     draw_candidates,
     pick,
 )
+from cnsdiff.search_space import Searched
 
 
 class MixGCFConfig(CandidateConfig):
     """Settings of :class:`MixGCFSampler`."""
 
-    candidates: int = Field(16, ge=1, description="N, candidates per negative")
+    candidates: Annotated[int, Searched(low=2, high=64, integer=True, log=True)] = Field(
+        16, ge=1, description="N, candidates per negative"
+    )
 
 
 @SAMPLERS.register("mixgcf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.search_space import Searched
 
 #: Bits of the mass that is divided among the items; fewer where there are very many users.
 _MOST_BITS = 40
@@ -21,7 +22,9 @@ _MOST_BITS = 40
 class PopularityConfig(SamplerConfig):
     """Settings of :class:`PopularitySampler`."""
 
-    exponent: float = Field(0.75, ge=0, description="α of pop^α; 0 is uniform")
+    exponent: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
+        0.75, ge=0, description="α of pop^α; 0 is uniform"
+    )
 
 
 @SAMPLERS.register("popularity")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -9,6 +11,7 @@ from pydantic import Field, model_validator
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.candidates import CandidateConfig, CandidateSampler
+from cnsdiff.search_space import Searched
 
 #: Losses of about 0.7 that differ by less differ by no more than single precision's rounding.
 _SMALLEST_TEMPERATURE = 1e-6
@@ -18,7 +21,7 @@ class SoftmaxRhoConfig(CandidateConfig):
     """Settings of :class:`SoftmaxRhoSampler`."""
 
     candidates: int = Field(200, ge=2, description="N, candidates, all of which are used")
-    rho: float = Field(
+    rho: Annotated[float, Searched(low=0.05, high=5.0, log=True)] = Field(
         1.0, gt=0, description="λ of τ = sqrt(Var Z / 2λ), the ρ of the name: larger is harder"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -12,6 +12,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.candidates import candidate_scores
+from cnsdiff.search_space import Searched
 
 #: Users whose memories are refreshed together, to bound what is held at once.
 _USERS_AT_ONCE = 4096
@@ -22,8 +23,12 @@ class SRNSConfig(SamplerConfig):
 
     memory: int = Field(20, ge=1, description="S1, items remembered per user")
     proposals: int = Field(20, ge=1, description="S2, random items a refresh chooses among too")
-    temperature: float = Field(10.0, gt=0, description="τ of a refresh, P ∝ exp(s/τ)")
-    variance_weight: float = Field(1.0, ge=0, description="α, weight of the standard deviation")
+    temperature: Annotated[float, Searched(low=1.0, high=20.0, log=True)] = Field(
+        10.0, gt=0, description="τ of a refresh, P ∝ exp(s/τ)"
+    )
+    variance_weight: Annotated[float, Searched(low=0.1, high=10.0, log=True)] = Field(
+        1.0, ge=0, description="α, weight of the standard deviation"
+    )
     warmup: float = Field(50.0, gt=0, description="T₀, epochs until α is reached")
     history: int = Field(5, ge=2, description="epochs that the standard deviation is over")
 

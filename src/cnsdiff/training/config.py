@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
+from cnsdiff.search_space import Searched
 from cnsdiff.settings import Settings
 from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
@@ -40,7 +41,9 @@ class TrainingConfig(Settings):
         description="with several processes: cut the tables and their moments by rows, so that "
         "each process has its share",
     )
-    lr: float = Field(0.002, gt=0, description="Adam's learning rate")
+    lr: Annotated[float, Searched(low=5e-4, high=2e-2, log=True)] = Field(
+        0.002, gt=0, description="Adam's learning rate"
+    )
     patience: int | None = Field(
         10, ge=1, description="validations without improvement before stopping; None: never stop"
     )
