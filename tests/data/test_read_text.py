@@ -199,3 +199,9 @@ def test_words_above_numbers_or_times_are_a_header(read, log, names):
 @pytest.mark.parametrize("first", ["a,b,n/a", "a,b,", "a,b,7", "a,b,2024-01-01"])
 def test_a_first_line_of_values_is_no_header(read, first):
     assert len(read(f"{first}\nc,d,5\ne,f,4\n", skip_bad=True)) in (2, 3)
+
+
+def test_it_says_what_the_file_calls_each_column(read):
+    found = read("customer,sku,when\n1,10,100\n", timestamp="when")
+    assert found.columns == {"user": "customer", "item": "sku", "timestamp": "when"}
+    assert read("1 10 4.5\n2 20 3\n").columns == {"user": "1", "item": "2", "rating": "3"}

@@ -177,7 +177,7 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
         read = read_interactions(frame)
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
-    return Interactions(read.frame, path.name, read.skipped)
+    return Interactions(read.frame, path.name, read.skipped, read.columns)
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:

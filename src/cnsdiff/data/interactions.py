@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -24,11 +25,15 @@ class Interactions:
         File path or ``"DataFrame"``, for messages.
     skipped
         Malformed rows left out while reading.
+    columns
+        What the source calls each column of ``frame`` (``"1"``, ``"2"``, … without a header);
+        empty where nothing was read.
     """
 
     frame: pl.DataFrame
     source: str
     skipped: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.frame.height

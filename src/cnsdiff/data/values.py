@@ -54,7 +54,7 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
             )
     labels = [role for role in ("user", "item", "environment") if role in frame.columns]
     frame = frame.with_columns(as_integers(frame[role]) for role in labels)
-    return Interactions(frame, source=raw.source, skipped=raw.skipped + count)
+    return Interactions(frame, raw.source, raw.skipped + count, dict(roles))
 
 
 def as_integers(ids: pl.Series) -> pl.Series:
