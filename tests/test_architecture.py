@@ -51,6 +51,7 @@ LAYERS = [
     {"run"},
     {"assembly"},
     {"recommender"},
+    {"export"},
     {"benchmark"},
     {"audit", "tuning"},
     {"report"},

@@ -1,13 +1,16 @@
-"""What training shows: lines, a live bar, or nothing."""
+"""What training shows: lines, a live table, or nothing."""
 
 from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cnsdiff import Recommender
+from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.progress import (
     PlainReporter,
     RichReporter,
@@ -51,30 +54,140 @@ def test_describe_is_short():
     assert describe(record) == "loss 1.0000  bpr 0.5000  ndcg@20 0.2500"
 
 
-def test_the_live_bar_runs(world, monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "80")
+def record(epoch: int, **more: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "train": {"loss": 1 / epoch, "bpr": 0.5 / epoch, "fhn": 0.05, "hardness": 0.4, **more},
+        "validation": {"ndcg@20": 0.1 * epoch, "recall@20": 0.2},
+        "seconds": 0.5,
+        "validation_seconds": 0.25,
+    }
+
+
+def reporter_after(epochs: int, *, of: int = 12, first: int = 0) -> RichReporter:
+    """A live reporter in the middle of an epoch; ``first`` epochs were before its start."""
+    reporter, stopping = RichReporter("lightgcn + cnsdiff"), EarlyStopping(["ndcg@20"], 7)
+    history = [record(epoch) for epoch in range(1, epochs + 1)]
+    for entry in history:
+        stopping.update(entry["epoch"], entry["validation"])
+    reporter.before(history[:first], stopping)
+    reporter.begin(first, of, 10)
+    for entry in history[first:]:
+        for _ in range(10):
+            reporter.step(entry["epoch"], None)
+        reporter.epoch(entry, best=True)
+    for _ in range(5):
+        reporter.step(epochs + 1, {"loss": 0.1234})
+    return reporter
+
+
+def drawn(reporter: RichReporter, width: int, *, closing: bool = False) -> list[str]:
+    console = Console(record=True, width=width, height=30, file=io.StringIO())
+    console.print(reporter.closing() if closing else reporter.picture(console))
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_live_table(width):
+    lines = drawn(reporter_after(8), width)
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("lightgcn + cnsdiff ━")
+    assert lines[0].endswith("epoch 9/12")
+    assert re.fullmatch(r"0:0\d gone, at most 0:0\d left, patience 7/7 validations", lines[1])
+    rows = {line[:16].strip(): line for line in lines[3:]}
+    assert list(rows) == [
+        "ndcg@20", "loss", "bpr", "false negatives", "hardness", "seconds an epoch"
+    ]  # fmt: skip
+    assert rows["ndcg@20"].split() == ["ndcg@20", "0.8000", "0.8000", "8", "▁▂▃▄▅▆▇█"]
+    assert rows["loss"].split()[1:] == ["0.1234", "█▄▂▂▁▁▁▁"], "of the step under way"
+    assert rows["false negatives"].split()[2:] == ["5.00%", "▄" * 8]
+    assert rows["seconds an epoch"].split()[3:] == ["0.75", "▄" * 8]
+
+
+def test_a_very_narrow_terminal_has_no_curves():
+    lines = drawn(reporter_after(8), 42)
+    assert max(map(len, lines)) <= 42
+    assert any(line.split() == ["ndcg@20", "0.8000", "0.8000", "8"] for line in lines)
+
+
+def test_a_resumed_run_shows_the_epochs_before(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    reporter = reporter_after(8, first=6)
+    now = 125.0
+    lines = drawn(reporter, 80)
+    assert "▁▂▃▄▅▆▇█" in lines[3]
+    # 25 steps in 25 s, and 35 of the 60 steps from epoch 7 to 12 to go.
+    assert lines[1].startswith("0:25 gone, at most 0:35 left")
+
+
+def test_before_the_first_epoch_is_done():
+    reporter = RichReporter("mf + random")
+    assert drawn(reporter, 80) == ["mf + random"]
+    reporter.before([], EarlyStopping(["ndcg@20"], None))
+    reporter.begin(0, 5, 4)
+    lines = drawn(reporter, 80)
+    assert lines[0].endswith("epoch 1/5")
+    assert lines[1] == "0:00 gone"
+    assert lines[3].split() == ["ndcg@20", "-", "-", "-"]
+
+
+def test_what_stays_is_one_line():
+    (line,) = drawn(reporter_after(8), 120, closing=True)
+    assert re.fullmatch(
+        r"lightgcn \+ cnsdiff: 8 epochs in 0:0\d, best ndcg@20 0\.8000 in epoch 8 ▁▂▃▄▅▆▇█", line
+    )
+    (unbegun,) = drawn(RichReporter("x"), 80, closing=True)
+    assert unbegun == "x: 0 epochs in 0:00"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_the_live_table_runs(world, terminal, capsys):
     training = {**TRAINING, "select_on": "test_ood", "dial": "off"}
     reporter = RichReporter("lightgcn + random")
     Recommender(sampler="random", training=training).fit(world, reporter=reporter)
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    written = capsys.readouterr().err
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
     assert "WARNING: select_on=test_ood" in shown
-    assert "lightgcn + random" in shown
-    assert "3/3" in shown
-    assert "recall@10 0." in shown
+    assert re.search(r"epoch \d/3", shown)
+    assert "lightgcn + random: 3 epochs in 0:0" in shown
+    assert re.search(r"best recall@10 0\.\d{4} in epoch \d", shown)
+    assert written.endswith("\x1b[?25h"), "the cursor is shown again"
 
 
-def test_the_live_bar_lets_errors_through(monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_no_color_is_respected(terminal, monkeypatch, capsys):
+    monkeypatch.setenv("NO_COLOR", "1")
+    with reporter_after(3):
+        pass
+    written = capsys.readouterr().err
+    assert "▁▄█" in written
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", written)
+
+
+def test_the_live_table_lets_errors_through(terminal, capsys):
     with pytest.raises(KeyboardInterrupt), RichReporter() as reporter:
         reporter.begin(0, 3, 2)
         raise KeyboardInterrupt
+    assert "training: 0 epochs in 0:00" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, RichReporter), (False, PlainReporter)])
-def test_the_bar_is_for_terminals(monkeypatch, terminal, kind):
+@pytest.mark.parametrize(
+    ("terminal", "term", "kind"),
+    [
+        (True, "xterm-256color", RichReporter),
+        (True, "dumb", PlainReporter),
+        (False, "xterm-256color", PlainReporter),
+    ],
+)
+def test_the_table_is_for_terminals(monkeypatch, terminal, term, kind):
     stream = io.StringIO()
     stream.isatty = lambda: terminal
     monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", term)
     assert type(reporter_for_terminal("x")) is kind

@@ -154,6 +154,7 @@ class Trainer:
         with reporter, freed_memory_kept(), _deterministic(self.fabric.device):
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
+            reporter.before(state.history, stopping)
             reporter.begin(state.epoch, config.epochs, epochs.n_steps)
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if stopping.should_stop:

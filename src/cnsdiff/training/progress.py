@@ -1,19 +1,33 @@
-"""Showing training: a live bar on a terminal, plain lines elsewhere, or nothing."""
+"""Showing training: a live table on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-from cnsdiff.reporting import LiveBar, PlainLines, Reporting
+from cnsdiff.reporting import LiveView, PlainLines, Reporting, as_time, is_live
+from cnsdiff.sparkline import SparkLine
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from cnsdiff.training.early_stopping import EarlyStopping
+
+#: Terms of the loss, and what was seen of the negatives: its title and how it is written.
 _SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")
+_SEEN = {"fhn": ("false negatives", ".2%"), "hardness": ("hardness", ".4f")}
 
 
 class Reporter(Reporting):
     """What the training loop tells; shows nothing itself. Override what is to be shown."""
+
+    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+        """The records of the epochs before this start, and what will tell when to stop.
+
+        Told once, before :meth:`begin`; ``stopping`` is kept up to date by the loop.
+        """
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         """Training starts after ``first_epoch`` of ``epochs``, each of ``steps`` steps."""
@@ -45,41 +59,137 @@ class PlainReporter(PlainLines, Reporter):
         )
 
 
-class RichReporter(LiveBar, Reporter):
-    """A live progress bar with loss terms, the validation metric and the time left."""
+class RichReporter(LiveView, Reporter):
+    """A live table: loss terms and validation over the epochs, the time left, the patience left."""
 
     def __init__(self, label: str = "training") -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.table import Column
+        super().__init__()
+        self.label = label
+        self._history: list[Mapping[str, Any]] = []
+        self._stopping: EarlyStopping | None = None
+        self._first = self._epochs = self._steps = self._done = 0
+        self._epoch = 0
+        self._scalars: Mapping[str, float] = {}
+        self._started = time.monotonic()
 
-        super().__init__(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.fields[epoch]}/{task.fields[epochs]}"),
-            TimeRemainingColumn(),
-            # Last, and what matters most first: a narrow terminal cuts it at the end.
-            TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, ratio=1)),
-        )
-        self._task = self._progress.add_task(label, epoch=0, epochs=0, status="", start=False)
-        self._losses = self._validation = ""
+    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+        self._history, self._stopping = list(history), stopping
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
-        self._progress.start_task(self._task)
-        self._progress.update(
-            self._task, total=(epochs - first_epoch) * steps, epoch=first_epoch + 1, epochs=epochs
-        )
+        self._first, self._epochs, self._steps = first_epoch, epochs, steps
+        self._epoch = first_epoch + 1
+        self._started = time.monotonic()
 
     def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
+        self._epoch = epoch
+        self._done += 1
         if scalars is not None:
-            self._losses = "  ".join(f"{k} {scalars[k]:.4f}" for k in _SHOWN if k in scalars)
-        status = f"{self._validation}  {self._losses}".strip()
-        self._progress.update(self._task, advance=1, epoch=epoch, status=status)
+            self._scalars = scalars
 
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
-        if record["validation"]:
-            name, value = next(iter(record["validation"].items()))
-            mark = " [green]best[/]" if best else ""
-            self._validation = f"{name} [bold]{value:.4f}[/]{mark}"
+        self._history = [*self._history, record]
+
+    def picture(self, console: Console) -> RenderableType:
+        """A bar, a line of times, and a row per number with its course."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        if not self._epochs:
+            return Text(self.label, style="bold")
+        bar = Table.grid(padding=(0, 1), expand=False)
+        bar.add_column(no_wrap=True)
+        bar.add_column()
+        bar.add_column(no_wrap=True)
+        width = max(min(console.width - len(self.label) - 18, 40), 8)
+        total = self._epochs * self._steps
+        bar.add_row(
+            Text(self.label, style="bold"),
+            ProgressBar(total, self._first * self._steps + self._done, width=width),
+            f"epoch {min(self._epoch, self._epochs)}/{self._epochs}",
+        )
+        return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
+
+    def closing(self) -> RenderableType:
+        """How many epochs, which was the best, and its course, in a line."""
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1))
+        line.add_column()
+        line.add_column(no_wrap=True, max_width=24)
+        told = f"{self.label}: {len(self._history)} epochs in {as_time(self._passed)}"
+        metrics = self._metrics
+        if metrics and self._stopping is not None and self._stopping.best:
+            best = self._stopping.best[metrics[0]]
+            told += f", best {metrics[0]} {best:.4f} in epoch {self._stopping.best_epoch}"
+        line.add_row(Text(told), self._course("validation", metrics[0]) if metrics else "")
+        return line
+
+    @property
+    def _passed(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def _metrics(self) -> list[str]:
+        """Those that pick the epoch."""
+        if self._stopping is not None:
+            return list(self._stopping.metrics)
+        return list(next((r["validation"] for r in self._history if r["validation"]), {}))[:1]
+
+    def _times(self) -> str:
+        told = [f"{as_time(self._passed)} gone"]
+        if self._done:
+            left = (self._epochs - self._first) * self._steps - self._done
+            told.append(f"at most {as_time(self._passed / self._done * max(left, 0))} left")
+        stopping = self._stopping
+        if stopping is not None and stopping.patience is not None:
+            left = max(stopping.patience - stopping.stale, 0)
+            told.append(f"patience {left}/{stopping.patience} validations")
+        return ", ".join(told)
+
+    def _table(self, width: int) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=max(width - 34, 12))
+        table.add_column("now", justify="right", no_wrap=True)
+        table.add_column("best", justify="right", no_wrap=True)
+        table.add_column("at", justify="right", no_wrap=True)
+        # Narrower than this there is no room for a course that says anything.
+        curves = width >= 50
+        if curves:
+            table.add_column("epochs so far", no_wrap=True, max_width=60)
+
+        def row(name: str, now: str, best: str, at: str, course: SparkLine) -> None:
+            cells = (name, now, best, at)
+            table.add_row(*cells, course) if curves else table.add_row(*cells)
+
+        stopping, last = self._stopping, self._history[-1] if self._history else None
+        validated = [r["validation"] for r in self._history if r["validation"]]
+        for name in self._metrics:
+            now = f"{validated[-1][name]:.4f}" if validated else "-"
+            known = stopping is not None and bool(stopping.best)
+            best = f"[bold]{stopping.best[name]:.4f}[/]" if stopping and known else "-"
+            at = str(stopping.best_epoch) if stopping and known else "-"
+            row(name, now, best, at, self._course("validation", name, "green"))
+        terms = last["train"] if last else self._scalars
+        for name in _SHOWN:
+            if name in terms:
+                value = self._scalars.get(name, terms[name])
+                row(name, f"{value:.4f}", "", "", self._course("train", name, "cyan"))
+        for name, (title, form) in _SEEN.items():
+            if name in terms:
+                value = format(terms[name], form)
+                row(title, value, "", "", self._course("train", name, "magenta"))
+        if last:
+            seconds = [r["seconds"] + r["validation_seconds"] for r in self._history]
+            row("seconds an epoch", f"{seconds[-1]:.2f}", "", "", SparkLine(seconds, "dim"))
+        return table
+
+    def _course(self, part: str, name: str, style: str = "") -> SparkLine:
+        return SparkLine([r[part].get(name) for r in self._history if r[part]], style)
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -90,5 +200,5 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def reporter_for_terminal(label: str = "training") -> Reporter:
-    """The live bar if standard error is a terminal, plain lines if not."""
-    return RichReporter(label) if sys.stderr.isatty() else PlainReporter(label)
+    """The live table if standard error is a terminal that can show it, plain lines if not."""
+    return RichReporter(label) if is_live() else PlainReporter(label)
