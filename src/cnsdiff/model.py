@@ -21,6 +21,7 @@ from cnsdiff.data.ids import Vocabulary, id_column
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
+from cnsdiff.evaluation.evaluate import item_counts
 from cnsdiff.frames import like_given
 
 Cold = Literal["error", "popular"]
@@ -88,7 +89,7 @@ class EmbeddingModel:
             found = rank(scorer, torch.from_numpy(numbers[known]), k, exclude=self.train)
             items[known], scores[known] = found[0].numpy(), found[1].numpy()
         if not known.all():
-            counts = np.bincount(self.train.indices, minlength=len(self.items))
+            counts = item_counts(self.train).numpy()
             top = np.lexsort((np.arange(len(counts)), -counts))[:k]
             items[~known, : len(top)], scores[~known, : len(top)] = top, counts[top]
         return like_given(self._lists("user", asked, "item", items, scores), users)

@@ -14,6 +14,7 @@ from cnsdiff.data import Split
 from cnsdiff.errors import ConfigError, InputError, did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, Slicing
 from cnsdiff.evaluation.drift import Drift
+from cnsdiff.evaluation.evaluate import item_counts
 from cnsdiff.samplers.environment import strata
 
 _POWERS_OF_EXPOSURE = {"inverse-exposure": -1.0, "inverse-propensity": -0.5}
@@ -81,7 +82,7 @@ def anticipate(
     n_users, n_items = train.shape
     if anticipated == "drift":
         return Drift(split, train, ks, drift, seed)
-    counts = np.bincount(train.indices, minlength=n_items).astype(np.float64)
+    counts = item_counts(train).double().numpy()
     popularity = counts[split.items]
     if anticipated == "inverse-popularity":
         weights = popularity[None] ** -1.0

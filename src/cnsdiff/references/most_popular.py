@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.evaluation.evaluate import item_counts
 from cnsdiff.references.base import Reference
 
 
@@ -25,8 +24,7 @@ class MostPop(Reference):
     counts_: Tensor
 
     def _fit(self, train: csr_array) -> None:
-        counts = np.bincount(train.indices, minlength=train.shape[1])
-        self.counts_ = torch.from_numpy(counts.astype(np.float32))
+        self.counts_ = item_counts(train).float()
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         self._fitted()
