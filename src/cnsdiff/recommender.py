@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,8 @@ from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.model import Cold, EmbeddingModel, pair_matrix
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, Sampler
+from cnsdiff.samplers.base import Batch, Context, Negatives
+from cnsdiff.seeding import torch_generator
 from cnsdiff.settings import first_problem
 from cnsdiff.storage import atomic_directory
 from cnsdiff.training.config import TrainingConfig
@@ -42,6 +44,27 @@ from cnsdiff.training.step import TrainingStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+class SampledNegatives(NamedTuple):
+    """What a trained sampler makes of some training pairs, on its device.
+
+    Attributes
+    ----------
+    batch
+        The ``B`` pairs.
+    negatives
+        One for each: items ``(B, 1)`` or vectors ``(B, 1, d)``.
+    embeddings
+        Those it was asked with, whose inner product is the score.
+    positives
+        All training pairs.
+    """
+
+    batch: Batch
+    negatives: Negatives
+    embeddings: Embeddings
+    positives: Positives
 
 
 class Recommender:
@@ -403,16 +426,13 @@ class Recommender:
         self._fitted()
         self._require_same(dataset)
         config = self.config_
-        step, positives = self._assemble(config, dataset)
-        step.load_state_dict(self._weights, strict=False)
-        device = make_fabric(config.device, config.precision, config.threads).device
-        step.to(device)
+        step, positives, device = self._restored(dataset)
         with torch.no_grad():
             embeddings, layers = step.embeddings(), step.layers()
         return measure_false_negatives(
             step.sampler,
             embeddings,
-            positives.to(device),
+            positives,
             judge_for(dataset, on, device),
             n=n,
             seed=seed,
@@ -423,6 +443,57 @@ class Recommender:
             neighbours=neighbours,
         )
 
+    def sampled_negatives(
+        self, dataset: Dataset, *, n: int = 1000, seed: int = 0
+    ) -> SampledNegatives:
+        """One negative that the trained sampler makes now for each of some training pairs.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on; of its splits only train is read.
+        n
+            Pairs, drawn at random without repetition; all of them if there are fewer.
+        seed
+            Of the pairs and of the sampler's own draws.
+
+        Raises
+        ------
+        InputError
+            It is another dataset, or the model's sampler is a class that is not at hand.
+        """
+        self._fitted()
+        self._require_same(dataset)
+        config = self.config_
+        step, positives, device = self._restored(dataset)
+
+        def stream(purpose: str) -> torch.Generator:
+            return torch_generator(seed, f"sampled negatives/{purpose}", device=device)
+
+        with torch.no_grad():
+            embeddings, layers = step.embeddings(), step.layers()
+            order = torch.randperm(len(positives), generator=stream("pairs"), device=device)
+            batch = Batch(order[:n], *positives.pairs[order[:n]].unbind(dim=1))
+            context = Context(
+                progress=self.best_epoch_ / config.training.epochs,
+                negatives=stream("negatives"),
+                noise=stream("noise"),
+                cosine=config.objective.score == "cosine",
+                epoch=self.best_epoch_ + 1,
+                layers=layers,
+            )
+            choose = stream("choice")
+            made = step.sampler(batch, embeddings, context).dealt(len(batch), choose).drawn(choose)
+        return SampledNegatives(batch, made.first(), embeddings, positives)
+
+    def _restored(self, dataset: Dataset) -> tuple[TrainingStep, Positives, torch.device]:
+        """The trained step with its sampler, on its device, and the training pairs."""
+        config = self.config_
+        step, positives = self._assemble(config, dataset)
+        step.load_state_dict(self._weights, strict=False)
+        device = make_fabric(config.device, config.precision, config.threads).device
+        return step.to(device), positives.to(device), device
+
     def _require_same(self, dataset: Dataset) -> None:
         trained_on = self._provenance["dataset"]
         if dataset.fingerprint != trained_on["fingerprint"]:
@@ -430,6 +501,13 @@ class Recommender:
                 f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
                 f"({trained_on['name']!r}, or its content changed); evaluate on that one"
             )
+
+    @property
+    def trained_on_(self) -> dict[str, str]:
+        """``name``, ``scenario`` and ``fingerprint`` of the dataset trained on."""
+        self._fitted()
+        dataset = self._provenance["dataset"]
+        return {key: dataset[key] for key in ("name", "scenario", "fingerprint")}
 
     @property
     def dataset_path_(self) -> Path | None:

@@ -17,6 +17,7 @@ COMMANDS = (
     ("benchmark", "Train"),
     ("evaluate", "Judge"),
     ("recommend", "Use"),
+    ("export", "Use"),
     ("doctor", "Help"),
 )
 

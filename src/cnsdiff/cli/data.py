@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnsdiff.cli import describe
+from cnsdiff.cli import describe, export_dataset
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LIST_EXAMPLE = "Example: cnsdiff data list"
 FETCH_EXAMPLE = "Example: cnsdiff data fetch ml-100k"
 
-app = typer.Typer(help="Published data sets: list, fetch, describe.", no_args_is_help=True)
+app = typer.Typer(help="Data sets and prepared datasets: list, fetch, describe, export.", no_args_is_help=True)
 
 _HOME = "Where data sets are kept; $CNSDIFF_HOME, else the user's data folder."
 
@@ -104,6 +104,7 @@ def fetch(
 
 
 app.command("describe", epilog=describe.EXAMPLE)(describe.describe)
+app.command("export", epilog=export_dataset.EXAMPLE)(export_dataset.export_dataset)
 
 
 def _as_json(name: str, state: str) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""A dataset's splits as plain tables under the ids as given: CSV, or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.data import Dataset
+from cnsdiff.data.side_tables import ROW_OF
+from cnsdiff.export.directory import write_export
+
+
+def dataset_to_csv(
+    dataset: Dataset, path: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write a dataset as CSV files, one for each split and side table.
+
+    Splits have the columns ``user``, ``item`` and, where there are, ``timestamp`` and
+    ``environment``; side tables begin with the id they are about. Text is quoted. A column of lists
+    becomes one column for each place (``taste_0``, ``taste_1``, …).
+
+    Parameters
+    ----------
+    dataset
+        What to write; each split is read in turn.
+    path
+        Directory to write.
+    overwrite
+        Replace an export that is there.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    InputError
+        ``path`` exists.
+    StorageError
+        It cannot be written; what was there is untouched.
+    """
+
+    def write(folder: Path) -> None:
+        for name, table in tables_of(dataset):
+            flat = _flattened(table)
+            flat.write_csv(folder / f"{name}.csv", quote_style="non_numeric")
+
+    return write_export(path, facts_of(dataset, "csv"), write, overwrite=overwrite)
+
+
+def dataset_to_parquet(
+    dataset: Dataset, path: str | Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write a dataset as Parquet files; as :func:`dataset_to_csv`, but columns stay as they are."""
+
+    def write(folder: Path) -> None:
+        for name, table in tables_of(dataset):
+            table.write_parquet(folder / f"{name}.parquet")
+
+    return write_export(path, facts_of(dataset, "parquet"), write, overwrite=overwrite)
+
+
+def facts_of(dataset: Dataset, format: str) -> dict[str, Any]:
+    """What the manifest of an export says of a dataset."""
+    manifest = dataset.manifest
+    return {
+        "export": "dataset",
+        "format": format,
+        "dataset": {
+            "name": dataset.name,
+            "scenario": dataset.scenario,
+            "fingerprint": dataset.fingerprint,
+        },
+        "rows": {name: manifest["splits"][name]["rows"] for name in dataset.split_names},
+        "licence": manifest.get("source", {}).get("licence"),
+    }
+
+
+def tables_of(dataset: Dataset) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Each split and side table by name, under the ids as given; one at a time is in memory."""
+    for name in dataset.split_names:
+        yield name, pairs_of(dataset, name)
+    for name in dataset.table_names:
+        yield name, side_table_of(dataset, name)
+
+
+def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
+    """A split under the ids as given: ``user``, ``item``, ``timestamp?``, ``environment?``."""
+    split = dataset.split(name)
+    columns: dict[str, Any] = {
+        "user": dataset.decode_users(split.users),
+        "item": dataset.decode_items(split.items),
+    }
+    if split.timestamps is not None:
+        columns["timestamp"] = split.timestamps
+    if split.environments is not None:
+        columns["environment"] = pl.Series(dataset.environments).gather(split.environments)
+    return pl.DataFrame(columns)
+
+
+def side_table_of(dataset: Dataset, name: str, *, unknown: bool = False) -> pl.DataFrame:
+    """A side table under the ids as given.
+
+    Those of ``judgements`` are pairs; the others have a row for each user or item of whom something
+    is known, or with ``unknown`` for all.
+    """
+    table = dataset.table(name)
+    if name not in ROW_OF:
+        return table.with_columns(
+            user=dataset.decode_users(table["user"].to_numpy()),
+            item=dataset.decode_items(table["item"].to_numpy()),
+        )
+    side = ROW_OF[name]
+    ids = dataset.users if side == "user" else dataset.items
+    known = table.select(unknown | ~pl.all_horizontal(pl.all().is_null())).to_series()
+    return pl.DataFrame([ids.alias(side), *table]).filter(known)
+
+
+def _flattened(table: pl.DataFrame) -> pl.DataFrame:
+    """Arrays as a column for each place, since CSV knows no lists."""
+    columns: list[pl.Series] = []
+    for column in table:
+        if isinstance(column.dtype, pl.Array):
+            column = column.arr.to_list()
+        if isinstance(column.dtype, pl.List):
+            longest = int(column.list.len().fill_null(0).to_numpy().max(initial=0))
+            columns += [
+                column.list.get(place, null_on_oob=True).alias(f"{column.name}_{place}")
+                for place in range(longest)
+            ]
+        else:
+            columns.append(column)
+    return pl.DataFrame(columns)
