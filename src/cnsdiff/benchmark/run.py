@@ -9,11 +9,14 @@ import polars as pl
 
 from cnsdiff.benchmark.grid import DIAL, Grid
 from cnsdiff.benchmark.plan import Unit
-from cnsdiff.benchmark.progress import Reporter
+from cnsdiff.benchmark.progress import Cell, Reporter
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
 from cnsdiff.errors import CnsdiffError
+
+#: Seconds after which it is asked again which tasks are under way.
+_ASKED = 0.5
 
 
 def run(
@@ -67,20 +70,48 @@ def run(
         first.append((left, unit))
     with reporter:
         reporter.begin(total - unneeded, known)
+        for unit in units:
+            reporter.cell(_cell(unit, store))
         for tasks, unit in first:
             submit(tasks, unit)
         while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            reporter.running([task for future, (task, _) in pending.items() if future.running()])
+            for future in wait(pending, _ASKED, FIRST_COMPLETED).done:
                 task, unit = pending.pop(future)
-                _settle(task, future, store, reporter)
+                settle(task, future, store, reporter)
                 if id(unit) in waiting and (finals := unit.finals(store)) is not None:
                     waiting.discard(id(unit))
                     reporter.fewer(unit.most_finals - len(finals))
                     left = [task for task in finals if store.status(task) is None]
                     submit(left, unit)
+                reporter.cell(_cell(unit, store))
 
 
-def _settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter) -> None:
+def _cell(unit: Unit, store: Store) -> Cell:
+    """How far a unit is, and the best that its search has seen on validation."""
+    task, finals = unit.trials[0], unit.finals(store)
+    trials = list(unit.trials) if unit.searches else []
+    records = store.records(trials + (finals or []))
+    status = dict(records.select("key", "status").iter_rows())
+    found = records.filter(
+        pl.col("metric").str.ends_with("(selected)"),
+        pl.col("value").is_finite(),
+        split="valid",
+        selection=unit.selections[0],
+    )["value"]
+    return Cell(
+        dataset=task.dataset,
+        method=task.method.name,
+        total=len(trials) + (unit.most_finals if finals is None else len(finals)),
+        done=len(status),
+        failed=sum(value == "failed" for value in status.values()),
+        value=float(found.max()) if len(found) else None,  # type: ignore[arg-type]
+        metric=task.metric,
+    )
+
+
+def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter) -> None:
+    """Keep what a task that has ended found, or why it failed; Ctrl-C is raised again."""
     error = future.exception()
     if error is None:
         outcome = future.result()

@@ -1,6 +1,6 @@
-"""Where the tasks of a benchmark run: processes of this machine, or a Ray cluster.
+"""Where the tasks of a benchmark run: here, in processes of this machine, or on a Ray cluster.
 
-Both take a task and give a future. A task that fails, or whose process dies, fails alone.
+All take a task and give a future. A task that fails, or whose process dies, fails alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,22 @@ class Workers(AbstractContextManager["Workers"]):
     @abstractmethod
     def submit(self, task: Task) -> Future[Outcome]:
         """Run a task when there is room for it."""
+
+
+class ThisProcess(Workers):
+    """Runs each task at once in this process: nothing to start, and nothing to install."""
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """The task's end, as a future that is done already."""
+        future: Future[Outcome] = Future()
+        try:
+            future.set_result(run_task(task))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def __exit__(self, *error: object) -> None:
+        return None
 
 
 class LocalWorkers(Workers):
