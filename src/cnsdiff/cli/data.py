@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 LIST_EXAMPLE = "Example: cnsdiff data list"
 FETCH_EXAMPLE = "Example: cnsdiff data fetch ml-100k"
 
-app = typer.Typer(help="Data sets and prepared datasets: list, fetch, describe, export.", no_args_is_help=True)
+app = typer.Typer(
+    help="Data sets and prepared datasets: list, fetch, describe, export.", no_args_is_help=True
+)
 
 _HOME = "Where data sets are kept; $CNSDIFF_HOME, else the user's data folder."
 
