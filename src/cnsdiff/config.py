@@ -109,7 +109,30 @@ def resolve_config(
     ConfigError
         On an unknown key (naming the nearest), a bad value or an unknown component.
     """
-    overrides = dict(overrides or {})
+    tree = _merged(overrides or {}, preset, source)
+    for section, settings in _components(tree, source, backbones, samplers).items():
+        tree[section] = _validate(settings, tree[section], source, section)
+    config: Config = _validate(Config, tree, source, "")
+    return config
+
+
+def component_settings(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "default",
+    source: str = "the configuration",
+    backbones: Mapping[str, type[Any]] | None = None,
+    samplers: Mapping[str, type[Any]] | None = None,
+) -> dict[str, type[Settings]]:
+    """The classes of the sections ``backbone`` and ``sampler`` that a configuration has.
+
+    Parameters and errors as of :func:`resolve_config`, but no value is validated.
+    """
+    return _components(_merged(overrides or {}, preset, source), source, backbones, samplers)
+
+
+def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> dict[str, Any]:
+    """The preset with ``overrides`` on top."""
     base = find_preset(preset)
     for section in ("backbone", "sampler"):
         if not isinstance(overrides.get(section) or {}, Mapping):
@@ -127,21 +150,30 @@ def resolve_config(
             f"preset {preset!r} is a configuration of the sampler {needed!r}, not of {chosen!r}; "
             "drop one of the two"
         )
-    tree = merge(base, overrides)
+    return merge(base, overrides)
+
+
+def _components(
+    tree: dict[str, Any],
+    source: str,
+    backbones: Mapping[str, type[Any]] | None,
+    samplers: Mapping[str, type[Any]] | None,
+) -> dict[str, type[Settings]]:
+    """Which settings the chosen components have; ``tree`` names the components afterwards."""
     kinds: tuple[tuple[str, str, Any, Registry[Any], type[Settings]], ...] = (
         ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
         ("sampler", "exposure", samplers, SAMPLERS, SamplerConfig),
     )
+    found = {}
     for section, default, given, registry, config_class in kinds:
         settings = tree.get(section) or {}
         name = settings.get("name", default)
         if not isinstance(name, str):
             raise ConfigError(f"{source}: {section}.name must be a name, not {name!r}")
         component = (given or {}).get(name) or registry.find(name)
-        own_config = getattr(component, "Config", config_class)
-        tree[section] = _validate(own_config, {**settings, "name": name}, source, section)
-    config: Config = _validate(Config, tree, source, "")
-    return config
+        tree[section] = {**settings, "name": name}
+        found[section] = getattr(component, "Config", config_class)
+    return found
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
