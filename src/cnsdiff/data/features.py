@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data.columns import ALIASES, RawTable, plain_name
-from cnsdiff.data.lines import read_lines, sample_of
-from cnsdiff.data.readers import from_frame, is_parquet, require_file
-from cnsdiff.data.text import parse, sniff
+from cnsdiff.data.raw_tables import read_raw, require_distinct
 from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError, did_you_mean
-
-_DELIMITERS = ("\t", ",", ";", "|")
 
 
 def read_features(
@@ -47,7 +42,7 @@ def read_features(
         The source cannot be read, has no such id column, an id is missing or comes twice, or
         there is no feature.
     """
-    raw = _read(source)
+    raw = read_raw(source, "features")
     column = _id_column(raw, side, id)
     ids = as_integers(id_values(raw.frame[column], f"{raw.source}: column {column!r}"))
     missing = ids.is_null().arg_true()
@@ -70,41 +65,8 @@ def read_features(
     ]
     if not features:
         raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
-    _require_distinct([side, *(feature.name for feature in features)], raw.source)
+    require_distinct([side, *(feature.name for feature in features)], raw.source)
     return pl.DataFrame([ids.alias(side), *features])
-
-
-def _read(source: Any) -> RawTable:
-    if not isinstance(source, str | Path):
-        return from_frame(source)
-    path = Path(source)
-    require_file(path, "features")
-    try:
-        if is_parquet(path):
-            return RawTable(pl.read_parquet(path, glob=False), str(path))
-        lines = read_lines(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the file") from error
-    sample = sample_of(lines)
-    dialect = sniff(sample, _DELIMITERS)
-    if dialect is None or lines.height < 2:
-        raise DataError(
-            f"{path}: expected a header and rows of an id and features, separated by tab, comma, "
-            "';' or '|'; convert it to CSV or Parquet"
-        )
-    names = dialect.split(sample[0])
-    _require_distinct(names, str(path))
-    frame, numbers, skipped = parse(
-        lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
-    )
-    frame.columns = names
-    return RawTable(frame, str(path), lines=numbers, skipped=skipped)
-
-
-def _require_distinct(names: list[str], source: str) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{source}: has two columns called {twice!r}; rename one of them")
 
 
 def _id_column(raw: RawTable, side: str, asked: str | None) -> str:

@@ -1,0 +1,65 @@
+"""Tables with a header and any columns, read before anything is known of what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.data.columns import RawTable
+from cnsdiff.data.lines import read_lines, sample_of
+from cnsdiff.data.readers import from_frame, is_parquet, require_file
+from cnsdiff.data.text import parse, sniff
+from cnsdiff.errors import DataError
+
+_DELIMITERS = ("\t", ",", ";", "|")
+
+
+def read_raw(source: Any, what: str) -> RawTable:
+    """A CSV, TSV or RecBole-like file with a header, a Parquet file, or a data frame, as it is.
+
+    Parameters
+    ----------
+    source
+        A path (text may be gzipped), or any data frame narwhals knows.
+    what
+        It holds, for messages: ``"features"``.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, a line is malformed, or two columns have one name.
+    """
+    if not isinstance(source, str | Path):
+        return from_frame(source)
+    path = Path(source)
+    require_file(path, what)
+    try:
+        if is_parquet(path):
+            return RawTable(pl.read_parquet(path, glob=False), str(path))
+        lines = read_lines(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); check the file") from error
+    sample = sample_of(lines)
+    dialect = sniff(sample, _DELIMITERS)
+    if dialect is None or lines.height < 2:
+        raise DataError(
+            f"{path}: expected a header and rows of {what}, separated by tab, comma, ';' or '|'; "
+            "convert it to CSV or Parquet"
+        )
+    names = dialect.split(sample[0])
+    require_distinct(names, str(path))
+    frame, numbers, skipped = parse(
+        lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
+    )
+    frame.columns = names
+    return RawTable(frame, str(path), lines=numbers, skipped=skipped)
+
+
+def require_distinct(names: list[str], source: str) -> None:
+    """:class:`DataError` if a table has two columns of one name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: has two columns called {twice!r}; rename one of them")
