@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from dataclasses import astuple
 
 import numpy as np
@@ -22,7 +23,9 @@ from cnsdiff.evaluation.significance import (
     improvement_interval,
     paired_bootstrap,
     relative_improvement,
+    retained,
     seed_interval,
+    user_interval,
 )
 
 # --- over seeds
@@ -182,6 +185,64 @@ def test_columns_are_compared_one_by_one():
 def test_what_cannot_be_paired(first, second):
     with pytest.raises(InputError, match=r"bootstrap needs|same users"):
         paired_bootstrap(first, second, seed=0)
+
+
+def test_interval_of_a_mean_is_scipys():
+    values = sparse(np.random.default_rng(11), 150, 0.4)[:, 0]
+    found = user_interval(values, seed=0, n_resamples=20_000)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(12)
+    )
+    assert (found.mean, found.n) == (pytest.approx(values.mean()), 150)
+    interval = theirs.confidence_interval
+    assert (found.low, found.high) == pytest.approx(interval, abs=0.1 * theirs.standard_error)
+    with pytest.raises(InputError, match="one value of each"):
+        user_interval(values[None], seed=0)
+
+
+def test_what_is_retained_of_all_resamples_of_five_users():
+    before = np.array([0.5, 0.2, math.nan, 0.4, 0.9])
+    after = np.array([0.1, math.nan, 0.3, 0.2, 0.6])
+    ratios = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of resamples without a user of one split
+        for drawn in itertools.product(range(5), repeat=5):
+            each = list(drawn)
+            ratios.append(np.nanmean(after[each]) / np.nanmean(before[each]))
+    defined = np.array(ratios)[np.isfinite(ratios)]
+    assert len(defined) > 0.99 * len(ratios)
+    found = retained(before, after, seed=0, n_resamples=400)
+    assert found.mean == pytest.approx(np.nanmean(after) / np.nanmean(before))
+    assert found.n == 5
+    for end, at in ((found.low, 0.025), (found.high, 0.975)):
+        around = np.quantile(defined, [at - 0.02, at + 0.02])
+        assert around[0] - 1e-9 <= end <= around[1] + 1e-9
+
+
+def test_retained_covers_the_true_ratio():
+    # Half of the users are in both splits, and good for one is good for the other.
+    rng = np.random.default_rng(13)
+    covered = 0
+    for trial in range(200):
+        own = rng.random(300)
+        before, after = own + rng.random(300), 0.5 * own + rng.random(300) / 2
+        before[:75], after[-75:] = math.nan, math.nan
+        found = retained(before, after, seed=trial, n_resamples=400)
+        covered += found.low <= 0.5 <= found.high
+    assert 0.9 <= covered / 200 <= 0.99
+
+
+def test_retained_is_the_seeds_and_knows_its_limits():
+    rng = np.random.default_rng(14)
+    before, after = rng.random(50), rng.random(50)
+    assert retained(before, after, seed=1) == retained(before, after, seed=1)
+    assert retained(before, after, seed=1) != retained(before, after, seed=2)
+    nothing = retained(np.zeros(9), after[:9], seed=1)
+    assert math.isnan(nothing.mean) and math.isnan(nothing.low)
+    with pytest.raises(InputError, match="same users"):
+        retained(before, after[:9], seed=1)
+    with pytest.raises(InputError, match="in each split"):
+        retained(before, np.full(50, math.nan), seed=1)
 
 
 # --- many tests

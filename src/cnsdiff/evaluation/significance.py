@@ -199,6 +199,77 @@ def bootstrap_differences(
     return [Comparison(*column) for column in columns]
 
 
+def user_interval(
+    values: ArrayLike, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
+) -> Interval:
+    """The mean of ``values (U,)``, one per user, with the interval that resampling users gives.
+
+    Parameters and errors as of :func:`paired_bootstrap`.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 1:
+        raise InputError(f"a mean over users needs one value of each, not the shape {given.shape}")
+    found = bootstrap_differences(given[:, None], seed=seed, n_resamples=n_resamples, level=level)[
+        0
+    ]
+    return Interval(found.difference, found.low, found.high, len(given))
+
+
+def retained(
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    seed: int,
+    n_resamples: int = 2_000,
+    level: float = 0.95,
+) -> Interval:
+    """The mean of ``after`` over that of ``before``, with the interval that resampling users gives.
+
+    Parameters
+    ----------
+    before, after
+        ``(U,)`` a metric of each user on either split; NaN for a user without items in that split,
+        who counts in the other mean only. Users that are in both are redrawn together.
+    seed, n_resamples, level
+        As in :func:`paired_bootstrap`.
+
+    Returns
+    -------
+    Interval
+        Of ``n`` users with items in either split. NaN where the mean of ``before`` is 0; so are
+        the ends where that happens in more than 1 % of the resamples.
+
+    Raises
+    ------
+    InputError
+        The two differ in length, or one of them has no user.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise InputError(
+            f"a ratio over users needs two lists of the same users, not the shapes {first.shape} "
+            f"and {second.shape}"
+        )
+    measured = ~np.isnan(np.stack([first, second], axis=1))
+    if not measured.any(0).all():
+        raise InputError("a ratio over users needs at least one user with items in each split")
+    sums_of = np.column_stack([np.nan_to_num(first), np.nan_to_num(second), measured])
+    sums_of = sums_of[measured.any(1)]
+    rng = numpy_generator(seed, "retained-bootstrap")
+    drawn = _resampled_sums(sums_of, len(sums_of), n_resamples, rng)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios, ratio = (
+            (sums[..., 1] / sums[..., 3]) / (sums[..., 0] / sums[..., 2])
+            for sums in (drawn, sums_of.sum(0))
+        )
+    ratio = float(ratio) if np.isfinite(ratio) else float("nan")
+    tail = (1 - level) / 2
+    defined = ratios[np.isfinite(ratios)]
+    enough = defined.size >= 0.99 * n_resamples
+    low, high = np.quantile(defined, [tail, 1 - tail]) if enough else (np.nan, np.nan)
+    return Interval(ratio, float(low), float(high), len(sums_of))
+
+
 def _resampled_sums(
     values: NDArray[np.float64], n_users: int, n_resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:

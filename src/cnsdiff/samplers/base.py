@@ -189,6 +189,13 @@ class Negatives:
         one = made[0, chosen].unsqueeze(1)
         return Negatives(one) if self.items is not None else Negatives(vectors=one)
 
+    def first(self) -> Negatives:
+        """The first of each row's negatives, without what the sampler adds; not of shared ones."""
+        if self.items is not None:
+            return Negatives(self.items[:, :1])
+        assert self.vectors is not None
+        return Negatives(vectors=self.vectors[:, :1])
+
     def admissible(self, positives: Tensor) -> Tensor | None:
         """``(B, n)`` false where a shared negative is the row's own positive ``(B,)``.
 
