@@ -14,6 +14,7 @@ COMMANDS = (
     ("prepare", "Data"),
     ("simulate", "Data"),
     ("train", "Train"),
+    ("tune", "Train"),
     ("benchmark", "Train"),
     ("evaluate", "Judge"),
     ("recommend", "Use"),

@@ -90,10 +90,8 @@ def train(
 
     Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
     """
-    from cnsdiff.config import merge, parse_assignments, read_config_file
+    from cnsdiff.cli.recommenders import recommender_of
     from cnsdiff.errors import ConfigError
-    from cnsdiff.recommender import Recommender
-    from cnsdiff.run import as_options
 
     if resume is not None:
         given = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
@@ -106,16 +104,9 @@ def train(
         return
     if dataset is None or out is None:
         raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
-    overrides = read_config_file(config) if config else {}
-    overrides = merge(overrides, parse_assignments(set_ or []))
-    for key, value in (("seed", seed), ("device", device), ("threads", threads)):
-        if value is not None:
-            overrides[key] = value
-    if select_on is not None:
-        overrides = merge(overrides, {"training": {"select_on": select_on}})
-    options = as_options({"backbone": {}, "sampler": {}} | overrides)
-    source_name = " or ".join([str(config)] * bool(config) + ["--set"] * bool(set_ or not config))
-    model = Recommender(backbone, sampler, preset=preset, source=source_name, **options)
+    model = recommender_of(
+        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
+    )
     _fit(model, dataset, out, json)
 
 

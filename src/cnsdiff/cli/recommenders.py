@@ -1,0 +1,44 @@
+"""A recommender as the options of a command describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnsdiff.recommender import Recommender
+
+
+def recommender_of(
+    backbone: str | None,
+    sampler: str | None,
+    preset: str,
+    config: Path | None,
+    assignments: Sequence[str],
+    select_on: str | None,
+    seed: int | None,
+    device: str | None,
+    threads: int | None,
+) -> Recommender:
+    """The recommender that ``--backbone``, ``--sampler``, ``--config``, ``--set`` … ask for.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or an assignment is none.
+    """
+    from cnsdiff.config import merge, parse_assignments, read_config_file
+    from cnsdiff.recommender import Recommender
+    from cnsdiff.run import as_options
+
+    overrides = read_config_file(config) if config else {}
+    overrides = merge(overrides, parse_assignments(assignments))
+    for key, value in (("seed", seed), ("device", device), ("threads", threads)):
+        if value is not None:
+            overrides[key] = value
+    if select_on is not None:
+        overrides = merge(overrides, {"training": {"select_on": select_on}})
+    options = as_options({"backbone": {}, "sampler": {}} | overrides)
+    sources = [str(config)] * bool(config) + ["--set"] * bool(assignments or not config)
+    return Recommender(backbone, sampler, preset=preset, source=" or ".join(sources), **options)

@@ -1,0 +1,7 @@
+"""Tuning: searching the settings of a recommender on validation (the extra ``tune``)."""
+
+from cnsdiff.search_space import Searched, Space
+from cnsdiff.tuning.study import Study, read_study
+from cnsdiff.tuning.tune import Tuned, tune
+
+__all__ = ["Searched", "Space", "Study", "Tuned", "read_study", "tune"]

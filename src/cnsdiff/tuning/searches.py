@@ -1,0 +1,237 @@
+"""Which settings a study searches, and over which spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from cnsdiff.config import Config
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
+from cnsdiff.settings import Settings
+from cnsdiff.tuning.variants import Variants
+
+_VALIDATION = "what validation measures has to be the same for all trials"
+_MACHINE = "it says how to compute, not what"
+#: Settings that no study searches, or the sections of such, and why.
+_NEVER = {
+    "backbone.name": "compare backbones with `cnsdiff benchmark`, which searches each alike",
+    "sampler.name": "compare samplers with `cnsdiff benchmark`, which searches each alike",
+    "seed": "the best of several seeds is luck",
+    "device": _MACHINE,
+    "threads": _MACHINE,
+    "precision": _MACHINE,
+    "evaluation": _VALIDATION,
+    "training.dial": "with training.dial=auto every trial finds its own",
+    "training.select_on": _VALIDATION,
+    "training.select_metric": _VALIDATION,
+    "training.select_strength": _VALIDATION,
+    "training.select_half_life": _VALIDATION,
+    "training.select_slices": _VALIDATION,
+    "training.select_slice_by": _VALIDATION,
+    "training.select_drift": _VALIDATION,
+}
+
+
+@dataclass(frozen=True)
+class Searches:
+    """What a study searches.
+
+    Attributes
+    ----------
+    spaces
+        By the dotted key of the setting, sorted.
+    given
+        The value that each of them has in the configuration as given.
+    left_out
+        Of settings that might be expected here: why they are not, a sentence each.
+    """
+
+    spaces: dict[str, Space]
+    given: dict[str, Any]
+    left_out: tuple[str, ...]
+
+
+def read_searches(texts: Iterable[str], config: Config) -> dict[str, Space]:
+    """Spaces as they are written on the command line.
+
+    ``training.lr=0.001..0.01:log`` is an interval, ``backbone.dim=32,64,128`` a choice.
+
+    Raises
+    ------
+    ConfigError
+        It is written in another way, or names no setting of ``config``.
+    """
+    found = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        key, values = key.strip(), values.strip()
+        if not (key and equals and values):
+            raise ConfigError(
+                f"--search {text}: write it as KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C"
+            )
+        _require_setting(f"--search {text}", key, config)
+        try:
+            found[key] = _space(values, takes_whole_numbers_only(config, key))
+        except ValueError as error:
+            # pydantic's sentence stands in the midst of others.
+            lines = [line.strip() for line in str(error).splitlines()]
+            said = next((line for line in lines if line.startswith("Value error, ")), lines[0])
+            said = said.removeprefix("Value error, ").partition(" [type=")[0]
+            raise ConfigError(f"--search {text}: {said}") from error
+    return found
+
+
+def _space(text: str, whole: bool) -> Space:
+    interval, colon, scale = text.partition(":")
+    low, dots, high = interval.partition("..")
+    if dots:
+        if colon and scale != "log":
+            raise ValueError(f"after the colon only 'log' can stand, not {scale!r}")
+        try:
+            bounds = {"low": float(low), "high": float(high)}
+        except ValueError:
+            raise ValueError(f"{interval!r} is no interval of two numbers") from None
+        return Space(**bounds, log=bool(colon), integer=whole)
+    try:
+        choices = tuple(yaml.safe_load(part) for part in text.split(","))
+    except yaml.YAMLError:
+        raise ValueError(f"{text!r} is no list of values; write A,B,C") from None
+    if len(set(map(repr, choices))) < len(choices):
+        raise ValueError("a choice is there twice")
+    return Space(choices=tuple(_number(choice) for choice in choices))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of the values in a nested mapping."""
+    found = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found += leaves(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def choose_searches(
+    variants: Variants,
+    *,
+    search: Mapping[str, Space] | None = None,
+    only: Collection[str] | None = None,
+    fixed: Collection[str] = (),
+) -> Searches:
+    """What is searched: the spaces that settings declare, and those that are asked for.
+
+    A declared space is left aside where the setting is fixed, and where its value as given lies
+    outside: a term that is switched off stays off. What ``search`` or ``only`` name by its full
+    key is searched in any case.
+
+    Parameters
+    ----------
+    variants
+        Of the recommender as given.
+    search
+        Spaces by dotted key, in place of those declared or beside them.
+    only
+        Search these alone: dotted keys, or names of sections.
+    fixed
+        Dotted keys that are not searched.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or cannot be searched, a value of a space is refused, or nothing is left.
+    """
+    config, search = variants.config, dict(search or {})
+    for key in search:
+        _require_setting(f"search {key}", key, config)
+    declared = declared_spaces(config)
+    everything = declared | search
+    for name in only or ():
+        if name not in everything and not any(_within(key, name) for key in everything):
+            raise ConfigError(
+                f"--only {name}: no such setting declares a space"
+                f"{did_you_mean(name, everything)}; give one with --search {name}=LOW..HIGH"
+            )
+    named = {*search, *(only or ())}
+    spaces: dict[str, Space] = {}
+    left_out = []
+    for key in sorted(everything):
+        space, given = everything[key], value_at(config, key)
+        if only is not None and not any(_within(key, name) for name in (*only, *search)):
+            continue
+        if key not in named and key in fixed:
+            continue
+        if key not in named and given not in space:
+            if given != _default(config, key):
+                left_out.append(
+                    f"{key} is not searched: {given!r} is outside {space}; "
+                    f"search it with --search {key}=LOW..HIGH"
+                )
+            continue
+        refused = next(_refusals(variants, key, space), None)
+        if refused is not None and key in named:
+            raise refused
+        if refused is not None:
+            left_out.append(f"{key} is not searched: {refused}")
+            continue
+        spaces[key] = space
+    if not spaces:
+        raise ConfigError(
+            "nothing is left to search; name a setting with --search KEY=LOW..HIGH, or fix fewer "
+            "with --set"
+        )
+    return Searches(spaces, {key: value_at(config, key) for key in spaces}, tuple(left_out))
+
+
+def _within(key: str, name: str) -> bool:
+    """Whether a setting has this name, or lies in the section of this name."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def _default(config: Config, key: str) -> Any:
+    *sections, name = key.split(".")
+    owner = value_at(config, ".".join(sections)) if sections else config
+    return type(owner).model_fields[name].default
+
+
+def _require_setting(place: str, key: str, config: Config) -> None:
+    for name, reason in _NEVER.items():
+        if _within(key, name):
+            raise ConfigError(f"{place}: {name} is not searched; {reason}")
+    known = list(_keys(config))
+    if key not in known:
+        raise ConfigError(
+            f"{place}: the configuration has no setting {key!r}{did_you_mean(key, known)}"
+        )
+
+
+def _keys(settings: Settings, prefix: str = "") -> Iterator[str]:
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _refusals(variants: Variants, key: str, space: Space) -> Iterator[ConfigError]:
+    """What is wrong with the ends of a space, all else as given."""
+    for end in space.ends():
+        try:
+            variants.resolve({key: end})
+        except ConfigError as error:
+            yield error

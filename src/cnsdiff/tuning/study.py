@@ -1,0 +1,221 @@
+"""A study: what was searched, all trials, and what came of it. As a file, ``study.json``.
+
+The file is written anew after each trial. It says all that a reader wants to know; what Optuna
+goes on from is ``study.db`` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.errors import RunError
+from cnsdiff.search_space import Space
+from cnsdiff.storage import write_json
+from cnsdiff.tuning.importance import Importances
+from cnsdiff.tuning.trial import Trial, best_trial, trials_table
+
+SCHEMA_VERSION = 1
+STUDY_FILE, BEST_CONFIG, BEST_RUN, DATABASE = "study.json", "best.yaml", "best", "study.db"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a tuning has found so far.
+
+    Attributes
+    ----------
+    dataset
+        ``name``, ``scenario``, ``path`` and ``fingerprint``.
+    objective
+        What validation measures: ``"ndcg@20"``, or ``"ndcg@20 (recency)"`` as under a shift that
+        is anticipated.
+    config
+        The configuration as given, as a tree.
+    spaces
+        What is searched, by dotted key.
+    left_out
+        Why some settings are not searched.
+    asked
+        How many trials were asked for.
+    pruning
+        Whether trials that lag behind are ended.
+    trials
+        All of them, in order.
+    importances
+        ``None`` while there are too few trials to tell.
+    """
+
+    dataset: dict[str, Any]
+    objective: str
+    config: dict[str, Any]
+    spaces: dict[str, Space]
+    left_out: tuple[str, ...]
+    asked: int
+    pruning: bool
+    trials: tuple[Trial, ...] = ()
+    importances: Importances | None = None
+
+    @property
+    def best(self) -> Trial | None:
+        """The completed trial of the highest value; ``None`` if there is none."""
+        return best_trial(self.trials)
+
+    @property
+    def given(self) -> Trial | None:
+        """The trial of the configuration as given, if it completed."""
+        first = self.trials[0] if self.trials else None
+        return first if first is not None and first.state == "completed" else None
+
+    @property
+    def gain(self) -> float | None:
+        """By which share the best is above the configuration as given; ``None`` if unknown."""
+        if self.best is None or self.given is None or not self.given.value:
+            return None
+        assert self.best.value is not None
+        return self.best.value / self.given.value - 1
+
+    def as_given(self, key: str) -> Any:
+        """The value of a setting in the configuration as given, by its dotted key."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def count(self, state: str) -> int:
+        """How many trials are in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    def table(self) -> pl.DataFrame:
+        """A row per trial; see :func:`~cnsdiff.tuning.trial.trials_table`."""
+        return trials_table(self.trials, self.spaces)
+
+    def with_trials(
+        self, trials: tuple[Trial, ...], importances: Importances | None = None
+    ) -> Study:
+        """The same with these trials."""
+        return replace(self, trials=trials, importances=importances)
+
+    def verdict(self) -> str:
+        """What came of it, in one sentence."""
+        best = self.best
+        if best is None:
+            return (
+                f"None of {_settings(len(self.trials))} could be trained to its end."
+                if self.trials
+                else "No setting has been tried yet."
+            )
+        told = f"{self.objective} {best.value:.4f} on validation"
+        if best.number == 0:
+            if len(self.trials) == 1:
+                return f"The configuration as given reaches {told}; nothing else was tried."
+            others = _settings(len(self.trials) - 1)
+            return f"The configuration as given reaches {told}, and none of {others} is better."
+        sentence = f"The best of {_settings(len(self.trials))} reaches {told}"
+        if self.gain is not None:
+            sentence += f", {100 * self.gain:.1f} % over the configuration as given"
+        if self.importances is not None and self.importances.leader is not None:
+            leader = self.importances.leader
+            share = self.importances.shares[leader].share
+            sentence += f"; {leader} accounts for {100 * share:.0f} % of the differences"
+        return sentence + "."
+
+    def write(self, folder: Path) -> None:
+        """Write ``study.json``."""
+        best = self.best
+        write_json(
+            folder / STUDY_FILE,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "created_by": f"cnsdiff {version('cnsdiff')}",
+                "verdict": self.verdict(),
+                "dataset": self.dataset,
+                "objective": self.objective,
+                "asked": self.asked,
+                "pruning": self.pruning,
+                "searched": {
+                    key: space.model_dump(mode="json") for key, space in self.spaces.items()
+                },
+                "left_out": list(self.left_out),
+                "best": None if best is None else {"trial": best.number, "value": best.value},
+                "importances": None if self.importances is None else self.importances.as_json(),
+                "trials": [trial.as_json() for trial in self.trials],
+                "config": self.config,
+            },
+        )
+
+
+def next_commands(study: Study, folder: Path) -> list[tuple[str, str]]:
+    """Commands to go on with after the study in ``folder``, and what each is for."""
+    dataset = shlex.quote(study.dataset["path"] or "DATASET")
+    best, config = (shlex.quote(str(folder / name)) for name in (BEST_RUN, BEST_CONFIG))
+    return [
+        (f"cnsdiff evaluate {best} --references", "what it is worth on the tests"),
+        (f"cnsdiff report {shlex.quote(str(folder))}", "which settings matter"),
+        (
+            f"cnsdiff train {dataset} --config {config} --seed 1 --out RUN",
+            "the same with another seed",
+        ),
+    ]
+
+
+def read_study(folder: Path) -> Study:
+    """The study in a directory.
+
+    Raises
+    ------
+    RunError
+        There is none, it is damaged, or of another version.
+    """
+    file = folder / STUDY_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found = record["schema_version"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(
+            f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
+            f"`cnsdiff tune DATASET --out {folder}`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file) from error
+    if found != SCHEMA_VERSION:
+        raise RunError(
+            f"{file}: schema version {found}, this cnsdiff reads {SCHEMA_VERSION}; use the version "
+            "of cnsdiff that wrote it"
+        )
+    try:
+        return _study(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(file) from error
+
+
+def _study(record: Mapping[str, Any]) -> Study:
+    importances = record["importances"]
+    return Study(
+        dataset=dict(record["dataset"]),
+        objective=str(record["objective"]),
+        config=dict(record["config"]),
+        spaces={key: Space(**space) for key, space in record["searched"].items()},
+        left_out=tuple(record["left_out"]),
+        asked=int(record["asked"]),
+        pruning=bool(record["pruning"]),
+        trials=tuple(Trial.from_json(trial) for trial in record["trials"]),
+        importances=None if importances is None else Importances.from_json(importances),
+    )
+
+
+def _damaged(file: Path) -> RunError:
+    return RunError(
+        f"{file}: is damaged; run the `cnsdiff tune` command again, which writes it anew"
+    )
+
+
+def _settings(n: int) -> str:
+    return f"{n} setting{'s' * (n != 1)}"

@@ -1,0 +1,449 @@
+"""Tuning: trials of settings, one after another, each judged on validation alone."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import yaml
+
+from cnsdiff.config import Config
+from cnsdiff.data import Dataset
+from cnsdiff.errors import (
+    CnsdiffError,
+    ConfigError,
+    DataError,
+    InputError,
+    RunError,
+    TrainingError,
+)
+from cnsdiff.recommender import Recommender
+from cnsdiff.run import config_fingerprint, provenance, read_manifest
+from cnsdiff.search_space import Space
+from cnsdiff.storage import remove_leftovers, write_text
+from cnsdiff.training.processes import place
+from cnsdiff.training.progress import Reporter as TrainingReporter
+from cnsdiff.tuning.importance import importances
+from cnsdiff.tuning.progress import Reporter
+from cnsdiff.tuning.searches import choose_searches
+from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, STUDY_FILE, Study
+from cnsdiff.tuning.trial import Trial, best_trial
+from cnsdiff.tuning.variants import Variants
+
+if TYPE_CHECKING:
+    from cnsdiff.tuning.optuna_study import Asked, OptunaStudy
+
+INSTALL = "install it with: pip install 'cnsdiff[tune]'"
+
+#: No trial is pruned in its first epochs: that many validations, or this share of all epochs.
+_WARMUP_VALIDATIONS, _WARMUP_SHARE = 3, 10
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What :func:`tune` found.
+
+    Attributes
+    ----------
+    study
+        What was searched, and every trial.
+    model
+        The best trial's recommender, fitted.
+    """
+
+    study: Study
+    model: Recommender
+
+    @property
+    def best_config(self) -> Config:
+        """The configuration of the best trial."""
+        return self.model.config_
+
+    @property
+    def best_value(self) -> float:
+        """The validation objective there."""
+        assert self.study.best is not None and self.study.best.value is not None
+        return self.study.best.value
+
+    @property
+    def trials(self) -> pl.DataFrame:
+        """A row per trial; see :func:`~cnsdiff.tuning.trial.trials_table`."""
+        return self.study.table()
+
+
+def tune(
+    recommender: Recommender,
+    dataset: Dataset,
+    *,
+    trials: int = 20,
+    out: str | Path | None = None,
+    search: Mapping[str, Space] | None = None,
+    only: Collection[str] | None = None,
+    fixed: Collection[str] = (),
+    budget: float | None = None,
+    prune: bool = True,
+    reporter: Reporter | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tuned:
+    """Search settings of a recommender; validation judges, and no test split is opened.
+
+    Trial 0 is the configuration as given, so what is chosen is never worse than that on validation.
+    The others are suggested by Optuna's TPE sampler. All are trained with the recommender's own
+    seed, one after another; which comes next, and so the result, is a function of that seed.
+
+    Parameters
+    ----------
+    recommender
+        Not fitted, or fitted before; it is not changed. It says what is tried first, which of the
+        spaces that settings declare are searched, and by ``training.select_on`` what judges.
+    dataset
+        Its train and valid splits are read.
+    trials
+        How many settings to try, those of before included.
+    out
+        Directory to keep the study in, the best configuration (``best.yaml``) and the best trial's
+        run (``best/``). If it holds a study of the same, that goes on.
+    search
+        Spaces by dotted key, in place of those declared or beside them.
+    only
+        Search these settings alone: dotted keys, or names of sections.
+    fixed
+        Dotted keys that stay as given.
+    budget
+        Seconds; no trial begins that would, going by those before, not end within.
+    prune
+        End trials early that lag behind the median of the others.
+    reporter
+        Told of progress; silent by default.
+    clock
+        In seconds; for tests.
+
+    Returns
+    -------
+    Tuned
+
+    Raises
+    ------
+    ConfigError
+        The configuration is wrong, a setting cannot be searched, or Optuna is not installed.
+    DataError
+        The dataset has no valid split.
+    RunError
+        ``out`` holds something else, or a study of something else, or is in use.
+    StorageError
+        ``out`` cannot be written.
+    TrainingError
+        Not one trial could be trained to its end.
+    """
+    _require_one_process()
+    _require_optuna()
+    if trials < 1:
+        raise ConfigError(f"a tuning needs 1 trial or more, not {trials}")
+    variants = Variants(recommender)
+    training = variants.config.training
+    if training.select_on == "test_ood":
+        raise ConfigError(
+            "training.select_on=test_ood would choose settings on the test set; choose by "
+            "validation: valid, or the shift that you anticipate"
+        )
+    searches = choose_searches(variants, search=search, only=only, fixed=fixed)
+    study = Study(
+        dataset=provenance(variants.config, dataset)["dataset"],
+        objective=training.selection_metrics[0],
+        config=variants.config.model_dump(mode="json"),
+        spaces=searches.spaces,
+        left_out=searches.left_out,
+        asked=trials,
+        pruning=prune,
+    )
+    folder = None if out is None else Path(out)
+    with _opened(folder):
+        tuning = _Tuning(variants, dataset, study, searches.given, folder, reporter or Reporter())
+        tuning.run(budget, clock)
+        return tuning.result()
+
+
+class _Tuning:
+    """A study being carried out."""
+
+    def __init__(
+        self,
+        variants: Variants,
+        dataset: Dataset,
+        study: Study,
+        given: Mapping[str, Any],
+        folder: Path | None,
+        reporter: Reporter,
+    ) -> None:
+        from cnsdiff.tuning.optuna_study import OptunaStudy
+
+        self.variants, self.dataset = variants, dataset
+        self.folder, self.reporter = folder, reporter
+        self.study = study
+        self.model: Recommender | None = None
+        training = variants.config.training
+        least = _WARMUP_VALIDATIONS * training.validate_every
+        warmup = max(least, training.epochs // _WARMUP_SHARE)
+        self.optuna: OptunaStudy = OptunaStudy(
+            None if folder is None else folder / DATABASE,
+            study.spaces,
+            given,
+            seed=variants.config.seed,
+            warmup=warmup if study.pruning else None,
+            identity={
+                "dataset": dataset.fingerprint,
+                "configuration": config_fingerprint(variants.config),
+                "search space": repr(sorted(study.spaces.items())),
+                "way of pruning": str(study.pruning),
+            },
+        )
+        self._take_up(self.optuna.trials())
+
+    def run(self, budget: float | None, clock: Callable[[], float]) -> None:
+        """Try settings until all trials are there, or the budget is spent."""
+        started = clock()
+        asked = self.study.asked
+        with self.reporter:
+            for sentence in self.study.left_out:
+                self.reporter.note(sentence)
+            self.reporter.begin(asked, self.study.trials)
+            try:
+                while len(self.study.trials) < asked and not self._exhausted():
+                    if budget is not None and not self._fits(budget - (clock() - started)):
+                        self.reporter.note(
+                            f"the budget is spent after {len(self.study.trials)} of {asked} trials"
+                        )
+                        break
+                    self._try(clock)
+            finally:
+                self._keep(final=True)
+
+    def result(self) -> Tuned:
+        """The study and the best trial's model."""
+        best = self.study.best
+        if best is None:
+            errors = [trial.error for trial in self.study.trials if trial.error]
+            reason = f"; the first: {errors[0]}" if errors else ""
+            raise TrainingError(f"none of {len(self.study.trials)} trials ended well{reason}")
+        if self.model is None:
+            assert self.folder is not None
+            self.model = self._stored(best)
+        return Tuned(self.study, self.model)
+
+    def _stored(self, best: Trial) -> Recommender:
+        """The best trial's run of a study taken up; trained again if it is gone."""
+        assert self.folder is not None
+        run = self.folder / BEST_RUN
+        try:
+            expected = config_fingerprint(self.variants.resolve(self._changes(best)))
+            if read_manifest(run)["config_fingerprint"] == expected:
+                return Recommender.load(run)
+        except RunError as error:
+            self.reporter.note(f"the best trial is trained again: {error}")
+        model = self.variants.recommender(self._changes(best)).fit(self.dataset)
+        model.save(run, overwrite=True)
+        return model
+
+    @staticmethod
+    def _changes(trial: Trial) -> dict[str, Any]:
+        """What a trial sets; the first is the configuration as given."""
+        return trial.setting if trial.number else {}
+
+    def _fits(self, left: float) -> bool:
+        """Whether a trial can be expected to end in time; the first is begun in any case."""
+        if not self.study.trials:
+            return True
+        taken = [trial.seconds for trial in self.study.trials if trial.same_as is None]
+        return statistics.median(taken) <= left
+
+    def _exhausted(self) -> bool:
+        """Whether all settings there are have been tried."""
+        total = 1
+        for space in self.study.spaces.values():
+            if space.size is None:
+                return False
+            total *= space.size
+        tried = {
+            repr(trial.setting)
+            for trial in self.study.trials
+            if all(trial.setting[key] in space for key, space in self.study.spaces.items())
+        }
+        if len(tried) < total:
+            return False
+        self.reporter.note(f"all {total} settings have been tried")
+        return True
+
+    def _try(self, clock: Callable[[], float]) -> None:
+        """One trial, from question to outcome."""
+        number = len(self.study.trials)
+        asked = self.optuna.ask(number)
+        try:
+            outcome = self._known(asked)
+            if outcome is None:
+                self.reporter.trial_begins(number, asked.setting)
+                outcome = self._trained(asked, clock)
+        except BaseException:
+            # Ctrl-C, or an error that another setting would meet as well.
+            self.optuna.give_up(asked)
+            raise
+        self.optuna.tell(asked, outcome)
+        best = best_trial((*self.study.trials, outcome)) is outcome
+        self._take_up((*self.study.trials, outcome))
+        self._keep()
+        self.reporter.trial_ends(outcome, best=best)
+
+    def _known(self, asked: Asked) -> Trial | None:
+        """The outcome of an earlier trial of the very setting."""
+        for trial in self.study.trials:
+            if trial.setting == asked.setting:
+                return replace(trial, number=asked.number, seconds=0.0, same_as=trial.number)
+        return None
+
+    def _trained(self, asked: Asked, clock: Callable[[], float]) -> Trial:
+        started = clock()
+        watch = _Watch(asked, self.reporter)
+        trial = Trial(asked.number, "failed", asked.setting)
+        try:
+            model = self.variants.recommender(self._changes(trial))
+            watch.follow(model.resolve())
+            model.fit(self.dataset, reporter=watch)
+        except _LagsError:
+            trial = replace(trial, state="pruned")
+        except CnsdiffError as error:
+            if asked.number == 0 and isinstance(error, InputError):
+                raise  # the user's, and not the setting's
+            return replace(trial, seconds=clock() - started, error=str(error))
+        else:
+            trial = replace(trial, state="completed", dial=model.dial_)
+        trial = replace(
+            trial,
+            value=watch.value,
+            best_epoch=watch.best_epoch,
+            epochs=watch.epochs,
+            curve=tuple(watch.curve),
+            seconds=clock() - started,
+        )
+        if best_trial((*self.study.trials, trial)) is trial:
+            self.model = model
+            if self.folder is not None:
+                model.save(self.folder / BEST_RUN, overwrite=True)
+        return trial
+
+    def _take_up(self, trials: tuple[Trial, ...]) -> None:
+        self.study = self.study.with_trials(trials)
+
+    def _keep(self, *, final: bool = False) -> None:
+        """Write what is known; what takes a while, at the end."""
+        if final:
+            study = self.study
+            seed = self.variants.config.seed
+            self.study = study.with_trials(
+                study.trials, importances(study.trials, study.spaces, seed)
+            )
+        if self.folder is None:
+            return
+        self.study.write(self.folder)
+        best = self.study.best
+        if best is not None:
+            config = self.variants.resolve(self._changes(best))
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            note = (
+                f"# Trial {best.number}: {self.study.objective} {best.value:.4f} on validation.\n"
+            )
+            write_text(self.folder / BEST_CONFIG, note + text)
+
+
+class _LagsError(Exception):
+    """Ends a training that lags behind the others."""
+
+
+class _Watch(TrainingReporter):
+    """Follows a training: its validations go to the study, which may end it."""
+
+    def __init__(self, asked: Asked, reporter: Reporter) -> None:
+        self.asked, self.reporter = asked, reporter
+        self.curve: list[tuple[int, float]] = []
+        self.epochs = self.best_epoch = 0
+        self.value: float | None = None
+        self._metric, self._most = "", 0
+
+    def follow(self, config: Config) -> None:
+        """What is measured, and for how many epochs at most."""
+        self._metric, self._most = config.training.selection_metrics[0], config.training.epochs
+
+    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+        self.epochs = record["epoch"]
+        if not record["validation"]:
+            return
+        value = float(record["validation"][self._metric])
+        self.curve.append((self.epochs, value))
+        if best:
+            self.best_epoch, self.value = self.epochs, value
+        self.reporter.validated(self.epochs, self._most, value)
+        # After its last epoch there is nothing to be saved.
+        if self.asked.lags(self.epochs, value) and self.epochs < self._most:
+            raise _LagsError
+
+
+@contextmanager
+def _opened(folder: Path | None) -> Iterator[None]:
+    """A directory that holds a study or nothing, and that nobody else writes to."""
+    if folder is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; choose another --out")
+    if folder.is_dir() and not (folder / DATABASE).exists():
+        others = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
+        if others:
+            raise RunError(
+                f"{folder}: is not empty and holds no study ({DATABASE}); choose another --out"
+            )
+    fresh = not (folder / DATABASE).exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")  # the system lifts it when its process ends
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunError(
+            f"{folder}: another tuning is running here; wait for it, or choose another --out"
+        ) from error
+    with held:
+        for entry in folder.glob(f".{BEST_RUN}.*"):  # being written when a process was killed
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        remove_leftovers(folder, own)
+        try:
+            yield
+        except (ConfigError, DataError):
+            if fresh:  # refused before anything was tried: a mended command begins anew
+                for name in (DATABASE, STUDY_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def _require_one_process() -> None:
+    if place().count > 1:
+        raise ConfigError(
+            "a tuning runs in one process; start it without torchrun, and train the best "
+            "configuration with several"
+        )
+
+
+def _require_optuna() -> None:
+    try:
+        import filelock  # noqa: F401
+        import optuna  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"tuning needs {error.name}; {INSTALL}") from error
