@@ -29,6 +29,8 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
     full = isinstance(error, OSError) and error.errno in _FULL
     # pyarrow and safetensors wrap the system's error and keep only its text.
     full = full or any(os.strerror(code) in str(error) for code in _FULL)
+    # NumPy keeps how much it wrote.
+    full = full or re.search(r"\d+ requested and \d+ written", str(error)) is not None
     if full:
         return StorageError(
             f"{path}: the disk is full, so it was not written (what was there before is "

@@ -82,7 +82,8 @@ def to_faiss(
         with _one_thread(faiss):
             built, facts = _build(faiss, kind, vectors.item_vectors)
             facts["recall"] = 1.0 if kind == "flat" else _recall(faiss, built, vectors)
-        faiss.write_index(built, str(folder / "items.faiss"))
+        # Not by faiss' own writer, whose errors do not say that the disk is full.
+        faiss.serialize_index(built).tofile(folder / "items.faiss")
         write_arrays(vectors, folder)
         return {"index": facts}
 
