@@ -1,13 +1,36 @@
-"""Showing a benchmark: a live bar on a terminal, plain lines elsewhere, or nothing."""
+"""Showing a benchmark: a live table on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
 from cnsdiff.benchmark.task import Task
-from cnsdiff.reporting import LiveBar, PlainLines, Reporting
+from cnsdiff.reporting import PlainLines, Reporting, is_live
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How far a method on a dataset is.
+
+    Attributes
+    ----------
+    total, done, failed
+        Tasks at most, those that are settled, and of these the failed ones.
+    value
+        The best ``metric`` of its search on *validation*, by the first objective of the grid;
+        ``None`` if there is none yet. What a test says is not told before all is done.
+    """
+
+    dataset: str
+    method: str
+    total: int
+    done: int
+    failed: int
+    value: float | None
+    metric: str
 
 
 def describe(task: Task) -> str:
@@ -27,6 +50,12 @@ class Reporter(Reporting):
 
     def fewer(self, n: int) -> None:
         """``n`` tasks turned out not to be needed."""
+
+    def cell(self, cell: Cell) -> None:
+        """How far a method on a dataset is: once for each at the start, and when it changes."""
+
+    def running(self, tasks: Sequence[Task]) -> None:
+        """The tasks that workers have in hand, asked several times a second."""
 
 
 class PlainReporter(PlainLines, Reporter):
@@ -55,47 +84,10 @@ class PlainReporter(PlainLines, Reporter):
         self._total -= n
 
 
-class RichReporter(LiveBar, Reporter):
-    """A live bar with the time left; failures are lines above it."""
-
-    def __init__(self, label: str = "benchmark") -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-
-        super().__init__(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, ratio=1)),
-        )
-        self._task = self._progress.add_task(label, status="", start=False)
-        self._failed = self._total = 0
-
-    def begin(self, total: int, known: int) -> None:
-        self._total = total
-        self._progress.start_task(self._task)
-        self._progress.update(self._task, total=total, completed=known)
-
-    def done(self, task: Task, seconds: float | None, error: str | None) -> None:
-        if error is not None:
-            self._failed += 1
-            self.note(f"failed: {describe(task)}: {error}")
-        failed = f"{self._failed} failed  " if self._failed else ""
-        self._progress.update(self._task, advance=1, status=f"{failed}{describe(task)}")
-
-    def fewer(self, n: int) -> None:
-        self._total -= n
-        self._progress.update(self._task, total=self._total)
-
-
 def reporter_for_terminal(label: str = "benchmark") -> Reporter:
-    """The live bar if standard error is a terminal, plain lines if not."""
-    return RichReporter(label) if sys.stderr.isatty() else PlainReporter(label)
+    """The live table if standard error is a terminal that can show it, plain lines if not."""
+    if not is_live():
+        return PlainReporter(label)
+    from cnsdiff.benchmark.live import RichReporter
+
+    return RichReporter(label)
