@@ -103,8 +103,8 @@ class Study:
         """The same with these trials."""
         return replace(self, trials=trials, importances=importances)
 
-    def verdict(self) -> str:
-        """What came of it, in one sentence."""
+    def verdict(self, objective: str | None = None) -> str:
+        """What came of it, in one sentence; ``objective`` is how to call it."""
         best = self.best
         if best is None:
             return (
@@ -112,7 +112,7 @@ class Study:
                 if self.trials
                 else "No setting has been tried yet."
             )
-        told = f"{self.objective} {best.value:.4f} on validation"
+        told = f"{objective or self.objective} {best.value:.4f} on validation"
         if best.number == 0:
             if len(self.trials) == 1:
                 return f"The configuration as given reaches {told}; nothing else was tried."
