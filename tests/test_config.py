@@ -10,7 +10,6 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError
 
-from cnsdiff import registry
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config, merge, parse_assignments, read_config_file, resolve_config
 from cnsdiff.errors import ConfigError
@@ -485,24 +484,3 @@ def test_built_in_components_are_found_by_name() -> None:
     assert SAMPLERS.find("cnsdiff") is CNSDiffSampler
     assert {"random", "cnsdiff"} <= set(SAMPLERS.names())
     assert {"mf", "lightgcn"} <= set(BACKBONES.names())
-
-
-def test_a_component_of_another_package_is_found_by_its_entry_point(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Point:
-        name = "theirs"
-
-        @staticmethod
-        def load() -> type[Sampler]:
-            return RandomSampler
-
-    def entry_points(*, group: str, name: str | None = None) -> list[type[Point]]:
-        assert group == "cnsdiff.samplers"
-        return [Point] if name in (None, "theirs") else []
-
-    monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert "theirs" in SAMPLERS.names()
-    config = resolve_config({"sampler": {"name": "theirs", "n_negatives": 2}})
-    assert isinstance(config, Config)
-    assert config.sampler.n_negatives == 2

@@ -16,6 +16,10 @@ class CnsdiffError(Exception):
     exit_code = 1
 
 
+class CnsdiffWarning(UserWarning):
+    """Something worth knowing that stops nothing; the command line prints it as one line."""
+
+
 class InputError(CnsdiffError):
     """The caller's input is at fault (file, option, id): exit code 2."""
 

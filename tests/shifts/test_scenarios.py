@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cnsdiff import load_dataset, registry
+from cnsdiff import load_dataset
 from cnsdiff.data import Interactions, Source
 from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import (
@@ -225,13 +224,6 @@ def test_registry(monkeypatch):
     register_scenario(Halves)
     assert "halves" in SCENARIOS.names()
     assert SCENARIOS.find("halves") is Halves
-
-
-def test_entry_points(monkeypatch):
-    point = EntryPoint("plugged", "cnsdiff.shifts:Noise", SCENARIOS.group)
-    monkeypatch.setattr(registry, "entry_points", lambda **_: EntryPoints([point]))
-    assert "plugged" in SCENARIOS.names()
-    assert SCENARIOS.find("plugged") is Noise
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,4 @@ def mean_of(layers: Sequence[Embeddings]) -> Embeddings:
 
 
 #: Backbones by name.
-BACKBONES: Registry[Backbone] = Registry("backbone")
+BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)

@@ -6,13 +6,28 @@ Heavy imports (PyTorch, Polars) happen inside the commands, so that ``--help`` i
 from __future__ import annotations
 
 import sys
+import warnings
 
 
 def main() -> None:
     """Run ``cnsdiff``; the entry point of the package."""
     from cnsdiff.cli.app import app
-    from cnsdiff.errors import CnsdiffError
+    from cnsdiff.errors import CnsdiffError, CnsdiffWarning
 
+    written = warnings.formatwarning
+
+    def in_one_line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, CnsdiffWarning):
+            return f"cnsdiff: {message}\n"
+        return written(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_one_line
     try:
         app()
     except CnsdiffError as error:

@@ -7,6 +7,7 @@ from importlib import import_module
 import typer
 
 from cnsdiff.cli import data
+from cnsdiff.cli.plugins import NamesPlugins
 
 #: What each command is for, in the order of the help; it is in the file of its own name.
 COMMANDS = (
@@ -20,6 +21,7 @@ COMMANDS = (
     ("recommend", "Use"),
     ("export", "Use"),
     ("doctor", "Help"),
+    ("plugins", "Help"),
 )
 
 app = typer.Typer(
@@ -32,7 +34,8 @@ app = typer.Typer(
 )
 for name, purpose in COMMANDS:
     module = import_module(f"cnsdiff.cli.{name}")
-    app.command(name, epilog=module.EXAMPLE, rich_help_panel=purpose)(getattr(module, name))
+    add = app.command(name, cls=NamesPlugins, epilog=module.EXAMPLE, rich_help_panel=purpose)
+    add(getattr(module, name))
 app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 

@@ -293,4 +293,4 @@ class Sampler(nn.Module):
 
 
 #: Samplers by name.
-SAMPLERS: Registry[Sampler] = Registry("sampler")
+SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler)

@@ -107,7 +107,7 @@ def table_of(source: Source, role: str, scenario: str) -> Interactions:
 
 
 #: Scenarios by name.
-SCENARIOS: Registry[Scenario] = Registry("scenario")
+SCENARIOS: Registry[Scenario] = Registry("scenario", Scenario)  # type: ignore[type-abstract]
 _Class = TypeVar("_Class", bound=type[Scenario])
 
 
