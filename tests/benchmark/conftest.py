@@ -1,15 +1,22 @@
-"""A small world on disk, and the number of threads as it was."""
+"""A small world on disk, a grid on it, and the number of threads as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from benchmark_parts import small_grid
 
 from cnsdiff import ConfoundedWorld, load_dataset
+from cnsdiff.benchmark.grid import Grid
+from cnsdiff.benchmark.plan import Unit, plan
+from cnsdiff.benchmark.store import Store
 from cnsdiff.data import Dataset
+
+Planned = tuple[Grid, tuple[Unit, ...], Store]
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +28,19 @@ def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(world_path: Path) -> Dataset:
     return load_dataset(world_path)
+
+
+@pytest.fixture
+def planned(world_path: Path, tmp_path: Path) -> Callable[..., Planned]:
+    """A grid with changes, its units and its opened store."""
+
+    def make(folder: str = "out", **changes: Any) -> Planned:
+        grid = small_grid(world_path, **changes)
+        store = Store(tmp_path / folder)
+        store.open(grid)
+        return grid, plan(grid, {"world": world_path}, threads=1), store
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -6,36 +6,17 @@ import io
 import multiprocessing
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 import pytest
-from benchmark_parts import TIMES, Broken, Deadly, Inline, small_grid, values_of
+from benchmark_parts import TIMES, Broken, Deadly, Inline, values_of
 from polars.testing import assert_frame_equal
 
-from cnsdiff.benchmark.grid import Grid
-from cnsdiff.benchmark.plan import Unit, plan
 from cnsdiff.benchmark.progress import PlainReporter, Reporter
 from cnsdiff.benchmark.run import collect, run
-from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.benchmark.workers import LocalWorkers
 from cnsdiff.errors import TrainingError
-
-Planned = tuple[Grid, tuple[Unit, ...], Store]
-
-
-@pytest.fixture
-def planned(world_path, tmp_path):
-    """A grid with changes, its units and its opened store."""
-
-    def make(folder: str = "out", **changes: Any) -> Planned:
-        grid = small_grid(world_path, **changes)
-        store = Store(tmp_path / folder)
-        store.open(grid)
-        return grid, plan(grid, {"world": world_path}, threads=1), store
-
-    return make
 
 
 @pytest.fixture
