@@ -12,6 +12,7 @@ from cnsdiff.cli.plugins import NamesPlugins
 #: What each command is for, in the order of the help; it is in the file of its own name.
 COMMANDS = (
     ("quickstart", "Start here"),
+    ("audit", "Start here"),
     ("prepare", "Data"),
     ("simulate", "Data"),
     ("train", "Train"),

@@ -1,0 +1,57 @@
+"""The commands that repeat what an audit recommends."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.methods import METHODS
+from cnsdiff.audit.shifts import Shift
+
+_COLUMNS = ("user", "item", "rating", "timestamp", "environment")
+
+
+def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Path) -> str | None:
+    """``cnsdiff prepare …`` for the splits of a shift; ``None`` where no file holds them so."""
+    if shift.name == "exposure" and reading.randomised is None and Path(reading.log).is_file():
+        return None  # the rows shown at random are in the log itself
+    parts = ["cnsdiff", "prepare", reading.log, "--scenario", shift.name]
+    for key, value in shift.settings.items():
+        parts += ["--set", f"{key}={value}"]
+    parts += ["--seed", str(seed)] if seed else []
+    options = {
+        "randomised": reading.randomised if shift.name == "exposure" else None,
+        "user-features": reading.user_features,
+        "item-features": reading.item_features,
+        "threshold": None if log.threshold is None else f"{log.threshold:g}",
+        "user-core": reading.user_core or None,
+        "item-core": reading.item_core or None,
+        "format": None if reading.format == "auto" else reading.format,
+        **{f"{role}-col": reading.columns.get(role) for role in _COLUMNS},
+    }
+    for name, given in options.items():
+        parts += [] if given is None else [f"--{name}", str(given)]
+    if reading.header is not None:
+        parts.append("--header" if reading.header else "--no-header")
+    parts += ["--skip-bad"] if reading.skip_bad else []
+    return shlex.join([*parts, "--out", str(out)])
+
+
+def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) -> str | None:
+    """``cnsdiff train …`` for a method; ``None`` for a reference, which has no such command.
+
+    Parameters
+    ----------
+    shift
+        Expected; ``None`` if none is.
+    """
+    kind = METHODS[method]
+    if kind.train is None:
+        return None
+    parts = ["cnsdiff", "train", str(dataset), *shlex.split(kind.train)]
+    if shift is not None:
+        parts += ["--select-on", shift.anticipate]
+        for key, value in shift.training.items():
+            parts += ["--set", f"training.{key}={value}"]
+    return shlex.join([*parts, "--out", str(out)])

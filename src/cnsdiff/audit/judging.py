@@ -1,0 +1,232 @@
+"""What was found under one shift: every setting on both tests, and what validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cnsdiff.audit.intervals import Estimate, Losses, Tested, losses
+from cnsdiff.audit.methods import METHODS, OURS, USUAL
+from cnsdiff.benchmark.grid import DIAL, PLAIN
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.task import DIALLED, Task
+from cnsdiff.data import Dataset
+from cnsdiff.evaluation.significance import bootstrap_differences
+
+TESTS = ("test_iid", "test_ood")
+#: The selection of a recommender that we did not train: what it is.
+AS_GIVEN = "as given"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method as one selection reads it.
+
+    Attributes
+    ----------
+    method
+        Its name.
+    selection
+        What picked epoch and dial: ``"valid"``, ``"inverse-popularity+dial"``, :data:`AS_GIVEN`.
+    validation
+        The value by which it was picked; ``None`` if there is none.
+    dial
+        The dial; ``None`` if none was picked.
+    epochs, seconds, stopped_by
+        Of its training.
+    per_user
+        ``user`` and the metrics of each user, by test, users ascending.
+    """
+
+    method: str
+    selection: str
+    validation: float | None
+    dial: float | None
+    epochs: int
+    seconds: float
+    stopped_by: str
+    per_user: Mapping[str, pl.DataFrame] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Names it among the settings of a shift."""
+        return f"{self.method}/{self.selection}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over users, and its p-value."""
+
+    estimate: Estimate
+    p_value: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves 0 out, else 0."""
+        return int(self.estimate.low > 0) - int(self.estimate.high < 0)
+
+
+def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
+    """The settings of one shift that the store has, in the order of the tasks."""
+    found = []
+    for task in tasks:
+        record = store.read(task)
+        if record is None or record["status"][0] != "ok":
+            continue
+        per_user = store.per_user(task)
+        for selection in task.selections:
+            rows = record.filter(selection=selection)
+            of_valid = dict(rows.filter(split="valid").select("metric", "value").iter_rows())
+            found.append(
+                Setting(
+                    task.method.name,
+                    selection,
+                    of_valid.get(f"{task.metric} (selected)"),
+                    of_valid.get(DIALLED),
+                    int(rows["epochs"][0]),
+                    float(rows["seconds"][0]),
+                    str(rows["stopped_by"][0]),
+                    {
+                        test: per_user.filter(selection=selection, split=test).sort("user")
+                        for test in TESTS
+                    },
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Settings on both tests of a shift, all on the same users.
+
+    Attributes
+    ----------
+    metric
+        By which.
+    settings
+        In order.
+    losses
+        Of each, in the same order.
+    n_users
+        By test.
+    """
+
+    metric: str
+    settings: tuple[Setting, ...]
+    losses: Losses
+    n_users: Mapping[str, int]
+    seed: int
+
+    def at(self, setting: Setting) -> int:
+        """The place of a setting."""
+        return [other.key for other in self.settings].index(setting.key)
+
+    def find(self, method: str, selection: str) -> Setting | None:
+        """The setting of that method and selection."""
+        return next(
+            (s for s in self.settings if (s.method, s.selection) == (method, selection)), None
+        )
+
+    def differences(self, test: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
+        """First less second of each pair, over the users of a test."""
+        if not pairs:
+            return []
+        columns = [
+            self._values(first, test) - self._values(second, test) for first, second in pairs
+        ]
+        found = bootstrap_differences(np.stack(columns, axis=1), seed=self.seed)
+        return [
+            Difference(Estimate(one.difference, one.low, one.high), one.p_value) for one in found
+        ]
+
+    def _values(self, setting: Setting, test: str) -> NDArray[np.float64]:
+        return setting.per_user[test][self.metric].cast(pl.Float64).to_numpy()
+
+
+def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: int) -> Judged:
+    """Measure settings on both tests.
+
+    Parameters
+    ----------
+    settings
+        At least one; all measured on this dataset.
+    dataset
+        Its tests are read for how many items each user has to find.
+    metric
+        One that is kept of each user.
+    seed
+        Of the bootstraps.
+    """
+    tested = {}
+    for test in TESTS:
+        users = settings[0].per_user[test]["user"].cast(pl.Int64).to_numpy()
+        counts = np.bincount(dataset.split(test).users, minlength=dataset.n_users)
+        values = np.stack(
+            [s.per_user[test][metric].cast(pl.Float64).to_numpy() for s in settings], axis=1
+        )
+        tested[test] = Tested(users, counts[users], values)
+    found = losses(tested["test_iid"], tested["test_ood"], seed=seed)
+    n_users = {test: len(tested[test].users) for test in TESTS}
+    return Judged(metric, tuple(settings), found, n_users, seed)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation alone chooses under a shift.
+
+    Attributes
+    ----------
+    expected
+        The best setting when the shift is expected: of all methods, by the objective that
+        anticipates it.
+    trained, reference
+        The best of those that are trained, and of the references, by the same.
+    plain
+        The best when tomorrow is like today, by plain validation.
+    usual
+        The usual recommender, or, for want of it, ``plain``.
+    """
+
+    expected: Setting
+    trained: Setting | None
+    reference: Setting | None
+    plain: Setting
+    usual: Setting
+
+
+def choose(settings: Sequence[Setting], anticipate: str) -> Choice:
+    """Choose by validation values; no test is looked at."""
+    own = [s for s in settings if s.method in METHODS]
+    expected = [s for s in own if s.selection == anticipate + DIAL]
+    plain = [s for s in own if s.selection == METHODS[s.method].plain]
+    trained = [s for s in expected if s.method in (USUAL, OURS)]
+    best = _best(plain)
+    assert best is not None
+    usual = next((s for s in plain if s.method == USUAL), best)
+    references = [s for s in expected if s.method not in (USUAL, OURS)]
+    return Choice(
+        _best(expected) or best, _best(trained), _best(references), best, usual
+    )  # fmt: skip
+
+
+def _best(settings: Sequence[Setting]) -> Setting | None:
+    known = [s for s in settings if s.validation is not None and np.isfinite(s.validation)]
+    return max(known, key=lambda s: s.validation or 0.0, default=None)
+
+
+def title_of(method: str, selection: str) -> str:
+    """A setting for a reader: ``cnsdiff, expecting inverse-popularity``."""
+    name = METHODS[method].title if method in METHODS else method
+    if selection == AS_GIVEN or (method in METHODS and selection == METHODS[method].plain):
+        return name
+    if selection == PLAIN:
+        return f"{name}, without the dial"
+    if selection == PLAIN + DIAL:
+        return f"{name}, with the dial"
+    if method == "mostpop":
+        return name
+    return f"{name}, expecting {selection.removesuffix(DIAL)}"

@@ -1,0 +1,210 @@
+"""Reading the log, and saying what was taken for what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cnsdiff.data import Interactions, Source
+from cnsdiff.shifts.sources import find_source
+from cnsdiff.storage import sha256
+
+#: Labels of an environment in which items were shown at random.
+RANDOM_LABELS = ("random", "randomised", "randomized", "uniform")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a log is read.
+
+    Attributes
+    ----------
+    log
+        A file, or the name of a data set fetched before.
+    columns
+        Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
+        ``timestamp``, ``environment``.
+    format, header, skip_bad
+        As :func:`~cnsdiff.data.read_interactions` takes them.
+    randomised, user_features, item_features
+        Files beside the log.
+    threshold, user_core, item_core
+        See :class:`~cnsdiff.shifts.Filters`; without a threshold one is chosen.
+    """
+
+    log: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    format: str = "auto"
+    header: bool | None = None
+    skip_bad: bool = False
+    randomised: Path | None = None
+    user_features: Path | None = None
+    item_features: Path | None = None
+    threshold: float | None = None
+    user_core: int = 0
+    item_core: int = 0
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log as the audit uses it.
+
+    Attributes
+    ----------
+    source
+        Its table ``"log"``, and what is beside it.
+    checksum
+        SHA-256 of all files read, as one.
+    threshold
+        Least rating of a positive, or ``None`` if every interaction counts.
+    notes
+        What was chosen and how to change it, a sentence each.
+    """
+
+    source: Source
+    checksum: str
+    threshold: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def interactions(self) -> Interactions:
+        """The table."""
+        return self.source.tables["log"]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What the file calls each column that is used."""
+        frame, named = self.interactions.frame, self.interactions.columns
+        return {role: named.get(role, role) for role in frame.columns}
+
+
+def read_log(reading: Reading) -> Log:
+    """Read the log, choose the threshold, and find what was shown at random.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read.
+    """
+    source = find_source(
+        reading.log,
+        randomised=reading.randomised,
+        user_features=reading.user_features,
+        item_features=reading.item_features,
+        format=reading.format,
+        header=reading.header,
+        skip_bad=reading.skip_bad,
+        **dict(reading.columns),
+    )
+    table = source.tables["log"]
+    usual = source.provenance.get("threshold")
+    threshold, why = choose_threshold(table, reading.threshold, usual)
+    notes = [why] if why else []
+    if table.skipped:
+        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad).")
+    if "randomised" not in source.tables:
+        source, found = _randomised_rows(source)
+        notes += found
+    return Log(source, _checksum(reading, source), threshold, tuple(notes))
+
+
+def choose_threshold(
+    table: Interactions, asked: float | None, usual: float | None = None
+) -> tuple[float | None, str]:
+    """The least rating of a positive, and a sentence that says why; none without ratings.
+
+    Parameters
+    ----------
+    table
+        The log.
+    asked
+        By the user; it stands.
+    usual
+        That of a known data set.
+    """
+    if "rating" not in table.frame.columns:
+        return asked, "" if asked is None else f"Ratings of {asked:g} and more are positive."
+    ratings = table.frame["rating"].to_numpy()
+    column = table.columns.get("rating", "rating")
+
+    def share(threshold: float) -> str:
+        return f"{100 * float((ratings >= threshold).mean()):.0f} % of {len(ratings):,} rows"
+
+    change = "--threshold changes that"
+    if asked is not None:
+        return asked, f"Ratings of {asked:g} and more are positive, as asked: {share(asked)}."
+    if usual is not None:
+        return usual, (
+            f"Ratings of {usual:g} and more are positive, as usual for this data set: "
+            f"{share(usual)}; {change}."
+        )
+    values = np.unique(ratings)
+    low, high = float(values[0]), float(values[-1])
+    if len(values) == 1:
+        return None, f"All values of {column!r} are {low:g}, so every row is positive."
+    chosen = _of_scale(values)
+    if chosen is None:
+        return None, (
+            f"The values of {column!r} go from {low:g} to {high:g} and look like no scale of "
+            "ratings, so every row is positive whatever its value; --threshold X makes those of X "
+            "and more positive."
+        )
+    return chosen, (
+        f"The values of {column!r} look like ratings from {low:g} to {high:g}, so those of "
+        f"{chosen:g} and more are positive: {share(chosen)}; {change}, and --rating-col none makes "
+        "every row positive."
+    )
+
+
+def _of_scale(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
+    """The usual threshold of a scale with these values, or ``None`` if it is no known scale."""
+    low, high = float(values[0]), float(values[-1])
+    # Stars come whole or in halves.
+    if not np.array_equal(values * 2, np.round(values * 2)):
+        return None
+    if set(values.tolist()) == {0.0, 1.0}:
+        return 1.0
+    if set(values.tolist()) <= {-1.0, 0.0, 1.0}:
+        return 1.0
+    if low >= 0 and 3 <= high <= 5:
+        return 4.0 if high > 4 else 3.0
+    if low >= 0 and 5 < high <= 10 and len(values) >= 5:
+        return 7.0
+    return None
+
+
+def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
+    """The rows whose environment says that they were shown at random, as a table of their own."""
+    table = source.tables["log"]
+    if "environment" not in table.frame.columns:
+        return source, []
+    label = pl.col("environment").cast(pl.String).str.to_lowercase()
+    at_random = table.frame.select(label.is_in(RANDOM_LABELS)).to_series()
+    n = int(at_random.sum())
+    if not 0 < n < table.frame.height:
+        return source, []
+    tables = {
+        "log": replace(table, frame=table.frame.filter(~at_random)),
+        "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0),
+    }
+    column = table.columns.get("environment", "environment")
+    told = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."
+    return replace(source, tables={**source.tables, **tables}), [told]
+
+
+def _checksum(reading: Reading, source: Source) -> str:
+    """Of the files' bytes, or of what the catalogue says of a fetched data set."""
+    beside = (reading.randomised, reading.user_features, reading.item_features)
+    parts = [None if file is None else sha256(file) for file in beside]
+    if Path(reading.log).is_file():
+        parts.append(sha256(Path(reading.log)))
+    else:
+        parts.append(json.dumps(source.provenance.get("files"), sort_keys=True, default=str))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,442 @@
+"""What an audit found, as one JSON document: numbers first, and the words that they bear out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnsdiff.audit.commands import prepare_command, train_command
+from cnsdiff.audit.external import Outside
+from cnsdiff.audit.judging import (
+    TESTS,
+    Choice,
+    Difference,
+    Judged,
+    Setting,
+    choose,
+    judge,
+    title_of,
+)
+from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.methods import METHODS, USUAL
+from cnsdiff.audit.shifts import Shift
+from cnsdiff.audit.suspicion import TOO_GOOD
+from cnsdiff.audit.wording import cost_phrase, difference_phrase, metric_name, number, percent
+from cnsdiff.benchmark.grid import DIAL
+from cnsdiff.data import Dataset
+from cnsdiff.diagnostics import describe
+from cnsdiff.evaluation.significance import holm
+
+#: Fewer users than this in a test make wide intervals.
+FEW_USERS = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured under one shift, before it is put into words."""
+
+    shift: Shift
+    dataset: Dataset
+    settings: tuple[Setting, ...]
+    outside: tuple[Outside, ...]
+    unfinished: tuple[str, ...]
+
+
+def shift_result(
+    found: Found, *, reading: Reading, log: Log, metric: str, seed: int, names: Mapping[str, Path]
+) -> dict[str, Any]:
+    """All that is said of one shift.
+
+    Parameters
+    ----------
+    found
+        What was measured.
+    reading, log
+        Of which the commands are made.
+    metric, seed
+        Of the audit.
+    names
+        ``data`` and ``run``: directories for the commands.
+    """
+    shift, dataset = found.shift, found.dataset
+    every = (*found.settings, *(s for one in found.outside for s in one.settings))
+    choice = choose(found.settings, shift.anticipate)
+    judged = judge(every, dataset, metric, seed=seed)
+    told: dict[str, Any] = {
+        "name": shift.name,
+        "title": shift.title,
+        "phrase": shift.phrase,
+        "meaning": shift.meaning,
+        "anticipate": shift.anticipate,
+        "settings": dict(shift.settings),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "pairs": {
+                name: dataset.manifest["splits"][name]["rows"] for name in dataset.split_names
+            },
+        },
+        "size": _size(dataset, seed),
+        "n_users": dict(judged.n_users),
+        "table": _table(judged, choice),
+        "usual": choice.usual.key,
+        "recommendation": _recommendation(found, judged, choice, reading, log, seed, names),
+        "outside": [_outside(one, found, judged, choice, metric, seed) for one in found.outside],
+        "unfinished": list(found.unfinished),
+    }
+    told["limits"] = _limits(told, judged)
+    return told
+
+
+def _estimates(judged: Judged, setting: Setting) -> dict[str, Any]:
+    at = judged.at(setting)
+    found = judged.losses
+    return {
+        "iid": found.iid[at].to_list(),
+        "ood": found.ood[at].to_list(),
+        "iid_matched": found.iid_matched[at].to_list(),
+        "loss": found.loss[at].to_list(),
+    }
+
+
+def _table(judged: Judged, choice: Choice) -> list[dict[str, Any]]:
+    """A row for each setting, beside the usual recommender on both tests."""
+    others = [s for s in judged.settings if s.key != choice.usual.key]
+    against: dict[str, dict[str, Any]] = {s.key: {} for s in judged.settings}
+    for test in TESTS:
+        differences = judged.differences(test, [(s, choice.usual) for s in others])
+        adjusted = holm([one.p_value for one in differences]).tolist() if differences else []
+        for setting, one, p_holm in zip(others, differences, adjusted, strict=True):
+            against[setting.key][test] = {
+                "difference": one.estimate.to_list(),
+                "p": one.p_value,
+                "p_holm": p_holm,
+            }
+    return [
+        {
+            "key": s.key,
+            "method": s.method,
+            "selection": s.selection,
+            "title": title_of(s.method, s.selection),
+            "validation": s.validation,
+            "dial": s.dial,
+            "epochs": s.epochs,
+            "seconds": s.seconds,
+            "stopped_by": s.stopped_by,
+            **_estimates(judged, s),
+            "against_usual": against[s.key],
+        }
+        for s in judged.settings
+        # What is popularity itself has no dial: all selections read it alike.
+        if s.method != "mostpop" or s.selection == METHODS[s.method].plain
+    ]
+
+
+def _recommendation(
+    found: Found,
+    judged: Judged,
+    choice: Choice,
+    reading: Reading,
+    log: Log,
+    seed: int,
+    names: Mapping[str, Path],
+) -> dict[str, Any]:
+    """Which setting validation chooses for the shift, and whether the tests bear it out."""
+    expected, usual, plain = choice.expected, choice.usual, choice.plain
+    (brings,) = judged.differences("test_ood", [(expected, plain)])
+    (costs,) = judged.differences("test_iid", [(expected, plain)])
+    # A choice that the OOD test does not bear out is not worth what it costs today.
+    use = expected if brings.sign > 0 else plain
+    (over_usual,) = judged.differences("test_ood", [(use, usual)])
+    (use_costs,) = judged.differences("test_iid", [(use, plain)])
+    prepare = prepare_command(reading, log, found.shift, seed, names["data"])
+    kept = names["data"] if prepare else found.dataset.path or names["data"]
+    # Of a reference there is no command; the best that can be trained stands in for it.
+    of = use if METHODS[use.method].train is not None else choice.trained
+    train = None
+    if of is not None:
+        anticipates = of.selection == found.shift.anticipate + DIAL
+        train = train_command(of.method, found.shift if anticipates else None, kept, names["run"])
+    return {
+        "use": use.key,
+        "title": _title(use),
+        "expected": expected.key,
+        "plain": plain.key,
+        "trained": None if choice.trained is None else choice.trained.key,
+        "reference": None if choice.reference is None else choice.reference.key,
+        "brings": _difference(brings),
+        "costs": _difference(costs),
+        "use_over_usual": _difference(over_usual),
+        "use_costs": _difference(use_costs),
+        "words": _advice(judged, choice, brings, costs),
+        "reference_words": _reference_words(judged, choice, use),
+        "commands": [command for command in (prepare, train) if command] if train else [],
+        "commands_of": None if of is None else _title(of),
+    }
+
+
+def _title(setting: Setting) -> str:
+    return title_of(setting.method, setting.selection)
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    return {"difference": one.estimate.to_list(), "p": one.p_value, "sign": one.sign}
+
+
+def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
+    """What to use for the shift, in two sentences."""
+    expected, plain = choice.expected, choice.plain
+    losses = judged.losses
+    today = losses.iid[judged.at(plain)].value
+    reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
+    if expected.key == plain.key:
+        return (
+            f"Use {_title(plain)}: validation chooses it for this shift and for today alike. "
+            f"Under the shift it reaches {reached}."
+        )
+    cost = cost_phrase(costs.estimate, today)
+    if brings.sign > 0:
+        return (
+            f"Use {_title(expected)}: under the shift it reaches {reached}, and {_title(plain)}, "
+            f"the best today, {before}: {difference_phrase(brings.estimate)}. Today it {cost}."
+        )
+    verb = "is worse" if brings.sign < 0 else "shows no gain"
+    return (
+        f"Keep {_title(plain)}, the best today, which reaches {before} under the shift. What "
+        f"validation chooses for this shift, {_title(expected)}, {verb} there ({reached}: "
+        f"{difference_phrase(brings.estimate)}), and today it {cost}."
+    )
+
+
+def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
+    """Whether anything that was trained beats the references, said plainly."""
+    trained, reference = choice.trained, choice.reference
+    if trained is None or reference is None:
+        return ""
+    losses = judged.losses
+    if METHODS[use.method].train is None:
+        (over,) = judged.differences("test_ood", [(trained, use)])
+        own, name = f"the reference {_title(use)}", f"the best of it, {_title(trained)}"
+    else:
+        (over,) = judged.differences("test_ood", [(use, reference)])
+        (costs,) = judged.differences("test_iid", [(reference, choice.plain)])
+        reached = number(losses.ood[judged.at(reference)].value)
+        today = (
+            "it is the best today, too"
+            if reference.key == choice.plain.key
+            else f"today it {cost_phrase(costs.estimate, losses.iid[judged.at(choice.plain)].value)}"
+        )
+        own = f"the reference {_title(reference)} ({reached} under the shift; {today})"
+        name = _title(use)
+    said = difference_phrase(over.estimate)
+    if over.sign > 0:
+        winner = trained if METHODS[use.method].train is None else use
+        return f"{_title(winner)} beats {own}: {said}."
+    if over.sign < 0:
+        return f"Nothing that was trained reaches {own}: {name}, is off by {said}."
+    return f"Nothing that was trained is shown to beat {own}: of {name}, there is {said}."
+
+
+def _size(dataset: Dataset, seed: int) -> dict[str, Any]:
+    """How far each split is from train, beside what chance alone makes."""
+    description = describe(dataset, seed=seed)
+    splits = {}
+    for name, split in description.splits.items():
+        told: dict[str, Any] = {
+            "pairs": split.pairs,
+            "n_users": split.users.present,
+            "n_items": split.items.present,
+            "head": split.head,
+            "deciles": list(split.deciles),
+            "dropped_unknown": split.dropped_unknown,
+        }
+        for axis, shift in split.shift.items():
+            chance = None if shift.chance is None else shift.chance.js
+            told[axis] = {"js": shift.observed.js, "chance": chance}
+        splits[name] = told
+    return {"splits": splits, "words": _size_words(splits), "problems": list(description.problems)}
+
+
+def _size_words(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    told = splits["test_ood"].get("items")
+    if told is None or told["chance"] is None:
+        return ""
+    js, chance = told["js"], told["chance"]
+    times = js / chance if chance else math.inf
+    size = f"Items of the OOD test are {js:.3f} nats from train's, {chance:.3f} by chance alone"
+    head = (
+        f"{percent(splits['test_ood']['head'])} of its pairs are on the fifth of the items that is "
+        f"most popular in train, {percent(splits['test_iid']['head'])} of the IID test's"
+    )
+    if times < 1.15:
+        return f"{size}: no more shift of items than chance makes in a test of this size. {head}."
+    return f"{size}: {'a strong' if times > 2 else 'a weak'} shift of items. {head}."
+
+
+def _limits(told: Mapping[str, Any], judged: Judged) -> list[str]:
+    limits = []
+    for test, name in zip(TESTS, ("IID", "OOD"), strict=True):
+        if judged.n_users[test] < FEW_USERS:
+            limits.append(
+                f"The {name} test has {judged.n_users[test]:,} users only, so its intervals are "
+                "wide and small differences cannot be seen."
+            )
+    dropped = told["size"]["splits"]["test_ood"]["dropped_unknown"] or 0
+    kept = told["size"]["splits"]["test_ood"]["pairs"]
+    if dropped > kept:
+        limits.append(
+            f"{dropped:,} of {dropped + kept:,} pairs of the OOD test are of users or items that "
+            "train does not know and were left out: what is said holds for the known ones alone."
+        )
+    cut = sorted({r["method"] for r in told["table"] if r["stopped_by"] == "time"})
+    if cut:
+        names = " and ".join(METHODS[name].title for name in cut)
+        limits.append(
+            f"The clock ended the training of {names}: with a longer --budget the numbers may rise."
+        )
+    limits += [
+        f"{METHODS[name].title} was left out: the time was up." for name in told["unfinished"]
+    ]
+    limits += told["size"]["problems"]
+    return limits
+
+
+def _outside(
+    one: Outside, found: Found, judged: Judged, choice: Choice, metric: str, seed: int
+) -> dict[str, Any]:
+    """What is said of a recommender that we did not train."""
+    own_metric = f"{metric.partition('@')[0]}@{one.k}"
+    here = judged
+    if own_metric != metric:
+        here = judge(judged.settings, found.dataset, own_metric, seed=seed)
+    given = one.settings[0]
+    rivals = {"expected": choice.expected, "plain": choice.plain, "usual": choice.usual}
+    against: dict[str, Any] = {}
+    for test in TESTS:
+        differences = here.differences(test, [(given, rival) for rival in rivals.values()])
+        against[test] = {
+            name: {
+                **_difference(difference),
+                "title": title_of(rival.method, rival.selection),
+                "value": _estimates(here, rival)["ood" if test == "test_ood" else "iid"],
+            }
+            for (name, rival), difference in zip(rivals.items(), differences, strict=True)
+        }
+    dialled = None
+    if len(one.settings) > 1:
+        turned = one.settings[-1]
+        (ood,) = here.differences("test_ood", [(turned, given)])
+        (iid,) = here.differences("test_iid", [(turned, given)])
+        dialled = {
+            "dial": turned.dial,
+            "brings": _difference(ood),
+            "costs": _difference(iid),
+            "words": (
+                f"Its vectors read at dial {turned.dial:g}, which validation picks for this shift: "
+                f"{difference_phrase(ood.estimate)} under the shift; today it "
+                f"{cost_phrase(iid.estimate)}."
+            ),
+            **_estimates(here, turned),
+        }
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "metric": own_metric,
+        "counts": one.counts,
+        "without_list": dict(one.without_list),
+        "of_this_shift": one.of_this_shift,
+        **_estimates(here, given),
+        "against": against,
+        "dialled": dialled,
+        "signs": {
+            "train": one.signs.train.to_list(),
+            "held_out": one.signs.held_out.to_list(),
+            "ratio": one.signs.ratio.to_list(),
+            "n_users": one.signs.n_users,
+        },
+        "warnings": _warnings(one, here, choice),
+        "notes": _notes(one, here, metric, own_metric),
+    }
+
+
+def _warnings(one: Outside, judged: Judged, choice: Choice) -> list[str]:
+    """Signs that the recommender has seen the pairs that judge it."""
+    warnings = []
+    seen, given = one.signs, one.settings[0]
+    if seen.learnt_from_both:
+        warnings.append(
+            f"{one.name} has probably seen the held-out pairs: its lists hold them as often as "
+            f"those it was to learn from ({percent(seen.held_out.value)} and "
+            f"{percent(seen.train.value)} beyond chance). Its numbers are then too good."
+        )
+    if seen.left_out:
+        warnings.append(
+            f"{one.name} has probably seen the held-out pairs and leaves them out as known: its "
+            "lists hold fewer of a user's own held-out items than strangers' lists do. Its numbers "
+            "are then too low, and say nothing."
+        )
+    values = judged.losses.iid
+    best = max(values[judged.at(s)].value for s in (choice.plain, choice.usual, choice.expected))
+    mine = values[judged.at(given)]
+    if not warnings and mine.low > TOO_GOOD * best:
+        warnings.append(
+            f"{one.name} is more than {TOO_GOOD:g} times as accurate on the IID test as anything "
+            f"trained here ({number(mine.value)} and {number(best)}): it is either much better, or "
+            "has seen the held-out pairs."
+        )
+    return warnings
+
+
+def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[str]:
+    notes = [
+        "What it was trained on cannot be known from here; only lists made from this shift's train "
+        "file alone are judged fairly."
+    ]
+    if not one.of_this_shift:
+        notes.append(
+            f"One {'file' if one.kind == 'recommendations' else 'set of vectors'} serves all "
+            "shifts, and each shift holds out other pairs: a system trained on the whole log has "
+            "seen them all."
+        )
+    counts = one.counts
+    if own_metric != metric:
+        notes.append(
+            f"Its longest list has {counts['longest']} items, so it is judged by "
+            f"{metric_name(own_metric)}, and so is what it is compared with."
+        )
+    for key, what in (
+        ("unknown_users", "users"),
+        ("unknown_items", "items"),
+    ):
+        if counts.get(key):
+            rows = "rows" if one.kind == "recommendations" else "vectors"
+            notes.append(f"{counts[key]:,} {rows} of {what} unknown to train were left out.")
+    if counts.get("in_train"):
+        notes.append(
+            f"{counts['in_train']:,} rows recommend what is in train and were left out, as for "
+            "every method."
+        )
+    if counts.get("ordered_by") == "rows":
+        notes.append("It has neither ranks nor scores, so rows are taken to come best first.")
+    missing = [
+        f"{one.without_list[test]:,} of {judged.n_users[test]:,} users of the {name} test"
+        for test, name in zip(TESTS, ("IID", "OOD"), strict=True)
+        if one.without_list[test]
+    ]
+    if missing:
+        notes.append(f"{' and '.join(missing)} have no list and count as misses.")
+    return notes
+
+
+def subject_of(results: Sequence[Mapping[str, Any]]) -> str:
+    """Who loses: the usual recommender, or, for want of it, the best of the references."""
+    keys = {result["usual"] for result in results}
+    if all(key.startswith(f"{USUAL}/") for key in keys):
+        return "The usual recommender (LightGCN with random negatives)"
+    titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
+    return " or ".join(sorted(titles)) or "The recommender"

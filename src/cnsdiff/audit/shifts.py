@@ -1,0 +1,162 @@
+"""The shifts that a log can show: which its columns allow, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnsdiff.audit.log import Log
+from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.evaluation.anticipation import Anticipated
+
+#: A shift needs about so many seconds of the budget for its numbers to mean something.
+SECONDS_A_SHIFT = 25.0
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A shift that an audit knows.
+
+    Attributes
+    ----------
+    name
+        Of the scenario.
+    title
+        For headings.
+    phrase
+        Goes on a sentence: "it would lose … if popularity shifted".
+    meaning
+        What the test under it stands for, in a sentence.
+    anticipate
+        The validation objective that expects it (``docs/choosing.md``).
+    settings
+        Of the scenario, where they are not its own.
+    training
+        Settings of the training section that shape the objective.
+    """
+
+    name: str
+    title: str
+    phrase: str
+    meaning: str
+    anticipate: Anticipated
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: In order of importance: with little time the first come first.
+SHIFTS: dict[str, Shift] = {
+    shift.name: shift
+    for shift in (
+        Shift(
+            "popularity",
+            "Popularity",
+            "if popularity shifted",
+            "All items are asked for alike: today's favourites lose their lead.",
+            "inverse-popularity",
+            # Tests of equal size, so that nothing but the items differs between them.
+            settings={"test_share": 0.111},
+        ),
+        Shift(
+            "exposure",
+            "Exposure",
+            "if items were shown at random",
+            "Users are shown items at random, and not what the system picks for them.",
+            "inverse-propensity",
+        ),
+        Shift(
+            "temporal",
+            "Time",
+            "as time goes by",
+            "Train on the past, test on the newest fifth of the log.",
+            "recency",
+        ),
+        Shift(
+            "hybrid",
+            "Time and popularity",
+            "if time went by and popularity shifted",
+            "The newest fifth of the log, with all of its items asked for alike.",
+            "inverse-popularity",
+        ),
+        Shift(
+            "user-group",
+            "User group",
+            "for a group of users that it has seen little of",
+            "The users of one cluster of tastes, of whose interactions train has a fifth.",
+            "worst-slice",
+            training={"select_slice_by": "activity"},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A shift that is not measured, and why, with what would change that."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which shifts are measured and which are not."""
+
+    shifts: tuple[Shift, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def plan_shifts(log: Log, budget: float, asked: Sequence[str] = ()) -> Plan:
+    """The shifts that the columns of the log allow.
+
+    Parameters
+    ----------
+    log
+        What there is.
+    budget
+        In seconds; where it is short, the most important shifts alone.
+    asked
+        Their names; by default all.
+
+    Raises
+    ------
+    ConfigError
+        A shift that is asked for is unknown or cannot be made.
+    """
+    for name in asked:
+        if name not in SHIFTS:
+            raise ConfigError(
+                f"--shifts: no shift is called {name!r}{did_you_mean(name, SHIFTS)}; there are "
+                f"{', '.join(SHIFTS)}"
+            )
+        if (reason := _missing(log, name)) is not None:
+            raise ConfigError(f"--shifts {name}: {reason}")
+    if asked:
+        return Plan(tuple(shift for name, shift in SHIFTS.items() if name in asked), ())
+    left_out = []
+    possible = []
+    for name, shift in SHIFTS.items():
+        reason = _missing(log, name)
+        if reason is None:
+            possible.append(shift)
+        else:
+            left_out.append(LeftOut(name, reason))
+    most = max(1, int(budget // SECONDS_A_SHIFT))
+    for shift in possible[most:]:
+        reason = f"the budget is too short for it; give more, or ask with --shifts {shift.name}"
+        left_out.append(LeftOut(shift.name, reason))
+    return Plan(tuple(possible[:most]), tuple(left_out))
+
+
+def _missing(log: Log, name: str) -> str | None:
+    """What the log lacks for a shift, or ``None``."""
+    columns = log.interactions.frame.columns
+    if name in ("temporal", "hybrid") and "timestamp" not in columns:
+        return "needs times, and the log has none that are known; name them with --timestamp-col"
+    if name == "exposure" and "randomised" not in log.source.tables:
+        return (
+            "needs interactions with items shown at random; give them with --randomised FILE, or "
+            "mark them 'random' in a column named with --environment-col"
+        )
+    return None

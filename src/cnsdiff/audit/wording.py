@@ -1,0 +1,128 @@
+"""Numbers in words, with what they leave open said as plainly as what they show.
+
+An interval that holds 0 is *no difference that this log can show*, not equality; one that is wide
+says that the log cannot tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cnsdiff.audit.intervals import Estimate
+
+#: An interval of a loss that is wider than this tells nothing if it holds 0.
+WIDE = 0.3
+
+
+def percent(share: float) -> str:
+    """``0.624`` -> ``62 %``; small ones with a digit more."""
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < abs(value) < 1 else f"{value:.0f} %"
+
+
+def metric_name(metric: str) -> str:
+    """``ndcg@20`` -> ``NDCG@20``."""
+    name, _, k = metric.partition("@")
+    return f"{'NDCG' if name == 'ndcg' else name.capitalize()}@{k}"
+
+
+def number(value: float) -> str:
+    """A metric: ``.0432``."""
+    return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of shares: ``55–69 %``; with a sign where one end is below 0."""
+    first, second = f"{100 * low:.0f}", f"{100 * high:.0f}"
+    if low < 0:
+        return f"−{first.lstrip('-')} to {second.replace('-', '−')} %"
+    return f"{first}–{second} %"
+
+
+def can_tell(loss: Estimate) -> bool:
+    """Whether the log shows a loss or a gain, or that there is hardly one."""
+    return math.isfinite(loss.low) and (
+        loss.low > 0 or loss.high < 0 or loss.high - loss.low <= WIDE
+    )
+
+
+def loss_phrase(loss: Estimate, of: str = "") -> str:
+    """Goes on "it would …": ``lose 62 % (55–69 %)``; ``of`` says of what."""
+    if not math.isfinite(loss.low):
+        return f"lose an amount{of} that this log cannot tell"
+    if loss.low > 0:
+        return f"lose {percent(loss.value)} ({span(loss.low, loss.high)}){of}"
+    if loss.high < 0:
+        return f"gain {percent(-loss.value)} ({span(-loss.high, -loss.low)}){of}"
+    if not can_tell(loss):
+        return f"lose an amount{of} that this log cannot tell ({span(loss.low, loss.high)})"
+    return f"lose nothing{of} that this log can show ({span(loss.low, loss.high)})"
+
+
+def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) -> str:
+    """One sentence on what a recommender loses, the largest loss first.
+
+    Parameters
+    ----------
+    subject
+        "The usual recommender".
+    metric
+        Of which it loses.
+    found
+        Phrase and loss of each shift: ``("if popularity shifted", …)``.
+    """
+    if not found:
+        return f"{subject} could not be judged: no shift of this log was measured."
+    order = sorted(
+        found, key=lambda one: -one[1].value if math.isfinite(one[1].value) else math.inf
+    )
+    parts: list[str] = []
+    for phrase, loss in order:
+        of = "" if parts else f" of its {metric_name(metric)}"
+        said = loss_phrase(loss, of)
+        if parts and said.startswith("lose ") and parts[0].startswith("lose "):
+            said = said.removeprefix("lose ")
+        parts.append(f"{said} {phrase}")
+    return f"{subject} would {_listed(parts)}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    if len(parts) < 3:
+        return " and ".join(parts)
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"
+
+
+def difference_phrase(difference: Estimate) -> str:
+    """``+.0120 (.0080 to .0160)``, or that the log shows none."""
+    if not math.isfinite(difference.low):
+        return "a difference that this log cannot tell"
+    inside = f"{_signed(difference.low)} to {_signed(difference.high)}"
+    if difference.low <= 0 <= difference.high:
+        return f"no difference that this log can show ({inside})"
+    return f"{_signed(difference.value)} ({inside})"
+
+
+def cost_phrase(difference: Estimate, of: float | None = None) -> str:
+    """Goes on "today it …": ``costs .0120 (.0080 to .0160), 5 %``.
+
+    Parameters
+    ----------
+    difference
+        On the IID test, from what it is compared with.
+    of
+        What that reaches there, for the share.
+    """
+    if not math.isfinite(difference.low):
+        return "costs what this log cannot tell"
+    if difference.low <= 0 <= difference.high:
+        inside = f"{_signed(difference.low)} to {_signed(difference.high)}"
+        return f"costs nothing that this log can show ({inside})"
+    verb = "costs" if difference.value < 0 else "gains"
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    share = f", {percent(abs(difference.value) / of)}" if of else ""
+    return f"{verb} {number(abs(difference.value))} ({number(low)} to {number(high)}){share}"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= 0 else '−'}{number(abs(value))}"

@@ -1,0 +1,275 @@
+"""``cnsdiff audit``: from a log and a doubt to a verdict."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnsdiff.cli.train import INTERRUPTED
+
+if TYPE_CHECKING:
+    from cnsdiff.audit.audit import Options, Prepared
+
+EXAMPLE = (
+    "Example: cnsdiff audit ratings.csv --budget 10m --open\n\nYour own recommender: cnsdiff audit "
+    "ratings.csv --splits-only, train it on each shift's train.csv, then cnsdiff audit ratings.csv "
+    "--recommendations popularity=lists.csv"
+)
+
+
+def audit(
+    log: Annotated[
+        str, typer.Argument(help="File of interactions, or a data set fetched before (ml-100k).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where all is kept (default: audits/NAME OF LOG).")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time until the report: 90s, 10m, 1h30m.")] = "10m",
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, with commas: popularity, exposure, temporal, hybrid, user-group."
+        ),
+    ] = None,
+    recommendations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME:][SHIFT=]FILE",
+            help="Lists of another recommender: user, item, rank or score; repeatable.",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME:][SHIFT=]FILE",
+            help="Vectors of another recommender: .npz, Parquet, or an export; repeatable.",
+        ),
+    ] = None,
+    splits_only: Annotated[
+        bool,
+        typer.Option(
+            "--splits-only", help="Only divide the log, for a recommender of your own to train on."
+        ),
+    ] = False,
+    randomised: Annotated[
+        Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
+    ] = None,
+    user_features: Annotated[Path | None, typer.Option(help="What is known of users.")] = None,
+    item_features: Annotated[Path | None, typer.Option(help="What is known of items.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least rating of a positive (default: told from the log).")
+    ] = None,
+    user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
+    item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
+    format: Annotated[
+        str, typer.Option(help="auto, text, csv, tsv, inter, adjacency or parquet.")
+    ] = "auto",
+    user_col: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
+    item_col: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
+    rating_col: Annotated[
+        str | None, typer.Option(help="Name of the rating column, or 'none'.")
+    ] = None,
+    timestamp_col: Annotated[
+        str | None, typer.Option(help="Name of the time column, or 'none'.")
+    ] = None,
+    environment_col: Annotated[
+        str | None, typer.Option(help="Name of the environment column, or 'none'.")
+    ] = None,
+    rank_col: Annotated[
+        str | None, typer.Option(help="Name of the rank column of --recommendations.")
+    ] = None,
+    score_col: Annotated[
+        str | None, typer.Option(help="Name of the score column of --recommendations.")
+    ] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first line names the columns.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")
+    ] = False,
+    metric: Annotated[
+        str, typer.Option(help="recall or ndcg, at 1, 5, 10 or 20: what is lost.")
+    ] = "ndcg@20",
+    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of all of them (default: all cores).")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where an audit is.")
+    ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Would your recommender survive a shift, and what should you do about it?
+
+    From one log: its shifts, references, the usual recommender and cnsdiff trained within a budget,
+    and a report of what each loses under which shift. After Ctrl-C the same command goes on.
+    """
+    started = time.monotonic()
+    from cnsdiff.audit.audit import Options, clear, prepare_splits
+    from cnsdiff.audit.budget import parse_budget
+    from cnsdiff.audit.log import Reading
+    from cnsdiff.audit.methods import require_metric
+    from cnsdiff.cli.output import print_json
+    from cnsdiff.reporting import PlainLines
+
+    named = {
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "environment": environment_col,
+    }
+    options = Options(
+        reading=Reading(
+            log=log,
+            columns={role: name for role, name in named.items() if name is not None},
+            format=format,
+            header=header,
+            skip_bad=skip_bad,
+            randomised=randomised,
+            user_features=user_features,
+            item_features=item_features,
+            threshold=threshold,
+            user_core=user_core,
+            item_core=item_core,
+        ),
+        out=out or Path("audits") / (Path(log).name.split(".")[0] or "log"),
+        budget=parse_budget(budget),
+        shifts=[name.strip() for name in shifts.split(",") if name.strip()] if shifts else (),
+        recommendations=recommendations or (),
+        embeddings=embeddings or (),
+        list_columns={"user": user_col, "item": item_col, "rank": rank_col, "score": score_col},
+        metric=require_metric(metric),
+        seed=seed,
+        workers=workers,
+        threads=threads,
+    )
+    if overwrite:
+        clear(options.out)
+    note = PlainLines("audit").note
+    if splits_only:
+        _tell_splits(prepare_splits(options, note), options, json)
+        return
+    result = _run(options, note, started)
+    report = _report(options.out)
+    if json:
+        print_json({"path": str(options.out), "report": str(report), **result})
+    else:
+        _print(result, options.out, report)
+    if open_:
+        typer.launch(str(report.resolve()))
+    if result["failures"]:
+        raise typer.Exit(1)
+
+
+def _run(options: Options, note: Any, started: float) -> dict[str, Any]:
+    from cnsdiff.audit.audit import run_audit
+    from cnsdiff.benchmark.progress import reporter_for_terminal
+
+    # A polite kill is as good as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run_audit(
+            options, reporter=reporter_for_terminal("audit"), note=note, started=started
+        )
+    except KeyboardInterrupt:
+        print(
+            f"cnsdiff: interrupted; what is done is kept in {options.out}, and the same command "
+            "goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _report(out: Path) -> Path:
+    from cnsdiff.report.audit import audit_document
+    from cnsdiff.report.html import write_html
+
+    report = out / "report.html"
+    write_html(audit_document(out), report)
+    return report
+
+
+def _print(result: dict[str, Any], out: Path, report: Path) -> None:
+    from cnsdiff.benchmark.render import render
+    from cnsdiff.cli.output import console
+    from cnsdiff.report.audit import short_table
+
+    screen = console()
+
+    def tell(text: str, style: str | None = None) -> None:
+        screen.print(text, style=style, soft_wrap=True, markup=False)
+
+    print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
+    tell("")
+    tell(result["verdict"], "bold")
+    for shift in result["shifts"]:
+        advice = shift["recommendation"]
+        tell("")
+        tell(shift["title"], "bold")
+        for text in (advice["words"], advice["reference_words"]):
+            if text:
+                tell(f"  {text}")
+        for one in shift["outside"]:
+            for warning in one["warnings"]:
+                tell(f"  warning: {warning}", "yellow")
+        if advice["commands"]:
+            if advice["commands_of"] != advice["title"]:
+                tell(f"  To train {advice['commands_of']}:")
+            tell(f"  {' && '.join(advice['commands'])}", "cyan")
+    tell("")
+    for text, titles in _limits(result).items():
+        tell(f"{', '.join(titles)}: {text}", "yellow")
+    for one in result["left_out"]:
+        tell(f"left out: {one['name']}: {one['reason']}", "yellow")
+    for failure in result["failures"]:
+        print(
+            f"failed: {failure['shift']} {failure['method']}: {failure['error']}", file=sys.stderr
+        )
+    tell(f"Wrote {out}. Report: {report}")
+
+
+def _limits(result: dict[str, Any]) -> dict[str, list[str]]:
+    """What limits the numbers, and under which shifts."""
+    limits: dict[str, list[str]] = {}
+    for shift in result["shifts"]:
+        for text in shift["limits"]:
+            limits.setdefault(text, []).append(shift["title"])
+    return limits
+
+
+def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
+    from cnsdiff.audit.audit import FOR_TRAINING
+    from cnsdiff.cli.output import console, print_json
+
+    folders = {name: path.parent for name, path in prepared.paths.items()}
+    files = {
+        name: {split: str(folder / f"{split}.csv") for split in FOR_TRAINING}
+        for name, folder in folders.items()
+    }
+    if json:
+        left_out = [{"name": o.name, "reason": o.reason} for o in prepared.plan.left_out]
+        print_json({"path": str(options.out), "splits": files, "left_out": left_out})
+        return
+    screen = console()
+    for name, own in files.items():
+        screen.print(f"{name}: train your recommender on {own['train']} alone", soft_wrap=True)
+    screen.print(
+        "(valid.csv beside it is for choosing settings; the rest judges.) Recommend 20 items and "
+        "more to every user, and come back with the same command, without --splits-only:",
+        soft_wrap=True,
+    )
+    given = " ".join(f"--recommendations {name}=FILE" for name in files)
+    screen.print(f"  {given}", soft_wrap=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
