@@ -41,7 +41,7 @@ def trained(world, *, training=None, reporter=None, **options) -> Recommender:
 
 
 def weights(model: Recommender) -> dict[str, torch.Tensor]:
-    return model._weights | {"U": model.user_embeddings_, "I": model.item_embeddings_}
+    return model._fitted().weights | {"U": model.user_embeddings_, "I": model.item_embeddings_}
 
 
 def assert_same_weights(one, other) -> None:

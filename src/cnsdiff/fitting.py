@@ -1,0 +1,167 @@
+"""Training from a configuration and a dataset to what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scipy.sparse import csr_array
+
+from cnsdiff import run as run_directory
+from cnsdiff.assembly import assemble, assemble_shard
+from cnsdiff.callbacks import Callback, FitContext, Listeners
+from cnsdiff.config import Config
+from cnsdiff.data import Dataset
+from cnsdiff.data.positives import Positives
+from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation.dial import spread
+from cnsdiff.fitted import Fitted
+from cnsdiff.model import EmbeddingModel
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.layout import Layout
+from cnsdiff.training.loop import Trainer
+from cnsdiff.training.probe import FalseNegativeProbe, false_negative_probe
+from cnsdiff.training.processes import Processes, joined
+from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import Selection
+from cnsdiff.training.step import TrainingStep
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def fit(
+    config: Config,
+    dataset: Dataset,
+    *,
+    keep: Callable[[Fitted], None],
+    classes: Mapping[str, type[Any]],
+    run: Path | None = None,
+    reporter: Reporter | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train, and write the run directory.
+
+    Parameters
+    ----------
+    config, dataset
+        What to train, and on what.
+    keep
+        Given what training leaves before anything is written, so that a full disk does not lose
+        it; of processes that share the tables, called in the first alone.
+    classes
+        Components to take in place of those named, by ``"backbone"`` and ``"sampler"``.
+    run, reporter, callbacks
+        See :meth:`cnsdiff.Recommender.fit`, whose errors these are.
+    """
+    listeners = Listeners(reporter, callbacks)
+    fabric = make_fabric(config.device, config.precision, config.threads)
+    with joined(fabric.device) as processes:
+        if not processes.first:
+            listeners = Listeners()
+        provenance = run_directory.provenance(config, dataset)
+        parts = _Parts.of(config, dataset, classes, fabric, processes)
+        trainer = Trainer(
+            config.training,
+            seed=config.seed,
+            fabric=fabric,
+            checkpoint=None if run is None else run / run_directory.CHECKPOINT,
+            identity={
+                "configuration": provenance["config_fingerprint"],
+                "dataset": provenance["dataset"]["fingerprint"],
+            },
+            probe=parts.probe,
+            processes=processes,
+            layout=parts.layout,
+        )
+        trainer.require_fit(parts.step)
+        for note in parts.notes(config):
+            listeners.note(note)
+        if run is not None:
+            processes.from_first(lambda: run_directory.begin_run(run, config, dataset))
+        context = FitContext(config, provenance, run, listeners.reporter.note)
+        try:
+            processes.from_first(lambda: listeners.begin_fit(context))
+            state = trainer.fit(parts.step, parts.positives, parts.selection, listeners)
+            with torch.no_grad():
+                embeddings = parts.layout.embeddings(parts.step.embeddings())
+            dial = processes.from_first(lambda: parts.selection.dial(embeddings))
+            if parts.sharded and not processes.first:
+                return  # what it has is no model
+            model = EmbeddingModel(
+                users=dataset.users,
+                items=dataset.items,
+                user_embeddings=embeddings.users.detach().float().cpu(),
+                item_embeddings=embeddings.items.detach().float().cpu(),
+                train=parts.train,
+                environment=spread(EmbeddingScorer(*embeddings)) * parts.selection.environment,
+                dial=dial,
+            )
+            best_epoch = state.stopping["best_epoch"]
+            fitted = Fitted(config, model, state.best, state.history, best_epoch, provenance)
+            keep(fitted)
+            if run is not None and processes.first:
+                fitted.write(run)
+        except BaseException as error:
+            listeners.abort_fit(error)
+            raise
+        listeners.end_fit(fitted)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What trains, in this process.
+
+    Attributes
+    ----------
+    train
+        ``(U, I)`` the training pairs of all users.
+    positives
+        Those of the users whose rows are here.
+    sharded
+        Whether the tables are cut among processes.
+    """
+
+    step: TrainingStep
+    positives: Positives
+    train: csr_array
+    layout: Layout
+    probe: FalseNegativeProbe | None
+    selection: Selection
+    sharded: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        dataset: Dataset,
+        classes: Mapping[str, type[Any]],
+        fabric: Fabric,
+        processes: Processes,
+    ) -> _Parts:
+        layout, probe = Layout(), None
+        sharded = config.training.shard and processes.several
+        if sharded:
+            step, positives, layout = assemble_shard(config, dataset, processes, **classes)
+            train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        else:
+            step, positives = assemble(config, dataset, **classes)
+            train = positives.matrix
+            if processes.first:
+                probe = false_negative_probe(
+                    config.training, dataset, positives, config.seed, fabric.device
+                )
+        device = layout.device(fabric.device)
+        selection = Selection(config.training, dataset, train, config.evaluation.ks, device)
+        return cls(step, positives, train, layout, probe, selection, sharded)
+
+    def notes(self, config: Config) -> list[str]:
+        """What the user should know beforehand, each in one line."""
+        uncounted = None
+        if self.sharded and config.training.fhn_every is not None:
+            uncounted = "with training.shard no false negatives are counted while training"
+        found = (self.selection.note, None if self.probe is None else self.probe.note, uncounted)
+        return [note for note in found if note is not None]

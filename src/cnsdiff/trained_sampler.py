@@ -1,0 +1,115 @@
+"""A sampler as training left it, asked for negatives once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from cnsdiff.assembly import assemble
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.data import Dataset
+from cnsdiff.data.positives import Positives
+from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
+from cnsdiff.evaluation.judges import Judge
+from cnsdiff.fitted import Fitted
+from cnsdiff.samplers.base import Batch, Context, Negatives
+from cnsdiff.seeding import torch_generator
+from cnsdiff.training.device import make_fabric
+
+
+class SampledNegatives(NamedTuple):
+    """What a trained sampler makes of some training pairs, on its device.
+
+    Attributes
+    ----------
+    batch
+        The ``B`` pairs.
+    negatives
+        One for each: items ``(B, 1)`` or vectors ``(B, 1, d)``.
+    embeddings
+        Those it was asked with, whose inner product is the score.
+    positives
+        All training pairs.
+    """
+
+    batch: Batch
+    negatives: Negatives
+    embeddings: Embeddings
+    positives: Positives
+
+
+class TrainedSampler:
+    """The sampler and the embeddings it was trained with, on their device.
+
+    Parameters
+    ----------
+    fitted
+        The training.
+    dataset
+        The one trained on; of its splits only train is read.
+    classes
+        Components given as classes, by ``"backbone"`` and ``"sampler"``.
+
+    Raises
+    ------
+    ConfigError
+        A component is a class that is not at hand.
+    """
+
+    def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
+        config = fitted.config
+        step, positives = assemble(config, dataset, **classes)
+        step.load_state_dict(dict(fitted.weights), strict=False)
+        self.device = make_fabric(config.device, config.precision, config.threads).device
+        step.to(self.device)
+        self.positives = positives.to(self.device)
+        with torch.no_grad():
+            self.embeddings, self.layers = step.embeddings(), step.layers()
+        self.sampler = step.sampler
+        self.progress = fitted.best_epoch / config.training.epochs
+        self.epoch = fitted.best_epoch + 1
+        self.cosine = config.objective.score == "cosine"
+
+    def false_negatives(
+        self, judge: Judge, *, n: int, neighbours: int, seed: int
+    ) -> FalseNegatives:
+        """See :func:`cnsdiff.evaluation.fhn.measure_false_negatives`."""
+        return measure_false_negatives(
+            self.sampler,
+            self.embeddings,
+            self.positives,
+            judge,
+            n=n,
+            seed=seed,
+            progress=self.progress,
+            epoch=self.epoch,
+            layers=self.layers,
+            cosine=self.cosine,
+            neighbours=neighbours,
+        )
+
+    def sampled(self, n: int, seed: int) -> SampledNegatives:
+        """See :meth:`cnsdiff.Recommender.sampled_negatives`."""
+
+        def stream(purpose: str) -> torch.Generator:
+            return torch_generator(seed, f"sampled negatives/{purpose}", device=self.device)
+
+        with torch.no_grad():
+            order = torch.randperm(
+                len(self.positives), generator=stream("pairs"), device=self.device
+            )
+            batch = Batch(order[:n], *self.positives.pairs[order[:n]].unbind(dim=1))
+            context = Context(
+                progress=self.progress,
+                negatives=stream("negatives"),
+                noise=stream("noise"),
+                cosine=self.cosine,
+                epoch=self.epoch,
+                layers=self.layers,
+            )
+            choose = stream("choice")
+            made = self.sampler(batch, self.embeddings, context)
+            negatives = made.dealt(len(batch), choose).drawn(choose).first()
+        return SampledNegatives(batch, negatives, self.embeddings, self.positives)
