@@ -25,7 +25,7 @@ from cnsdiff.evaluation.significance import (
     relative_improvement,
     retained,
     seed_interval,
-    user_interval,
+    user_intervals,
 )
 
 # --- over seeds
@@ -188,16 +188,18 @@ def test_what_cannot_be_paired(first, second):
 
 
 def test_interval_of_a_mean_is_scipys():
-    values = sparse(np.random.default_rng(11), 150, 0.4)[:, 0]
-    found = user_interval(values, seed=0, n_resamples=20_000)
+    values = sparse(np.random.default_rng(11), 150, 0.4, 2)
+    found, other = user_intervals(values, seed=0, n_resamples=20_000)
+    assert other.mean == pytest.approx(values[:, 1].mean())
+    values = values[:, 0]
     theirs = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(12)
     )
     assert (found.mean, found.n) == (pytest.approx(values.mean()), 150)
     interval = theirs.confidence_interval
     assert (found.low, found.high) == pytest.approx(interval, abs=0.1 * theirs.standard_error)
-    with pytest.raises(InputError, match="one value of each"):
-        user_interval(values[None], seed=0)
+    with pytest.raises(InputError, match="at least one user"):
+        user_intervals(np.zeros((0, 1)), seed=0)
 
 
 def test_what_is_retained_of_all_resamples_of_five_users():

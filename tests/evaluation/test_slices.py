@@ -48,10 +48,10 @@ def test_equal_counts_stay_together():
 
 def test_times_are_named_by_their_day_or_minute():
     days = np.arange(10) * 86_400
-    assert cut_times(days, 2).names == ("from 1970-01-01", "from 1970-01-06")
+    assert cut_times(days, 2).names == ("1970-01-01", "1970-01-06")
     assert cut_times(np.arange(10) * 60, 2).names == (
-        "from 1970-01-01 00:00",
-        "from 1970-01-01 00:05",
+        "1970-01-01 00:00",
+        "1970-01-01 00:05",
     )
     assert len(cut_times(np.full(7, 3.5), 5)) == 1
 

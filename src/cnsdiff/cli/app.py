@@ -19,6 +19,7 @@ COMMANDS = (
     ("tune", "Train"),
     ("benchmark", "Train"),
     ("evaluate", "Judge"),
+    ("report", "Judge"),
     ("recommend", "Use"),
     ("export", "Use"),
     ("doctor", "Help"),

@@ -55,10 +55,10 @@ def describe(
         return
     described = [measure(dataset, seed=seed) for dataset in prepared]
     if figures is not None:
-        from cnsdiff.diagnostics.page import page
-        from cnsdiff.storage import write_text
+        from cnsdiff.report.dataset import descriptions_document
+        from cnsdiff.report.html import write_html
 
-        write_text(figures, page(described))
+        write_html(descriptions_document(described), figures)
     if json:
         documents = [
             {"path": str(dataset.path), **one.to_dict()}

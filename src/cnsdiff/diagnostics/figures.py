@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import polars as pl
 
 from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics.concentration import CURVE_GRID, DECILES
-from cnsdiff.diagnostics.description import Description
-
-#: The same in every figure.
-COLOURS = {"train": "#8d99ae", "valid": "#8ecae6", "test_iid": "#74c69d", "test_ood": "#f4a261"}
-_INK, _GRID = "#444b54", "#eceff1"
+from cnsdiff.diagnostics.description import Description, SplitDescription
+from cnsdiff.palette import SPLITS
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with the words around it.
+    """A figure, the words around it, and the numbers that it draws.
 
     Attributes
     ----------
@@ -28,15 +26,21 @@ class Panel:
         Plain text; kept out of the figure, where a narrow screen would cut it.
     figure
         A ``plotly.graph_objects.Figure`` without a fixed width.
+    data
+        A row per point drawn.
     """
 
     title: str
     caption: str
     figure: Any
+    data: pl.DataFrame
 
 
 def panels(description: Description) -> tuple[Panel, ...]:
     """All figures of one dataset; that of time only where timestamps are known."""
+    longest = max(len(split.activity) for split in description.splits.values())
+    tenths = [decile + 1 for decile in range(DECILES)]
+    octaves = [_octave(exponent) for exponent in range(longest)]
     made = [
         Panel(
             "Distance from train",
@@ -44,23 +48,27 @@ def panels(description: Description) -> tuple[Panel, ...]:
             "stroke is what a random hold-out of that size would show: only what lies beyond it "
             "is shift.",
             _distances(description),
+            _distance_numbers(description),
         ),
         Panel(
             "Popularity of the items",
             "Share of a split's pairs on each tenth of the items, from the most popular in train "
             "(1) to the least (10).",
             _deciles(description),
+            _long(description, "tenth_of_items", tenths, lambda split: split.deciles),
         ),
         Panel(
             "Long tail",
             "Share of a split's pairs that its own most frequent items hold. On the dotted line "
             "all items would be equally frequent.",
             _long_tail(description),
+            _long(description, "share_of_items", CURVE_GRID, lambda split: split.long_tail),
         ),
         Panel(
             "Activity of the users",
             "Share of a split's users by the number of their pairs in it.",
             _activity(description),
+            _long(description, "pairs_of_a_user", octaves, lambda split: split.activity),
         ),
     ]
     if description.time_edges:
@@ -69,6 +77,7 @@ def panels(description: Description) -> tuple[Panel, ...]:
                 "Time",
                 "Share of a split's pairs in each of the equal cells of the whole time (UTC).",
                 _time(description),
+                _long(description, "time", _middles(description), _cells),
             )
         )
     return tuple(made)
@@ -86,7 +95,11 @@ def _distances(description: Description) -> Any:
             figure.add_bar(y=list(bars), x=values, orientation="h", **_named(name, "marker"))
         chance |= {bar: s.chance.js for bar, s in bars.items() if s.chance is not None}
     if chance:
-        stroke = {"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": _INK}}
+        stroke = {
+            "symbol": "line-ns",
+            "size": 16,
+            "line": {"width": 3, "color": SPLITS["train"].colour},
+        }
         figure.add_scatter(
             y=list(chance), x=list(chance.values()), mode="markers", marker=stroke, name="by chance"
         )
@@ -110,7 +123,7 @@ def _long_tail(description: Description) -> Any:
         figure.add_scatter(
             x=CURVE_GRID.tolist(), y=list(split.long_tail), mode="lines", **_named(name, "line")
         )
-    dotted = {"dash": "dot", "color": _INK, "width": 1}
+    dotted = {"dash": "dot", "color": SPLITS["train"].colour, "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dotted, name="all alike")
     return figure
 
@@ -125,14 +138,50 @@ def _activity(description: Description) -> Any:
 
 def _time(description: Description) -> Any:
     figure = _figure(y="share of the pairs")
-    edges = np.array(description.time_edges, dtype="datetime64[s]")
-    middles = (edges[:-1] + (edges[1:] - edges[:-1]) // 2).astype(str).tolist()
+    middles = _middles(description)
     for name, split in description.splits.items():
         if split.time is not None:
             style = _named(name, "line")
             style["line"] |= {"shape": "hvh"}
             figure.add_scatter(x=middles, y=list(split.time.cells), mode="lines", **style)
     return figure
+
+
+def _middles(description: Description) -> list[str]:
+    edges = np.array(description.time_edges, dtype="datetime64[s]")
+    middles: list[str] = (edges[:-1] + (edges[1:] - edges[:-1]) // 2).astype(str).tolist()
+    return middles
+
+
+def _distance_numbers(description: Description) -> pl.DataFrame:
+    rows = [
+        (axis, name, found.observed.js, None if found.chance is None else found.chance.js)
+        for name, split in description.splits.items()
+        for axis, found in split.shift.items()
+    ]
+    schema = {"of": pl.String, "split": pl.String, "js": pl.Float64, "by_chance": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _long(
+    description: Description,
+    axis: str,
+    places: Iterable[object],
+    shares: Callable[[SplitDescription], Sequence[float]],
+) -> pl.DataFrame:
+    """A row per split and place, of the shares that a figure draws."""
+    known = list(places)
+    rows = [
+        (name, place, share)
+        for name, split in description.splits.items()
+        # Of activity each split has as many as it needs.
+        for place, share in zip(known, shares(split), strict=False)
+    ]
+    return pl.DataFrame(rows, schema=["split", axis, "share"], orient="row")
+
+
+def _cells(split: SplitDescription) -> Sequence[float]:
+    return () if split.time is None else split.time.cells
 
 
 def _octave(exponent: int) -> str:
@@ -149,21 +198,21 @@ def _bars(figure: Any, labels: Sequence[str], values: Mapping[str, Iterable[floa
 
 
 def _named(split: str, part: str) -> dict[str, Any]:
-    """Name and colour of a split, for a trace whose colour is that of its ``part``."""
-    return {"name": SPLIT_TITLES[split], part: {"color": COLOURS[split]}}
+    """Name and look of a split, for a trace of bars (its ``marker``) or lines (its ``line``)."""
+    style = SPLITS[split]
+    look = {"color": style.colour} if part == "marker" else style.line
+    return {"name": SPLIT_TITLES[split], part: dict(look)}
 
 
 def _figure(*, x: str | None = None, y: str | None = None) -> Any:
     figure = go.Figure()
-    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "fixedrange": True}
     figure.update_layout(
         template="plotly_white",
         autosize=True,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        font={"color": _INK},
+        height=360,
         # Above the figure, where no tick label can run into it.
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        xaxis={"title": x, "automargin": True, **axis},
-        yaxis={"title": y, "automargin": True, **axis},
+        xaxis={"title": {"text": x}, "automargin": True},
+        yaxis={"title": {"text": y}, "automargin": True},
     )
     return figure

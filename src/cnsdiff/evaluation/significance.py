@@ -199,20 +199,16 @@ def bootstrap_differences(
     return [Comparison(*column) for column in columns]
 
 
-def user_interval(
+def user_intervals(
     values: ArrayLike, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
-) -> Interval:
-    """The mean of ``values (U,)``, one per user, with the interval that resampling users gives.
+) -> list[Interval]:
+    """The mean of each column of ``values (U, J)``, with the interval that resampling users gives.
 
-    Parameters and errors as of :func:`paired_bootstrap`.
+    Parameters and errors as of :func:`bootstrap_differences`; all columns share their resamples.
     """
-    given = np.asarray(values, dtype=np.float64)
-    if given.ndim != 1:
-        raise InputError(f"a mean over users needs one value of each, not the shape {given.shape}")
-    found = bootstrap_differences(given[:, None], seed=seed, n_resamples=n_resamples, level=level)[
-        0
-    ]
-    return Interval(found.difference, found.low, found.high, len(given))
+    found = bootstrap_differences(values, seed=seed, n_resamples=n_resamples, level=level)
+    n = len(np.asarray(values))
+    return [Interval(one.difference, one.low, one.high, n) for one in found]
 
 
 def retained(

@@ -86,7 +86,7 @@ def cut_times(timestamps: NDArray[Any], n: int = 5) -> Cut:
     begins = np.array([ordered[0], *edges]).astype(np.int64).astype("datetime64[s]")
     days = begins.astype("datetime64[D]")
     named = days if np.unique(days).size == days.size else begins.astype("datetime64[m]")
-    return Cut(edges, tuple(f"from {str(moment).replace('T', ' ')}" for moment in named))
+    return Cut(edges, tuple(str(moment).replace("T", " ") for moment in named))
 
 
 def _require(n: int, size: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cnsdiff.errors import InputError
 from cnsdiff.report.document import Document
+from cnsdiff.reporting import Reporting
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,21 @@ class Kind:
         ``module:function``; called with the path, imported when it is needed.
     made_by
         The command that writes such a directory.
+    takes
+        Options that the builder takes besides the path.
     """
 
     name: str
     markers: tuple[str, ...]
     builder: str
     made_by: str
+    takes: tuple[str, ...] = ()
 
     def build(self, path: Path, **options: Any) -> Document:
-        """The report of a directory of this kind."""
+        """The report of a directory of this kind; options that it does not take are left out."""
         module, _, function = self.builder.partition(":")
         build: Callable[..., Document] = getattr(import_module(module), function)
-        return build(path, **options)
+        return build(path, **{name: options[name] for name in self.takes if name in options})
 
 
 RUN = Kind(
@@ -45,6 +49,7 @@ RUN = Kind(
     ("manifest.json", "config.yaml"),
     "cnsdiff.report.run:run_document",
     "cnsdiff train DATASET --out RUN",
+    ("dataset", "reporter"),
 )
 #: The first kind whose markers are all there; a run is a dataset's manifest and a configuration.
 KINDS = (
@@ -73,7 +78,9 @@ def kind_of(path: Path) -> Kind | None:
     )
 
 
-def document_of(path: str | Path, *, dataset: str | Path | None = None, **options: Any) -> Document:
+def document_of(
+    path: str | Path, *, dataset: str | Path | None = None, reporter: Reporting | None = None
+) -> Document:
     """The report of a run, a benchmark, an audit, a study or a dataset.
 
     Parameters
@@ -82,8 +89,8 @@ def document_of(path: str | Path, *, dataset: str | Path | None = None, **option
         The directory.
     dataset
         Of a run only: the dataset directory it was trained on, if that has moved.
-    **options
-        For the builder of its kind.
+    reporter
+        Told what is being done, where that takes long.
 
     Raises
     ------
@@ -94,11 +101,9 @@ def document_of(path: str | Path, *, dataset: str | Path | None = None, **option
     kind = kind_of(path) if path.is_dir() else None
     if kind is None:
         raise InputError(f"{path}: {_none_of_ours(path)}")
-    if dataset is not None:
-        if kind is not RUN:
-            raise InputError(f"--dataset belongs to a run, and {path} is {kind.name}; leave it out")
-        options["dataset"] = Path(dataset)
-    return kind.build(path, **options)
+    if dataset is not None and kind is not RUN:
+        raise InputError(f"--dataset belongs to a run, and {path} is {kind.name}; leave it out")
+    return kind.build(path, dataset=None if dataset is None else Path(dataset), reporter=reporter)
 
 
 def _none_of_ours(path: Path) -> str:

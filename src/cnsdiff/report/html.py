@@ -28,6 +28,8 @@ from cnsdiff.tables import MARK, Table
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+#: Tells our files from others.
+_GENERATOR = '<meta name="generator" content="cnsdiff">'
 #: Pixels of a figure that does not say its own height.
 HEIGHT = 400
 #: Rows of a figure's numbers that the page shows; the CSV has them all.
@@ -37,6 +39,15 @@ ROWS_SHOWN = 50
 def write_html(document: Document, path: Path) -> None:
     """Write a report; what was there before is replaced in one step."""
     write_text(Path(path), render_html(document))
+
+
+def is_report(file: Path) -> bool:
+    """Whether a file was written by :func:`write_html`, and may be replaced."""
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return _GENERATOR in opened.read(2_000)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def render_html(document: Document) -> str:
@@ -130,7 +141,7 @@ def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:
 def _figure(figure: Figure) -> dict[str, Any]:
     from plotly.io import to_json
 
-    drawn = json.loads(to_json(figure.figure, validate=False))
+    drawn = _inert(json.loads(to_json(figure.figure, validate=False)))
     layout = drawn.setdefault("layout", {})
     layout.pop("template", None)  # the page has its own, one for each theme
     layout.pop("width", None)
@@ -144,6 +155,21 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "rows": figure.data.height,
         "shown": [[_shown(value) for value in row] for row in shown.iter_rows()],
     }
+
+
+#: What of a figure is text by us, in which plotly.js may read markup: it shapes what is hovered at.
+_OURS = {"hovertemplate", "texttemplate"}
+
+
+def _inert(value: Any) -> Any:
+    """A figure in which names, labels and values are text: plotly.js reads HTML in its strings."""
+    if isinstance(value, str):
+        return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    if isinstance(value, list):
+        return [_inert(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: inner if key in _OURS else _inert(inner) for key, inner in value.items()}
+    return value
 
 
 def _shown(value: object) -> tuple[str, bool]:

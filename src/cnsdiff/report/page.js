@@ -45,7 +45,7 @@
     const ink = colour("--ink"), muted = colour("--muted"), grid = colour("--grid");
     const axis = {
       automargin: true, gridcolor: grid, linecolor: colour("--rule"), zerolinecolor: grid,
-      tickcolor: grid, tickfont: { color: muted, size: 12 }, title: { font: { color: muted, size: 13 }, standoff: 12 },
+      exponentformat: "power", tickcolor: grid, tickfont: { color: muted, size: 12 }, title: { font: { color: muted, size: 13 }, standoff: 12 },
       hoverformat: "",
     };
     return { layout: {

@@ -1,0 +1,162 @@
+"""What the figures of all reports are made with: axes, points with intervals, lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from cnsdiff.evaluation.significance import Interval
+from cnsdiff.palette import SPLITS, Style
+
+#: How the tests are called in a report.
+TITLES = {"valid": "validation", "test_iid": "IID test", "test_ood": "OOD test"}
+
+
+def chart(*, x: str | None = None, y: str | None = None, height: int | None = None) -> Any:
+    """An empty figure with the titles of its axes; the page gives it colours and width."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=height,
+        xaxis={"title": {"text": x}} if x else {},
+        yaxis={"title": {"text": y}} if y else {},
+    )
+    return figure
+
+
+def metric_title(metric: str) -> str:
+    """``ndcg@20`` as a reader knows it: ``NDCG@20``; what follows in brackets stays."""
+    name, at, rest = metric.partition("@")
+    spelled = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hitrate": "HitRate"}
+    return f"{spelled.get(name, name.capitalize())}{at}{rest}"
+
+
+def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+    """The ends of intervals for a trace of points."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [one.high - one.mean for one in intervals],
+        "arrayminus": [one.mean - one.low for one in intervals],
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[Any, pl.DataFrame]:
+    """A row per name, a point with its interval per split, and a line between them.
+
+    Parameters
+    ----------
+    values
+        By name (the first on top), then by split.
+    x
+        Title of the axis.
+
+    Returns
+    -------
+    figure, numbers
+        The numbers are ``name``, ``split``, ``mean``, ``low``, ``high`` and ``n``.
+    """
+    figure = chart(x=x, height=110 + 46 * len(values))
+    for name, found in values.items():
+        if len(found) > 1:
+            ends = [one.mean for one in found.values()]
+            figure.add_scatter(
+                x=ends,
+                y=[name] * len(ends),
+                mode="lines",
+                line={"color": SPLITS["train"].faint(0.5), "width": 3},
+                showlegend=False,
+                hoverinfo="skip",
+            )
+    for split in dict.fromkeys(split for found in values.values() for split in found):
+        own = {name: found[split] for name, found in values.items() if split in found}
+        figure.add_scatter(
+            x=[one.mean for one in own.values()],
+            y=list(own),
+            mode="markers",
+            name=TITLES.get(split, split),
+            marker={**SPLITS[split].marker, "size": 11},
+            error_x=error_bars(list(own.values())),
+            hovertemplate="%{y}: %{x:.4f}",
+        )
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=list(values)[::-1], showgrid=False
+    )
+    figure.update_xaxes(rangemode="tozero")
+    rows = [
+        (name, split, one.mean, one.low, one.high, one.n)
+        for name, found in values.items()
+        for split, one in found.items()
+    ]
+    return figure, pl.DataFrame(
+        rows, schema=["name", "split", "mean", "low", "high", "n"], orient="row"
+    )
+
+
+def split_lines(
+    values: Mapping[str, Sequence[Interval | None]], names: Sequence[str], *, x: str, y: str
+) -> tuple[Any, pl.DataFrame]:
+    """A line per split over ordered categories, with intervals; ``None`` where there is nothing.
+
+    Returns
+    -------
+    figure, numbers
+        The numbers are ``part``, ``split``, ``mean``, ``low``, ``high`` and ``n``.
+    """
+    figure = chart(x=x, y=y, height=320)
+    rows: list[tuple[Any, ...]] = []
+    for split, found in values.items():
+        there = [(name, one) for name, one in zip(names, found, strict=True) if one is not None]
+        figure.add_scatter(
+            x=[name for name, _ in there],
+            y=[one.mean for _, one in there],
+            mode="lines+markers",
+            name=TITLES.get(split, split),
+            marker=SPLITS[split].marker,
+            line={**SPLITS[split].line, "width": 1.5},
+            error_y=error_bars([one for _, one in there]),
+        )
+        rows += [(name, split, one.mean, one.low, one.high, one.n) for name, one in there]
+    # Ranges such as "2–3" are words, not numbers or dates.
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(names))
+    figure.update_yaxes(rangemode="tozero")
+    schema = {
+        "part": pl.String, "split": pl.String, "mean": pl.Float64, "low": pl.Float64,
+        "high": pl.Float64, "n": pl.Int64,
+    }  # fmt: skip
+    return figure, pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, tuple[Style, Sequence[float | None]]],
+    *,
+    x_title: str,
+    y_title: str | None = None,
+    height: int = 260,
+) -> tuple[Any, pl.DataFrame]:
+    """A line per name over a common ``x``; the numbers are ``x`` and a column per name."""
+    figure = chart(x=x_title, y=y_title, height=height)
+    for name, (style, values) in lines.items():
+        # A line alone need not be told from another.
+        line = style.line if len(lines) > 1 else {**style.line, "dash": "solid"}
+        figure.add_scatter(
+            x=list(x), y=list(values), mode="lines", name=name, line=line, connectgaps=True
+        )
+    figure.update_layout(showlegend=len(lines) > 1, hovermode="x")
+    named = {name: list(values) for name, (_, values) in lines.items()}
+    return figure, pl.DataFrame({x_title: list(x), **named})
+
+
+def mark_x(figure: Any, at: float, text: str) -> None:
+    """A dotted line up the figure, named at its top."""
+    figure.add_vline(x=at, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
+    figure.add_annotation(
+        x=at, y=1, yref="paper", text=text, showarrow=False, xanchor="center", yanchor="bottom"
+    )

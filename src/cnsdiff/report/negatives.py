@@ -1,0 +1,265 @@
+"""What the trained sampler makes, beside random and heuristic negatives of the same pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from cnsdiff.data import Dataset
+from cnsdiff.errors import DataError
+from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
+from cnsdiff.evaluation.judges import judge_for
+from cnsdiff.palette import SPLITS, Style, method_styles
+from cnsdiff.recommender import Recommender
+from cnsdiff.report.charts import chart
+from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick
+from cnsdiff.seeding import torch_generator
+from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.trained_sampler import SampledNegatives
+
+#: Training pairs whose negatives are measured, and of how many each kind is drawn in the map.
+PAIRS, DRAWN = 4_000, 300
+#: Candidates of the heuristic negative, as in dynamic negative sampling.
+CANDIDATES = 32
+#: Cells of the distribution of scores.
+CELLS = 40
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of negative for each of the pairs: ``vectors (B, d)``, and what they are called."""
+
+    name: str
+    negatives: Negatives
+    vectors: Tensor
+    scores: Tensor
+    style: Style
+
+
+def negative_blocks(model: Recommender, dataset: Dataset, seed: int) -> list[Block]:
+    """A map of the embeddings, how the negatives score, and how many of them are false.
+
+    Parameters
+    ----------
+    model
+        Trained on ``dataset``.
+    dataset
+        Its train split gives the pairs, its validation tells what else their users like.
+    seed
+        Of pairs, negatives and the points drawn.
+
+    Raises
+    ------
+    InputError
+        The model's sampler is a class that is not at hand.
+    """
+    found = model.sampled_negatives(dataset, n=PAIRS, seed=seed)
+    batch, embeddings = found.batch, found.embeddings
+    device = embeddings.items.device
+
+    def stream(purpose: str) -> torch.Generator:
+        return torch_generator(seed, f"report/{purpose}", device=device)
+
+    users = embeddings.users[batch.users]
+    random = found.positives.sample_negatives(batch.users, 1, stream("random"))
+    candidates = draw_candidates(found.positives, batch.users, 1, CANDIDATES, stream("candidates"))
+    hardest = pick(candidates, candidate_scores(users, embeddings.items, candidates))
+    sampler = model.config_.sampler.name
+    styles = method_styles([sampler, "mostpop", "itemknn", "ease", "random", "hardest"])
+
+    def kind(name: str, negatives: Negatives, style: str) -> Kind:
+        vectors = negatives.embed(embeddings)[:, 0]
+        return Kind(name, negatives, vectors, (vectors * users).sum(1), styles[style])
+
+    kinds = [
+        kind("random", Negatives(random), "random"),
+        kind(f"hardest of {CANDIDATES}", Negatives(hardest), "hardest"),
+        kind(f"{sampler}, as trained", found.negatives, sampler),
+    ]
+    positive = embeddings.items[batch.positives]
+    made = "picks items" if found.negatives.items is not None else "synthesises vectors"
+    return [
+        Prose(
+            f"For {len(batch):,} training pairs, the negative that the trained sampler "
+            f"**{sampler}** makes now (it {made}), a random one, and the hardest of {CANDIDATES} "
+            "random ones, which is what heuristic samplers look for."
+        ),
+        *_maps(kinds, positive, users, batch, dataset),
+        _distribution(kinds, (positive * users).sum(1)),
+        _table(kinds, found, (positive * users).sum(1), dataset, stream("fhn")),
+    ]
+
+
+def principal_plane(vectors: Tensor) -> tuple[Tensor, float]:
+    """Points ``(N, d)`` on the plane of their largest variance, and the share of it there.
+
+    Signs are fixed so that the same points give the same picture: the largest weight of either
+    axis is positive.
+
+    Returns
+    -------
+    points, explained
+        ``(N, 2)`` (zeros where ``d`` or ``N`` is 1), and a share in ``[0, 1]``; 1 where all
+        points are the same.
+    """
+    centred = (vectors - vectors.mean(0)).double()
+    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2]
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    points = centred @ (axes * largest.sign()).T
+    if points.shape[1] < 2:
+        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
+    variance = singular.square()
+    total = float(variance.sum())
+    return points, float(variance[:2].sum()) / total if total else 1.0
+
+
+def _maps(
+    kinds: list[Kind], positive: Tensor, users: Tensor, batch: Batch, dataset: Dataset
+) -> list[Figure]:
+    """A figure per kind on the same plane, over the same users and positives."""
+    n = min(DRAWN, len(batch))  # the pairs are in random order already
+    drawn = {"users": users[:n], "positives": positive[:n]}
+    drawn |= {kind.name: kind.vectors[:n] for kind in kinds}
+    points, explained = principal_plane(torch.cat(list(drawn.values())).cpu())
+    parts = dict(zip(drawn, (part.numpy() for part in torch.split(points, n)), strict=True))
+    ids = {
+        "users": dataset.decode_users(batch.users[:n].cpu().numpy()),
+        "positives": dataset.decode_items(batch.positives[:n].cpu().numpy()),
+    }
+    ids |= {
+        kind.name: dataset.decode_items(kind.negatives.items[:n, 0].cpu().numpy())
+        for kind in kinds
+        if kind.negatives.items is not None
+    }
+    edge = 1.06 * float(points.abs().max())
+    grey = SPLITS["train"].marker
+    ground = {
+        "users": {**grey, "symbol": "circle-open", "size": 5, "opacity": 0.45},
+        "positives": {**grey, "size": 5, "opacity": 0.45},
+    }
+    plane = (
+        f"The plane holds {100 * explained:.0f} % of the variance of all points: far apart on it "
+        "is far apart, near on it may still be far."
+    )
+    figures = []
+    for at, kind in enumerate(kinds):
+        shown = {**ground, kind.name: {**kind.style.marker, "size": 7, "opacity": 0.85}}
+        figure = chart(height=400)
+        frames = []
+        for name, marker in shown.items():
+            place = parts[name]
+            own = ids[name].cast(pl.String) if name in ids else _no_ids(n)
+            figure.add_scatter(
+                x=place[:, 0].tolist(),
+                y=place[:, 1].tolist(),
+                mode="markers",
+                name=name,
+                marker=marker,
+                text=own.fill_null("synthesised").to_list(),
+                hovertemplate="%{text}",
+            )
+            columns = {"kind": [name] * n, "id": own, "x": place[:, 0], "y": place[:, 1]}
+            frames.append(pl.DataFrame(columns))
+        for axis in (figure.update_xaxes, figure.update_yaxes):
+            axis(showticklabels=False, zeroline=False, range=[-edge, edge])
+        figure.update_yaxes(scaleanchor="x")
+        caption = f"{n} of them over their users and positives. {'' if at else plane}".strip()
+        figures.append(Figure(f"Map: {kind.name}", caption, figure, pl.concat(frames), small=True))
+    return figures
+
+
+def _no_ids(n: int) -> pl.Series:
+    return pl.Series([None] * n, dtype=pl.String)
+
+
+def _distribution(kinds: list[Kind], of_positive: Tensor) -> Figure:
+    gaps = {kind.name: (kind.scores - of_positive).cpu().double().numpy() for kind in kinds}
+    everything = np.concatenate(list(gaps.values()))
+    # The outermost half per cent would stretch the axis until nothing could be told apart.
+    low, high = np.quantile(everything, [0.005, 0.995])
+    edges = np.linspace(min(low, -1e-6), max(high, 1e-6), CELLS + 1)
+    middles = (edges[:-1] + edges[1:]) / 2
+    figure = chart(x="score of the negative less that of its positive", y="share", height=340)
+    columns = {"score_less_positive": middles}
+    for kind in kinds:
+        share = np.histogram(np.clip(gaps[kind.name], edges[0], edges[-1]), edges)[0]
+        columns[kind.name] = share / len(of_positive)
+        figure.add_scatter(
+            x=middles,
+            y=columns[kind.name],
+            mode="lines",
+            name=kind.name,
+            line={**kind.style.line, "shape": "hvh"},
+        )
+    figure.add_vline(x=0, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return Figure(
+        "Hardness",
+        "How the same user scores a negative and its positive. Right of the dotted line the "
+        "negative scores higher: either the model is wrong there, or the negative is.",
+        figure,
+        pl.DataFrame(columns),
+    )
+
+
+def _table(
+    kinds: list[Kind],
+    found: SampledNegatives,
+    of_positive: Tensor,
+    dataset: Dataset,
+    generator: torch.Generator,
+) -> Table:
+    batch, embeddings, positives = found.batch, found.embeddings, found.positives
+    judged = "valid" in dataset.split_names
+    rows = []
+    for kind in kinds:
+        counts = FalseNegatives()
+        if judged:
+            try:
+                judge = judge_for(dataset, "valid", embeddings.items.device)
+                counts = false_negatives(
+                    kind.negatives, batch, embeddings, judge, positives, generator=generator
+                )
+            except DataError:  # validation tells nothing of these users
+                judged = False
+        items = kind.negatives.items
+        near = (
+            items[:, 0] if items is not None else nearest_items(kind.vectors, embeddings.items, 1)
+        )
+        popular = positives.item_counts[near.flatten()].double().mean()
+        low, high = counts.interval()
+        rows.append(
+            (
+                (kind.name,),
+                (
+                    Cell(float((kind.scores > of_positive).double().mean())),
+                    Cell(counts.hard_share),
+                    Cell(counts.fhn, (high - low) / 2 if counts.judged else None),
+                    Cell(float(popular)),
+                ),
+            )
+        )
+    return Table(
+        "The negatives in numbers",
+        ("negatives",),
+        (
+            Column("above_positive", "score above own positive", 1, percent=True, signed=False),
+            Column("hard", "hard", 1, percent=True, signed=False),
+            Column("false", "false", 2, percent=True, signed=False),
+            Column("popularity", "mean popularity", 1),
+        ),
+        tuple(rows),
+        (
+            "hard: score above the median of the user's random candidates",
+            "false: the user likes the item, by the pairs held out in validation, which are few: "
+            "compare the rows, and see cnsdiff evaluate --false-negatives for more",
+            "mean popularity: training pairs of the item, for a vector of the item nearest to it",
+        ),
+    )
