@@ -46,6 +46,12 @@ class StorageError(InputError):
     """A file could not be written where asked; whatever was there before is untouched."""
 
 
+class Interrupted(CnsdiffError):
+    """Ctrl-C ended work that can go on later: exit code 130."""
+
+    exit_code = 130
+
+
 class NotFittedError(CnsdiffError, ValueError, AttributeError):
     """A fitted attribute or method was used before ``fit`` (same bases as scikit-learn's)."""
 

@@ -1,0 +1,50 @@
+"""How a command tells that it failed: a sentence for people, a document for machines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from cnsdiff.errors import Interrupted
+
+
+def wants_json() -> bool:
+    """Whether the command line asks for JSON; known also where it cannot be parsed."""
+    return "--json" in sys.argv[1:]
+
+
+def tell(message: str, exit_code: int) -> None:
+    """A sentence on standard error and, with ``--json``, the same as JSON on standard output."""
+    print(f"cnsdiff: {message}", file=sys.stderr, flush=True)
+    if wants_json():
+        document(message, exit_code)
+
+
+def document(message: str, exit_code: int) -> None:
+    """The JSON document of a failure."""
+    error = {"message": message, "exit_code": exit_code}
+    print(json.dumps({"error": error}, indent=2, ensure_ascii=False), flush=True)
+
+
+@contextmanager
+def interruptible(how: str) -> Iterator[None]:
+    """Around long work that keeps what is done: Ctrl-C, or a polite kill, is told in a sentence.
+
+    Parameters
+    ----------
+    how
+        What is kept, and how to go on.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {how}") from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
