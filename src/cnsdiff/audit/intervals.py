@@ -22,6 +22,8 @@ RESAMPLES = 2000
 _BLOCK = 2**23
 #: A class of users by their number of items to find holds at least so many users of the IID test.
 _LEAST_IN_CLASS = 10
+#: Share of the OOD test's users that the IID test must have the like of, or nothing is matched.
+_LEAST_MATCHED = 0.75
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,21 @@ class Losses:
         On the IID test at the OOD test's numbers of items to find.
     loss
         ``1 - ood / iid_matched``: the share that is lost under the shift.
+    matched
+        Share of the OOD test's users that have as many items to find as some of the IID test's; if
+        it is small, ``iid_matched`` and ``loss`` are NaN.
     """
 
     iid: tuple[Estimate, ...]
     ood: tuple[Estimate, ...]
     iid_matched: tuple[Estimate, ...]
     loss: tuple[Estimate, ...]
+    matched: float
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the two tests can be compared."""
+        return self.matched >= _LEAST_MATCHED
 
 
 def losses(iid: Tested, ood: Tested, *, seed: int, n_resamples: int = RESAMPLES) -> Losses:
@@ -132,14 +143,25 @@ def losses(iid: Tested, ood: Tested, *, seed: int, n_resamples: int = RESAMPLES)
         return {"iid": plain, "ood": shifted, "iid_matched": matched, "loss": lost}
 
     value, draws = means(observed), means(drawn)
-    return Losses(
-        **{
-            name: tuple(
-                Estimate.of(value[name][0, s], draws[name][:, s]) for s in range(n_settings)
-            )
-            for name in value
-        }
-    )
+    found = {
+        name: tuple(Estimate.of(value[name][0, s], draws[name][:, s]) for s in range(n_settings))
+        for name in value
+    }
+    matched = float(np.isin(_octave(ood.n_relevant), _common(_octave(iid.n_relevant))).mean())
+    if matched < _LEAST_MATCHED:
+        unknown = (Estimate(np.nan, np.nan, np.nan),) * n_settings
+        found |= {"iid_matched": unknown, "loss": unknown}
+    return Losses(**found, matched=matched)
+
+
+def _octave(n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 for 1, 1 for 2, 2 for 3 and 4, 3 for 5 to 8, …"""
+    return np.ceil(np.log2(np.maximum(n, 1))).astype(np.int64)
+
+
+def _common(octaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of at least so many users that a mean means something."""
+    return np.flatnonzero(np.bincount(octaves) >= _LEAST_IN_CLASS)
 
 
 def _classes(
@@ -149,11 +171,7 @@ def _classes(
 
     Classes of few users of the IID test are joined with the one below (the lowest with the next).
     """
-
-    def octave(n: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.ceil(np.log2(np.maximum(n, 1))).astype(np.int64)
-
-    first, second = octave(iid), octave(ood)
+    first, second = _octave(iid), _octave(ood)
     top = int(max(first.max(), second.max()))
     counts = np.bincount(first, minlength=top + 1)
     joined = np.zeros(top + 1, dtype=np.int64)

@@ -219,14 +219,14 @@ def _best(settings: Sequence[Setting]) -> Setting | None:
 
 
 def title_of(method: str, selection: str) -> str:
-    """A setting for a reader: ``cnsdiff, expecting inverse-popularity``."""
+    """A setting for a reader, among those of one shift: ``cnsdiff set for this shift``."""
     name = METHODS[method].title if method in METHODS else method
     if selection == AS_GIVEN or (method in METHODS and selection == METHODS[method].plain):
         return name
     if selection == PLAIN:
-        return f"{name}, without the dial"
+        return f"{name} without the dial"
     if selection == PLAIN + DIAL:
-        return f"{name}, with the dial"
+        return f"{name} with the dial"
     if method == "mostpop":
         return name
-    return f"{name}, expecting {selection.removesuffix(DIAL)}"
+    return f"{name} set for this shift"

@@ -21,17 +21,22 @@ from cnsdiff.audit.judging import (
     title_of,
 )
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.methods import METHODS, USUAL
+from cnsdiff.audit.methods import KS, METHODS, USUAL
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, metric_name, number, percent
 from cnsdiff.benchmark.grid import DIAL
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
+from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.evaluation.significance import holm
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.selection import as_configured
 
 #: Fewer users than this in a test make wide intervals.
 FEW_USERS = 100
+#: Fewer validation pairs than this, counted as they weigh, make a choice uncertain.
+FEW_PAIRS = 500
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def shift_result(
         },
         "size": _size(dataset, seed),
         "n_users": dict(judged.n_users),
+        "effective_pairs": _effective_pairs(dataset, shift),
         "table": _table(judged, choice),
         "usual": choice.usual.key,
         "recommendation": _recommendation(found, judged, choice, reading, log, seed, names),
@@ -192,24 +198,24 @@ def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Differenc
     """What to use for the shift, in two sentences."""
     expected, plain = choice.expected, choice.plain
     losses = judged.losses
-    today = losses.iid[judged.at(plain)].value
     reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
     if expected.key == plain.key:
         return (
             f"Use {_title(plain)}: validation chooses it for this shift and for today alike. "
             f"Under the shift it reaches {reached}."
         )
-    cost = cost_phrase(costs.estimate, today)
+    cost = cost_phrase(costs.estimate, losses.iid[judged.at(plain)].value)
+    said = difference_phrase(brings.estimate)
     if brings.sign > 0:
         return (
-            f"Use {_title(expected)}: under the shift it reaches {reached}, and {_title(plain)}, "
-            f"the best today, {before}: {difference_phrase(brings.estimate)}. Today it {cost}."
+            f"Use {_title(expected)}: under the shift it reaches {reached} where {_title(plain)}, "
+            f"the best today, reaches {before}: {said}. Today it {cost}."
         )
     verb = "is worse" if brings.sign < 0 else "shows no gain"
     return (
         f"Keep {_title(plain)}, the best today, which reaches {before} under the shift. What "
-        f"validation chooses for this shift, {_title(expected)}, {verb} there ({reached}: "
-        f"{difference_phrase(brings.estimate)}), and today it {cost}."
+        f"validation chooses for it, {_title(expected)}, {verb}: it reaches {reached}, {said}, and "
+        f"today it {cost}."
     )
 
 
@@ -220,26 +226,42 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
         return ""
     losses = judged.losses
     if METHODS[use.method].train is None:
-        (over,) = judged.differences("test_ood", [(trained, use)])
-        own, name = f"the reference {_title(use)}", f"the best of it, {_title(trained)}"
+        mine, rival, own = trained, use, _title(use)
     else:
-        (over,) = judged.differences("test_ood", [(use, reference)])
+        mine, rival = use, reference
         (costs,) = judged.differences("test_iid", [(reference, choice.plain)])
+        today = f"today it {cost_phrase(costs.estimate, losses.iid[judged.at(choice.plain)].value)}"
+        if reference.key == choice.plain.key:
+            today = "it is the best today, too"
         reached = number(losses.ood[judged.at(reference)].value)
-        today = (
-            "it is the best today, too"
-            if reference.key == choice.plain.key
-            else f"today it {cost_phrase(costs.estimate, losses.iid[judged.at(choice.plain)].value)}"
-        )
-        own = f"the reference {_title(reference)} ({reached} under the shift; {today})"
-        name = _title(use)
-    said = difference_phrase(over.estimate)
+        own = f"{_title(reference)}, which reaches {reached}; {today}"
+    (over,) = judged.differences("test_ood", [(mine, rival)])
+    name = _title(mine)
+    said = f"{name[0].upper()}{name[1:]}: {difference_phrase(over.estimate)}"
     if over.sign > 0:
-        winner = trained if METHODS[use.method].train is None else use
-        return f"{_title(winner)} beats {own}: {said}."
+        return f"It beats the references. The best of them is {own}. {said}."
     if over.sign < 0:
-        return f"Nothing that was trained reaches {own}: {name}, is off by {said}."
-    return f"Nothing that was trained is shown to beat {own}: of {name}, there is {said}."
+        return (
+            f"Nothing that was trained reaches the references. The best of them is {own}. {said}."
+        )
+    return (
+        "Nothing that was trained is shown to beat the references. The best of them is "
+        f"{own}. {said}."
+    )
+
+
+def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
+    """How many equal pairs the validation pairs are worth under the shift's objective."""
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    found = as_configured(
+        shift.anticipate,
+        TrainingConfig(**shift.training),
+        dataset.split("valid"),
+        train,
+        KS,
+        exposure_counts(dataset).numpy(),
+    )
+    return found.effective_pairs
 
 
 def _size(dataset: Dataset, seed: int) -> dict[str, Any]:
@@ -286,6 +308,16 @@ def _limits(told: Mapping[str, Any], judged: Judged) -> list[str]:
                 f"The {name} test has {judged.n_users[test]:,} users only, so its intervals are "
                 "wide and small differences cannot be seen."
             )
+    if not judged.losses.comparable:
+        limits.append(
+            "The users of the OOD test have far more or fewer items to find than those of the IID "
+            "test, so what is lost cannot be told; methods can be compared all the same."
+        )
+    if told["effective_pairs"] < FEW_PAIRS:
+        limits.append(
+            f"For this shift the validation pairs weigh as much as {told['effective_pairs']:,.0f} "
+            "equal ones, so that its choice is uncertain."
+        )
     dropped = told["size"]["splits"]["test_ood"]["dropped_unknown"] or 0
     kept = told["size"]["splits"]["test_ood"]["pairs"]
     if dropped > kept:

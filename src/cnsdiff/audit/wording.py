@@ -13,12 +13,14 @@ from cnsdiff.audit.intervals import Estimate
 
 #: An interval of a loss that is wider than this tells nothing if it holds 0.
 WIDE = 0.3
+#: The sign and the space before it, at which no line breaks.
+PERCENT = "\u00a0%"
 
 
 def percent(share: float) -> str:
-    """``0.624`` -> ``62 %``; small ones with a digit more."""
+    """``0.624`` -> ``62 %``, with a space that does not break; small ones with a digit more."""
     value = 100 * share
-    return f"{value:.1f} %" if 0 < abs(value) < 1 else f"{value:.0f} %"
+    return f"{value:.1f}{PERCENT}" if 0 < abs(value) < 1 else f"{value:.0f}{PERCENT}"
 
 
 def metric_name(metric: str) -> str:
@@ -36,8 +38,8 @@ def span(low: float, high: float) -> str:
     """An interval of shares: ``55–69 %``; with a sign where one end is below 0."""
     first, second = f"{100 * low:.0f}", f"{100 * high:.0f}"
     if low < 0:
-        return f"−{first.lstrip('-')} to {second.replace('-', '−')} %"
-    return f"{first}–{second} %"
+        return f"−{first.lstrip('-')} to {second.replace('-', '−')}{PERCENT}"
+    return f"{first}–{second}{PERCENT}"
 
 
 def can_tell(loss: Estimate) -> bool:
@@ -94,7 +96,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def difference_phrase(difference: Estimate) -> str:
-    """``+.0120 (.0080 to .0160)``, or that the log shows none."""
+    """``+.0120 (+.0080 to +.0160)``, or that the log shows none."""
     if not math.isfinite(difference.low):
         return "a difference that this log cannot tell"
     inside = f"{_signed(difference.low)} to {_signed(difference.high)}"
@@ -104,7 +106,7 @@ def difference_phrase(difference: Estimate) -> str:
 
 
 def cost_phrase(difference: Estimate, of: float | None = None) -> str:
-    """Goes on "today it …": ``costs .0120 (.0080 to .0160), 5 %``.
+    """Goes on "today it …": ``costs 5 % (.0120; .0080 to .0160)``.
 
     Parameters
     ----------
@@ -120,8 +122,10 @@ def cost_phrase(difference: Estimate, of: float | None = None) -> str:
         return f"costs nothing that this log can show ({inside})"
     verb = "costs" if difference.value < 0 else "gains"
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    share = f", {percent(abs(difference.value) / of)}" if of else ""
-    return f"{verb} {number(abs(difference.value))} ({number(low)} to {number(high)}){share}"
+    size, inside = number(abs(difference.value)), f"{number(low)} to {number(high)}"
+    if of:
+        return f"{verb} {percent(abs(difference.value) / of)} ({size}; {inside})"
+    return f"{verb} {size} ({inside})"
 
 
 def _signed(value: float) -> str:

@@ -122,6 +122,13 @@ def _cell(
     return Cell(value, (high - low) / 2, place, differs)
 
 
+def _beside(found: Mapping[str, Any], *, same: bool = False) -> Cell:
+    """A difference; none of a setting from itself."""
+    if same:
+        return Cell(math.nan)
+    return _cell(found["difference"], differs=found["sign"] != 0)
+
+
 def _places(values: Sequence[float | None]) -> list[int | None]:
     best = sorted({v for v in values if v is not None}, reverse=True)[:1]
     return [1 if value in best else None for value in values]
@@ -253,15 +260,9 @@ def _use_blocks(result: Mapping[str, Any]) -> list[Block]:
                 (shift["title"], row["title"]),
                 (
                     _cell(row["ood"]),
-                    _cell(
-                        advice["use_over_usual"]["difference"],
-                        differs=advice["use_over_usual"]["sign"] != 0,
-                    ),
+                    _beside(advice["use_over_usual"], same=advice["use"] == shift["usual"]),
                     _cell(row["iid"]),
-                    _cell(
-                        advice["use_costs"]["difference"],
-                        differs=advice["use_costs"]["sign"] != 0,
-                    ),
+                    _beside(advice["use_costs"], same=advice["use"] == advice["plain"]),
                 ),
             )
         )
@@ -310,7 +311,10 @@ def _shift_blocks(result: Mapping[str, Any], shift: Mapping[str, Any]) -> list[B
     table = shift["table"]
     against = _against(result, shift)
     blocks: list[Block] = [
-        Prose(f"{shift['meaning']} {shift['size']['words']}"),
+        Prose(
+            f"{shift['meaning']} {shift['size']['words']}\n\nSet for this shift: epoch and dial "
+            f"are picked on validation pairs weighed by `{shift['anticipate']}`."
+        ),
         _test_figure(result, shift),
         against,
         _deciles_figure(shift),
@@ -506,8 +510,8 @@ def _outside_blocks(result: Mapping[str, Any]) -> list[Block]:
                     _cell(one["iid"]),
                     _cell(one["ood"]),
                     _cell(one["loss"]),
-                    _cell(today["difference"], differs=today["sign"] != 0),
-                    _cell(beside["difference"], differs=beside["sign"] != 0),
+                    _beside(today),
+                    _beside(beside),
                 ),
             )
         )
