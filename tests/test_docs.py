@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
-import polars as pl
 import pytest
 
 from cnsdiff.backbones.lightgcn import LightGCNConfig
@@ -118,32 +113,6 @@ def test_help_and_readme_name_every_choice(option: str) -> None:
     for choice in choices:
         assert re.search(rf"(?<![\w-]){choice}(?![\w-])", about.help), choice
         assert choice == "valid" or re.search(rf"`[^`\n]*(?<![\w-]){choice}`", readme), choice
-
-
-PAGES = {
-    page.name: blocks
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    if (blocks := re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL))
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_python_on_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
-    """In a folder with a ``ratings.csv``, as a reader would paste it."""
-    rng = np.random.default_rng(0)
-    pairs = pl.DataFrame({"user": rng.integers(0, 60, 3000), "item": rng.integers(0, 40, 3000)})
-    ratings = pairs.with_columns(
-        rating=pl.Series(rng.integers(1, 6, 3000)),
-        timestamp=pl.Series(rng.integers(1_600_000_000, 1_620_000_000, 3000)),
-    )
-    ratings.write_csv(tmp_path / "ratings.csv")
-    code = "\n".join(PAGES[page])
-    environment = {**os.environ, "CNSDIFF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

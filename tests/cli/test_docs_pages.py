@@ -1,0 +1,309 @@
+"""Every block of code in the README and the documentation is run, or held to the code otherwise.
+
+A page is run from top to bottom in a folder of its own, as a reader would paste it: Python blocks
+with no command between them as one script, commands in this process. What would take minutes, a
+network or several machines is not run but parsed: the command exists, and so do its options.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import typer
+import yaml
+
+from cnsdiff import prepare
+from cnsdiff.benchmark.grid import Grid
+from cnsdiff.cli.app import app
+from cnsdiff.config import Config, resolve_config
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
+
+#: What stands in for the files that a page takes for granted.
+FILES = {
+    "README.md": ("ratings.csv",),
+    "choosing.md": ("ratings.csv", "data/mine"),
+    "compare-honestly.md": ("ratings.csv",),
+    "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
+    "diagnostics.md": ("data/food", "data/yelp2018"),
+    "scenarios.md": ("ratings.csv", "random.csv"),
+}
+
+#: Commands that are parsed and not run, and why. The first pattern that fits decides.
+PARSED = {
+    r"python3 -m (venv|pip)|\.venv/bin/": "installs everything; tests/test_docs.py holds it to CI",
+    r"pip install|export ": "changes the environment",
+    r"mkdocs ": "serves until it is stopped; tests/test_site.py builds the site",
+    r"torchrun ": "starts processes; tests/training/test_distributed.py does",
+    r"python benchmarks/": "takes minutes to hours",
+    r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",
+    r"cnsdiff quickstart": "takes most of a minute; tests/cli/test_cli_commands.py runs it",
+    r"cnsdiff (data fetch|prepare) (ml-100k|yahoo-r3|food|yelp|coat)": "needs the network",
+    r".*\b(cuda|yahoo-r3|coat|user\.txt|train\.txt)\b": "needs a GPU or published files",
+    r"cnsdiff (train|evaluate) (food|runs/(random|authors))\b": "needs published files",
+}
+
+#: Languages of blocks that say nothing to a machine, or that the site's build reads.
+PROSE = {"text", "source"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    title: str | None
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a bash block, one a line, without comments."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        words = [shlex.split(line, comments=True) for line in lines]
+        return [
+            shlex.join(part)
+            for line in words
+            for joined, part in ((k, list(g)) for k, g in groupby(line, lambda w: w == "&&"))
+            if not joined
+        ]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = []
+    for indent, info, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        language, _, options = info.partition(" ")
+        title = re.search(r'title="([^"]+)"', options)
+        plain = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+        found.append(Block(language, title and title[1], plain))
+    return found
+
+
+PAGES = {
+    page.name: blocks
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+    if (blocks := blocks_of(page))
+}
+
+
+def of_language(*languages: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{page}-{at}")
+        for page, blocks in PAGES.items()
+        for at, block in enumerate(blocks)
+        if block.language in languages
+    ]
+
+
+def reason_to_parse(command: str) -> str | None:
+    return next((why for pattern, why in PARSED.items() if re.match(pattern, command)), None)
+
+
+def test_every_block_is_of_a_language_that_something_checks() -> None:
+    known = {"python", "bash", "yaml", "json", "toml"} | PROSE
+    strangers = {
+        (page, block.language)
+        for page, blocks in PAGES.items()
+        for block in blocks
+        if block.language not in known
+    }
+    assert not strangers
+
+
+def test_commands_are_ours_or_their_exception_is_named() -> None:
+    bash = [block for blocks in PAGES.values() for block in blocks if block.language == "bash"]
+    commands = [command for block in bash for command in block.commands]
+    assert not [c for c in commands if not c.startswith("cnsdiff ") and not reason_to_parse(c)]
+    for pattern in PARSED:
+        assert any(re.match(pattern, command) for command in commands), (
+            f"no longer needed: {pattern}"
+        )
+    assert PAGES.keys() >= FILES.keys()
+
+
+# -- run -------------------------------------------------------------------------------------------
+
+
+def write_log(path: Path, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = pl.DataFrame({"user": rng.integers(0, 60, 3000), "item": rng.integers(0, 40, 3000)})
+    pairs.with_columns(
+        rating=pl.Series(rng.integers(1, 6, 3000)),
+        timestamp=pl.Series(rng.integers(1_600_000_000, 1_620_000_000, 3000)),
+    ).write_csv(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of everything that :data:`FILES` names."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed, name in enumerate(("ratings", "random", "train", "valid", "iid", "ood")):
+        write_log(folder / f"{name}.csv", seed)
+    dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)
+    for name in ("mine", "food", "yelp2018"):
+        dataset.save(folder / "data" / name)
+    return folder
+
+
+Cli = Callable[..., Any]
+
+RUN = [
+    page
+    for page, blocks in PAGES.items()
+    if any(
+        block.language == "python"
+        or (block.language == "bash" and not all(map(reason_to_parse, block.commands)))
+        for block in blocks
+    )
+]
+
+
+#: The only liberty taken with a page: training ends early, and worlds are small.
+SHORTER = {
+    "train": ("--set", "training.epochs=2"),
+    "simulate": ("--users", "80", "--items", "60", "--exposures", "30"),
+}
+
+
+def run_command(cli: Cli, command: str) -> None:
+    words = shlex.split(command)[1:]
+    outcome = cli(*words, *SHORTER.get(words[0], ()))
+    assert outcome.code == 0, (command, outcome.err)
+
+
+def run_python(code: str, folder: Path) -> None:
+    code = re.sub(r'"epochs": \d+', '"epochs": 2', code)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN)
+def test_a_page_runs_from_top_to_bottom(
+    page: str, files: Path, cli: Cli, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    torch.set_num_threads(1)
+    for name in FILES.get(page, ()):
+        (folder / name).parent.mkdir(exist_ok=True)
+        copy = shutil.copytree if (files / name).is_dir() else shutil.copy
+        copy(files / name, folder / name)
+    script: list[str] = []
+    for block in PAGES[page]:
+        if block.title is not None:
+            (folder / block.title).write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            script.append(block.text)
+        if block.language != "bash":
+            continue
+        for command in block.commands:
+            if reason_to_parse(command):
+                continue
+            if script:
+                run_python("\n".join(script), folder)
+                script = []
+            run_command(cli, command)
+    if script:
+        run_python("\n".join(script), folder)
+
+
+# -- parsed ----------------------------------------------------------------------------------------
+
+
+def parse_ours(words: Sequence[str]) -> None:
+    """Fail as the command line would for an unknown command or option, or a wrong value."""
+    command = typer.main.get_command(app)
+    context = command.make_context("cnsdiff", list(words), resilient_parsing=False)
+    while hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, list(rest), parent=context)
+
+
+def parse_benchmark(words: Sequence[str]) -> None:
+    """The script exists, and its options are first arguments of some call."""
+    tree = ast.parse((ROOT / words[0]).read_text(encoding="utf-8"))
+    given = [call.args for call in ast.walk(tree) if isinstance(call, ast.Call)]
+    known = {args[0].value for args in given if args and isinstance(args[0], ast.Constant)}
+    unknown = {word for word in words[1:] if word.startswith("--")} - known
+    assert not unknown, (words[0], unknown)
+
+
+def parse_pip(words: Sequence[str]) -> None:
+    """What is installed is this package, with extras that it has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for word in words:
+        if word in {"-q", "-c", "-e", "constraints.txt"}:
+            continue
+        requirement = re.fullmatch(r"(?:cnsdiff|\.)(?:\[([\w,]+)\])?", word)
+        assert requirement, word
+        extras = (requirement[1] or "").split(",")
+        assert set(extras) - {""} <= project["optional-dependencies"].keys(), word
+
+
+def parse(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "cnsdiff":
+        parse_ours(words[1:])
+    elif words[0] == "torchrun":
+        from torch.distributed.run import parse_args
+
+        given = parse_args(words[1:])
+        assert (given.module, given.training_script) == (True, "cnsdiff")
+        parse_ours(given.training_script_args)
+    elif command.startswith("python benchmarks/"):
+        parse_benchmark(words[1:])
+    elif "install" in words and "venv" not in words:
+        parse_pip(words[words.index("install") + 1 :])
+    else:
+        # The two commands of the README (tests/test_docs.py holds them to CI), and the like.
+        assert command.startswith(("python3 -m", ".venv/bin/", "export ", "mkdocs ")), command
+
+
+@pytest.mark.parametrize("block", of_language("bash"))
+def test_commands_parse(block: Block) -> None:
+    for command in block.commands:
+        parse(command)
+
+
+@pytest.mark.parametrize("words", [["trian", "data"], ["train", "data", "--sampel", "dns"]])
+def test_parsing_refuses_what_the_command_line_would(words: list[str]) -> None:
+    with pytest.raises(Exception, match=r"No such (command|option)"):
+        parse_ours(words)
+
+
+@pytest.mark.parametrize("block", of_language("yaml"))
+def test_yaml_is_a_grid_or_a_configuration(block: Block) -> None:
+    tree = yaml.safe_load(block.text)
+    if "methods" in tree:
+        Grid.model_validate(tree)
+    else:
+        assert tree.keys() <= Config.model_fields.keys()
+        resolve_config(tree)
+
+
+@pytest.mark.parametrize("block", of_language("json", "toml"))
+def test_json_and_toml_parse(block: Block) -> None:
+    assert (json.loads if block.language == "json" else tomllib.loads)(block.text)
