@@ -135,6 +135,11 @@ class Registry(Generic[T]):
             return False
         return True
 
+    def package_of(self, name: str) -> str | None:
+        """The package, with its version, that a component comes from; ``None`` if no plugin's."""
+        offered = (offer.package for offer in self.offers() if offer.name == name)
+        return None if name in self._classes else next(offered, None)
+
     def load(self, offer: Offer) -> type[T]:
         """Import what a package offers.
 

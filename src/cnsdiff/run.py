@@ -36,9 +36,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.errors import RunError
+from cnsdiff.samplers import SAMPLERS
 from cnsdiff.storage import remove_leftovers, sha256, write_json, write_text, write_with
 
 SCHEMA_VERSION = 1
@@ -61,9 +63,13 @@ def config_fingerprint(config: Config) -> str:
 
 def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
     """What a run's manifest says from its first moment on."""
+    components = ((BACKBONES, config.backbone.name), (SAMPLERS, config.sampler.name))
+    of_plugins = {name: registry.package_of(name) for registry, name in components}
+    plugins = {name: package for name, package in of_plugins.items() if package is not None}
     return {
         "schema_version": SCHEMA_VERSION,
         "created_by": f"cnsdiff {version('cnsdiff')}",
+        **({"plugins": plugins} if plugins else {}),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
