@@ -105,7 +105,7 @@ class Fitted:
 
 
 def _stored_config(stated: Mapping[str, Any]) -> Config:
-    """The configuration of a run, whose components may be classes that are not at hand."""
+    """The configuration of a run, whose components may be of classes that cannot be found."""
     tree = dict(stated)
     given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
     kinds: tuple[tuple[str, Registry[Any], type[Any]], ...] = (
@@ -114,7 +114,7 @@ def _stored_config(stated: Mapping[str, Any]) -> Config:
     )
     for section, registry, base in kinds:
         name = tree[section]["name"]
-        if name not in registry.names():
+        if not registry.at_hand(name):
             tree[section] = {key: tree[section][key] for key in base.Config.model_fields}
             given[section][name] = base
     return resolve_config(

@@ -1,0 +1,25 @@
+"""Warnings of our own, told in one line."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def tell_warnings_in_one_line() -> None:
+    """From now on a :class:`~cnsdiff.errors.CnsdiffWarning` is a line without file and code."""
+    from cnsdiff.errors import CnsdiffWarning
+
+    written = warnings.formatwarning
+
+    def in_one_line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, CnsdiffWarning):
+            return f"cnsdiff: {message}\n"
+        return written(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_one_line
