@@ -52,7 +52,7 @@ LAYERS = [
     {"assembly"},
     {"fitted", "trained_sampler"},
     {"callbacks"},
-    {"fitting", "estimator"},
+    {"fitting", "tracking", "estimator"},
     {"recommender"},
     {"export"},
     {"benchmark"},

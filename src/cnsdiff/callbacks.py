@@ -6,6 +6,7 @@ trained, and what came of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,12 @@ class Listeners(Reporter):
                 call(callback)
             except Exception as error:
                 self.callbacks.remove(callback)
-                said = " ".join(f"{type(error).__name__}: {error}".split())
+                said = without_passwords(" ".join(f"{type(error).__name__}: {error}".split()))
                 self.reporter.note(
                     f"{type(callback).__name__} failed ({said}); training goes on without it"
                 )
+
+
+def without_passwords(text: str) -> str:
+    """A message of another library, without what its addresses say of who asks."""
+    return re.sub(r"://[^/@\s]*@", "://…@", text)

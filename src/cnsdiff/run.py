@@ -11,6 +11,7 @@
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
 ``checkpoint.safetensors``  while training only
+``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
 ======================  =====================================================================
 
 Reading verifies version and checksums, and nothing is ever unpickled.
@@ -45,6 +46,7 @@ from cnsdiff.storage import remove_leftovers, sha256, write_json, write_text, wr
 
 SCHEMA_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
+TRACKING = "tracking.json"
 _FILES = (
     "config.yaml",
     "weights.safetensors",
@@ -89,7 +91,7 @@ def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
     """Open a run directory for training; :class:`RunError` if it belongs to something else."""
     manifest_file = path / "manifest.json"
     if path.is_dir():
-        remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT))
+        remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
     if manifest_file.exists():
         manifest = read_manifest(path)
         if manifest["status"] == "complete":
@@ -163,19 +165,20 @@ def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options | {f"{section}_options": config[section] for section in components}
 
 
+def history_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record as one flat row: seconds, ``train/<term>`` and ``valid/<metric>``."""
+    return {
+        "epoch": record["epoch"],
+        "seconds": record["seconds"],
+        "validation_seconds": record["validation_seconds"],
+        **{f"train/{name}": value for name, value in record["train"].items()},
+        **{f"valid/{name}": value for name, value in record["validation"].items()},
+    }
+
+
 def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
-    """One row per epoch: seconds, ``train/<term>`` and ``valid/<metric>``."""
-    rows = [
-        {
-            "epoch": record["epoch"],
-            "seconds": record["seconds"],
-            "validation_seconds": record["validation_seconds"],
-            **{f"train/{name}": value for name, value in record["train"].items()},
-            **{f"valid/{name}": value for name, value in record["validation"].items()},
-        }
-        for record in history
-    ]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    """One :func:`history_row` per epoch."""
+    return pl.DataFrame([history_row(record) for record in history], infer_schema_length=None)
 
 
 def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:

@@ -1,0 +1,159 @@
+"""Curves and configuration as TensorBoard event files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cnsdiff.callbacks import Callback, FitContext
+from cnsdiff.errors import InputError, StorageError
+from cnsdiff.evaluation import Evaluation
+from cnsdiff.fitted import Fitted
+from cnsdiff.run import read_manifest
+from cnsdiff.tracking.remembered import remember, remembered
+from cnsdiff.tracking.scalars import of_epoch, of_evaluation
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from cnsdiff.training.early_stopping import EarlyStopping
+
+NAME = "tensorboard"
+
+
+class TensorBoardCallback(Callback):
+    """Writes a training for TensorBoard: ``tensorboard --logdir LOG_DIR`` shows it.
+
+    One point per epoch of each loss term, validation metric, count of false negatives, hardness
+    and time, by the names of the run's ``history.parquet``; the resolved configuration and the
+    outcome as texts. A resumed training goes on in the same curves.
+
+    Parameters
+    ----------
+    log_dir
+        Where the event files go; ``RUN/tensorboard`` by default. Each training needs a place of
+        its own, or their curves mix.
+
+    Raises
+    ------
+    InputError
+        The package tensorboard is not installed.
+    """
+
+    def __init__(self, log_dir: str | Path | None = None) -> None:
+        if find_spec("tensorboard") is None:
+            raise InputError(
+                "TensorBoardCallback needs the package tensorboard, which is not installed; "
+                "install it with: pip install 'cnsdiff[tensorboard]'"
+            )
+        self.log_dir = None if log_dir is None else Path(log_dir)
+        self._writer: SummaryWriter | None = None
+        self._place: Path | None = None
+        self._best_epoch = 0
+
+    def begin_fit(self, context: FitContext) -> None:
+        known = remembered(context.run).get(NAME, {}).get("log_dir")
+        place = self.log_dir
+        if place is None and known is not None:
+            place = Path(known)
+        if place is None and context.run is not None:
+            place = context.run / "tensorboard"
+        if place is None:
+            raise InputError(
+                "TensorBoardCallback needs to know where to write; give it a log_dir, or fit a "
+                "run directory"
+            )
+        self._place = place.resolve()
+        goes_on = known == str(self._place)
+        # What was written of epochs is written again, from the checkpoint's history: the one in
+        # which the training was killed may be missing.
+        self._writer = _writer(self._place, purge_step=1 if goes_on else None)
+        if not goes_on:
+            text = yaml.safe_dump(context.config.model_dump(mode="json"), sort_keys=False)
+            self._writer.add_text("configuration", _verbatim(text), 0)
+            text = yaml.safe_dump(dict(context.provenance), sort_keys=False)
+            self._writer.add_text("provenance", _verbatim(text), 0)
+            remember(context.run, NAME, {"log_dir": str(self._place)})
+        context.note(f"TensorBoard: tensorboard --logdir {self._place}")
+
+    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+        for record in history:
+            self._log(record)
+
+    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+        self._log(record)
+        self._open.flush()
+
+    def end_fit(self, fitted: Fitted) -> None:
+        self._best_epoch = fitted.best_epoch
+        text = (
+            f"best epoch {fitted.best_epoch} of {len(fitted.history)}, dial {fitted.model.dial:g}"
+        )
+        self._open.add_text("outcome", text, fitted.best_epoch)
+        self._close()
+
+    def abort_fit(self, error: BaseException) -> None:
+        self._close()
+
+    def log_evaluation(self, evaluation: Evaluation, run: str | Path | None = None) -> None:
+        """Add an evaluation's metrics, as points at the best epoch.
+
+        Parameters
+        ----------
+        evaluation
+            As :meth:`cnsdiff.Recommender.evaluate` returns it.
+        run
+            The run directory of a training that was tracked; by default, the training that this
+            callback has just heard of.
+
+        Raises
+        ------
+        InputError
+            There is no such training.
+        """
+        place, step = self._place, self._best_epoch
+        if run is not None:
+            known = remembered(Path(run)).get(NAME, {}).get("log_dir")
+            place, step = known and Path(known), read_manifest(Path(run)).get("best_epoch", 0)
+        if place is None or not step:
+            raise InputError(
+                f"{run or 'log_evaluation'}: no finished training was tracked by TensorBoard; fit "
+                "with this callback first, or name its run directory"
+            )
+        with _writer(place) as writer:
+            for name, value in of_evaluation(evaluation).items():
+                writer.add_scalar(name, value, step)
+
+    @property
+    def _open(self) -> SummaryWriter:
+        assert self._writer is not None, "begin_fit comes first"
+        return self._writer
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        for name, value in of_epoch(record).items():
+            self._open.add_scalar(name, value, record["epoch"])
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+
+
+def _writer(place: Path, purge_step: int | None = None) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(str(place), purge_step=purge_step)
+    except OSError as error:
+        raise StorageError(
+            f"{place}: cannot be written: {error}; choose another folder for TensorBoard"
+        ) from error
+
+
+def _verbatim(text: str) -> str:
+    """As a block of code in Markdown."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
