@@ -9,6 +9,7 @@ import torch
 
 from cnsdiff.assembly import assemble
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
@@ -40,6 +41,14 @@ class SampledNegatives(NamedTuple):
     positives: Positives
 
 
+def _started_plainly(config: Config) -> Config:
+    """The same without a costly start of embeddings, which trained ones replace at once."""
+    backbone = config.backbone
+    if getattr(backbone, "init", "xavier") == "xavier":
+        return config
+    return config.model_copy(update={"backbone": backbone.model_copy(update={"init": "xavier"})})
+
+
 class TrainedSampler:
     """The sampler and the embeddings it was trained with, on their device.
 
@@ -60,7 +69,7 @@ class TrainedSampler:
 
     def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
         config = fitted.config
-        step, positives = assemble(config, dataset, **classes)
+        step, positives = assemble(_started_plainly(config), dataset, **classes)
         step.load_state_dict(dict(fitted.weights), strict=False)
         self.device = make_fabric(config.device, config.precision, config.threads).device
         step.to(self.device)

@@ -22,15 +22,21 @@ def materialise(name: str, entry: DatasetEntry, folder: Path) -> Path:
     InputError
         The source cannot be read or prepared as asked.
     """
+    place = place_of(name, entry, folder)
     if entry.path is not None:
-        load_dataset(Path(entry.path))  # better now than in a worker
+        load_dataset(place)  # better now than in a worker
+    elif not place.exists():
+        _make(name, entry).save(place)
+    return place
+
+
+def place_of(name: str, entry: DatasetEntry, folder: Path) -> Path:
+    """Where a grid's dataset is, or will be."""
+    if entry.path is not None:
         return Path(entry.path)
     recipe = {"prepare": entry.prepare, "given": entry.given, "simulate": entry.simulate}
     # Another recipe is another directory: what was made by the old one is never taken for it.
-    place = folder / f"{name}-{digest(recipe)[:8]}"
-    if not place.exists():
-        _make(name, entry).save(place)
-    return place
+    return folder / f"{name}-{digest(recipe)[:8]}"
 
 
 def _make(name: str, entry: DatasetEntry) -> Dataset:

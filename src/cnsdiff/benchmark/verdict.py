@@ -1,0 +1,57 @@
+"""What a benchmark comes to, in a sentence."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from cnsdiff.benchmark.headline import ABLATION, pooled
+
+_UNDER = {"test_ood": "under the shift", "test_iid": "on the IID test", "valid": "on validation"}
+
+
+def deployed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one selection: that which anticipates the shift where there is one.
+
+    It is what one would deploy. Of a summary, with the name of the selection as ``label``.
+    """
+    rows = rows.with_columns(label=pooled())
+    labels = rows["label"].unique(maintain_order=True).to_list()
+    label = next((name for name in labels if name.startswith("anticipated")), None)
+    return rows.filter(label=label or (labels[0] if labels else ""))
+
+
+def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood") -> str | None:
+    """Who ranks best over all datasets; ``None`` where less than two methods can be ranked.
+
+    Parameters
+    ----------
+    summary
+        From :func:`cnsdiff.benchmark.statistics.summarise`.
+    metric
+        Such as ``"ndcg@20"``.
+    """
+    rows = summary.filter(pl.col("mean").is_finite(), split=split, metric=metric)
+    rows = deployed(rows.filter(pl.col("group") != ABLATION))
+    n_datasets = rows["dataset"].n_unique()
+    ranked = (
+        rows.with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
+        .group_by("method", maintain_order=True)
+        .agg(rank=pl.col("rank").mean(), n=pl.len(), best=(pl.col("rank") == 1).sum())
+        .filter(n=n_datasets)
+        .sort("rank", maintain_order=True)
+    )
+    if ranked.height < 2:
+        return None
+    first, second = ranked.head(2).iter_rows(named=True)
+    where = f"{_UNDER.get(split, split)} ({metric}, selected on {rows['label'][0]})"
+    if n_datasets == 1:
+        values = dict(rows.select("method", "mean").iter_rows())
+        return (
+            f"Best {where}: {first['method']} with {values[first['method']]:.4f}, then "
+            f"{second['method']} with {values[second['method']]:.4f}, of {ranked.height} methods."
+        )
+    return (
+        f"Best average rank {where}: {first['method']} with {first['rank']:.2f}, best on "
+        f"{first['best']} of {n_datasets} datasets; then {second['method']} with "
+        f"{second['rank']:.2f}, of {ranked.height} methods."
+    )
