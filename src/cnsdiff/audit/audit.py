@@ -21,7 +21,8 @@ from cnsdiff.audit.naming import parse_given
 from cnsdiff.audit.result import Found, shift_result, subject_of
 from cnsdiff.audit.running import forget, run_in_time, spent, tasks_of
 from cnsdiff.audit.settings import SCHEMA_VERSION, is_audit, take_up
-from cnsdiff.audit.shifts import LeftOut, Plan, Shift, plan_shifts
+from cnsdiff.audit.shifts import SHIFTS, LeftOut, Plan, Shift, plan_shifts
+from cnsdiff.audit.size import seconds_a_shift, thinned
 from cnsdiff.audit.wording import verdict
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
@@ -59,6 +60,9 @@ class Options:
         ``FILE``, ``NAME=FILE``, ``SHIFT=FILE`` or ``NAME:SHIFT=FILE``, each.
     list_columns
         Columns of recommendations by role, see :func:`~cnsdiff.audit.lists.read_lists`.
+    max_pairs
+        Positive pairs to use at most, of users drawn at random; 0 uses all, ``None`` as many as
+        the budget is enough for.
     metric
         Recall or NDCG at a cut-off of :data:`~cnsdiff.audit.methods.KS`.
     seed
@@ -74,6 +78,7 @@ class Options:
     recommendations: Sequence[str] = ()
     embeddings: Sequence[str] = ()
     list_columns: Mapping[str, str | None] = field(default_factory=dict)
+    max_pairs: int | None = None
     metric: str = "ndcg@20"
     seed: int = 0
     workers: int = 1
@@ -121,10 +126,13 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     log = read_log(options.reading)
     table = log.interactions
     note(f"read {len(table):,} rows: {table.n_users:,} users, {table.n_items:,} items")
+    n_shifts = len(options.shifts) or len(plan_shifts(log, len(SHIFTS)).shifts)
+    log = thinned(log, options.budget, n_shifts, seed=options.seed, most=options.max_pairs)
     for sentence in log.notes:
         note(sentence)
     before = take_up(options.out, _identity(options, log), options.budget)
-    planned = plan_shifts(log, options.budget, options.shifts)
+    needed = seconds_a_shift(log.interactions.positives(log.threshold))
+    planned = plan_shifts(log, int(options.budget // needed), options.shifts)
     paths: dict[str, Path] = {}
     left_out = list(planned.left_out)
     first: InputError | None = None
@@ -160,6 +168,7 @@ def _identity(options: Options, log: Log) -> dict[str, Any]:
         "threshold": log.threshold,
         "user_core": reading.user_core,
         "item_core": reading.item_core,
+        "users_drawn": log.n_drawn,
         "metric": options.metric,
         "seed": options.seed,
     }
@@ -352,12 +361,13 @@ def _result(
 
 
 def _verdict(metric: str, results: Sequence[Mapping[str, Any]]) -> str:
+    subject, own = subject_of(results)
     losses = []
-    for result in results:
+    for result in own:
         row = next(row for row in result["table"] if row["key"] == result["usual"])
         values = [float("nan") if x is None else float(x) for x in row["loss"]]
         losses.append((str(result["phrase"]), Estimate(*values)))
-    return verdict(subject_of(results), metric, losses)
+    return verdict(subject, metric, losses)
 
 
 def _reserve(datasets: Mapping[str, Dataset]) -> float:
@@ -370,9 +380,9 @@ def _reserve(datasets: Mapping[str, Dataset]) -> float:
 
 
 def _ease(datasets: Mapping[str, Dataset], budget: float) -> Ease:
-    """Whether EASE fits under every shift, in a tenth of each shift's time."""
+    """Whether EASE fits under every shift, in a sixth of each shift's time."""
     largest = max(dataset.n_items for dataset in datasets.values())
-    return ease_fits(largest, budget / len(datasets) / 10, _free_memory())
+    return ease_fits(largest, budget / len(datasets) / 6, _free_memory())
 
 
 def _free_memory() -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.audit.intervals import Estimate, Losses, Tested, losses
 from cnsdiff.audit.methods import METHODS, OURS, USUAL
-from cnsdiff.benchmark.grid import DIAL, PLAIN
+from cnsdiff.benchmark.grid import DIAL, PLAIN, without_dial
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import DIALLED, Task
 from cnsdiff.data import Dataset
@@ -186,7 +186,8 @@ class Choice:
     trained, reference
         The best of those that are trained, and of the references, by the same.
     plain
-        The best when tomorrow is like today, by plain validation.
+        The best when tomorrow is like today: of all methods, by plain validation, with the dial or
+        without.
     usual
         The usual recommender, or, for want of it, ``plain``.
     """
@@ -202,11 +203,13 @@ def choose(settings: Sequence[Setting], anticipate: str) -> Choice:
     """Choose by validation values; no test is looked at."""
     own = [s for s in settings if s.method in METHODS]
     expected = [s for s in own if s.selection == anticipate + DIAL]
-    plain = [s for s in own if s.selection == METHODS[s.method].plain]
+    plain = [s for s in own if without_dial(s.selection) == PLAIN]
     trained = [s for s in expected if s.method in (USUAL, OURS)]
     best = _best(plain)
     assert best is not None
-    usual = next((s for s in plain if s.method == USUAL), best)
+    usual = next(
+        (s for s in plain if (s.method, s.selection) == (USUAL, METHODS[USUAL].plain)), best
+    )
     references = [s for s in expected if s.method not in (USUAL, OURS)]
     return Choice(
         _best(expected) or best, _best(trained), _best(references), best, usual
@@ -225,8 +228,8 @@ def title_of(method: str, selection: str) -> str:
         return name
     if selection == PLAIN:
         return f"{name} without the dial"
-    if selection == PLAIN + DIAL:
-        return f"{name} with the dial"
     if method == "mostpop":
         return name
+    if selection == PLAIN + DIAL:
+        return f"{name} with the dial"
     return f"{name} set for this shift"

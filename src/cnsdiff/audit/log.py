@@ -66,12 +66,15 @@ class Log:
         Least rating of a positive, or ``None`` if every interaction counts.
     notes
         What was chosen and how to change it, a sentence each.
+    n_drawn
+        Users that were drawn, where the log was too large for the budget.
     """
 
     source: Source
     checksum: str
     threshold: float | None
     notes: tuple[str, ...]
+    n_drawn: int | None = None
 
     @property
     def interactions(self) -> Interactions:

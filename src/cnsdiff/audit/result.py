@@ -10,6 +10,7 @@ from typing import Any
 
 from cnsdiff.audit.commands import prepare_command, train_command
 from cnsdiff.audit.external import Outside
+from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import (
     TESTS,
     Choice,
@@ -25,7 +26,7 @@ from cnsdiff.audit.methods import KS, METHODS, USUAL
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, metric_name, number, percent
-from cnsdiff.benchmark.grid import DIAL
+from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.evaluation.environment import exposure_counts
@@ -90,7 +91,7 @@ def shift_result(
         "n_users": dict(judged.n_users),
         "effective_pairs": _effective_pairs(dataset, shift),
         "table": _table(judged, choice),
-        "usual": choice.usual.key,
+        "usual": _key(choice.usual),
         "recommendation": _recommendation(found, judged, choice, reading, log, seed, names),
         "outside": [_outside(one, found, judged, choice, metric, seed) for one in found.outside],
         "unfinished": list(found.unfinished),
@@ -139,7 +140,7 @@ def _table(judged: Judged, choice: Choice) -> list[dict[str, Any]]:
         }
         for s in judged.settings
         # What is popularity itself has no dial: all selections read it alike.
-        if s.method != "mostpop" or s.selection == METHODS[s.method].plain
+        if s.method != "mostpop" or s.selection == PLAIN
     ]
 
 
@@ -169,12 +170,12 @@ def _recommendation(
         anticipates = of.selection == found.shift.anticipate + DIAL
         train = train_command(of.method, found.shift if anticipates else None, kept, names["run"])
     return {
-        "use": use.key,
+        "use": _key(use),
         "title": _title(use),
-        "expected": expected.key,
-        "plain": plain.key,
-        "trained": None if choice.trained is None else choice.trained.key,
-        "reference": None if choice.reference is None else choice.reference.key,
+        "expected": _key(expected),
+        "plain": _key(plain),
+        "trained": _key(choice.trained),
+        "reference": _key(choice.reference),
         "brings": _difference(brings),
         "costs": _difference(costs),
         "use_over_usual": _difference(over_usual),
@@ -184,6 +185,13 @@ def _recommendation(
         "commands": [command for command in (prepare, train) if command] if train else [],
         "commands_of": None if of is None else _title(of),
     }
+
+
+def _key(setting: Setting | None) -> str | None:
+    """The row of a setting in the table: of MostPop, which has no dial, there is one."""
+    if setting is not None and setting.method == "mostpop":
+        return f"mostpop/{PLAIN}"
+    return None if setting is None else setting.key
 
 
 def _title(setting: Setting) -> str:
@@ -199,7 +207,9 @@ def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Differenc
     expected, plain = choice.expected, choice.plain
     losses = judged.losses
     reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
-    if expected.key == plain.key:
+    same = (0.0, 0.0, 0.0)
+    alike = (brings.estimate, costs.estimate) == (Estimate(*same), Estimate(*same))
+    if expected.key == plain.key or alike:
         return (
             f"Use {_title(plain)}: validation chooses it for this shift and for today alike. "
             f"Under the shift it reaches {reached}."
@@ -236,8 +246,7 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
         reached = number(losses.ood[judged.at(reference)].value)
         own = f"{_title(reference)}, which reaches {reached}; {today}"
     (over,) = judged.differences("test_ood", [(mine, rival)])
-    name = _title(mine)
-    said = f"{name[0].upper()}{name[1:]}: {difference_phrase(over.estimate)}"
+    said = f"Beside it, {_title(mine)}: {difference_phrase(over.estimate)}"
     if over.sign > 0:
         return f"It beats the references. The best of them is {own}. {said}."
     if over.sign < 0:
@@ -465,10 +474,15 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
     return notes
 
 
-def subject_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Who loses: the usual recommender, or, for want of it, the best of the references."""
-    keys = {result["usual"] for result in results}
-    if all(key.startswith(f"{USUAL}/") for key in keys):
-        return "The usual recommender (LightGCN with random negatives)"
+def subject_of(
+    results: Sequence[Mapping[str, Any]],
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """Who loses, and the shifts under which it was measured.
+
+    The usual recommender; for want of it anywhere, the best today of those there are.
+    """
+    own = [result for result in results if result["usual"].startswith(f"{USUAL}/")]
+    if own:
+        return "The usual recommender (LightGCN with random negatives)", own
     titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
-    return " or ".join(sorted(titles)) or "The recommender"
+    return (titles.pop() if len(titles) == 1 else "The best of the references"), list(results)

@@ -14,7 +14,12 @@ SCHEMA_VERSION = 1
 FILE = "settings.json"
 
 #: What a setting is called on the command line, where not by its own name.
-_OPTIONS = {"log": "LOG", "columns": "--…-col", "checksum": "the content of LOG"}
+_OPTIONS = {
+    "log": "LOG",
+    "columns": "--…-col",
+    "checksum": "the content of LOG",
+    "users_drawn": "the number of users drawn (by --budget)",
+}
 
 
 def take_up(out: Path, identity: Mapping[str, Any], budget: float) -> float | None:

@@ -10,9 +10,6 @@ from cnsdiff.audit.log import Log
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated
 
-#: A shift needs about so many seconds of the budget for its numbers to mean something.
-SECONDS_A_SHIFT = 25.0
-
 
 @dataclass(frozen=True)
 class Shift:
@@ -107,17 +104,17 @@ class Plan:
     left_out: tuple[LeftOut, ...]
 
 
-def plan_shifts(log: Log, budget: float, asked: Sequence[str] = ()) -> Plan:
+def plan_shifts(log: Log, most: int, asked: Sequence[str] = ()) -> Plan:
     """The shifts that the columns of the log allow.
 
     Parameters
     ----------
     log
         What there is.
-    budget
-        In seconds; where it is short, the most important shifts alone.
+    most
+        Shifts that there is time for; the most important come first.
     asked
-        Their names; by default all.
+        Their names, all of which are planned; by default all that are possible.
 
     Raises
     ------
@@ -134,19 +131,13 @@ def plan_shifts(log: Log, budget: float, asked: Sequence[str] = ()) -> Plan:
             raise ConfigError(f"--shifts {name}: {reason}")
     if asked:
         return Plan(tuple(shift for name, shift in SHIFTS.items() if name in asked), ())
-    left_out = []
-    possible = []
-    for name, shift in SHIFTS.items():
-        reason = _missing(log, name)
-        if reason is None:
-            possible.append(shift)
-        else:
-            left_out.append(LeftOut(name, reason))
-    most = max(1, int(budget // SECONDS_A_SHIFT))
-    for shift in possible[most:]:
+    missing = {name: _missing(log, name) for name in SHIFTS}
+    possible = [shift for name, shift in SHIFTS.items() if missing[name] is None]
+    left_out = [LeftOut(name, reason) for name, reason in missing.items() if reason is not None]
+    for shift in possible[max(most, 1) :]:
         reason = f"the budget is too short for it; give more, or ask with --shifts {shift.name}"
         left_out.append(LeftOut(shift.name, reason))
-    return Plan(tuple(possible[:most]), tuple(left_out))
+    return Plan(tuple(possible[: max(most, 1)]), tuple(left_out))
 
 
 def _missing(log: Log, name: str) -> str | None:

@@ -93,6 +93,14 @@ def audit(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")
     ] = False,
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Use at most so many positive pairs, of users drawn at random; 0: all (default: "
+            "what the budget is enough for).",
+        ),
+    ] = None,
     metric: Annotated[
         str, typer.Option(help="recall or ndcg, at 1, 5, 10 or 20: what is lost.")
     ] = "ndcg@20",
@@ -147,6 +155,7 @@ def audit(
         recommendations=recommendations or (),
         embeddings=embeddings or (),
         list_columns={"user": user_col, "item": item_col, "rank": rank_col, "score": score_col},
+        max_pairs=max_pairs,
         metric=require_metric(metric),
         seed=seed,
         workers=workers,

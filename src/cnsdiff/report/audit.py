@@ -185,7 +185,7 @@ def _shown(shift: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What is compared at a glance: each method as usually read, and the best that expect it."""
     advice = shift["recommendation"]
     plain = {row["key"] for row in _plain_rows(shift)}
-    wanted = plain | {advice[key] for key in ("expected", "trained", "reference")}
+    wanted = plain | {advice[key] for key in ("use", "plain", "expected", "trained", "reference")}
     return [row for row in shift["table"] if row["key"] in wanted]
 
 
@@ -254,7 +254,7 @@ def _use_blocks(result: Mapping[str, Any]) -> list[Block]:
     for shift in result["shifts"]:
         advice = shift["recommendation"]
         by_key = {row["key"]: row for row in shift["table"]}
-        row = by_key.get(advice["use"]) or by_key[shift["usual"]]
+        row = by_key[advice["use"]]
         rows.append(
             (
                 (shift["title"], row["title"]),
