@@ -43,15 +43,17 @@ def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood
     if ranked.height < 2:
         return None
     first, second = ranked.head(2).iter_rows(named=True)
-    where = f"{_UNDER.get(split, split)} ({metric}, selected on {rows['label'][0]})"
+    where = _UNDER.get(split, split)
+    chosen = f"({metric}, selected on {rows['label'][0]})"
     if n_datasets == 1:
         values = dict(rows.select("method", "mean").iter_rows())
         return (
             f"Best {where}: {first['method']} with {values[first['method']]:.4f}, then "
-            f"{second['method']} with {values[second['method']]:.4f}, of {ranked.height} methods."
+            f"{second['method']} with {values[second['method']]:.4f}, of {ranked.height} methods "
+            f"{chosen}."
         )
     return (
         f"Best average rank {where}: {first['method']} with {first['rank']:.2f}, best on "
-        f"{first['best']} of {n_datasets} datasets; then {second['method']} with "
-        f"{second['rank']:.2f}, of {ranked.height} methods."
+        f"{first['best']} of {n_datasets} datasets, then {second['method']} with "
+        f"{second['rank']:.2f}, of {ranked.height} methods {chosen}."
     )

@@ -18,7 +18,7 @@ from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict, deployed
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.palette import Style, method_styles
+from cnsdiff.palette import SPLITS, Style, method_styles
 from cnsdiff.report.charts import chart, error_bars, metric_title
 from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, Source
 from cnsdiff.tables import MARK, Cell, Column, Table
@@ -155,8 +155,6 @@ def _ranks(found: Findings) -> Iterator[Block]:
         return
     joined = ood.join(iid, on="method", how="left", suffix="_iid").sort("rank")
     figure = chart(x="average rank (1 is best)", height=90 + 26 * joined.height)
-    from cnsdiff.palette import SPLITS
-
     for split, column, title in (
         ("test_iid", "rank_iid", "IID test"),
         ("test_ood", "rank", "OOD test"),
@@ -217,7 +215,7 @@ def _tests(found: Findings, styles: dict[str, Style]) -> Iterator[Block]:
             x=[0, top],
             y=[0, top],
             mode="lines",
-            line={"dash": "dot", "width": 1, "color": "#57616b"},
+            line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour},
             showlegend=False,
             hoverinfo="skip",
         )
@@ -269,29 +267,33 @@ def _duels(found: Findings) -> Iterator[Block]:
     label = duels["selection"][-1]
     own = duels.filter(selection=label).sort("median", maintain_order=True)
     ours = own["method"][0]
-    figure = chart(x=f"median gain of {ours}", height=90 + 26 * own.height)
+    figure = chart(x=f"{ours} over the rival", height=90 + 26 * own.height)
     groups = own["group"].unique(maintain_order=True).to_list()
     styles = method_styles([ours, *groups])
     for group in groups:
         rows = own.filter(group=group)
-        figure.add_bar(
-            x=rows["median"].to_list(),
+        figure.add_scatter(
+            x=(1 + rows["median"]).to_list(),
             y=rows["rival"].to_list(),
-            orientation="h",
+            mode="markers",
             name=group,
-            marker={"color": styles[group].colour},
+            marker={**styles[group].marker, "size": 11},
+            hovertemplate="%{y}: ×%{x:.3g}",
         )
+    figure.add_vline(x=1, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
     figure.update_yaxes(
         type="category",
         categoryorder="array",
         categoryarray=own["rival"].to_list()[::-1],
         dtick=1,
     )
-    figure.update_xaxes(tickformat="+.0%")
+    # Twice as good and half as good are equally far from 1.
+    ticks = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"×{tick:g}" for tick in ticks])
     yield Figure(
         "Gain over each rival by itself",
-        f"Median over datasets and metrics of how much better {ours} is under the shift, selected "
-        f"on {label}. Left of 0 the rival is better.",
+        f"Median over datasets and metrics of {ours} over the rival under the shift, selected on "
+        f"{label}. Left of the dotted line the rival is better.",
         figure,
         own,
     )
@@ -406,7 +408,7 @@ def _cost(found: Findings, styles: dict[str, Style]) -> Iterator[Block]:
             continue
         figure = chart(x="seconds of a fit", y=f"OOD {metric_title(found.metric)}", height=380)
         _points(figure, means, styles, means["seconds"].to_list(), means["ood"].to_list())
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", tickformat="~g", dtick="D2")
         figure.update_yaxes(rangemode="tozero")
         yield Figure(
             f"{dataset}: accuracy and cost",

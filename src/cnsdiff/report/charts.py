@@ -157,6 +157,16 @@ def curves(
 def mark_x(figure: Any, at: float, text: str) -> None:
     """A dotted line up the figure, named at its top."""
     figure.add_vline(x=at, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
+    named = sum(trace.showlegend is not False for trace in figure.data)
+    legend = figure.layout.showlegend or (figure.layout.showlegend is None and named > 1)
+    # Above the figure, where it crosses no line, unless the legend is there.
+    place = {"xanchor": "left", "xshift": 4} if legend else {"xanchor": "center"}
     figure.add_annotation(
-        x=at, y=1, yref="paper", text=text, showarrow=False, xanchor="center", yanchor="bottom"
+        x=at,
+        y=1,
+        yref="paper",
+        text=text,
+        showarrow=False,
+        yanchor="top" if legend else "bottom",
+        **place,
     )

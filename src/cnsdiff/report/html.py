@@ -71,7 +71,7 @@ def render_html(document: Document) -> str:
     )
     environment.filters["prose"] = lambda text: _paragraphs(text, anchors)
     environment.filters["prose_line"] = lambda text: _marked_up(text, anchors)
-    blocks = [block for section in sections for row in section["rows"] for block in row]
+    blocks = [block for one in sections for row in one["rows"] for block in row["blocks"]]
     drawn = [block for block in blocks if block["kind"] == "figure"]
     plotly = _plotly() if drawn else ""
     script, style = _asset("page.js"), _asset("page.css")
@@ -103,24 +103,40 @@ def _sections(document: Document) -> list[dict[str, Any]]:
         anchor = _slug(section.title) or f"section-{at}"
         if any(anchor == other["id"] for other in sections):
             raise InputError(f"the report has two sections {section.title!r}; rename one of them")
-        rows = [[_block(block, numbers) for block in row] for row in _rows(section)]
+        rows = [
+            {"layout": _layout(row), "blocks": [_block(block, numbers) for block in row]}
+            for row in _rows(section)
+        ]
         sections.append({"id": anchor, "title": section.title, "rows": rows})
     return sections
 
 
 def _rows(section: Section) -> Iterator[list[Block]]:
-    """The blocks of a section; small figures that follow one another stand side by side."""
-    small: list[Block] = []
+    """The blocks of a section; small figures in a row stand side by side, and so do tables."""
+    row: list[Block] = []
     for block in section.blocks:
-        if isinstance(block, Figure) and block.small:
-            small.append(block)
-            continue
-        if small:
-            yield small
-            small = []
-        yield [block]
-    if small:
-        yield small
+        if row and not (_beside(block) and _beside(block) == _beside(row[-1])):
+            yield row
+            row = []
+        row.append(block)
+    if row:
+        yield row
+
+
+def _beside(block: Block) -> str | None:
+    """The kind of blocks that it may stand beside."""
+    if isinstance(block, Table):
+        return "table"
+    return "small" if isinstance(block, Figure) and block.small else None
+
+
+def _layout(row: list[Block]) -> str | None:
+    """How the blocks of a row stand: the class of their container."""
+    if len(row) < 2:
+        return None
+    if isinstance(row[0], Table):
+        return "tables"
+    return "pair" if len(row) in (2, 4) else "trio"
 
 
 def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _maps(
                 x=place[:, 0].tolist(),
                 y=place[:, 1].tolist(),
                 mode="markers",
-                name=name,
+                name="negatives" if name == kind.name else name,
                 marker=marker,
                 text=own.fill_null("synthesised").to_list(),
                 hovertemplate="%{text}",
