@@ -132,6 +132,14 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
         "tests will tell.",
         soft_wrap=True,
     )
+    wider = study.wider()
+    if wider:
+        searches = " ".join(f"--search {key}={space}" for key, space in wider.items())
+        screen.print(
+            f"The best is near an end of what was searched; search on, into another --out: "
+            f"{searches}",
+            soft_wrap=True,
+        )
     screen.print(f"dial: {in_words(tuned.model.dial_)}")
     screen.print(f"Wrote {out / BEST_CONFIG} and the run {out / BEST_RUN}. Next:", soft_wrap=True)
     for command, purpose in next_commands(study, out):

@@ -93,17 +93,24 @@ def _result(study: Study) -> Iterator[Block]:
     keys = list(found.shares if found is not None else study.spaces)
     yield Table(
         title="What was searched, and what is best",
-        labels=("setting", "searched", "as given", f"best (trial {best.number})"),
+        labels=("setting", "best", "as given", "searched"),
         columns=columns,
         rows=tuple(
             (
-                (key, str(study.spaces[key]), shown(study.as_given(key)), shown(best.setting[key])),
+                (key, shown(best.setting[key]), shown(study.as_given(key)), str(study.spaces[key])),
                 (Cell(100 * found.shares[key].share),) if found is not None else (),
             )
             for key in keys
         ),
         notes=study.left_out,
     )
+    wider = study.wider()
+    if wider:
+        searches = " ".join(f"--search {key}={space}" for key, space in wider.items())
+        yield Prose(
+            f"**The best is near an end of what was searched** in {', '.join(wider)}. Search on, "
+            f"into another directory: `{searches}`."
+        )
     if best.number and study.given is not None:
         yield Prose(
             "Trial 0 is the configuration as given. All trials are trained with the same seed and "
@@ -233,7 +240,7 @@ def _table(study: Study) -> Table:
     )
     rows = []
     for trial in study.trials:
-        outcome = "best" if trial is study.best else trial.state
+        outcome: str = "best" if trial is study.best else trial.state
         if trial.same_as is not None:
             outcome += f", as {trial.same_as}"
         # The value stands in front, where a narrow screen shows it.
@@ -269,8 +276,8 @@ def _importance(study: Study) -> Iterator[Block]:
     told = (
         "fANOVA: a random forest is fitted to the values of the completed trials over the space "
         "searched, and its variance is divided among the settings, what two of them do together "
-        "left out. The bar is of all trials; the whisker is where eight in ten of the forests lie "
-        "that saw four fifths of them."
+        "left out. There are ten forests, each of four fifths of the trials: the bar is their "
+        "mean, and the whisker is where eight of the ten lie."
     )
     yield Prose(told)
     few = found.n_trials < _ENOUGH * len(found.shares)
@@ -395,7 +402,8 @@ def _axis(space: Space, values: list[Any]) -> dict[str, Any]:
 
 
 def _next(study: Study, path: Path) -> Iterator[Block]:
-    commands = next_commands(study, path)
+    # The reader has the report already.
+    commands = [(c, why) for c, why in next_commands(study, path) if " report " not in c]
     text = "\n".join(f"{command}  # {purpose}" for command, purpose in commands)
     file = path / BEST_CONFIG
     if study.best is None:
@@ -408,9 +416,6 @@ def _next(study: Study, path: Path) -> Iterator[Block]:
     yield Source("next.sh", text + "\n")
     if file.is_file():
         yield Source(BEST_CONFIG, file.read_text(encoding="utf-8"))
-    yield Source(
-        "searched.txt", "\n".join(f"{key}={space}" for key, space in study.spaces.items()) + "\n"
-    )
 
 
 def _trials(n: int) -> str:

@@ -1,9 +1,9 @@
 """How much of the differences between trials each setting accounts for.
 
 fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014): a random forest is fitted to the values of the
-completed trials, and its variance over the space is divided among the settings. Shares of the same
-forest sum to one. A forest fitted to a few trials says little, and how little is told by leaving
-some of them out.
+completed trials, and its variance over the space is divided among the settings. A forest fitted to
+a few trials says little. So there are several, each of a part of the trials: a share is their mean,
+and how far they disagree is told with it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cnsdiff.seeding import derive_seed, numpy_generator
 from cnsdiff.tuning.trial import Trial
 
 #: With fewer completed trials nothing is said.
-LEAST_TRIALS = 6
-#: Forests on parts of the trials, and which share of the trials each of them sees.
-_PARTS, _SHARE = 10, 0.8
+LEAST_TRIALS = 8
+#: How many forests there are, and which share of the trials each of them sees.
+_FORESTS, _SHARE = 10, 0.8
 _TREES = 16
 #: A setting leads if it comes first in so many of the forests.
 _LEADS = 0.9
@@ -29,12 +29,14 @@ _LEADS = 0.9
 
 @dataclass(frozen=True)
 class Share:
-    """Of the variance of the forest, what one setting explains; with the range over parts.
+    """Of the variance of a forest, what one setting explains.
 
     Attributes
     ----------
+    share
+        The mean over the forests; those of all settings sum to one.
     low, high
-        The 10 % and 90 % quantiles over forests that each saw four fifths of the trials.
+        The 10 % and 90 % quantiles over the forests.
     """
 
     share: float
@@ -94,25 +96,25 @@ def importances(
     ]
     if len(known) < LEAST_TRIALS:
         return None
-    whole = _shares(known, spaces, derive_seed(seed, "importance"))
-    if whole is None:
-        return None
-    generator = numpy_generator(seed, "importance parts")
-    parts = []
-    for number in range(_PARTS):
+    generator = numpy_generator(seed, "importance")
+    forests = []
+    for number in range(_FORESTS):
         chosen = generator.choice(len(known), round(_SHARE * len(known)), replace=False)
         part = [known[index] for index in np.sort(chosen)]
-        found = _shares(part, spaces, derive_seed(seed, "importance part", number))
+        found = _shares(part, spaces, derive_seed(seed, "importance", number))
         if found is not None:
-            parts.append(found)
-    order = sorted(whole, key=lambda key: (-whole[key], key))
-    ranges = {
-        key: np.quantile([part[key] for part in parts or [whole]], (0.1, 0.9)) for key in order
-    }
-    shares = {key: Share(whole[key], *map(float, ranges[key])) for key in order}
-    first = sum(max(part, key=lambda key: part[key]) == order[0] for part in parts)
-    leads = bool(parts) and first >= _LEADS * len(parts)
-    return Importances(shares, len(known), order[0] if leads else None)
+            forests.append(found)
+    if not forests:
+        return None
+    shares = {}
+    for key in spaces:
+        values = np.array([forest[key] for forest in forests])
+        low, high = np.quantile(values, (0.1, 0.9))
+        shares[key] = Share(float(values.mean()), float(low), float(high))
+    order = sorted(shares, key=lambda key: (-shares[key].share, key))
+    first = sum(max(forest, key=lambda key: forest[key]) == order[0] for forest in forests)
+    leader = order[0] if first >= _LEADS * len(forests) else None
+    return Importances({key: shares[key] for key in order}, len(known), leader)
 
 
 def _shares(trials: list[Trial], spaces: Mapping[str, Space], seed: int) -> dict[str, float] | None:

@@ -7,6 +7,7 @@ goes on from is ``study.db`` beside it.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from cnsdiff.tuning.importance import Importances
 from cnsdiff.tuning.trial import Trial, best_trial, trials_table
 
 SCHEMA_VERSION = 1
+#: A best value in the outer part of a space hints that there are better ones outside; how far
+#: outside to look.
+_NEAR, _FURTHER = 0.05, 4
 STUDY_FILE, BEST_CONFIG, BEST_RUN, DATABASE = "study.json", "best.yaml", "best", "study.db"
 
 
@@ -88,6 +92,15 @@ class Study:
         for part in key.split("."):
             value = value[part]
         return value
+
+    def wider(self) -> dict[str, Space]:
+        """Of settings on a logarithmic scale whose best is near an end: where to look on."""
+        best = self.best
+        if best is None or best.number == 0:
+            return {}
+        logarithmic = {key: space for key, space in self.spaces.items() if space.log}
+        wider = {key: _wider(space, best.setting[key]) for key, space in logarithmic.items()}
+        return {key: space for key, space in wider.items() if space is not None}
 
     def count(self, state: str) -> int:
         """How many trials are in a state."""
@@ -215,6 +228,22 @@ def _damaged(file: Path) -> RunError:
     return RunError(
         f"{file}: is damaged; run the `cnsdiff tune` command again, which writes it anew"
     )
+
+
+def _wider(space: Space, value: Any) -> Space | None:
+    """A space that goes on where ``value`` is near an end of this one."""
+    assert space.low is not None and space.high is not None
+    if not isinstance(value, int | float) or value not in space:
+        return None
+    place = math.log(value / space.low) / math.log(space.high / space.low)
+    low, high = space.low, space.high
+    if place > 1 - _NEAR:
+        high *= _FURTHER
+    elif place < _NEAR:
+        low = max(float(round(low / _FURTHER)), 1.0) if space.integer else low / _FURTHER
+    if (low, high) == (space.low, space.high):
+        return None
+    return space.model_copy(update={"low": low, "high": high})
 
 
 def _settings(n: int) -> str:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 INSTALL = "install it with: pip install 'cnsdiff[tune]'"
 
 #: No trial is pruned in its first epochs: that many validations, or this share of all epochs.
-_WARMUP_VALIDATIONS, _WARMUP_SHARE = 3, 10
+_WARMUP_VALIDATIONS, _WARMUP_SHARE = 5, 10
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,8 @@ class _Tuning:
                 while len(self.study.trials) < asked and not self._exhausted():
                     if budget is not None and not self._fits(budget - (clock() - started)):
                         self.reporter.note(
-                            f"the budget is spent after {len(self.study.trials)} of {asked} trials"
+                            f"the budget is spent after {len(self.study.trials)} of {asked} "
+                            "trials; the same again goes on"
                         )
                         break
                     self._try(clock)
