@@ -50,7 +50,7 @@ def test_doctor(cli):
     assert report["missing"]["core"] == []
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"cnsdiff", "torch", "polars"} <= report["versions"].keys()
-    assert report["compute"]["device=auto"] in ("cpu", "cuda")
+    assert report["compute"]["auto_device"] in ("cpu", "cuda")
     done = cli("doctor")
     assert done.code == 0
     for word in ("torch", "threads", "core", "complete"):
@@ -92,7 +92,9 @@ def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
     read_twice = ["random, even exposure", "cnsdiff, even exposure"]
-    assert list(report) == ["mostpop", "random", "cnsdiff", *read_twice]
-    assert report["random"] != report["random, even exposure"]
-    assert {"valid", "test_iid", "test_ood"} == report["cnsdiff"]["splits"].keys()
+    models = report["models"]
+    assert list(models) == ["mostpop", "random", "cnsdiff", *read_twice]
+    assert models["random"] != models["random, even exposure"]
+    assert {"valid", "test_iid", "test_ood"} == models["cnsdiff"]["splits"].keys()
+    assert report["path"] is None
     assert not list(tmp_path.iterdir())

@@ -32,18 +32,23 @@ def test_a_table_and_the_metrics_file(cli, run, world):
 def test_json(cli, run, world):
     report = cli("evaluate", run, "--json").json
     expected = Recommender.load(run).evaluate(load_dataset(world)).to_dict()
-    assert report == {"random": json.loads(json.dumps(expected))}
-    assert set(report["random"]["splits"]) == set(SPLITS)
-    assert "gap" in report["random"]
+    models = report["models"]
+    assert models == {"random": json.loads(json.dumps(expected))}
+    assert set(models["random"]["splits"]) == set(SPLITS)
+    assert "gap" in models["random"]
+    assert (report["dataset"], report["scenario"]) == ("confounded-world", "exposure")
+    assert report["next"][0] == f"cnsdiff evaluate {run} --references"
 
 
 @pytest.mark.parametrize("dial", [-0.5, 0, 1.5])
 def test_read_at_another_dial(cli, run, world, dial):
     report = cli("evaluate", run, "--dial", dial, "--json").json
     expected = Recommender.load(run).evaluate(load_dataset(world), dial=dial).to_dict()
-    assert report == {f"random (dial {dial:g})": json.loads(json.dumps(expected))}
-    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(report)
-    assert report[f"random (dial {dial:g})"] != cli("evaluate", run, "--json").json["random"]
+    models = report["models"]
+    assert models == {f"random (dial {dial:g})": json.loads(json.dumps(expected))}
+    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(models)
+    plain = cli("evaluate", run, "--json").json["models"]["random"]
+    assert models[f"random (dial {dial:g})"] != plain
 
 
 def test_no_dial_to_read_at(cli, run, world, untouched):
@@ -55,24 +60,33 @@ def test_no_dial_to_read_at(cli, run, world, untouched):
 
 def test_references_beside_the_run(cli, run):
     report = cli("evaluate", run, "--references", "--json").json
-    assert list(report) == ["random", "mostpop", "itemknn", "ease"]
-    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(report)
+    models = report["models"]
+    assert list(models) == ["random", "mostpop", "itemknn", "ease"]
+    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == set(models)
     done = cli("evaluate", run, "--references")
-    for name in report:
+    for name in models:
         assert name in done.out
+    assert report["verdict"] in done.out
+    ood = {name: one["splits"]["test_ood"]["metrics"]["ndcg@20"] for name, one in models.items()}
+    better = [name for name in sorted(ood, key=lambda n: -ood[n]) if ood[name] > ood["random"]]
+    assert f"ndcg@20 {ood['random']:.4f} under the shift" in report["verdict"]
+    for name in better:
+        assert f"{name} ({ood[name]:.4f})" in report["verdict"]
 
 
 def test_chosen_splits(cli, run):
     report = cli("evaluate", run, "--split", "test_ood", "--split", "valid", "--json").json
-    assert list(report["random"]["splits"]) == ["test_ood", "valid"]
-    assert "gap" not in report["random"]
+    assert list(report["models"]["random"]["splits"]) == ["test_ood", "valid"]
+    assert "gap" not in report["models"]["random"]
     assert "IID test" not in cli("evaluate", run, "--split", "valid").out
 
 
 def test_a_dataset_gets_the_references_and_is_not_written_to(cli, world):
     before = sorted(entry.name for entry in world.iterdir())
     report = cli("evaluate", world, "--json").json
-    assert list(report) == ["mostpop", "itemknn", "ease"]
+    assert list(report["models"]) == ["mostpop", "itemknn", "ease"]
+    assert report["verdict"].startswith("The best reference under the shift is ")
+    assert report["next"] == [f"cnsdiff train {world} --out RUN"]
     assert cli("evaluate", world).code == 0
     assert sorted(entry.name for entry in world.iterdir()) == before
 
@@ -94,7 +108,7 @@ def test_no_ood_split(cli, tmp_path, fast):
         cli("evaluate", target).refused("has no test_iid split", "--split")
         cli("evaluate", target, "--split", "test_ood").refused("has no test_ood split")
         report = cli("evaluate", target, "--split", "valid", "--json").json
-        assert all(list(result["splits"]) == ["valid"] for result in report.values())
+        assert all(list(result["splits"]) == ["valid"] for result in report["models"].values())
 
 
 def test_a_dataset_that_moved(cli, world, tmp_path, fast):

@@ -51,9 +51,10 @@ def test_a_run(cli, world, tmp_path, fast):
         "mf + random: epoch 1/2",
         "mf + random: epoch 2/2",
     ]
-    assert f"Next: cnsdiff evaluate {tmp_path / 'run'} --references" in done.out
+    assert f"Next:\n  cnsdiff evaluate {tmp_path / 'run'} --references" in done.out
+    assert f"  cnsdiff report {tmp_path / 'run'} " in done.out
     model = Recommender.load(tmp_path / "run")
-    assert f"Best epoch {model.best_epoch_} of 2: ndcg@20 0." in done.out
+    assert f"best epoch: {model.best_epoch_} of 2\nselected by: ndcg@20 0." in done.out
     assert model.config_.seed == 3
     assert model.config_.threads == 1
     assert model.dataset_path_ == world.resolve()
@@ -65,7 +66,8 @@ def test_json(cli, world, tmp_path, fast):
     assert report["epochs"] == 2
     assert report["selected_on"] == "valid"
     history = Recommender.load(tmp_path / "run").history_
-    assert report["ndcg@20"] == history[report["best_epoch"] - 1]["validation"]["ndcg@20"]
+    assert report["metric"] == "ndcg@20"
+    assert report["value"] == history[report["best_epoch"] - 1]["validation"]["ndcg@20"]
     assert report["dial"] == Recommender.load(tmp_path / "run").dial_
 
 

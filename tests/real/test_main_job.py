@@ -69,7 +69,7 @@ def test_food_from_files_to_lists(cli, shared_data, folder):
     assert "lightgcn + random: epoch 2/2" in err
 
     code, out, _ = cli("evaluate", run, "--json")
-    splits = json.loads(out)["random"]["splits"]
+    splits = json.loads(out)["models"]["random"]["splits"]
     assert code == 0
     assert {name: split["n_users"] for name, split in splits.items()}.keys() == {
         "valid",
@@ -93,7 +93,7 @@ def test_most_popular_on_food(cli, shared_data, folder):
     if not (folder / "food").exists():
         cli(*prepare(shared_data / "food", folder / "food"))
     code, out, _ = cli("evaluate", folder / "food", "--split", "test_ood", "--json")
-    metrics = json.loads(out)["mostpop"]["splits"]["test_ood"]["metrics"]
+    metrics = json.loads(out)["models"]["mostpop"]["splits"]["test_ood"]["metrics"]
     assert code == 0
     assert round(metrics["recall@20"], 4) == 0.0454
     assert round(metrics["ndcg@20"], 4) == 0.0268

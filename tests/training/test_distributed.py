@@ -92,7 +92,7 @@ def test_the_command_line_speaks_with_one_voice(dataset, tmp_path):
     options = ("--set", "training.epochs=2", "--set", "training.batch_size=200")
     done = torchrun("-m", "cnsdiff", "train", dataset, "--out", tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Best epoch") == done.stdout.count("Wrote") == 1
+    assert done.stdout.count("best epoch") == done.stdout.count("Next:") == 1
     assert len(re.findall(r": epoch \d/2 ", done.stderr)) == 2
 
 

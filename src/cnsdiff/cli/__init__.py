@@ -6,36 +6,39 @@ Heavy imports (PyTorch, Polars) happen inside the commands, so that ``--help`` i
 from __future__ import annotations
 
 import sys
-import warnings
 
 
 def main() -> None:
-    """Run ``cnsdiff``; the entry point of the package."""
+    """Run ``cnsdiff``; the entry point of the package.
+
+    Every failure ends here: a sentence on standard error, with ``--json`` also a document on
+    standard output, and the exit code.
+    """
     from cnsdiff.cli.app import app
-    from cnsdiff.errors import CnsdiffError, CnsdiffWarning
+    from cnsdiff.cli.failure import document, tell, wants_json
+    from cnsdiff.cli.warned import tell_warnings_in_one_line
+    from cnsdiff.errors import CnsdiffError
 
-    written = warnings.formatwarning
-
-    def in_one_line(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        line: str | None = None,
-    ) -> str:
-        if issubclass(category, CnsdiffWarning):
-            return f"cnsdiff: {message}\n"
-        return written(message, category, filename, lineno, line)
-
-    warnings.formatwarning = in_one_line
+    tell_warnings_in_one_line()
+    machine = wants_json()
     try:
-        app()
+        # Standing alone, Typer itself shows wrong usage, in colours and a frame.
+        code = app(standalone_mode=not machine) or 0
     except CnsdiffError as error:
-        print(f"cnsdiff: {error}", file=sys.stderr)
+        tell(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except OSError as error:
         # What the library writes is guarded; this is a pipe closed early, say.
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
-        print(f"cnsdiff: {error}; check the path and its permissions", file=sys.stderr)
+        tell(f"{error}; check the path and its permissions", 1)
         sys.exit(1)
+    except Exception as error:
+        # Wrong usage; what the class is called differs between versions of Typer.
+        if not (machine and hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        tell(error.format_message(), error.exit_code)
+        sys.exit(error.exit_code)
+    if code == 130:  # Ctrl-C where nothing is kept that could be told
+        document("interrupted", code)
+    sys.exit(code)

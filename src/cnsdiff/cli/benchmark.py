@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from cnsdiff.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from cnsdiff.benchmark.grid import Grid
@@ -80,6 +76,7 @@ def benchmark(
     from cnsdiff.benchmark.plan import plan
     from cnsdiff.benchmark.run import collect
     from cnsdiff.benchmark.store import Store
+    from cnsdiff.cli.output import shown_path
     from cnsdiff.errors import InputError
 
     if format not in FORMATS:
@@ -102,7 +99,13 @@ def benchmark(
     results = collect(asked, units, store)
     if ours is None and "cnsdiff" in asked.methods:
         ours = "cnsdiff"
-    _print(asked, results, "json" if json else format, baseline or f"best:{rivals}", ours, rivals)
+    form = "json" if json else format
+    again = f"cnsdiff benchmark {shown_path(grid)} --out {shown_path(store.path)} --show"
+    steps = (
+        (f"cnsdiff report {shown_path(store.path)}", "all of it in one HTML file"),
+        (f"{again} --format markdown", "the tables for a page; latex for a paper"),
+    )
+    _print(asked, results, form, baseline or f"best:{rivals}", ours, rivals, steps)
     if results.failures.height and not show:
         raise typer.Exit(1)
 
@@ -122,23 +125,21 @@ def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
 def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
     from cnsdiff.benchmark.progress import reporter_for_terminal
     from cnsdiff.benchmark.run import run
+    from cnsdiff.cli.failure import interruptible
 
-    # A polite kill is as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with workers:
-            run(units, store, workers, reporter_for_terminal(), retry_failed=retry_failed)
-    except KeyboardInterrupt:
-        print(
-            f"cnsdiff: interrupted; what is done is kept in {store.path}, and the same command "
-            "goes on",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    how = f"what is done is kept in {store.path}, and the same command goes on"
+    with interruptible(how), workers:
+        run(units, store, workers, reporter_for_terminal(), retry_failed=retry_failed)
 
 
 def _print(
-    grid: Grid, results: Results, form: str, baseline: str, ours: str | None, rivals: str
+    grid: Grid,
+    results: Results,
+    form: str,
+    baseline: str,
+    ours: str | None,
+    rivals: str,
+    steps: tuple[tuple[str, str], ...],
 ) -> None:
     from json import loads
 
@@ -147,7 +148,8 @@ def _print(
     from cnsdiff.benchmark.statistics import compare, summarise
     from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
     from cnsdiff.benchmark.trainings import trainings
-    from cnsdiff.cli.output import print_json
+    from cnsdiff.benchmark.verdict import benchmark_verdict
+    from cnsdiff.cli.output import console, print_json, print_next
 
     table = results.table
     groups = set(table["group"])
@@ -158,6 +160,7 @@ def _print(
     shown: dict[str, list[Table]] = {
         name: [] for name in ("leaderboards", "trainings", "overview", "headline")
     }
+    verdict = None
     if table.height:
         name = baseline.removeprefix("best:")
         tested = (
@@ -166,6 +169,7 @@ def _print(
             else None
         )
         summary = summarise(table)
+        verdict = benchmark_verdict(summary, f"ndcg@{k}")
         shown["leaderboards"] = leaderboard(summary, tested, columns=columns)
         shown["trainings"] = trainings(table)
         shown["overview"] = [
@@ -179,8 +183,15 @@ def _print(
                 shown["headline"] = headline_tables(found)
     if form == "json":
         document = {key: loads(render(tables, "json")) for key, tables in shown.items()}
-        told = {"name": grid.name, "missing": results.missing}
-        print_json({**told, **document, "failures": results.failures.to_dicts()})
+        told = {"name": grid.name, "missing": results.missing, "verdict": verdict}
+        print_json(
+            {
+                **told,
+                **document,
+                "failures": results.failures.to_dicts(),
+                "next": [command for command, _ in steps],
+            }
+        )
         return
     print(
         render([t for tables in shown.values() for t in tables], form, styled=sys.stdout.isatty())
@@ -193,7 +204,8 @@ def _print(
         )
     if results.missing:
         print(f"{results.missing} results are not there yet", file=sys.stderr)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    if form == "text" and table.height:
+        screen = console()
+        if verdict is not None:
+            screen.print(verdict, style="bold", soft_wrap=True, markup=False)
+        print_next(screen, *steps)

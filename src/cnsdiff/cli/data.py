@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cnsdiff.cli import describe, export_dataset
+from cnsdiff.cli.describe import entry_facts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,10 +34,10 @@ def list_(
     from cnsdiff.catalogue import home as home_of
     from cnsdiff.cli.output import console, print_json
 
-    states = {name: status(entry, home) for name, entry in ENTRIES.items()}
     if json:
-        print_json([_as_json(name, state) for name, state in states.items()])
+        print_json([entry_facts(entry, home) for entry in ENTRIES.values()])
         return
+    states = {name: status(entry, home) for name, entry in ENTRIES.items()}
     screen = console()
     screen.print(_table(states))
     categories = [name.partition("/")[2] for name in ENTRIES if "/" in name]
@@ -72,29 +73,27 @@ def fetch(
     """
     from cnsdiff import catalogue
     from cnsdiff.catalogue.progress import in_bytes, reporter_for_terminal
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.failure import interruptible
+    from cnsdiff.cli.output import console, print_json, print_next
 
-    try:
-        with reporter_for_terminal() as report:
-            done = catalogue.fetch(
-                name,
-                home=home,
-                accept_terms=accept_terms,
-                given=given,
-                route=route,
-                mirror=mirror,
-                force=force,
-                report=report,
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"cnsdiff: interrupted; go on with: cnsdiff data fetch {name}", err=True)
-        raise typer.Exit(130) from None
+    with interruptible(f"go on with: cnsdiff data fetch {name}"), reporter_for_terminal() as report:
+        done = catalogue.fetch(
+            name,
+            home=home,
+            accept_terms=accept_terms,
+            given=given,
+            route=route,
+            mirror=mirror,
+            force=force,
+            report=report,
+        )
     if json:
         print_json({"path": str(done.folder), "already": done.already, **done.record})
         return
     screen, record = console(), done.record
     if done.already:
         screen.print(f"{name} is there already and intact: {done.folder}", soft_wrap=True)
+        print_next(screen, *_after_fetch(name))
         return
     size = sum(file["bytes"] for file in record["files"].values())
     screen.print(
@@ -103,32 +102,23 @@ def fetch(
         f"Kept in {done.folder}",
         soft_wrap=True,
     )
+    print_next(screen, *_after_fetch(name))
 
 
 app.command("describe", epilog=describe.EXAMPLE)(describe.describe)
 app.command("export", epilog=export_dataset.EXAMPLE)(export_dataset.export_dataset)
 
 
-def _as_json(name: str, state: str) -> dict[str, Any]:
-    from cnsdiff.catalogue import find
-
-    entry = find(name)
-    return {
-        "name": name,
-        "what": entry.what,
-        "shift": entry.shift,
-        "bytes": entry.size or None,
-        "licence": entry.licence,
-        "terms": entry.terms,
-        "must_accept_terms": entry.ask,
-        "home_page": entry.home_page,
-        "citation": entry.citation,
-        "columns": entry.columns,
-        "threshold": entry.threshold,
-        "addresses": entry.addresses,
-        "checksum": None if entry.checksum is None else str(entry.checksum),
-        "status": state,
-    }
+def _after_fetch(name: str) -> tuple[tuple[str, str], ...]:
+    """What to do with a published data set."""
+    place = name.rpartition("/")[2]
+    return (
+        (
+            f"cnsdiff prepare {name} --scenario popularity --out data/{place}",
+            "divide it by a shift",
+        ),
+        (f"cnsdiff audit {name}", "or all at once: what each shift costs, and what to use"),
+    )
 
 
 def _table(states: Mapping[str, str]) -> Table:

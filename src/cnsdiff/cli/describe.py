@@ -111,25 +111,33 @@ def _find(target: str) -> Dataset | Entry:
     )
 
 
-def _show_entry(entry: Entry, *, json: bool) -> None:
+def entry_facts(entry: Entry, root: Path | None = None) -> dict[str, Any]:
+    """What the catalogue knows of a data set, and what of it is on this machine, for JSON."""
     from cnsdiff.catalogue import home, status
-    from cnsdiff.cli.output import console, print_json
 
-    facts: dict[str, Any] = {
+    return {
         "name": entry.name,
         "what": entry.what,
         "shift": entry.shift,
         "columns": list(entry.columns),
-        "usual_threshold": entry.threshold,
+        "threshold": entry.threshold,
+        "bytes": entry.size or None,
         "licence": entry.licence,
         "terms": entry.terms,
+        "must_accept_terms": entry.ask,
         "home_page": entry.home_page,
         "citation": entry.citation,
         "addresses": list(entry.addresses),
-        "bytes": entry.size or None,
-        "status": status(entry),
-        "folder": str(home() / entry.name),
+        "checksum": None if entry.checksum is None else str(entry.checksum),
+        "status": status(entry, root),
+        "folder": str(home(root) / entry.name),
     }
+
+
+def _show_entry(entry: Entry, *, json: bool) -> None:
+    from cnsdiff.cli.output import console, print_json, print_next
+
+    facts = entry_facts(entry)
     if json:
         print_json(facts)
         return
@@ -138,10 +146,18 @@ def _show_entry(entry: Entry, *, json: bool) -> None:
         "columns": ", ".join(entry.columns),
         "addresses": ", ".join(entry.addresses) or "none: by hand, from the home page",
         "bytes": f"{entry.size:,}" if entry.size else "not known",
+        "must_accept_terms": "yes" if entry.ask else "no",
     }
     for key, value in shown.items():
-        screen.print(f"{key.replace('_', ' '):<16} {value}", markup=False, soft_wrap=True)
+        if value is not None:
+            title = key.replace("_", " ")
+            screen.print(f"{title:<18} {value}", markup=False, soft_wrap=True)
     if facts["status"] == "fetched":
-        screen.print(
-            f"Next: cnsdiff prepare {entry.name} --out DIR, then describe DIR.", markup=False
+        out = f"data/{entry.name.rpartition('/')[2]}"
+        print_next(
+            screen,
+            (f"cnsdiff prepare {entry.name} --scenario popularity --out {out}", "divide it"),
+            (f"cnsdiff data describe {out}", "measure the shift"),
         )
+    else:
+        print_next(screen, (f"cnsdiff data fetch {entry.name}", "get it"))

@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
             "platform": platform.platform(),
             "threads": torch.get_num_threads(),
             "cuda": ", ".join(names) if cuda else "not available",
-            "device=auto": "cuda" if cuda else "cpu",
+            "auto_device": "cuda" if cuda else "cpu",
         },
         "missing": missing,
     }

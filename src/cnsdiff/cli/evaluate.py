@@ -48,7 +48,15 @@ def evaluate(
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
     import polars as pl
 
-    from cnsdiff.cli.output import comparison_table, console, metrics_table, print_json, user_counts
+    from cnsdiff.cli.output import (
+        comparison_table,
+        console,
+        metrics_table,
+        print_json,
+        print_next,
+        user_counts,
+    )
+    from cnsdiff.cli.verdict import evaluation_verdict
     from cnsdiff.config import EvaluationConfig
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError, RunError, did_you_mean
@@ -65,6 +73,7 @@ def evaluate(
             )
     results: dict[str, Evaluation] = {}
     counts: FalseNegatives | None = None
+    label = None
     is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))
     if (target / "manifest.json").exists() and not is_run:
         if false_negatives is not None:
@@ -92,8 +101,17 @@ def evaluate(
     if is_run:
         frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
         write_with(target / "metrics.parquet", pl.concat(frames).write_parquet)
+    metric = f"ndcg@{max(ks)}"
+    verdict = evaluation_verdict(results, label, metric)
+    steps = _next(target, is_run, references)
     if json:
-        report: dict[str, object] = {name: result.to_dict() for name, result in results.items()}
+        report: dict[str, object] = {
+            "dataset": data.name,
+            "scenario": data.scenario,
+            "models": {name: result.to_dict() for name, result in results.items()},
+            "verdict": verdict,
+            "next": [command for command, _ in steps],
+        }
         if counts is not None:
             report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
         print_json(report)
@@ -111,6 +129,22 @@ def evaluate(
             f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} judged "
             f"(95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the hard ones."
         )
+    screen.print(verdict, style="bold", soft_wrap=True, markup=False)
+    print_next(screen, *steps)
+
+
+def _next(target: Path, is_run: bool, references: bool) -> list[tuple[str, str]]:
+    """Commands to go on with, and what each is for."""
+    from cnsdiff.cli.output import shown_path
+
+    place = shown_path(target)
+    if not is_run:
+        return [(f"cnsdiff train {place} --out RUN", "a model to set beside them")]
+    steps = [(f"cnsdiff report {place}", "all about it in one HTML file")]
+    if not references:
+        steps.insert(0, (f"cnsdiff evaluate {place} --references", "beside what any has to beat"))
+    steps.append((f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"))
+    return steps
 
 
 def _references(data: Dataset, splits: list[str], ks: tuple[int, ...]) -> dict[str, Evaluation]:

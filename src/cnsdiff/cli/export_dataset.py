@@ -24,9 +24,7 @@ def export_dataset(
     to: Annotated[Format, typer.Option(help="What to write.")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Directory to write (default: DATASET-FORMAT); its name is RecBole's."
-        ),
+        typer.Option(help="Directory to write (default: DATASET-FORMAT); its name is RecBole's."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

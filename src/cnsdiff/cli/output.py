@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from cnsdiff.data.directory import SPLIT_TITLES
 
@@ -28,6 +32,47 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN becomes null."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def shown_path(path: object) -> str:
+    """A path as it can be typed in a shell."""
+    return shlex.quote(str(path))
+
+
+def print_next(screen: Console, *steps: tuple[str, str]) -> None:
+    """Commands to go on with, and what each is for; never broken, so that they can be copied."""
+    screen.print("Next:")
+    widest = max(len(command) for command, _ in steps)
+    for command, purpose in steps:
+        # Where the purposes would not fit beside the commands, each follows its own.
+        wide = widest + max(len(purpose) for _, purpose in steps) + 6 <= screen.width
+        gap = " " * (widest - len(command)) if wide else ""
+        screen.print(f"  {command}{gap}  # {purpose}", soft_wrap=True, markup=False)
+
+
+def after_dataset(path: Path) -> tuple[tuple[str, str], ...]:
+    """What to do with a new dataset."""
+    place, run = shown_path(path), shown_path(Path("runs") / path.name)
+    return (
+        (f"cnsdiff data describe {place}", "how large the shift is"),
+        (f"cnsdiff evaluate {place}", "what references make of it"),
+        (f"cnsdiff train {place} --out {run}", "a model"),
+    )
+
+
+def print_facts(screen: Console, title: str, facts: Mapping[str, str]) -> None:
+    """A few facts, a line each: in a frame on a terminal, plain elsewhere."""
+    if not screen.is_terminal:
+        for name, fact in {"": title, **facts}.items():
+            line = f"{name}: {fact}" if name else fact
+            screen.print(line, soft_wrap=True, markup=False)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, fact in facts.items():
+        grid.add_row(name, Text(fact, overflow="fold"))
+    screen.print(Panel(grid, title=title, title_align="left", expand=False, padding=(0, 1)))
 
 
 def print_dataset(screen: Console, dataset: Dataset) -> None:

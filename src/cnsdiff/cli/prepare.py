@@ -83,7 +83,13 @@ def prepare(
 
     Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
     """
-    from cnsdiff.cli.output import console, print_dataset, print_json
+    from cnsdiff.cli.output import (
+        after_dataset,
+        console,
+        print_dataset,
+        print_json,
+        print_next,
+    )
 
     common: dict[str, Any] = {
         "name": name,
@@ -140,7 +146,8 @@ def prepare(
     ):
         if split not in dataset.split_names:
             screen.print(f"[yellow]note:[/] there is no {split} split ({option} FILE): {use}")
-    screen.print(f"Wrote {out}. Next: cnsdiff train {out} --out RUN", soft_wrap=True)
+    screen.print(f"Wrote {out}", soft_wrap=True, markup=False)
+    print_next(screen, *after_dataset(out))
 
 
 def _check_form(

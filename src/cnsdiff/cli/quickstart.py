@@ -26,7 +26,13 @@ def quickstart(
     The world's clicks are biased by what was popular; the OOD test is what its users click when
     everything is shown alike. No data and no network are needed.
     """
-    from cnsdiff.cli.output import comparison_table, console, print_json
+    from cnsdiff.cli.output import (
+        comparison_table,
+        console,
+        print_json,
+        print_next,
+        shown_path,
+    )
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError
     from cnsdiff.evaluation import evaluate
@@ -57,7 +63,8 @@ def quickstart(
             even = model.best_dial(dataset, "inverse-exposure")
             results[f"{name}, even exposure"] = model.evaluate(dataset, dial=even)
     if json:
-        print_json({name: result.to_dict() for name, result in results.items()})
+        found = {name: result.to_dict() for name, result in results.items()}
+        print_json({"path": None if out is None else str(out), "models": found})
         return
     screen = console()
     title = (
@@ -67,10 +74,15 @@ def quickstart(
     screen.print(
         "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).\n"
         "Last rows: the same two models, at the dial that validation chooses for even exposure.\n"
-        "One seed and one small world prove nothing; see the README for your own data."
+        "One seed and one small world prove nothing about your data: try it."
     )
+    steps = [("cnsdiff audit ratings.csv", "with your own log: what a shift costs, what to do")]
     if out is not None:
-        screen.print(f"Kept in {out}. Next: cnsdiff recommend {out / 'cnsdiff'} --users 0,1")
+        run = out / "cnsdiff"
+        steps.append((f"cnsdiff report {shown_path(run)}", "this model in one HTML file"))
+        steps.append((f"cnsdiff recommend {shown_path(run)} --users 0,1", "its lists"))
+        screen.print(f"Kept in {out}", soft_wrap=True, markup=False)
+    print_next(screen, *steps)
 
 
 def _training(epochs: int, lr: float) -> dict[str, int | float]:

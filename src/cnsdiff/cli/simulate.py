@@ -39,7 +39,13 @@ def simulate(
     Relevance is known for every pair, so false negatives can be counted exactly; docs/world.md
     has the equations, and the settings that only Python has.
     """
-    from cnsdiff.cli.output import console, print_dataset, print_json
+    from cnsdiff.cli.output import (
+        after_dataset,
+        console,
+        print_dataset,
+        print_json,
+        print_next,
+    )
     from cnsdiff.simulate import ConfoundedWorld
 
     world = ConfoundedWorld(
@@ -52,4 +58,5 @@ def simulate(
         return
     screen = console()
     print_dataset(screen, dataset)
-    screen.print(f"Wrote {out}. Next: cnsdiff train {out} --out RUN", soft_wrap=True)
+    screen.print(f"Wrote {out}", soft_wrap=True, markup=False)
+    print_next(screen, *after_dataset(out))

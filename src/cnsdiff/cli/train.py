@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +22,7 @@ INTERRUPTED = 130
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Of several processes that fail alike, or with one of them, one says so."""
+    from cnsdiff.cli.failure import tell
     from cnsdiff.errors import CnsdiffError
     from cnsdiff.training.processes import place, tells_of_failure, told
 
@@ -36,9 +37,10 @@ def _one_voice() -> Iterator[None]:
         yield
     except CnsdiffError as error:
         if tells_of_failure():
-            print(f"cnsdiff: {error}", file=sys.stderr, flush=True)
+            tell(str(error), error.exit_code)
             told()
-        raise typer.Exit(error.exit_code) from None
+        # Not Typer's exit: nothing more is to be said of it.
+        sys.exit(error.exit_code)
 
 
 @_one_voice()
@@ -81,6 +83,15 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER[=PLACE]",
+            help="Also write the training to tensorboard[=FOLDER] or mlflow[=ADDRESS]; by default "
+            "into the run directory and to where MLflow writes. May be given for both; a resumed "
+            "run goes on where it was.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a recommender; early stopping looks at the validation split only.
@@ -100,14 +111,14 @@ def train(
                 "--resume continues a run with its own settings; give no others beside it"
             )
         model, source = _unfinished(resume)
-        _fit(model, dataset or source, resume, json)
+        _fit(model, dataset or source, resume, json, track)
         return
     if dataset is None or out is None:
         raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
     model = recommender_of(
         backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
     )
-    _fit(model, dataset, out, json)
+    _fit(model, dataset, out, json, track)
 
 
 def _unfinished(run: Path) -> tuple[Recommender, Path]:
@@ -139,64 +150,82 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     return Recommender(source=f"{run}/config.yaml", **options), Path(path)
 
 
-def _fit(model: Recommender, dataset_path: Path, run: Path, json: bool) -> None:
-    from cnsdiff.cli.output import console, print_json
+def _fit(
+    model: Recommender, dataset_path: Path, run: Path, json: bool, track: list[str] | None
+) -> None:
+    from cnsdiff.cli.failure import interruptible
     from cnsdiff.data import load_dataset
-    from cnsdiff.evaluation.dial import in_words
-    from cnsdiff.memory import peak_memory
-    from cnsdiff.training.device import make_fabric
-    from cnsdiff.training.processes import place, tells_of_failure, told
+    from cnsdiff.tracking import resumed_trackers, trackers
+    from cnsdiff.training.processes import place
     from cnsdiff.training.progress import Reporter, reporter_for_terminal
 
     config = model.resolve()
+    callbacks = trackers(track, run) if track else resumed_trackers(run)
     dataset = load_dataset(dataset_path)
     first = place().rank == 0
-    if first:
-        # A polite kill is as good as Ctrl-C.
-        signal.signal(signal.SIGTERM, _interrupt)
     label = f"{config.backbone.name} + {config.sampler.name}"
-    try:
-        model.fit(dataset, run=run, reporter=reporter_for_terminal(label) if first else Reporter())
-    except KeyboardInterrupt:
-        if tells_of_failure():
-            print(
-                f"cnsdiff: interrupted; the epochs completed are saved, go on with "
-                f"`cnsdiff train --resume {run}`",
-                file=sys.stderr,
-                flush=True,
-            )
-            told()
-        raise typer.Exit(INTERRUPTED) from None
-    if not first:
-        return
-    best = next(r for r in model.history_ if r["epoch"] == model.best_epoch_)["validation"]
+    reporter = reporter_for_terminal(label) if first else Reporter()
+    started = time.monotonic()
+    how = f"the epochs completed are saved, go on with `cnsdiff train --resume {run}`"
+    with interruptible(how) if first else nullcontext():
+        model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
+    if first:
+        _tell(model, dataset.name, run, time.monotonic() - started, json)
+
+
+def _tell(model: Recommender, dataset: str, run: Path, seconds: float, json: bool) -> None:
+    """What training found, and what to do with it."""
+    from cnsdiff.cli.output import console, print_facts, print_json, print_next, shown_path
+    from cnsdiff.evaluation.dial import in_words
+    from cnsdiff.memory import peak_memory
+    from cnsdiff.reporting import as_time
+    from cnsdiff.sparkline import spark_line
+    from cnsdiff.training.device import make_fabric
+
+    config, history = model.config_, model.history_
+    best = next(r for r in history if r["epoch"] == model.best_epoch_)["validation"]
     # What picked the epoch comes first.
     metric = next(iter(best))
-    seconds = sorted(record["seconds"] for record in model.history_)
-    summary = {
-        "run": str(run),
-        "dataset": dataset.name,
-        "best_epoch": model.best_epoch_,
-        "epochs": len(model.history_),
-        "dial": model.dial_,
-        "selected_on": config.training.select_on,
-        metric: best[metric],
-        "median_epoch_seconds": seconds[len(seconds) // 2],
-        "peak_memory_bytes": peak_memory(make_fabric(config.device, config.precision).device),
-    }
+    epochs = sorted(record["seconds"] for record in history)
+    median = epochs[len(epochs) // 2]
+    memory = peak_memory(make_fabric(config.device, config.precision).device)
+    place = shown_path(run)
+    steps = (
+        (
+            f"cnsdiff evaluate {place} --references",
+            "how it does under the shift, what beats it",
+        ),
+        (f"cnsdiff report {place}", "all about it in one HTML file"),
+        (f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"),
+    )
     if json:
+        summary = {
+            "run": str(run),
+            "dataset": dataset,
+            "best_epoch": model.best_epoch_,
+            "epochs": len(history),
+            "dial": model.dial_,
+            "selected_on": config.training.select_on,
+            "metric": metric,
+            "value": best[metric],
+            "seconds": seconds,
+            "median_epoch_seconds": median,
+            "peak_memory_bytes": memory,
+            "next": [command for command, _ in steps],
+        }
         print_json(summary)
         return
     screen = console()
-    screen.print(
-        f"Best epoch {summary['best_epoch']} of {summary['epochs']}: {metric} "
-        f"{best[metric]:.4f} on {config.training.selection_split} "
-        f"({summary['median_epoch_seconds']:.2f} s an epoch, "
-        f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most)."
-    )
-    screen.print(f"dial: {in_words(model.dial_)}")
-    screen.print(f"Wrote {run}. Next: cnsdiff evaluate {run} --references", soft_wrap=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    value = f"{metric} {best[metric]:.4f} on {config.training.selection_split}"
+    values = [r["validation"][metric] for r in history if r["validation"]]
+    course = spark_line(values, 24, ascii_only=screen.options.ascii_only)
+    facts = {
+        "best epoch": f"{model.best_epoch_} of {len(history)}",
+        "selected by": f"{value}  {course}",
+        "dial": in_words(model.dial_),
+        "time": f"{as_time(seconds)}, {median:.2f} s an epoch",
+        "memory": f"{memory / 2**30:.1f} GiB at most",
+        "run": str(run),
+    }
+    print_facts(screen, f"{config.backbone.name} + {config.sampler.name} on {dataset}", facts)
+    print_next(screen, *steps)
