@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -15,7 +14,7 @@ from cnsdiff.audit.judging import AS_GIVEN, TESTS, Setting
 from cnsdiff.audit.lists import Lists, place_lists, read_lists
 from cnsdiff.audit.methods import KS
 from cnsdiff.audit.naming import Given
-from cnsdiff.audit.suspicion import Signs, signs
+from cnsdiff.audit.suspicion import DEPTH, Signs, signs
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.benchmark.validation import Validation
@@ -174,15 +173,9 @@ def judge_external(
         k = asked
         settings = _read_at_dials(external.name, scorer, dataset, anticipate, training, metric)
         every = torch.arange(dataset.n_users)
-        with_train = rank(scorer, every, max(KS))[0]
+        with_train = rank(scorer, every, DEPTH)[0]
     has_list = (with_train >= 0).any(1)
-    found = signs(
-        with_train,
-        _pairs(dataset, ("train",)),
-        _pairs(dataset, TESTS),
-        (dataset.n_users, dataset.n_items),
-        seed=seed,
-    )
+    found = signs(with_train, dataset, seed=seed)
     without = {
         test: int((~has_list[relevance_of(dataset.split(test), test, train.shape).users]).sum())
         for test in TESTS
@@ -236,12 +229,6 @@ def _read_at_dials(
         _setting(name, key, evaluate(one, dataset, TESTS, KS, per_user=True).per_user, gamma)
         for key, one, gamma in read
     ]
-
-
-def _pairs(dataset: Dataset, splits: Sequence[str]) -> tuple[Any, Any]:
-    parts = [dataset.split(name) for name in splits]
-    users = np.concatenate([part.users for part in parts])
-    return users, np.concatenate([part.items for part in parts])
 
 
 def _nothing_known(source: str, counts: Mapping[str, Any], dataset: Dataset) -> DataError:

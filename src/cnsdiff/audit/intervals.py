@@ -52,7 +52,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Measured:
     """A metric of each user of one split.
 
     Attributes
@@ -99,7 +99,7 @@ class Losses:
         return self.matched >= _LEAST_MATCHED
 
 
-def losses(iid: Tested, ood: Tested, *, seed: int, n_resamples: int = RESAMPLES) -> Losses:
+def losses(iid: Measured, ood: Measured, *, seed: int, n_resamples: int = RESAMPLES) -> Losses:
     """Means of both tests and the loss between them, with intervals over users.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.audit.intervals import Estimate, Losses, Tested, losses
+from cnsdiff.audit.intervals import Estimate, Losses, Measured, losses
 from cnsdiff.audit.methods import METHODS, OURS, USUAL
 from cnsdiff.benchmark.grid import DIAL, PLAIN, without_dial
 from cnsdiff.benchmark.store import Store
@@ -168,7 +168,7 @@ def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: i
         values = np.stack(
             [s.per_user[test][metric].cast(pl.Float64).to_numpy() for s in settings], axis=1
         )
-        tested[test] = Tested(users, counts[users], values)
+        tested[test] = Measured(users, counts[users], values)
     found = losses(tested["test_iid"], tested["test_ood"], seed=seed)
     n_users = {test: len(tested[test].users) for test in TESTS}
     return Judged(metric, tuple(settings), found, n_users, seed)

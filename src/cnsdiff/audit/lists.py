@@ -33,10 +33,6 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
-#: Places of a list that are looked at for signs of what it was made from.
-_LOOKED_AT = 100
-
-
 @dataclass(frozen=True)
 class Lists:
     """Recommended items, best first for each user, under the ids as given.
@@ -241,7 +237,7 @@ def place_lists(lists: Lists, dataset: Dataset, train: csr_array, k: int) -> Pla
     counts |= {"in_train": int(seen.sum()), "users": len(np.unique(users))}
     return Placed(
         _table(users[~seen], items[~seen], dataset.n_users, k),
-        _table(users, items, dataset.n_users, min(longest, _LOOKED_AT)),
+        _table(users, items, dataset.n_users, k),
         longest,
         counts,
     )

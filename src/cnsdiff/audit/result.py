@@ -407,30 +407,32 @@ def _outside(
 
 def _warnings(one: Outside, judged: Judged, choice: Choice) -> list[str]:
     """Signs that the recommender has seen the pairs that judge it."""
-    warnings = []
     seen, given = one.signs, one.settings[0]
-    if seen.learnt_from_both:
-        warnings.append(
-            f"{one.name} has probably seen the held-out pairs: its lists hold them as often as "
-            f"those it was to learn from ({percent(seen.held_out.value)} and "
-            f"{percent(seen.train.value)} beyond chance). Its numbers are then too good."
-        )
     if seen.left_out:
-        warnings.append(
+        return [
             f"{one.name} has probably seen the held-out pairs and leaves them out as known: its "
             "lists hold fewer of a user's own held-out items than strangers' lists do. Its numbers "
             "are then too low, and say nothing."
-        )
+        ]
     values = judged.losses.iid
-    best = max(values[judged.at(s)].value for s in (choice.plain, choice.usual, choice.expected))
-    mine = values[judged.at(given)]
-    if not warnings and mine.low > TOO_GOOD * best:
-        warnings.append(
+    rivals = (choice.plain, choice.usual, choice.expected)
+    best = max(rivals, key=lambda s: values[judged.at(s)].value)
+    (over,) = judged.differences("test_iid", [(given, best)])
+    mine, theirs = values[judged.at(given)], values[judged.at(best)].value
+    if seen.learnt_from_both and over.sign > 0:
+        return [
+            f"{one.name} has probably seen the held-out pairs: its lists hold those of the IID "
+            f"test as often as those it was to learn from ({percent(seen.held_out.value)} and "
+            f"{percent(seen.train.value)} beyond chance), and it is better there than all that was "
+            "trained here. Its numbers are then too good."
+        ]
+    if mine.low > TOO_GOOD * theirs:
+        return [
             f"{one.name} is more than {TOO_GOOD:g} times as accurate on the IID test as anything "
-            f"trained here ({number(mine.value)} and {number(best)}): it is either much better, or "
-            "has seen the held-out pairs."
-        )
-    return warnings
+            f"trained here ({number(mine.value)} and {number(theirs)}): it is either much better, "
+            "or has seen the held-out pairs."
+        ]
+    return []
 
 
 def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[str]:
@@ -438,6 +440,11 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
         "What it was trained on cannot be known from here; only lists made from this shift's train "
         "file alone are judged fairly."
     ]
+    if one.signs.learnt_from_both:
+        notes.append(
+            "Its lists hold pairs of the IID test as often as training pairs: it has seen them, or "
+            "it learns nothing by heart."
+        )
     if not one.of_this_shift:
         notes.append(
             f"One {'file' if one.kind == 'recommendations' else 'set of vectors'} serves all "

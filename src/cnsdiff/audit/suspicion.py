@@ -2,9 +2,12 @@
 
 What it was trained on cannot be known; what its lists give away can be measured. Three signs:
 
-- *As good on what was held out as on what it was to learn from.* A list that may hold training
-  pairs holds more of a user's own training pairs than of held-out ones, unless both were learnt
-  from. Both are counted beyond what a stranger's pairs would give, so that popularity is no sign.
+- *As good on what was held out as on what it was to learn from.* Pairs of the IID test are like
+  training pairs in all but one thing: whether they were learnt from. A list that may hold training
+  pairs holds more of those, then, unless it was made from both. Both are counted beyond what a
+  stranger's list would hold of them, so that popularity is no sign. Models that learn nothing by
+  heart (ItemKNN on a dense log) show it too, and gain nothing from what they have seen: so it
+  counts in full only of a recommender that is better on the IID test than all that was trained.
 - *Held-out pairs are missing.* A system that leaves out what users have had, and has seen the
   held-out pairs, lists fewer of them than of a stranger's.
 - *Too good.* It is far better on the IID test than anything trained here.
@@ -20,16 +23,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff.audit.intervals import Estimate
+from cnsdiff.data import Dataset
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.seeding import numpy_generator
 
 _RESAMPLES = 2000
-#: Fewer users than this tell nothing.
-LEAST_USERS = 20
+#: Fewer users than this tell nothing; of more than this, some are enough.
+LEAST_USERS, _MOST_USERS = 20, 4000
 #: Held-out pairs are found at least so often as training pairs: they were learnt from alike.
-_ALIKE = 0.75
+_ALIKE = 0.8
 #: So many times as accurate as the best that was trained here: too good to be honest.
 TOO_GOOD = 1.5
+#: Places of a list that are looked at.
+DEPTH = 20
+
+_UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Signs:
     Attributes
     ----------
     train, held_out
-        Mean share of a user's training pairs, and of the held-out pairs, that are in the list, less
-        the share of a stranger's.
+        Mean share of a user's training pairs, and of the IID test's, that are in the list, less
+        the share that is in a stranger's.
     ratio
         ``held_out / train``; near 1 if both were learnt from.
     n_users
@@ -68,48 +76,40 @@ class Signs:
         return self.n_users >= LEAST_USERS and self.held_out.high < 0
 
 
-def signs(
-    lists: Tensor,
-    train: tuple[NDArray[np.int64], NDArray[np.int64]],
-    held_out: tuple[NDArray[np.int64], NDArray[np.int64]],
-    shape: tuple[int, int],
-    *,
-    seed: int,
-) -> Signs:
+def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
     """What lists give away of what they were made from.
 
     Parameters
     ----------
     lists
-        ``(n_users, K)`` with training pairs still in them, -1 for none.
-    train, held_out
-        Users and items of the pairs.
-    shape
-        Users and items of the dataset.
+        ``(n_users, K)`` with training pairs still in them, -1 for none; the first :data:`DEPTH`
+        places are looked at.
+    dataset
+        Its train and IID test.
     seed
         Of the strangers and of the intervals.
     """
-    known = [Relevance(*pairs, *shape) for pairs in (train, held_out)]
+    shape = (dataset.n_users, dataset.n_items)
+    splits = [dataset.split(name) for name in ("train", "test_iid")]
+    known = [Relevance(split.users, split.items, *shape) for split in splits]
+    lists = lists[:, :DEPTH]
     has = (known[0].counts > 0) & (known[1].counts > 0) & (lists >= 0).any(1)
     users = has.nonzero()[:, 0]
+    rng = numpy_generator(seed, "audit/strangers")
+    users = users[torch.from_numpy(rng.permutation(len(users))[:_MOST_USERS])]
     if len(users) < 2:
-        none = Estimate(float("nan"), float("nan"), float("nan"))
-        return Signs(none, none, none, len(users))
-    # Each user's stranger is the next in a random circle, so that nobody is his own.
-    order = numpy_generator(seed, "audit/strangers").permutation(len(users))
-    stranger = np.empty(len(users), dtype=np.int64)
-    stranger[order] = np.roll(order, 1)
-    own, others = lists[users], lists[users[torch.from_numpy(stranger)]]
+        return Signs(_UNKNOWN, _UNKNOWN, _UNKNOWN, len(users))
+    # They come in a random order, so that the next is a stranger, and nobody is his own.
+    own, others = lists[users], lists[users.roll(1)]
     excess = []
     for pairs in known:
         # The user's pairs in a stranger's list: what popularity alone would find of them.
         found = pairs.hits(users, own).sum(1) - pairs.hits(users, others).sum(1)
         excess.append((found / pairs.counts[users]).numpy())
     values = np.stack(excess, axis=1)
-    means = _resampled_means(values, seed)
-    observed = values.mean(0)
+    means, observed = _resampled_means(values, seed), values.mean(0)
+    ratio = float(observed[1] / observed[0]) if observed[0] > 0 else float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = float(observed[1] / observed[0]) if observed[0] > 0 else float("nan")
         ratios = means[:, 1] / means[:, 0]
     return Signs(
         Estimate.of(float(observed[0]), means[:, 0]),

@@ -76,16 +76,14 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) ->
     """
     if not found:
         return f"{subject} could not be judged: no shift of this log was measured."
-    order = sorted(
-        found, key=lambda one: -one[1].value if math.isfinite(one[1].value) else math.inf
-    )
+    order = sorted(found, key=lambda one: (not math.isfinite(one[1].low), -one[1].value))
     parts: list[str] = []
+    verb = ""
     for phrase, loss in order:
-        of = "" if parts else f" of its {metric_name(metric)}"
-        said = loss_phrase(loss, of)
-        if parts and said.startswith("lose ") and parts[0].startswith("lose "):
-            said = said.removeprefix("lose ")
-        parts.append(f"{said} {phrase}")
+        said = loss_phrase(loss, "" if parts else f" of its {metric_name(metric)}")
+        # The verb holds on until there is another.
+        before, (verb, rest) = verb, said.split(" ", 1)
+        parts.append(f"{rest if verb == before else said} {phrase}")
     return f"{subject} would {_listed(parts)}."
 
 

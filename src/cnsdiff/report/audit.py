@@ -560,9 +560,9 @@ def _outside_blocks(result: Mapping[str, Any]) -> list[Block]:
             ),
             tuple(seen),
             (
-                "Share that is in the user's list, less the share in a stranger's. A ratio near 1 "
-                "says that both were learnt from; below 0, that held-out pairs were left out as "
-                "known.",
+                "Share that is in the first 20 places of the user's list, less the share in a "
+                "stranger's. A ratio near 1 says that both were learnt from; held-out pairs below "
+                "0, that they were left out as known.",
             ),
         )
     )

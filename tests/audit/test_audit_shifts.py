@@ -1,0 +1,103 @@
+"""Which shifts a log allows, and how much of it a budget is enough for."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from audit_parts import log_frame
+
+from cnsdiff.audit.log import Log
+from cnsdiff.audit.methods import audit_grid, ease_fits
+from cnsdiff.audit.shifts import SHIFTS, plan_shifts
+from cnsdiff.audit.size import seconds_a_shift, thinned
+from cnsdiff.data import Interactions, Source
+from cnsdiff.errors import ConfigError
+from cnsdiff.shifts import SCENARIOS
+
+
+def log_of(*columns: str, randomised: bool = False) -> Log:
+    frame = log_frame().select("user", "item", *columns)
+    tables = {"log": Interactions(frame, "log.csv")}
+    if randomised:
+        tables["randomised"] = Interactions(frame.head(10), "random.csv")
+    return Log(Source(tables, name="log"), "0", None, ())
+
+
+def names(log: Log, most: int = 9, asked: tuple[str, ...] = ()) -> list[str]:
+    return [shift.name for shift in plan_shifts(log, most, asked).shifts]
+
+
+def test_columns_decide_which_shifts_there_are():
+    assert names(log_of()) == ["popularity", "user-group"]
+    assert names(log_of("timestamp")) == ["popularity", "temporal", "hybrid", "user-group"]
+    assert names(log_of(randomised=True)) == ["popularity", "exposure", "user-group"]
+    assert names(log_of("timestamp", randomised=True)) == list(SHIFTS)
+
+
+def test_what_is_left_out_says_what_would_bring_it_back():
+    reasons = {one.name: one.reason for one in plan_shifts(log_of(), 9).left_out}
+    assert reasons.keys() == {"exposure", "temporal", "hybrid"}
+    assert "--timestamp-col" in reasons["temporal"]
+    assert "--randomised FILE" in reasons["exposure"]
+
+
+def test_with_little_time_the_most_important_are_measured():
+    plan = plan_shifts(log_of("timestamp"), 2)
+    assert [shift.name for shift in plan.shifts] == ["popularity", "temporal"]
+    reasons = {one.name: one.reason for one in plan.left_out}
+    assert "--shifts hybrid" in reasons["hybrid"]
+    assert names(log_of(), 0) == ["popularity"]
+
+
+def test_what_is_asked_for_is_measured_whatever_the_budget():
+    assert names(log_of("timestamp"), 1, ("hybrid", "popularity")) == ["popularity", "hybrid"]
+    with pytest.raises(ConfigError, match="did you mean 'temporal'"):
+        names(log_of("timestamp"), 1, ("temporl",))
+    with pytest.raises(ConfigError, match=r"--shifts temporal: .*--timestamp-col"):
+        names(log_of(), 1, ("temporal",))
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=lambda shift: shift.name)
+def test_every_shift_is_a_scenario_with_settings_that_it_has(shift, tmp_path):
+    SCENARIOS.find(shift.name)(**shift.settings)
+    grid = audit_grid([shift], {shift.name: tmp_path}, ease=True, seed=4, metric="ndcg@10")
+    assert grid.selections(shift.name) == ("valid", "valid+dial", f"{shift.anticipate}+dial")
+    assert grid.seeds == (4,)
+
+
+def test_a_larger_log_needs_more_time():
+    def pairs(n_users: int, n_items: int, rows: int) -> Interactions:
+        frame = pl.select(user=pl.int_range(rows) % n_users, item=pl.int_range(rows) % n_items)
+        return Interactions(frame, "log.csv")
+
+    small = seconds_a_shift(pairs(100, 50, 1000))
+    assert seconds_a_shift(pairs(1000, 50, 200_000)) == 4 * small
+    assert seconds_a_shift(pairs(10_000, 6000, 30_000)) == 3 * small
+
+
+def test_a_log_that_is_too_large_is_thinned_by_whole_users_and_says_so():
+    whole = log_of("timestamp")
+    assert thinned(whole, 600, 4, seed=0, most=None) is whole
+    assert thinned(whole, 600, 4, seed=0, most=0) is whole
+    fewer = thinned(whole, 600, 4, seed=0, most=1000)
+    counts = fewer.interactions.frame["user"].value_counts()["count"]
+    assert counts.unique().to_list() == [24]  # all rows of whoever was drawn
+    assert 500 < len(fewer.interactions) <= 1000
+    assert fewer.n_drawn == fewer.interactions.n_users
+    assert f"Of 160 users {fewer.n_drawn} were drawn at random" in fewer.notes[-1]
+    again = thinned(whole, 600, 4, seed=0, most=1000)
+    assert again.interactions.frame.equals(fewer.interactions.frame)
+    other = thinned(whole, 600, 4, seed=1, most=1000)
+    assert not other.interactions.frame.equals(fewer.interactions.frame)
+
+
+def test_ease_is_left_out_where_it_does_not_fit_with_the_reason():
+    assert ease_fits(1000, 5, 1e10, speed=1e10).fits
+    slow = ease_fits(14_000, 20, 1e11, speed=1e10)
+    assert not slow.fits
+    assert "5 min 29 s" in slow.reason
+    assert "longer --budget" in slow.reason
+    large = ease_fits(14_000, 1e9, 3e9, speed=1e10)
+    assert not large.fits
+    assert "2 GB" in large.reason
+    assert not ease_fits(30_000, 1e9, 1e12, speed=1e12).fits
