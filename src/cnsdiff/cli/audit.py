@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from cnsdiff.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from cnsdiff.audit.audit import Options, Prepared
@@ -182,20 +178,12 @@ def audit(
 def _run(options: Options, note: Any, started: float) -> dict[str, Any]:
     from cnsdiff.audit.audit import run_audit
     from cnsdiff.benchmark.progress import reporter_for_terminal
+    from cnsdiff.cli.failure import interruptible
 
-    # A polite kill is as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with interruptible(f"what is done is kept in {options.out}, and the same command goes on"):
         return run_audit(
             options, reporter=reporter_for_terminal("audit"), note=note, started=started
         )
-    except KeyboardInterrupt:
-        print(
-            f"cnsdiff: interrupted; what is done is kept in {options.out}, and the same command "
-            "goes on",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _report(out: Path) -> Path:
@@ -278,7 +266,3 @@ def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
     )
     given = " ".join(f"--recommendations {name}=FILE" for name in files)
     screen.print(f"  {given}", soft_wrap=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
 
 EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
-INTERRUPTED = 130
 
 
 @contextmanager

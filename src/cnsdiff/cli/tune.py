@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from cnsdiff.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,6 +72,7 @@ def tune(
     or a crash the same command goes on, to the very result of an undisturbed one.
     """
     from cnsdiff.audit.budget import parse_budget
+    from cnsdiff.cli.failure import interruptible
     from cnsdiff.cli.recommenders import recommender_of
     from cnsdiff.config import parse_assignments
     from cnsdiff.data import load_dataset
@@ -90,9 +86,7 @@ def tune(
     seconds = None if budget is None else parse_budget(budget)
     resolved = model.resolve()
     label = f"{resolved.backbone.name} + {resolved.sampler.name}"
-    # A polite kill is as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with interruptible(f"what is done is kept in {out}, and the same command goes on"):
         tuned = carry_out(
             model,
             load_dataset(dataset),
@@ -105,13 +99,6 @@ def tune(
             prune=prune,
             reporter=reporter_for_terminal(label),
         )
-    except KeyboardInterrupt:
-        print(
-            f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
     _print(tuned, out, json)
 
 
@@ -200,7 +187,3 @@ def _table(study: Study) -> Table:
             cells.append(f"{share.share:.0%} ({100 * share.low:.0f}–{100 * share.high:.0f})")
         table.add_row(key, *cells)
     return table
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
