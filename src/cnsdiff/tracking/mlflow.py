@@ -51,8 +51,8 @@ class MLflowCallback(Callback):
     Parameters
     ----------
     tracking_uri
-        A server, ``sqlite:///mlflow.db`` or a folder; by default where MLflow itself would write
-        (``MLFLOW_TRACKING_URI``, or the working folder).
+        A server, or a database as ``sqlite:///mlflow.db``; by default where MLflow itself would
+        write (``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working folder).
     experiment
         The experiment's name; made if there is none.
     run_name
