@@ -1,0 +1,294 @@
+"""A whole audit: results, going on after Ctrl-C, other settings, recommenders of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from audit_parts import log_frame, options
+from scipy.sparse import csr_array
+
+from cnsdiff.audit import audit as audit_module
+from cnsdiff.audit.audit import FILE, clear, prepare_splits, run_audit
+from cnsdiff.audit.intervals import Estimate
+from cnsdiff.audit.wording import verdict
+from cnsdiff.benchmark.progress import Reporter
+from cnsdiff.data import load_dataset
+from cnsdiff.errors import InputError, RunError
+from cnsdiff.evaluation import rank
+from cnsdiff.references import EASE
+from cnsdiff.report.audit import audit_document
+from cnsdiff.report.build import document_of
+from cnsdiff.report.html import render_html
+
+
+@pytest.fixture(scope="module")
+def audited(log, tmp_path_factory):
+    """An audit under one shift, and what it found."""
+    out = tmp_path_factory.mktemp("audits") / "shop"
+    asked = options(log, out, shifts=("popularity",), budget=8.0)
+    return asked, run_audit(asked)
+
+
+def rows_of(result):
+    return {row["key"]: row for row in result["shifts"][0]["table"]}
+
+
+def test_the_result_holds_numbers_with_intervals_and_the_words_that_go_with_them(audited):
+    asked, result = audited
+    assert json.loads((asked.out / FILE).read_text()) == json.loads(json.dumps(result))
+    (shift,) = result["shifts"]
+    rows = rows_of(result)
+    assert {"mostpop/valid", "itemknn/valid", "ease/valid", "usual/valid"} <= rows.keys()
+    assert shift["usual"] == "usual/valid"
+    for row in rows.values():
+        for key in ("iid", "ood", "loss"):
+            value, low, high = row[key]
+            assert low <= value <= high
+    loss = Estimate(*rows["usual/valid"]["loss"])
+    usual = "The usual recommender (LightGCN with random negatives)"
+    assert result["verdict"] == verdict(usual, "ndcg@20", [("if popularity shifted", loss)])
+    assert result["log"]["threshold"] == 4
+    assert result["log"]["columns"]["rating"] == "rating"
+    assert any("--threshold changes that" in note for note in result["log"]["notes"])
+    assert result["failures"] == []
+    assert len(result["log"]["checksum"]) == 64
+
+
+def test_the_choice_is_made_by_validation_alone(audited):
+    _, result = audited
+    (shift,) = result["shifts"]
+    expecting = [r for r in shift["table"] if r["selection"] == "inverse-popularity+dial"]
+    best = max(expecting, key=lambda row: row["validation"])
+    assert shift["recommendation"]["expected"] == best["key"]
+    today = [r for r in shift["table"] if r["selection"] in ("valid", "valid+dial")]
+    assert shift["recommendation"]["plain"] == max(today, key=lambda r: r["validation"])["key"]
+
+
+def test_a_choice_that_the_test_does_not_bear_out_is_not_recommended(audited):
+    _, result = audited
+    advice = result["shifts"][0]["recommendation"]
+    if advice["brings"]["sign"] > 0:
+        assert advice["use"] == advice["expected"]
+        assert advice["words"].startswith("Use ")
+    else:
+        assert advice["use"] == advice["plain"]
+        assert "cost" in advice["words"] or "alike" in advice["words"]
+
+
+def test_the_commands_can_be_run_as_they_stand(audited):
+    asked, result = audited
+    prepare, train = result["shifts"][0]["recommendation"]["commands"]
+    assert prepare.startswith(f"cnsdiff prepare {asked.reading.log} --scenario popularity ")
+    assert "--threshold 4" in prepare
+    assert train.startswith("cnsdiff train data/shop-popularity ")
+
+
+def test_splits_for_a_system_of_ones_own_lie_beside_the_dataset(audited):
+    asked, _ = audited
+    folder = asked.out / "popularity"
+    assert sorted(f.name for f in folder.iterdir()) == ["dataset", "train.csv", "valid.csv"]
+    table = pl.read_csv(folder / "train.csv")
+    assert table.columns == ["user", "item", "timestamp"]
+    dataset = load_dataset(folder / "dataset")
+    assert table.height == len(dataset.split("train"))
+    assert set(table["user"]) == set(dataset.users)
+
+
+def test_the_report_is_made_of_the_result(audited):
+    asked, result = audited
+    document = audit_document(asked.out)
+    assert document.verdict == result["verdict"]
+    titles = [section.title for section in document.sections]
+    assert titles == ["Loss", "What to use", "Popularity", "Limits", "Log"]
+    page = render_html(document)
+    assert "the usual recommender" in page
+    assert render_html(document_of(asked.out)) == page
+
+
+def test_no_test_split_is_read_before_all_is_trained(log, tmp_path, opened):
+    asked = options(log, tmp_path / "a", shifts=("popularity",), budget=5.0)
+    prepare_splits(asked, lambda message: None)
+    opened.clear()
+    seen = []
+
+    class Watching(Reporter):
+        def begin(self, total, known):
+            seen.extend(opened)
+
+    run_audit(asked, reporter=Watching())
+    assert "train.parquet" in opened
+    assert not [name for name in seen if name.startswith("test_")]
+
+
+class Stop(Reporter):
+    """Ctrl-C after so many tasks."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def done(self, task, seconds, error):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_after_ctrl_c_the_same_command_goes_on(log, tmp_path, monkeypatch):
+    asked = options(log, tmp_path / "a", shifts=("popularity",), budget=5.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(asked, reporter=Stop(2))
+    assert not (asked.out / FILE).exists()
+    kept = {f.name: f.stat().st_mtime_ns for f in (asked.out / "benchmark/records").iterdir()}
+    assert len(kept) == 2
+
+    class Known(Reporter):
+        def begin(self, total, known):
+            assert known == 2
+
+    result = run_audit(asked, reporter=Known())
+    now = {f.name: f.stat().st_mtime_ns for f in (asked.out / "benchmark/records").iterdir()}
+    assert kept.items() <= now.items()
+    assert {row["method"] for row in result["shifts"][0]["table"]} >= {"mostpop", "ease"}
+
+
+def test_another_audit_in_the_same_place_is_refused(audited, log, tmp_path):
+    asked, _ = audited
+    other = replace(asked, reading=replace(asked.reading, threshold=3.0))
+    with pytest.raises(RunError, match=r"differs in --threshold \(4.0 there, 3.0 here\)"):
+        run_audit(other)
+    with pytest.raises(RunError, match=r"differs in --seed \(0 there, 1 here\)"):
+        run_audit(replace(asked, seed=1))
+    changed = tmp_path / "shop.csv"
+    changed.write_text(log.read_text() + "1,2,5,1600000001\n")
+    with pytest.raises(RunError, match="differs in LOG"):
+        run_audit(replace(asked, reading=replace(asked.reading, log=str(changed))))
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").touch()
+    with pytest.raises(RunError, match="is not empty and holds no audit"):
+        run_audit(replace(asked, out=full))
+    with pytest.raises(InputError, match="holds no audit"):
+        clear(full)
+
+
+def test_a_longer_budget_trains_again_what_the_clock_cut_short(audited):
+    asked, before = audited
+    cut = {r["method"] for r in before["shifts"][0]["table"] if r["stopped_by"] == "time"}
+    begun = []
+
+    class Watching(Reporter):
+        def begin(self, total, known):
+            begun.append(total - known)
+            raise KeyboardInterrupt
+
+    if cut or before["shifts"][0]["unfinished"]:
+        with pytest.raises(KeyboardInterrupt):
+            run_audit(replace(asked, budget=60.0), reporter=Watching())
+        assert begun == [len(cut) + len(before["shifts"][0]["unfinished"])]
+
+
+def test_a_log_that_no_shift_can_be_made_of(tmp_path):
+    file = tmp_path / "tiny.csv"
+    file.write_text("user,item\n1,1\n2,2\n")
+    with pytest.raises(InputError, match="the valid split would be empty|tiny"):
+        run_audit(options(file, tmp_path / "a"))
+
+
+def exported(asked, path, learnt_from) -> None:
+    """Lists of EASE fitted on some splits of the audit's dataset, training pairs among them."""
+    dataset = load_dataset(asked.out / "popularity" / "dataset")
+    parts = [dataset.split(name) for name in learnt_from]
+    rows = np.concatenate([part.users for part in parts])
+    columns = np.concatenate([part.items for part in parts])
+    shape = (dataset.n_users, dataset.n_items)
+    pairs = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+    model = EASE(l2=10.0)
+    model._fit(pairs)
+    model.train_ = pairs
+    items, scores = rank(model, torch.arange(dataset.n_users), 60)
+    users = np.repeat(np.arange(dataset.n_users), 60)
+    pl.DataFrame(
+        {
+            "user": dataset.decode_users(users),
+            "item": dataset.decode_items(items.reshape(-1).numpy()),
+            "score": scores.reshape(-1).numpy(),
+        }
+    ).write_parquet(path)
+
+
+@pytest.fixture
+def judged(audited, tmp_path, monkeypatch):
+    """Judge recommenders beside the audit that is there, without training anything again."""
+    asked, _ = audited
+    monkeypatch.setattr(audit_module, "forget", lambda *_, **__: 0)
+
+    def judge(**given):
+        return run_audit(replace(asked, budget=1e-3, **given))
+
+    return judge
+
+
+def test_one_that_has_seen_all_is_warned_of_and_an_honest_one_is_not(audited, judged, tmp_path):
+    asked, _ = audited
+    exported(asked, tmp_path / "honest.parquet", ("train",))
+    exported(asked, tmp_path / "seen.parquet", ("train", "valid", "test_iid", "test_ood"))
+    result = judged(
+        recommendations=[
+            f"honest:popularity={tmp_path / 'honest.parquet'}",
+            f"seen={tmp_path / 'seen.parquet'}",
+        ]
+    )
+    honest, seen = result["shifts"][0]["outside"]
+    assert honest["warnings"] == []
+    assert honest["of_this_shift"]
+    (warning,) = seen["warnings"]
+    assert "seen has probably seen the held-out pairs" in warning
+    assert not seen["of_this_shift"]
+    assert any("cannot be known" in note for note in honest["notes"])
+    assert any("seen them all" in note for note in seen["notes"])
+    assert seen["iid"][0] > honest["iid"][0]
+    assert honest["against"]["test_ood"]["expected"]["difference"][0] is not None
+    document = audit_document(asked.out)
+    assert "Your own" in [section.title for section in document.sections]
+    assert "Caution" in document.summary
+    render_html(document)
+
+
+def test_vectors_are_read_at_the_dial_too(audited, judged, tmp_path):
+    asked, _ = audited
+    dataset = load_dataset(asked.out / "popularity" / "dataset")
+    rng = np.random.default_rng(0)
+    file = tmp_path / "mine.npz"
+    np.savez(
+        file,
+        users=dataset.users.to_numpy()[:-5],
+        items=dataset.items.to_numpy(),
+        user_embeddings=rng.normal(size=(dataset.n_users - 5, 6)),
+        item_embeddings=rng.normal(size=(dataset.n_items, 6)),
+    )
+    (found,) = judged(embeddings=[str(file)])["shifts"][0]["outside"]
+    assert found["name"] == "mine"
+    assert found["counts"]["users"] == dataset.n_users - 5
+    assert found["dialled"]["dial"] is not None
+    assert "read at dial" in found["dialled"]["words"]
+    assert found["metric"] == "ndcg@20"
+
+
+def test_a_log_with_every_column(tmp_path):
+    """All shifts at once, made but not trained, with rows that were shown at random."""
+    frame = log_frame().with_columns(
+        env=pl.when(pl.int_range(pl.len()) % 10 == 0)
+        .then(pl.lit("random"))
+        .otherwise(pl.lit("feed"))
+    )
+    file = tmp_path / "all.csv"
+    frame.write_csv(file)
+    said = []
+    found = prepare_splits(options(file, tmp_path / "a", budget=600.0), said.append)
+    names = [shift.name for shift in found.plan.shifts]
+    assert names == ["popularity", "exposure", "temporal", "hybrid", "user-group"]
+    assert any("were shown at random" in line for line in said)
