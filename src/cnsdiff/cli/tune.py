@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,34 +37,56 @@ def tune(
             metavar="KEY=SPACE",
             help="Search this setting, too, or in another space: training.lr=0.001..0.01:log, "
             "backbone.dim=32,64,128.",
+            autocompletion=completion.setting,
         ),
     ] = None,
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY,KEY", help="Search these alone: training.lr, or all of a section: sampler."
+            metavar="KEY,KEY",
+            help="Search these alone: training.lr, or all of a section: sampler.",
+            autocompletion=completion.section_or_key,
         ),
     ] = None,
     prune: Annotated[
         bool, typer.Option("--prune/--no-prune", help="End trials early that lag behind.")
     ] = True,
     sampler: Annotated[
-        str | None, typer.Option(help="Negative sampler, as in cnsdiff train.")
+        str | None,
+        typer.Option(
+            help="Negative sampler, as in cnsdiff train.", autocompletion=completion.sampler
+        ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Backbone, as in cnsdiff train.")] = None,
-    preset: Annotated[str, typer.Option(help="Preset, as in cnsdiff train.")] = "default",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone, as in cnsdiff train.", autocompletion=completion.backbone),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Preset, as in cnsdiff train.", autocompletion=completion.preset)
+    ] = "default",
     config: Annotated[
         Path | None, typer.Option(help="YAML file with settings, which the search starts from.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, fixed: it is not searched."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, fixed: it is not searched.",
+            autocompletion=completion.setting,
+        ),
     ] = None,
     select_on: Annotated[
-        str | None, typer.Option(help="What judges a trial, as in cnsdiff train.")
+        str | None,
+        typer.Option(
+            help="What judges a trial, as in cnsdiff train.", autocompletion=completion.select_on
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -103,7 +127,7 @@ def tune(
 
 
 def _print(tuned: Tuned, out: Path, json: bool) -> None:
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, print_json, print_next
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
 
@@ -128,9 +152,8 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
             soft_wrap=True,
         )
     screen.print(f"dial: {in_words(tuned.model.dial_)}")
-    screen.print(f"Wrote {out / BEST_CONFIG} and the run {out / BEST_RUN}. Next:", soft_wrap=True)
-    for command, purpose in next_commands(study, out):
-        screen.print(f"  {command}  # {purpose}", soft_wrap=True, markup=False)
+    screen.print(f"Wrote {out / BEST_CONFIG} and the run {out / BEST_RUN}.", soft_wrap=True)
+    print_next(screen, *next_commands(study, out))
 
 
 def _summary(study: Study, out: Path) -> dict[str, Any]:
