@@ -55,6 +55,7 @@ PARSED = {
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",
     r"python benchmarks/": "takes minutes to hours",
     r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",
+    r"cnsdiff tune data/mine": "takes minutes; docs/tuning.md runs a short one",
     r"cnsdiff quickstart": "takes most of a minute; tests/cli/test_cli_commands.py runs it",
     r"cnsdiff (data fetch|prepare) (ml-100k|yahoo-r3|food|yelp|coat)": "needs the network",
     r".*\b(cuda|yahoo-r3|coat|user\.txt|train\.txt)\b": "needs a GPU or published files",
@@ -175,10 +176,18 @@ RUN = [
 ]
 
 
-#: The only liberty taken with a page: training ends early, and worlds are small.
+#: The only liberties taken with a page: training ends early, and worlds are small.
 SHORTER = {
+    "audit": ("--budget", "5s", "--shifts", "popularity"),
     "train": ("--set", "training.epochs=2"),
-    "simulate": ("--users", "80", "--items", "60", "--exposures", "30"),
+    "simulate": ("--users", "90", "--items", "100", "--exposures", "30"),
+}
+#: The same in Python.
+SMALLER = {
+    r'"epochs": \d+': '"epochs": 2',
+    r"n_users=\d+": "n_users=90",
+    r"n_items=\d+": "n_items=100",
+    r"exposures=\d+": "exposures=30",
 }
 
 
@@ -189,7 +198,8 @@ def run_command(cli: Cli, command: str) -> None:
 
 
 def run_python(code: str, folder: Path) -> None:
-    code = re.sub(r'"epochs": \d+', '"epochs": 2', code)
+    for pattern, small in SMALLER.items():
+        code = re.sub(pattern, small, code)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
