@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from cnsdiff.audit.audit import Options, Prepared
 
@@ -21,7 +23,11 @@ EXAMPLE = (
 
 def audit(
     log: Annotated[
-        str, typer.Argument(help="File of interactions, or a data set fetched before (ml-100k).")
+        str,
+        typer.Argument(
+            help="File of interactions, or a data set fetched before (ml-100k).",
+            autocompletion=completion.log,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Where all is kept (default: audits/NAME OF LOG).")
@@ -30,7 +36,8 @@ def audit(
     shifts: Annotated[
         str | None,
         typer.Option(
-            help="Only these, with commas: popularity, exposure, temporal, hybrid, user-group."
+            help="Only these, with commas: popularity, exposure, temporal, hybrid, user-group.",
+            autocompletion=completion.audited,
         ),
     ] = None,
     recommendations: Annotated[
@@ -64,7 +71,11 @@ def audit(
     user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
     item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
     format: Annotated[
-        str, typer.Option(help="auto, text, csv, tsv, inter, adjacency or parquet.")
+        str,
+        typer.Option(
+            help="auto, text, csv, tsv, inter, adjacency or parquet.",
+            autocompletion=completion.file_format,
+        ),
     ] = "auto",
     user_col: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from cnsdiff.benchmark.grid import Grid
     from cnsdiff.benchmark.plan import Unit
@@ -63,7 +65,11 @@ def benchmark(
         ),
     ] = "sampler",
     format: Annotated[
-        str, typer.Option(help="Of the tables: text, markdown, latex or json.")
+        str,
+        typer.Option(
+            help="Of the tables: text, markdown, latex or json.",
+            autocompletion=completion.table_format,
+        ),
     ] = "text",
     json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnsdiff.cli import describe, export_dataset
+from cnsdiff.cli import completion, describe, export_dataset
 from cnsdiff.cli.describe import entry_facts
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def list_(
 
 @app.command("fetch", epilog=FETCH_EXAMPLE)
 def fetch(
-    name: Annotated[str, typer.Argument(help="A name of 'cnsdiff data list'.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A name of 'cnsdiff data list'.", autocompletion=completion.data_set),
+    ],
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="You have read its terms and accept them.")
     ] = False,
@@ -57,7 +60,10 @@ def fetch(
     ] = None,
     route: Annotated[
         str,
-        typer.Option(help="official address, pypi (ml-100k only), or auto: one, then the other."),
+        typer.Option(
+            help="official address, pypi (ml-100k only), or auto: one, then the other.",
+            autocompletion=completion.route,
+        ),
     ] = "auto",
     mirror: Annotated[
         str | None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from cnsdiff.catalogue import Entry
     from cnsdiff.data import Dataset
@@ -21,6 +23,7 @@ def describe(
             metavar="DATASET...",
             help="Dataset directory, or the name of a data set in the catalogue. Several "
             "directories give one table of their distances.",
+            autocompletion=completion.log,
         ),
     ],
     figures: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cnsdiff.cli import completion
 from cnsdiff.cli.options import Dial
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def evaluate(
         Path | None, typer.Option(help="Where the run's dataset is now, if it has moved.")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Only these splits (valid, test_iid, test_ood).")
+        list[str] | None,
+        typer.Option(
+            help="Only these splits (valid, test_iid, test_ood).", autocompletion=completion.split
+        ),
     ] = None,
     references: Annotated[
         bool, typer.Option(help="Also MostPop, ItemKNN and EASE, fitted on the same train split.")
@@ -37,6 +41,7 @@ def evaluate(
             metavar="JUDGE",
             help="Also the share of false negatives among the trained sampler's, as judged by "
             "valid, held-out, experiment or truth.",
+            autocompletion=completion.judge,
         ),
     ] = None,
     dial: Dial = None,

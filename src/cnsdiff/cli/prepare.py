@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
 
@@ -21,12 +23,16 @@ EXAMPLE = (
 def prepare(
     log: Annotated[
         str | None,
-        typer.Argument(help="File of interactions, or a data set fetched before (ml-100k)."),
+        typer.Argument(
+            help="File of interactions, or a data set fetched before (ml-100k).",
+            autocompletion=completion.log,
+        ),
     ] = None,
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="How LOG is divided: popularity, temporal, exposure, hybrid, user-group, noise."
+            help="How LOG is divided: popularity, temporal, exposure, hybrid, user-group, noise.",
+            autocompletion=completion.scenario,
         ),
     ] = None,
     out: Annotated[
@@ -37,7 +43,12 @@ def prepare(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the scenario: gap=7d."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the scenario: gap=7d.",
+            autocompletion=completion.scenario_setting,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
     randomised: Annotated[
@@ -56,7 +67,11 @@ def prepare(
     user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
     item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
     format: Annotated[
-        str, typer.Option(help="auto, text, csv, tsv, inter, adjacency or parquet.")
+        str,
+        typer.Option(
+            help="auto, text, csv, tsv, inter, adjacency or parquet.",
+            autocompletion=completion.file_format,
+        ),
     ] = "auto",
     user_col: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
     item_col: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cnsdiff.cli import completion
+
 EXAMPLE = "Example: cnsdiff simulate --shift popularity --confounding 2 --out data/world"
 
 
@@ -16,7 +18,8 @@ def simulate(
         str,
         typer.Option(
             help="popularity, temporal, exposure, hybrid (temporal and popularity), or two "
-            "joined by +."
+            "joined by +.",
+            autocompletion=completion.shift,
         ),
     ] = "exposure",
     strength: Annotated[

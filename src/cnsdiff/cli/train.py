@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnsdiff.cli import completion
+
 if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
 
@@ -56,31 +58,45 @@ def train(
         typer.Option(
             help="Negative sampler: exposure (default), exposure_diffusion, cnsdiff, random, "
             "popularity, dns, dns_mn, softmax_rho, mixgcf, srns, dens, ahns, curriculum. "
-            "One other than exposure has plain settings (BPR, inner product) unless you set others."
+            "Any but exposure has plain settings (BPR, inner product) unless you set others.",
+            autocompletion=completion.sampler,
         ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Backbone: lightgcn, mf.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone: lightgcn, mf.", autocompletion=completion.backbone),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
             help="default (ours), paper, authors, bpr-lightgcn, ips-lightgcn, pda-lightgcn, "
-            "ssm-lightgcn."
+            "ssm-lightgcn.",
+            autocompletion=completion.preset,
         ),
     ] = "default",
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. training.epochs=20."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, e.g. training.epochs=20.",
+            autocompletion=completion.setting,
+        ),
     ] = None,
     select_on: Annotated[
         str | None,
         typer.Option(
             help="What picks the epoch and the dial: valid, inverse-popularity, inverse-exposure, "
-            "inverse-propensity, tempered, recency, worst-slice, drift."
+            "inverse-propensity, tempered, recency, worst-slice, drift.",
+            autocompletion=completion.select_on,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     track: Annotated[
         list[str] | None,
