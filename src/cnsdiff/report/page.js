@@ -186,7 +186,13 @@
 
   // --- Begin.
   for (const waiting of document.querySelectorAll(".tools[hidden], button[hidden]")) waiting.hidden = false;
-  button.addEventListener("click", () => { chosen = wanted() === "dark" ? "light" : "dark"; paint(); });
+  // Not <noscript>: scripts may also be blocked for this page alone.
+  for (const note of document.querySelectorAll(".unscripted")) note.remove();
+  button.addEventListener("click", () => {
+    const next = wanted() === "dark" ? "light" : "dark";
+    chosen = next === (system.matches ? "dark" : "light") ? null : next; // back with the system
+    paint();
+  });
   system.addEventListener("change", paint);
   const print = (state) => { printed = state; paint(); drawVisible(); };
   addEventListener("beforeprint", () => print(true));
