@@ -22,7 +22,7 @@ from cnsdiff.audit.judging import (
     title_of,
 )
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.methods import KS, METHODS, USUAL
+from cnsdiff.audit.methods import KS, METHODS, OURS, USUAL
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, metric_name, number, percent
@@ -163,12 +163,13 @@ def _recommendation(
     (use_costs,) = judged.differences("test_iid", [(use, plain)])
     prepare = prepare_command(reading, log, found.shift, seed, names["data"])
     kept = names["data"] if prepare else found.dataset.path or names["data"]
-    # Of a reference there is no command; the best that can be trained stands in for it.
+    # Of a reference there is no command; the best that can be trained stands in for it, and if the
+    # time was up before anything was, the default of this tool.
     of = use if METHODS[use.method].train is not None else choice.trained
-    train = None
-    if of is not None:
-        anticipates = of.selection == found.shift.anticipate + DIAL
-        train = train_command(of.method, found.shift if anticipates else None, kept, names["run"])
+    anticipates = of is None or of.selection == found.shift.anticipate + DIAL
+    method = OURS if of is None else of.method
+    train = train_command(method, found.shift if anticipates else None, kept, names["run"])
+    selection = found.shift.anticipate + DIAL if of is None else of.selection
     return {
         "use": _key(use),
         "title": _title(use),
@@ -182,8 +183,8 @@ def _recommendation(
         "use_costs": _difference(use_costs),
         "words": _advice(judged, choice, brings, costs),
         "reference_words": _reference_words(judged, choice, use),
-        "commands": [command for command in (prepare, train) if command] if train else [],
-        "commands_of": None if of is None else _title(of),
+        "commands": [command for command in (prepare, train) if command],
+        "commands_of": title_of(method, selection),
     }
 
 
@@ -232,7 +233,9 @@ def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Differenc
 def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
     """Whether anything that was trained beats the references, said plainly."""
     trained, reference = choice.trained, choice.reference
-    if trained is None or reference is None:
+    if trained is None:
+        return "Nothing was trained: the time was up. A longer --budget goes on from here."
+    if reference is None:
         return ""
     losses = judged.losses
     if METHODS[use.method].train is None:
