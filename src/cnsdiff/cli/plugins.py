@@ -92,11 +92,9 @@ def examine(registry: Registry[Any]) -> list[dict[str, Any]]:
 
 def _settings(component: type[Any], base: type[Any]) -> dict[str, Any]:
     """The settings a component has beside those of all of its kind, and their defaults."""
-    from pydantic_core import to_jsonable_python
-
     own, common = (getattr(kind, "Config", kind).model_fields for kind in (component, base))
     return {
-        name: "required" if field.is_required() else to_jsonable_python(field.default)
+        name: "required" if field.is_required() else field.default
         for name, field in own.items()
         if name not in common
     }
