@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.callbacks import Callback
 from cnsdiff.errors import InputError, TrainingError
+from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import PlainReporter, Reporter
 
 TRAINING = {"epochs": 3, "batch_size": 64}
@@ -151,3 +154,16 @@ def test_a_training_that_fails_is_told(world):
 def test_what_is_no_callback(world, given):
     with pytest.raises(InputError, match=r"objects of cnsdiff\.callbacks\.Callback, not "):
         recommender().fit(world, callbacks=[given])
+
+
+def test_of_several_processes_the_first_alone_tells(world, monkeypatch):
+    @contextlib.contextmanager
+    def second(device):
+        yield Processes(rank=1)
+
+    monkeypatch.setattr("cnsdiff.fitting.joined", second)
+    reporter, callback = Notes(), Hearing()
+    model = recommender().set_params(training__select_on="inverse-popularity")
+    model.fit(world, reporter=reporter, callbacks=[callback])
+    assert model.history_
+    assert callback.heard == reporter.notes == []
