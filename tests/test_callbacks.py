@@ -157,11 +157,14 @@ def test_what_is_no_callback(world, given):
 
 
 def test_of_several_processes_the_first_alone_tells(world, monkeypatch):
-    @contextlib.contextmanager
-    def second(device):
-        yield Processes(rank=1)
+    class Another(Processes):
+        first = False
 
-    monkeypatch.setattr("cnsdiff.fitting.joined", second)
+    @contextlib.contextmanager
+    def joined(device):
+        yield Another()
+
+    monkeypatch.setattr("cnsdiff.fitting.joined", joined)
     reporter, callback = Notes(), Hearing()
     model = recommender().set_params(training__select_on="inverse-popularity")
     model.fit(world, reporter=reporter, callbacks=[callback])
