@@ -11,6 +11,7 @@ from cnsdiff.tuning.progress import (
     PlainReporter,
     Reporter,
     RichReporter,
+    in_brief,
     outcome_in_words,
     reporter_for_terminal,
 )
@@ -82,7 +83,12 @@ def test_the_live_table_shows_what_is_under_way_and_what_is_done(monkeypatch):
     assert "0.0625" in text
     assert "2/9" in text
     assert "6 pruned" in text
-    assert "training.lr=0.0123" in text
+    assert "lr=0.0123  dim=None" in text
+
+
+def test_settings_in_brief_stay_apart():
+    setting = {"objective.temperature": 0.2, "sampler.temperature": 2, "training.lr": 0.01234}
+    assert in_brief(setting) == "objective.temperature=0.2  sampler.temperature=2  lr=0.0123"
 
 
 def test_nothing_by_default_and_lines_where_there_is_no_terminal(world, quick, capsys):

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cnsdiff.reporting import LiveView, PlainLines, Reporting, as_time, is_live
 from cnsdiff.sparkline import SparkLine
-from cnsdiff.tuning.trial import Trial, best_trial
+from cnsdiff.tuning.trial import Trial, best_trial, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 #: Rows of the live table: the best trials, and those that ended last.
 _BEST, _LAST = 3, 5
+#: On a narrower terminal there is no room for the course of a trial beside its setting.
+_WITH_COURSE = 70
 
 
 class Reporter(Reporting):
@@ -43,6 +45,16 @@ def outcome_in_words(trial: Trial) -> str:
     else:
         told += f" in epoch {trial.best_epoch} of {trial.epochs}"
     return told + ("" if trial.same_as is None else f" as trial {trial.same_as}, the same setting")
+
+
+def in_brief(setting: dict[str, Any]) -> str:
+    """A setting by the last parts of its keys, where these tell them apart."""
+    last = {key: key.rpartition(".")[2] for key in setting}
+    often = list(last.values())
+    return "  ".join(
+        f"{last[key] if often.count(last[key]) == 1 else key}={shown(value)}"
+        for key, value in setting.items()
+    )
 
 
 class PlainReporter(PlainLines, Reporter):
@@ -109,7 +121,7 @@ class RichReporter(LiveView, Reporter):
             ProgressBar(max(self._total, 1), done, width=width),
             f"trial {min(done + 1, self._total)}/{self._total}",
         )
-        return Group(bar, Text(self._times(), style="dim"), self._table())
+        return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
 
     def closing(self) -> RenderableType:
         """How many trials, and the best of them, in a line."""
@@ -133,30 +145,37 @@ class RichReporter(LiveView, Reporter):
             told += f"; about {as_time(max(left, 0))} left"
         return told
 
-    def _table(self) -> Any:
+    def _table(self, width: int) -> Any:
         from rich.table import Table
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True
+        )
         table.add_column("trial", justify="right", no_wrap=True)
-        table.add_column("best value", justify="right", no_wrap=True)
+        table.add_column("best", justify="right", no_wrap=True)
         table.add_column("epochs", justify="right", no_wrap=True)
-        table.add_column("validation", no_wrap=True, max_width=24)
+        if width >= _WITH_COURSE:
+            table.add_column("validation", no_wrap=True, min_width=12, max_width=24)
         # Last, and cut where the terminal is narrow.
-        table.add_column("setting", no_wrap=True, overflow="ellipsis")
+        table.add_column("setting", no_wrap=True, overflow="ellipsis", ratio=1)
 
         def row(trial: Trial, style: str) -> None:
             value = "-" if trial.value is None else f"{trial.value:.4f}"
             course = SparkLine([value for _, value in trial.curve], style)
             mark = {"pruned": " pruned", "failed": " failed"}.get(trial.state, "")
-            cells = (str(trial.number), value, f"{trial.epochs}{mark}", course)
-            table.add_row(*cells, trial.described(), style=style)
+            add(str(trial.number), value, f"{trial.epochs}{mark}", course, trial.setting, style)
+
+        def add(
+            number: str, value: str, epochs: str, course: SparkLine, setting: Any, style: str
+        ) -> None:
+            courses = (course,) if width >= _WITH_COURSE else ()
+            table.add_row(number, value, epochs, *courses, in_brief(setting), style=style)
 
         if self._now is not None:
             number, setting = self._now
             value = f"{max(self._course):.4f}" if self._course else "-"
             epochs = f"{self._epochs[0]}/{self._epochs[1]}" if self._epochs[1] else "-"
-            described = Trial(number, "completed", setting).described()
-            table.add_row(str(number), value, epochs, SparkLine(self._course, "cyan"), described)
+            add(str(number), value, epochs, SparkLine(self._course, "cyan"), setting, "")
         completed = [trial for trial in self._trials if trial.state == "completed"]
         best = sorted(completed, key=lambda trial: (-(trial.value or 0.0), trial.number))[:_BEST]
         for trial in best:
