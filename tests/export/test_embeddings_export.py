@@ -121,6 +121,17 @@ def test_auto_takes_clusters_where_there_are_many_items(model, tmp_path, monkeyp
     assert to_faiss(model, tmp_path / "out")["index"]["kind"] == "ivf"
 
 
+def test_one_export_is_read_at_any_dial_by_turning_the_users_last_coordinate(model, tmp_path):
+    to_numpy(model, tmp_path / "out", dial=1)
+    asked = np.load(tmp_path / "out" / "user_vectors.npy")
+    items = np.load(tmp_path / "out" / "item_vectors.npy")
+    assert np.all(asked[:, -1] == 1)
+    for dial in (-2.0, 0.0, 0.7):
+        asked[:, -1] = dial
+        given = model.score(model.users_, [model.items_[3]] * len(asked), dial=dial)
+        assert np.allclose(asked @ items[3], given, rtol=1e-5, atol=1e-6)
+
+
 def test_at_dial_0_the_vectors_are_the_models_own(model, tmp_path):
     manifest = to_numpy(model, tmp_path / "out", dial=0)
     own = model.item_embeddings_.numpy()
