@@ -44,6 +44,7 @@ FILES = {
     "compare-honestly.md": ("ratings.csv",),
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
+    "plugins.md": ("ratings.csv",),
     "scenarios.md": ("ratings.csv", "random.csv"),
 }
 
