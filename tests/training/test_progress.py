@@ -135,7 +135,7 @@ def test_before_the_first_epoch_is_done():
 def test_what_stays_is_one_line():
     (line,) = drawn(reporter_after(8), 120, closing=True)
     assert re.fullmatch(
-        r"lightgcn \+ cnsdiff: 8 epochs in 0:0\d, best ndcg@20 0\.8000 in epoch 8 ▁▂▃▄▅▆▇█", line
+        r"lightgcn \+ cnsdiff: 8 epochs in 0:0\d, best ndcg@20 0\.8000 in epoch 8  ▁▂▃▄▅▆▇█", line
     )
     (unbegun,) = drawn(RichReporter("x"), 80, closing=True)
     assert unbegun == "x: 0 epochs in 0:00"

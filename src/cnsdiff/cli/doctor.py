@@ -8,6 +8,18 @@ import typer
 
 EXAMPLE = "Example: cnsdiff doctor"
 
+#: What an extra is for.
+_FOR = {
+    "bench": "benchmark, audit with several processes",
+    "tune": "tune",
+    "ray": "benchmark --ray",
+    "tensorboard": "train --track tensorboard",
+    "mlflow": "train --track mlflow",
+    "faiss": "export --to faiss",
+    "docs": "the documentation site",
+    "dev": "tests and their tools",
+}
+
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print versions and devices, and which packages each extra still needs."""
@@ -19,11 +31,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         return
     screen = console()
     for name, value in {**report["versions"], **report["compute"]}.items():
-        screen.print(f"{name:<18} {value}")
+        screen.print(f"{name.replace('_', ' '):<18} {value}", markup=False)
     for extra, packages in report["missing"].items():
         state = "complete" if not packages else f"missing {', '.join(packages)}"
         hint = "" if not packages or extra == "core" else f"  (pip install 'cnsdiff[{extra}]')"
-        screen.print(f"{extra:<18} {state}{hint}", markup=False)
+        use = f"  for {_FOR[extra]}" if extra in _FOR else ""
+        screen.print(f"{extra:<18} {state}{hint}{use}", markup=False, soft_wrap=True)
 
 
 def examine() -> dict[str, Any]:

@@ -43,11 +43,11 @@ def print_next(screen: Console, *steps: tuple[str, str]) -> None:
     """Commands to go on with, and what each is for; never broken, so that they can be copied."""
     screen.print("Next:")
     widest = max(len(command) for command, _ in steps)
+    beside = widest + max(len(purpose) for _, purpose in steps) + 6 <= screen.width
     for command, purpose in steps:
-        # Where the purposes would not fit beside the commands, each follows its own.
-        wide = widest + max(len(purpose) for _, purpose in steps) + 6 <= screen.width
-        gap = " " * (widest - len(command)) if wide else ""
-        screen.print(f"  {command}{gap}  # {purpose}", soft_wrap=True, markup=False)
+        narrow = f"  # {purpose}\n  {command}"
+        line = f"  {command:<{widest}}  # {purpose}" if beside else narrow
+        screen.print(line, soft_wrap=True, markup=False)
 
 
 def after_dataset(path: Path) -> tuple[tuple[str, str], ...]:

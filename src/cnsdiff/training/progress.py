@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cnsdiff.reporting import LiveView, PlainLines, Reporting, as_time, is_live
-from cnsdiff.sparkline import SparkLine
+from cnsdiff.sparkline import SparkLine, spark_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -113,19 +113,16 @@ class RichReporter(LiveView, Reporter):
 
     def closing(self) -> RenderableType:
         """How many epochs, which was the best, and its course, in a line."""
-        from rich.table import Table
         from rich.text import Text
 
-        line = Table.grid(padding=(0, 1))
-        line.add_column()
-        line.add_column(no_wrap=True, max_width=24)
         told = f"{self.label}: {len(self._history)} epochs in {as_time(self._passed)}"
         metrics = self._metrics
         if metrics and self._stopping is not None and self._stopping.best:
             best = self._stopping.best[metrics[0]]
             told += f", best {metrics[0]} {best:.4f} in epoch {self._stopping.best_epoch}"
-        line.add_row(Text(told), self._course("validation", metrics[0]) if metrics else "")
-        return line
+            values = [r["validation"].get(metrics[0]) for r in self._history if r["validation"]]
+            told += f"  {spark_line(values, 24, ascii_only=self.console.options.ascii_only)}"
+        return Text(told)
 
     @property
     def _passed(self) -> float:
