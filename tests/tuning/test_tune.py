@@ -176,6 +176,15 @@ def test_interrupted_and_gone_on_with_it_is_as_if_left_alone(
     assert not list(tmp_path.glob(".best*"))
 
 
+def test_where_nothing_has_an_outcome_another_study_may_begin(world, quick, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tune(quick(), world, trials=2, out=tmp_path, reporter=Listening((0, 1)))
+    search = {"training.lr": Space(choices=(0.01, 0.02))}  # and not an interval any more
+    options = {"only": list(search), "search": search, "trials": 2}
+    tuned = tune(quick(epochs=2), world, out=tmp_path, **options)
+    assert {trial.epochs for trial in tuned.study.trials} == {2}
+
+
 def test_a_kill_between_the_outcome_and_its_end_repeats_the_trial(
     undisturbed, world, quick, tmp_path
 ):

@@ -118,13 +118,22 @@ class OptunaStudy:
                 n_startup_trials=_PRUNED_BY, n_warmup_steps=warmup, n_min_trials=2
             )
         with _opening(database):
-            self._study = optuna.create_study(
-                storage=_storage(database),
-                study_name=_NAME,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=pruner,
-            )
+            storage = _storage(database)
+
+            def begun() -> optuna.Study:
+                return optuna.create_study(
+                    storage=storage,
+                    study_name=_NAME,
+                    direction="maximize",
+                    load_if_exists=True,
+                    pruner=pruner,
+                )
+
+            self._study = begun()
+            if self._study.user_attrs.get("identity", identity) != identity and not self.trials():
+                # Nothing would be mixed up: another study may begin in its place.
+                optuna.delete_study(study_name=_NAME, storage=storage)
+                self._study = begun()
             self._require_same(identity)
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 # Left by a kill. It has no outcome, and its place will be taken.

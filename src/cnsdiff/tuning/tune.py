@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,6 @@ from cnsdiff.data import Dataset
 from cnsdiff.errors import (
     CnsdiffError,
     ConfigError,
-    DataError,
     InputError,
     RunError,
     TrainingError,
@@ -27,15 +24,16 @@ from cnsdiff.errors import (
 from cnsdiff.recommender import Recommender
 from cnsdiff.run import config_fingerprint, provenance, read_manifest
 from cnsdiff.search_space import Space
-from cnsdiff.storage import remove_leftovers, write_text
+from cnsdiff.storage import write_text
 from cnsdiff.training.processes import place
-from cnsdiff.training.progress import Reporter as TrainingReporter
+from cnsdiff.tuning.folder import opened
 from cnsdiff.tuning.importance import importances
 from cnsdiff.tuning.progress import Reporter
 from cnsdiff.tuning.searches import choose_searches
-from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, STUDY_FILE, Study
+from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, Study
 from cnsdiff.tuning.trial import Trial, best_trial
 from cnsdiff.tuning.variants import Variants
+from cnsdiff.tuning.watch import LagsError, Watch
 
 if TYPE_CHECKING:
     from cnsdiff.tuning.optuna_study import Asked, OptunaStudy
@@ -164,7 +162,7 @@ def tune(
         pruning=prune,
     )
     folder = None if out is None else Path(out)
-    with _opened(folder):
+    with opened(folder):
         tuning = _Tuning(variants, dataset, study, searches.given, folder, reporter or Reporter())
         tuning.run(budget, clock)
         return tuning.result()
@@ -309,13 +307,13 @@ class _Tuning:
 
     def _trained(self, asked: Asked, clock: Callable[[], float]) -> Trial:
         started = clock()
-        watch = _Watch(asked, self.reporter)
+        watch = Watch(asked, self.reporter)
         trial = Trial(asked.number, "failed", asked.setting)
         try:
             model = self.variants.recommender(self._changes(trial))
             watch.follow(model.resolve())
             model.fit(self.dataset, reporter=watch)
-        except _LagsError:
+        except LagsError:
             trial = replace(trial, state="pruned")
         except CnsdiffError as error:
             if asked.number == 0 and isinstance(error, InputError):
@@ -359,78 +357,6 @@ class _Tuning:
                 f"# Trial {best.number}: {self.study.objective} {best.value:.4f} on validation.\n"
             )
             write_text(self.folder / BEST_CONFIG, note + text)
-
-
-class _LagsError(Exception):
-    """Ends a training that lags behind the others."""
-
-
-class _Watch(TrainingReporter):
-    """Follows a training: its validations go to the study, which may end it."""
-
-    def __init__(self, asked: Asked, reporter: Reporter) -> None:
-        self.asked, self.reporter = asked, reporter
-        self.curve: list[tuple[int, float]] = []
-        self.epochs = self.best_epoch = 0
-        self.value: float | None = None
-        self._metric, self._most = "", 0
-
-    def follow(self, config: Config) -> None:
-        """What is measured, and for how many epochs at most."""
-        self._metric, self._most = config.training.selection_metrics[0], config.training.epochs
-
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
-        self.epochs = record["epoch"]
-        if not record["validation"]:
-            return
-        value = float(record["validation"][self._metric])
-        self.curve.append((self.epochs, value))
-        if best:
-            self.best_epoch, self.value = self.epochs, value
-        self.reporter.validated(self.epochs, self._most, value)
-        # After its last epoch there is nothing to be saved.
-        if self.asked.lags(self.epochs, value) and self.epochs < self._most:
-            raise _LagsError
-
-
-@contextmanager
-def _opened(folder: Path | None) -> Iterator[None]:
-    """A directory that holds a study or nothing, and that nobody else writes to."""
-    if folder is None:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file; choose another --out")
-    if folder.is_dir() and not (folder / DATABASE).exists():
-        others = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
-        if others:
-            raise RunError(
-                f"{folder}: is not empty and holds no study ({DATABASE}); choose another --out"
-            )
-    fresh = not (folder / DATABASE).exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")  # the system lifts it when its process ends
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RunError(
-            f"{folder}: another tuning is running here; wait for it, or choose another --out"
-        ) from error
-    with held:
-        for entry in folder.glob(f".{BEST_RUN}.*"):  # being written when a process was killed
-            if entry.is_dir():
-                shutil.rmtree(entry)
-        remove_leftovers(folder, own)
-        try:
-            yield
-        except (ConfigError, DataError):
-            if fresh:  # refused before anything was tried: a mended command begins anew
-                for name in (DATABASE, STUDY_FILE):
-                    (folder / name).unlink(missing_ok=True)
-            raise
 
 
 def _require_one_process() -> None:

@@ -1,0 +1,52 @@
+"""The directory of a study, opened by one command at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cnsdiff.errors import ConfigError, DataError, RunError
+from cnsdiff.storage import remove_leftovers
+from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, STUDY_FILE
+
+
+@contextmanager
+def opened(folder: Path | None) -> Iterator[None]:
+    """A directory that holds a study or nothing, and that nobody else writes to."""
+    if folder is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; choose another --out")
+    if folder.is_dir() and not (folder / DATABASE).exists():
+        others = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
+        if others:
+            raise RunError(
+                f"{folder}: is not empty and holds no study ({DATABASE}); choose another --out"
+            )
+    fresh = not (folder / DATABASE).exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")  # the system lifts it when its process ends
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunError(
+            f"{folder}: another tuning is running here; wait for it, or choose another --out"
+        ) from error
+    with held:
+        for entry in folder.glob(f".{BEST_RUN}.*"):  # being written when a process was killed
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        remove_leftovers(folder, own)
+        try:
+            yield
+        except (ConfigError, DataError):
+            if fresh:  # refused before anything was tried: a mended command begins anew
+                for name in (DATABASE, STUDY_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            raise
