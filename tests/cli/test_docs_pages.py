@@ -40,10 +40,12 @@ FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DO
 #: What stands in for the files that a page takes for granted.
 FILES = {
     "README.md": ("ratings.csv",),
+    "audit.md": ("ratings.csv",),
     "choosing.md": ("ratings.csv", "data/mine"),
     "compare-honestly.md": ("ratings.csv",),
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
+    "plugins.md": ("ratings.csv",),
     "plugins.md": ("ratings.csv",),
     "scenarios.md": ("ratings.csv", "random.csv"),
 }
