@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -117,15 +118,17 @@ def test_figures(cli, shifted, world, tmp_path, untouched):
     assert done.code == 0, done.err
     assert f"Wrote {file}." in done.out
     html = file.read_text(encoding="utf-8")
+    titles = [f"{d.name} ({d.scenario})" for d in map(load_dataset, (shifted, world))]
     assert html.startswith("<!DOCTYPE html>")
-    assert html.count("<h2>") == 2
+    assert re.findall(r"<h2[^>]*>([^<]+)", html) == ["Comparison", *titles]
     untouched()
     cli("data", "describe", world, "--figures", file).refused("already exists", "--overwrite")
     cli("data", "describe", world, "--figures", tmp_path).refused("is a directory")
     untouched()
     report = cli("data", "describe", world, "--figures", file, "--overwrite", "--json").json
     assert report["name"] == load_dataset(world).name
-    assert file.read_text(encoding="utf-8").count("<h2>") == 1
+    html = file.read_text(encoding="utf-8")
+    assert re.findall(r"<h2[^>]*>([^<]+)", html) == ["Shift", "Numbers"]
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
 

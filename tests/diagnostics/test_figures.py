@@ -1,14 +1,13 @@
-"""Figures show the numbers of the description, and the page needs nothing but itself."""
+"""Figures show the numbers of the description."""
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
-
 import pytest
 
+from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics import describe
-from cnsdiff.diagnostics.figures import COLOURS, panels
-from cnsdiff.diagnostics.page import page
+from cnsdiff.diagnostics.figures import panels
+from cnsdiff.palette import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_a_split_has_one_colour(figures):
         for one in figure.data:
             if one.name == "OOD test":
                 colour = (one.line if one.type == "scatter" else one.marker).color
-                assert colour == COLOURS["test_ood"]
+                assert colour == SPLITS["test_ood"].colour
 
 
 def test_figures_take_the_width_there_is(figures):
@@ -83,47 +82,16 @@ def test_figures_take_the_width_there_is(figures):
         assert figure.layout.autosize
 
 
-class Tags(HTMLParser):
-    """All tags with their attributes, the text outside scripts, and the length of each script."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.scripts: list[int] = []
-        self._in_script = False
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._in_script = tag == "script"
-
-    def handle_endtag(self, tag):
-        self._in_script = False
-
-    def handle_data(self, data):
-        if self._in_script:
-            self.scripts.append(len(data))
-        else:
-            self.text += data
-
-
-def test_page_stands_alone(described, bare):
-    other = describe(bare)
-    html = page([described, other])
-    tags = Tags()
-    tags.feed(html)
-    tags.close()
-    loading = {"src", "href", "action", "data", "srcset"}
-    assert not [(tag, at) for tag, at in tags.tags if loading & at.keys() or tag == "link"]
-    # plotly.js once, and nine figures.
-    assert sum(length > 1_000_000 for length in tags.scripts) == 1
-    assert sum("plotly-graph-div" in (at.get("class") or "") for _, at in tags.tags) == 9
-    assert html.count('"responsive": true') == 9
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in (
-        tags.tags
-    )
-    assert len({at["id"] for tag, at in tags.tags if tag == "div" and "id" in at}) == 9
-    # A name is text, whatever stands in it.
-    assert "bare <b> (given)" in tags.text
-    assert "b" not in {tag for tag, _ in tags.tags}
-    assert page([described, other]) == html
+def test_every_point_drawn_is_among_the_numbers(described, bare):
+    for one in (described, describe(bare)):
+        for panel in panels(one):
+            assert panel.data.columns[0] in ("split", "of")
+            for name in one.splits:
+                own = panel.data.filter(split=name)
+                if name == "train" and panel.title == "Distance from train":
+                    assert not own.height
+                    continue
+                drawn = trace(panel.figure, SPLIT_TITLES[name])
+                assert own.height == len(drawn.y)
+                values = drawn.x if panel.title == "Distance from train" else drawn.y
+                assert own["js" if "js" in own.columns else "share"].to_list() == list(values)

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset
 from cnsdiff.errors import DataError
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
@@ -60,6 +61,7 @@ def negative_blocks(model: Recommender, dataset: Dataset, seed: int) -> list[Blo
         The model's sampler is a class that is not at hand.
     """
     found = model.sampled_negatives(dataset, n=PAIRS, seed=seed)
+    found = found._replace(embeddings=Embeddings(*(t.detach() for t in found.embeddings)))
     batch, embeddings = found.batch, found.embeddings
     device = embeddings.items.device
 
@@ -74,7 +76,7 @@ def negative_blocks(model: Recommender, dataset: Dataset, seed: int) -> list[Blo
     styles = method_styles([sampler, "mostpop", "itemknn", "ease", "random", "hardest"])
 
     def kind(name: str, negatives: Negatives, style: str) -> Kind:
-        vectors = negatives.embed(embeddings)[:, 0]
+        vectors = negatives.embed(embeddings)[:, 0].detach()
         return Kind(name, negatives, vectors, (vectors * users).sum(1), styles[style])
 
     kinds = [

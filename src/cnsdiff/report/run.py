@@ -221,6 +221,8 @@ def _verdict(standing: Standing, data: Dataset) -> tuple[str, str]:
     moved = f"{means['test_iid']:.4f}\u00a0→\u00a0{means['test_ood']:.4f}"
     if math.isnan(kept.mean):
         verdict = f"{title} under the {shift}: {moved}, {times}."
+    elif kept.mean >= 1:
+        verdict = f"Loses nothing of its {title} under the {shift} ({moved}), {times}."
     else:
         verdict = f"Keeps {_percent(kept)} of its {title} under the {shift} ({moved}), {times}."
     keeps = ", ".join(
