@@ -354,6 +354,27 @@ def test_false_negatives_of_the_sampler_as_trained(world, named_world, tmp_path)
         )
 
 
+@pytest.mark.parametrize("sampler", ["cnsdiff", "exposure", "softmax_rho"])
+def test_negatives_of_the_sampler_as_trained(sampler, world, named_world, tmp_path):
+    """One for each pair, of a kind that the sampler makes; the same after loading."""
+    model = Recommender("mf", sampler, training=TRAINING).fit(world)
+    found = model.sampled_negatives(world, n=40, seed=3)
+    loaded = Recommender.load(model.save(tmp_path / "run")).sampled_negatives(world, n=40, seed=3)
+    vectors = found.negatives.embed(found.embeddings)
+    assert vectors.shape == (40, 1, found.embeddings.items.shape[1])
+    assert torch.equal(vectors, loaded.negatives.embed(loaded.embeddings))
+    assert (found.negatives.items is None) == (sampler == "cnsdiff")
+    batch = found.batch
+    assert found.positives.contains(batch.users, batch.positives).all()
+    assert len(batch.index.unique()) == 40
+    other = model.sampled_negatives(world, n=40, seed=4)
+    assert not torch.equal(other.batch.index, batch.index)
+    whole = model.sampled_negatives(world, n=10**9)
+    assert len(whole.batch) == len(whole.positives)
+    with pytest.raises(InputError, match="is not the dataset this model was trained on"):
+        model.sampled_negatives(named_world)
+
+
 def test_evaluate_knows_its_dataset(world, named_world, model, tmp_path):
     result = model.evaluate(world)
     assert list(result.splits) == ["valid", "test_iid", "test_ood"]
