@@ -199,7 +199,7 @@ class _Tuning:
                 "dataset": dataset.fingerprint,
                 "configuration": config_fingerprint(variants.config),
                 "search space": repr(sorted(study.spaces.items())),
-                "way of pruning": str(study.pruning),
+                "way of pruning": str(warmup if study.pruning else None),
             },
         )
         self._take_up(self.optuna.trials())
