@@ -8,29 +8,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Interactions, load_dataset, read_interactions
     from cnsdiff.errors import CnsdiffError
+    from cnsdiff.evaluation import Evaluation, evaluate
     from cnsdiff.recommender import Recommender
     from cnsdiff.shifts import prepare, prepare_given
     from cnsdiff.simulate import ConfoundedWorld
+    from cnsdiff.tuning import tune
 
 __all__ = [
     "CnsdiffError",
     "ConfoundedWorld",
     "Dataset",
+    "Evaluation",
     "Interactions",
     "Recommender",
+    "evaluate",
     "load_dataset",
     "prepare",
     "prepare_given",
     "read_interactions",
+    "tune",
 ]
 
 # Names are imported when first used, so that `cnsdiff --help` need not load PyTorch.
 _HOME = {
     "CnsdiffError": "errors",
     "ConfoundedWorld": "simulate",
+    "Evaluation": "evaluation",
     "Recommender": "recommender",
+    "evaluate": "evaluation",
     "prepare": "shifts",
     "prepare_given": "shifts",
+    "tune": "tuning",
 }
 
 
