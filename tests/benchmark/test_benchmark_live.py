@@ -9,8 +9,8 @@ import pytest
 from benchmark_parts import Inline
 from rich.console import Console
 
-from cnsdiff.benchmark.live import RichReporter
-from cnsdiff.benchmark.progress import Cell, PlainReporter, reporter_for_terminal
+from cnsdiff.benchmark.live import RichReporter, reporter_for_terminal
+from cnsdiff.benchmark.progress import Cell, PlainReporter
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.errors import TrainingError

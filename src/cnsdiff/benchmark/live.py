@@ -10,9 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.benchmark.progress import Cell, Reporter, describe
+from cnsdiff.benchmark.progress import Cell, PlainReporter, Reporter, describe
 from cnsdiff.benchmark.task import Task
-from cnsdiff.reporting import LiveView, as_time
+from cnsdiff.reporting import LiveView, as_time, is_live
 
 #: Tasks in hand that are named; of more, their number.
 _NAMED = 4
@@ -153,3 +153,8 @@ def _written(cell: Cell, busy: bool, plain: bool) -> Text:
     if busy:
         return Text(f"{'>' if plain else '▸'}{part}", style="bold")
     return Text(part if cell.done else "-" if plain else "·", style="dim")
+
+
+def reporter_for_terminal(label: str = "benchmark") -> Reporter:
+    """The live table if standard error is a terminal that can show it, plain lines if not."""
+    return RichReporter(label) if is_live() else PlainReporter(label)

@@ -1,4 +1,4 @@
-"""Showing a benchmark: a live table on a terminal, plain lines elsewhere, or nothing."""
+"""What a benchmark tells of its progress: nothing shown, or plain lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from cnsdiff.benchmark.task import Task
-from cnsdiff.reporting import PlainLines, Reporting, is_live
+from cnsdiff.reporting import PlainLines, Reporting
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,3 @@ class PlainReporter(PlainLines, Reporter):
 
     def fewer(self, n: int) -> None:
         self._total -= n
-
-
-def reporter_for_terminal(label: str = "benchmark") -> Reporter:
-    """The live table if standard error is a terminal that can show it, plain lines if not."""
-    if not is_live():
-        return PlainReporter(label)
-    from cnsdiff.benchmark.live import RichReporter
-
-    return RichReporter(label)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cnsdiff.benchmark.run import Results
     from cnsdiff.benchmark.store import Store
     from cnsdiff.benchmark.workers import Workers
-    from cnsdiff.tables import Table
 
 FORMATS = ("text", "markdown", "latex", "json")
 EXAMPLE = "Example: cnsdiff benchmark grid.yaml --out results/grid --workers 2"
@@ -103,15 +102,13 @@ def benchmark(
         if not show:
             _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
     results = collect(asked, units, store)
-    if ours is None and "cnsdiff" in asked.methods:
-        ours = "cnsdiff"
     form = "json" if json else format
     again = f"cnsdiff benchmark {shown_path(grid)} --out {shown_path(store.path)} --show"
     steps = (
         (f"cnsdiff report {shown_path(store.path)}", "all of it in one HTML file"),
         (f"{again} --format markdown", "the tables for a page; latex for a paper"),
     )
-    _print(asked, results, form, baseline or f"best:{rivals}", ours, rivals, steps)
+    _print(asked, results, form, baseline, ours, rivals, steps)
     if results.failures.height and not show:
         raise typer.Exit(1)
 
@@ -129,7 +126,7 @@ def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
 
 
 def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
-    from cnsdiff.benchmark.progress import reporter_for_terminal
+    from cnsdiff.benchmark.live import reporter_for_terminal
     from cnsdiff.benchmark.run import run
     from cnsdiff.cli.failure import interruptible
 
@@ -142,51 +139,21 @@ def _print(
     grid: Grid,
     results: Results,
     form: str,
-    baseline: str,
+    baseline: str | None,
     ours: str | None,
     rivals: str,
     steps: tuple[tuple[str, str], ...],
 ) -> None:
     from json import loads
 
-    from cnsdiff.benchmark.headline import ALL, headline, rivals_in
+    from cnsdiff.benchmark.findings import PARTS, find
     from cnsdiff.benchmark.render import render
-    from cnsdiff.benchmark.statistics import compare, summarise
-    from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
-    from cnsdiff.benchmark.trainings import trainings
     from cnsdiff.benchmark.verdict import benchmark_verdict
     from cnsdiff.cli.output import console, print_json, print_next
 
-    table = results.table
-    groups = set(table["group"])
-    methods = set(table["method"])
-    k = max(grid.ks)
-    metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
-    columns = [("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")]
-    shown: dict[str, list[Table]] = {
-        name: [] for name in ("leaderboards", "trainings", "overview", "headline")
-    }
-    verdict = None
-    if table.height:
-        name = baseline.removeprefix("best:")
-        tested = (
-            compare(results.table, results.per_user, baseline=baseline, metrics=metrics)
-            if (name in (groups if baseline.startswith("best:") else methods))
-            else None
-        )
-        summary = summarise(table)
-        verdict = benchmark_verdict(summary, f"ndcg@{k}")
-        shown["leaderboards"] = leaderboard(summary, tested, columns=columns)
-        shown["trainings"] = trainings(table)
-        shown["overview"] = [
-            *overview(summary, tested, metric=f"ndcg@{k}"),
-            *overview(summary, split="test_iid", metric=f"ndcg@{k}"),
-        ]
-        if ours is not None and ours in methods:
-            against = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
-            if against:
-                found = headline(table, ours, against, metrics=metrics)
-                shown["headline"] = headline_tables(found)
+    found = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
+    shown = found.tables() if found else dict.fromkeys(PARTS, ())
+    verdict = benchmark_verdict(found.summary, found.metric) if found else None
     if form == "json":
         document = {key: loads(render(tables, "json")) for key, tables in shown.items()}
         told = {"name": grid.name, "missing": results.missing, "verdict": verdict}
@@ -210,7 +177,7 @@ def _print(
         )
     if results.missing:
         print(f"{results.missing} results are not there yet", file=sys.stderr)
-    if form == "text" and table.height:
+    if form == "text" and found is not None:
         screen = console()
         if verdict is not None:
             screen.print(verdict, style="bold", soft_wrap=True, markup=False)
