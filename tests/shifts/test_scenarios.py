@@ -32,7 +32,7 @@ from cnsdiff.shifts import (
     register_scenario,
 )
 from cnsdiff.shifts.filters import NO_FILTERS
-from cnsdiff.testing import check_scenario, tiny_source
+from cnsdiff.testing import check_scenario
 
 DOCS = Path(__file__).parents[2] / "docs" / "scenarios.md"
 ALL = [
@@ -242,16 +242,3 @@ def test_every_setting_is_documented_with_its_default(model):
         default = default.name if isinstance(default, Scenario) else default
         defaults[name] = default if isinstance(default, str) else json.dumps(default)
     assert documented == defaults
-
-
-def test_the_documented_scenario_of_ones_own_works(monkeypatch):
-    monkeypatch.setattr(SCENARIOS, "_classes", dict(SCENARIOS._classes))
-    text = DOCS.read_text(encoding="utf-8")
-    block = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[-1]
-    space: dict[str, object] = {"__name__": "docs"}
-    exec(compile(block, str(DOCS), "exec", dont_inherit=True), space)
-    weekend = SCENARIOS.find("weekend")()
-    check_scenario(weekend)
-    dataset = weekend(tiny_source())
-    days = pl.Series(dataset.split("test_ood").timestamps).cast(pl.Int64)
-    assert set(pl.from_epoch(days).dt.weekday()) == {6, 7}
