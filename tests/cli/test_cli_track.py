@@ -34,16 +34,19 @@ def test_both_and_a_resumed_run_goes_on_in_both(cli, world, tmp_path, fast, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PlainReporter, "epoch", pressing)
-    out, store = tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db"
+    out = tmp_path / "run"
     done = cli(
         "train", world, "--out", out, *fast,
-        "--track", f"tensorboard={tmp_path / 'curves'}", "--track", f"mlflow={store}",
+        "--track", f"tensorboard={tmp_path / 'curves'}", "--track", "mlflow=sqlite:///mlflow.db",
     )  # fmt: skip
     assert done.code == 130, done.err
     assert f"TensorBoard: tensorboard --logdir {tmp_path / 'curves' / 'run'}" in done.err
     assert "MLflow: run " in done.err
     known = json.loads((out / "tracking.json").read_text())
-    client = MlflowClient(store)
+    assert known["mlflow"]["tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(known["mlflow"]["tracking_uri"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert client.get_run(known["mlflow"]["run_id"]).info.status == "KILLED"
     done = cli("train", "--resume", out, "--json")
     assert done.code == 0, done.err

@@ -115,7 +115,7 @@ class MLflowCallback(Callback):
         self._client = client
         told = {"run_id": self.run_id_, "experiment": self.experiment}
         if not _has_password(client.tracking_uri):
-            told["tracking_uri"] = client.tracking_uri
+            told["tracking_uri"] = _from_anywhere(client.tracking_uri)
         remember(context.run, NAME, told)
         context.note(
             f"MLflow: run {self.run_id_} of the experiment {self.experiment!r} at "
@@ -265,6 +265,12 @@ def _tags(context: FitContext) -> dict[str, str]:
 def _allowed(name: str) -> str:
     """A metric's name in the letters that MLflow allows everywhere."""
     return re.sub(r"[^\w\-. /]+", "_", name.replace("@", "_at_")).strip("_ ")
+
+
+def _from_anywhere(address: str) -> str:
+    """The address, valid in other working folders too."""
+    database = address.removeprefix("sqlite:///")
+    return address if database == address else f"sqlite:///{Path(database).resolve()}"
 
 
 def _has_password(address: str) -> bool:
