@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from cnsdiff.audit import audit as audit_module
 from cnsdiff.audit.audit import FILE, clear, prepare_splits, run_audit
+from cnsdiff.audit.budget import Clock
 from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.wording import verdict
 from cnsdiff.benchmark.progress import Reporter
@@ -31,7 +32,10 @@ def audited(log, tmp_path_factory):
     """An audit under one shift, and what it found."""
     out = tmp_path_factory.mktemp("audits") / "shop"
     asked = options(log, out, shifts=("popularity",), budget=8.0)
-    return asked, run_audit(asked)
+    with pytest.MonkeyPatch.context() as patch:
+        # However slow the machine is, each training gets its second.
+        patch.setattr(Clock, "allot", lambda clock, n: 1.0)
+        return asked, run_audit(asked)
 
 
 def rows_of(result):
@@ -248,10 +252,13 @@ def test_one_that_has_seen_all_is_warned_of_and_an_honest_one_is_not(audited, ju
     (warning,) = seen["warnings"]
     assert "seen has probably seen the held-out pairs" in warning
     assert not seen["of_this_shift"]
-    assert any("cannot be known" in note for note in honest["notes"])
-    assert any("seen them all" in note for note in seen["notes"])
+    assert any("cannot be known" in text for text in honest["caveats"])
+    assert any("seen them all" in text for text in seen["caveats"])
     assert seen["iid"][0] > honest["iid"][0]
     assert honest["against"]["test_ood"]["expected"]["difference"][0] is not None
+    assert result["verdict"].startswith("Your recommender honest would ")
+    assert len(result["more_verdicts"]) == 1
+    assert "honest reaches" in honest["words"]
     document = audit_document(asked.out)
     assert "Your own" in [section.title for section in document.sections]
     assert "Caution" in document.summary

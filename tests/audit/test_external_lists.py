@@ -64,19 +64,27 @@ def pairs(dataset, split) -> set[tuple[int, int]]:
     return set(zip(users.to_list(), items.to_list(), strict=True))
 
 
-def test_short_lists_are_judged_at_the_length_that_they_have(dataset, tmp_path):
+def test_short_lists_are_judged_at_the_length_that_counts(dataset, tmp_path):
     file = tmp_path / "short.csv"
-    users = dataset.users.to_list()
-    items = dataset.items.to_list()[:6]
-    every = pl.DataFrame({"user": users}).join(pl.DataFrame({"item": items}), how="cross")
-    every.write_csv(file)
-    (external,) = read_externals(parse_given([str(file)], "recommendations"), [], {})
-    found = judge_external(
-        external, dataset, "popularity", "inverse-popularity", {}, "ndcg@20", seed=0
-    )
-    assert found.k == 5
-    assert found.counts["longest"] == 6
+    train = pairs(dataset, "train")
+    items = dataset.items.to_list()
+    fresh = {u: [i for i in items if (u, i) not in train] for u in dataset.users}
+    known = {u: [i for i in items if (u, i) in train] for u in dataset.users}
+
+    def judged(lists):
+        rows = [(user, item) for user, own in lists.items() for item in own]
+        pl.DataFrame(rows, schema=["user", "item"], orient="row").write_csv(file)
+        (external,) = read_externals(parse_given([str(file)], "recommendations"), [], {})
+        return judge_external(
+            external, dataset, "popularity", "inverse-popularity", {}, "ndcg@20", seed=0
+        )
+
+    found = judged({user: own[:7] for user, own in fresh.items()})
+    assert (found.k, found.counts["longest"], found.counts["length"]) == (5, 7, 7)
     assert found.counts["ordered_by"] == "rows"
+    # What is in train is left out, and what is left is too short for more.
+    found = judged({user: known[user][:4] + fresh[user][:3] for user in fresh})
+    assert (found.k, found.counts["longest"], found.counts["length"]) == (1, 7, 3)
 
 
 def test_scores_order_a_list_and_ties_keep_the_order_of_the_file(tmp_path):

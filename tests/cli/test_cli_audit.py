@@ -40,13 +40,13 @@ def test_a_windows_file_with_names_from_first_line_to_report(cli, shop, tmp_path
     monkeypatch.chdir(tmp_path)
     done = cli("audit", shop, "--budget", "6s", "--shifts", "temporal", "--threads", "1")
     assert done.code == 0, done.err
-    assert "would lose" in done.out
     assert "cnsdiff prepare" in done.out
     assert "&& cnsdiff train" in done.out
     assert "Report: audits/shop/report.html" in done.out
     assert "look like ratings from 2 to 5" in done.err
     assert "--threshold changes that" in done.err
     result = json.loads((tmp_path / "audits/shop/audit.json").read_text())
+    assert result["verdict"] in done.out
     assert [shift["name"] for shift in result["shifts"]] == ["temporal"]
     assert result["log"]["columns"] == {
         "user": "Customer ID",
@@ -88,9 +88,11 @@ def test_splits_for_a_system_of_ones_own_and_its_lists(cli, shop, tmp_path):
     )
     assert done.code == 0, done.err
     (one,) = json.loads((out / "audit.json").read_text())["shifts"][0]["outside"]
-    assert (one["name"], one["metric"]) == ("yours", "ndcg@10")
+    assert (one["name"], one["metric"]) == ("yours", "ndcg@5")
     assert one["warnings"] == []
-    assert any("longest list has 12 items" in note for note in one["notes"])
+    assert one["counts"]["longest"] == 12
+    assert any("judged by NDCG@5" in note for note in one["notes"])
+    assert "yours reaches" in done.out
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,15 @@ from typing import Any
 
 from cnsdiff.audit.budget import Clock, in_words
 from cnsdiff.audit.external import External, judge_external, read_externals
-from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import settings_of
 from cnsdiff.audit.log import Log, Reading, read_log
 from cnsdiff.audit.methods import METHODS, Ease, audit_grid, ease_fits
 from cnsdiff.audit.naming import parse_given
-from cnsdiff.audit.result import Found, shift_result, subject_of
+from cnsdiff.audit.result import Found, shift_result, verdicts
 from cnsdiff.audit.running import forget, run_in_time, spent, tasks_of
 from cnsdiff.audit.settings import SCHEMA_VERSION, is_audit, take_up
 from cnsdiff.audit.shifts import SHIFTS, LeftOut, Plan, Shift, plan_shifts
 from cnsdiff.audit.size import seconds_a_shift, thinned
-from cnsdiff.audit.wording import verdict
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
@@ -332,11 +330,13 @@ def _result(
         for task in tasks
         if (record := store.read(task)) is not None and record["status"][0] == "failed"
     ]
+    first, *more = verdicts(options.metric, results)
     return {
         "schema_version": SCHEMA_VERSION,
         "created_by": f"cnsdiff {version('cnsdiff')}",
         "name": log.source.name,
-        "verdict": _verdict(options.metric, results),
+        "verdict": first,
+        "more_verdicts": more,
         "log": {
             "source": Path(options.reading.log).name,
             "checksum": log.checksum,
@@ -358,16 +358,6 @@ def _result(
         "failures": failures,
         "notes": [ease.reason] if ease.reason else [],
     }
-
-
-def _verdict(metric: str, results: Sequence[Mapping[str, Any]]) -> str:
-    subject, own = subject_of(results)
-    losses = []
-    for result in own:
-        row = next(row for row in result["table"] if row["key"] == result["usual"])
-        values = [float("nan") if x is None else float(x) for x in row["loss"]]
-        losses.append((str(result["phrase"]), Estimate(*values)))
-    return verdict(subject, metric, losses)
 
 
 def _reserve(datasets: Mapping[str, Dataset]) -> float:

@@ -157,10 +157,15 @@ def judge_external(
     asked = int(metric.partition("@")[2])
     if isinstance(given, Lists):
         placed = place_lists(given, dataset, train, max(KS))
-        counts = {**placed.counts, "longest": placed.longest, "ordered_by": given.ordered_by}
+        counts = {
+            **placed.counts,
+            "longest": placed.longest,
+            "length": placed.length,
+            "ordered_by": given.ordered_by,
+        }
         if not counts["users"]:
             raise _nothing_known(given.source, counts, dataset)
-        k = max((k for k in KS if k <= min(asked, placed.longest)), default=1)
+        k = max((k for k in KS if k <= min(asked, placed.length)), default=1)
         settings = [
             _setting(external.name, AS_GIVEN, _per_user(placed.items, dataset, train, TESTS))
         ]

@@ -197,6 +197,8 @@ class Placed:
         The same before the training pairs were taken out of them.
     longest
         Items of the longest list as given.
+    length
+        Items left of a list that a quarter of the lists are no longer than.
     counts
         ``pairs`` that were given, and of them those of ``unknown_users``, ``unknown_items`` and
         in ``train``; ``users`` that have a list.
@@ -205,6 +207,7 @@ class Placed:
     items: Tensor
     with_train: Tensor
     longest: int
+    length: int
     counts: dict[str, int]
 
 
@@ -234,11 +237,14 @@ def place_lists(lists: Lists, dataset: Dataset, train: csr_array, k: int) -> Pla
     users, items = users[known], items[known]
     keys = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr)) * train.shape[1]
     seen = np.isin(users * train.shape[1] + items, keys + train.indices)
+    lengths = np.unique(users[~seen], return_counts=True)[1]
+    length = int(np.quantile(lengths, 0.25, method="lower")) if len(lengths) else 0
     counts |= {"in_train": int(seen.sum()), "users": len(np.unique(users))}
     return Placed(
         _table(users[~seen], items[~seen], dataset.n_users, k),
         _table(users, items, dataset.n_users, k),
         longest,
+        length,
         counts,
     )
 

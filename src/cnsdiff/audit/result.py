@@ -25,7 +25,15 @@ from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import KS, METHODS, OURS, USUAL
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
-from cnsdiff.audit.wording import cost_phrase, difference_phrase, metric_name, number, percent
+from cnsdiff.audit.wording import (
+    cost_phrase,
+    difference_phrase,
+    loss_phrase,
+    metric_name,
+    number,
+    percent,
+    verdict,
+)
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
@@ -403,9 +411,46 @@ def _outside(
             "ratio": one.signs.ratio.to_list(),
             "n_users": one.signs.n_users,
         },
+        "words": _outside_words(one, here, choice, against, own_metric),
+        "caveats": _caveats(one),
         "warnings": _warnings(one, here, choice),
         "notes": _notes(one, here, metric, own_metric),
     }
+
+
+def _outside_words(
+    one: Outside,
+    judged: Judged,
+    choice: Choice,
+    against: Mapping[str, Mapping[str, Any]],
+    metric: str,
+) -> str:
+    """What it reaches and loses, and what the chosen setting reaches beside it."""
+    at = judged.at(one.settings[0])
+    found = judged.losses
+    beside = _estimate(against["test_ood"]["expected"]["difference"])
+    today = _estimate(against["test_iid"]["plain"]["difference"])
+    return (
+        f"{one.name} reaches {number(found.iid[at].value)} of {metric_name(metric)} today and "
+        f"{number(found.ood[at].value)} under the shift: it would {loss_phrase(found.loss[at])}. "
+        f"Under the shift, beside {_title(choice.expected)}: {difference_phrase(beside)}. Today, "
+        f"beside {_title(choice.plain)}: {difference_phrase(today)}."
+    )
+
+
+def _caveats(one: Outside) -> list[str]:
+    """What holds of the recommender whatever was measured."""
+    caveats = [
+        "What it was trained on cannot be known from here; only what was made from a shift's train "
+        "file alone is judged fairly."
+    ]
+    if not one.of_this_shift:
+        caveats.append(
+            f"One {'file' if one.kind == 'recommendations' else 'set of vectors'} serves all "
+            "shifts, and each shift holds out other pairs: a system trained on the whole log has "
+            "seen them all."
+        )
+    return caveats
 
 
 def _warnings(one: Outside, judged: Judged, choice: Choice) -> list[str]:
@@ -439,27 +484,13 @@ def _warnings(one: Outside, judged: Judged, choice: Choice) -> list[str]:
 
 
 def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[str]:
-    notes = [
-        "What it was trained on cannot be known from here; only lists made from this shift's train "
-        "file alone are judged fairly."
-    ]
+    notes = []
     if one.signs.learnt_from_both:
         notes.append(
             "Its lists hold pairs of the IID test as often as training pairs: it has seen them, or "
             "it learns nothing by heart."
         )
-    if not one.of_this_shift:
-        notes.append(
-            f"One {'file' if one.kind == 'recommendations' else 'set of vectors'} serves all "
-            "shifts, and each shift holds out other pairs: a system trained on the whole log has "
-            "seen them all."
-        )
     counts = one.counts
-    if own_metric != metric:
-        notes.append(
-            f"Its longest list has {counts['longest']} items, so it is judged by "
-            f"{metric_name(own_metric)}, and so is what it is compared with."
-        )
     for key, what in (
         ("unknown_users", "users"),
         ("unknown_items", "items"),
@@ -471,6 +502,12 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
         notes.append(
             f"{counts['in_train']:,} rows recommend what is in train and were left out, as for "
             "every method."
+        )
+    if own_metric != metric:
+        notes.append(
+            f"A quarter of its lists have {counts['length']} items or fewer that count, so it is "
+            f"judged by {metric_name(own_metric)}, and so is what it is compared with; longer "
+            "lists can be judged further down."
         )
     if counts.get("ordered_by") == "rows":
         notes.append("It has neither ranks nor scores, so rows are taken to come best first.")
@@ -484,15 +521,40 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
     return notes
 
 
-def subject_of(
-    results: Sequence[Mapping[str, Any]],
-) -> tuple[str, list[Mapping[str, Any]]]:
-    """Who loses, and the shifts under which it was measured.
+def verdicts(metric: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each recommender that the reader has: their own, then the usual one.
 
-    The usual recommender; for want of it anywhere, the best today of those there are.
+    One of which there are signs that it has seen the held-out pairs gets none. For want of the
+    usual recommender, the best today of those there are.
     """
-    own = [result for result in results if result["usual"].startswith(f"{USUAL}/")]
-    if own:
-        return "The usual recommender (LightGCN with random negatives)", own
-    titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
-    return (titles.pop() if len(titles) == 1 else "The best of the references"), list(results)
+    said = []
+    outside = [one for result in results for one in result["outside"]]
+    for name in dict.fromkeys(one["name"] for one in outside):
+        own = [one for one in outside if one["name"] == name]
+        if any(one["warnings"] for one in own) or len({one["metric"] for one in own}) > 1:
+            continue
+        losses = [
+            (str(result["phrase"]), _estimate(one["loss"]))
+            for result in results
+            for one in result["outside"]
+            if one["name"] == name
+        ]
+        said.append(verdict(f"Your recommender {name}", own[0]["metric"], losses))
+    usual = [result for result in results if result["usual"].startswith(f"{USUAL}/")]
+    subject = "The usual recommender (LightGCN with random negatives)"
+    if not usual:
+        usual = list(results)
+        titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
+        subject = titles.pop() if len(titles) == 1 else "The best of the references"
+    rows = [
+        (str(r["phrase"]), next(row for row in r["table"] if row["key"] == r["usual"]))
+        for r in usual
+    ]
+    said.append(
+        verdict(subject, metric, [(phrase, _estimate(row["loss"])) for phrase, row in rows])
+    )
+    return said
+
+
+def _estimate(values: Sequence[float | None]) -> Estimate:
+    return Estimate(*(float("nan") if value is None else float(value) for value in values))

@@ -218,7 +218,8 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
 
     print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
     tell("")
-    tell(result["verdict"], "bold")
+    for sentence in (result["verdict"], *result["more_verdicts"]):
+        tell(sentence, "bold")
     for shift in result["shifts"]:
         advice = shift["recommendation"]
         tell("")
@@ -227,6 +228,9 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
             if text:
                 tell(f"  {text}")
         for one in shift["outside"]:
+            tell(f"  {one['words']}")
+            if one["dialled"]:
+                tell(f"  {one['dialled']['words']}")
             for warning in one["warnings"]:
                 tell(f"  warning: {warning}", "yellow")
         if advice["commands"]:

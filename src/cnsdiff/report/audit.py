@@ -66,9 +66,22 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    said = [
+    said = list(result["more_verdicts"])
+    said += [
         f"**{shift['title']}:** {shift['recommendation']['words']}" for shift in result["shifts"]
     ]
+    cut = [
+        shift["title"]
+        for shift in result["shifts"]
+        if any(row["stopped_by"] == "time" for row in shift["table"]) or shift["unfinished"]
+    ]
+    if cut:
+        every = len(cut) == len(result["shifts"])
+        where = "" if every else f" under {' and '.join(cut)}"
+        said.append(
+            f"**Budget:** {result['budget']['words']} ended trainings early{where}; see "
+            "[Limits](#limits)."
+        )
     warnings = [w for shift, one in _outside(result) for w in one["warnings"]]
     if warnings:
         said.append(f"**Caution:** {warnings[0]}")
@@ -490,15 +503,19 @@ def _distance_table(shift: Mapping[str, Any]) -> Table:
 
 
 def _outside(result: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    return [(shift, one) for shift in result["shifts"] for one in shift["outside"]]
+    found = [(shift, one) for shift in result["shifts"] for one in shift["outside"]]
+    names = list(dict.fromkeys(one["name"] for _, one in found))
+    return sorted(found, key=lambda pair: names.index(pair[1]["name"]))
 
 
 def _outside_blocks(result: Mapping[str, Any]) -> list[Block]:
     every = _outside(result)
     blocks: list[Block] = []
-    warned = [(shift, one) for shift, one in every if one["warnings"]]
-    for shift, one in warned:
-        blocks += [Prose(f"**{shift['title']}:** {text}") for text in one["warnings"]]
+    warned: dict[str, list[str]] = {}
+    for shift, one in every:
+        for text in one["warnings"]:
+            warned.setdefault(text, []).append(shift["title"])
+    blocks += [Prose(f"**{', '.join(titles)}:** {text}") for text, titles in warned.items()]
     rows = []
     for shift, one in every:
         beside = one["against"]["test_ood"]["expected"]
@@ -533,11 +550,14 @@ def _outside_blocks(result: Mapping[str, Any]) -> list[Block]:
             ),
         )
     )
-    for shift, one in every:
-        said = [*one["notes"]]
-        if one["dialled"]:
-            said.append(one["dialled"]["words"])
-        blocks.append(Prose(f"**{one['name']}, {shift['title']}.** " + " ".join(said)))
+    for name in dict.fromkeys(one["name"] for _, one in every):
+        own = [(shift, one) for shift, one in every if one["name"] == name]
+        said = [" ".join([f"**{name}.**", *own[0][1]["caveats"]])]
+        for shift, one in own:
+            parts = [one["words"], *one["notes"]]
+            parts += [one["dialled"]["words"]] if one["dialled"] else []
+            said.append(f"**{shift['title']}:** {' '.join(parts)}")
+        blocks.append(Prose("\n\n".join(said)))
     seen = [
         (
             (one["name"], shift["title"]),
@@ -573,7 +593,11 @@ def _outside_blocks(result: Mapping[str, Any]) -> list[Block]:
 
 
 def _limit_blocks(result: Mapping[str, Any]) -> list[Block]:
-    said = [f"**{s['title']}:** {text}" for s in result["shifts"] for text in s["limits"]]
+    limits: dict[str, list[str]] = {}
+    for shift in result["shifts"]:
+        for text in shift["limits"]:
+            limits.setdefault(text, []).append(shift["title"])
+    said = [f"**{', '.join(titles)}:** {text}" for text, titles in limits.items()]
     said += [f"**{one['name']}** was not measured: {one['reason']}." for one in result["left_out"]]
     said += [
         f"**{f['method']}** failed under {f['shift']}: {f['error']}." for f in result["failures"]
