@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
     from cnsdiff.shifts import prepare, prepare_given
     from cnsdiff.simulate import ConfoundedWorld
-    from cnsdiff.tuning import tune
+    from cnsdiff.tuning.tune import tune
 
 __all__ = [
     "CnsdiffError",
