@@ -30,6 +30,7 @@ LAYERS = [
         "softmax",
         "rows",
         "tables",
+        "durations",
         "palette",
     },
     {"data"},

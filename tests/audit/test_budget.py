@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cnsdiff.audit.budget import Clock, in_words, parse_budget
+from cnsdiff.audit.budget import Clock
+from cnsdiff.durations import in_words, parse_budget
 from cnsdiff.errors import ConfigError
 
 

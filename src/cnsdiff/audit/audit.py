@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.budget import Clock, in_words
+from cnsdiff.audit.budget import Clock
 from cnsdiff.audit.external import External, judge_external, read_externals
 from cnsdiff.audit.judging import settings_of
 from cnsdiff.audit.log import Log, Reading, read_log
@@ -28,6 +28,7 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Task
 from cnsdiff.benchmark.workers import LocalWorkers, ThisProcess, Workers
 from cnsdiff.data import Dataset, load_dataset
+from cnsdiff.durations import in_words
 from cnsdiff.errors import ConfigError, InputError
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.shifts import prepare

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from cnsdiff.audit.budget import in_words
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
+from cnsdiff.durations import in_words
 from cnsdiff.errors import ConfigError, did_you_mean
 
 #: Cut-offs, so that shorter lists of other recommenders can be judged too.

@@ -129,10 +129,10 @@ def audit(
     """
     started = time.monotonic()
     from cnsdiff.audit.audit import Options, clear, prepare_splits
-    from cnsdiff.audit.budget import parse_budget
     from cnsdiff.audit.log import Reading
     from cnsdiff.audit.methods import require_metric
     from cnsdiff.cli.output import print_json
+    from cnsdiff.durations import parse_budget
     from cnsdiff.reporting import PlainLines
 
     named = {

@@ -95,11 +95,11 @@ def tune(
     The first trial is the configuration as given. Every outcome is kept as it comes: after Ctrl-C
     or a crash the same command goes on, to the very result of an undisturbed one.
     """
-    from cnsdiff.audit.budget import parse_budget
     from cnsdiff.cli.failure import interruptible
     from cnsdiff.cli.recommenders import recommender_of
     from cnsdiff.config import parse_assignments
     from cnsdiff.data import load_dataset
+    from cnsdiff.durations import parse_budget
     from cnsdiff.tuning.progress import reporter_for_terminal
     from cnsdiff.tuning.searches import leaves, read_searches
     from cnsdiff.tuning.tune import tune as carry_out
