@@ -59,7 +59,7 @@ def test_fetch_by_hand(cli, home, by_hand):
     again = cli("data", "fetch", "yahoo-r3")  # the terms were accepted when it was fetched
     there = f"yahoo-r3 is there already and intact: {home / 'yahoo-r3'}\nNext:\n"
     assert again.out.startswith(there)
-    assert "  cnsdiff prepare yahoo-r3 --scenario popularity --out data/yahoo-r3 " in again.out
+    assert "  cnsdiff prepare yahoo-r3 --scenario popularity --out data/yahoo-r3" in again.out
     report = cli("data", "fetch", "yahoo-r3", "--json").json
     assert (report["already"], report["terms_accepted"]) == (True, True)
     assert report["path"] == str(home / "yahoo-r3")

@@ -39,7 +39,7 @@ def test_files_become_a_dataset(cli, files):
     assert (done.code, done.err) == (0, "")
     assert "tiny: 3 users, 3 items" in done.out
     assert "there is no test_iid split" not in done.out
-    assert f"cnsdiff train {files / 'data'} --out runs/data  # a model" in done.out
+    assert f"cnsdiff train {files / 'data'} --out runs/data" in done.out
     for column in ("duplicates", "also in train", "unknown to train"):
         assert column in " ".join(done.out.split())
     dataset = load_dataset(files / "data")
@@ -188,7 +188,7 @@ def test_a_log_becomes_a_dataset(cli, shop, case):
     assert (done.code, done.err) == (0, "")
     assert f"shop-{scenario}: " in done.out
     assert f"Wrote shop-{scenario}\nNext:\n  cnsdiff data describe shop-{scenario} " in done.out
-    assert f"cnsdiff train shop-{scenario} --out runs/shop-{scenario}  # a model" in done.out
+    assert f"cnsdiff train shop-{scenario} --out runs/shop-{scenario}" in done.out
     assert "log: 1,200 read" in done.out
     dataset = load_dataset(shop / f"shop-{scenario}")
     assert dataset.split_names == SPLITS

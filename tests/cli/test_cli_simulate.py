@@ -37,7 +37,7 @@ def test_a_world_becomes_a_dataset(cli, tmp_path, shift):
     assert (done.code, done.err) == (0, "")
     for split in ("train", "valid", "test_iid", "test_ood"):
         assert split in done.out
-    assert f"cnsdiff train {out} --out runs/{out.name}  # a model" in done.out
+    assert f"cnsdiff train {out} --out runs/{out.name}" in done.out
     dataset = load_dataset(out)
     world = ConfoundedWorld(n_users=60, n_items=50, exposures=20, confounding=2, seed=3)
     assert dataset.fingerprint == world.dataset(shift, strength=0.7).fingerprint

@@ -82,6 +82,7 @@ def reporter_after(epochs: int, *, of: int = 12, first: int = 0) -> RichReporter
 
 
 def drawn(reporter: RichReporter, width: int, *, closing: bool = False) -> list[str]:
+    reporter.console.width = width
     console = Console(record=True, width=width, height=30, file=io.StringIO())
     console.print(reporter.closing() if closing else reporter.picture(console))
     return [line.rstrip() for line in console.export_text().splitlines()]
@@ -137,6 +138,10 @@ def test_what_stays_is_one_line():
     assert re.fullmatch(
         r"lightgcn \+ cnsdiff: 8 epochs in 0:0\d, best ndcg@20 0\.8000 in epoch 8  ▁▂▃▄▅▆▇█", line
     )
+    (resumed,) = drawn(reporter_after(8, first=7), 120, closing=True)
+    assert "cnsdiff: 1 epoch in 0:00 after 7 before, best" in resumed
+    (narrow,) = drawn(reporter_after(8), 70, closing=True)
+    assert narrow.endswith("in epoch 8"), "no room for a course"
     (unbegun,) = drawn(RichReporter("x"), 80, closing=True)
     assert unbegun == "x: 0 epochs in 0:00"
 

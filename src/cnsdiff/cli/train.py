@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -180,15 +179,14 @@ def _fit(
     first = place().rank == 0
     label = f"{config.backbone.name} + {config.sampler.name}"
     reporter = reporter_for_terminal(label) if first else Reporter()
-    started = time.monotonic()
     how = f"the epochs completed are saved, go on with `cnsdiff train --resume {run}`"
     with interruptible(how) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
     if first:
-        _tell(model, dataset.name, run, time.monotonic() - started, json)
+        _tell(model, dataset.name, run, json)
 
 
-def _tell(model: Recommender, dataset: str, run: Path, seconds: float, json: bool) -> None:
+def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     """What training found, and what to do with it."""
     from cnsdiff.cli.output import console, print_facts, print_json, print_next, shown_path
     from cnsdiff.evaluation.dial import in_words
@@ -203,6 +201,8 @@ def _tell(model: Recommender, dataset: str, run: Path, seconds: float, json: boo
     metric = next(iter(best))
     epochs = sorted(record["seconds"] for record in history)
     median = epochs[len(epochs) // 2]
+    # Of all epochs: those before a resumption, too.
+    seconds = sum(record["seconds"] + record["validation_seconds"] for record in history)
     memory = peak_memory(make_fabric(config.device, config.precision).device)
     place = shown_path(run)
     steps = (

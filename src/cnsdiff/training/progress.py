@@ -115,13 +115,18 @@ class RichReporter(LiveView, Reporter):
         """How many epochs, which was the best, and its course, in a line."""
         from rich.text import Text
 
-        told = f"{self.label}: {len(self._history)} epochs in {as_time(self._passed)}"
+        done = len(self._history) - self._first
+        before = f" after {self._first} before" if self._first else ""
+        told = f"{self.label}: {done} epoch{'s' * (done != 1)} in {as_time(self._passed)}{before}"
         metrics = self._metrics
         if metrics and self._stopping is not None and self._stopping.best:
             best = self._stopping.best[metrics[0]]
             told += f", best {metrics[0]} {best:.4f} in epoch {self._stopping.best_epoch}"
-            values = [r["validation"].get(metrics[0]) for r in self._history if r["validation"]]
-            told += f"  {spark_line(values, 24, ascii_only=self.console.options.ascii_only)}"
+            room = min(self.console.width - len(told) - 2, 24)
+            if room >= 8:
+                values = [r["validation"].get(metrics[0]) for r in self._history if r["validation"]]
+                plain = self.console.options.ascii_only
+                told += f"  {spark_line(values, room, ascii_only=plain)}"
         return Text(told)
 
     @property
