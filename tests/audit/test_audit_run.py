@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,10 +16,14 @@ from scipy.sparse import csr_array
 from cnsdiff.audit import audit as audit_module
 from cnsdiff.audit.audit import FILE, clear, prepare_splits, run_audit
 from cnsdiff.audit.budget import Clock
+from cnsdiff.audit.commands import prepare_command, reference_code, train_command
 from cnsdiff.audit.intervals import Estimate
+from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.methods import METHODS
+from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.wording import verdict
 from cnsdiff.benchmark.progress import Reporter
-from cnsdiff.data import load_dataset
+from cnsdiff.data import Source, load_dataset
 from cnsdiff.errors import InputError, RunError
 from cnsdiff.evaluation import rank
 from cnsdiff.references import EASE
@@ -86,10 +91,47 @@ def test_a_choice_that_the_test_does_not_bear_out_is_not_recommended(audited):
 
 def test_the_commands_can_be_run_as_they_stand(audited):
     asked, result = audited
-    prepare, train = result["shifts"][0]["recommendation"]["commands"]
-    assert prepare.startswith(f"cnsdiff prepare {asked.reading.log} --scenario popularity ")
-    assert "--threshold 4" in prepare
-    assert train.startswith("cnsdiff train data/shop-popularity ")
+    advice = result["shifts"][0]["recommendation"]
+    if advice["commands"]:
+        prepare, train = advice["commands"]
+        assert prepare.startswith(f"cnsdiff prepare {asked.reading.log} --scenario popularity ")
+        assert "--threshold 4" in prepare
+        assert train.startswith("cnsdiff train data/shop-popularity ")
+    if advice["code"]:
+        exec(advice["code"], {})
+    assert advice["commands"] or advice["code"]
+
+
+@pytest.mark.parametrize(("method", "dial"), [("ease", -0.35), ("itemknn", 0.0), ("mostpop", None)])
+def test_the_code_of_a_reference_gives_its_lists(audited, method, dial):
+    asked, _ = audited
+    found = {}
+    exec(reference_code(method, dial, asked.out / "popularity" / "dataset"), found)
+    assert found["items"].shape == (found["data"].n_users, 20)
+    assert type(found["model"]).__name__ == ("Dialled" if dial else METHODS[method].title)
+
+
+def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
+    reading = Reading(
+        "my log.csv",
+        {"user": "who", "timestamp": "none"},
+        header=False,
+        skip_bad=True,
+        user_core=2,
+        format="csv",
+    )
+    log = Log(Source({}, name="x"), "0", 3.5, ())
+    said = prepare_command(reading, log, SHIFTS["user-group"], 7, Path("data/x"))
+    assert said == (
+        "cnsdiff prepare 'my log.csv' --scenario user-group --seed 7 --threshold 3.5 --user-core 2 "
+        "--format csv --user-col who --timestamp-col none --no-header --skip-bad --out data/x"
+    )
+    train = train_command("cnsdiff", SHIFTS["user-group"], Path("data/x"), Path("runs/x"))
+    assert train == (
+        "cnsdiff train data/x --select-on worst-slice --set training.select_slice_by=activity "
+        "--out runs/x"
+    )
+    assert train_command("ease", None, Path("d"), Path("r")) is None
 
 
 def test_splits_for_a_system_of_ones_own_lie_beside_the_dataset(audited):

@@ -55,3 +55,28 @@ def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) ->
         for key, value in shift.training.items():
             parts += ["--set", f"training.{key}={value}"]
     return shlex.join([*parts, "--out", str(out)])
+
+
+def reference_code(method: str, dial: float | None, dataset: Path) -> str:
+    """Python that fits a reference on a dataset and reads it at a dial."""
+    class_name = METHODS[method].title
+    lines = [
+        "import torch",
+        "",
+        "import cnsdiff",
+        "from cnsdiff.evaluation import Dialled, environment, rank",
+        f"from cnsdiff.references import {class_name}",
+        "",
+        f"data = cnsdiff.load_dataset({str(dataset)!r})",
+        f"model = {class_name}().fit(data)",
+    ]
+    if dial:
+        lines.append(f"model = Dialled(model, environment(data), {dial:g})")
+    else:
+        lines[3] = "from cnsdiff.evaluation import rank"
+    lines += [
+        'seen = data.split("train").csr(data.n_users, data.n_items)',
+        "users = torch.arange(data.n_users)",
+        "items, scores = rank(model, users, 20, exclude=seen)  # rows of data.users, data.items",
+    ]
+    return "\n".join(lines) + "\n"

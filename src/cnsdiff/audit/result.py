@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.commands import prepare_command, train_command
+from cnsdiff.audit.commands import prepare_command, reference_code, train_command
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import (
@@ -171,13 +171,24 @@ def _recommendation(
     (use_costs,) = judged.differences("test_iid", [(use, plain)])
     prepare = prepare_command(reading, log, found.shift, seed, names["data"])
     kept = names["data"] if prepare else found.dataset.path or names["data"]
-    # Of a reference there is no command; the best that can be trained stands in for it, and if the
-    # time was up before anything was, the default of this tool.
+    # Of a reference there is no command, but code; beside it, the best that can be trained, unless
+    # that is worse, and if the time was up before anything was, the default of this tool.
     of = use if METHODS[use.method].train is not None else choice.trained
-    anticipates = of is None or of.selection == found.shift.anticipate + DIAL
-    method = OURS if of is None else of.method
-    train = train_command(method, found.shift if anticipates else None, kept, names["run"])
-    selection = found.shift.anticipate + DIAL if of is None else of.selection
+    if of is not None and of.key != use.key:
+        (lags,) = judged.differences("test_ood", [(of, use)])
+        of = None if lags.sign < 0 else of
+    untried = choice.trained is None or not any(s.method == OURS for s in judged.settings)
+    commands: list[str | None] = []
+    trains = ""
+    if of is not None or untried:
+        anticipates = of is None or of.selection == found.shift.anticipate + DIAL
+        method = OURS if of is None else of.method
+        shift = found.shift if anticipates else None
+        commands = [prepare, train_command(method, shift, kept, names["run"])]
+        trains = title_of(method, found.shift.anticipate + DIAL if of is None else of.selection)
+    code = None
+    if METHODS[use.method].train is None:
+        code = reference_code(use.method, use.dial, found.dataset.path or kept)
     return {
         "use": _key(use),
         "title": _title(use),
@@ -191,8 +202,9 @@ def _recommendation(
         "use_costs": _difference(use_costs),
         "words": _advice(judged, choice, brings, costs),
         "reference_words": _reference_words(judged, choice, use),
-        "commands": [command for command in (prepare, train) if command],
-        "commands_of": title_of(method, selection),
+        "commands": [command for command in commands if command],
+        "commands_of": trains,
+        "code": code,
     }
 
 

@@ -233,6 +233,8 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
                 tell(f"  {one['dialled']['words']}")
             for warning in one["warnings"]:
                 tell(f"  warning: {warning}", "yellow")
+        if advice["code"]:
+            tell(f"  {advice['title']} is fitted from Python: the code is in the report.")
         if advice["commands"]:
             if advice["commands_of"] != advice["title"]:
                 tell(f"  To train {advice['commands_of']}:")

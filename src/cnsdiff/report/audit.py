@@ -306,14 +306,13 @@ def _use_blocks(result: Mapping[str, Any]) -> list[Block]:
     for shift in result["shifts"]:
         advice = shift["recommendation"]
         said = [f"**{shift['title']}.** {advice['words']}", advice["reference_words"]]
-        if advice["commands"] and advice["commands_of"] != advice["title"]:
-            said.append(
-                f"{advice['title']} is a reference and has no command of its own; this trains "
-                f"{advice['commands_of']}:"
-            )
         blocks.append(Prose("\n\n".join(text for text in said if text)))
+        if advice["code"]:
+            blocks.append(Source(f"use-{shift['name']}.py", advice["code"]))
         if advice["commands"]:
-            blocks.append(Source(f"expect-{shift['name']}.sh", " && \\\n".join(advice["commands"])))
+            if advice["commands_of"] != advice["title"]:
+                blocks.append(Prose(f"To train {advice['commands_of']}:"))
+            blocks.append(Source(f"train-{shift['name']}.sh", " && \\\n".join(advice["commands"])))
     return blocks
 
 
