@@ -18,6 +18,8 @@ from cnsdiff.tables import Table
 OURS = "cnsdiff"
 #: The group that it is compared with.
 RIVALS = "sampler"
+#: The parts of the tables.
+PARTS = ("leaderboards", "trainings", "overview", "headline")
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,21 @@ class Findings:
         return f"ndcg@{self.k}"
 
     def tables(self) -> dict[str, list[Table]]:
-        """All tables, by the part they belong to."""
+        """All tables, by the part of :data:`PARTS` they belong to."""
         k = self.k
         columns = [
             ("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")
         ]  # fmt: skip
-        return {
-            "leaderboards": leaderboard(self.summary, self.comparison, columns=columns),
-            "trainings": trainings(self.table),
-            "overview": [
+        tables = (
+            leaderboard(self.summary, self.comparison, columns=columns),
+            trainings(self.table),
+            [
                 *overview(self.summary, self.comparison, metric=self.metric),
                 *overview(self.summary, split="test_iid", metric=self.metric),
             ],
-            "headline": [] if self.headline is None else headline_tables(self.headline),
-        }
+            [] if self.headline is None else headline_tables(self.headline),
+        )
+        return dict(zip(PARTS, tables, strict=True))
 
 
 def find(

@@ -144,8 +144,6 @@ def _print(
     rivals: str,
     steps: tuple[tuple[str, str], ...],
 ) -> None:
-    from json import loads
-
     from cnsdiff.benchmark.findings import PARTS, find
     from cnsdiff.benchmark.render import render
     from cnsdiff.benchmark.verdict import benchmark_verdict
@@ -155,7 +153,7 @@ def _print(
     shown = found.tables() if found else dict.fromkeys(PARTS, ())
     verdict = benchmark_verdict(found.summary, found.metric) if found else None
     if form == "json":
-        document = {key: loads(render(tables, "json")) for key, tables in shown.items()}
+        document = {key: [table.to_dict() for table in tables] for key, tables in shown.items()}
         told = {"name": grid.name, "missing": results.missing, "verdict": verdict}
         print_json(
             {
