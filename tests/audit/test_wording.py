@@ -56,10 +56,17 @@ def test_the_verdict_mixes_losses_gains_and_what_cannot_be_told():
     ]
     said = plain(verdict("It", "recall@10", found))
     assert said == (
-        "It would lose 30 % (20–40 %) of its Recall@10 C, gain 10 % (5–20 %) A, and lose an amount "
-        "that this log cannot tell B."
+        "It would lose 30 % (20–40 %) of its Recall@10 C and gain 10 % (5–20 %) A; how much B, "
+        "this log cannot tell."
     )
     assert "no shift of this log was measured" in verdict("It", "ndcg@20", [])
+
+
+def test_a_verdict_of_what_cannot_be_told():
+    said = verdict("It", "ndcg@20", [("A", Estimate(0.2, -0.2, 0.5)), ("B", NONE)])
+    assert plain(said) == (
+        "It: this log cannot tell how much of its NDCG@20 it would lose A (−20 to 50 %) or B."
+    )
 
 
 def test_a_verdict_without_a_loss():

@@ -72,7 +72,7 @@ SHIFTS: dict[str, Shift] = {
         Shift(
             "hybrid",
             "Time and popularity",
-            "if time went by and popularity shifted",
+            "as time goes by and popularity shifts",
             "The newest fifth of the log, with all of its items asked for alike.",
             "inverse-popularity",
         ),

@@ -58,12 +58,12 @@ def loss_phrase(loss: Estimate, of: str = "") -> str:
     if loss.high < 0:
         return f"gain {percent(-loss.value)} ({span(-loss.high, -loss.low)}){of}"
     if not can_tell(loss):
-        return f"lose an amount{of} that this log cannot tell ({span(loss.low, loss.high)})"
+        return f"lose an amount{of} that this log cannot tell{_inside(loss)}"
     return f"lose nothing{of} that this log can show ({span(loss.low, loss.high)})"
 
 
 def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) -> str:
-    """One sentence on what a recommender loses, the largest loss first.
+    """One sentence on what a recommender loses, the largest loss first; then what cannot be told.
 
     Parameters
     ----------
@@ -76,21 +76,34 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) ->
     """
     if not found:
         return f"{subject} could not be judged: no shift of this log was measured."
-    order = sorted(found, key=lambda one: (not math.isfinite(one[1].low), -one[1].value))
+    order = sorted(found, key=lambda one: -one[1].value)
+    told = [one for one in order if can_tell(one[1])]
+    open_ = [one for one in order if not can_tell(one[1])]
+    of = f" of its {metric_name(metric)}"
     parts: list[str] = []
     verb = ""
-    for phrase, loss in order:
-        said = loss_phrase(loss, "" if parts else f" of its {metric_name(metric)}")
+    for phrase, loss in told:
+        said = loss_phrase(loss, "" if parts else of)
         # The verb holds on until there is another.
         before, (verb, rest) = verb, said.split(" ", 1)
         parts.append(f"{rest if verb == before else said} {phrase}")
-    return f"{subject} would {_listed(parts)}."
+    if not open_:
+        return f"{subject} would {_listed(parts)}."
+    untold = _listed([f"{phrase}{_inside(loss)}" for phrase, loss in open_], "or")
+    if not told:
+        return f"{subject}: this log cannot tell how much{of} it would lose {untold}."
+    return f"{subject} would {_listed(parts)}; how much {untold}, this log cannot tell."
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _inside(loss: Estimate) -> str:
+    """The interval in brackets, if there is one."""
+    return f" ({span(loss.low, loss.high)})" if math.isfinite(loss.low) else ""
+
+
+def _listed(parts: Sequence[str], word: str = "and") -> str:
     if len(parts) < 3:
-        return " and ".join(parts)
-    return f"{', '.join(parts[:-1])}, and {parts[-1]}"
+        return f" {word} ".join(parts)
+    return f"{', '.join(parts[:-1])}, {word} {parts[-1]}"
 
 
 def difference_phrase(difference: Estimate) -> str:
