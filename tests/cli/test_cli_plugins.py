@@ -89,7 +89,6 @@ datasets:
   evening: {{path: {data}}}
 methods:
   mixed: {{set: {{sampler.name: mixed, backbone.name: projected, sampler.candidates: 4}}}}
-  random: {{set: {{sampler.name: random, backbone.name: mf}}}}
 seeds: [0]
 budget: {{epochs: 1}}
 select_on: [valid]
