@@ -32,6 +32,12 @@ def test_beside_the_run_by_default(cli, run):
     assert np.load(run.with_name("run-numpy") / "item_ids.npy").tolist() == model.items_.to_list()
 
 
+def test_beside_the_folder_that_one_stands_in(cli, run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert cli("export", ".", "--to", "numpy", "--json").json["path"] == f"{run}-numpy"
+    assert run.with_name("run-numpy").is_dir()
+
+
 def test_refusals(cli, run, tmp_path, untouched, monkeypatch):
     cli("export", run, "--to", "numpy", "--out", tmp_path / "out")
     untouched()

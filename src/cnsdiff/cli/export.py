@@ -30,6 +30,12 @@ class Index(StrEnum):
     hnsw = "hnsw"
 
 
+def beside(source: Path, format: str) -> Path:
+    """Where an export goes that is not told: ``runs/food-faiss`` beside ``runs/food``."""
+    named = source if source.name not in ("", "..") else source.resolve()
+    return named.with_name(f"{named.name}-{format}")
+
+
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     to: Annotated[Format, typer.Option(help="What to write.")],
@@ -67,7 +73,7 @@ def export(
         Format.faiss: exports.to_faiss,
     }[to]
     model = Recommender.load(run)
-    out = run.with_name(f"{run.resolve().name}-{to.value}") if out is None else out
+    out = beside(run, to.value) if out is None else out
     manifest = write(model, out, **options)
     if json:
         print_json({"path": str(out), **manifest})

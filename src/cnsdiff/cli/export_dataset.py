@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cnsdiff.cli.export import beside
+
 EXAMPLE = "Example: cnsdiff data export data/food --to recbole --out exports/food"
 
 
@@ -44,7 +46,7 @@ def export_dataset(
         Format.recbole: exports.dataset_to_recbole,
     }[to]
     data = load_dataset(dataset)
-    out = dataset.with_name(f"{dataset.resolve().name}-{to.value}") if out is None else out
+    out = beside(dataset, to.value) if out is None else out
     manifest = write(data, out, overwrite=overwrite)
     if json:
         print_json({"path": str(out), **manifest})
