@@ -185,6 +185,13 @@ def test_docstrings_are_shown_without_the_marks_of_another_tool(site: Site) -> N
     assert not re.findall(r":(?:class|func|meth|mod|data|attr|exc):", text)
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_what_is_no_part_of_the_site_lead_to_files(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [urlsplit(link) for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    assert not [link.path for link in links if not link.scheme and not (ROOT / link.path).exists()]
+
+
 # -- what the pages promise ------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Every block of code in the README and the documentation is run, or held to the code otherwise.
 
-A page is run from top to bottom in a folder of its own, as a reader would paste it: Python blocks
-with no command between them as one script, commands in this process. What would take minutes, a
+A page is run from top to bottom in a folder of its own, as a reader would paste it: all its Python
+in one session, commands in this process. What would take minutes, a
 network or several machines is not run but parsed: the command exists, and so do its options.
 """
 
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,7 +29,7 @@ import torch
 import typer
 import yaml
 
-from cnsdiff import prepare
+from cnsdiff import Recommender, prepare
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.cli.app import app
 from cnsdiff.config import Config, resolve_config
@@ -46,19 +46,19 @@ FILES = {
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
     "plugins.md": ("ratings.csv",),
-    "plugins.md": ("ratings.csv",),
+    "report.md": ("data/mine", "runs/mine"),
     "scenarios.md": ("ratings.csv", "random.csv"),
 }
 
 #: Commands that are parsed and not run, and why. The first pattern that fits decides.
 PARSED = {
-    r"python3 -m (venv|pip)|\.venv/bin/": "installs everything; tests/test_docs.py holds it to CI",
+    r"python3 -m (venv|pip)|\.venv/bin/|sh tests/install-browser": "installs all; CI runs it",
     r"pip install|export ": "changes the environment",
     r"mkdocs ": "serves until it is stopped; tests/test_site.py builds the site",
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",
     r"python benchmarks/": "takes minutes to hours",
     r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",
-    r"cnsdiff tune data/mine": "takes minutes; docs/tuning.md runs a short one",
+    r"cnsdiff report results/": "takes a benchmark's results; tests/report makes some",
     r"cnsdiff quickstart": "takes most of a minute; tests/cli/test_cli_commands.py runs it",
     r"cnsdiff (data fetch|prepare) (ml-100k|yahoo-r3|food|yelp|coat)": "needs the network",
     r".*\b(cuda|yahoo-r3|coat|user\.txt|train\.txt)\b": "needs a GPU or published files",
@@ -163,6 +163,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)
     for name in ("mine", "food", "yelp2018"):
         dataset.save(folder / "data" / name)
+    Recommender("mf", "random", training={"epochs": 2}).fit(dataset, run=folder / "runs/mine")
     return folder
 
 
@@ -181,7 +182,7 @@ RUN = [
 
 #: The only liberties taken with a page: training ends early, and worlds are small.
 SHORTER = {
-    "audit": ("--budget", "5s", "--shifts", "popularity"),
+    "audit": ("--budget", "8s", "--shifts", "popularity"),
     "train": ("--set", "training.epochs=2"),
     "simulate": ("--users", "90", "--items", "100", "--exposures", "30"),
 }
@@ -200,46 +201,91 @@ def run_command(cli: Cli, command: str) -> None:
     assert outcome.code == 0, (command, outcome.err)
 
 
-def run_python(code: str, folder: Path) -> None:
-    for pattern, small in SMALLER.items():
-        code = re.sub(pattern, small, code)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+#: Runs each line of its input, a folder to start anew in and code or both, and answers with what
+#: went wrong. One process for all pages, since most of what they would take is importing.
+DRIVER = """
+import json, os, sys, traceback, types
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    folder, code = json.loads(line)
+    if folder is not None:
+        os.chdir(folder)
+        os.environ["CNSDIFF_HOME"] = os.path.join(folder, "home")
+        sys.modules["__main__"] = page = types.ModuleType("__main__")
+    answer = ""
+    try:
+        exec(compile(code, "<page>", "exec"), page.__dict__)
+    except BaseException:
+        answer = traceback.format_exc()
+    print(json.dumps(answer), file=answers, flush=True)
+"""
+
+
+class Session:
+    """A Python that runs the blocks of one page after the other."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def start_page(self, folder: Path) -> None:
+        """Forget all names; the next blocks are run in ``folder``."""
+        self._send(str(folder), "")
+
+    def run(self, code: str) -> None:
+        for pattern, small in SMALLER.items():
+            code = re.sub(pattern, small, code)
+        self._send(None, code)
+
+    def _send(self, folder: str | None, code: str) -> None:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None
+        print(json.dumps([folder, code]), file=stdin, flush=True)
+        problem = json.loads(stdout.readline() or '"Python ended"')
+        assert not problem, f"{code}\n{problem}"
+
+
+@pytest.fixture(scope="module")
+def python() -> Iterator[Session]:
+    session = Session()
+    yield session
+    session.process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_a_page_runs_from_top_to_bottom(
-    page: str, files: Path, cli: Cli, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    page: str,
+    files: Path,
+    cli: Cli,
+    python: Session,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "page"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+    python.start_page(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
     torch.set_num_threads(1)
     for name in FILES.get(page, ()):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         copy = shutil.copytree if (files / name).is_dir() else shutil.copy
-        copy(files / name, folder / name)
-    script: list[str] = []
+        copy(files / name, tmp_path / name)
     for block in PAGES[page]:
         if block.title is not None:
-            (folder / block.title).write_text(block.text, encoding="utf-8")
+            (tmp_path / block.title).write_text(block.text, encoding="utf-8")
         if block.language == "python":
-            script.append(block.text)
-        if block.language != "bash":
-            continue
-        for command in block.commands:
-            if reason_to_parse(command):
-                continue
-            if script:
-                run_python("\n".join(script), folder)
-                script = []
-            run_command(cli, command)
-    if script:
-        run_python("\n".join(script), folder)
+            python.run(block.text)
+        if block.language == "bash":
+            for command in block.commands:
+                if not reason_to_parse(command):
+                    run_command(cli, command)
 
 
 # -- parsed ----------------------------------------------------------------------------------------
@@ -292,7 +338,9 @@ def parse(command: str) -> None:
         parse_pip(words[words.index("install") + 1 :])
     else:
         # The two commands of the README (tests/test_docs.py holds them to CI), and the like.
-        assert command.startswith(("python3 -m", ".venv/bin/", "export ", "mkdocs ")), command
+        assert command.startswith(("python3 -m", "sh ", ".venv/bin/", "export ", "mkdocs ")), (
+            command
+        )
 
 
 @pytest.mark.parametrize("block", of_language("bash"))
