@@ -17,7 +17,7 @@ from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
-from cnsdiff.benchmark.workers import LocalWorkers
+from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.errors import RunError
 from cnsdiff.report.benchmark import benchmark_document
 from cnsdiff.report.build import document_of
@@ -59,7 +59,7 @@ def results(tmp_path_factory) -> Path:
     store = Store(path)
     store.open(grid)
     places = {name: materialise(name, entry, store.data) for name, entry in grid.datasets.items()}
-    with LocalWorkers(1) as workers:
+    with ThisProcess() as workers:
         run(plan(grid, places, threads=1), store, workers)
     torch.set_num_threads(before)
     return path

@@ -83,6 +83,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
             name=TITLES.get(split, split),
             marker={**SPLITS[split].marker, "size": 11},
             error_x=error_bars(list(own.values())),
+            cliponaxis=False,  # a mean of 0 is whole
             hovertemplate="%{y}: %{x:.4f}",
         )
     figure.update_yaxes(

@@ -153,7 +153,7 @@ def _maps(
     figures = []
     for at, kind in enumerate(kinds):
         shown = {**ground, kind.name: {**kind.style.marker, "size": 7, "opacity": 0.85}}
-        figure = chart(height=400)
+        figure = chart(height=340)
         frames = []
         for name, marker in shown.items():
             place = parts[name]

@@ -316,22 +316,29 @@ def _next(path: Path, model: Recommender, data: Dataset | None, missing: str | N
     ]
     if data is not None and data.path is not None:
         place = shlex.quote(str(data.path))
+        same = f"cnsdiff train {place} --config {run}/config.yaml"
         expected = ANTICIPATES.get(data.scenario)
         chosen = model.config_.training.select_on
         if expected is not None and chosen != expected:
             lines += [
-                f"# Epoch and dial chosen for a {data.scenario} shift, still on validation alone "
-                f"(this run: {chosen}):",
-                f"cnsdiff train {place} --select-on {expected} --out {run}-{expected}",
+                f"# The same, with epoch and dial chosen for a {data.scenario} shift, still on "
+                f"validation alone (this run: {chosen}):",
+                f"{same} --select-on {expected} --out {run}-{expected}",
             ]
         elif expected is None and chosen == "valid":
             lines += [
-                "# Epoch and dial chosen for a shift of popularity, if that is what you expect:",
-                f"cnsdiff train {place} --select-on inverse-popularity --out {run}-anticipated",
+                "# The same, with epoch and dial chosen for a shift of popularity, if that is what "
+                "you expect:",
+                f"{same} --select-on inverse-popularity --out {run}-anticipated",
+            ]
+        if model.config_.sampler.name != "exposure":
+            lines += [
+                "# The default sampler, for comparison:",
+                f"cnsdiff train {place} --select-on {expected or 'valid'} --out {run}-default",
             ]
         lines += [
             "# How much of this is luck of the seed:",
-            f"cnsdiff train {place} --config {run}/config.yaml --seed 1 --out {run}-seed-1",
+            f"{same} --seed 1 --out {run}-seed-1",
             "# How many of the sampler's negatives are false:",
             f"cnsdiff evaluate {run} --references --false-negatives valid",
         ]
