@@ -104,8 +104,9 @@ TWO = ("--workers", 2, "--threads", 2)
 
 
 def timeless(printed: str) -> dict[str, Any]:
-    """What was printed, but how long it took."""
+    """What was printed, but how long it took and where it is."""
     document: dict[str, Any] = json.loads(printed)
+    assert document.pop("next")[0].startswith("cnsdiff report ")
     for table in document["trainings"]:
         for row in table["rows"]:
             assert row["values"].pop("seconds")["value"] > 0
@@ -122,6 +123,7 @@ def whole(tmp_path_factory) -> dict[str, Any]:
     document = timeless(out)
     assert (document["missing"], document["failures"]) == (0, [])
     assert document["leaderboards"]
+    assert document["verdict"].startswith("Best ")
     return document
 
 

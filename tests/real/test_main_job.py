@@ -101,8 +101,9 @@ def test_most_popular_on_food(cli, shared_data, folder):
 
 def test_yelp2018_has_two_malformed_lines(cli, shared_data, folder):
     code, out, err = cli(*prepare(shared_data / "yelp2018", folder / "yelp2018"))
-    assert (code, out) == (2, "")
+    assert code == 2
     (sentence,) = err.splitlines()
+    assert sentence == f"cnsdiff: {json.loads(out)['error']['message']}"
     assert "train.txt, line 1:" in sentence
     assert "--skip-bad" in sentence
     assert not (folder / "yelp2018").exists()
