@@ -17,11 +17,12 @@ from cnsdiff.audit.judging import settings_of
 from cnsdiff.audit.log import Log, Reading, read_log
 from cnsdiff.audit.methods import METHODS, Ease, audit_grid, ease_fits
 from cnsdiff.audit.naming import parse_given
-from cnsdiff.audit.result import Found, shift_result, verdicts
+from cnsdiff.audit.result import Found, shift_result
 from cnsdiff.audit.running import forget, run_in_time, spent, tasks_of
 from cnsdiff.audit.settings import SCHEMA_VERSION, is_audit, take_up
 from cnsdiff.audit.shifts import SHIFTS, LeftOut, Plan, Shift, plan_shifts
 from cnsdiff.audit.size import seconds_a_shift, thinned
+from cnsdiff.audit.verdicts import verdicts
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store

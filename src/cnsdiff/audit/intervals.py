@@ -10,6 +10,7 @@ tests, so that a user who is in both is drawn in both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,11 @@ class Estimate:
     def to_list(self) -> list[float | None]:
         """For JSON: value, low, high."""
         return [x if np.isfinite(x) else None for x in (self.value, self.low, self.high)]
+
+    @classmethod
+    def from_list(cls, values: Sequence[float | None]) -> Estimate:
+        """What :meth:`to_list` wrote."""
+        return cls(*(float("nan") if value is None else float(value) for value in values))
 
     @classmethod
     def of(cls, value: float, draws: NDArray[np.float64], level: float = 0.95) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,8 @@ from cnsdiff.data import Dataset
 from cnsdiff.evaluation.significance import bootstrap_differences
 
 TESTS = ("test_iid", "test_ood")
+#: Each in a sentence.
+TEST_NAMES = {"test_iid": "IID", "test_ood": "OOD"}
 #: The selection of a recommender that we did not train: what it is.
 AS_GIVEN = "as given"
 
@@ -56,6 +59,16 @@ class Setting:
         """Names it among the settings of a shift."""
         return f"{self.method}/{self.selection}"
 
+    @property
+    def row(self) -> str:
+        """The key of its row in the table: of MostPop, which has no dial, there is one row."""
+        return f"{self.method}/{PLAIN}" if self.method == "mostpop" else self.key
+
+    @property
+    def title(self) -> str:
+        """For a reader, among those of one shift."""
+        return title_of(self.method, self.selection)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -68,6 +81,10 @@ class Difference:
     def sign(self) -> int:
         """1 or -1 where the interval leaves 0 out, else 0."""
         return int(self.estimate.low > 0) - int(self.estimate.high < 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"difference": self.estimate.to_list(), "p": self.p_value, "sign": self.sign}
 
 
 def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
@@ -130,6 +147,17 @@ class Judged:
         return next(
             (s for s in self.settings if (s.method, s.selection) == (method, selection)), None
         )
+
+    def estimates(self, setting: Setting) -> dict[str, list[float | None]]:
+        """For JSON: accuracy on both tests and the loss, each with its interval."""
+        at = self.at(setting)
+        found = self.losses
+        return {
+            "iid": found.iid[at].to_list(),
+            "ood": found.ood[at].to_list(),
+            "iid_matched": found.iid_matched[at].to_list(),
+            "loss": found.loss[at].to_list(),
+        }
 
     def differences(self, test: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
         """First less second of each pair, over the users of a test."""

@@ -110,7 +110,7 @@ def difference_phrase(difference: Estimate) -> str:
     """``+.0120 (+.0080 to +.0160)``, or that the log shows none."""
     if not math.isfinite(difference.low):
         return "a difference that this log cannot tell"
-    inside = f"{_signed(difference.low)} to {_signed(difference.high)}"
+    inside = _signed_span(difference)
     if difference.low <= 0 <= difference.high:
         return f"no difference that this log can show ({inside})"
     return f"{_signed(difference.value)} ({inside})"
@@ -129,8 +129,7 @@ def cost_phrase(difference: Estimate, of: float | None = None) -> str:
     if not math.isfinite(difference.low):
         return "costs what this log cannot tell"
     if difference.low <= 0 <= difference.high:
-        inside = f"{_signed(difference.low)} to {_signed(difference.high)}"
-        return f"costs nothing that this log can show ({inside})"
+        return f"costs nothing that this log can show ({_signed_span(difference)})"
     verb = "costs" if difference.value < 0 else "gains"
     low, high = sorted((abs(difference.low), abs(difference.high)))
     size, inside = number(abs(difference.value)), f"{number(low)} to {number(high)}"
@@ -141,3 +140,7 @@ def cost_phrase(difference: Estimate, of: float | None = None) -> str:
 
 def _signed(value: float) -> str:
     return f"{'+' if value >= 0 else '−'}{number(abs(value))}"
+
+
+def _signed_span(difference: Estimate) -> str:
+    return f"{_signed(difference.low)} to {_signed(difference.high)}"
