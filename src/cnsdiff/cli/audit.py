@@ -209,7 +209,8 @@ def _report(out: Path) -> Path:
 def _print(result: dict[str, Any], out: Path, report: Path) -> None:
     from cnsdiff.benchmark.render import render
     from cnsdiff.cli.output import console
-    from cnsdiff.report.audit import short_table
+    from cnsdiff.report.audit_limits import limits_of_shifts
+    from cnsdiff.report.audit_loss import short_table
 
     screen = console()
 
@@ -240,7 +241,7 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
                 tell(f"  To train {advice['commands_of']}:")
             tell(f"  {' && '.join(advice['commands'])}", "cyan")
     tell("")
-    for text, titles in _limits(result).items():
+    for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
     for one in result["left_out"]:
         tell(f"left out: {one['name']}: {one['reason']}", "yellow")
@@ -249,15 +250,6 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
             f"failed: {failure['shift']} {failure['method']}: {failure['error']}", file=sys.stderr
         )
     tell(f"Wrote {out}. Report: {report}")
-
-
-def _limits(result: dict[str, Any]) -> dict[str, list[str]]:
-    """What limits the numbers, and under which shifts."""
-    limits: dict[str, list[str]] = {}
-    for shift in result["shifts"]:
-        for text in shift["limits"]:
-            limits.setdefault(text, []).append(shift["title"])
-    return limits
 
 
 def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:

@@ -1,0 +1,53 @@
+"""The section on the log that was audited, and how it was divided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cnsdiff.audit.wording import metric_name
+from cnsdiff.report.charts import TITLES
+from cnsdiff.report.document import Block, Facts, Prose
+from cnsdiff.tables import Cell, Column, Table
+
+
+def log_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """The log, the methods, and the pairs of each split."""
+    log, budget = result["log"], result["budget"]
+    threshold = log["threshold"]
+    facts = [
+        ("log", log["source"]),
+        ("rows", f"{log['rows']:,}"),
+        ("users", f"{log['users']:,}"),
+        ("items", f"{log['items']:,}"),
+        *((f"{role} column", str(name)) for role, name in log["columns"].items()),
+        ("positive", "every row" if threshold is None else f"ratings of {threshold:g} and more"),
+        ("budget", f"{budget['words']} ({budget['used']:.0f} s used)"),
+        ("metric", metric_name(result["metric"])),
+        ("seed", str(result["seed"])),
+        ("made by", result["created_by"]),
+        ("checksum", log["checksum"][:16]),
+    ]
+    methods = [(one["title"], one["about"]) for one in result["methods"].values()]
+    blocks: list[Block] = [Facts(facts)]
+    if log["notes"]:
+        blocks.append(Prose("\n\n".join(log["notes"])))
+    blocks.append(Facts(methods))
+    names = {"train": "train", **TITLES}
+    splits = [
+        (
+            (shift["title"],),
+            tuple(Cell(float(shift["dataset"]["pairs"].get(name, math.nan))) for name in names),
+        )
+        for shift in result["shifts"]
+    ]
+    blocks.append(
+        Table(
+            "Pairs of each split",
+            ("shift",),
+            tuple(Column(title, title, digits=0) for title in names.values()),
+            tuple(splits),
+        )
+    )
+    return blocks
