@@ -6,7 +6,7 @@ import io
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +36,7 @@ def test_more_values_than_width_are_averaged():
 
 
 @given(ANY, st.integers(1, 80), st.booleans())
+@example([1.7976931348623157e308] * 3, 1, False)
 def test_length_and_alphabet(values, width, ascii_only):
     line = spark_line(values, width, ascii_only=ascii_only)
     assert len(line) == min(len(values), width)

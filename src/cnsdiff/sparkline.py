@@ -61,7 +61,9 @@ def _averaged(values: Sequence[float | None], width: int) -> list[float | None]:
     means: list[float | None] = []
     for at in range(width):
         known = [v for v in values[at * n // width : (at + 1) * n // width] if v is not None]
-        means.append(sum(value / len(known) for value in known) if known else None)
+        mean = sum(value / len(known) for value in known)
+        # Rounding alone could make the mean of the largest numbers infinite.
+        means.append(min(max(mean, min(known)), max(known)) if known else None)
     return means
 
 

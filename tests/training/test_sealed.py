@@ -110,5 +110,5 @@ def test_one_function_opens_the_files_of_a_dataset():
     assert found == {
         ("directory", "read_table"),
         ("readers", "_read_parquet"),
-        ("features", "_read"),
+        ("raw_tables", "read_raw"),
     }
