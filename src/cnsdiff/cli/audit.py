@@ -10,6 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import (
+    EnvironmentColumn,
+    Format,
+    Header,
+    ItemColumn,
+    ItemCore,
+    ItemFeatures,
+    Json,
+    Randomised,
+    RatingColumn,
+    Seed,
+    SkipBad,
+    TimestampColumn,
+    UserColumn,
+    UserCore,
+    UserFeatures,
+)
 
 if TYPE_CHECKING:
     from cnsdiff.audit.audit import Options, Prepared
@@ -60,46 +77,28 @@ def audit(
             "--splits-only", help="Only divide the log, for a recommender of your own to train on."
         ),
     ] = False,
-    randomised: Annotated[
-        Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
-    ] = None,
-    user_features: Annotated[Path | None, typer.Option(help="What is known of users.")] = None,
-    item_features: Annotated[Path | None, typer.Option(help="What is known of items.")] = None,
+    randomised: Randomised = None,
+    user_features: UserFeatures = None,
+    item_features: ItemFeatures = None,
     threshold: Annotated[
         float | None, typer.Option(help="Least rating of a positive (default: told from the log).")
     ] = None,
-    user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
-    item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
-    format: Annotated[
-        str,
-        typer.Option(
-            help="auto, text, csv, tsv, inter, adjacency or parquet.",
-            autocompletion=completion.file_format,
-        ),
-    ] = "auto",
-    user_col: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
-    item_col: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
-    rating_col: Annotated[
-        str | None, typer.Option(help="Name of the rating column, or 'none'.")
-    ] = None,
-    timestamp_col: Annotated[
-        str | None, typer.Option(help="Name of the time column, or 'none'.")
-    ] = None,
-    environment_col: Annotated[
-        str | None, typer.Option(help="Name of the environment column, or 'none'.")
-    ] = None,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    environment_col: EnvironmentColumn = None,
     rank_col: Annotated[
         str | None, typer.Option(help="Name of the rank column of --recommendations.")
     ] = None,
     score_col: Annotated[
         str | None, typer.Option(help="Name of the score column of --recommendations.")
     ] = None,
-    header: Annotated[
-        bool | None, typer.Option(help="Whether the first line names the columns.")
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")
-    ] = False,
+    header: Header = None,
+    skip_bad: SkipBad = False,
     max_pairs: Annotated[
         int | None,
         typer.Option(
@@ -111,7 +110,7 @@ def audit(
     metric: Annotated[
         str, typer.Option(help="recall or ndcg, at 1, 5, 10 or 20: what is lost.")
     ] = "ndcg@20",
-    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
+    seed: Seed = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of all of them (default: all cores).")
@@ -120,7 +119,7 @@ def audit(
         bool, typer.Option("--overwrite", help="Start anew where an audit is.")
     ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Would your recommender survive a shift, and what should you do about it?
 

@@ -10,6 +10,7 @@ import typer
 
 from cnsdiff.cli import completion, describe, export_dataset
 from cnsdiff.cli.describe import entry_facts
+from cnsdiff.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,7 @@ _HOME = "Where data sets are kept; $CNSDIFF_HOME, else the user's data folder."
 @app.command("list", epilog=LIST_EXAMPLE)
 def list_(
     home: Annotated[Path | None, typer.Option(help=_HOME)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show the data sets known by name: size, licence, the shift they show, fetched or not."""
     from cnsdiff.catalogue import ENTRIES, status
@@ -71,7 +72,7 @@ def fetch(
     ] = None,
     home: Annotated[Path | None, typer.Option(help=_HOME)] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Fetch a data set, verify it and keep it; does nothing if it is there and intact.
 

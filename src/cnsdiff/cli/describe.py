@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import Json
 
 if TYPE_CHECKING:
     from cnsdiff.catalogue import Entry
@@ -33,7 +34,7 @@ def describe(
     seed: Annotated[
         int, typer.Option(min=0, help="Of the random divisions behind 'by chance'.")
     ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure the shift between train and each split: counts, long tail, distances, overlap."""
     from cnsdiff.cli.describe_tables import comparison_table, dataset_tables, plain

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cnsdiff.cli import completion
-from cnsdiff.cli.options import Dial
+from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -48,7 +48,7 @@ def evaluate(
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
     import polars as pl

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cnsdiff.cli.options import Dial
+from cnsdiff.cli.options import Dial, Json
 
 EXAMPLE = "Example: cnsdiff export runs/food --to faiss --out exports/food"
 
@@ -50,7 +50,7 @@ def export(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Write user and item embeddings, under your ids, for another system to serve.
 

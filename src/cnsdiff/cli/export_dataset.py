@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cnsdiff.cli.export import beside
+from cnsdiff.cli.options import Json
 
 EXAMPLE = "Example: cnsdiff data export data/food --to recbole --out exports/food"
 
@@ -29,7 +30,7 @@ def export_dataset(
         typer.Option(help="Directory to write (default: DATASET-FORMAT); its name is RecBole's."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Write the splits of a dataset, under your ids, for another tool to train on.
 

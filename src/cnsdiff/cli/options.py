@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cnsdiff.cli import completion
 
 #: Read a run at another dial.
 Dial = Annotated[
@@ -14,3 +17,40 @@ Dial = Annotated[
         "than in training, above for more, 0 leaves the scores as trained."
     ),
 ]
+
+# How a log is read.
+Randomised = Annotated[
+    Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
+]
+UserFeatures = Annotated[Path | None, typer.Option(help="What is known of users.")]
+ItemFeatures = Annotated[Path | None, typer.Option(help="What is known of items.")]
+UserCore = Annotated[int, typer.Option(min=0, help="Least positives of a user.")]
+ItemCore = Annotated[int, typer.Option(min=0, help="Least positives of an item.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="auto, text, csv, tsv, inter, adjacency or parquet.",
+        autocompletion=completion.file_format,
+    ),
+]
+UserColumn = Annotated[str | None, typer.Option(help="Name of the user column.")]
+ItemColumn = Annotated[str | None, typer.Option(help="Name of the item column.")]
+RatingColumn = Annotated[str | None, typer.Option(help="Name of the rating column, or 'none'.")]
+TimestampColumn = Annotated[str | None, typer.Option(help="Name of the time column, or 'none'.")]
+EnvironmentColumn = Annotated[
+    str | None, typer.Option(help="Name of the environment column, or 'none'.")
+]
+Header = Annotated[bool | None, typer.Option(help="Whether the first line names the columns.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")
+]
+
+# How the work is done, and told.
+Seed = Annotated[int, typer.Option(min=0, help="The one seed.")]
+OwnSeed = Annotated[int | None, typer.Option(min=0, help="The one seed.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

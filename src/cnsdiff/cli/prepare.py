@@ -9,6 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import (
+    EnvironmentColumn,
+    Format,
+    Header,
+    ItemColumn,
+    ItemCore,
+    ItemFeatures,
+    Json,
+    Randomised,
+    RatingColumn,
+    Seed,
+    SkipBad,
+    TimestampColumn,
+    UserColumn,
+    UserCore,
+    UserFeatures,
+)
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -50,12 +67,10 @@ def prepare(
             autocompletion=completion.scenario_setting,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
-    randomised: Annotated[
-        Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
-    ] = None,
-    user_features: Annotated[Path | None, typer.Option(help="What is known of users.")] = None,
-    item_features: Annotated[Path | None, typer.Option(help="What is known of items.")] = None,
+    seed: Seed = 0,
+    randomised: Randomised = None,
+    user_features: UserFeatures = None,
+    item_features: ItemFeatures = None,
     train: Annotated[Path | None, typer.Option(help="Ready training interactions.")] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation interactions (IID).")] = None,
     test_iid: Annotated[Path | None, typer.Option(help="Test from the same distribution.")] = None,
@@ -64,35 +79,19 @@ def prepare(
         str | None, typer.Option(help="Name of the dataset (default: as --out, or after LOG).")
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Least rating of a positive.")] = None,
-    user_core: Annotated[int, typer.Option(min=0, help="Least positives of a user.")] = 0,
-    item_core: Annotated[int, typer.Option(min=0, help="Least positives of an item.")] = 0,
-    format: Annotated[
-        str,
-        typer.Option(
-            help="auto, text, csv, tsv, inter, adjacency or parquet.",
-            autocompletion=completion.file_format,
-        ),
-    ] = "auto",
-    user_col: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
-    item_col: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
-    rating_col: Annotated[
-        str | None, typer.Option(help="Name of the rating column, or 'none'.")
-    ] = None,
-    timestamp_col: Annotated[
-        str | None, typer.Option(help="Name of the time column, or 'none'.")
-    ] = None,
-    environment_col: Annotated[
-        str | None, typer.Option(help="Name of the environment column, or 'none'.")
-    ] = None,
-    header: Annotated[
-        bool | None, typer.Option(help="Whether the first line names the columns.")
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option(help="Leave malformed lines out and count them.")
-    ] = False,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    environment_col: EnvironmentColumn = None,
+    header: Header = None,
+    skip_bad: SkipBad = False,
     licence: Annotated[str | None, typer.Option(help="Licence note for the manifest.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Divide a log into train, valid and IID and OOD tests by a shift scenario.
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cnsdiff.cli.options import Json, Seed
+
 EXAMPLE = "Example: cnsdiff quickstart --out quickstart"
 
 
@@ -17,8 +19,8 @@ def quickstart(
         Path | None, typer.Option(help="Keep the dataset and the runs in this new directory.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many epochs.")] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Simulate a confounded world, train random and cnsdiff, compare them under a shift.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnsdiff.cli.options import Dial
+from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +34,7 @@ def recommend(
     cold: Annotated[Cold, typer.Option(help="For users unknown to training.")] = Cold.error,
     dial: Dial = None,
     out: Annotated[Path | None, typer.Option(help="Write to .parquet or .csv instead.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """The best items of each user, without those already interacted with."""
     from rich.table import Table

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import Json, Seed
 
 EXAMPLE = "Example: cnsdiff simulate --shift popularity --confounding 2 --out data/world"
 
@@ -33,9 +34,9 @@ def simulate(
     exposures: Annotated[
         float, typer.Option(help="Mean number of items a user is shown in the log.")
     ] = 80.0,
-    seed: Annotated[int, typer.Option(min=0, help="The one seed.")] = 0,
+    seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Simulate clicks confounded by what was shown, with the truth beside them.
 

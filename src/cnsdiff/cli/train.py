@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
@@ -91,12 +92,9 @@ def train(
             autocompletion=completion.select_on,
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    seed: OwnSeed = None,
+    device: Device = None,
+    threads: Threads = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,7 +104,7 @@ def train(
             "run goes on where it was.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Train a recommender; early stopping looks at the validation split only.
 

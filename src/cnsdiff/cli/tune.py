@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnsdiff.cli import completion
+from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,13 +83,10 @@ def tune(
             help="What judges a trial, as in cnsdiff train.", autocompletion=completion.select_on
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The one seed.")] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seed: OwnSeed = None,
+    device: Device = None,
+    threads: Threads = None,
+    json: Json = False,
 ) -> None:
     """Search settings: trials are judged on validation, and no test split is opened.
 
