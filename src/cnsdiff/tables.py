@@ -13,6 +13,13 @@ NOTHING = "-"
 MARK = "†"
 
 
+def metric_title(metric: str) -> str:
+    """``ndcg@20`` as a reader knows it: ``NDCG@20``; what follows in brackets stays."""
+    name, at, rest = metric.partition("@")
+    spelled = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hitrate": "HitRate"}
+    return f"{spelled.get(name, name.capitalize())}{at}{rest}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of numbers: its name for machines, its title, and how its numbers are written.

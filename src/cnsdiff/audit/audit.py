@@ -27,7 +27,7 @@ from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Task
-from cnsdiff.benchmark.workers import LocalWorkers, ThisProcess, Workers
+from cnsdiff.benchmark.workers import LocalWorkers, ThisProcess, Workers, cores
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.durations import in_words
 from cnsdiff.errors import ConfigError, InputError
@@ -245,7 +245,7 @@ def run_audit(
     )
     store = Store(options.out / "benchmark")
     store.open(grid)
-    threads = max((options.threads or _cores()) // options.workers, 1)
+    threads = max((options.threads or cores()) // options.workers, 1)
     tasks = tasks_of(plan(grid, dict(prepared.paths), threads=threads))
     with store.writing(), _workers(options.workers) as workers:
         if prepared.before is not None:
@@ -382,10 +382,6 @@ def _free_memory() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):  # not every system tells
         return 4e9
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers(n: int) -> Workers:

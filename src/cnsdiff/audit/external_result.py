@@ -13,11 +13,11 @@ from cnsdiff.audit.wording import (
     cost_phrase,
     difference_phrase,
     loss_phrase,
-    metric_name,
     number,
     percent,
 )
 from cnsdiff.data import Dataset
+from cnsdiff.tables import metric_title
 
 
 def external_result(
@@ -105,7 +105,7 @@ def _words(
     beside = Estimate.from_list(against["test_ood"]["expected"]["difference"])
     today = Estimate.from_list(against["test_iid"]["plain"]["difference"])
     return (
-        f"{one.name} reaches {number(found.iid[at].value)} of {metric_name(metric)} today and "
+        f"{one.name} reaches {number(found.iid[at].value)} of {metric_title(metric)} today and "
         f"{number(found.ood[at].value)} under the shift: it would {loss_phrase(found.loss[at])}. "
         f"Under the shift, beside {choice.expected.title}: {difference_phrase(beside)}. Today, "
         f"beside {choice.plain.title}: {difference_phrase(today)}."
@@ -180,7 +180,7 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
     if own_metric != metric:
         notes.append(
             f"A quarter of its lists have {counts['length']} items or fewer that count, so it is "
-            f"judged by {metric_name(own_metric)}, and so is what it is compared with; longer "
+            f"judged by {metric_title(own_metric)}, and so is what it is compared with; longer "
             "lists can be judged further down."
         )
     if counts.get("ordered_by") == "rows":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +131,7 @@ def losses(iid: Measured, ood: Measured, *, seed: int, n_resamples: int = RESAMP
         table[rows, own, -1] = 1.0
         sums[name] = table.reshape(len(users), -1)
     whole = np.concatenate(list(sums.values()), axis=1)
-    drawn = _resampled(whole, seed, n_resamples)
+    drawn = resampled_sums(whole, numpy_generator(seed, "audit/users"), n_resamples)
     observed = whole.sum(axis=0, dtype=np.float64)[None]
 
     def means(of: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -191,9 +192,10 @@ def _classes(
     return joined[first], joined[second]
 
 
-def _resampled(values: NDArray[np.float32], seed: int, n_resamples: int) -> NDArray[np.float64]:
+def resampled_sums(
+    values: NDArray[np.floating[Any]], rng: np.random.Generator, n_resamples: int
+) -> NDArray[np.float64]:
     """Sums ``(n_resamples, J)`` over the rows of ``values (U, J)``, drawn with replacement."""
-    rng = numpy_generator(seed, "audit/users")
     n_users = len(values)
     found = np.empty((n_resamples, values.shape[1]))
     step = max(1, _BLOCK // n_users)
@@ -201,5 +203,5 @@ def _resampled(values: NDArray[np.float32], seed: int, n_resamples: int) -> NDAr
         size = min(step, n_resamples - start)
         at = rng.integers(n_users, size=(size, n_users)) + np.arange(size)[:, None] * n_users
         counts = np.bincount(at.ravel(), minlength=size * n_users).reshape(size, n_users)
-        found[start : start + size] = counts.astype(np.float32) @ values
+        found[start : start + size] = counts.astype(values.dtype) @ values
     return found

@@ -19,15 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.audit.intervals import Estimate
+from cnsdiff.audit.intervals import RESAMPLES, Estimate, resampled_sums
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.seeding import numpy_generator
 
-_RESAMPLES = 2000
 #: Fewer users than this tell nothing; of more than this, some are enough.
 LEAST_USERS, _MOST_USERS = 20, 4000
 #: Held-out pairs are found at least so often as training pairs: they were learnt from alike.
@@ -107,7 +105,9 @@ def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
         found = pairs.hits(users, own).sum(1) - pairs.hits(users, others).sum(1)
         excess.append((found / pairs.counts[users]).numpy())
     values = np.stack(excess, axis=1)
-    means, observed = _resampled_means(values, seed), values.mean(0)
+    rng = numpy_generator(seed, "audit/signs")
+    means = resampled_sums(values, rng, RESAMPLES) / len(values)
+    observed = values.mean(0)
     ratio = float(observed[1] / observed[0]) if observed[0] > 0 else float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = means[:, 1] / means[:, 0]
@@ -117,13 +117,3 @@ def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
         Estimate.of(ratio, ratios),
         len(users),
     )
-
-
-def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    rng = numpy_generator(seed, "audit/signs")
-    n = len(values)
-    found = np.empty((_RESAMPLES, values.shape[1]))
-    for at in range(_RESAMPLES):
-        counts = np.bincount(rng.integers(n, size=n), minlength=n)
-        found[at] = counts @ values / n
-    return found

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from cnsdiff.audit.intervals import Estimate
+from cnsdiff.tables import metric_title
 
 #: An interval of a loss that is wider than this tells nothing if it holds 0.
 WIDE = 0.3
@@ -21,12 +22,6 @@ def percent(share: float) -> str:
     """``0.624`` -> ``62 %``, with a space that does not break; small ones with a digit more."""
     value = 100 * share
     return f"{value:.1f}{PERCENT}" if 0 < abs(value) < 1 else f"{value:.0f}{PERCENT}"
-
-
-def metric_name(metric: str) -> str:
-    """``ndcg@20`` -> ``NDCG@20``."""
-    name, _, k = metric.partition("@")
-    return f"{'NDCG' if name == 'ndcg' else name.capitalize()}@{k}"
 
 
 def number(value: float) -> str:
@@ -79,7 +74,7 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) ->
     order = sorted(found, key=lambda one: -one[1].value)
     told = [one for one in order if can_tell(one[1])]
     open_ = [one for one in order if not can_tell(one[1])]
-    of = f" of its {metric_name(metric)}"
+    of = f" of its {metric_title(metric)}"
     parts: list[str] = []
     verb = ""
     for phrase, loss in told:

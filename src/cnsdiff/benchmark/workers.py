@@ -19,6 +19,11 @@ from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.errors import ConfigError
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers(AbstractContextManager["Workers"]):
     """Runs tasks; a context manager, whose end is the workers' end."""
 

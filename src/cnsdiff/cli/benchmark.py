@@ -81,6 +81,7 @@ def benchmark(
     from cnsdiff.benchmark.plan import plan
     from cnsdiff.benchmark.run import collect
     from cnsdiff.benchmark.store import Store
+    from cnsdiff.benchmark.workers import cores
     from cnsdiff.cli.output import shown_path
     from cnsdiff.errors import InputError
 
@@ -93,7 +94,7 @@ def benchmark(
     store = Store(out or Path("results") / asked.name)
     store.open(asked)
     # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
-    each = (threads or 1) if ray is not None else max((threads or _cores()) // workers, 1)
+    each = (threads or 1) if ray is not None else max((threads or cores()) // workers, 1)
     with nullcontext() if show else store.writing():
         datasets = {
             name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
@@ -111,12 +112,6 @@ def benchmark(
     _print(asked, results, form, baseline, ours, rivals, steps)
     if results.failures.height and not show:
         raise typer.Exit(1)
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:

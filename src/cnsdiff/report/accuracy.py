@@ -21,9 +21,9 @@ from cnsdiff.evaluation.significance import (
     holm,
     retained,
 )
-from cnsdiff.report.charts import TITLES, metric_title, split_dots
+from cnsdiff.report.charts import TITLES, split_dots
 from cnsdiff.report.document import Block, Figure
-from cnsdiff.tables import MARK, Cell, Column, Table
+from cnsdiff.tables import MARK, Cell, Column, Table, metric_title
 
 TESTS = ("test_iid", "test_ood")
 #: Family-wise error of the marks.

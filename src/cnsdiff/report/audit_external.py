@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.audit.wording import metric_name
 from cnsdiff.report.audit_limits import titles_by_text
 from cnsdiff.report.audit_rows import LOSS, cell, difference_cell
 from cnsdiff.report.document import Block, Prose
-from cnsdiff.tables import Column, Table
+from cnsdiff.tables import Column, Table, metric_title
 
 
 def externals(result: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -31,7 +30,7 @@ def external_blocks(result: Mapping[str, Any]) -> list[Block]:
         today = one["against"]["test_iid"]["expected"]
         rows.append(
             (
-                (one["name"], f"{shift['title']} ({metric_name(one['metric'])})"),
+                (one["name"], f"{shift['title']} ({metric_title(one['metric'])})"),
                 (
                     cell(one["iid"]),
                     cell(one["ood"]),

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.audit.wording import metric_name
 from cnsdiff.report.charts import TITLES
 from cnsdiff.report.document import Block, Facts, Prose
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import Cell, Column, Table, metric_title
 
 
 def log_blocks(result: Mapping[str, Any]) -> list[Block]:
@@ -24,7 +23,7 @@ def log_blocks(result: Mapping[str, Any]) -> list[Block]:
         *((f"{role} column", str(name)) for role, name in log["columns"].items()),
         ("positive", "every row" if threshold is None else f"ratings of {threshold:g} and more"),
         ("budget", f"{budget['words']} ({budget['used']:.0f} s used)"),
-        ("metric", metric_name(result["metric"])),
+        ("metric", metric_title(result["metric"])),
         ("seed", str(result["seed"])),
         ("made by", result["created_by"]),
         ("checksum", log["checksum"][:16]),

@@ -7,16 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.audit.wording import metric_name
 from cnsdiff.palette import method_styles
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, plain_rows, shown_rows, strokes
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import Column, Table
+from cnsdiff.tables import Column, Table, metric_title
 
 
 def short_table(result: Mapping[str, Any]) -> Table:
     """Every shift on few lines: each method as usually read, and those that expect the shift."""
-    name = metric_name(result["metric"])
+    name = metric_title(result["metric"])
     rows = []
     for shift in result["shifts"]:
         shown = shown_rows(shift)
@@ -53,7 +52,7 @@ def loss_blocks(result: Mapping[str, Any]) -> list[Block]:
         LOSS,
     )
     table = Table(
-        f"{metric_name(result['metric'])} today and under each shift",
+        f"{metric_title(result['metric'])} today and under each shift",
         ("shift", "setting"),
         columns,
         tuple(

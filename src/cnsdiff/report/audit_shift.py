@@ -8,12 +8,11 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.audit.judging import AS_GIVEN
-from cnsdiff.audit.wording import metric_name
 from cnsdiff.palette import SPLITS
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, number, shown_rows, strokes
 from cnsdiff.report.charts import TITLES
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import Cell, Column, Table, metric_title
 
 _ENDED = {
     "patience": "nothing better came",
@@ -72,7 +71,7 @@ def shift_blocks(result: Mapping[str, Any], shift: Mapping[str, Any]) -> list[Bl
 
 def _against(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Table:
     """All settings on both tests, those that differ from the usual recommender marked."""
-    name = metric_name(result["metric"])
+    name = metric_title(result["metric"])
     rows = []
     places = {key: best_places([r[key][0] for r in shift["table"]]) for key in ("iid", "ood")}
     for at, row in enumerate(shift["table"]):
@@ -130,7 +129,7 @@ def _test_figure(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Figure:
             marker=style.marker,
             error_x=strokes(values, style.colour),
         )
-    figure.update_xaxes(title=metric_name(result["metric"]), rangemode="tozero")
+    figure.update_xaxes(title=metric_title(result["metric"]), rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
     figure.update_layout(height=140 + 42 * len(labels))
     return Figure(

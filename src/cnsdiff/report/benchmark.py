@@ -19,9 +19,9 @@ from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict, deployed
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.palette import SPLITS, Style, method_styles
-from cnsdiff.report.charts import chart, error_bars, metric_title
+from cnsdiff.report.charts import chart, error_bars
 from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, Source
-from cnsdiff.tables import MARK, Cell, Column, Table
+from cnsdiff.tables import MARK, Cell, Column, Table, metric_title
 
 #: Methods that a figure can name one by one; of more it shows the groups.
 NAMED = 12

@@ -28,13 +28,6 @@ def chart(*, x: str | None = None, y: str | None = None, height: int | None = No
     return figure
 
 
-def metric_title(metric: str) -> str:
-    """``ndcg@20`` as a reader knows it: ``NDCG@20``; what follows in brackets stays."""
-    name, at, rest = metric.partition("@")
-    spelled = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hitrate": "HitRate"}
-    return f"{spelled.get(name, name.capitalize())}{at}{rest}"
-
-
 def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
     """The ends of intervals for a trace of points."""
     return {

@@ -16,8 +16,9 @@ from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.model import EmbeddingModel
 from cnsdiff.palette import SPLITS, method_styles
 from cnsdiff.report.accuracy import Measured
-from cnsdiff.report.charts import TITLES, chart, mark_x, metric_title
+from cnsdiff.report.charts import TITLES, chart, mark_x
 from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.tables import metric_title
 from cnsdiff.training.selection import as_configured, some_users
 
 #: Where the dial is read, besides the one that was chosen.

@@ -28,7 +28,6 @@ from cnsdiff.report.accuracy import (
     stand,
     tests_of,
 )
-from cnsdiff.report.charts import metric_title
 from cnsdiff.report.dial import dial_blocks
 from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source
 from cnsdiff.report.negatives import negative_blocks
@@ -36,7 +35,7 @@ from cnsdiff.report.shift import shift_blocks
 from cnsdiff.report.slices import slice_blocks
 from cnsdiff.report.training import training_blocks
 from cnsdiff.reporting import Reporting
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import Cell, Column, Table, metric_title
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
 EASE_ITEMS = 6_000

@@ -14,9 +14,9 @@ from cnsdiff.data import Split
 from cnsdiff.evaluation.significance import Interval, user_intervals
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy
 from cnsdiff.report.accuracy import Measured, interval_cell, placed
-from cnsdiff.report.charts import TITLES, metric_title, split_lines
+from cnsdiff.report.charts import TITLES, split_lines
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import Cell, Column, Table, metric_title
 
 #: Resamples of users behind the interval of a part.
 RESAMPLES = 1_000

@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.palette import SPLITS, Style, method_styles
-from cnsdiff.report.charts import chart, metric_title
+from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, Source
 from cnsdiff.reporting import as_time
 from cnsdiff.search_space import Space
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.tables import Cell, Column, Table, metric_title
 from cnsdiff.tuning.importance import LEAST_TRIALS, Importances
 from cnsdiff.tuning.study import BEST_CONFIG, Study, next_commands, read_study
 from cnsdiff.tuning.trial import Trial, shown
