@@ -6,6 +6,7 @@ import math
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from cnsdiff.errors import InputError, StorageError
 from cnsdiff.run import history_row, read_manifest
@@ -62,8 +63,12 @@ def test_curves_configuration_and_outcome(world, recommender, tmp_path, noting):
 
 @pytest.mark.parametrize("lost", [False, True], ids=["logged", "the last epoch not logged"])
 def test_a_resumed_training_goes_on_in_the_same_curves(
-    world, recommender, interrupting, tmp_path, lost
+    world, recommender, interrupting, tmp_path, lost, monkeypatch
 ):
+    # The second writer's number has a digit more, so its file would be the first by name if both
+    # were begun in the same second.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
+
     class Deaf(TensorBoardCallback):
         """Killed between the checkpoint of an epoch and its log."""
 

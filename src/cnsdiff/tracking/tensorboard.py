@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +70,8 @@ class TensorBoardCallback(Callback):
             )
         self._place = place.resolve()
         goes_on = known == str(self._place)
+        if goes_on:
+            _wait_for_a_later_name(self._place)
         # What was written of epochs is written again, from the checkpoint's history: the one in
         # which the training was killed may be missing.
         self._writer = _writer(self._place, purge_step=1 if goes_on else None)
@@ -152,6 +155,21 @@ def _writer(place: Path, purge_step: int | None = None) -> SummaryWriter:
         raise StorageError(
             f"{place}: cannot be written: {error}; choose another folder for TensorBoard"
         ) from error
+
+
+def _wait_for_a_later_name(place: Path) -> None:
+    """Until the second named in the newest event file is over.
+
+    TensorBoard reads event files in the order of their names, and those begun in the same second
+    are ordered by the digits of a process's number: 10 before 9. Read in the wrong order, what
+    the later file takes back would stay.
+    """
+    stamps = [path.name.split(".")[3] for path in place.glob("events.out.tfevents.*")]
+    newest = max((int(stamp) for stamp in stamps if stamp.isdecimal()), default=0)
+    left = newest + 1 - time.time()
+    # Where the clock was set back, no wait that anyone would bear brings it forward.
+    if 0 < left <= 1:
+        time.sleep(left)
 
 
 def _verbatim(text: str) -> str:
