@@ -61,6 +61,7 @@ def peer(data: Path) -> str:
     return f"'{sys.executable}' '{data / 'peer.py'}'"
 
 
+@pytest.mark.slow
 def test_every_row_is_there_and_a_missing_peer_is_named(data: Path, peer: str) -> None:
     folder = data / "figures"
     report, printed = measure(

@@ -18,6 +18,8 @@ import pytest
 
 import cnsdiff
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 #: Attributes by which a page has something loaded; ``href`` of a link in the text is not one.

@@ -128,7 +128,8 @@ def whole(tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_kill_9_at_a_random_moment(whole, tmp_path):
+def test_ended_at_random_moments_and_gone_on_with(whole, tmp_path):
+    """Ends as what was left alone, however often it is killed or politely ended."""
     grid, out = write(tmp_path), tmp_path / "out"
     random = np.random.default_rng(1)
     with process(grid, "--out", out, *TWO) as running:
@@ -137,34 +138,29 @@ def test_kill_9_at_a_random_moment(whole, tmp_path):
         running.send_signal(signal.SIGKILL)
         assert running.wait(60) == -signal.SIGKILL
         assert_all_end(running.pid)  # the workers end with it
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with process(grid, "--out", out, *TWO) as running:
+            wait_for_tasks(running, 1)
+            if number == signal.SIGINT:
+                os.killpg(running.pid, number)  # as a terminal does
+            else:
+                running.send_signal(number)
+            printed, err = running.communicate(timeout=60)
+            assert_all_end(running.pid)
+        assert running.returncode == 130
+        assert printed == ""
+        assert "Traceback" not in err
+        assert err.splitlines()[-1] == (
+            f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on"
+        )
     kept = len(list((out / "records").glob("[!.]*.parquet")))
-    assert kept
+    assert kept >= 4
     with process(grid, "--out", out, "--json", *TWO) as running:
         printed, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert f" tasks, {kept} of them done before" in err
     assert timeless(printed) == whole
     assert [entry.name for entry in out.rglob(".*")] == [".lock"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_end_says_how_to_go_on(tmp_path, number):
-    out = tmp_path / "out"
-    with process(write(tmp_path), "--out", out, *TWO) as running:
-        wait_for_tasks(running, 2)
-        if number == signal.SIGINT:
-            os.killpg(running.pid, number)  # as a terminal does
-        else:
-            running.send_signal(number)
-        printed, err = running.communicate(timeout=60)
-        assert_all_end(running.pid)
-    assert running.returncode == 130
-    assert printed == ""
-    assert "Traceback" not in err
-    assert err.splitlines()[-1] == (
-        f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on"
-    )
 
 
 @pytest.mark.slow

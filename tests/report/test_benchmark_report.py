@@ -183,6 +183,7 @@ def test_many_methods_are_named_by_group(results, report, monkeypatch):
     assert len(looks) == 4
 
 
+@pytest.mark.slow
 def test_in_a_browser(report, tmp_path, open_page):
     file = tmp_path / "report.html"
     write_html(report, file)

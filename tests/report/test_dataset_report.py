@@ -93,6 +93,7 @@ def test_problems_are_said(shifted):
     assert first.text == "Note: 7 pairs are both in train and in valid."
 
 
+@pytest.mark.slow
 def test_in_a_browser(shifted, tmp_path, open_page):
     file = tmp_path / "shop.html"
     write_html(descriptions_document([describe(shifted)]), file)

@@ -15,6 +15,8 @@ from report_parts import HOSTILE, find_chromium
 
 from cnsdiff.palette import DARK, SPLITS
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = ["overview", "training", "settings"]
 
 

@@ -360,6 +360,7 @@ def test_principal_plane():
     assert alone.shape == (4, 2) and whole == 1
 
 
+@pytest.mark.slow
 def test_in_a_browser(report, tmp_path, open_page):
     file = tmp_path / "report.html"
     write_html(report, file)

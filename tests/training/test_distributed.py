@@ -12,6 +12,7 @@ import torch
 from launching import ENVIRONMENT, TORCHRUN, furthest, scalars, torchrun, train_together
 
 from cnsdiff import Recommender, load_dataset
+from cnsdiff.assembly import assemble
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.run import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
@@ -100,7 +101,6 @@ def test_the_command_line_speaks_with_one_voice(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--sampler", "srns"], r"the sampler 'srns' remembers .*; train it in one process"),
         (["--set", "training.slices=3"], r"3 slices cannot be shared evenly by 2 processes; set"),
         (["--set", "training.epoch=3"], r"unknown key 'training.epoch' \(did you mean"),
     ],
@@ -276,14 +276,25 @@ def test_a_run_is_gone_on_with_in_as_many_slices(world, tmp_path, interrupting):
     assert torch.equal(resumed.user_embeddings_, whole.user_embeddings_)
 
 
+def trainer_of_two() -> Trainer:
+    return Trainer(
+        TrainingConfig(), seed=0, fabric=make_fabric("cpu", "32-true"), processes=Processes(0, 2)
+    )
+
+
+def test_a_sampler_with_memory_is_refused_by_several_processes(world):
+    step, _ = assemble(Recommender(sampler="srns").resolve(), world)
+    with pytest.raises(ConfigError, match=r"'srns' remembers .*; train it in one process$"):
+        trainer_of_two().require_fit(step)
+    step, _ = assemble(Recommender(sampler="cnsdiff").resolve(), world)
+    trainer_of_two().require_fit(step)  # all that it keeps is learnt
+
+
 def test_slices_that_more_processes_cannot_share_are_refused(world, tmp_path, interrupting):
     with pytest.raises(KeyboardInterrupt):
         Recommender(sampler="random", training={"batch_size": 64}).fit(
             world, run=tmp_path / "run", reporter=interrupting(1)
         )
     state = TrainingState.load(tmp_path / "run" / CHECKPOINT)
-    trainer = Trainer(
-        TrainingConfig(), seed=0, fabric=make_fabric("cpu", "32-true"), processes=Processes(0, 2)
-    )
     with pytest.raises(RunError, match=r"in 1 slice\(s\), which 2 processes cannot share"):
-        trainer._slices_of(state)
+        trainer_of_two()._slices_of(state)

@@ -90,14 +90,6 @@ def test_interrupted_and_resumed(dataset, tmp_path):
     assert furthest(tmp_path / "a" / "whole", parts) == 0
 
 
-@pytest.mark.slow
-def test_what_cannot_be_sharded_is_refused_in_one_sentence(dataset, tmp_path):
-    options = ("--sampler", "cnsdiff", "--set", "training.shard=true")
-    done = torchrun("-m", "cnsdiff", "train", dataset, "--out", tmp_path / "run", *options)
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("cnsdiff: ")]
-    assert "the sampler CNSDiffSampler needs the data of all users; take one of exposure" in said
-
-
 # -- in this process ---------------------------------------------------------------------------
 
 
