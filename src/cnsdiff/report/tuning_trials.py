@@ -1,0 +1,38 @@
+"""How the trials of a study look in its figures, and how they are counted in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnsdiff.palette import Style, method_styles
+from cnsdiff.tuning.trial import Trial
+
+STATES = ("completed", "pruned", "failed")
+STYLES: dict[str, Style] = method_styles(STATES)
+
+
+def add_points(figure: Any, trials: list[Trial], x: list[Any]) -> None:
+    """A point per trial, by state, with its setting on hovering."""
+    for state in STATES:
+        there = [at for at, trial in enumerate(trials) if trial.state == state]
+        if not there:
+            continue
+        figure.add_scatter(
+            x=[x[at] for at in there],
+            y=[trials[at].value for at in there],
+            mode="markers",
+            name=state,
+            marker=STYLES[state].marker,
+            customdata=[
+                [trials[at].number, trials[at].described().replace("  ", "<br>")] for at in there
+            ],
+            hovertemplate="trial %{customdata[0]}: %{y:.4f}<br>%{customdata[1]}<extra></extra>",
+        )
+
+
+def n_trials(n: int) -> str:
+    return plural(n, "trial")
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
