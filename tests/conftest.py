@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,15 +14,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores: each with threads of its own would only be in the others' way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: at the end no process waits for another's long file.
-
-    pytest-xdist hands out whole files in this order (``--no-loadscope-reorder``).
-    """
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ class RayWorkers(Workers):
         except (ConnectionError, ValueError) as error:
             raise _no_answer(address, error) from error
         try:
-            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            nodes: list[dict[str, Any]] = ray.nodes()
             _require_room(nodes, {"CPU": threads, "GPU": gpus})
         except ConfigError:
             ray.shutdown()
