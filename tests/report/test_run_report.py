@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.data import Dataset
 from cnsdiff.errors import InputError, RunError
 from cnsdiff.references import REFERENCES, STANDARD
@@ -18,6 +19,7 @@ from cnsdiff.report.document import Document, Figure, Prose, Source
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.report.negatives import principal_plane
 from cnsdiff.report.run import run_document
+from cnsdiff.report.run_next import next_steps
 from cnsdiff.reporting import Reporting
 from cnsdiff.shifts import prepare_given
 from cnsdiff.tables import Table
@@ -197,6 +199,17 @@ def test_what_to_run_next(run, report, world):
     # It was selected for its shift already; the default sampler would be another.
     assert "The same, with epoch and dial" not in said
     assert f"--select-on inverse-popularity --out '{run}'-default" in said
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_what_to_run_next_expects_the_shift_as_an_audit_does(run, world, name):
+    data = load_dataset(world)
+    data.manifest["scenario"] = name
+    (found,) = next_steps(run, Recommender.load(run), data, None)
+    (default,) = (line for line in found.text.splitlines() if line.endswith("-default"))
+    assert f" {' '.join(SHIFTS[name].options)} --out " in default
+    same = f"--select-on {SHIFTS[name].anticipate} "
+    assert found.text.count(same) == (2 if "popularity" not in SHIFTS[name].anticipate else 1)
 
 
 def test_where_it_came_from(run, report):

@@ -51,9 +51,7 @@ def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) ->
         return None
     parts = ["cnsdiff", "train", str(dataset), *shlex.split(kind.train)]
     if shift is not None:
-        parts += ["--select-on", shift.anticipate]
-        for key, value in shift.training.items():
-            parts += ["--set", f"training.{key}={value}"]
+        parts += shift.options
     return shlex.join([*parts, "--out", str(out)])
 
 

@@ -41,6 +41,12 @@ class Shift:
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What ``cnsdiff train`` takes to expect this shift."""
+        settings = (f"training.{key}={value}" for key, value in self.training.items())
+        return ("--select-on", self.anticipate, *(w for s in settings for w in ("--set", s)))
+
 
 #: In order of importance: with little time the first come first.
 SHIFTS: dict[str, Shift] = {

@@ -16,13 +16,10 @@ from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.errors import CnsdiffError, InputError
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
-from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender import Recommender
 from cnsdiff.references import REFERENCES, STANDARD
 from cnsdiff.report.accuracy import (
-    ALPHA,
     Measured,
-    Standing,
     accuracy_blocks,
     measure_model,
     stand,
@@ -31,6 +28,8 @@ from cnsdiff.report.accuracy import (
 from cnsdiff.report.dial import dial_blocks
 from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source
 from cnsdiff.report.negatives import negative_blocks
+from cnsdiff.report.run_next import next_steps
+from cnsdiff.report.run_verdict import verdict_on_tests, verdict_without_tests
 from cnsdiff.report.shift import shift_blocks
 from cnsdiff.report.slices import slice_blocks
 from cnsdiff.report.training import training_blocks
@@ -39,12 +38,6 @@ from cnsdiff.tables import Cell, Column, Table, metric_title
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
 EASE_ITEMS = 6_000
-#: What to select on when a shift of this scenario is expected.
-ANTICIPATES = {
-    "popularity": "inverse-popularity",
-    "exposure": "inverse-exposure",
-    "temporal": "recency",
-}
 
 
 def run_document(
@@ -86,7 +79,7 @@ def run_document(
         measured, left_out = _measure(model, data, held_out, path, told)
         told.note("comparing them by resampling users")
         standing = stand(measured, metric, seed)
-        verdict, summary = _verdict(standing, data)
+        verdict, summary = verdict_on_tests(standing, data)
         summary += "".join(f"\n\n{sentence}" for sentence in left_out)
         sections.append(Section("Accuracy", accuracy_blocks(standing)))
         sections.append(
@@ -96,7 +89,7 @@ def run_document(
         dial = dial_blocks(model.model_, model.config_, data, held_out, measured[1:], metric)
         sections.append(Section("Dial", dial))
     else:
-        verdict, summary = _verdict_without_tests(model, parts["history"], missing)
+        verdict, summary = verdict_without_tests(model, parts["history"], missing)
         if (known := _last_evaluation(path, metric)) is not None:
             sections.append(Section("Accuracy", [known]))
     if data is not None:
@@ -109,7 +102,7 @@ def run_document(
     metrics = (model.config_.training.selection_metrics[0], *_plain_metrics(metric))
     history = training_blocks(parts["history"], model.best_epoch_, tuple(dict.fromkeys(metrics)))
     sections.append(Section("Training", history))
-    sections.append(Section("Next", _next(path, model, data, missing)))
+    sections.append(Section("Next", next_steps(path, model, data, missing)))
     sections.append(Section("Run", _provenance(path, parts, model)))
     return Document(title, verdict, sections, summary)
 
@@ -176,90 +169,6 @@ def _measure(
     return measured, left_out
 
 
-# --- The verdict
-
-#: A space at which no line breaks.
-_NARROW = "\u202f"
-
-
-def _percent(found: Interval) -> str:
-    if math.isnan(found.low):
-        return f"{100 * found.mean:.0f}{_NARROW}%"
-    ends = f"{100 * found.low:.0f}–{100 * found.high:.0f}"
-    return f"{100 * found.mean:.0f}{_NARROW}% ({ends}{_NARROW}%)"
-
-
-def _verdict(standing: Standing, data: Dataset) -> tuple[str, str]:
-    """One sentence, and what has to be known beside it."""
-    own, *others = standing.measured
-    title = metric_title(standing.metric)
-    judged = "test_ood" if "test_ood" in own.splits else "test_iid"
-    means = {split: own.splits[split][standing.metric] for split in own.splits}
-    best = max(others, key=lambda one: one.splits[judged][standing.metric])
-    against = best.splits[judged][standing.metric]
-    times = (
-        f"{means[judged] / against:.2f} × the best reference ({best.name})"
-        if against
-        else f"where the best reference ({best.name}) has 0"
-    )
-    gap = standing.differences[best.name, judged]
-    sure = gap.p_value < ALPHA
-    summary = (
-        f"The difference to that reference is {'more than' if sure else 'within what'} chance "
-        f"makes ({gap.difference:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}, paired "
-        "bootstrap over users)."
-    )
-    if len(means) < 2:
-        where, other = ("IID", "OOD") if judged == "test_iid" else ("OOD", "IID")
-        return (
-            f"{title} of {means[judged]:.4f} on the {where} test, {times}.",
-            f"{summary} The dataset has no {other} test, so what the shift costs is not known.",
-        )
-    kept = standing.kept[own.name]
-    shift = "shift" if data.scenario == "given" else f"{data.scenario} shift"
-    moved = f"{means['test_iid']:.4f}\u00a0→\u00a0{means['test_ood']:.4f}"
-    if math.isnan(kept.mean):
-        verdict = f"{title} under the {shift}: {moved}, {times}."
-    elif kept.mean >= 1:
-        verdict = f"Loses nothing of its {title} under the {shift} ({moved}), {times}."
-    else:
-        verdict = f"Keeps {_percent(kept)} of its {title} under the {shift} ({moved}), {times}."
-    keeps = ", ".join(
-        f"{one.name} {_percent(standing.kept[one.name])}"
-        for one in others
-        if not math.isnan(standing.kept[one.name].mean)
-    )
-    if keeps:
-        summary += f" The references keep: {keeps}."
-    today = max(others, key=lambda one: one.splits["test_iid"][standing.metric])
-    if (of_today := today.splits["test_iid"][standing.metric]) > 0:
-        share = means["test_iid"] / of_today
-        summary += (
-            f" What it costs today: on the IID test it has **{share:.2f} ×** the best reference "
-            f"({today.name})."
-        )
-    return verdict, summary + " [What to run next](#next)."
-
-
-def _verdict_without_tests(
-    model: Recommender, history: pl.DataFrame, missing: str | None
-) -> tuple[str, str]:
-    selecting = model.config_.training.selection_metrics[0]
-    column = f"valid/{selecting}"
-    best = history.filter(pl.col("epoch") == model.best_epoch_)
-    reached = ""
-    if column in history.columns and best.height:
-        reached = f"{metric_title(selecting)} of {best[column][0]:.4f} on validation"
-    why = missing or "Its dataset has no test split"
-    verdict = f"{reached or 'Trained'} at epoch {model.best_epoch_}; nothing is known of a test."
-    mend = (
-        "name where it is now with `--dataset` for the rest of this report"
-        if missing
-        else "prepare it with a test for the rest of this report"
-    )
-    return verdict, f"{why}: {mend}. [What to run next](#next)."
-
-
 def _last_evaluation(path: Path, metric: str) -> Block | None:
     """What ``cnsdiff evaluate`` found last, if it did: without intervals."""
     file = path / "metrics.parquet"
@@ -295,53 +204,6 @@ def _or_why_not(build: Callable[[], list[Block]]) -> list[Block]:
         return build()
     except CnsdiffError as error:
         return [Prose(f"Left out: {error}")]
-
-
-# --- What to do with it
-
-
-def _next(path: Path, model: Recommender, data: Dataset | None, missing: str | None) -> list[Block]:
-    run = shlex.quote(str(path))
-    lines = []
-    if missing:
-        lines += [
-            "# The whole of this report needs the dataset:",
-            f"cnsdiff report {run} --dataset DATASET",
-        ]
-    first = shlex.quote(str(model.users_[0]))
-    lines += [
-        "# Lists for some users, as this model serves them:",
-        f"cnsdiff recommend {run} --users {first} --k 10",
-    ]
-    if data is not None and data.path is not None:
-        place = shlex.quote(str(data.path))
-        same = f"cnsdiff train {place} --config {run}/config.yaml"
-        expected = ANTICIPATES.get(data.scenario)
-        chosen = model.config_.training.select_on
-        if expected is not None and chosen != expected:
-            lines += [
-                f"# The same, with epoch and dial chosen for a {data.scenario} shift, still on "
-                f"validation alone (this run: {chosen}):",
-                f"{same} --select-on {expected} --out {run}-{expected}",
-            ]
-        elif expected is None and chosen == "valid":
-            lines += [
-                "# The same, with epoch and dial chosen for a shift of popularity, if that is what "
-                "you expect:",
-                f"{same} --select-on inverse-popularity --out {run}-anticipated",
-            ]
-        if model.config_.sampler.name != "exposure":
-            lines += [
-                "# The default sampler, for comparison:",
-                f"cnsdiff train {place} --select-on {expected or 'valid'} --out {run}-default",
-            ]
-        lines += [
-            "# How much of this is luck of the seed:",
-            f"{same} --seed 1 --out {run}-seed-1",
-            "# How many of the sampler's negatives are false:",
-            f"cnsdiff evaluate {run} --references --false-negatives valid",
-        ]
-    return [Source("next.sh", "\n".join(lines) + "\n")]
 
 
 def _provenance(path: Path, parts: Mapping[str, Any], model: Recommender) -> list[Block]:
