@@ -19,9 +19,22 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     """``torchrun`` with two processes, to its end."""
-    command = [*TORCHRUN, *map(str, arguments)]
+    return _to_its_end(*TORCHRUN, *arguments)
+
+
+def forked(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same for a script, where how the processes are started is not what is tested."""
+    return _to_its_end(sys.executable, Path(__file__).with_name("forked.py"), *arguments)
+
+
+def _to_its_end(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=300,
     )
 
 
@@ -29,7 +42,7 @@ def train_together(dataset: Path, variants: dict[str, dict[str, Any]], out: Path
     """Every variant by two processes, each into the run directory ``out / name``."""
     file = out.with_suffix(".json")
     file.write_text(json.dumps(variants))
-    done = torchrun(Path(__file__).with_name("several.py"), dataset, file, out)
+    done = forked(Path(__file__).with_name("several.py"), dataset, file, out)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -129,13 +130,14 @@ def test_what_only_the_first_process_finds_ends_all(dataset, tmp_path):
 @pytest.mark.slow
 def test_interrupted_and_resumed(dataset, tmp_path):
     """After Ctrl-C the run goes on to the same end: in two processes, and in one."""
-    options = [
-        "--set", "training.epochs=12", "--set", "training.batch_size=20",
-        "--set", "training.patience=null", "--sampler", "random",
-    ]  # fmt: skip
-    train = ("-m", "cnsdiff", "train")
+    settings = {"epochs": 12, "batch_size": 20, "patience": None}
+    variant = {"sampler": "random", "training": settings}
+    train_together(dataset, {"whole": variant}, tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert torchrun(*train, dataset, "--out", whole, *options).returncode == 0
+    train = ("-m", "cnsdiff", "train")
+    options = ["--sampler", "random"]
+    for name, value in settings.items():
+        options += ["--set", f"training.{name}={json.dumps(value)}"]
     command = [*TORCHRUN, *train, dataset, "--out", parts, *options]
     running = subprocess.Popen(
         list(map(str, command)),
@@ -163,8 +165,7 @@ def test_interrupted_and_resumed(dataset, tmp_path):
     assert resumed.stderr.count("going on after epoch") == 1
     assert furthest(whole, parts) == 0
     # One process goes on in two slices, as the run was begun.
-    resume = {"sampler": "random", "training": {"epochs": 12, "batch_size": 20, "patience": None}}
-    Recommender(**resume).fit(load_dataset(dataset), run=copy)
+    Recommender(**variant).fit(load_dataset(dataset), run=copy)
     assert furthest(whole, copy) < ROUNDING
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import furthest, scalars, torchrun, train_together
+from launching import forked, furthest, scalars, train_together
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.assembly import assemble, assemble_shard
@@ -81,7 +81,7 @@ def test_interrupted_and_resumed(dataset, tmp_path):
     )
     (tmp_path / "b").mkdir()
     parts = tmp_path / "b" / "whole"
-    assert torchrun(script, dataset, parts).returncode != 0
+    assert forked(script, dataset, parts).returncode == 7
     state = TrainingState.load(parts / CHECKPOINT)
     assert state.epoch == 2
     assert state.model["backbone.user_embedding"].shape == (61, 64)
