@@ -48,7 +48,7 @@ def recommendation(
     # A choice that the OOD test does not bear out is not worth what it costs today.
     use = expected if brings.sign > 0 else plain
     (over_usual,) = judged.differences("test_ood", [(use, usual)])
-    (use_costs,) = judged.differences("test_iid", [(use, plain)])
+    use_costs = costs if use is expected else judged.differences("test_iid", [(use, plain)])[0]
     prepare = prepare_command(reading, log, shift, seed, names["data"])
     kept = names["data"] if prepare else dataset.path or names["data"]
     # Of a reference there is no command, but code; beside it, the best that can be trained, unless
@@ -97,8 +97,7 @@ def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Differenc
     expected, plain = choice.expected, choice.plain
     losses = judged.losses
     reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
-    same = (0.0, 0.0, 0.0)
-    alike = (brings.estimate, costs.estimate) == (Estimate(*same), Estimate(*same))
+    alike = brings.estimate == costs.estimate == Estimate(0.0, 0.0, 0.0)
     if expected.key == plain.key or alike:
         return (
             f"Use {plain.title}: validation chooses it for this shift and for today alike. "

@@ -35,13 +35,10 @@ def verdicts(metric: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         usual = list(results)
         titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
         subject = titles.pop() if len(titles) == 1 else "The best of the references"
-    rows = [
-        (str(r["phrase"]), next(row for row in r["table"] if row["key"] == r["usual"]))
-        for r in usual
+    losses = [
+        (str(result["phrase"]), Estimate.from_list(row["loss"]))
+        for result in usual
+        for row in result["table"]
+        if row["key"] == result["usual"]
     ]
-    said.append(
-        verdict(
-            subject, metric, [(phrase, Estimate.from_list(row["loss"])) for phrase, row in rows]
-        )
-    )
-    return said
+    return [*said, verdict(subject, metric, losses)]

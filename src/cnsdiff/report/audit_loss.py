@@ -9,6 +9,7 @@ import polars as pl
 
 from cnsdiff.palette import method_styles
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, plain_rows, shown_rows, strokes
+from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.tables import Column, Table, metric_title
 
@@ -85,15 +86,13 @@ def loss_blocks(result: Mapping[str, Any]) -> list[Block]:
 
 
 def _loss_figure(result: Mapping[str, Any]) -> Figure:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    shifts = result["shifts"]
+    figure = chart(x="share of accuracy lost", height=120 + 110 * len(shifts))
     points = []
     methods = dict.fromkeys(r["method"] for s in result["shifts"] for r in plain_rows(s))
     styles = method_styles(methods)
     titles = {r["method"]: r["title"] for s in result["shifts"] for r in plain_rows(s)}
     lanes = len(methods)
-    shifts = result["shifts"]
     for lane, method in enumerate(methods):
         estimates, ys = [], []
         for at, shift in enumerate(shifts):
@@ -116,14 +115,13 @@ def _loss_figure(result: Mapping[str, Any]) -> Figure:
             error_x=strokes(estimates, styles[method].colour),
             hovertemplate="%{x:.0%}<extra>" + titles[method] + "</extra>",
         )
-    figure.update_xaxes(title="share of accuracy lost", tickformat=".0%", zeroline=True)
+    figure.update_xaxes(tickformat=".0%", zeroline=True)
     figure.update_yaxes(
         tickvals=list(range(len(shifts))),
         ticktext=[shift["title"] for shift in shifts],
         range=[len(shifts) - 0.5, -0.5],
         showgrid=False,
     )
-    figure.update_layout(height=120 + 110 * len(shifts))
     return Figure(
         "What each loses",
         "Each method as usually read, no shift expected; strokes are 95 % intervals over users. "

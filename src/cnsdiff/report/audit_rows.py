@@ -10,6 +10,8 @@ from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import AS_GIVEN
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.evaluation.significance import Interval
+from cnsdiff.report.charts import error_bars
 from cnsdiff.tables import Cell, Column
 
 #: The column of losses.
@@ -60,10 +62,5 @@ def number(value: float | None) -> float:
 
 def strokes(estimates: Sequence[Sequence[float]], colour: str) -> dict[str, Any]:
     """The intervals of a trace of points, along x."""
-    return {
-        "type": "data",
-        "array": [high - value for value, _, high in estimates],
-        "arrayminus": [value - low for value, low, _ in estimates],
-        "color": colour,
-        "thickness": 1.5,
-    }
+    intervals = [Interval(value, low, high, 0) for value, low, high in estimates]
+    return {**error_bars(intervals), "color": colour}

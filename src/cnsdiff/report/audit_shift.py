@@ -10,7 +10,7 @@ import polars as pl
 from cnsdiff.audit.judging import AS_GIVEN
 from cnsdiff.palette import SPLITS
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, number, shown_rows, strokes
-from cnsdiff.report.charts import TITLES
+from cnsdiff.report.charts import TITLES, chart, rows_of
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.tables import Cell, Column, Table, metric_title
 
@@ -105,11 +105,9 @@ def _against(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Table:
 
 
 def _test_figure(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Figure:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
     rows = shown_rows(shift)
     labels = [row["title"] for row in rows]
+    figure = chart(x=metric_title(result["metric"]), height=140 + 42 * len(labels))
     points = []
     for key, split, title in (
         ("iid_matched", "test_iid", "today (IID, matched)"),
@@ -129,9 +127,8 @@ def _test_figure(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Figure:
             marker=style.marker,
             error_x=strokes(values, style.colour),
         )
-    figure.update_xaxes(title=metric_title(result["metric"]), rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
-    figure.update_layout(height=140 + 42 * len(labels))
+    figure.update_xaxes(rangemode="tozero")
+    rows_of(figure, labels)
     return Figure(
         f"{shift['title']}: today and under the shift",
         "The further a method's two marks lie apart, the more it loses; strokes are 95 % "
@@ -142,9 +139,7 @@ def _test_figure(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Figure:
 
 
 def _deciles_figure(shift: Mapping[str, Any]) -> Figure:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    figure = chart(x="tenth of the items, most popular first", y="share of the pairs")
     points = []
     for split in ("train", "test_iid", "test_ood"):
         title = TITLES.get(split, split)
@@ -155,8 +150,8 @@ def _deciles_figure(shift: Mapping[str, Any]) -> Figure:
             for tenth, share in zip(tenths, shares, strict=True)
         ]
         figure.add_bar(x=tenths, y=shares, name=title, marker={"color": SPLITS[split].colour})
-    figure.update_xaxes(title="tenth of the items, most popular first", type="category")
-    figure.update_yaxes(title="share of the pairs", tickformat=".0%")
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(tickformat=".0%")
     return Figure(
         f"{shift['title']}: popularity of the items",
         "Share of each split's pairs on each tenth of the items by popularity in train.",

@@ -13,7 +13,7 @@ from cnsdiff.benchmark.verdict import deployed
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.palette import SPLITS, Style, method_styles
 from cnsdiff.report.benchmark_methods import add_points
-from cnsdiff.report.charts import chart
+from cnsdiff.report.charts import chart, rows_of
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.tables import metric_title
 
@@ -46,12 +46,7 @@ def average_ranks(found: Findings) -> Iterator[Block]:
             name=title,
             marker={**SPLITS[split].marker, "size": 10},
         )
-    figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=joined["method"].to_list()[::-1],
-        dtick=1,
-    )
+    rows_of(figure, joined["method"].to_list(), dtick=1)
     figure.update_xaxes(rangemode="tozero")
     label = deployed(rows.filter(split="test_ood"))["label"][0]
     n = rows["dataset"].n_unique()
@@ -149,12 +144,7 @@ def duels(found: Findings) -> Iterator[Block]:
             hovertemplate="%{y}: ×%{x:.3g}",
         )
     figure.add_vline(x=1, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
-    figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=own["rival"].to_list()[::-1],
-        dtick=1,
-    )
+    rows_of(figure, own["rival"].to_list(), dtick=1)
     # Twice as good and half as good are equally far from 1.
     ticks = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"×{tick:g}" for tick in ticks])

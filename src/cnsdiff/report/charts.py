@@ -40,6 +40,13 @@ def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
     }
 
 
+def rows_of(figure: Any, names: Sequence[str], **more: Any) -> None:
+    """The names up the side of a figure, the first on top."""
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=list(names)[::-1], **more
+    )
+
+
 def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[Any, pl.DataFrame]:
     """A row per name, a point with its interval per split, and a line between them.
 
@@ -79,9 +86,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
             cliponaxis=False,  # a mean of 0 is whole
             hovertemplate="%{y}: %{x:.4f}",
         )
-    figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=list(values)[::-1], showgrid=False
-    )
+    rows_of(figure, list(values), showgrid=False)
     figure.update_xaxes(rangemode="tozero")
     rows = [
         (name, split, one.mean, one.low, one.high, one.n)
