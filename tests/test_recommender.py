@@ -82,6 +82,9 @@ def test_more_than_the_catalogue(world, model):
     assert table.height == world.n_items - seen
     assert table["score"].is_sorted(descending=True)
     assert table["rank"].to_list() == list(range(1, table.height + 1))
+    assert model.recommend([world.users[0]], k=10**9).equals(table)
+    assert model.recommend(["who"], k=10**9, cold="popular").height == world.n_items
+    assert model.similar([world.items[0]], k=10**9).height == world.n_items - 1
 
 
 CONTAINERS = {

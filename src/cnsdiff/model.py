@@ -74,6 +74,7 @@ class EmbeddingModel:
     ) -> Any:
         """See :meth:`cnsdiff.Recommender.recommend`."""
         _require_positive(k)
+        k = min(k, len(self.items))
         if cold not in ("error", "popular"):
             raise InputError(f"cold must be 'error' or 'popular', not {cold!r}")
         asked = id_column(users)

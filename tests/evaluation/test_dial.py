@@ -218,6 +218,27 @@ def test_readings_by_hand():
     assert len({m["ndcg@3"] for m in found.values()}) > 3, "the dial matters here"
 
 
+def test_readings_beyond_the_catalogue():
+    scorer = embeddings(3)
+    train = np.random.default_rng(0).random((12, 15)) < 0.3
+    valid = Split("valid", *np.nonzero(~train))
+    csr = Split("train", *np.nonzero(train)).csr(12, 15)
+    weighted = anticipate("inverse-popularity", valid, csr, ks=[10**9])
+    found = readings(
+        scorer,
+        torch.linspace(-1, 1, 15),
+        valid,
+        csr,
+        gammas=(0.0, 1.0),
+        ks=[10**9],
+        anticipations=[weighted],
+    )
+    for values in found.values():
+        assert values["recall@1000000000"] == 1
+        assert values["ndcg@1000000000 (inverse-popularity)"] <= 1
+        assert values["recall@1000000000 (inverse-popularity)"] == pytest.approx(1)
+
+
 def test_the_best_reading_and_of_equal_ones_the_nearest_to_zero():
     def found(values: dict[float, float]) -> dict[float, dict[str, float]]:
         return {gamma: {"ndcg@20": value, "other": -value} for gamma, value in values.items()}

@@ -106,3 +106,17 @@ def test_only_the_splits_there_are() -> None:
         evaluate(scorer, dataset, [])
     with pytest.raises(InputError, match="trained on"):
         evaluate(EmbeddingScorer(torch.ones(2, 1), torch.ones(3, 1)), dataset)
+
+
+def test_cut_offs_beyond_the_catalogue(dataset: Dataset, scorer: EmbeddingScorer) -> None:
+    beyond = 10**9
+    result = evaluate(scorer, dataset, ks=(5, beyond))
+    whole = evaluate(scorer, dataset, ks=(5, dataset.n_items))
+    for name, split in result.splits.items():
+        assert split.metrics.keys() == {n.replace("@50", f"@{beyond}") for n in whole[name].metrics}
+        assert split[f"recall@{beyond}"] == 1.0
+        expected = whole[name]["precision@50"] * 50 / beyond
+        assert split[f"precision@{beyond}"] == pytest.approx(expected, rel=1e-12)
+        for metric in ("recall", "ndcg", "hitrate", "mrr", "map", "coverage", "popularity", "gini"):
+            assert split[f"{metric}@{beyond}"] == whole[name][f"{metric}@50"]
+            assert split[f"{metric}@5"] == whole[name][f"{metric}@5"]

@@ -29,13 +29,16 @@ class MatrixScorer:
 def brute_force(
     scores: np.ndarray, users: np.ndarray, k: int, excluded: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sort every row by (-score, index) after masking; -1 and -inf where nothing is left."""
+    """Sort every row by (-score, index) after masking; -1 and -inf where nothing is left.
+
+    There are at most as many places as items.
+    """
+    k = min(k, scores.shape[1])
     masked = np.where(excluded, -np.inf, scores)[users]
     index = np.broadcast_to(np.arange(scores.shape[1]), masked.shape)
     order = np.lexsort((index, -masked), axis=1)
-    order = np.pad(order, ((0, 0), (0, k)))[:, :k]
-    best = np.take_along_axis(np.pad(masked, ((0, 0), (0, k))), order, axis=1)
-    best[:, scores.shape[1] :] = -np.inf
+    order = order[:, :k]
+    best = np.take_along_axis(masked, order, axis=1)
     return np.where(best == -np.inf, -1, order), best
 
 
@@ -134,6 +137,14 @@ def test_nan_is_an_error(item_chunk: int, where: int, excluded: bool, nan: float
     exclude = csr_array(np.isnan(scores)) if excluded else None
     with pytest.raises(CnsdiffError, match="NaN"):
         rank(MatrixScorer(scores), torch.arange(2), 4, exclude=exclude, item_chunk=item_chunk)
+
+
+@pytest.mark.parametrize("k", [12, 10**9, 10**30])
+def test_lists_are_no_longer_than_the_catalogue(k: int) -> None:
+    scores = np.random.default_rng(0).integers(0, 3, (2, 12))
+    items, values = rank(MatrixScorer(scores), torch.arange(2), k, item_chunk=5)
+    assert items.shape == values.shape == (2, 12)
+    assert (items.sort(dim=1).values == torch.arange(12)).all()
 
 
 def test_expanded_views_are_not_masked_in_place() -> None:

@@ -97,7 +97,7 @@ class Anticipation:
         """``{"recall@10 (name)": …, …}`` of the lists ``items (n, K)`` of ``users (n,)``.
 
         ``users`` must be all that have a pair, each once (others change nothing); ``items`` hold
-        -1 for none.
+        -1 for none, and reach to the largest cut-off or the end of the catalogue.
         """
         place, hit = self._relevance.positions(users, items)
         discount = 1.0 / torch.arange(2.0, items.shape[1] + 2.0, dtype=torch.float64).log2()
@@ -108,8 +108,9 @@ class Anticipation:
             user_weight = mean[users]
             total = user_weight.sum()
             for at, k in enumerate(self.ks):
-                recall = (gains[:, :k].sum(1) / n_pairs).sum() / total
-                dcg = (gains[:, :k] * discount[:k]).sum(1)
+                cut = min(k, items.shape[1])
+                recall = (gains[:, :cut].sum(1) / n_pairs).sum() / total
+                dcg = (gains[:, :cut] * discount[:cut]).sum(1)
                 best = ideal[at][users]
                 ndcg = torch.where(best > 0, dcg / best.clamp(min=1e-300), 0.0)
                 found.setdefault(f"recall@{k}", []).append(float(recall))
@@ -128,4 +129,4 @@ def _ideal_gains(users: Tensor, weights: Tensor, n_users: int, ks: Sequence[int]
     starts = torch.searchsorted(users, users)
     rank = torch.arange(len(users)) - starts
     gains = weights[best_first] / (rank + 2.0).to(torch.float64).log2()
-    return torch.stack([_sums(users, gains * (rank < k), n_users) for k in ks])
+    return torch.stack([_sums(users, gains * (rank < min(k, len(rank))), n_users) for k in ks])

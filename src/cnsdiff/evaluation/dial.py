@@ -188,7 +188,7 @@ def dialled_lists(
     exclude: csr_array,
     device: torch.device | str | None = None,
 ) -> dict[float, Tensor]:
-    """``(n, k)`` the best items of each user at each dial, on the CPU; users are scored once.
+    """``(n, min(k, I))`` the best items of each user at each dial, on the CPU; scored once.
 
     Parameters
     ----------

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 STANDARD_SPLITS = ("valid", "test_iid", "test_ood")
 
-#: Users whose lists are measured at a time.
-_MEASURED = 8192
+#: Users whose lists are measured at a time, and places of their lists.
+_MEASURED_USERS, _MEASURED_PLACES = 8192, 2**23
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     splits : sequence of str, optional
         By default those of ``valid``, ``test_iid`` and ``test_ood`` that the dataset has.
     ks : sequence of int
-        Cut-offs.
+        Cut-offs; lists are cut to the catalogue, whatever the cut-off.
     per_user : bool
         Also keep every user's accuracy, for tests on paired differences.
     user_batch, item_chunk, device
@@ -215,7 +215,8 @@ def measure(
     relevant
         The held-out pairs.
     items
-        ``(n, K)`` the lists of its users, in its order; on the CPU.
+        ``(n, K)`` the lists of its users, in its order, on the CPU; ``K`` at least the largest
+        cut-off, or the whole catalogue.
     train_counts
         ``(I,)`` training pairs of each item, for the popularity metric.
     ks, per_user, anticipations
@@ -223,11 +224,12 @@ def measure(
     """
     users = relevant.users
     n_relevant = relevant.counts[users]
+    at_once = max(1, min(_MEASURED_USERS, _MEASURED_PLACES // max(1, items.shape[1])))
     # In blocks, lest what a metric needs of all users be in memory at once.
     blocks = [
         metrics.accuracy(relevant.hits(some, lists), relevant.counts[some], ks)
         for some, lists in zip(
-            torch.split(users, _MEASURED), torch.split(items, _MEASURED), strict=True
+            torch.split(users, at_once), torch.split(items, at_once), strict=True
         )
     ]
     accuracy = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}

@@ -70,16 +70,20 @@ def accuracy(hits: Tensor, n_relevant: Tensor, ks: Sequence[int]) -> dict[str, T
     Parameters
     ----------
     hits : Tensor of bool, shape (n, K)
-        With ``K`` at least the largest cut-off.
+        With ``K`` at least the largest cut-off, or the whole catalogue where that is less.
     n_relevant : Tensor of int64, shape (n,)
         At least 1 each.
     ks : sequence of int
     """
-    return {
-        f"{name}@{k}": metric(hits[:, :k], n_relevant)
-        for k in ks
-        for name, metric in ACCURACY.items()
-    }
+    values: dict[str, Tensor] = {}
+    width = hits.shape[1]
+    for k in ks:
+        places = hits[:, : min(k, width)]
+        values |= {f"{name}@{k}": metric(places, n_relevant) for name, metric in ACCURACY.items()}
+        if k > width:
+            # The only one to which places that the catalogue cannot fill make a difference.
+            values[f"precision@{k}"] = places.sum(1, dtype=torch.float64) / k
+    return values
 
 
 def recommendation_counts(items: Tensor, n_items: int) -> Tensor:
@@ -123,7 +127,8 @@ def list_level(items: Tensor, train_counts: Tensor, ks: Sequence[int]) -> dict[s
     """
     values: dict[str, float] = {}
     for k in ks:
-        counts = recommendation_counts(items[:, :k], len(train_counts))
+        places = items[:, : min(k, items.shape[1])]
+        counts = recommendation_counts(places, len(train_counts))
         values[f"coverage@{k}"] = coverage(counts)
         values[f"popularity@{k}"] = popularity(counts, train_counts)
         values[f"gini@{k}"] = gini(counts)

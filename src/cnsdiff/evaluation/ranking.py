@@ -50,7 +50,7 @@ def rank(
     users : Tensor of int64, shape (n,)
         In any order, repetitions allowed.
     k : int
-        At least 1; may exceed the catalogue.
+        At least 1; cut to the catalogue.
     exclude : scipy csr_array, shape (n_users, n_items), optional
         Pairs that must not be recommended (every stored entry, whatever its value).
     user_batch, item_chunk : int
@@ -60,9 +60,9 @@ def rank(
 
     Returns
     -------
-    items : Tensor of int64, shape (n, k)
-        Best first; -1 where a user has fewer than ``k`` admissible items.
-    scores : Tensor of float32, shape (n, k)
+    items : Tensor of int64, shape (n, min(k, n_items))
+        Best first; -1 where a user has fewer admissible items than that.
+    scores : Tensor of float32, shape (n, min(k, n_items))
         Their scores; -inf in the padding. An item scored -inf counts as inadmissible.
 
     Raises
@@ -76,6 +76,7 @@ def rank(
     users = torch.as_tensor(users, dtype=torch.int64).to(place)
     _check(scorer, users, k, exclude, user_batch, item_chunk)
     excluded = None if exclude is None else Excluded(exclude, place)
+    k = min(k, scorer.n_items)
     items = torch.empty((len(users), k), dtype=torch.int64, device=place)
     scores = torch.empty((len(users), k), dtype=torch.float32, device=place)
     with torch.no_grad():
@@ -89,7 +90,7 @@ def rank(
 def _rank_batch(
     scorer: Scorer, users: Tensor, k: int, excluded: Excluded | None, item_chunk: int
 ) -> Tensor:
-    """Sorted keys (B, k) of one batch of users, merged over the chunks of items."""
+    """Sorted keys (B, k) of one batch of users, merged over the chunks; ``k`` of the catalogue."""
     best = torch.full((len(users), 0), _NO_KEY, dtype=torch.int64, device=users.device)
     has_nan = torch.zeros((), dtype=torch.bool, device=users.device)
     pairs = None if excluded is None else excluded.pairs(users)
@@ -109,11 +110,11 @@ def _rank_batch(
         if best.shape[1] > k:
             best = best.topk(k, dim=1).values
     _refuse_nan(has_nan, type(scorer).__name__)
-    return _in_order(best, k)
+    return best.sort(dim=1, descending=True).values
 
 
 def best_of(block: Tensor, k: int) -> Tensor:
-    """The items ``(B, k)`` that :func:`rank` finds in a block of scores ``(B, I)`` of all items.
+    """The items ``(B, min(k, I))`` that :func:`rank` finds in scores ``(B, I)`` of all items.
 
     Raises
     ------
@@ -122,12 +123,7 @@ def best_of(block: Tensor, k: int) -> Tensor:
     """
     keys, has_nan = _top_keys(block, 0, k)
     _refuse_nan(has_nan, "the scorer")
-    return _unpack(_in_order(keys, k))[0]
-
-
-def _in_order(keys: Tensor, k: int) -> Tensor:
-    keys = keys.sort(dim=1, descending=True).values
-    return torch.nn.functional.pad(keys, (0, k - keys.shape[1]), value=_NO_KEY)
+    return _unpack(keys.sort(dim=1, descending=True).values)[0]
 
 
 def _refuse_nan(has_nan: Tensor, who: str) -> None:
