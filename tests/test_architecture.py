@@ -195,3 +195,27 @@ def test_every_module_says_what_it_is_for():
         if file.stat().st_size and not ast.get_docstring(ast.parse(file.read_text()))
     ]
     assert not silent
+
+
+def called(file: Path) -> list[tuple[ast.Call, str, str]]:
+    """The calls in a file: what is called, and of which module or object it is an attribute."""
+    calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
+    return [
+        (call, ast.unparse(call.func.value), call.func.attr)
+        if isinstance(call.func, ast.Attribute)
+        else (call, "", ast.unparse(call.func))
+        for call in calls
+    ]
+
+
+def test_no_reader_is_given_a_path_that_it_may_take_for_a_pattern():
+    found = [
+        f"{file.name}: {ast.unparse(call)}"
+        for file in modules()
+        if name_of(file) != "cnsdiff.storage"
+        for call, owner, name in called(file)
+        if owner in ("pl", "polars", "pacsv", "pq", "pa", "pd")
+        and name.startswith(("read_", "scan_"))
+        and not ast.unparse(call.args[0]).startswith("io.BytesIO(")
+    ]
+    assert not found, "read it through cnsdiff.storage"

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 from cnsdiff import storage
@@ -122,3 +124,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
         storage.write_text(path, "x" * 5000)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["x[1]", "x*?{a}", "x?", "~", "year=2020", "s3:", "é\n"])
+def test_paths_are_names_not_patterns(tmp_path, monkeypatch, name):
+    """Relative ones, too: a folder called ``~`` is not the home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("x1", "xy", "home", name):
+        (tmp_path / folder).mkdir()
+        for file, write in (
+            ("a.parquet", pl.DataFrame.write_parquet),
+            ("a.csv", pl.DataFrame.write_csv),
+            ("a.jsonl", pl.DataFrame.write_ndjson),
+        ):
+            table = pl.DataFrame({"own": [folder], "b": [1]})
+            storage.write_with(Path(folder) / file, lambda path, w=write, t=table: w(t, path))
+    expected = [{"own": name}]
+    place = Path(name)
+    assert storage.read_parquet(place / "a.parquet", ["own"]).to_dicts() == expected
+    assert storage.read_parquet(place / "a.parquet").width == 2
+    assert list(storage.read_parquet_schema(place / "a.parquet")) == ["own", "b"]
+    assert storage.read_csv(place / "a.csv", ["own"]).to_dicts() == expected
+    assert storage.read_json_lines(place / "a.jsonl", {"own": pl.String}).to_dicts() == expected
+    assert names(tmp_path) == sorted({"x1", "xy", "home", name})

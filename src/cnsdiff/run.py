@@ -42,7 +42,14 @@ from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.errors import RunError
 from cnsdiff.samplers import SAMPLERS
-from cnsdiff.storage import remove_leftovers, sha256, write_json, write_text, write_with
+from cnsdiff.storage import (
+    read_parquet,
+    remove_leftovers,
+    sha256,
+    write_json,
+    write_text,
+    write_with,
+)
 
 SCHEMA_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -264,7 +271,7 @@ def read_run(path: Path) -> dict[str, Any]:
             "config": config,
             "weights": load_file(path / "weights.safetensors"),
             **{
-                name: pl.read_parquet(path / f"{name}.parquet")
+                name: read_parquet(path / f"{name}.parquet")
                 for name in ("users", "items", "train", "history")
             },
         }

@@ -15,11 +15,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnsdiff.errors import CnsdiffError, InputError, StorageError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -54,7 +57,8 @@ def _system_errors(path: Path) -> Iterator[None]:
 
 def _hidden_beside(path: Path) -> Path:
     # Not tempfile: its files are private, and what we write should obey the caller's umask.
-    return path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    # Absolute: polars writes to the home folder what begins with a folder called ``~``.
+    return path.parent.absolute() / f".{path.name}.{secrets.token_hex(8)}"
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
@@ -146,6 +150,42 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The table in the Parquet file of exactly this name.
+
+    To polars a path is a pattern: ``x[1]/items.parquet`` would be that of ``x1``. So it is never
+    given one, here and in the readers below, but the open file.
+    """
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.read_parquet(file, columns=None if columns is None else list(columns))
+
+
+def read_parquet_schema(path: Path) -> dict[str, pl.DataType]:
+    """Names and types of the columns of a Parquet file."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        return dict(pl.read_parquet_schema(file))
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of a large CSV file, whose quoted text may span lines."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.scan_csv(file, infer_schema_length=10_000).select(columns).collect()
+
+
+def read_json_lines(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Some fields of a large file of JSON objects, one a line."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.scan_ndjson(file, schema=dict(schema)).select(*schema).collect()
 
 
 def sha256(path: Path) -> str:

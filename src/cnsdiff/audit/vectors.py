@@ -14,6 +14,7 @@ from torch import Tensor
 from cnsdiff.data import Dataset
 from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError
+from cnsdiff.storage import read_parquet
 
 _SHAPES = (
     "give a directory written by cnsdiff export, an .npz file with users, items, user_embeddings "
@@ -106,7 +107,7 @@ def read_vectors(path: Path) -> Vectors:
 
 def _directory(path: Path) -> Vectors:
     if (path / "users.parquet").is_file():
-        tables = [pl.read_parquet(path / f"{side}.parquet") for side in ("users", "items")]
+        tables = [read_parquet(path / f"{side}.parquet") for side in ("users", "items")]
         columns = [_vector_column(table, str(path)) for table in tables]
         ids = [table["id"] for table in tables]
         matrices = [_matrix(t[c], str(path)) for t, c in zip(tables, columns, strict=True)]
@@ -121,7 +122,7 @@ def _directory(path: Path) -> Vectors:
 
 
 def _single_table(path: Path) -> Vectors:
-    table = pl.read_parquet(path, glob=False)
+    table = read_parquet(path)
     vector = _vector_column(table, str(path))
     for column in ("kind", "id"):
         if column not in table.columns:

@@ -30,7 +30,7 @@ from polars.exceptions import PanicException, PolarsError
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.errors import RunError
-from cnsdiff.storage import remove_leftovers, write_text, write_with
+from cnsdiff.storage import read_parquet, remove_leftovers, write_text, write_with
 
 #: Columns of a record and their types.
 SCHEMA: dict[str, Any] = {
@@ -184,7 +184,7 @@ class Store:
 
 def _read(file: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(file)
+        return read_parquet(file)
     except (OSError, PolarsError, PanicException) as error:
         raise _damaged(file) from error
 

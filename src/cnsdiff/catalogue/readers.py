@@ -12,6 +12,7 @@ from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.features import read_features
 from cnsdiff.data.source import Source
 from cnsdiff.errors import DataError
+from cnsdiff.storage import read_csv, read_json_lines
 
 #: The flags of ml-100k's u.item in their order (its README and u.genre).
 _GENRES = (
@@ -181,16 +182,15 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:
-    """Some columns of a large CSV file, whose quoted text may span lines."""
     try:
-        return pl.scan_csv(path, infer_schema_length=10_000).select(columns).collect()
+        return read_csv(path, columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
 def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
     try:
-        return pl.scan_ndjson(path, schema=columns).select(*columns).collect()
+        return read_json_lines(path, columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 

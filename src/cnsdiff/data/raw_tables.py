@@ -13,6 +13,7 @@ from cnsdiff.data.lines import read_lines, sample_of
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.text import parse, sniff
 from cnsdiff.errors import DataError
+from cnsdiff.storage import read_parquet
 
 _DELIMITERS = ("\t", ",", ";", "|")
 
@@ -38,7 +39,7 @@ def read_raw(source: Any, what: str) -> RawTable:
     require_file(path, what)
     try:
         if is_parquet(path):
-            return RawTable(pl.read_parquet(path, glob=False), str(path))
+            return RawTable(read_parquet(path), str(path))
         lines = read_lines(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the file") from error

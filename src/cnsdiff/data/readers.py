@@ -17,6 +17,7 @@ from cnsdiff.data.lines import read_lines, reject_markup, sample_of
 from cnsdiff.data.text import DELIMITERS, read_delimited
 from cnsdiff.data.values import finish
 from cnsdiff.errors import DataError, did_you_mean
+from cnsdiff.storage import read_parquet, read_parquet_schema
 
 FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
 _DELIMITERS = {"csv": (",", ";"), "tsv": ("\t",), "inter": ("\t",)}
@@ -144,9 +145,9 @@ def is_parquet(path: Path) -> bool:
 
 def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -> Interactions:
     try:
-        columns = list(pl.read_parquet_schema(path))
+        columns = list(read_parquet_schema(path))
         roles = assign_roles(columns, asked, str(path), default=known_roles(columns))
-        frame = pl.read_parquet(path, columns=list(roles.values()), glob=False)
+        frame = read_parquet(path, list(roles.values()))
     # Damaged bytes can make the decoder panic, which is no PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(

@@ -34,6 +34,7 @@ from cnsdiff.report.shift import shift_blocks
 from cnsdiff.report.slices import slice_blocks
 from cnsdiff.report.training import training_blocks
 from cnsdiff.reporting import Reporting
+from cnsdiff.storage import read_parquet
 from cnsdiff.tables import Cell, Column, Table, metric_title
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
@@ -175,7 +176,7 @@ def _last_evaluation(path: Path, metric: str) -> Block | None:
     if not file.is_file():
         return None
     try:
-        found = pl.read_parquet(file)
+        found = read_parquet(file)
         name, _, k = metric.partition("@")
         chosen = found.filter(pl.col("metric") == name, pl.col("k") == int(k))
         wide = chosen.pivot("split", index="model", values="value", maintain_order=True)
