@@ -12,6 +12,7 @@ import pytest
 
 from cnsdiff import load_dataset, prepare_given
 from cnsdiff.diagnostics import describe
+from cnsdiff.errors import CnsdiffWarning
 
 DAY = 86_400
 
@@ -31,7 +32,9 @@ def shifted(tmp_path_factory) -> Path:
             }
         )
 
-    made = prepare_given(log(0, 90), valid=log(0, 90), test_ood=log(90, 120), name="[red]shop[/]")
+    splits = {"valid": log(0, 90), "test_iid": log(0, 90), "test_ood": log(90, 120)}
+    with pytest.warns(CnsdiffWarning):
+        made = prepare_given(log(0, 90), **splits, name="[red]shop[/]")
     return made.save(tmp_path_factory.mktemp("describe") / "shifted")
 
 

@@ -206,6 +206,17 @@ def test_the_dataset_is_called_after_its_directory(cli, shop):
         assert load_dataset(out).name == name
 
 
+def test_labels_in_ready_splits_are_mentioned(cli, tmp_path):
+    for name, pairs in {"train": "1,1,1\n1,2,0\n2,2,1\n2,3,0\n", "ood": "1,3,0\n2,1,1\n"}.items():
+        (tmp_path / f"{name}.csv").write_text("user_id,item_id,label\n" + pairs)
+    ready = ("prepare", "--train", tmp_path / "train.csv", "--test-ood", tmp_path / "ood.csv")
+    done = cli(*ready, "--out", tmp_path / "d")
+    assert "note: train, test_ood have ratings, and without --threshold each of them" in done.out
+    done = cli(*ready, "--out", tmp_path / "e", "--threshold", 1)
+    assert done.code == 0, done.err
+    assert "have ratings" not in done.out
+
+
 def test_ratings_that_nobody_asked_for_are_mentioned(cli, shop):
     done = cli("prepare", "shop.csv", "--scenario", "noise")
     assert "note: the log has ratings, and without --threshold each of them counts" in done.out

@@ -13,7 +13,7 @@ import torch
 
 from cnsdiff.data import Dataset, Interactions, load_dataset
 from cnsdiff.data import dataset as module
-from cnsdiff.errors import DataError, InputError, StorageError
+from cnsdiff.errors import CnsdiffWarning, DataError, InputError, StorageError
 from cnsdiff.storage import sha256
 
 
@@ -54,6 +54,26 @@ def test_numbers_follow_first_appearance_and_everything_is_counted(tiny):
     expected = {"rows": 1, "duplicates": 1, "dropped_unknown": 2, "overlap_train": 1}
     assert {key: counts["valid"][key] for key in expected} == expected
     assert "3 users, 3 items; train 4, valid 1" in repr(tiny)
+
+
+def test_what_valid_shares_with_a_test_is_left_out_of_it_and_told():
+    valid = [("a", 30), ("c", 30), ("a", 20), ("b", 20)]
+    with pytest.warns(CnsdiffWarning) as told:
+        made = make(
+            train=TRAIN,
+            valid=valid,
+            test_iid=[("c", 30), ("a", 20)],
+            test_ood=[("b", 20), ("c", 30)],
+        )
+    left, both = (str(warning.message) for warning in told)
+    assert "valid.txt: 3 of 4 pairs of the valid split are in a test too" in left
+    assert "test_ood.txt: 1 of 2 pairs of the test_ood split are in test_iid too" in both
+    counts = made.manifest["splits"]
+    assert (counts["valid"]["rows"], counts["valid"]["overlap_test"]) == (1, 3)
+    assert (counts["test_ood"]["rows"], counts["test_ood"]["overlap_test_iid"]) == (2, 1)
+    assert made.decode_items(made.split("valid").items).to_list() == [30]
+    with pytest.raises(DataError, match="all 1 pairs of the valid split are in a test too"):
+        make(train=TRAIN, valid=[("c", 30)], test_iid=[("c", 30)])
 
 
 def test_csr(tiny):

@@ -100,12 +100,13 @@ def test_a_changed_table_is_noticed(tmp_path):
 def test_environments_are_numbered_from_train_on(tmp_path, saved):
     train = interactions([1, 2, 1], [5, 5, 6], environment=["sale", "plain", "sale"])
     valid = interactions([2, 2], [6, 9], environment=["night", "plain"])
-    test = interactions([2], [6])
+    train.frame.extend(interactions([1], [7], environment=["sale"]).frame)
+    test = interactions([2], [7])
     dataset = make({"train": train, "valid": valid, "test_ood": test})
     if saved:
         dataset = load_dataset(dataset.save(tmp_path / "d"))
     assert dataset.environments == ["sale", "plain", "night"]
-    assert dataset.split("train").environments.tolist() == [0, 1, 0]
+    assert dataset.split("train").environments.tolist() == [0, 1, 0, 0]
     assert dataset.split("valid").environments.tolist() == [2]
     assert dataset.split("test_ood").environments is None
 

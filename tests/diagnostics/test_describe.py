@@ -16,7 +16,7 @@ from scipy.spatial.distance import jensenshannon
 
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.diagnostics import describe
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import prepare_given
 
 DAY = 86_400
@@ -150,12 +150,13 @@ def test_overlaps(timed):
 
 def test_splits_that_overlap_are_a_problem():
     train = pl.DataFrame({"user": [1, 1, 2, 3], "item": [1, 2, 1, 3]})
-    valid = pl.DataFrame({"user": [2, 3], "item": [2, 1]})
+    iid = pl.DataFrame({"user": [2, 3], "item": [2, 1]})
     ood = pl.DataFrame({"user": [3, 2], "item": [1, 3]})
-    found = describe(prepare_given(train, valid=valid, test_ood=ood))
+    with pytest.warns(CnsdiffWarning, match="1 of 2 pairs"):
+        found = describe(prepare_given(train, test_iid=iid, test_ood=ood))
     assert [o.pairs for o in found.overlaps] == [0, 0, 1]
     assert found.problems == (
-        "1 pairs are both in valid and in test_ood; prepare the dataset again from splits that "
+        "1 pairs are both in test_iid and in test_ood; prepare the dataset again from splits that "
         "do not overlap",
     )
 

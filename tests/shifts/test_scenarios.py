@@ -109,6 +109,7 @@ class Halves(LogScenario):
         return held_out
 
 
+@pytest.mark.filterwarnings("ignore:.*left out of valid:cnsdiff.errors.CnsdiffWarning")
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

@@ -94,6 +94,8 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
         "outside_k_core": "outside k-core",
         "in_log": "in the log",
         "overlap_train": "also in train",
+        "overlap_test": "also in a test",
+        "overlap_test_iid": "also in test_iid",
         "dropped_unknown": "unknown to train",
     }
     splits = manifest["splits"]

@@ -146,9 +146,10 @@ def prepare(
             "--threshold changes that",
             soft_wrap=True,
         )
-    if dataset.manifest.get("log", {}).get("ratings_ignored"):
+    rated = _with_ignored_ratings(dataset.manifest)
+    if rated:
         screen.print(
-            "[yellow]note:[/] the log has ratings, and without --threshold each of them counts as "
+            f"[yellow]note:[/] {rated} ratings, and without --threshold each of them counts as "
             "positive",
             soft_wrap=True,
         )
@@ -162,6 +163,14 @@ def prepare(
             screen.print(f"[yellow]note:[/] there is no {split} split ({option} FILE): {use}")
     screen.print(f"Wrote {out}", soft_wrap=True, markup=False)
     print_next(screen, *after_dataset(out))
+
+
+def _with_ignored_ratings(manifest: Mapping[str, Any]) -> str:
+    """What has ratings that nothing was made of, and its verb; "" where nothing has."""
+    if manifest.get("log", {}).get("ratings_ignored"):
+        return "the log has"
+    splits = [name for name, n in manifest["splits"].items() if n.get("ratings_ignored")]
+    return f"{', '.join(splits)} {'has' if len(splits) == 1 else 'have'}" if splits else ""
 
 
 def _check_form(

@@ -237,8 +237,10 @@ class Dataset:
         """Number the ids of train and bring all splits into those numbers.
 
         Duplicates are dropped everywhere; from the held-out splits, pairs whose user or item
-        does not occur in train and pairs that are in train too. All are counted in the manifest
-        (``duplicates``, ``dropped_unknown``, ``overlap_train``).
+        does not occur in train and pairs that are in train too; from valid, pairs that are in a
+        test too. All are counted in the manifest (``duplicates``, ``dropped_unknown``,
+        ``overlap_train``, ``overlap_test``). Pairs of both tests stay in both
+        (``overlap_test_iid``).
 
         Parameters
         ----------

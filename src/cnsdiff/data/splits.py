@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from scipy.sparse import csr_array
 from cnsdiff.data.directory import SPLITS
 from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
+
+_PAIR = ["user", "item"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,8 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     user_ids = users["train"].unique(maintain_order=True).alias("id")
     item_ids = items["train"].unique(maintain_order=True).alias("id")
     user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
-    coded: dict[str, Split] = {}
+    tables: dict[str, pl.DataFrame] = {}
     counts: dict[str, dict[str, int]] = {}
-    seen: pl.DataFrame | None = None
     for name in present:
         given = splits[name]
         unified = [users[name].alias("user"), items[name].alias("item")]
@@ -107,28 +109,75 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
         )
         known = frame.filter((pl.col("user") >= 0) & (pl.col("item") >= 0))
         fresh = known
-        if seen is None:
-            seen = known.select("user", "item")
-        else:
-            fresh = known.join(seen, on=["user", "item"], how="anti", maintain_order="left")
+        if name != "train":
+            fresh = known.join(tables["train"], on=_PAIR, how="anti", maintain_order="left")
         if fresh.height == 0:
             raise DataError(_nothing_left(given, name, frame.height, known.height))
-        coded[name] = Split(
-            name,
-            fresh["user"].to_numpy(writable=True),
-            fresh["item"].to_numpy(writable=True),
-            _optional(fresh, "timestamp"),
-            _optional(fresh, "environment"),
-        )
+        tables[name] = fresh
         counts[name] = {
-            "rows": fresh.height,
-            "users": fresh["user"].n_unique(),
-            "items": fresh["item"].n_unique(),
             "duplicates": given.frame.height - frame.height,
             "dropped_unknown": frame.height - known.height,
             "overlap_train": known.height - fresh.height,
         }
+    _part_from_tests(tables, counts, splits)
+    for name, table in tables.items():
+        sizes = {"users": table["user"].n_unique(), "items": table["item"].n_unique()}
+        counts[name] = {"rows": table.height, **sizes, **counts[name]}
+    coded = {name: _split(name, table) for name, table in tables.items()}
     return Encoded(coded, user_ids, item_ids, environments, counts)
+
+
+def _part_from_tests(
+    tables: dict[str, pl.DataFrame],
+    counts: dict[str, dict[str, int]],
+    splits: Mapping[str, Interactions],
+) -> None:
+    """Leave out of valid what a test holds, and count what both tests hold.
+
+    Validation picks epoch and dial, so a pair that it shares with a test would pick on the test.
+    Two tests may share pairs; their difference is then smaller than it should be.
+    """
+    tests = [name for name in ("test_iid", "test_ood") if name in tables]
+    if "valid" in tables and tests:
+        valid, source = tables["valid"], splits["valid"].source
+        held = pl.concat([tables[name].select(_PAIR) for name in tests])
+        kept = valid.join(held, on=_PAIR, how="anti", maintain_order="left")
+        shared = valid.height - kept.height
+        if kept.height == 0:
+            raise DataError(
+                f"{source}: all {shared} pairs of the valid split are in a test too, so epoch and "
+                "dial would be chosen on the test; give another file, or leave valid out"
+            )
+        if shared:
+            _warn(
+                f"{source}: {shared:,} of {valid.height:,} pairs of the valid split are in a test "
+                "too; they are left out of valid, so that nothing is chosen on the test"
+            )
+        tables["valid"] = kept
+        counts["valid"]["overlap_test"] = shared
+    if len(tests) == 2:
+        shared = tables["test_ood"].join(tables["test_iid"], on=_PAIR, how="semi").height
+        counts["test_ood"]["overlap_test_iid"] = shared
+        if shared:
+            _warn(
+                f"{splits['test_ood'].source}: {shared:,} of {tables['test_ood'].height:,} pairs "
+                "of the test_ood split are in test_iid too and stay in both, so the two tests "
+                "differ less than they seem to"
+            )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, CnsdiffWarning, stacklevel=2)
+
+
+def _split(name: str, table: pl.DataFrame) -> Split:
+    return Split(
+        name,
+        table["user"].to_numpy(writable=True),
+        table["item"].to_numpy(writable=True),
+        _optional(table, "timestamp"),
+        _optional(table, "environment"),
+    )
 
 
 def _optional(frame: pl.DataFrame, column: str) -> NDArray[Any] | None:

@@ -34,6 +34,9 @@ class Given(Scenario):
             split: filters.clean(given, core=split == "train")
             for split, given in source.tables.items()
         }
+        for kept, counts in cleaned.values():
+            if filters.threshold is None and "rating" in kept.frame.columns:
+                counts["ratings_ignored"] = len(kept)
         return Dataset.from_splits(
             {split: kept for split, (kept, _) in cleaned.items()},
             name=source.name,
