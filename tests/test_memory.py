@@ -1,4 +1,4 @@
-"""Memory kept for reuse, and the peak in use."""
+"""Memory kept for reuse, the peak in use, and what is free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cnsdiff import memory
-from cnsdiff.memory import freed_memory_kept, peak_memory
+from cnsdiff.errors import InputError
+from cnsdiff.memory import free_memory, freed_memory_kept, peak_memory, require_memory
 
 
 def faults(work) -> int:
@@ -43,3 +44,21 @@ def test_the_peak_grows_with_what_is_held():
     held = torch.ones(before // 4 + 2**26)  # as many bytes as the peak so far, and more
     assert before + 2**27 < peak_memory(torch.device("cpu"))
     del held
+
+
+def test_free_memory_is_the_least_that_a_limit_leaves(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    whole = free_memory()
+    assert 0 < whole < 2**50
+    limit = memory._address_space() + 1_000_000
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert 0 <= free_memory() <= 1_000_000
+    monkeypatch.setattr(memory, "_left_in_the_group", lambda: iter([5_000]))
+    assert free_memory() == 5_000
+
+
+def test_more_than_is_free_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 2 * 10**9)
+    require_memory(2 * 10**9, "this", "do that")
+    with pytest.raises(InputError, match=r"^this needs about 3.0 GB of memory, and 2.0 GB are"):
+        require_memory(3 * 10**9, "this", "do that")

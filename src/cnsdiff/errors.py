@@ -56,6 +56,18 @@ class NotFittedError(CnsdiffError, ValueError, AttributeError):
     """A fitted attribute or method was used before ``fit`` (same bases as scikit-learn's)."""
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed, in a line: our own sentence, or the first line of another's."""
+    if isinstance(error, CnsdiffError):
+        return str(error)
+    text = str(error)
+    # NumPy, PyTorch and its GPU part each say so in their own way, PyTorch as a RuntimeError.
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return "there is not enough memory for it"
+    first = text.partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

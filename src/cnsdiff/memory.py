@@ -1,14 +1,18 @@
-"""Main memory: freed blocks kept for reuse while tensors come and go, and the peak in use."""
+"""Main memory: freed blocks kept for reuse, the peak in use, and what there is still."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+
+from cnsdiff.errors import InputError
 
 # Parameters of glibc's mallopt(3), and values for them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -57,3 +61,74 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take, as far as the system tells.
+
+    The least of what the machine has left, what the control group of a container has left, and
+    what ``ulimit -v`` leaves.
+    """
+    left = [2**62, _left_in_the_machine(), *_left_in_the_group()]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        left.append(limit - _address_space())
+    return max(0, min(left))
+
+
+def require_memory(needed: int, what: str, mend: str) -> None:
+    """Refuse work before it starts that would need more memory than there is.
+
+    Parameters
+    ----------
+    needed
+        Bytes, at the peak.
+    what
+        Begins the sentence: ``"EASE on 20,000 items"``.
+    mend
+        Ends it.
+
+    Raises
+    ------
+    InputError
+        Less than ``needed`` is free.
+    """
+    free = free_memory()
+    if needed > free:
+        raise InputError(
+            f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            f"free; {mend}"
+        )
+
+
+def _left_in_the_machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    try:  # as on macOS; without the pages that caches would give back
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2**62
+
+
+def _left_in_the_group() -> Iterator[int]:
+    """What the control group leaves, where there is one with a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            # Cached files count as used, and go when the memory is wanted.
+            fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            yield int(limit) - used + int(fields.get("inactive_file", 0))
+
+
+def _address_space() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

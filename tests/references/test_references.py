@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from cnsdiff.data import Dataset, read_interactions
-from cnsdiff.errors import ConfigError, InputError, NotFittedError
+from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError, NotFittedError
 from cnsdiff.evaluation import Scorer, evaluate
 from cnsdiff.references import EASE, REFERENCES, ItemKNN, MostPop, Reference
+from cnsdiff.references.item_knn import _nearest
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_item_knn_by_definition(
     shrink: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cnsdiff.references.item_knn._BLOCK", 7)
+    monkeypatch.setattr("cnsdiff.references.item_knn._BLOCK", 40)  # two or three items
     model = ItemKNN(neighbours, shrink=shrink).fit(dataset)
     norms = np.sqrt(x.sum(0))
     expected = (x.T @ x) / (np.outer(norms, norms) + shrink)
@@ -106,3 +109,57 @@ def test_item_knn_settings_are_checked(dataset: Dataset) -> None:
         ItemKNN(0).fit(dataset)
     with pytest.raises(ConfigError, match="shrink"):
         ItemKNN(shrink=-1.0).fit(dataset)
+    with pytest.raises(ConfigError, match="max_pairs is 17; give at least one for each of 18"):
+        ItemKNN(max_pairs=17).fit(dataset)
+
+
+@pytest.mark.parametrize("neighbours", [None, 11])
+def test_item_knn_keeps_no_more_than_max_pairs(dataset: Dataset, neighbours: int | None) -> None:
+    with pytest.warns(CnsdiffWarning, match="keeps the 4 most similar of the 18 items"):
+        model = ItemKNN(neighbours, max_pairs=18 * 4 + 3).fit(dataset)
+    expected = ItemKNN(4).fit(dataset).similarity_
+    assert model.similarity_.nnz == expected.nnz == 18 * 4
+    np.testing.assert_array_equal(model.similarity_.toarray(), expected.toarray())
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("k", [1, 3, 20, 100])
+def test_the_nearest_whether_they_are_sorted_or_selected(density: float, k: int) -> None:
+    rng = np.random.default_rng(k)
+    dense = rng.integers(1, 4, (12, 60)) * (rng.random((12, 60)) < density)
+    dense[[0, 5, 11]] = 0
+    rows, columns = np.nonzero(dense)
+    kept = _nearest(rows, columns, dense[rows, columns].astype(float), dense.shape, k)
+    for row in range(12):
+        own = np.flatnonzero(dense[row])
+        best = own[np.lexsort((own, -dense[row, own]))][:k]
+        assert columns[kept & (rows == row)].tolist() == sorted(best)
+
+
+def test_fitting_a_catalogue_with_a_crawler_takes_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One user with 1,500 items makes all of them similar: 2.2 million pairs, 18 MB as kept.
+    rng = np.random.default_rng(0)
+    users = np.r_[rng.integers(1, 50, 500), np.zeros(1500, dtype=int)]
+    items = np.r_[rng.integers(0, 1500, 500), np.arange(1500)]
+    pairs = pl.DataFrame({"user": users, "item": items}).unique(maintain_order=True)
+    dataset = Dataset.from_splits({"train": read_interactions(pairs)}, name="bot", scenario="given")
+    monkeypatch.setattr("cnsdiff.references.item_knn._BLOCK", 2**15)
+    tracemalloc.start()
+    try:
+        with pytest.warns(CnsdiffWarning, match="does one user have most of the catalogue"):
+            ItemKNN(max_pairs=100_000).fit(dataset)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 * 2**15 + 12 * 100_000 + 1_000_000
+
+
+@pytest.mark.parametrize("name", ["itemknn", "ease", "ials"])
+def test_what_there_is_no_memory_for_is_not_begun(
+    dataset: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 100)
+    with pytest.raises(InputError, match=r"needs about [\d.]+ GB of memory, and 0.0 GB are free"):
+        REFERENCES[name]().fit(dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.durations import in_words
 from cnsdiff.errors import ConfigError, InputError
 from cnsdiff.export.dataset_tables import pairs_of
+from cnsdiff.memory import free_memory
 from cnsdiff.shifts import prepare
 from cnsdiff.storage import write_json, write_with
 
@@ -374,14 +374,7 @@ def _reserve(datasets: Mapping[str, Dataset]) -> float:
 def _ease(datasets: Mapping[str, Dataset], budget: float) -> Ease:
     """Whether EASE fits under every shift, in a sixth of each shift's time."""
     largest = max(dataset.n_items for dataset in datasets.values())
-    return ease_fits(largest, budget / len(datasets) / 6, _free_memory())
-
-
-def _free_memory() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        return 4e9
+    return ease_fits(largest, budget / len(datasets) / 6, free_memory())
 
 
 def _workers(n: int) -> Workers:

@@ -13,7 +13,7 @@ from cnsdiff.benchmark.progress import Cell, Reporter
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
-from cnsdiff.errors import CnsdiffError
+from cnsdiff.errors import CnsdiffError, reason
 
 #: Seconds after which it is asked again which tasks are under way.
 _ASKED = 0.5
@@ -129,11 +129,11 @@ def _sentence(error: BaseException) -> str:
     # Ray hands over an error of the task inside one of its own.
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, CnsdiffError):
-        return str(cause)
+        return reason(cause)
     if hasattr(error, "exitcode") or type(error).__name__ == "WorkerCrashedError":
         code = getattr(error, "exitcode", "unknown")
         return f"its process died (exit code {code}); it may have run out of memory"
-    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
+    return reason(cause)
 
 
 def _forget_failures(units: tuple[Unit, ...], store: Store) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from cnsdiff.errors import ConfigError, InputError
+from cnsdiff.memory import require_memory
 from cnsdiff.references.base import Reference
 
 
@@ -23,7 +24,8 @@ class EASE(Reference):
         Ridge strength, above 0.
     max_items : int
         Largest catalogue to accept. ``B`` is dense: at 25,000 items it takes 2.5 GB in single
-        precision and fitting about three times that, and the time grows with the cube.
+        precision and fitting about three times that, and the time grows with the cube. What the
+        machine has no memory for is refused in any case, before anything is allocated.
     dtype : torch.dtype
         Precision of the fit, ``torch.float32`` or ``torch.float64``; the weights are kept in
         single precision.
@@ -61,6 +63,11 @@ class EASE(Reference):
                 f"{gigabytes:.0f} GB while fitting, above its limit of {self.max_items:,} items; "
                 "raise max_items if that fits in memory, or use ItemKNN"
             )
+        require_memory(
+            3 * n_items**2 * self.dtype.itemsize,
+            f"EASE's dense matrix of {n_items:,} × {n_items:,} items",
+            "use ItemKNN, or a machine with more",
+        )
         # Co-occurrence counts are exact in single precision up to 2**24 users.
         gram = torch.from_numpy((train.T @ train).toarray()).to(self.device, self.dtype)
         gram.diagonal().add_(self.l2)

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array, csr_matrix
 from torch import Tensor
 
 from cnsdiff.errors import ConfigError, InputError
+from cnsdiff.memory import require_memory
 from cnsdiff.references.base import Reference
 
 
@@ -78,6 +79,12 @@ class IALS(Reference):
                 "IALS needs the package implicit, which is not installed; "
                 "install it with: pip install 'cnsdiff[bench]'"
             ) from error
+        # Factors in single precision, the pairs' weights by user and by item.
+        require_memory(
+            4 * self.factors * sum(train.shape) + 24 * train.nnz,
+            f"IALS with {self.factors:,} factors of {sum(train.shape):,} users and items",
+            "lower factors",
+        )
         # The library takes the stored values for c_ui themselves.
         confidence = csr_matrix(train, dtype=np.float32, copy=True)
         confidence.data[:] = 1.0 + self.alpha

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.errors import CnsdiffWarning, ConfigError
+from cnsdiff.memory import require_memory
 from cnsdiff.references.base import Reference
 
-_BLOCK = 4096
-"""Items compared with the whole catalogue at a time while fitting."""
+_BLOCK = 2**22
+"""Pairs of items compared at a time while fitting: about 80 bytes each."""
 
 
 class ItemKNN(Reference):
@@ -20,13 +25,20 @@ class ItemKNN(Reference):
     The cosine of two items is ``|U_i ∩ U_j| / (sqrt(|U_i| |U_j|) + shrink)`` with ``U_i`` the
     users of item ``i`` (Sarwar et al., WWW 2001; neighbourhoods as in Deshpande & Karypis, 2004).
 
+    One user with the whole catalogue makes all items share a user. Memory stays bounded: at most
+    ``max_pairs`` similarities are kept, of 8 bytes each, and it takes about twice that and half a
+    gigabyte to fit and to score.
+
     Parameters
     ----------
     neighbours : int or None
         Of each history item only this many most similar items score (ties to the lower index).
-        None, the default, keeps every item that shares a user.
+        None, the default, keeps every item that shares a user. Where that is more than
+        ``max_pairs`` in all, only ``max_pairs // n_items`` are kept, with a warning.
     shrink : float
         Makes pairs with few users count less; at least 0.
+    max_pairs : int
+        Most similarities to keep.
 
     Attributes
     ----------
@@ -36,9 +48,16 @@ class ItemKNN(Reference):
 
     similarity_: csr_array
 
-    def __init__(self, neighbours: int | None = None, *, shrink: float = 0.0) -> None:
+    def __init__(
+        self,
+        neighbours: int | None = None,
+        *,
+        shrink: float = 0.0,
+        max_pairs: int = 10**8,
+    ) -> None:
         self.neighbours = neighbours
         self.shrink = shrink
+        self.max_pairs = max_pairs
 
     def _fit(self, train: csr_array) -> None:
         if self.neighbours is not None and self.neighbours < 1:
@@ -47,32 +66,79 @@ class ItemKNN(Reference):
             )
         if self.shrink < 0:
             raise ConfigError(f"ItemKNN's shrink is {self.shrink}; it must not be negative")
+        n_items = train.shape[1]
+        most = self.max_pairs // n_items
+        if most < 1:
+            raise ConfigError(
+                f"ItemKNN's max_pairs is {self.max_pairs:,}; give at least one for each of "
+                f"{n_items:,} items"
+            )
         by_item = csr_array(train.T)
-        norms = np.sqrt(np.diff(by_item.indptr).astype(np.float64))
-        blocks = [
-            self._similarities(by_item, train, norms, start)
-            for start in range(0, train.shape[1], _BLOCK)
-        ]
-        self.similarity_ = csr_array(vstack(blocks, format="csr"))
+        # Items that share a user with each, those counted repeatedly that share several.
+        sharing = np.minimum(by_item @ np.diff(train.indptr).astype(np.float64), n_items)
+        pairs = min(int(sharing.sum()), n_items * (self.neighbours or n_items), self.max_pairs)
+        require_memory(
+            16 * pairs + 80 * _BLOCK,
+            f"ItemKNN on {n_items:,} items with {pairs:,} similarities",
+            "lower its neighbours or max_pairs",
+        )
+        similarity = self._similarity(by_item, train, sharing, self.neighbours)
+        if similarity is None:
+            warnings.warn(
+                f"ItemKNN keeps the {most:,} most similar of the {n_items:,} items for each: all "
+                f"that share a user would be more than its {self.max_pairs:,} pairs (does one "
+                "user have most of the catalogue?)",
+                CnsdiffWarning,
+                stacklevel=3,
+            )
+            similarity = self._similarity(by_item, train, sharing, most)
+            assert similarity is not None
+        self.similarity_ = similarity
 
-    def _similarities(
-        self, by_item: csr_array, train: csr_array, norms: np.ndarray, start: int
+    def _similarity(
+        self, by_item: csr_array, train: csr_array, sharing: NDArray[np.float64], k: int | None
+    ) -> csr_array | None:
+        """Similarities to the ``k`` nearest items, or all; None if these exceed ``max_pairs``."""
+        norms = np.sqrt(np.diff(by_item.indptr).astype(np.float64))
+        lengths, columns, values = [], [], []
+        found = 0
+        for start, stop in _blocks(sharing):
+            block = self._block(by_item, train, norms, start, stop, k)
+            found += block.nnz
+            if found > self.max_pairs:
+                return None
+            lengths.append(np.diff(block.indptr))
+            columns.append(block.indices)
+            values.append(block.data)
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        # One after the other, so that only one of them is there twice.
+        data, values = np.concatenate(values), []
+        indices, columns = np.concatenate(columns), []
+        return csr_array((data, indices, indptr), shape=(train.shape[1],) * 2)
+
+    def _block(
+        self,
+        by_item: csr_array,
+        train: csr_array,
+        norms: NDArray[np.float64],
+        start: int,
+        stop: int,
+        k: int | None,
     ) -> csr_array:
-        """Rows ``start .. start + _BLOCK - 1`` of the similarity matrix."""
+        """Rows ``start .. stop - 1`` of the similarity matrix, columns in order."""
         # Counts first, one division after: equal cosines then have equal bits and truly tie.
-        shared = csr_array(by_item[start : start + _BLOCK] @ train)
-        rows = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
+        shared = csr_array(by_item[start:stop] @ train)
+        shared.sort_indices()
+        rows = np.repeat(np.arange(stop - start), np.diff(shared.indptr))
         columns, counts = shared.indices, shared.data
         other = rows + start != columns
         rows, columns, counts = rows[other], columns[other], counts[other]
         values = counts / (norms[rows + start] * norms[columns] + self.shrink)
-        if self.neighbours is not None:
-            order = np.lexsort((columns, -values, rows))
-            first = np.searchsorted(rows, np.arange(shared.shape[0]))
-            # lexsort keeps the rows where they were, so a place less the row's first is its rank.
-            kept = order[np.arange(len(rows)) - first[rows] < self.neighbours]
+        if k is not None:
+            kept = _nearest(rows, columns, values, shared.shape, k)
             rows, columns, values = rows[kept], columns[kept], values[kept]
-        return csr_array((values.astype(np.float32), (rows, columns)), shape=shared.shape)
+        indptr = np.searchsorted(rows, np.arange(stop - start + 1))
+        return csr_array((values.astype(np.float32), columns, indptr), shape=shared.shape)
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         history = self._history(users)
@@ -80,3 +146,48 @@ class ItemKNN(Reference):
         if stop - start < similarity.shape[1]:
             similarity = similarity[:, start:stop]
         return torch.from_numpy((history @ similarity).toarray()).to(users.device)
+
+
+def _blocks(sharing: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    """Ranges of items whose pairs are :data:`_BLOCK` or less, but of one item at least."""
+    ends = np.cumsum(sharing)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0.0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
+        yield start, stop
+        start = stop
+
+
+def _nearest(
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: NDArray[np.float64],
+    shape: tuple[int, int],
+    k: int,
+) -> NDArray[np.bool_]:
+    """Which pairs are among the ``k`` greatest of their row, ties to the lower column.
+
+    Values are above 0; pairs come in order of row and column.
+    """
+    if k >= shape[1]:
+        return np.ones(len(rows), dtype=np.bool_)
+    first = np.searchsorted(rows, np.arange(shape[0]))
+    if 4 * len(rows) < shape[0] * shape[1]:
+        order = np.lexsort((columns, -values, rows))
+        kept = np.zeros(len(rows), dtype=np.bool_)
+        # lexsort keeps the rows where they were, so a place less the row's first is its rank.
+        kept[order[np.arange(len(rows)) - first[rows] < k]] = True
+        return kept
+    # Nearly dense, as one user with the whole catalogue makes it: selecting beats sorting.
+    dense = np.zeros(shape)
+    dense[rows, columns] = values
+    last = np.partition(dense, shape[1] - k, axis=1)[:, shape[1] - k][rows]
+    kept = values > last
+    room = k - np.bincount(rows[kept], minlength=shape[0])
+    tied = values == last
+    # How many tied ones stand before each, in its own row.
+    before = np.cumsum(tied) - tied
+    before -= np.append(before, 0)[first][rows]
+    result: NDArray[np.bool_] = kept | (tied & (before < room[rows]))
+    return result
