@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
+import sys
+import threading
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
 from cnsdiff import storage
-from cnsdiff.errors import InputError, StorageError
+from cnsdiff.errors import InputError, RunError, StorageError
 
 
 def names(folder):
@@ -36,10 +41,12 @@ def test_what_is_written_obeys_the_umask(tmp_path):
         storage.write_text(tmp_path / "file", "x")
         with storage.atomic_directory(tmp_path / "dir") as folder:
             storage.write_text(folder / "file", "x")
+        storage.write_tensors(tmp_path / "tensors", {"x": torch.zeros(2)})
     finally:
         os.umask(before)
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "dir", "dir/file")]
-    assert modes == [0o644, 0o755, 0o644]
+    written = ("file", "dir", "dir/file", "tensors")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in written]
+    assert modes == [0o644, 0o755, 0o644, 0o644]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, InputError])
@@ -65,25 +72,161 @@ def test_a_failure_midway_leaves_the_old_directory_and_nothing_else(tmp_path, er
     assert names(tmp_path) == ["d"]
 
 
+@pytest.fixture(params=["exchanged", "renamed"])
+def exchange(request, monkeypatch):
+    """Whether the system exchanges two directories in one step."""
+    if request.param == "renamed":
+        monkeypatch.setattr(storage, "_renameat2", lambda: None)
+    elif storage._renameat2() is None:
+        pytest.skip("this system has no renameat2")
+    return request.param == "exchanged"
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failure_between_the_two_renames_brings_the_old_back(tmp_path, monkeypatch, error):
     path = tmp_path / "d"
     path.mkdir()
     (path / "a").write_text("old")
-    real = type(path).replace
+    real = type(path).rename
 
-    def replace(self, target):
+    def rename(self, target):
         if target == path and (self / "b").exists():
             raise error
         return real(self, target)
 
-    monkeypatch.setattr(type(path), "replace", replace)
+    monkeypatch.setattr(type(path), "rename", rename)
+    monkeypatch.setattr(storage, "_renameat2", lambda: None)
     expected = StorageError if error is OSError else error
     with pytest.raises(expected), storage.atomic_directory(path, overwrite=True) as temporary:
         (temporary / "b").write_text("new")
     monkeypatch.undo()
     assert (path / "a").read_text() == "old"
     assert names(tmp_path) == ["d"]
+
+
+#: What changes files, as Python tells of it; ``open`` only where it is to write.
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def killed(action, after: int) -> bool:
+    """Carry ``action`` out in a process that dies before a change; whether it came so far."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    left = after
+
+    def change():
+        nonlocal left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+
+    def listen(event, arguments):
+        if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            change()
+
+    exchange = storage._exchange
+    storage._exchange = lambda *names: (change(), exchange(*names))[1]
+    sys.addaudithook(listen)
+    action()
+    os._exit(0)
+
+
+def test_a_kill_leaves_the_old_or_the_new_and_nothing_for_long(tmp_path, exchange, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # the machine does not go down
+    folder, file = tmp_path / "d", tmp_path / "f"
+
+    def write(content):
+        with storage.atomic_directory(folder, overwrite=True) as temporary:
+            storage.write_text(temporary / "a", content)
+            (temporary / "sub").mkdir()
+        storage.write_text(file, content)
+
+    write("old")
+    after = 0
+    while killed(lambda: write("new"), after):
+        after += 1
+        if exchange:
+            assert folder.is_dir()  # at every moment, and before anybody mends anything
+        storage.recover(folder)
+        contents = [(folder / "a").read_text(), file.read_text()]
+        assert contents in (["old", "old"], ["new", "old"], ["new", "new"])
+        assert names(folder) == ["a", "sub"]
+        write("old")
+        assert names(tmp_path) == ["d", "f"]
+    assert after > 10
+
+
+def test_what_a_live_process_writes_is_no_leftover(tmp_path):
+    for name, write in (("f", storage.atomic_file), ("d", storage.atomic_directory)):
+        with write(tmp_path / name) as temporary:
+            storage.remove_leftovers(tmp_path, ["d", "f"])
+            assert temporary.exists()
+    (tmp_path / f".f.{'0' * 16}").touch()
+    storage.remove_leftovers(tmp_path, ["d", "f"])
+    assert names(tmp_path) == ["d", "f"]
+
+
+def test_a_reader_waits_for_a_writer_between_two_renames(tmp_path):
+    path, aside = tmp_path / "d", tmp_path / f".d.{'0' * 16}.old"
+    aside.mkdir()
+    held = storage._hold(aside)  # as the writer does
+    threading.Timer(0.05, lambda: (path.mkdir(), os.close(held))).start()
+    storage.recover(path)
+    assert path.exists()
+    assert aside.exists()  # the writer's to remove
+
+
+def test_a_directory_is_held_by_one_process_until_its_end(tmp_path):
+    busy = RunError("busy")
+    ready, done = os.pipe()
+    child = os.fork()
+    if not child:
+        with storage.locked(tmp_path, busy):
+            os.write(done, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    try:
+        with pytest.raises(RunError, match="busy"), storage.locked(tmp_path, busy):
+            pass
+        (tmp_path / "x").touch()  # held, not closed to anybody
+        with (
+            pytest.raises(RunError, match="another command is writing here"),
+            storage.atomic_directory(tmp_path, overwrite=True),
+        ):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with storage.locked(tmp_path, busy):
+        pass
+    assert names(tmp_path) == ["x"]
+
+
+def test_where_directories_cannot_be_held_a_file_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_hold", lambda path: None)
+    with storage.locked(tmp_path, RunError("busy")):  # noqa: SIM117
+        with pytest.raises(RunError, match="busy"), storage.locked(tmp_path, RunError("busy")):
+            pass
+    with storage.locked(tmp_path, RunError("busy")):
+        pass
+
+
+def test_what_a_link_points_to_is_replaced_and_not_the_link(tmp_path):
+    (tmp_path / "large").mkdir()
+    for name, write in (("f", "file"), ("d", "folder")):
+        link = tmp_path / name
+        link.symlink_to(tmp_path / "large" / name)
+        for content in ("old", "new"):
+            if write == "file":
+                storage.write_text(link, content)
+            else:
+                with storage.atomic_directory(link, overwrite=True) as temporary:
+                    (temporary / content).touch()
+        assert link.is_symlink()
+    assert (tmp_path / "large" / "f").read_text() == "new"
+    assert names(tmp_path / "large" / "d") == ["new"]
+    assert names(tmp_path / "large") == ["d", "f"]
 
 
 def test_directories_are_replaced_only_when_asked(tmp_path):
@@ -148,3 +291,21 @@ def test_paths_are_names_not_patterns(tmp_path, monkeypatch, name):
     assert storage.read_csv(place / "a.csv", ["own"]).to_dicts() == expected
     assert storage.read_json_lines(place / "a.jsonl", {"own": pl.String}).to_dicts() == expected
     assert names(tmp_path) == sorted({"x1", "xy", "home", name})
+
+
+@pytest.mark.parametrize("metadata", [None, {"state": '{"é": "\\n"}'}])
+def test_tensors_are_written_byte_by_byte_as_the_package_writes_them(tmp_path, metadata):
+    table = torch.randn(4, 3)
+    tensors = {
+        "table": table,
+        "é": torch.arange(3),
+        "number": torch.tensor(1.5),
+        "none": torch.zeros(0, 4),
+        "columns": torch.randn(2, 3, dtype=torch.float64).T.contiguous(),
+    }
+    kinds = (torch.bfloat16, torch.float16, torch.int8, torch.uint8, torch.bool, torch.int16)
+    tensors |= {str(kind): torch.tensor([1, 0, 1], dtype=kind) for kind in (*kinds, torch.int32)}
+    storage.write_tensors(tmp_path / "x", tensors, metadata)
+    assert (tmp_path / "x").read_bytes() == save(tensors, metadata)
+    storage.write_tensors(tmp_path / "x", {"a": table, "b": table, "c": table.T})  # one memory
+    assert torch.equal(load_file(tmp_path / "x")["c"], table.T)

@@ -1,30 +1,50 @@
 """Writing files so that nothing is ever lost or half-written, and checking what is read.
 
-A file is written under a temporary name in its own folder, flushed to disk and renamed; a
-directory is filled beside its final place and renamed as a whole. A crash, a full disk or
-Ctrl-C therefore leaves either the old content or the new, never a mixture.
+A file is written under a temporary name in its own folder, flushed to disk and renamed. A
+directory is filled beside its final place and takes it in one step, in which the old one, if
+there is one, gets the temporary name. A crash, a full disk or Ctrl-C therefore leaves either the
+old content or the new under its own name, never a mixture. What a killed process leaves under
+temporary names goes with the next writing of the same thing: a live writer holds a lock on what
+it writes, and the system lifts the lock of a dead one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnsdiff.errors import CnsdiffError, InputError, StorageError
+from cnsdiff.errors import CnsdiffError, InputError, RunError, StorageError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: What ``renameat2`` says of a file system, or a kernel, that cannot exchange.
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+#: Ends the name of what waits to be removed where the two cannot be exchanged.
+_OLD = ".old"
+#: Seconds after which an untouched temporary file is nobody's, where no lock tells.
+_ABANDONED = 24 * 3600.0
+#: Seconds to wait for a writer that is between two renames.
+_PATIENCE = 2.0
 
 
 def storage_error(path: Path, error: BaseException) -> StorageError:
@@ -55,18 +75,167 @@ def _system_errors(path: Path) -> Iterator[None]:
         raise
 
 
+# -- who is writing ----------------------------------------------------------------------------
+
+
+def _hold(path: Path) -> int | None:
+    """A handle that locks a file or directory until it is closed or its process ends.
+
+    ``None`` where the system has no such locks; BlockingIOError if another holds it.
+    """
+    if sys.platform == "win32":
+        return None
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:  # not on this file system
+        os.close(handle)
+        return None
+    return handle
+
+
+def _release(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether what is held is (still) what is called ``path``."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: CnsdiffError) -> Iterator[None]:
+    """Hold a directory until the block ends; the end of the process lifts the lock, too.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    busy
+        Raised if another holds it.
+    """
+    with _system_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _held(folder, busy)
+    if handle is None:
+        with _lock_file(folder, busy):
+            yield
+        return
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _held(folder: Path, busy: CnsdiffError) -> int | None:
+    while True:
+        try:
+            handle = _hold(folder)
+        except BlockingIOError:
+            raise busy from None
+        if handle is None or _is_at(handle, folder):
+            return handle
+        os.close(handle)  # another took its place meanwhile
+
+
+@contextlib.contextmanager
+def _lock_file(folder: Path, busy: CnsdiffError) -> Iterator[None]:
+    """As :func:`locked`, where a directory itself cannot be held (Windows, NFS)."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    with _system_errors(folder):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise busy from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# -- temporary names ---------------------------------------------------------------------------
+
+
 def _hidden_beside(path: Path) -> Path:
     # Not tempfile: its files are private, and what we write should obey the caller's umask.
     # Absolute: polars writes to the home folder what begins with a folder called ``~``.
     return path.parent.absolute() / f".{path.name}.{secrets.token_hex(8)}"
 
 
+def _temporary(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """A new file or directory under a temporary name beside ``path``, and the hold on it."""
+    while True:
+        temporary = _hidden_beside(path)
+        make(temporary)
+        try:
+            handle = _hold(temporary)
+        except (BlockingIOError, FileNotFoundError):  # taken for a leftover before it was held
+            continue
+        if handle is None or _is_at(handle, temporary):
+            return temporary, handle
+        os.close(handle)
+
+
+def _hidden(folder: Path, names: Iterable[str], ending: str) -> list[Path]:
+    """What lies in ``folder`` under temporary names of ``names``."""
+    pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}{ending}")
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    except OSError:  # no such folder, or one that may not be listed
+        return []
+
+
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove the temporary files of ``names`` that a killed process left in ``folder``."""
-    temporary = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}")
-    for entry in folder.iterdir():
-        if temporary.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
+    """Remove what a killed process left in ``folder`` under temporary names of ``names``."""
+    for entry in _hidden(folder, names, rf"({re.escape(_OLD)})?"):
+        with contextlib.suppress(OSError):  # held by a live writer, or gone
+            handle = _hold(entry)
+            if handle is not None or time.time() - entry.stat().st_mtime > _ABANDONED:
+                _remove(entry)
+            _release(handle)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with all it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def recover(path: Path) -> None:
+    """Give back its name to what a kill between two renames left aside.
+
+    Only where a file system cannot exchange two directories is there such a moment; whoever is
+    about to read or replace ``path`` calls this first.
+    """
+    ends = time.monotonic() + _PATIENCE
+    while not os.path.lexists(path):
+        asides = _hidden(path.parent, [path.name], re.escape(_OLD))
+        if not asides:
+            return
+        late = time.monotonic() > ends
+        with contextlib.suppress(OSError):
+            handle = _hold(asides[0])
+            if (handle is not None or late) and not os.path.lexists(path):
+                asides[0].rename(path)
+            _release(handle)
+        if late:
+            return
+        time.sleep(0.01)
+
+
+# -- writing -----------------------------------------------------------------------------------
 
 
 def _sync(path: Path) -> None:
@@ -78,14 +247,19 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _real(path: Path) -> Path:
+    """Where ``path`` leads: what a link points to is replaced, not the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step."""
-    path = Path(path)
-    temporary = _hidden_beside(path)
+    path = _real(Path(path))
     with _system_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
+        remove_leftovers(path.parent, [path.name])
+        temporary, handle = _temporary(path, lambda place: place.touch(exist_ok=False))
         try:
             yield temporary
             _sync(temporary)
@@ -93,49 +267,103 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+            _release(handle)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside ``path`` that takes its place on success.
 
-    With ``overwrite`` an existing directory is first renamed aside and removed only after the
-    new one stands; without it an existing, non-empty ``path`` is an error.
+    With ``overwrite`` an existing directory is removed only after the new one stands; without
+    it an existing, non-empty ``path`` is an error.
+
+    Raises
+    ------
+    InputError
+        ``path`` exists and ``overwrite`` is off.
+    RunError
+        Another process is writing into what is there.
+    StorageError
+        It cannot be written; what was there is untouched.
     """
-    path = Path(path)
-    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; choose another --out or pass --overwrite")
-    temporary = _hidden_beside(path)
-    with _system_errors(path):
+    path = _real(Path(path))
+    recover(path)
+    remove_leftovers(path.parent, [path.name])
+    _require_free(path, overwrite)
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            stack.enter_context(locked(path, being_written(path)))
+        stack.enter_context(_system_errors(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+        temporary, handle = _temporary(path, Path.mkdir)
         try:
             yield temporary
             for entry in temporary.rglob("*"):
                 _sync(entry)
             _sync(temporary)
+            _require_free(path, overwrite)  # another may have been quicker
             _swap(temporary, path)
             _sync(path.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
+            _release(handle)
+
+
+def being_written(path: Path) -> RunError:
+    """The sentence for a directory that another process holds."""
+    return RunError(
+        f"{path}: another command is writing here; wait for it, or choose another --out"
+    )
+
+
+def _require_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already exists; choose another --out or pass --overwrite")
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put ``new`` in the place of ``path``, which is removed once ``new`` stands."""
-    if not path.exists():
-        new.replace(path)
+    """Put ``new`` in the place of ``path``; what was there is under a temporary name, or gone."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        return
+    if _exchange(new, path):
         return
     aside = _hidden_beside(path)
-    path.replace(aside)
+    aside = aside.with_name(aside.name + _OLD)
+    path.rename(aside)
     try:
-        new.replace(path)
+        new.rename(path)
     except BaseException:  # Ctrl-C between the two renames must not lose the old one either
-        aside.replace(path)
+        aside.rename(path)
         raise
-    if aside.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        aside.unlink()
+    _remove(aside)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange what two names stand for in one step, where system and file system can."""
+    call = _renameat2()
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """The C library's ``renameat2``; ``None`` where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        call: Any = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    found: Callable[..., int] = call
+    return found
 
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
@@ -150,6 +378,44 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, the very bytes that the package of that name writes.
+
+    That one writes under a temporary name of its own, readable by its owner alone, and refuses
+    tensors that share memory. Here one tensor at a time is brought to the CPU, and none is copied
+    that is there.
+    """
+    import torch
+
+    # In the order in which that package writes them: wide elements first, so that each is aligned.
+    names = {
+        **{torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32"},
+        **{torch.bfloat16: "BF16", torch.float16: "F16", torch.int16: "I16"},
+        **{torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"},
+    }
+    place = {dtype: number for number, dtype in enumerate(names)}
+    order = sorted(tensors, key=lambda name: (place[tensors[name].dtype], name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(memoryview(flat.view(torch.uint8).numpy()))
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

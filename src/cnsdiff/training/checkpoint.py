@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cnsdiff.errors import RunError
-from cnsdiff.storage import atomic_file
+from cnsdiff.storage import write_tensors
 
 VERSION = 1
 
@@ -57,8 +56,6 @@ class TrainingState:
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for index, moments in self.optimizer.items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-        # Weights and best weights may share memory, which safetensors refuses to write.
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
         state = {
             "version": VERSION,
             "epoch": self.epoch,
@@ -66,8 +63,7 @@ class TrainingState:
             "history": self.history,
             "identity": self.identity,
         }
-        with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+        write_tensors(path, tensors, {"state": json.dumps(state)})
 
     @classmethod
     def load(cls, path: Path) -> TrainingState:
