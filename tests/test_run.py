@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from cnsdiff.errors import RunError, StorageError
 from cnsdiff.evaluation import Dialled, EmbeddingScorer
 from cnsdiff.evaluation.dial import standardised_log
 from cnsdiff.run import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
-from cnsdiff.storage import sha256
+from cnsdiff.storage import locked, sha256
 from cnsdiff.training.progress import Reporter
 
 FILES = [
@@ -331,9 +332,38 @@ def test_killed_at_any_point_it_goes_on_and_leaves_no_rubbish(
 
 
 def test_killed_after_the_manifests_last_word(run, unfinished, world):
-    """A checkpoint left beside a complete manifest does no harm."""
+    """A checkpoint left beside a complete manifest does no harm, and goes."""
     shutil.copy(unfinished / CHECKPOINT, run / CHECKPOINT)
     Recommender.load(run).recommend(world.users[:1])
+    with pytest.raises(RunError, match="holds a finished run"):
+        recommender().fit(world, run=run)
+    assert sorted(entry.name for entry in run.iterdir()) == FILES
+
+
+def test_a_run_appears_with_its_configuration(world, tmp_path, monkeypatch):
+    """So that there is no moment at which it could be neither resumed nor begun again."""
+    seen = []
+    real = Path.rename
+
+    def rename(self, target):
+        seen.append(sorted(entry.name for entry in self.iterdir()))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    recommender().fit(world, run=tmp_path / "new")
+    assert seen == [["config.yaml", "manifest.json"]]
+
+
+def test_one_training_at_a_time(unfinished, kept, world):
+    before = {entry.name: entry.read_bytes() for entry in unfinished.iterdir()}
+    with locked(unfinished, RunError("held")):
+        with pytest.raises(RunError, match="another training is running here"):
+            recommender().fit(world, run=unfinished)
+        with pytest.raises(RunError, match="another command is writing here"):
+            Recommender.load(kept).save(unfinished, overwrite=True)
+        assert {entry.name: entry.read_bytes() for entry in unfinished.iterdir()} == before
+    recommender().fit(world, run=unfinished)
+    Recommender.load(kept).save(unfinished, overwrite=True)
 
 
 def test_a_full_disk_at_the_end_keeps_the_run_resumable(unfinished, kept, world, full_disk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def fit(
     """
     listeners = Listeners(reporter, callbacks)
     fabric = make_fabric(config.device, config.precision, config.threads)
-    with joined(fabric.device) as processes:
+    with joined(fabric.device) as processes, ExitStack() as stack:
         if not processes.first:
             listeners = Listeners()
         provenance = run_directory.provenance(config, dataset)
@@ -81,7 +82,8 @@ def fit(
         for note in parts.notes(config):
             listeners.note(note)
         if run is not None:
-            processes.from_first(lambda: run_directory.begin_run(run, config, dataset))
+            training = run_directory.training_in(run, config, dataset)
+            processes.from_first(lambda: stack.enter_context(training))
         context = FitContext(config, provenance, run, listeners.reporter.note)
         try:
             processes.from_first(lambda: listeners.begin_fit(context))

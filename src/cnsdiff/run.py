@@ -19,11 +19,12 @@ Reading verifies version and checksums, and nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,23 @@ import torch
 import yaml
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
-from cnsdiff.errors import RunError
+from cnsdiff.errors import InputError, RunError
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.storage import (
+    atomic_directory,
+    locked,
     read_parquet,
+    recover,
     remove_leftovers,
     sha256,
     write_json,
+    write_tensors,
     write_text,
     write_with,
 )
@@ -94,32 +99,63 @@ def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def begin_run(path: Path, config: Config, dataset: Dataset) -> None:
-    """Open a run directory for training; :class:`RunError` if it belongs to something else."""
-    manifest_file = path / "manifest.json"
-    if path.is_dir():
+@contextlib.contextmanager
+def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
+    """Open a run directory for training, and hold it until the block or the process ends.
+
+    Raises
+    ------
+    RunError
+        It belongs to something else, or another process trains there.
+    """
+    _begin(path, config, dataset)
+    busy = RunError(
+        f"{path}: another training is running here; wait for it, or choose another --out"
+    )
+    with locked(path, busy):
         remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
-    if manifest_file.exists():
-        manifest = read_manifest(path)
-        if manifest["status"] == "complete":
-            raise RunError(f"{path}: holds a finished run; choose another --out")
-        if manifest["config_fingerprint"] != config_fingerprint(config):
-            raise RunError(
-                f"{path}: holds an unfinished run of another configuration; resume that one with "
-                f"`cnsdiff train --resume {path}`, or choose another --out"
-            )
-        if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
-            raise RunError(
-                f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
-                "content; prepare that dataset again, or choose another --out"
-            )
-        if not (path / "config.yaml").exists():  # killed before it was written
-            write_text(path / "config.yaml", _yaml(config))
+        for left in path.glob(".tmp??????"):  # of safetensors, which version 0.1 wrote with
+            left.unlink()
+        _require_same(path, config, dataset)
+        yield
+
+
+def _begin(path: Path, config: Config, dataset: Dataset) -> None:
+    """Make a run directory where there is none: manifest and configuration at once."""
+    recover(path)
+    remove_leftovers(path, ["manifest.json"])
+    if (path / "manifest.json").exists():
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: exists and is no run directory; choose another --out")
-    write_json(manifest_file, {"status": "training", **provenance(config, dataset)})
-    write_text(path / "config.yaml", _yaml(config))
+    try:
+        with atomic_directory(path) as temporary:
+            manifest = {"status": "training", **provenance(config, dataset)}
+            write_json(temporary / "manifest.json", manifest)
+            write_text(temporary / "config.yaml", _yaml(config))
+    except InputError:
+        if not (path / "manifest.json").exists():  # else another was quicker
+            raise
+
+
+def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
+    """:class:`RunError` unless ``path`` is an unfinished run of this."""
+    manifest = read_manifest(path)
+    if manifest["status"] == "complete":
+        (path / CHECKPOINT).unlink(missing_ok=True)  # killed before that
+        raise RunError(f"{path}: holds a finished run; choose another --out")
+    if manifest["config_fingerprint"] != config_fingerprint(config):
+        raise RunError(
+            f"{path}: holds an unfinished run of another configuration; resume that one with "
+            f"`cnsdiff train --resume {path}`, or choose another --out"
+        )
+    if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
+        raise RunError(
+            f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
+            "content; prepare that dataset again, or choose another --out"
+        )
+    if not (path / "config.yaml").exists():  # killed before it was written, by version 0.1
+        write_text(path / "config.yaml", _yaml(config))
 
 
 def require_replaceable(path: Path) -> None:
@@ -143,9 +179,8 @@ def write_run(
     dial: float,
 ) -> None:
     """Write all files of a finished run, the manifest last, and drop the checkpoint."""
-    stored = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
     write_text(path / "config.yaml", _yaml(config))
-    write_with(path / "weights.safetensors", lambda temporary: save_file(stored, temporary))
+    write_tensors(path / "weights.safetensors", weights)
     for name, frame in (
         ("users", users.alias("id").to_frame()),
         ("items", items.alias("id").to_frame()),
@@ -208,6 +243,7 @@ def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory, of the right version."""
+    recover(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         found = manifest["schema_version"]

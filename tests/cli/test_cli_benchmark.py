@@ -41,8 +41,8 @@ GRID: dict[str, Any] = {
 }
 
 
-def write(folder: Path, **changes: Any) -> Path:
-    path = folder / "grid.yaml"
+def write(folder: Path, name: str = "grid", **changes: Any) -> Path:
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False), encoding="utf-8")
     return path
 
@@ -145,7 +145,7 @@ def test_ended_at_random_moments_and_gone_on_with(cli, tmp_path):
         printed, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert f" tasks, {kept} of them done before" in err
-    assert [entry.name for entry in out.rglob(".*")] == [".lock"]
+    assert not list(out.rglob(".*"))
     alone = cli("benchmark", grid, "--out", tmp_path / "whole", "--json", "--threads", 1)
     document = timeless(alone.out)
     assert (document["missing"], document["failures"]) == (0, [])
@@ -257,7 +257,11 @@ def test_one_at_a_time(cli, tmp_path):
     command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
     assert cli(*command, "--show", "--json").json["missing"] == 1
     with Store(tmp_path / "out").writing():
+        before = (tmp_path / "out" / "grid.yaml").read_bytes()
         cli(*command).refused("out: another benchmark is running here", "--show")
+        other = write(tmp_path, "other", methods={"n": {"reference": "mostpop"}})
+        cli(command[0], other, *command[2:]).refused("another benchmark is running here")
+        assert (tmp_path / "out" / "grid.yaml").read_bytes() == before
         assert cli(*command, "--show", "--json").json["missing"] == 1
 
 

@@ -29,6 +29,7 @@ from cnsdiff.errors import (
 from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.search_space import Searched, Space
+from cnsdiff.storage import locked
 from cnsdiff.tuning import read_study, tune
 from cnsdiff.tuning.progress import Reporter
 from cnsdiff.tuning.trial import Trial
@@ -121,7 +122,7 @@ def test_what_a_trial_says_is_what_its_training_did(undisturbed, world):
 def test_what_is_kept_in_the_directory(undisturbed, world, tmp_path):
     folder, tuned = undisturbed
     assert {entry.name for entry in folder.iterdir()} == {
-        *("study.db", "study.json", "best.yaml", "best", ".lock")
+        *("study.db", "study.json", "best.yaml", "best")
     }
     assert read_study(folder) == tuned.study
     kept = Recommender.load(folder / "best")
@@ -257,12 +258,10 @@ def test_directories_that_are_none(world, quick, tmp_path):
 
 
 def test_one_command_at_a_time(undisturbed, world, quick, tmp_path):
-    from filelock import FileLock
-
     folder, _ = undisturbed
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     with (
-        FileLock(tmp_path / ".lock"),
+        locked(tmp_path, RunError("held")),
         pytest.raises(RunError, match="another tuning is running here"),
     ):
         tune(quick(), world, trials=11, out=tmp_path)
@@ -450,7 +449,7 @@ def test_several_processes_are_refused(world, quick, monkeypatch):
         tune(quick(), world)
 
 
-@pytest.mark.parametrize("module", ["optuna", "sklearn", "filelock"])
+@pytest.mark.parametrize("module", ["optuna", "sklearn"])
 def test_what_is_missing_is_named(world, quick, monkeypatch, module):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 from polars.exceptions import PanicException, PolarsError
 
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.errors import RunError
-from cnsdiff.storage import read_parquet, remove_leftovers, write_text, write_with
+from cnsdiff.storage import locked, read_parquet, remove_leftovers, write_text, write_with
 
 #: Columns of a record and their types.
 SCHEMA: dict[str, Any] = {
@@ -76,7 +75,7 @@ class Store:
         Raises
         ------
         RunError
-            ``path`` holds something else.
+            ``path`` holds something else, or results are being added for another grid.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path}: is a file; choose another --out")
@@ -86,7 +85,10 @@ class Store:
                 raise RunError(
                     f"{self.path}: is not empty and holds no benchmark; choose another --out"
                 )
-        write_text(self.path / "grid.yaml", dump_grid(grid))  # first: by it the rest is known
+        text, file = dump_grid(grid), self.path / "grid.yaml"
+        if not file.is_file() or file.read_bytes() != text.encode():
+            with locked(self.path, self._busy):
+                write_text(file, text)  # first: by it the rest is known
         for folder in (self._records, self._users, self.data):
             folder.mkdir(exist_ok=True)
 
@@ -99,15 +101,7 @@ class Store:
         RunError
             Another command is adding results.
         """
-        lock = FileLock(self.path / ".lock")  # the system lifts it when its process ends
-        try:
-            held = lock.acquire(blocking=False)
-        except Timeout as error:
-            raise RunError(
-                f"{self.path}: another benchmark is running here; wait for it, choose another "
-                "--out, or look at what is there with --show"
-            ) from error
-        with held:
+        with locked(self.path, self._busy):
             for folder in (self._records, self._users, self.data):
                 for entry in folder.glob(".*"):  # being written when a process was killed
                     if entry.is_dir():
@@ -115,6 +109,13 @@ class Store:
                     else:
                         entry.unlink()
             yield
+
+    @property
+    def _busy(self) -> RunError:
+        return RunError(
+            f"{self.path}: another benchmark is running here; wait for it, choose another --out, "
+            "or look at what is there with --show"
+        )
 
     def add(self, task: Task, outcome: Outcome) -> None:
         """Keep what a task found; the record goes last, and says that all is there."""

@@ -139,14 +139,20 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
 
     from cnsdiff.errors import RunError
     from cnsdiff.recommender import Recommender
-    from cnsdiff.run import as_options, read_manifest
+    from cnsdiff.run import CHECKPOINT, as_options, read_manifest
 
     manifest = read_manifest(run)
     if manifest["status"] == "complete":
+        (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
         raise RunError(f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {run}`")
     try:
         tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         options = as_options(tree)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{run}: was ended before its configuration was written, so nothing is lost; give the "
+            f"command again that began it, `cnsdiff train DATASET --out {run}` with its options"
+        ) from error
     except (
         OSError,
         UnicodeDecodeError,

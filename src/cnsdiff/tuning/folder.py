@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cnsdiff.errors import ConfigError, DataError, RunError
-from cnsdiff.storage import remove_leftovers
+from cnsdiff.storage import locked, remove_leftovers
 from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, STUDY_FILE
 
 
@@ -18,8 +17,6 @@ def opened(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    from filelock import FileLock, Timeout
-
     own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose another --out")
@@ -30,18 +27,10 @@ def opened(folder: Path | None) -> Iterator[None]:
                 f"{folder}: is not empty and holds no study ({DATABASE}); choose another --out"
             )
     fresh = not (folder / DATABASE).exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")  # the system lifts it when its process ends
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RunError(
-            f"{folder}: another tuning is running here; wait for it, or choose another --out"
-        ) from error
-    with held:
-        for entry in folder.glob(f".{BEST_RUN}.*"):  # being written when a process was killed
-            if entry.is_dir():
-                shutil.rmtree(entry)
+    busy = RunError(
+        f"{folder}: another tuning is running here; wait for it, or choose another --out"
+    )
+    with locked(folder, busy):
         remove_leftovers(folder, own)
         try:
             yield

@@ -369,7 +369,6 @@ def _require_one_process() -> None:
 
 def _require_optuna() -> None:
     try:
-        import filelock  # noqa: F401
         import optuna  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
