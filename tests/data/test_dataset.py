@@ -320,6 +320,28 @@ def test_save_never_replaces_unasked_nor_what_is_no_dataset(tiny, saved, tmp_pat
     with pytest.raises(DataError, match="holds files but no dataset"):
         tiny.save(tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "precious"
+    # Nor a file, a run, or what another program calls a manifest.
+    others = {"file": (), "run": ("users.parquet", "config.yaml"), "extension": ("a.js",)}
+    for name, files in others.items():
+        place = tmp_path / name
+        for file in ("manifest.json", *files) if files else ():
+            place.mkdir(exist_ok=True)
+            (place / file).write_text("{}")
+        if not files:
+            place.write_text("precious")
+        before = snapshot(tmp_path)
+        with pytest.raises(DataError, match="holds files but no dataset"):
+            tiny.save(place, overwrite=True)
+        assert snapshot(tmp_path) == before
+
+
+def test_a_dataset_that_a_kill_left_aside_is_found_again(tiny, saved):
+    """Where two directories cannot be exchanged, there is a moment between two renames."""
+    aside = saved.rename(saved.with_name(f".{saved.name}.{'0' * 16}.old"))
+    assert len(load_dataset(saved).split("train")) == 4
+    saved.rename(aside)
+    tiny.save(saved, overwrite=True)
+    assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
 
 
 def test_a_loaded_dataset_may_be_saved_over_itself(saved):

@@ -11,7 +11,7 @@ import platformdirs
 
 from cnsdiff.catalogue.entry import Entry, Layout
 from cnsdiff.errors import DataError, InputError
-from cnsdiff.storage import sha256
+from cnsdiff.storage import recover, sha256
 
 #: The record beside the files.
 RECORD = "source.json"
@@ -69,6 +69,7 @@ def damage(folder: Path, record: dict[str, Any]) -> str | None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a fetched data set; None if there is none."""
     path = folder / RECORD
+    recover(folder)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema_version"] != SCHEMA_VERSION or not isinstance(record["files"], dict):

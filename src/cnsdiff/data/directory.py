@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.errors import DataError, did_you_mean
-from cnsdiff.storage import atomic_directory, sha256, write_json
+from cnsdiff.storage import atomic_directory, recover, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -82,7 +82,7 @@ def write_directory(
     StorageError
         It cannot be written; what was there is untouched.
     """
-    if overwrite and path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+    if overwrite and not _is_replaceable(path):
         raise DataError(
             f"{path}: holds files but no dataset, so --overwrite does not replace it; choose "
             "another --out"
@@ -102,6 +102,16 @@ def write_directory(
     return written
 
 
+def _is_replaceable(path: Path) -> bool:
+    """Whether nothing is lost but a dataset, perhaps a damaged one."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return True
+    # A run, and many a folder of other programs, has a manifest.json as well.
+    tables = [path / file_name(table) for table in ("users", "items", "train")]
+    is_run = any((path / name).exists() for name in ("config.yaml", "weights.safetensors"))
+    return (path / MANIFEST).is_file() and any(map(Path.is_file, tables)) and not is_run
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The checked manifest of a dataset directory.
 
@@ -111,6 +121,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         There is no dataset, its manifest is damaged, its schema version is another one, or a
         file is missing.
     """
+    recover(path)
     if not path.exists():
         raise DataError(f"{path}: no such dataset; make it with cnsdiff prepare --out {path}")
     if not path.is_dir():
