@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def test_tampered(run, name):
 def test_a_manifest_that_is_none(run, content):
     data = content if isinstance(content, bytes) else content.encode()
     (run / "manifest.json").write_bytes(data)
-    with pytest.raises(RunError, match=r"manifest.json: is damaged; train again"):
+    with pytest.raises(RunError, match=r"manifest.json: is damaged \(.*\); train again"):
         Recommender.load(run)
 
 
@@ -264,7 +265,7 @@ def test_a_manifest_without_a_checksum(run):
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_schema_version(run, version):
     edit(run, lambda manifest: manifest.update(schema_version=version))
-    with pytest.raises(RunError, match=rf"run schema version {version}, this cnsdiff reads 1; "):
+    with pytest.raises(RunError, match=rf"run schema version {version!r}, this cnsdiff reads 1"):
         Recommender.load(run)
 
 
@@ -275,6 +276,105 @@ def test_no_run(tmp_path, world):
             Recommender.load(place)
     with pytest.raises(RunError, match="damaged"):
         read_run(world.path)
+
+
+def _table(change):
+    def damage(file):
+        change(pl.read_parquet(file)).write_parquet(file)
+
+    return damage
+
+
+def _weights(change):
+    def damage(file):
+        weights = load_file(file)
+        change(weights)
+        save_file(weights, file)
+
+    return damage
+
+
+def _text(content):
+    return lambda file: file.write_bytes(content)
+
+
+#: What a file may hold although its checksum fits, and what is said of it.
+UNFIT = {
+    "a list": ("config.yaml", _text(b"- 1"), "must be a mapping"),
+    "latin-1": ("config.yaml", _text("é: 1".encode("latin-1")), "can't decode"),
+    "deep": ("config.yaml", _text(b"[" * 5000), "nested too deeply"),
+    "no sampler": ("config.yaml", _text(b"backbone: {name: mf}\ntraining: {}"), "sampler"),
+    "unknown key": (
+        "config.yaml",
+        _text(b"backbone: {name: mf}\nsampler: {name: random}\ntraining: {}\nsource: x"),
+        "unknown key 'source'",
+    ),
+    "few users": ("users.parquet", _table(lambda t: t.head(3)), "train.parquet"),
+    "few items": ("items.parquet", _table(lambda t: t.head(3)), "train.parquet"),
+    "float ids": ("users.parquet", _table(lambda t: t.cast(pl.Float64)), "Float64"),
+    "an id twice": ("items.parquet", _table(lambda t: t.with_columns(id=0)), "an id twice"),
+    "no id": ("items.parquet", _table(lambda t: t.cast({"id": pl.Int64}) * None), "without an id"),
+    "renamed id": ("users.parquet", _table(lambda t: t.rename({"id": "x"})), "columns ['x']"),
+    "renamed": ("train.parquet", _table(lambda t: t.rename({"user": "x"})), "no column 'user'"),
+    "null": (
+        "train.parquet",
+        _table(lambda t: t.with_columns(item=pl.lit(None, dtype=pl.Int32))),
+        "holds item numbers",
+    ),
+    "no epochs": ("history.parquet", _table(lambda t: t.head(0)), "has no epoch"),
+    "text": (
+        "history.parquet",
+        _table(lambda t: t.with_columns(seconds=pl.lit("x"))),
+        "no column 'seconds'",
+    ),
+    "no items": (
+        "weights.safetensors",
+        _weights(lambda w: w.pop("item_embeddings")),
+        "has no item_embeddings",
+    ),
+    "fewer vectors": (
+        "weights.safetensors",
+        _weights(lambda w: w.update(user_embeddings=w["user_embeddings"][:5].clone())),
+        "has user_embeddings of",
+    ),
+    "shorter vectors": (
+        "weights.safetensors",
+        _weights(lambda w: w.update(user_embeddings=w["user_embeddings"][:, :5].clone())),
+        "differ in length",
+    ),
+    "huge": ("weights.safetensors", _weights(lambda w: w["item_embeddings"].fill_(3e38)), "finite"),
+    "nan": (
+        "weights.safetensors",
+        _weights(lambda w: w["user_embeddings"].fill_(torch.nan)),
+        "no finite score",
+    ),
+    "infinite environment": (
+        "weights.safetensors",
+        _weights(lambda w: w["environment"].fill_(torch.inf)),
+        "no finite score",
+    ),
+    "double": (
+        "weights.safetensors",
+        _weights(lambda w: w.update(user_embeddings=w["user_embeddings"].double())),
+        "float64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "damage", "said"), UNFIT.values(), ids=UNFIT)
+def test_a_file_that_fits_its_checksum_but_not_the_run(run, name, damage, said):
+    damage(run / name)
+    edit(run, lambda manifest: manifest["sha256"].update({name: sha256(run / name)}))
+    with pytest.raises(RunError, match=re.escape(said)) as caught:
+        Recommender.load(run)
+    assert str(caught.value).startswith(str(run))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_nested_deeply(run):
+    (run / "manifest.json").write_text('{"schema_version": ' + "[" * 100_000)
+    with pytest.raises(RunError, match=r"manifest\.json: is damaged"):
+        Recommender.load(run)
 
 
 # -- beginning and going on --------------------------------------------------------------------

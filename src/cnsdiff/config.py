@@ -17,7 +17,8 @@ from cnsdiff.presets import DEFAULT
 from cnsdiff.presets import preset as find_preset
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
-from cnsdiff.settings import Settings, first_problem
+from cnsdiff.settings import Settings, first_problem, shown
+from cnsdiff.storage import first_line
 from cnsdiff.training.config import TrainingConfig
 
 
@@ -137,8 +138,8 @@ def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> dict[str,
     for section in ("backbone", "sampler"):
         if not isinstance(overrides.get(section) or {}, Mapping):
             raise ConfigError(
-                f"{source}: {section} must be a section with keys, not {overrides[section]!r}; "
-                f"a {section} is chosen by {section}.name"
+                f"{source}: {section} must be a section with keys, not "
+                f"{shown(overrides[section])}; a {section} is chosen by {section}.name"
             )
     chosen = (overrides.get("sampler") or {}).get("name")
     needed = base.get("sampler", {}).get("name")
@@ -169,7 +170,7 @@ def _components(
         settings = tree.get(section) or {}
         name = settings.get("name", default)
         if not isinstance(name, str):
-            raise ConfigError(f"{source}: {section}.name must be a name, not {name!r}")
+            raise ConfigError(f"{source}: {section}.name must be a name, not {shown(name)}")
         component = (given or {}).get(name) or registry.find(name)
         tree[section] = {**settings, "name": name}
         found[section] = getattr(component, "Config", config_class)
@@ -196,10 +197,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--set {assignment}: write it as key=value, e.g. training.epochs=5")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_yaml(text)
+        except NotYaml as error:
+            odd = "" if error.problem.startswith("not valid") else f" ({error.problem})"
             raise ConfigError(
-                f"--set {assignment}: the value is not valid YAML; quote it"
+                f"--set {assignment}: the value is not valid YAML{odd}; quote it"
             ) from error
         tree = merge(tree, _nest(key.strip(), value))
     return tree
@@ -234,17 +236,15 @@ def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
 def read_config_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; :class:`ConfigError` names the line that is not YAML."""
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _OneOfEach)
+        tree = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error}); check the file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        twice = isinstance(error, yaml.constructor.ConstructorError) and error.problem
-        problem = f"{twice}; drop one" if twice else "not valid YAML; correct the line"
-        raise ConfigError(f"{path}{line}: {problem}") from error
+    except NotYaml as error:
+        line = "" if error.line is None else f", line {error.line}"
+        raise ConfigError(f"{path}{line}: {error.problem}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as text ({reason}); check the file") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -252,20 +252,133 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-class _OneOfEach(yaml.SafeLoader):
-    """YAML in which a mapping that has a key twice is an error, not its last value."""
+class NotYaml(ValueError):
+    """What is wrong with YAML, and in which line (from 1) if that is known."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            # `<<` merges a mapping that the file may override on purpose.
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem if line is None else f"line {line}: {problem}")
+        self.problem = problem
+        self.line = line
+
+
+#: A file of more bytes is no configuration; PyYAML would take minutes to find that out.
+_MOST_BYTES = 2_000_000
+#: Values that a file may stand for once its aliases are written out.
+_MOST_VALUES = 100_000
+_MOST_DIGITS = 400
+#: What settings are made of.
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}": kind
+    for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+}
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file; see :func:`parse_yaml`.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is not in UTF-8, or :class:`NotYaml`.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise NotYaml(f"is larger than {_MOST_BYTES // 10**6} MB, so it holds no settings")
+    return parse_yaml(content.decode("utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that YAML stands for: mappings with text as keys, lists, text and numbers.
+
+    Raises
+    ------
+    NotYaml
+        It is not valid, or holds what settings have no use for: a key twice or one that is not
+        text, a tag, aliases that make it huge.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, {})
+        return loader.construct_document(node)
+    except RecursionError:
+        raise NotYaml("is nested too deeply; write it with fewer levels") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise NotYaml("not valid YAML; correct the line", line) from error
+    except (ValueError, OverflowError) as error:  # of int(), float() and chr()
+        if isinstance(error, NotYaml):
+            raise
+        raise NotYaml(f"has a value that cannot be read ({first_line(error)})") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `2020-01-01` is the text that it is, not a date to be printed otherwise."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own name)
+        first: [(tag, pattern) for tag, pattern in known if tag in _TAGS]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node stands for, of which ``sizes`` are known; refuse what is odd."""
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:
+            raise _problem(node, "an alias stands for what it is a part of; write it out")
+        return sizes[id(node)]
+    if node.tag not in _TAGS:
+        raise _problem(node, f"the tag {shown(node.tag)} means nothing in settings; remove it")
+    sizes[id(node)] = 0
+    total = 1
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node)
+    elif isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        total += sum(_check(key, sizes) + _check(value, sizes) for key, value in node.value)
+    else:
+        total += sum(_check(part, sizes) for part in node.value)
+    if total > _MOST_VALUES:
+        raise _problem(node, f"stands for over {_MOST_VALUES:,} values; settings are fewer")
+    sizes[id(node)] = total
+    return total
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if _TAGS[node.tag] == "int" and len(node.value) > _MOST_DIGITS:
+        raise _problem(node, f"has a number of over {_MOST_DIGITS} digits; correct it")
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise _problem(node, "has an escape that stands for no character; correct it") from error
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        # `<<` merges a mapping that the file may override on purpose.
+        if _TAGS.get(key.tag) == "merge":
+            continue
+        if _TAGS.get(key.tag) != "str":
+            given = shown(key.value) if isinstance(key, yaml.ScalarNode) else "of several values"
+            raise _problem(key, f"the key {given} is not text; quote it")
+        if key.value in seen:
+            raise _problem(key, f"the key {shown(key.value)} is there twice; drop one")
+        seen.add(key.value)
+
+
+def _problem(node: yaml.Node, what: str) -> NotYaml:
+    return NotYaml(what, node.start_mark.line + 1)
 
 
 def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: str) -> Any:
@@ -280,7 +393,9 @@ def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: st
             hint = hint or f"; known keys: {', '.join(known)}"
             raise ConfigError(f"{source}: unknown key {place!r}{hint}") from error
         where = f"{source}: {place}: " if place else f"{source}: "
-        given = "" if isinstance(problem.given, (dict, Settings)) else f" (got {problem.given!r})"
+        given = (
+            "" if isinstance(problem.given, (dict, Settings)) else f" (got {shown(problem.given)})"
+        )
         raise ConfigError(f"{where}{problem.message}{given}") from error
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.config import Config, resolve_config
+from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.evaluate import item_counts
@@ -87,7 +88,7 @@ class Fitted:
             shares = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(pairs))
         return cls(
             # Components of the user's own are not needed to serve, nor to be found by name.
-            config=_stored_config(parts["config"]),
+            config=_stored_config(parts["config"], f"{parts['path']}/config.yaml"),
             model=EmbeddingModel(
                 users=users,
                 items=items,
@@ -104,7 +105,7 @@ class Fitted:
         )
 
 
-def _stored_config(stated: Mapping[str, Any]) -> Config:
+def _stored_config(stated: Mapping[str, Any], source: str) -> Config:
     """The configuration of a run, whose components may be of classes that cannot be found."""
     tree = dict(stated)
     given: dict[str, dict[str, type[Any]]] = {"backbone": {}, "sampler": {}}
@@ -115,8 +116,12 @@ def _stored_config(stated: Mapping[str, Any]) -> Config:
     for section, registry, base in kinds:
         name = tree[section]["name"]
         if not registry.at_hand(name):
-            tree[section] = {key: tree[section][key] for key in base.Config.model_fields}
+            known = base.Config.model_fields.keys() & tree[section].keys()
+            tree[section] = {key: tree[section][key] for key in known}
             given[section][name] = base
-    return resolve_config(
-        tree, source="config.yaml", backbones=given["backbone"], samplers=given["sampler"]
-    )
+    try:
+        return resolve_config(
+            tree, source=source, backbones=given["backbone"], samplers=given["sampler"]
+        )
+    except ConfigError as error:
+        raise RunError(f"{error}; train again") from error

@@ -378,11 +378,12 @@ class Recommender(Estimator):
         """
         path = Path(path)
         parts = run_directory.read_run(path)
+        fitted = Fitted.of_run(parts)  # first, since it refuses a configuration that is none
         tree = parts["config"]
         options = run_directory.as_options(tree)
         names = (tree[section]["name"] for section in ("backbone", "sampler"))
         model = cls(*names, source=f"{path}/config.yaml", **options)
-        model._keep(Fitted.of_run(parts))
+        model._keep(fitted)
         return model
 
     def _fitted(self) -> Fitted:

@@ -22,30 +22,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, FiniteFloat
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.config import Config
+from cnsdiff.config import Config, read_yaml
 from cnsdiff.data import Dataset
+from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.errors import InputError, RunError
 from cnsdiff.samplers import SAMPLERS
+from cnsdiff.settings import Record, misfit, shown
 from cnsdiff.storage import (
     atomic_directory,
+    first_line,
     locked,
+    read_json,
     read_parquet,
     recover,
     remove_leftovers,
@@ -241,46 +244,81 @@ def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+class _TrainedOn(Record):
+    name: str
+    scenario: str
+    path: str | None
+    fingerprint: str
+
+
+class RunManifest(Record):
+    """What ``manifest.json`` says from the first moment on."""
+
+    status: Literal["training", "complete"]
+    schema_version: int
+    created_by: str
+    versions: dict[str, str]
+    config_fingerprint: str
+    dataset: _TrainedOn
+
+
+class FinishedRun(RunManifest):
+    """What it says once training is over; one from before the dial has none."""
+
+    best_epoch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    dial: FiniteFloat = 0.0
+    sha256: dict[str, str]
+
+
+class _Component(Record):
+    name: str
+
+
+class _StoredConfig(Record):
+    """As much of ``config.yaml`` as is looked at before the rest is validated."""
+
+    backbone: _Component
+    sampler: _Component
+    training: dict[str, Any]
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory, of the right version."""
     recover(path)
+    file = path / "manifest.json"
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        found = manifest["schema_version"]
+        manifest = read_json(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{path}: is no run directory (it has no manifest.json); make one with "
             "`cnsdiff train DATASET --out RUN`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}/manifest.json: is damaged; train again") from error
-    if found != SCHEMA_VERSION:
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
+    stated = isinstance(manifest, dict) and "schema_version" in manifest
+    if stated and manifest["schema_version"] != SCHEMA_VERSION:
         raise RunError(
-            f"{path}: run schema version {found}, this cnsdiff reads {SCHEMA_VERSION}; "
-            "use the version of cnsdiff that wrote it, or train again"
+            f"{path}: run schema version {shown(manifest['schema_version'])}, this cnsdiff reads "
+            f"{SCHEMA_VERSION}; use the version of cnsdiff that wrote it, or train again"
         )
-    if not _is_whole(manifest):
-        raise RunError(f"{path}/manifest.json: is damaged (keys are missing); train again")
+    finished = isinstance(manifest, dict) and manifest.get("status") == "complete"
+    if problem := misfit(FinishedRun if finished else RunManifest, manifest):
+        raise RunError(f"{file}: is damaged ({problem}); train again")
     return dict(manifest)
 
 
-def _is_whole(manifest: dict[str, Any]) -> bool:
-    dataset, finished = manifest.get("dataset"), manifest.get("status") == "complete"
-    return (
-        manifest.get("status") in ("training", "complete")
-        and isinstance(manifest.get("config_fingerprint"), str)
-        and isinstance(dataset, dict)
-        and isinstance(dataset.get("name"), str)
-        and isinstance(dataset.get("fingerprint"), str)
-        and isinstance(dataset.get("path", 0), str | None)
-        and (not finished or isinstance(manifest.get("sha256"), dict))
-        and (not finished or isinstance(manifest.get("best_epoch"), int))
-        and _is_dial(manifest.get("dial", 0.0))
-    )
-
-
-def _is_dial(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in a run directory, as a tree that has its main sections."""
+    file = path / "config.yaml"
+    try:
+        tree = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
+    if problem := misfit(_StoredConfig, tree):
+        raise RunError(f"{file}: is damaged ({problem}); train again")
+    tree["training"].setdefault("dial", "off")  # a run from before the dial has none
+    return dict(tree)
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -289,8 +327,8 @@ def read_run(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``, ``items``,
-        ``train`` and ``history``.
+        ``path``, ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``,
+        ``items``, ``train`` and ``history``.
     """
     manifest = read_manifest(path)
     if manifest["status"] != "complete":
@@ -299,20 +337,61 @@ def read_run(path: Path) -> dict[str, Any]:
         )
     for name in _FILES:
         _verify(path / name, manifest["sha256"].get(name))
+    parts: dict[str, Any] = {"path": path, "manifest": manifest, "config": read_config(path)}
+    for name in ("users", "items", "train", "history"):
+        file = path / f"{name}.parquet"
+        try:
+            parts[name] = read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read ({error}); train again") from error
+    file = path / "weights.safetensors"
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        config["training"].setdefault("dial", "off")  # a run from before the dial has none
-        return {
-            "manifest": manifest,
-            "config": config,
-            "weights": load_file(path / "weights.safetensors"),
-            **{
-                name: read_parquet(path / f"{name}.parquet")
-                for name in ("users", "items", "train", "history")
-            },
-        }
-    except (SafetensorError, pl.exceptions.PolarsError, yaml.YAMLError, OSError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); train again") from error
+        parts["weights"] = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({first_line(error)}); train again") from error
+    for name, problem in _misfits(parts):
+        raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
+    return parts
+
+
+def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Files that do not hold what a run's do, and why; an honest run has none."""
+    users, items, train, history = (parts[n] for n in ("users", "items", "train", "history"))
+    for name, ids in (("users", users), ("items", items)):
+        if problem := ids_misfit(ids):
+            yield f"{name}.parquet", problem
+    if problem := numbers_misfit(train, {"user": users.height, "item": items.height}):
+        yield "train.parquet", problem
+    for name in ("epoch", "seconds", "validation_seconds"):
+        if name not in history.columns or not history[name].dtype.is_numeric():
+            yield "history.parquet", f"has no column {name!r} of numbers"
+    best = parts["manifest"]["best_epoch"]
+    if best not in history["epoch"]:
+        yield "history.parquet", f"has no epoch {best}, which the manifest calls the best"
+    tables: tuple[tuple[str, int], ...] = (
+        ("user_embeddings", users.height),
+        ("item_embeddings", items.height),
+    )
+    widths = set()
+    for name, rows in tables:
+        table = parts["weights"].get(name)
+        if table is None:
+            yield "weights.safetensors", f"has no {name}"
+        if table.dtype != torch.float32 or table.ndim != 2 or len(table) != rows:
+            yield "weights.safetensors", f"has {name} of {table.dtype} and {tuple(table.shape)}"
+        widths.add(table.shape[1])
+        # A product of two vectors is at most that of their lengths: a finite score, if the square
+        # of each length is finite.
+        if not torch.isfinite(torch.linalg.vector_norm(table, dim=1).square()).all():
+            yield "weights.safetensors", f"has {name} that give no finite score"
+    if len(widths) > 1:
+        yield "weights.safetensors", "has vectors of users and items that differ in length"
+    share = parts["weights"].get("environment")
+    if share is not None:
+        if share.dtype != torch.float32 or tuple(share.shape) != (items.height,):
+            yield "weights.safetensors", f"has environment of {share.dtype} and {share.shape}"
+        if not torch.isfinite(share * parts["manifest"].get("dial", 0.0)).all():
+            yield "weights.safetensors", "has an environment that gives no finite score"
 
 
 def _verify(file: Path, expected: str | None) -> None:

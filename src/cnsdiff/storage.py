@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 from cnsdiff.errors import CnsdiffError, InputError, RunError, StorageError
 
 if sys.platform != "win32":
@@ -423,19 +425,37 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFra
 
     To polars a path is a pattern: ``x[1]/items.parquet`` would be that of ``x1``. So it is never
     given one, here and in the readers below, but the open file.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is not Parquet, is damaged, or lacks a column.
     """
     import polars as pl
 
-    with path.open("rb") as file:
+    with _damage_told(), path.open("rb") as file:
         return pl.read_parquet(file, columns=None if columns is None else list(columns))
 
 
 def read_parquet_schema(path: Path) -> dict[str, pl.DataType]:
-    """Names and types of the columns of a Parquet file."""
+    """Names and types of the columns of a Parquet file; errors as of :func:`read_parquet`."""
     import polars as pl
 
-    with path.open("rb") as file:
+    with _damage_told(), path.open("rb") as file:
         return dict(pl.read_parquet_schema(file))
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """What polars raises at damaged bytes, among it what is no Exception, as a ValueError."""
+    import polars as pl
+
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(first_line(error)) from error
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -458,3 +478,24 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is not JSON, is nested too deeply, or is not in UTF-8.
+    """
+    # Python's own reader ends with a RecursionError, and lets half of a surrogate pair through,
+    # which cannot be printed.
+    return from_json(Path(path).read_bytes())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to what fits into a sentence."""
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

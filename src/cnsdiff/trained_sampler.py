@@ -12,6 +12,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
+from cnsdiff.errors import RunError
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
 from cnsdiff.fitted import Fitted
@@ -70,7 +71,14 @@ class TrainedSampler:
     def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
         config = fitted.config
         step, positives = assemble(_started_plainly(config), dataset, **classes)
-        step.load_state_dict(dict(fitted.weights), strict=False)
+        try:
+            step.load_state_dict(dict(fitted.weights))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"the weights are not of the configured {config.backbone.name} and "
+                f"{config.sampler.name} ({reason}); train again"
+            ) from error
         self.device = make_fabric(config.device, config.precision, config.threads).device
         step.to(self.device)
         self.positives = positives.to(self.device)

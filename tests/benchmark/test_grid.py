@@ -239,7 +239,7 @@ def test_a_key_like_no_other_lists_those_there_are(tmp_path):
         ),
         ("methods/ours/options", {"l2": 1}, ["methods.ours: options are the arguments of a ref"]),
         ("methods/ease/set", {"training.lr": 1}, ["methods.ease: a reference takes options"]),
-        ("methods/ours/set", 5, ["methods.ours.set: ", "dictionary"]),
+        ("methods/ours/set", 5, ["methods.ours.set: ", "mapping"]),
         ("search_space/training.lr", {"low": 1}, ["search_space.training.lr: low and high"]),
         ("search_space/training.lr", {"choices": []}, ["search_space.training.lr.choices: "]),
         ("methods/ours/search", {"x": {"low": 2, "high": 1}}, ["methods.ours.search.x: low and"]),

@@ -245,6 +245,16 @@ def test_wrong_schema_version(saved):
         lambda m: m["files"].pop("train.parquet"),
         lambda m: m["splits"].update({"../../etc": {"rows": 1}}),
         lambda m: m["splits"].update(train=None),
+        lambda m: m["splits"]["train"].update(rows="3"),
+        lambda m: m["splits"]["train"].update(duplicates=None),
+        lambda m: m.update(n_users=-1),
+        lambda m: m.update(n_items=True),
+        lambda m: m.update(tables=[["item_features"]]),
+        lambda m: m.update(tables=["../secrets"]),
+        lambda m: m.update(environments=[[1]]),
+        lambda m: m.update(settings=None),
+        lambda m: m.update(source=[]),
+        lambda m: m["files"].update({"train.parquet": {"sha256": 1}}),
     ],
 )
 def test_damaged_manifest(saved, change):
@@ -253,7 +263,7 @@ def test_damaged_manifest(saved, change):
         load_dataset(saved)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff\xfe", "[" * 99_999])
 def test_manifest_that_is_no_manifest(saved, content):
     data = content if isinstance(content, bytes) else content.encode()
     (saved / "manifest.json").write_bytes(data)
@@ -296,11 +306,19 @@ def test_truncated_changed_and_missing_files(saved):
 
 
 def test_files_that_fit_their_checksum_but_not_each_other(saved, tiny):
+    saved_train = pl.read_parquet(saved / "train.parquet")
     for frame in (
         pl.DataFrame({"user": [99], "item": [0]}),
         pl.DataFrame({"user": [-1], "item": [0]}),
         pl.DataFrame({"user": ["a"], "item": [0]}),
         pl.DataFrame({"user": [0]}),
+        pl.DataFrame({"user": [0, None], "item": [0, 0]}),
+        pl.DataFrame({"user": [0.5], "item": [0]}),
+        pl.DataFrame({"user": [0], "item": [0]}),  # fewer rows than the manifest has
+        saved_train.with_columns(timestamp=pl.lit("x")),
+        saved_train.with_columns(timestamp=pl.lit(float("nan"))),
+        saved_train.with_columns(timestamp=pl.lit(None, dtype=pl.Int64)),
+        saved_train.with_columns(environment=pl.lit(9)),
     ):
         frame.write_parquet(saved / "train.parquet")
         value = sha256(saved / "train.parquet")

@@ -26,7 +26,15 @@ def state() -> TrainingState:
         best=weights,  # shares memory
         optimizer={0: {"exp_avg": torch.randn(3, 2), "step": torch.tensor(7.0)}},
         stopping={"best_epoch": 2, "best": {"ndcg@20": 0.1 + 0.2}, "stale": 1},
-        history=[{"epoch": 1, "train": {"loss": 0.1}, "validation": {}, "seconds": 1e-9}],
+        history=[
+            {
+                "epoch": 1,
+                "train": {"loss": 0.1},
+                "validation": {},
+                "seconds": 1e-9,
+                "validation_seconds": 0.0,
+            }
+        ],
         identity={"configuration": "x", "dataset": "y"},
     )
 
@@ -65,6 +73,55 @@ def test_not_a_checkpoint(tmp_path, metadata):
     save_file({"model.x": torch.zeros(1)}, path, metadata=metadata)
     with pytest.raises(RunError, match="damaged"):
         TrainingState.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", "3"),
+        ("epoch", 0),
+        ("history", {}),
+        ("history", [{"epoch": 1}]),
+        ("stopping", {"best_epoch": -1, "best": {}, "stale": 0}),
+        ("stopping", {"best_epoch": 1, "best": {"x": "y"}, "stale": 0}),
+        ("identity", {"dataset": 1}),
+        ("deep", None),
+    ],
+)
+def test_a_state_that_is_none(state, tmp_path, key, value):
+    path = tmp_path / "c.safetensors"
+    if key != "deep":
+        setattr(state, key, value)
+    state.save(path)
+    if key == "deep":
+        save_file({"model.x": torch.zeros(1)}, path, metadata={"state": "[" * 100_000})
+    with pytest.raises(RunError, match="the checkpoint is damaged"):
+        TrainingState.load(path)
+
+
+@pytest.mark.parametrize("group", ["model", "best", "optimizer"])
+@pytest.mark.parametrize("how", ["missing", "shape"])
+def test_a_checkpoint_of_another_model(state, tmp_path, group, how):
+    model = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    state.model, state.best = dict(weights), dict(weights)
+    state.optimizer = {
+        index: {"step": torch.tensor(1.0), "exp_avg": zeros, "exp_avg_sq": zeros}
+        for index, zeros in enumerate((torch.zeros(3, 2), torch.zeros(3)))
+    }
+    state.restore(model, optimizer, tmp_path / "c")
+    tensors = state.optimizer[0] if group == "optimizer" else getattr(state, group)
+    if group == "optimizer" and how == "missing":
+        del tensors["exp_avg_sq"]
+    elif group == "optimizer":
+        tensors["exp_avg"] = torch.zeros(4)
+    elif how == "missing":
+        del tensors["bias"]
+    else:
+        tensors["bias"] = torch.zeros(4)
+    with pytest.raises(RunError, match="c: the checkpoint is damaged"):
+        state.restore(model, optimizer, tmp_path / "c")
 
 
 def test_strange_tensors(state, tmp_path):

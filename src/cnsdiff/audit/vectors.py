@@ -100,7 +100,7 @@ def read_vectors(path: Path) -> Vectors:
                 users, items, user_vectors, item_vectors = (arrays[name] for name in wanted)
                 return _vectors(users, items, user_vectors, item_vectors, str(path))
         return _single_table(path)
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: cannot be read as embeddings ({reason}); {_SHAPES}") from error
 

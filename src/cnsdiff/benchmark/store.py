@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
@@ -186,7 +185,7 @@ class Store:
 def _read(file: Path) -> pl.DataFrame:
     try:
         return read_parquet(file)
-    except (OSError, PolarsError, PanicException) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(file) from error
 
 

@@ -135,33 +135,20 @@ def train(
 
 def _unfinished(run: Path) -> tuple[Recommender, Path]:
     """The recommender of an unfinished run, and where its dataset was."""
-    import yaml
-
     from cnsdiff.errors import RunError
     from cnsdiff.recommender import Recommender
-    from cnsdiff.run import CHECKPOINT, as_options, read_manifest
+    from cnsdiff.run import CHECKPOINT, as_options, read_config, read_manifest
 
     manifest = read_manifest(run)
     if manifest["status"] == "complete":
         (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
         raise RunError(f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {run}`")
-    try:
-        tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        options = as_options(tree)
-    except FileNotFoundError as error:
+    if not (run / "config.yaml").exists():
         raise RunError(
             f"{run}: was ended before its configuration was written, so nothing is lost; give the "
             f"command again that began it, `cnsdiff train DATASET --out {run}` with its options"
-        ) from error
-    except (
-        OSError,
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        yaml.YAMLError,
-    ) as error:
-        raise RunError(f"{run}/config.yaml: is damaged; train again") from error
+        )
+    options = as_options(read_config(run))
     path = manifest["dataset"]["path"]
     if path is None:
         raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnsdiff.data.directory import (
     SCHEMA_VERSION,
     SPLITS,
+    ids_misfit,
     read_manifest,
     read_table,
     require_side_table,
@@ -21,8 +22,15 @@ from cnsdiff.data.directory import (
 )
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.side_tables import ROW_OF, add_to_hash, encode_side_tables
-from cnsdiff.data.splits import Split, content_hash, encode_splits, split_of, table_of
+from cnsdiff.data.side_tables import add_to_hash, encode_side_tables, side_table_misfit
+from cnsdiff.data.splits import (
+    Split,
+    content_hash,
+    encode_splits,
+    split_misfit,
+    split_of,
+    table_of,
+)
 from cnsdiff.errors import DataError
 
 LICENCE = "not stated; ask the publisher of the data before passing it on"
@@ -148,13 +156,15 @@ class Dataset:
         if self.path is None:
             raise DataError(f"{self.name}: its splits are neither in memory nor on disk")
         table = read_table(self.path, name, self.manifest)
-        split = split_of(table, name, self.n_users, self.n_items)
-        if split is None:
+        problem = split_misfit(table, self.n_users, self.n_items, len(self.environments))
+        if table.height != (rows := self.manifest["splits"][name]["rows"]):
+            problem = f"has {table.height} rows and not {rows}"
+        if problem is not None:
             raise DataError(
-                f"{self.path}: {name}.parquet does not fit users.parquet and items.parquet; "
-                "prepare the dataset again"
+                f"{self.path}: {name}.parquet {problem}, so it does not fit users.parquet, "
+                "items.parquet and the manifest; prepare the dataset again"
             )
-        return split
+        return split_of(table, name)
 
     def table(self, name: str) -> pl.DataFrame:
         """One side table: features, judgements, the truth of a simulation, exposures.
@@ -177,11 +187,10 @@ class Dataset:
         if self.path is None:
             raise DataError(f"{self.name}: its tables are neither in memory nor on disk")
         table = read_table(self.path, name, self.manifest)
-        rows = {"user": self.n_users, "item": self.n_items}
-        if name in ROW_OF and table.height != rows[ROW_OF[name]]:
+        if problem := side_table_misfit(table, name, self.n_users, self.n_items):
             raise DataError(
-                f"{self.path}: {name}.parquet does not fit users.parquet and items.parquet; "
-                "prepare the dataset again"
+                f"{self.path}: {name}.parquet {problem}, so it does not fit users.parquet and "
+                "items.parquet; prepare the dataset again"
             )
         return table
 
@@ -313,9 +322,13 @@ def load_dataset(path: str | Path) -> Dataset:
     ids = {}
     for table, key in (("users", "n_users"), ("items", "n_items")):
         frame = read_table(path, table, manifest)
-        if frame.columns != ["id"] or frame.height != manifest[key]:
+        problem = ids_misfit(frame)
+        if problem is None and frame.height != manifest[key]:
+            problem = f"has {frame.height} ids and not {manifest[key]}"
+        if problem is not None:
             raise DataError(
-                f"{path}: {table}.parquet does not fit the manifest; prepare the dataset again"
+                f"{path}: {table}.parquet does not fit the manifest ({problem}); prepare the "
+                "dataset again"
             )
         ids[table] = frame["id"]
     return Dataset(users=ids["users"], items=ids["items"], manifest=manifest, path=path)

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import polars as pl
+from pydantic import Field
 
 from cnsdiff.errors import DataError, did_you_mean
-from cnsdiff.storage import atomic_directory, recover, sha256, write_json
+from cnsdiff.settings import Record, misfit, shown
+from cnsdiff.storage import (
+    atomic_directory,
+    first_line,
+    read_json,
+    recover,
+    sha256,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -25,20 +33,40 @@ SPLITS = ("train", "valid", "test_iid", "test_ood")
 SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 #: What may lie beside the splits: features of users and items, what an experiment found out
 #: about pairs, what a simulation knows, and how often the log exposed each item.
-SIDE_TABLES = (
-    *("user_features", "item_features", "judgements"),
-    *("truth_users", "truth_items", "exposures"),
-)
-_KEYS: dict[str, type] = {
-    "schema_version": int,
-    "name": str,
-    "scenario": str,
-    "fingerprint": str,
-    "n_users": int,
-    "n_items": int,
-    "splits": dict,
-    "files": dict,
-}
+SideTable = Literal[
+    "user_features", "item_features", "judgements", "truth_users", "truth_items", "exposures"
+]
+SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
+
+
+class _Counts(Record):
+    """Of a split; all else that is counted is a whole number, too."""
+
+    __pydantic_extra__: dict[str, int]
+    rows: int = Field(ge=1)
+
+
+class _Checksum(Record):
+    sha256: str
+
+
+class DatasetManifest(Record):
+    """What ``manifest.json`` says of a dataset."""
+
+    schema_version: int
+    name: str
+    scenario: str
+    fingerprint: str
+    n_users: int = Field(ge=1)
+    n_items: int = Field(ge=1)
+    # Names become file names, so only the known ones are let through.
+    splits: dict[Literal["train", "valid", "test_iid", "test_ood"], _Counts]
+    tables: list[SideTable] = Field(default=[])
+    files: dict[str, _Checksum]
+    environments: list[int | str] = Field(default=[])
+    source: dict[str, Any] = Field(default={})
+    settings: dict[str, Any] = Field(default={})
+    log: dict[str, Any] = Field(default={})
 
 
 def require_split(name: str) -> None:
@@ -57,6 +85,31 @@ def _require_known(kind: str, name: str, known: tuple[str, ...]) -> None:
             f"there is no {kind} {name!r}{did_you_mean(name, known)}; {kind}s are "
             f"{', '.join(known)}"
         )
+
+
+def ids_misfit(table: pl.DataFrame) -> str | None:
+    """Why a table does not hold ids, each once, in its only column; ``None`` if it does."""
+    if table.columns != ["id"]:
+        return f"has the columns {shown(table.columns)}, not ['id']"
+    ids = table["id"]
+    if not (ids.dtype.is_integer() or ids.dtype == pl.String):
+        return f"holds ids of type {ids.dtype}"
+    if ids.null_count():
+        return "has a row without an id"
+    if ids.n_unique() < len(ids):
+        return "has an id twice"
+    return None
+
+
+def numbers_misfit(table: pl.DataFrame, limits: Mapping[str, int]) -> str | None:
+    """Why columns do not hold internal numbers below ``limits``; ``None`` if they do."""
+    for column, limit in limits.items():
+        if column not in table.columns or not table.schema[column].is_integer():
+            return f"has no column {column!r} of whole numbers"
+        # Nulls are neither below nor above: they are counted apart.
+        if table[column].null_count() or not table[column].is_between(0, limit - 1).all():
+            return f"holds {column} numbers that are not between 0 and {limit - 1}"
+    return None
 
 
 def file_name(table: str) -> str:
@@ -134,28 +187,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: has no {MANIFEST}, so it is not a dataset; make one with cnsdiff prepare"
         )
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(file)
     except (ValueError, OSError) as error:
-        raise DataError(f"{file}: is damaged ({error}); prepare the dataset again") from error
+        raise DataError(
+            f"{file}: is damaged ({first_line(error)}); prepare the dataset again"
+        ) from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise DataError(
-            f"{file}: has schema version {version}, and this cnsdiff reads {SCHEMA_VERSION}; "
-            "prepare the dataset again with this version"
+            f"{file}: has schema version {shown(version)}, and this cnsdiff reads "
+            f"{SCHEMA_VERSION}; prepare the dataset again with this version"
         )
-    for key, kind in _KEYS.items():
-        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
-            raise DataError(f"{file}: is damaged ({key!r} is missing); prepare the dataset again")
-    for split, counts in manifest["splits"].items():
-        # Names become file names, so only the known ones are let through.
-        if split not in SPLITS or not isinstance(counts, dict) or "rows" not in counts:
-            raise DataError(f"{file}: is damaged (split {split!r}); prepare the dataset again")
+    if problem := misfit(DatasetManifest, manifest):
+        raise DataError(f"{file}: is damaged ({problem}); prepare the dataset again")
     tables = manifest.get("tables", [])
-    if not isinstance(tables, list) or not set(tables) <= set(SIDE_TABLES):
-        raise DataError(f"{file}: is damaged ('tables' is wrong); prepare the dataset again")
     for table in ("users", "items", *manifest["splits"], *tables):
-        entry = manifest["files"].get(file_name(table))
-        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        if file_name(table) not in manifest["files"]:
             raise DataError(
                 f"{file}: is damaged (no checksum of {file_name(table)}); prepare the dataset again"
             )

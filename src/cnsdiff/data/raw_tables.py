@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from cnsdiff.data.columns import RawTable
 from cnsdiff.data.lines import read_lines, sample_of
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
@@ -41,7 +39,7 @@ def read_raw(source: Any, what: str) -> RawTable:
         if is_parquet(path):
             return RawTable(read_parquet(path), str(path))
         lines = read_lines(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the file") from error
     sample = sample_of(lines)
     dialect = sniff(sample, _DELIMITERS)

@@ -148,8 +148,7 @@ def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -
         columns = list(read_parquet_schema(path))
         roles = assign_roles(columns, asked, str(path), default=known_roles(columns))
         frame = read_parquet(path, list(roles.values()))
-    # Damaged bytes can make the decoder panic, which is no PolarsError.
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: is not a readable Parquet file (damaged or of another format); write it "
             "again, or name its --format"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from cnsdiff.data.directory import SIDE_TABLES, require_side_table
+from cnsdiff.data.directory import SIDE_TABLES, numbers_misfit, require_side_table
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.errors import DataError
 
@@ -58,6 +58,22 @@ def encode_side_tables(
         if name == "exposures":
             coded[name] = _counts(coded[name])
     return {name: coded[name] for name in SIDE_TABLES if name in coded}
+
+
+def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> str | None:
+    """Why a table is none that :func:`encode_side_tables` made; ``None`` if it is."""
+    if name == "judgements":
+        if table.schema.get("relevant") != pl.Boolean or table["relevant"].null_count():
+            return "has no column 'relevant' of true and false"
+        return numbers_misfit(table, {"user": n_users, "item": n_items})
+    rows = {"user": n_users, "item": n_items}[ROW_OF[name]]
+    if table.height != rows:
+        return f"has {table.height} rows and not {rows}"
+    if name == "exposures":
+        counts = table.to_series() if table.columns == ["exposures"] else None
+        if counts is None or counts.dtype != pl.Int64 or counts.null_count() or (counts < 0).any():
+            return "has no column 'exposures' of counts"
+    return None
 
 
 def _aligned(table: pl.DataFrame, name: str, key: str, ids: Vocabulary) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from cnsdiff.data.directory import SPLITS
+from cnsdiff.data.directory import SPLITS, numbers_misfit
 from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.errors import CnsdiffWarning, DataError
@@ -213,13 +213,25 @@ def table_of(split: Split) -> pl.DataFrame:
     return table
 
 
-def split_of(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> Split | None:
-    """The split that :func:`table_of` wrote, or None if numbers are missing or out of range."""
-    for column, limit in (("user", n_users), ("item", n_items)):
-        if column not in table.columns or not table.schema[column].is_integer():
-            return None
-        if not bool(table[column].is_between(0, limit - 1).all()):
-            return None
+def split_misfit(
+    table: pl.DataFrame, n_users: int, n_items: int, n_environments: int
+) -> str | None:
+    """Why a table is none that :func:`table_of` wrote; ``None`` if it is."""
+    limits = {"user": n_users, "item": n_items}
+    if "environment" in table.columns:
+        limits["environment"] = n_environments
+    problem = numbers_misfit(table, limits)
+    if problem is None and "timestamp" in table.columns:
+        times = table["timestamp"]
+        if times.dtype not in (pl.Int64, pl.Float64):
+            return f"has timestamps of type {times.dtype}"
+        if times.null_count() or not times.is_finite().all():
+            return "has a timestamp that is no number"
+    return problem
+
+
+def split_of(table: pl.DataFrame, name: str) -> Split:
+    """The split that :func:`table_of` wrote."""
     return Split(
         name,
         table["user"].cast(pl.Int64).to_numpy(writable=True),

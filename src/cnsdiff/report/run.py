@@ -188,7 +188,7 @@ def _last_evaluation(path: Path, metric: str) -> Block | None:
             )
             for row in wide.iter_rows(named=True)
         )
-    except (pl.exceptions.PolarsError, OSError, KeyError):
+    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError):
         return Prose("The file `metrics.parquet` of the run is damaged; evaluate it again.")
     return Table(
         f"{metric_title(metric)} when it was last evaluated",

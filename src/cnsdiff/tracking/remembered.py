@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from cnsdiff.errors import RunError
 from cnsdiff.run import TRACKING
-from cnsdiff.storage import write_json
+from cnsdiff.storage import read_json, write_json
 
 
 def remembered(run: Path | None) -> dict[str, dict[str, Any]]:
@@ -22,7 +21,7 @@ def remembered(run: Path | None) -> dict[str, dict[str, Any]]:
     if run is None or not (run / TRACKING).exists():
         return {}
     try:
-        known = json.loads((run / TRACKING).read_text(encoding="utf-8"))
+        known = read_json(run / TRACKING)
         return {str(name): dict(place) for name, place in known.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(

@@ -13,13 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
+from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnsdiff.errors import RunError
-from cnsdiff.storage import write_tensors
+from cnsdiff.settings import Record, misfit, shown
+from cnsdiff.storage import first_line, write_tensors
 
 VERSION = 1
+
+
+class _Epoch(Record):
+    epoch: int
+    train: dict[str, float]
+    validation: dict[str, float]
+    seconds: float
+    validation_seconds: float
+
+
+class _Stopping(Record):
+    best_epoch: int = Field(ge=0)
+    best: dict[str, float]
+    stale: int = Field(ge=0)
+
+
+class _State(Record):
+    """What is JSON in a checkpoint."""
+
+    epoch: int = Field(ge=1)
+    stopping: _Stopping
+    history: list[_Epoch]
+    identity: dict[str, str]
 
 
 @dataclass
@@ -71,12 +97,15 @@ class TrainingState:
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads((file.metadata() or {})["state"])
+                # Not json: what is nested deeply ends with a RecursionError there.
+                state = from_json((file.metadata() or {})["state"])
                 if state["version"] != VERSION:
                     raise RunError(
-                        f"{path}: checkpoint version {state['version']}, this cnsdiff reads "
+                        f"{path}: checkpoint version {shown(state['version'])}, this cnsdiff reads "
                         f"{VERSION}; train again with this version"
                     )
+                if problem := misfit(_State, state):
+                    raise ValueError(problem)
                 for name in file.keys():  # noqa: SIM118 (a safe_open handle is no dict)
                     group, _, rest = name.partition(".")
                     groups[group][rest] = file.get_tensor(name)
@@ -93,10 +122,32 @@ class TrainingState:
                 history=state["history"],
                 identity=state["identity"],
             )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path}: the checkpoint is damaged ({error}); delete it to train from the start"
-            ) from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+        """Put weights and moments back; :class:`RunError` if they are not of this model."""
+        try:
+            model.load_state_dict(self.best)
+            model.load_state_dict(self.model)
+            # Adam itself would only fail when it takes its next step.
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for index, moments in self.optimizer.items():
+                shape = parameters[index].shape
+                if {name: m.shape for name, m in moments.items()} != {
+                    "step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape
+                }:  # fmt: skip
+                    raise ValueError(f"optimizer.{index} is not of this model")
+            restore_moments(optimizer, self.optimizer)
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{path}: the checkpoint is damaged ({first_line(error)}); delete it to train from the "
+        "start"
+    )
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

@@ -21,7 +21,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.memory import freed_memory_kept
-from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
+from cnsdiff.training.checkpoint import TrainingState, optimizer_moments
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.epoch import Epochs
@@ -213,7 +213,7 @@ class Trainer:
                 f"{self.checkpoint}: not all processes see the same checkpoint; put the run where "
                 "all can read it"
             )
-        if not found:
+        if self.checkpoint is None or not found:
             return state
         for what, value in self.identity.items():
             if state.identity.get(what) != value:
@@ -222,8 +222,7 @@ class Trainer:
                     "or choose another --out"
                 )
         state = self.layout.own(state)
-        step.load_state_dict(state.model, strict=False)
-        restore_moments(optimizer, state.optimizer)
+        state.restore(step, optimizer, self.checkpoint)
         return state
 
     def _slices_of(self, state: TrainingState) -> int:
