@@ -12,16 +12,6 @@ from cnsdiff.data import Interactions, read_interactions, text
 from cnsdiff.errors import DataError
 
 
-@pytest.fixture
-def read(tmp_path):
-    def read(content: str | bytes, name: str = "log.txt", **options) -> Interactions:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_interactions(path, **options)
-
-    return read
-
-
 def rows(interactions: Interactions) -> list[tuple]:
     return interactions.frame.rows()
 

@@ -161,7 +161,15 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
 
 def _identity(options: Options, log: Log) -> dict[str, Any]:
     reading = options.reading
+    usual = Reading(reading.log)
+    # Only what differs from the default, so that audits made before an option was there go on.
+    how = {
+        name: getattr(reading, name)
+        for name in ("format", "header", "delimiter", "skip_bad")
+        if getattr(reading, name) != getattr(usual, name)
+    }
     return {
+        **how,
         "log": reading.log,
         "checksum": log.checksum,
         "columns": dict(reading.columns),

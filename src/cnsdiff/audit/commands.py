@@ -28,6 +28,7 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
         "user-core": reading.user_core or None,
         "item-core": reading.item_core or None,
         "format": None if reading.format == "auto" else reading.format,
+        "delimiter": reading.delimiter,
         **{f"{role}-col": reading.columns.get(role) for role in _COLUMNS},
     }
     for name, given in options.items():

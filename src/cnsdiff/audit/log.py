@@ -31,7 +31,7 @@ class Reading:
     columns
         Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
         ``timestamp``, ``environment``.
-    format, header, skip_bad
+    format, header, delimiter, skip_bad
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
         Files beside the log.
@@ -43,6 +43,7 @@ class Reading:
     columns: Mapping[str, str] = field(default_factory=dict)
     format: str = "auto"
     header: bool | None = None
+    delimiter: str | None = None
     skip_bad: bool = False
     randomised: Path | None = None
     user_features: Path | None = None
@@ -103,6 +104,7 @@ def read_log(reading: Reading) -> Log:
         item_features=reading.item_features,
         format=reading.format,
         header=reading.header,
+        delimiter=reading.delimiter,
         skip_bad=reading.skip_bad,
         **dict(reading.columns),
     )
@@ -111,7 +113,8 @@ def read_log(reading: Reading) -> Log:
     threshold, why = choose_threshold(table, reading.threshold, usual)
     notes = [why] if why else []
     if table.skipped:
-        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad).")
+        why = "".join(f"; {problem}" for problem in table.problems)
+        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad){why}.")
     if "randomised" not in source.tables:
         source, found = _randomised_rows(source)
         notes += found
@@ -195,7 +198,7 @@ def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
         return source, []
     tables = {
         "log": replace(table, frame=table.frame.filter(~at_random)),
-        "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0),
+        "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0, problems=()),
     }
     column = table.columns.get("environment", "environment")
     told = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."

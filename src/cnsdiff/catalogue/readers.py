@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,7 +179,7 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
         read = read_interactions(frame)
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
-    return Interactions(read.frame, path.name, read.skipped, read.columns)
+    return replace(read, source=path.name)
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import typer
 
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
+    Delimiter,
     EnvironmentColumn,
     Format,
     Header,
@@ -98,6 +99,7 @@ def audit(
         str | None, typer.Option(help="Name of the score column of --recommendations.")
     ] = None,
     header: Header = None,
+    delimiter: Delimiter = None,
     skip_bad: SkipBad = False,
     max_pairs: Annotated[
         int | None,
@@ -147,6 +149,7 @@ def audit(
             columns={role: name for role, name in named.items() if name is not None},
             format=format,
             header=header,
+            delimiter=delimiter,
             skip_bad=skip_bad,
             randomised=randomised,
             user_features=user_features,

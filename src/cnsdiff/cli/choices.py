@@ -38,6 +38,7 @@ SPLITS = ("valid", "test_iid", "test_ood")
 JUDGES = ("valid", "held-out", "experiment", "truth")
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
+DELIMITERS = ("tab", "space", "comma", "semicolon", "pipe")
 TABLE_FORMATS = ("text", "markdown", "latex", "json")
 ROUTES = ("auto", "official", "pypi")
 

@@ -41,8 +41,15 @@ EnvironmentColumn = Annotated[
     str | None, typer.Option(help="Name of the environment column, or 'none'.")
 ]
 Header = Annotated[bool | None, typer.Option(help="Whether the first line names the columns.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="What separates the fields of text: ';', tab, space, … (default: told from it).",
+        autocompletion=completion.delimiter,
+    ),
+]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")
+    bool, typer.Option("--skip-bad", help="Leave malformed lines out, and say which.")
 ]
 
 # How the work is done, and told.

@@ -10,6 +10,7 @@ import typer
 
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
+    Delimiter,
     EnvironmentColumn,
     Format,
     Header,
@@ -88,6 +89,7 @@ def prepare(
     timestamp_col: TimestampColumn = None,
     environment_col: EnvironmentColumn = None,
     header: Header = None,
+    delimiter: Delimiter = None,
     skip_bad: SkipBad = False,
     licence: Annotated[str | None, typer.Option(help="Licence note for the manifest.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
@@ -97,6 +99,8 @@ def prepare(
 
     Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
     """
+    from rich.text import Text
+
     from cnsdiff.cli.output import (
         after_dataset,
         console,
@@ -120,6 +124,7 @@ def prepare(
         "timestamp": timestamp_col,
         "environment": environment_col,
         "header": header,
+        "delimiter": delimiter,
         "skip_bad": skip_bad,
     }
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
@@ -153,6 +158,8 @@ def prepare(
             "positive",
             soft_wrap=True,
         )
+    for text in problem_lines(dataset.manifest):
+        screen.print("[yellow]note:[/]", Text(text), soft_wrap=True)
     if "log" in dataset.manifest:
         screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
     for split, option, use in (
@@ -250,6 +257,18 @@ def _from_log(
     # Built here, so that a setting is never taken for an option of the reader.
     chosen = SCENARIOS.find(scenario)(**settings)
     return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
+
+
+def problem_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """What was left out of each file while reading, a line for each reason."""
+    from cnsdiff.data.problems import Problem
+
+    source = manifest["source"]
+    return [
+        f"{source['files'][role]}: left out {Problem(**problem)}"
+        for role, problems in source.get("problems", {}).items()
+        for problem in problems
+    ]
 
 
 def log_line(counts: dict[str, Any]) -> str:

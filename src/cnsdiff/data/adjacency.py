@@ -4,28 +4,84 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import polars as pl
 
 from cnsdiff.data.columns import RawTable
+from cnsdiff.data.problems import problem_of
 from cnsdiff.errors import DataError
 
 _SEPARATORS = " \t,;|"
+_SAMPLE = 1000  # lines by which files are told apart
+_ENOUGH = 10  # lines that cannot be alike by chance
+_HIGHEST_RATING = 10
+_RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
 
 
-def looks_like_adjacency(sample: Sequence[str]) -> bool:
-    """Whether these lines can be nothing but adjacency lists.
+Layout = Literal["adjacency", "unclear", "log", "other"]
 
-    True only for whole numbers on lines of clearly uneven length (some longer than the four
-    fields of a log) that each start with another user; anything short of that must be asked for.
+
+def layout_of(sample: Sequence[str]) -> Layout:
+    """What lines look like, taken by themselves.
+
+    Returns
+    -------
+    str
+        ``"adjacency"`` for whole numbers on lines that each start with another user, and that
+        are of clearly uneven length or go on with what can only be items; ``"log"`` where such
+        lines hold three fields or more and a user comes twice, or what follows the item looks
+        like ratings or times; ``"unclear"`` where both may be; ``"other"`` for lines that are
+        not of whole numbers between blanks, or that both would read alike.
     """
     rows = [line.split() for line in sample]
+    if not all(field.isdecimal() for row in rows for field in row):
+        return "other"
     widths = Counter(len(row) for row in rows)
-    if max(widths) <= 4 or max(widths.values()) >= 0.9 * len(rows):
-        return False
+    if max(widths) <= 2:
+        return "other"
     if len({row[0] for row in rows}) < len(rows):
-        return False
-    return all(field.isdecimal() for row in rows for field in row)
+        return "log"
+    usual, n_usual = widths.most_common(1)[0]
+    if n_usual < 0.9 * len(rows):
+        return "adjacency" if max(widths) > 4 or len(rows) >= _ENOUGH else "unclear"
+    if len(rows) < 2:
+        return "log"
+    if usual > 4:
+        return "unclear"
+    numbers = [[int(field) for field in row[1:]] for row in rows if len(row) == usual]
+    third = [row[1] for row in numbers]
+    if max(third) <= _HIGHEST_RATING or min(row[-1] for row in numbers) >= _RECENT:
+        return "log"
+    # Ratings know nothing of the item before them: they are not always larger than its id, and
+    # hardly ever ids of other lines' items.
+    ascending = all(row == sorted(set(row)) for row in numbers)
+    first = {row[0] for row in numbers}
+    shared = sum(value in first for value in third) / len(third)
+    if len(rows) >= _ENOUGH and (ascending or shared >= 0.5):
+        return "adjacency"
+    return "unclear"
+
+
+def told_format(lines: pl.DataFrame, source: str) -> Literal["adjacency", "auto"]:
+    """``"adjacency"`` where these lines can be nothing else.
+
+    Raises
+    ------
+    DataError
+        They may be LightGCN's or a log's, and nobody can tell.
+    """
+    layout = layout_of(lines["text"].head(_SAMPLE).to_list())
+    if layout == "unclear":
+        fields = lines["text"][0].split()
+        if len(fields) > 4:
+            return "auto"  # which asks for the columns
+        raise DataError(
+            f"{source}, line {lines['line'][0]}: may be a user and {len(fields) - 1} items or a "
+            "user, an item and a rating, since every line has whole numbers and another user; "
+            "pass --format adjacency or --format text"
+        )
+    return "adjacency" if layout == "adjacency" else "auto"
 
 
 def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTable:
@@ -68,4 +124,10 @@ def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTa
         )
         .explode("item")
     )
-    return RawTable(pairs.select("user", "item"), source, lines=pairs["line"], skipped=alone.height)
+    left_out = lines.filter(split["fields"].list.len() < 2)
+    return RawTable(
+        pairs.select("user", "item"),
+        source,
+        lines=pairs["line"],
+        problems=problem_of("a user without items", left_out),
+    )

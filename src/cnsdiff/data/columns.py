@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from cnsdiff.data.problems import Problem
 from cnsdiff.errors import DataError, did_you_mean
 
 ROLES = ("user", "item", "rating", "timestamp", "environment")
@@ -20,21 +21,38 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "user": (
         *("user", "userid", "uid", "useridx", "userindex", "u", "username", "member"),
         *("memberid", "customer", "customerid", "reviewer", "reviewerid", "visitorid", "usr"),
+        *("usrid", "userkey", "userno", "usernumber", "visitor", "fullvisitorid", "client"),
+        *("clientid", "account", "accountid", "buyer", "buyerid", "shopperid", "subscriberid"),
+        *("consumerid", "viewerid", "listenerid", "readerid", "playerid", "learnerid", "guestid"),
+        *("personid", "profileid", "steamid", "customerno", "customernumber", "anonymousid"),
+        *("cookieid", "deviceid", "sessionid", "session"),
     ),
     "item": (
         *("item", "itemid", "iid", "itemidx", "itemindex", "i", "movie", "movieid", "product"),
         *("productid", "parentasin", "asin", "book", "bookid", "isbn", "track", "trackid"),
         *("song", "songid", "video", "videoid", "recipe", "recipeid", "business", "businessid"),
         *("news", "newsid", "article", "articleid", "anime", "animeid", "game", "gameid"),
-        *("app", "appid", "poi", "poiid", "sku", "artist", "artistid"),
+        *("app", "appid", "poi", "poiid", "sku", "artist", "artistid", "skuid", "content"),
+        *("contentid", "itemkey", "itemno", "itemnumber", "itemcode", "productcode", "productno"),
+        *("productsku", "stockcode", "articleno", "ean", "gtin", "upc", "goodsid", "offerid"),
+        *("listingid", "film", "filmid", "showid", "episodeid", "podcastid", "musicid", "titleid"),
+        *("hotelid", "restaurantid", "venueid", "placeid", "courseid", "jobid", "postid", "adid"),
+        *("paperid", "documentid", "docid", "pageid", "creativeid", "photoid", "imageid", "beerid"),
+        *("wineid", "dishid", "propertyid"),
     ),
     "rating": (
         *("rating", "ratings", "score", "stars", "star", "overall", "label", "feedback", "r"),
-        "watchratio",
+        *("watchratio", "userrating", "itemrating", "ratingvalue", "ratingscore", "starrating"),
+        *("reviewrating", "reviewscore", "reviewoverall", "overallrating", "userscore"),
     ),
     "timestamp": (
         *("timestamp", "timestamps", "unixtimestamp", "time", "ts", "datetime", "date"),
-        *("unixreviewtime", "unixtime", "createdat", "t"),
+        *("unixreviewtime", "unixtime", "createdat", "t", "eventtime", "eventtimestamp"),
+        *("eventdate", "eventdatetime", "timems", "timestampms", "epoch", "unixts", "createdtime"),
+        *("creationtime", "createtime", "interactiontime", "ratingtime", "ratingdate", "ratedat"),
+        *("reviewtime", "reviewdate", "clicktime", "viewtime", "visittime", "servertime"),
+        *("orderdate", "orderedat", "purchasedate", "purchasetime", "purchasedat", "invoicedate"),
+        *("clickedat", "viewedat", "playedat", "listenedat", "watchedat", "occurredat"),
     ),
     "environment": ("environment", "env"),
 }
@@ -55,18 +73,22 @@ class RawTable:
         File or ``"DataFrame"``, for messages.
     lines
         1-based line of every row in the file; None where rows themselves are counted.
-    skipped
-        Malformed lines already left out.
+    problems
+        Why malformed lines have been left out already, each reason once.
     """
 
     frame: pl.DataFrame
     source: str
     lines: pl.Series | None = None
-    skipped: int = 0
+    problems: tuple[Problem, ...] = ()
+
+    def where(self, row: int) -> str:
+        """``"line 5"``, or ``"row 5"`` where there are no lines."""
+        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
 
     def place(self, row: int, column: str) -> str:
-        where = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
-        return f"{self.source}, {where}, column {column!r}"
+        """A value, for messages."""
+        return f"{self.source}, {self.where(row)}, column {column!r}"
 
 
 def plain_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 from narwhals.typing import IntoFrame
 
-from cnsdiff.data.columns import ALIASES, RawTable, plain_name
+from cnsdiff.data.columns import RawTable, known_roles
 from cnsdiff.data.raw_tables import read_raw, require_distinct
 from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError, did_you_mean
@@ -75,7 +75,8 @@ def _id_column(raw: RawTable, side: str, asked: str | None) -> str:
         found = [name for name in names if asked in (name, name.split(":")[0])]
         hint = did_you_mean(asked, names)
     else:
-        found = [name for name in names if plain_name(name) in ALIASES[side]]
+        known = known_roles(names).get(side)
+        found = [] if known is None else [known]
         hint = ""
     if not found:
         wanted = f"column {asked!r}" if asked is not None else f"column known to hold the {side}s"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from cnsdiff.data.problems import Problem
 from cnsdiff.errors import DataError
 
 
@@ -25,6 +26,8 @@ class Interactions:
         File path or ``"DataFrame"``, for messages.
     skipped
         Malformed rows left out while reading.
+    problems
+        Why they were left out, each reason with its number of rows and an example.
     columns
         What the source calls each column of ``frame`` (``"1"``, ``"2"``, … without a header);
         empty where nothing was read.
@@ -34,6 +37,7 @@ class Interactions:
     source: str
     skipped: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return self.frame.height

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.data.columns import RawTable
-from cnsdiff.data.lines import read_lines, sample_of
+from cnsdiff.data.dialects import sniff
+from cnsdiff.data.lines import read_lines
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
-from cnsdiff.data.text import parse, sniff
+from cnsdiff.data.text import parse, whole_records
 from cnsdiff.errors import DataError
 from cnsdiff.storage import read_parquet
 
@@ -41,20 +42,20 @@ def read_raw(source: Any, what: str) -> RawTable:
         lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the file") from error
-    sample = sample_of(lines)
-    dialect = sniff(sample, _DELIMITERS)
+    dialect = sniff(lines, str(path), _DELIMITERS)
     if dialect is None or lines.height < 2:
         raise DataError(
             f"{path}: expected a header and rows of {what}, separated by tab, comma, ';' or '|'; "
             "convert it to CSV or Parquet"
         )
-    names = dialect.split(sample[0])
+    lines, dialect, _ = whole_records(lines, dialect, str(path), skip_bad=False)
+    names = dialect.split(lines["text"][0])
     require_distinct(names, str(path))
-    frame, numbers, skipped = parse(
+    frame, numbers, _ = parse(
         lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
     )
     frame.columns = names
-    return RawTable(frame, str(path), lines=numbers, skipped=skipped)
+    return RawTable(frame, str(path), lines=numbers)
 
 
 def require_distinct(names: list[str], source: str) -> None:

@@ -10,11 +10,12 @@ import narwhals as nw
 import polars as pl
 from narwhals.typing import IntoFrame
 
-from cnsdiff.data.adjacency import looks_like_adjacency, read_adjacency
+from cnsdiff.data.adjacency import read_adjacency, told_format
 from cnsdiff.data.columns import RawTable, assign_roles, known_roles
+from cnsdiff.data.dialects import DELIMITERS, delimiter_of
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.lines import read_lines, reject_markup, sample_of
-from cnsdiff.data.text import DELIMITERS, read_delimited
+from cnsdiff.data.lines import read_lines, reject_markup
+from cnsdiff.data.text import read_delimited
 from cnsdiff.data.values import finish
 from cnsdiff.errors import DataError, did_you_mean
 from cnsdiff.storage import read_parquet, read_parquet_schema
@@ -33,6 +34,7 @@ def read_interactions(
     timestamp: str | None = None,
     environment: str | None = None,
     header: bool | None = None,
+    delimiter: str | None = None,
     skip_bad: bool = False,
 ) -> Interactions:
     """Read interactions from a file or a data frame.
@@ -54,8 +56,12 @@ def read_interactions(
         interaction was observed under (a campaign, a season, a version of the site).
     header
         Whether the first line of text names the columns; None tells it from the names.
+    delimiter
+        What separates the fields of text, where it is not to be told from the lines: ``";"``,
+        ``"tab"``, ``"space"`` (or a run of blanks), ``"^"``, …
     skip_bad
-        Leave malformed rows out, and count them in ``skipped``, in place of an error.
+        Leave malformed rows out, and count them in ``skipped`` (``problems`` says why), in place
+        of an error.
 
     Returns
     -------
@@ -87,7 +93,7 @@ def read_interactions(
         return finish(table, roles, skip_bad=skip_bad)
     path = Path(source)
     try:
-        return _read_file(path, format, asked, header, skip_bad)
+        return _read_file(path, format, asked, header, delimiter, skip_bad)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read: {error.strerror or error}; check the file"
@@ -95,18 +101,25 @@ def read_interactions(
 
 
 def _read_file(
-    path: Path, format: str, asked: Mapping[str, str | None], header: bool | None, skip_bad: bool
+    path: Path,
+    format: str,
+    asked: Mapping[str, str | None],
+    header: bool | None,
+    delimiter: str | None,
+    skip_bad: bool,
 ) -> Interactions:
     require_file(path, "interactions")
     name = str(path)
+    separator = None if delimiter is None else delimiter_of(delimiter)
     if format == "parquet" or (format == "auto" and is_parquet(path)):
         return _read_parquet(path, asked, skip_bad)
     lines = read_lines(path)
     if format == "auto":
         reject_markup(lines, name)
-    if format == "adjacency" or (
-        format == "auto" and not any(asked.values()) and looks_like_adjacency(sample_of(lines))
-    ):
+    by_place = not any(asked.values()) and header is None and separator in (None, " ")
+    if format == "auto" and by_place:
+        format = told_format(lines, name)
+    if format == "adjacency":
         table = read_adjacency(lines, name, skip_bad=skip_bad)
         return finish(table, {"user": "user", "item": "item"}, skip_bad=skip_bad)
     if format == "auto" and path.name.removesuffix(".gz").endswith(".inter"):
@@ -115,7 +128,7 @@ def _read_file(
         lines,
         name,
         asked=asked,
-        delimiters=_DELIMITERS.get(format, DELIMITERS),
+        delimiters=[separator] if separator else _DELIMITERS.get(format, DELIMITERS),
         header=True if format == "inter" else header,
         skip_bad=skip_bad,
     )

@@ -2,72 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cnsdiff.data.columns import NO_COLUMN, RawTable, assign_roles, known_roles
-from cnsdiff.data.lines import sample_of
+from cnsdiff.data.dialects import DECIMAL_COMMA, DELIMITERS, Dialect, shown, sniff
+from cnsdiff.data.headers import is_header, is_time, repeated_headers
+from cnsdiff.data.problems import Problem, problem_of, shortened
+from cnsdiff.data.quoting import quoted_records, with_tabs
 from cnsdiff.errors import DataError
 
-#: Tried in this order; the first that gives nine lines of ten the same width wins.
-DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 _BLANKS = " \t"
 #: What the fields of a line without a header are, in this order.
 _BY_POSITION = ("user", "item", "rating", "timestamp")
 _BLOCK = 1 << 24  # bytes; no line may be longer
-_RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
-_UNIT = "\x1f"  # stands in for "::", which is longer than a CSV parser's one character
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How lines are divided: ``delimiter``, usual number of fields, whether fields are quoted."""
-
-    delimiter: str
-    width: int
-    quoted: bool
-
-    def split(self, line: str) -> list[str]:
-        """The fields of one line (for samples and headers, not for whole files)."""
-        return [field.strip(_BLANKS) for field in _split(self.delimiter, line, self.quoted)]
-
-
-def _split(delimiter: str, line: str, quoted: bool) -> list[str]:
-    if delimiter == " ":
-        return re.split(r"[ \t]+", line.strip(_BLANKS))
-    if not quoted or len(delimiter) > 1:
-        return line.split(delimiter)
-    try:
-        return next(csv.reader([line], delimiter=delimiter))
-    except (csv.Error, StopIteration):
-        return line.split(delimiter)
-
-
-def sniff(sample: Sequence[str], delimiters: Sequence[str] = DELIMITERS) -> Dialect | None:
-    """The dialect of ``sample``, or None if no delimiter gives two fields."""
-    best: tuple[float, Dialect] | None = None
-    for delimiter in delimiters:
-        quoted = len(delimiter) == 1 and any(
-            f'{delimiter}"' in f"{delimiter}{line}" for line in sample
-        )
-        widths = Counter(len(_split(delimiter, line, quoted)) for line in sample)
-        width, count = max(
-            ((w, n) for w, n in widths.items() if w >= 2), key=lambda pair: pair[1], default=(0, 0)
-        )
-        share = count / len(sample)
-        if width and (best is None or share > best[0]):
-            best = (share, Dialect(delimiter, width, quoted))
-        if share >= 0.9:
-            break
-    return best[1] if best else None
+_SAMPLE = 1000  # records from which a header is told
+# Stand in for "::" and its like, which are longer than a CSV parser's one character.
+_UNITS = ("\x1f", "\x1e", "\x1d", "\x1c")
 
 
 def read_delimited(
@@ -100,91 +56,100 @@ def read_delimited(
     Raises
     ------
     DataError
-        A line has the wrong number of fields, or a column is missing.
+        A line has the wrong number of fields, two delimiters fit or none does, the header comes
+        again, or a column is missing.
     """
-    sample = sample_of(lines)
-    dialect = sniff(sample, delimiters)
+    dialect = sniff(lines, source, delimiters)
     if dialect is None:
         raise DataError(
             f"{source}, line {lines['line'][0]}: has 1 field where at least a user and an item "
-            "are expected; separate them by space, tab, comma, ';', '|' or '::', or name the "
-            "--format"
+            f"are expected; {_separators(delimiters)}, or name the --format"
         )
-    dialect = replace(dialect, quoted=_is_quoted(lines, dialect.delimiter))
+    lines, dialect, problems = whole_records(lines, dialect, source, skip_bad)
+    sample = lines["text"].head(_SAMPLE).to_list()
     names = dialect.split(sample[0])
+    told = header
     if header is None:
-        header = _is_header(names, sample[1:], dialect, asked)
+        header = is_header(sample, dialect, asked, f"{source}, line {lines['line'][0]}")
     if header:
         lines = lines[1:]
+        if lines.height == 0 and problems:
+            raise _nothing_left(source)
         if lines.height == 0:
             raise DataError(f"{source}: has a header but no interactions; add at least one row")
+        _require_as_many(names, sample[1:], dialect, source)
         dialect = replace(dialect, width=len(names))
         default = known_roles(names)
     else:
         names = [str(position + 1) for position in range(dialect.width)]
         default = _by_position(names, asked, source)
         rows = [row for row in map(dialect.split, sample) if len(row) == dialect.width]
-        if dialect.width == 3 and all(map(_is_time, (row[2] for row in rows))):
+        if dialect.width == 3 and all(is_time(row[2]) for row in rows):
             default["timestamp"] = default.pop("rating")
     roles = assign_roles(names, asked, source, default=default)
-    frame, numbers, skipped = parse(lines, dialect, source, skip_bad)
+    frame, numbers, bad = parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}
     table = frame.select(pl.nth(at).alias(column) for column, at in positions.items())
-    return RawTable(table, source, lines=numbers, skipped=skipped), roles
+    raw = RawTable(table, source, numbers, (*problems, *bad))
+    if told is not False:
+        raw = _without_headers(raw, roles, header, skip_bad)
+    for role in ("rating", "timestamp"):
+        if role in roles and (dialect.delimiter != "," or dialect.quoted):
+            raw = _with_decimal_points(raw, roles[role])
+    return raw, roles
 
 
-def _is_quoted(lines: pl.DataFrame, delimiter: str) -> bool:
-    """Whether any field of the file begins with a quote.
+def _separators(delimiters: Sequence[str]) -> str:
+    if len(delimiters) == 1:
+        return f"{shown(delimiters[0])} stands in no line: name another --delimiter"
+    return "separate them by space, tab, comma, ';', '|' or '::', name another --delimiter"
 
-    Only then does a quote mean anything; elsewhere it is a character of an id.
+
+def _require_as_many(
+    names: Sequence[str], rest: Sequence[str], dialect: Dialect, source: str
+) -> None:
+    """Stop where the header has not as many fields as any line: none would be left."""
+    if len(names) != dialect.width and not any(
+        len(dialect.split(line)) == len(names) for line in rest
+    ):
+        raise DataError(
+            f"{source}: the header names {len(names)} column{'s' if len(names) > 1 else ''} and "
+            f"the lines have {dialect.width} fields, divided by {shown(dialect.delimiter)}; "
+            "correct the header, or name another --delimiter"
+        )
+
+
+def whole_records(
+    lines: pl.DataFrame, dialect: Dialect, source: str, skip_bad: bool
+) -> tuple[pl.DataFrame, Dialect, tuple[Problem, ...]]:
+    """Lines as records, which begin and end with their fields; how these are divided; problems.
+
+    Raises
+    ------
+    DataError
+        A quote is not closed.
     """
-    if len(delimiter) > 1 or delimiter == " ":
-        return False
-    text = lines["text"]
-    inside = text.str.contains(f'{delimiter}"', literal=True)
-    return bool((inside | text.str.starts_with('"')).any())
+    if not dialect.quoted:
+        return lines, dialect, ()
+    if dialect.delimiter == " ":
+        lines = lines.with_columns(with_tabs(lines["text"]))
+        dialect = replace(dialect, delimiter="\t")
+    records, broken = quoted_records(lines, dialect.delimiter)
+    if broken.height and not skip_bad:
+        raise DataError(
+            f"{source}, line {broken['line'][0]}: a quote is not closed; correct the line, or "
+            "pass --skip-bad to leave such lines out"
+        )
+    if records.height == 0:
+        raise _nothing_left(source)
+    return records, dialect, problem_of("a quote that is not closed", broken)
 
 
-def _is_header(
-    names: Sequence[str],
-    rest: Sequence[str],
-    dialect: Dialect,
-    asked: Mapping[str, str | None],
-) -> bool:
-    if {"user", "item"} <= known_roles(names).keys():
-        return True
-    wanted = [column for column in asked.values() if column not in (None, NO_COLUMN)]
-    if wanted:
-        return not all(column.isdecimal() for column in wanted if column)
-    # Words above columns of numbers or times are a header whose names we do not know.
-    rows = [row for row in map(dialect.split, rest) if len(row) == len(names)]
-    if len(names) != dialect.width or not rows or not all(map(_is_word, names)):
-        return False
-    told = [
-        all(_is_number(row[at]) or _is_time(row[at]) for row in rows) for at in range(len(names))
-    ]
-    return all(told[:2]) or (len(told) > 2 and all(told[2:]))
-
-
-def _is_word(field: str) -> bool:
-    """Whether a field can name a column: neither a value nor a mark for a missing one."""
-    missing = field.strip().lower() in ("", "-", "?", "na", "n/a", "null", "none")
-    return not (missing or _is_number(field) or _is_time(field))
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_time(field: str) -> bool:
-    """Whether a third field cannot be a rating."""
-    if re.match(r"\d{4}-\d\d-\d\d", field):
-        return True
-    return _is_number(field) and float(field) >= _RECENT
+def _nothing_left(source: str) -> DataError:
+    return DataError(
+        f"{source}: every line is malformed, so nothing is left after --skip-bad; check --format "
+        "and --delimiter"
+    )
 
 
 def _by_position(
@@ -209,39 +174,25 @@ def _by_position(
 
 def parse(
     lines: pl.DataFrame, dialect: Dialect, source: str, skip_bad: bool
-) -> tuple[pl.DataFrame, pl.Series, int]:
-    """Columns ``f0, f1, …`` of text, the line number of each row, and how many were left out."""
+) -> tuple[pl.DataFrame, pl.Series, tuple[Problem, ...]]:
+    """Columns ``f0, f1, …`` of text, the line number of each row, and why some were left out.
+
+    Lines of a quoted dialect come from :func:`whole_records`.
+    """
     text = pl.col("text")
     delimiter = dialect.delimiter
     if delimiter == " ":
         lines = lines.with_columns(text.str.strip_chars(_BLANKS).str.replace_all("[ \t]+", "\t"))
         delimiter = "\t"
-    elif delimiter == "::":
-        lines = lines.with_columns(text.str.replace_all("::", _UNIT, literal=True))
-        delimiter = _UNIT
-    skipped = 0
-    if dialect.quoted:
-        # A quote left open would swallow the lines after it, so such lines never get there.
-        closed = lines.select(text.str.count_matches('"', literal=True) % 2 == 0).to_series()
-        if not closed.all() and not skip_bad:
-            raise DataError(
-                f"{source}, line {lines.filter(~closed)['line'][0]}: a quote is not closed; "
-                "correct the line, or pass --skip-bad to leave such lines out"
-            )
-        skipped = int((~closed).sum())
-        lines = lines.filter(closed)
-        if lines.height == 0:
-            raise DataError(
-                f"{source}: every line is malformed, so nothing is left after --skip-bad; check "
-                "--format"
-            )
-    bad: list[int] = []
+    elif len(delimiter) > 1:
+        unit = _unit_for(lines, source)
+        lines = lines.with_columns(text.str.replace_all(delimiter, unit, literal=True))
+        delimiter = unit
+    bad: list[tuple[int, int]] = []
 
     def on_bad_row(row: pacsv.InvalidRow) -> str:
-        bad.append(row.number - 1)
-        if skip_bad:
-            return "skip"
-        return "error"
+        bad.append((row.number - 1, row.actual_columns))
+        return "skip" if skip_bad else "error"
 
     names = [f"f{position}" for position in range(dialect.width)]
     body = lines["text"].str.join("\n").item().encode()
@@ -256,6 +207,7 @@ def parse(
                 delimiter=delimiter,
                 quote_char='"' if dialect.quoted else False,
                 ignore_empty_lines=False,
+                newlines_in_values=dialect.quoted and body.count(b"\n") >= lines.height,
                 invalid_row_handler=on_bad_row,
             ),
             convert_options=pacsv.ConvertOptions(
@@ -265,32 +217,101 @@ def parse(
             ),
         )
     except pa.ArrowInvalid as error:
-        raise _malformed(lines, bad, dialect, source, error) from error
+        if not bad:
+            raise DataError(
+                f"{source}: cannot be read as delimited text: {error}; check --format"
+            ) from error
+        at, fields = bad[0]
+        raise DataError(
+            f"{source}, line {lines['line'][at]}: has {fields} field{'s' if fields > 1 else ''} "
+            f"where {dialect.width} are expected; correct the line, or pass --skip-bad to leave "
+            "such lines out and count them (--format adjacency if each line is a user followed by "
+            "items)"
+        ) from error
     frame = pl.DataFrame(pl.from_arrow(table))  # empty if all is skipped: finish() says so
-    numbers = lines["line"]
-    if bad:
-        numbers = (
-            pl.DataFrame({"line": numbers})
-            .with_row_index()
-            .filter(~pl.col("index").is_in(bad))["line"]
+    if frame.height + len(bad) != lines.height:
+        raise DataError(
+            f"{source}: quotes stand in its fields in a way that cannot be read; write those "
+            "within a field twice"
         )
+    numbers = lines["line"]
+    problems: tuple[Problem, ...] = ()
+    if bad:
+        rows, widths = zip(*bad, strict=True)
+        left_out = lines[list(rows)].with_columns(pl.Series("fields", widths))
+        kept = pl.repeat(True, lines.height, eager=True).scatter(list(rows), False)
+        numbers = numbers.filter(kept)
+        few = pl.col("fields") < dialect.width
+        for rule, what in ((few, "fewer"), (~few, "more")):
+            reason = f"{what} fields than {dialect.width}"
+            problems += problem_of(reason, left_out.filter(rule))
     if not dialect.quoted:
         frame = frame.with_columns(pl.all().str.strip_chars(_BLANKS))
-    return frame, numbers, skipped + len(bad)
+    return frame, numbers, problems
 
 
-def _malformed(
-    lines: pl.DataFrame, bad: Sequence[int], dialect: Dialect, source: str, error: Exception
-) -> DataError:
-    if not bad:
-        return DataError(f"{source}: cannot be read as delimited text: {error}; check --format")
-    number, line = lines["line"][bad[0]], lines["text"][bad[0]]
-    shown = Dialect("\t", 0, False) if dialect.delimiter == " " else dialect
-    if dialect.delimiter == "::":
-        shown = Dialect(_UNIT, 0, False)
-    fields = len(shown.split(line))
-    return DataError(
-        f"{source}, line {number}: has {fields} field{'s' if fields > 1 else ''} where "
-        f"{dialect.width} are expected; correct the line, or pass --skip-bad to leave such lines "
-        "out and count them (--format adjacency if each line is a user followed by items)"
+def _unit_for(lines: pl.DataFrame, source: str) -> str:
+    """A character that stands nowhere in the text."""
+    for unit in _UNITS:
+        if not lines["text"].str.contains(unit, literal=True).any():
+            return unit
+    raise DataError(
+        f"{source}: has all of the control characters {_UNITS!r}, so its delimiter cannot be "
+        "replaced by one; separate its fields by one character"
     )
+
+
+def _without_headers(
+    raw: RawTable, roles: Mapping[str, str], header: bool, skip_bad: bool
+) -> RawTable:
+    """Without lines that name the columns again, as in files that were put together."""
+    users, items = raw.frame[roles["user"]], raw.frame[roles["item"]]
+    repeats = repeated_headers(users, items)
+    if repeats is None or raw.lines is None:
+        return raw
+    at = int(repeats.arg_true()[0])
+    told = f"{users[at]}, {items[at]}"
+    if not skip_bad:
+        raise DataError(
+            f"{raw.source}, line {raw.lines[at]}: names the columns once more ({told}), as when "
+            "files are put together; remove the line, or pass --skip-bad to leave such lines out"
+            + ("" if header else " (--no-header if these are ids)")
+        )
+    problem = Problem(
+        "names of columns once more", int(repeats.sum()), raw.where(at), shortened(told)
+    )
+    return replace(
+        raw,
+        frame=raw.frame.filter(~repeats),
+        lines=raw.lines.filter(~repeats),
+        problems=(*raw.problems, problem),
+    )
+
+
+def _with_decimal_points(raw: RawTable, column: str) -> RawTable:
+    """Numbers with a decimal comma as such with a point.
+
+    Raises
+    ------
+    DataError
+        Some have a comma and some a point, or every comma may as well part thousands.
+    """
+    values = raw.frame[column]
+    comma = values.str.contains(f"^{DECIMAL_COMMA.pattern}$")
+    if not comma.any():
+        return raw
+    at = int(comma.arg_true()[0])
+    point = values.str.contains(r"^[+-]?\d+(\.\d+|(\.\d{3})+,\d+)$")
+    if point.any():
+        other = int(point.arg_true()[0])
+        raise DataError(
+            f"{raw.place(at, column)}: {values[at]!r} has a decimal comma, and "
+            f"{values[other]!r} in {raw.where(other)} has a point; write all numbers alike"
+        )
+    if values.filter(comma).str.contains(r"^[+-]?[1-9]\d{0,2},\d{3}$").all():
+        raise DataError(
+            f"{raw.place(at, column)}: {values[at]!r} may have a decimal comma or one that parts "
+            "thousands; write such numbers with a point, or without the comma"
+        )
+    points = values.str.replace(r"^([+-]?\d+),(\d+)$", "${1}.${2}")
+    return replace(raw, frame=raw.frame.with_columns(points))

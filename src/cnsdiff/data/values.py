@@ -8,6 +8,7 @@ import polars as pl
 
 from cnsdiff.data.columns import NO_COLUMN, RawTable
 from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.problems import Problem, rows_of, shortened
 from cnsdiff.errors import DataError
 
 
@@ -45,7 +46,9 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
     count = int(bad.sum())
     if count and not skip_bad:
         raise _first_bad_value(raw, roles, frame, int(bad.arg_true()[0]))
+    problems = raw.problems
     if count:
+        problems += _problems_of_values(raw, roles, frame)
         frame = frame.filter(~bad)
         if frame.height == 0:
             raise DataError(
@@ -54,7 +57,7 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
             )
     labels = [role for role in ("user", "item", "environment") if role in frame.columns]
     frame = frame.with_columns(as_integers(frame[role]) for role in labels)
-    return Interactions(frame, raw.source, raw.skipped + count, dict(roles))
+    return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
 
 
 def as_integers(ids: pl.Series) -> pl.Series:
@@ -182,6 +185,36 @@ def _dates(text: pl.Series) -> pl.Series:
 
 def _not_finite(role: str) -> pl.Expr:
     return ~pl.col(role).is_finite().fill_null(False)
+
+
+def _problems_of_values(
+    raw: RawTable, roles: Mapping[str, str], frame: pl.DataFrame
+) -> tuple[Problem, ...]:
+    """Why rows are bad: each counts for the first of its bad values."""
+    problems = []
+    free = pl.repeat(True, frame.height, eager=True)
+    for role, column in roles.items():
+        values = frame[role]
+        wrong = values.is_null() if values.dtype != pl.Float64 else ~values.is_finite()
+        wrong = wrong.fill_null(True) & free
+        free &= ~wrong
+        given = raw.frame[column]
+        empty = given.is_null()
+        if given.dtype == pl.String:
+            empty |= given == ""
+        other = "no number" if role == "rating" else "no time" if role == "timestamp" else "no id"
+        for rows, reason in ((wrong & empty, "is empty"), (wrong & ~empty, f"is {other}")):
+            if rows.any():
+                first = int(rows.arg_true()[0])
+                problems.append(
+                    Problem(
+                        f"a {role} that {reason}",
+                        int(rows.sum()),
+                        f"{raw.where(first)}, column {column!r}",
+                        shortened(given[first]),
+                    )
+                )
+    return tuple(problems)
 
 
 def _first_bad_value(

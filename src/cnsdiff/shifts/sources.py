@@ -38,14 +38,22 @@ def read_source(
     asked = {"user_features": user_features, "item_features": item_features}
     features = {role: given for role, given in asked.items() if given is not None}
     files = {role: _short(given) for role, given in {**tables, **features}.items()}
+    read = {role: _interactions(given, reading) for role, given in tables.items()}
+    problems = {
+        role: [problem.to_dict() for problem in table.problems]
+        for role, table in read.items()
+        if table.problems
+    }
     return Source(
-        {role: _interactions(given, reading) for role, given in tables.items()},
+        read,
         {
             role: read_features(given, "user" if role == "user_features" else "item")
             for role, given in features.items()
         },
         name=name,
-        provenance={"files": files} | ({} if licence is None else {"licence": licence}),
+        provenance={"files": files}
+        | ({"problems": problems} if problems else {})
+        | ({} if licence is None else {"licence": licence}),
     )
 
 
