@@ -20,6 +20,8 @@ LAYERS = [
         "settings",
         "search_space",
         "storage",
+        "visible",
+        "screen",
         "seeding",
         "hashing",
         "reporting",
@@ -219,3 +221,27 @@ def test_no_reader_is_given_a_path_that_it_may_take_for_a_pattern():
         and not ast.unparse(call.args[0]).startswith("io.BytesIO(")
     ]
     assert not found, "read it through cnsdiff.storage"
+
+
+def test_all_that_is_printed_goes_through_one_door():
+    """Values from outside are never markup, and no escape sequence in them is sent."""
+
+    def wrong(call: ast.Call, owner: str, name: str) -> bool:
+        options = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        if name == "print" and not owner:
+            # Tables that are text already.
+            return not ast.unparse(call).startswith("print(render(")
+        if name == "Panel" and "title" in options and owner + name == "Panel":
+            return not options["title"].startswith(("literal(", "'"))
+        if name == "TextColumn":
+            return options.get("markup") != "False"
+        return name in ("Console", "from_markup", "echo") or options.get("markup") == "True"
+
+    found = [
+        f"{name_of(file)}: {ast.unparse(call)}"
+        for file in modules()
+        if name_of(file) not in ("cnsdiff.visible", "cnsdiff.screen", "cnsdiff.diagnostics.figures")
+        for call, owner, name in called(file)
+        if wrong(call, owner, name)
+    ]
+    assert found == ["cnsdiff.cli.app: typer.echo(f\"cnsdiff {version('cnsdiff')}\")"]

@@ -9,6 +9,8 @@ from rich.control import Control
 from rich.live import Live
 from rich.segment import ControlType, Segment
 
+from cnsdiff.screen import Screen
+
 
 class LivePicture(Live):
     """Draws what ``draw`` returns on standard error, ``per_second`` times a second."""
@@ -17,7 +19,7 @@ class LivePicture(Live):
         self.draw = draw
         self._lengths: list[int] = []  # of the lines that are on the screen
         super().__init__(
-            console=Console(stderr=True),
+            console=Screen(stderr=True),
             refresh_per_second=per_second,
             get_renderable=lambda: _Measured(lambda: self.draw(), self._remember),
             vertical_overflow="crop",

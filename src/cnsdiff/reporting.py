@@ -7,6 +7,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from cnsdiff.visible import say
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
@@ -53,17 +55,18 @@ class PlainLines(Reporting):
         self.stream = stream
 
     def note(self, message: str) -> None:
-        print(f"{self.label}{message}", file=self.stream or sys.stderr, flush=True)
+        say(f"{self.label}{message}", self.stream or sys.stderr)
 
 
 class LiveBar(Reporting):
     """A rich progress bar of these ``columns`` on standard error, with notes above it."""
 
     def __init__(self, *columns: Any) -> None:
-        from rich.console import Console
         from rich.progress import Progress
 
-        self._progress: Progress = Progress(*columns, console=Console(stderr=True))
+        from cnsdiff.screen import Screen
+
+        self._progress: Progress = Progress(*columns, console=Screen(stderr=True))
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -78,7 +81,7 @@ class LiveBar(Reporting):
         self._progress.stop()
 
     def note(self, message: str) -> None:
-        self._progress.console.print(message, markup=False, highlight=False)
+        self._progress.console.print(message)
 
 
 class LiveView(Reporting):
@@ -120,4 +123,4 @@ class LiveView(Reporting):
         self._live.stop()
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False)
+        self.console.print(message)

@@ -58,6 +58,7 @@ from cnsdiff.storage import (
     write_text,
     write_with,
 )
+from cnsdiff.visible import shell_word
 
 SCHEMA_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -150,7 +151,7 @@ def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     if manifest["config_fingerprint"] != config_fingerprint(config):
         raise RunError(
             f"{path}: holds an unfinished run of another configuration; resume that one with "
-            f"`cnsdiff train --resume {path}`, or choose another --out"
+            f"`cnsdiff train --resume {shell_word(path)}`, or choose another --out"
         )
     if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
         raise RunError(
@@ -333,7 +334,8 @@ def read_run(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     if manifest["status"] != "complete":
         raise RunError(
-            f"{path}: training has not finished; go on with `cnsdiff train --resume {path}`"
+            f"{path}: training has not finished; go on with `cnsdiff train --resume "
+            f"{shell_word(path)}`"
         )
     for name in _FILES:
         _verify(path / name, manifest["sha256"].get(name))

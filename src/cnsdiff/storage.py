@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from cnsdiff.errors import CnsdiffError, InputError, RunError, StorageError
+from cnsdiff.visible import json_text
 
 if sys.platform != "win32":
     import fcntl
@@ -168,6 +169,10 @@ def _lock_file(folder: Path, busy: CnsdiffError) -> Iterator[None]:
 
 
 def _hidden_beside(path: Path) -> Path:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # the writers of tables would end in a TypeError
+        raise InputError(f"{path}: is a path that is not UTF-8; choose another") from error
     # Not tempfile: its files are private, and what we write should obey the caller's umask.
     # Absolute: polars writes to the home folder what begins with a folder called ``~``.
     return path.parent.absolute() / f".{path.name}.{secrets.token_hex(8)}"
@@ -379,7 +384,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def write_tensors(

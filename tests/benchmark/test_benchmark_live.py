@@ -7,27 +7,27 @@ import re
 
 import pytest
 from benchmark_parts import Inline
-from rich.console import Console
 
 from cnsdiff.benchmark.live import RichReporter, reporter_for_terminal
 from cnsdiff.benchmark.progress import Cell, PlainReporter
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.errors import TrainingError
+from cnsdiff.screen import Screen
 
 
 def drawn(
     reporter: RichReporter, width: int = 80, height: int = 24, encoding: str = "utf-8"
 ) -> list[str]:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = Console(file=stream, width=width, height=height, color_system=None)
+    console = Screen(file=stream, width=width, height=height, color_system=None)
     console.print(reporter.picture(console))
     stream.flush()
     return [line.rstrip() for line in stream.buffer.getvalue().decode(encoding).splitlines()]
 
 
 def closing(reporter: RichReporter) -> str:
-    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console = Screen(file=io.StringIO(), width=80, color_system=None)
     with console.capture() as told:
         console.print(reporter.closing())
     return told.get().strip()

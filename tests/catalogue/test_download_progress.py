@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
 
 from cnsdiff.catalogue.progress import PlainReporter, RichReporter, in_bytes, reporter_for_terminal
+from cnsdiff.screen import Screen
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_plain_lines_are_few():
 
 def test_a_bar(monkeypatch):
     report = RichReporter()
-    report._progress.live.console = screen = Console(
+    report._progress.live.console = screen = Screen(
         file=io.StringIO(), force_terminal=True, width=100
     )
     with report:

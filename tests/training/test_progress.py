@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cnsdiff import Recommender
+from cnsdiff.screen import Screen
 from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.progress import (
     PlainReporter,
@@ -83,7 +83,7 @@ def reporter_after(epochs: int, *, of: int = 12, first: int = 0) -> RichReporter
 
 def drawn(reporter: RichReporter, width: int, *, closing: bool = False) -> list[str]:
     reporter.console.width = width
-    console = Console(record=True, width=width, height=30, file=io.StringIO())
+    console = Screen(record=True, width=width, height=30, file=io.StringIO())
     console.print(reporter.closing() if closing else reporter.picture(console))
     return [line.rstrip() for line in console.export_text().splitlines()]
 

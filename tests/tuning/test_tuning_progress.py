@@ -65,11 +65,11 @@ def test_the_live_table(world, quick, monkeypatch, capsys, columns):
 
 
 def test_the_live_table_shows_what_is_under_way_and_what_is_done(monkeypatch):
-    from rich.console import Console
+    from cnsdiff.screen import Screen
 
     monkeypatch.delenv("COLUMNS", raising=False)
     reporter = RichReporter("mf + random")
-    screen = Console(width=120, file=io.StringIO(), force_terminal=False)
+    screen = Screen(width=120, file=io.StringIO(), force_terminal=False)
     screen.print(reporter.picture(screen))
     reporter.begin(20, [])
     for trial in (DONE, PRUNED):

@@ -8,6 +8,7 @@ from pathlib import Path
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import Shift
+from cnsdiff.visible import shell_word
 
 _COLUMNS = ("user", "item", "rating", "timestamp", "environment")
 
@@ -36,7 +37,7 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
     if reading.header is not None:
         parts.append("--header" if reading.header else "--no-header")
     parts += ["--skip-bad"] if reading.skip_bad else []
-    return shlex.join([*parts, "--out", str(out)])
+    return " ".join(map(shell_word, [*parts, "--out", str(out)]))
 
 
 def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) -> str | None:
@@ -53,7 +54,7 @@ def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) ->
     parts = ["cnsdiff", "train", str(dataset), *shlex.split(kind.train)]
     if shift is not None:
         parts += shift.options
-    return shlex.join([*parts, "--out", str(out)])
+    return " ".join(map(shell_word, [*parts, "--out", str(out)]))
 
 
 def reference_code(method: str, dial: float | None, dataset: Path) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from cnsdiff.benchmark.progress import Cell, PlainReporter, Reporter, describe
 from cnsdiff.benchmark.task import Task
 from cnsdiff.reporting import LiveView, as_time, is_live
+from cnsdiff.screen import literal
 
 #: Tasks in hand that are named; of more, their number.
 _NAMED = 4
@@ -64,7 +65,7 @@ class RichReporter(LiveView, Reporter):
         """What was done and how long it took, in a line."""
         known = f" and {self._known} before" if self._known else ""
         failed = f", {self._failed} failed" if self._failed else ""
-        return Text(
+        return literal(
             f"{self.label}: {self._done} tasks{known}{failed}, "
             f"{as_time(time.monotonic() - self._started)}"
         )
@@ -83,12 +84,13 @@ class RichReporter(LiveView, Reporter):
         line.add_column(no_wrap=True, overflow="ellipsis")
         room = max(min(width - len(self.label) - len(told) - 2, 40), 4)
         bar = ProgressBar(max(self._total, 1), self._known + self._done, width=room)
-        line.add_row(Text(self.label, style="bold"), bar, told)
+        line.add_row(literal(self.label, "bold"), bar, told)
         return line
 
     def _in_hand(self, task: Task, since: float, width: int) -> Text:
         taken = as_time(time.monotonic() - since)
-        line = Text(f"now {taken:>5}  {describe(task)}", style="dim", no_wrap=True)
+        line = literal(f"now {taken:>5}  {describe(task)}", "dim")
+        line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
         return line
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from cnsdiff.errors import InputError, did_you_mean
+from cnsdiff.screen import Screen
 from cnsdiff.tables import MARK, NOTHING, Cell, Column, Table
+from cnsdiff.visible import json_text, visible
 
 Form = Literal["text", "markdown", "latex", "json"]
 
@@ -45,7 +45,7 @@ def render(tables: Sequence[Table], form: str, *, styled: bool = False) -> str:
         )
     if form == "json":
         content = [table.to_dict() for table in tables]
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(content, indent=2, allow_nan=False)
     if form == "markdown":
         return "\n\n".join(_markdown(table) for table in tables)
     if form == "latex":
@@ -57,19 +57,19 @@ def render(tables: Sequence[Table], form: str, *, styled: bool = False) -> str:
 
 
 def _text(table: Table, styled: bool) -> str:
-    drawn = RichTable(title=Text(table.title), title_justify="left", header_style="bold")
+    drawn = RichTable(title=table.title, title_justify="left", header_style="bold")
     for label in table.labels:
-        drawn.add_column(Text(label), no_wrap=True)
+        drawn.add_column(label, no_wrap=True)
     for column in table.columns:
-        drawn.add_column(Text(column.title), justify="right", no_wrap=True)
+        drawn.add_column(column.title, justify="right", no_wrap=True)
     for begins, labels, cells in table.grouped():
         if begins:
             drawn.add_section()
         numbers = (_text_cell(*each) for each in zip(cells, table.columns, strict=True))
-        drawn.add_row(*map(Text, labels), *numbers)
+        drawn.add_row(*labels, *numbers)
     out = io.StringIO()
     # So wide that nothing is cut: what is too wide for a terminal can still be read in a file.
-    console = Console(
+    console = Screen(
         file=out,
         width=10_000,
         force_terminal=styled,
@@ -77,7 +77,7 @@ def _text(table: Table, styled: bool) -> str:
         legacy_windows=False,
     )
     console.print(drawn)
-    notes = list(table.notes)
+    notes = [visible(note) for note in table.notes]
     if styled and table.has_place(1):
         notes.append("bold: best of its column; underlined: second")
     return "\n".join([*(line.rstrip() for line in out.getvalue().splitlines()), *notes])
@@ -127,7 +127,7 @@ def _markdown_cell(cell: Cell, column: Column) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", visible(text))
 
 
 # --- LaTeX
@@ -198,4 +198,4 @@ def _latex_cell(cell: Cell, column: Column) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in visible(text))

@@ -5,6 +5,7 @@ Heavy imports (PyTorch, Polars) happen inside the commands, so that ``--help`` i
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -18,12 +19,15 @@ def main() -> None:
     from cnsdiff.cli.failure import document, tell, wants_json
     from cnsdiff.cli.warned import tell_warnings_in_one_line
     from cnsdiff.errors import CnsdiffError
+    from cnsdiff.visible import visible
 
     tell_warnings_in_one_line()
-    machine = wants_json()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
+    # Standing alone, Typer itself shows wrong usage, in colours and a frame, to the letter.
+    ours = wants_json() or any(visible(word) != word for word in sys.argv)
     try:
-        # Standing alone, Typer itself shows wrong usage, in colours and a frame.
-        code = app(standalone_mode=not machine) or 0
+        code = app(standalone_mode=not ours) or 0
     except CnsdiffError as error:
         tell(str(error), error.exit_code)
         sys.exit(error.exit_code)
@@ -35,10 +39,10 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         # Wrong usage; what the class is called differs between versions of Typer.
-        if not (machine and hasattr(error, "format_message") and hasattr(error, "exit_code")):
+        if not (ours and hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         tell(error.format_message(), error.exit_code)
         sys.exit(error.exit_code)
-    if code == 130:  # Ctrl-C where nothing is kept that could be told
+    if code == 130 and wants_json():  # Ctrl-C where nothing is kept that could be told
         document("interrupted", code)
     sys.exit(code)

@@ -183,7 +183,9 @@ def audit(
     else:
         _print(result, options.out, report)
     if open_:
-        typer.launch(str(report.resolve()))
+        import webbrowser
+
+        webbrowser.open(report.resolve().as_uri())
     if result["failures"]:
         raise typer.Exit(1)
 
@@ -213,11 +215,12 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
     from cnsdiff.cli.output import console
     from cnsdiff.report.audit_limits import limits_of_shifts
     from cnsdiff.report.audit_loss import short_table
+    from cnsdiff.visible import say
 
     screen = console()
 
     def tell(text: str, style: str | None = None) -> None:
-        screen.print(text, style=style, soft_wrap=True, markup=False)
+        screen.print(text, style=style, soft_wrap=True)
 
     print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
     tell("")
@@ -248,9 +251,7 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
     for one in result["left_out"]:
         tell(f"left out: {one['name']}: {one['reason']}", "yellow")
     for failure in result["failures"]:
-        print(
-            f"failed: {failure['shift']} {failure['method']}: {failure['error']}", file=sys.stderr
-        )
+        say(f"failed: {failure['shift']} {failure['method']}: {failure['error']}", sys.stderr)
     tell(f"Wrote {out}. Report: {report}")
 
 

@@ -82,8 +82,8 @@ def benchmark(
     from cnsdiff.benchmark.run import collect
     from cnsdiff.benchmark.store import Store
     from cnsdiff.benchmark.workers import cores
-    from cnsdiff.cli.output import shown_path
     from cnsdiff.errors import InputError
+    from cnsdiff.visible import shell_word
 
     if format not in FORMATS:
         raise InputError(f"--format {format}: choose one of {', '.join(FORMATS)}")
@@ -104,9 +104,9 @@ def benchmark(
             _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
     results = collect(asked, units, store)
     form = "json" if json else format
-    again = f"cnsdiff benchmark {shown_path(grid)} --out {shown_path(store.path)} --show"
+    again = f"cnsdiff benchmark {shell_word(grid)} --out {shell_word(store.path)} --show"
     steps = (
-        (f"cnsdiff report {shown_path(store.path)}", "all of it in one HTML file"),
+        (f"cnsdiff report {shell_word(store.path)}", "all of it in one HTML file"),
         (f"{again} --format markdown", "the tables for a page; latex for a paper"),
     )
     _print(asked, results, form, baseline, ours, rivals, steps)
@@ -143,6 +143,7 @@ def _print(
     from cnsdiff.benchmark.render import render
     from cnsdiff.benchmark.verdict import benchmark_verdict
     from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.visible import say
 
     found = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
     shown = found.tables() if found else dict.fromkeys(PARTS, ())
@@ -163,15 +164,15 @@ def _print(
         render([t for tables in shown.values() for t in tables], form, styled=sys.stdout.isatty())
     )
     for failure in results.failures.iter_rows(named=True):
-        print(
+        say(
             f"failed: {failure['dataset']} {failure['method']} {failure['kind']} seed "
             f"{failure['seed']} {failure['setting']}: {failure['error']}",
-            file=sys.stderr,
+            sys.stderr,
         )
     if results.missing:
-        print(f"{results.missing} results are not there yet", file=sys.stderr)
+        say(f"{results.missing} results are not there yet", sys.stderr)
     if form == "text" and found is not None:
         screen = console()
         if verdict is not None:
-            screen.print(verdict, style="bold", soft_wrap=True, markup=False)
+            screen.print(verdict, style="bold", soft_wrap=True)
         print_next(screen, *steps)

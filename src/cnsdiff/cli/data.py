@@ -103,12 +103,13 @@ def fetch(
         print_next(screen, *_after_fetch(name))
         return
     size = sum(file["bytes"] for file in record["files"].values())
-    screen.print(
-        f"Fetched {name} ({len(record['files'])} files, {in_bytes(size)}) from "
-        f"{record['address']}\nLicence: {record['terms']}\nCite: {record['citation']}\n"
+    for line in (
+        f"Fetched {name} ({len(record['files'])} files, {in_bytes(size)}) from {record['address']}",
+        f"Licence: {record['terms']}",
+        f"Cite: {record['citation']}",
         f"Kept in {done.folder}",
-        soft_wrap=True,
-    )
+    ):
+        screen.print(line, soft_wrap=True)
     print_next(screen, *_after_fetch(name))
 
 

@@ -37,8 +37,8 @@ def describe(
     json: Json = False,
 ) -> None:
     """Measure the shift between train and each split: counts, long tail, distances, overlap."""
-    from cnsdiff.cli.describe_tables import comparison_table, dataset_tables, plain
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.describe_tables import comparison_table, dataset_tables
+    from cnsdiff.cli.output import console, note, print_json
     from cnsdiff.data import Dataset
     from cnsdiff.diagnostics import describe as measure
     from cnsdiff.errors import InputError
@@ -80,9 +80,9 @@ def describe(
     )
     for one in described:
         for problem in one.problems:
-            screen.print("[yellow]note:[/]", plain(f"{one.name}: {problem}"), soft_wrap=True)
+            screen.print(note(f"{one.name}: {problem}"), soft_wrap=True)
     if figures is not None:
-        screen.print(f"Wrote {figures}.", soft_wrap=True, markup=False)
+        screen.print(f"Wrote {figures}.", soft_wrap=True)
 
 
 def _refuse_existing(file: Path, *, overwrite: bool) -> None:
@@ -155,7 +155,7 @@ def _show_entry(entry: Entry, *, json: bool) -> None:
     for key, value in shown.items():
         if value is not None:
             title = key.replace("_", " ")
-            screen.print(f"{title:<18} {value}", markup=False, soft_wrap=True)
+            screen.print(f"{title:<18} {value}", soft_wrap=True)
     if facts["status"] == "fetched":
         out = f"data/{entry.name.rpartition('/')[2]}"
         print_next(

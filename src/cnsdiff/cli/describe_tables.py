@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cnsdiff.data.directory import SPLIT_TITLES
 
@@ -23,7 +23,7 @@ def comparison_table(described: list[Description]) -> Table:
     table = _table("Distance from train", "dataset", "on")
     columns = ("pairs", "cold", "head %", "items JS", "chance", "items W1", "users JS", "chance")
     for column in (*columns, "time W1"):
-        table.add_column(column.replace(" ", "\n"), justify="right")
+        table.add_column(Text(column.replace(" ", "\n")), justify="right")
     for one in described:
         labels = iter((one.name, one.scenario))
         for name, split in one.splits.items():
@@ -31,9 +31,9 @@ def comparison_table(described: list[Description]) -> Table:
             items, users, time = (split.shift.get(axis) for axis in ("items", "users", "time"))
             cells += [_js(items), _js_by_chance(items), _w1(items, 4)]
             cells += [_js(users), _js_by_chance(users), _w1(time, 1)]
-            table.add_row(plain(next(labels, "")), SPLIT_TITLES[name], *cells)
+            table.add_row(next(labels, ""), SPLIT_TITLES[name], *cells)
         table.add_section()
-    table.caption = (
+    table.caption = Text(
         "cold: pairs dropped as user or item is not in train · head: share of the pairs on the "
         "20 % of items most popular in train\nJS: Jensen–Shannon divergence in nats, 0 to 0.693 · "
         "W1: Wasserstein distance, of items in popularity quantiles, of time in days"
@@ -128,7 +128,7 @@ def _environments(one: Description) -> Table:
     for name in shares:
         table.add_column(SPLIT_TITLES[name], justify="right")
     for label in labels[:_SHOWN_LABELS]:
-        table.add_row(plain(label), *(_percent(found[label]) for found in shares.values()))
+        table.add_row(label, *(_percent(found[label]) for found in shares.values()))
     return table
 
 
@@ -148,15 +148,10 @@ def _overlaps(one: Description) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=plain(title), title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
-
-
-def plain(text: str) -> str:
-    """``text`` as it is, whatever brackets stand in a name."""
-    return escape(text)
 
 
 def _of(found: Distances | None, measure: str, digits: int = 4) -> str:

@@ -31,12 +31,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         return
     screen = console()
     for name, value in {**report["versions"], **report["compute"]}.items():
-        screen.print(f"{name.replace('_', ' '):<18} {value}", markup=False)
+        screen.print(f"{name.replace('_', ' '):<18} {value}")
     for extra, packages in report["missing"].items():
         state = "complete" if not packages else f"missing {', '.join(packages)}"
         hint = "" if not packages or extra == "core" else f"  (pip install 'cnsdiff[{extra}]')"
         use = f"  for {_FOR[extra]}" if extra in _FOR else ""
-        screen.print(f"{extra:<18} {state}{hint}{use}", markup=False, soft_wrap=True)
+        screen.print(f"{extra:<18} {state}{hint}{use}", soft_wrap=True)
 
 
 def examine() -> dict[str, Any]:

@@ -134,15 +134,15 @@ def evaluate(
             f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} judged "
             f"(95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the hard ones."
         )
-    screen.print(verdict, style="bold", soft_wrap=True, markup=False)
+    screen.print(verdict, style="bold", soft_wrap=True)
     print_next(screen, *steps)
 
 
 def _next(target: Path, is_run: bool, references: bool) -> list[tuple[str, str]]:
     """Commands to go on with, and what each is for."""
-    from cnsdiff.cli.output import shown_path
+    from cnsdiff.visible import shell_word
 
-    place = shown_path(target)
+    place = shell_word(target)
     if not is_run:
         return [(f"cnsdiff train {place} --out RUN", "a model to set beside them")]
     steps = [(f"cnsdiff report {place}", "all about it in one HTML file")]

@@ -38,7 +38,7 @@ def export_dataset(
     configuration file for each test.
     """
     from cnsdiff import export as exports
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, note, print_json
     from cnsdiff.data import load_dataset
 
     write = {
@@ -57,16 +57,13 @@ def export_dataset(
     screen.print(f"{data.name}: {rows} pairs")
     for feature, count in manifest.get("read_as_missing", {}).items():
         values = "value" if count == 1 else "values"
-        screen.print(
-            f"[yellow]note:[/] RecBole reads {count:,} {values} of {feature} as missing (NA, null, "
-            "None and the like)",
-            soft_wrap=True,
-        )
+        told = f"RecBole reads {count:,} {values} of {feature} as missing (NA, null, None …)"
+        screen.print(note(told), soft_wrap=True)
     screen.print(f"Wrote {out}", soft_wrap=True)
     if to is Format.recbole:
         configurations = sorted(name for name in manifest["files"] if name.endswith(".yaml"))
         screen.print(
             f"Next, where RecBole is installed: run_recbole(model='LightGCN', "
-            f"dataset={manifest['name']!r}, config_file_list=['{out / configurations[-1]}'])",
+            f"dataset={manifest['name']!r}, config_file_list=[{str(out / configurations[-1])!r}])",
             soft_wrap=True,
         )

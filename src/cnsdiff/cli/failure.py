@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cnsdiff.errors import Interrupted
+from cnsdiff.visible import say, say_json
 
 
 def wants_json() -> bool:
@@ -19,15 +19,14 @@ def wants_json() -> bool:
 
 def tell(message: str, exit_code: int) -> None:
     """A sentence on standard error and, with ``--json``, the same as JSON on standard output."""
-    print(f"cnsdiff: {message}", file=sys.stderr, flush=True)
+    say(f"cnsdiff: {message}", sys.stderr)
     if wants_json():
         document(message, exit_code)
 
 
 def document(message: str, exit_code: int) -> None:
     """The JSON document of a failure."""
-    error = {"message": message, "exit_code": exit_code}
-    print(json.dumps({"error": error}, indent=2, ensure_ascii=False), flush=True)
+    say_json({"error": {"message": message, "exit_code": exit_code}})
 
 
 @contextmanager

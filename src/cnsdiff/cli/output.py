@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from cnsdiff.data.directory import SPLIT_TITLES
+from cnsdiff.screen import Screen, literal
+from cnsdiff.visible import say_json, shell_word, visible
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -24,35 +23,35 @@ if TYPE_CHECKING:
 HEADLINE = ("recall", "ndcg")
 
 
-def console() -> Console:
+def console() -> Screen:
     """Standard output; wide enough not to cut tables when it is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return Screen(width=None if sys.stdout.isatty() else 120)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN becomes null."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    say_json(value, allow_nan=False, default=str)
 
 
-def shown_path(path: object) -> str:
-    """A path as it can be typed in a shell."""
-    return shlex.quote(str(path))
+def note(text: str) -> Text:
+    """A remark on what was done."""
+    return Text.assemble(("note: ", "yellow"), visible(text))
 
 
-def print_next(screen: Console, *steps: tuple[str, str]) -> None:
+def print_next(screen: Screen, *steps: tuple[str, str]) -> None:
     """Commands to go on with, and what each is for; never broken, so that they can be copied."""
     screen.print("Next:")
     widest = max(len(command) for command, _ in steps)
     beside = widest + max(len(purpose) for _, purpose in steps) + 6 <= screen.width
     for command, purpose in steps:
-        narrow = f"  # {purpose}\n  {command}"
-        line = f"  {command:<{widest}}  # {purpose}" if beside else narrow
-        screen.print(line, soft_wrap=True, markup=False)
+        wide = (f"  {command:<{widest}}  # {purpose}",)
+        for line in wide if beside else (f"  # {purpose}", f"  {command}"):
+            screen.print(line, soft_wrap=True)
 
 
 def after_dataset(path: Path) -> tuple[tuple[str, str], ...]:
     """What to do with a new dataset."""
-    place, run = shown_path(path), shown_path(Path("runs") / path.name)
+    place, run = shell_word(path), shell_word(Path("runs") / path.name)
     return (
         (f"cnsdiff data describe {place}", "how large the shift is"),
         (f"cnsdiff evaluate {place}", "what references make of it"),
@@ -60,22 +59,24 @@ def after_dataset(path: Path) -> tuple[tuple[str, str], ...]:
     )
 
 
-def print_facts(screen: Console, title: str, facts: Mapping[str, str]) -> None:
+def print_facts(screen: Screen, title: str, facts: Mapping[str, str]) -> None:
     """A few facts, a line each: in a frame on a terminal, plain elsewhere."""
     if not screen.is_terminal:
         for name, fact in {"": title, **facts}.items():
             line = f"{name}: {fact}" if name else fact
-            screen.print(line, soft_wrap=True, markup=False)
+            screen.print(line, soft_wrap=True)
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     for name, fact in facts.items():
-        grid.add_row(name, Text(fact, overflow="fold"))
-    screen.print(Panel(grid, title=title, title_align="left", expand=False, padding=(0, 1)))
+        grid.add_row(name, Text(visible(fact), overflow="fold"))
+    screen.print(
+        Panel(grid, title=literal(title), title_align="left", expand=False, padding=(0, 1))
+    )
 
 
-def print_dataset(screen: Console, dataset: Dataset) -> None:
+def print_dataset(screen: Screen, dataset: Dataset) -> None:
     """What a new dataset is called, how large it is, and what became of each split."""
     screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
     screen.print(_counts_table(dataset.manifest))

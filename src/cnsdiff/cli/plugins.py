@@ -25,7 +25,12 @@ class NamesPlugins(TyperCommand):
 
                 names = sorted({point.name for point in installed(f"cnsdiff.{parameter.name}s")})
                 if names:
-                    parameter.help += f" Of plugins: {', '.join(names)}."  # type: ignore[attr-defined]
+                    from rich.markup import escape
+
+                    from cnsdiff.visible import visible
+
+                    told = escape(visible(f" Of plugins: {', '.join(names)}."))
+                    parameter.help += told  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
 
 
@@ -35,11 +40,13 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     Each is imported, so that one that is broken says so.
     """
     from rich.table import Table
+    from rich.text import Text
 
     from cnsdiff.backbones import BACKBONES
     from cnsdiff.cli.output import console, print_json
     from cnsdiff.samplers import SAMPLERS
     from cnsdiff.shifts import SCENARIOS
+    from cnsdiff.visible import visible
 
     registries: tuple[Registry[Any], ...] = (SAMPLERS, BACKBONES, SCENARIOS)
     found = [record for registry in registries for record in examine(registry)]
@@ -59,7 +66,8 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     screen.print(table)
     for record in found:
         if record["problem"]:
-            screen.print(f"[red]broken:[/] {record['problem']}", soft_wrap=True)
+            problem = visible(record["problem"])
+            screen.print(Text.assemble(("broken: ", "red"), problem), soft_wrap=True)
 
 
 def examine(registry: Registry[Any]) -> list[dict[str, Any]]:

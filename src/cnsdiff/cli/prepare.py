@@ -99,11 +99,10 @@ def prepare(
 
     Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
     """
-    from rich.text import Text
-
     from cnsdiff.cli.output import (
         after_dataset,
         console,
+        note,
         print_dataset,
         print_json,
         print_next,
@@ -146,20 +145,14 @@ def prepare(
     print_dataset(screen, dataset)
     used = dataset.manifest["settings"].get("threshold")
     if threshold is None and used is not None:
-        screen.print(
-            f"[yellow]note:[/] ratings of {used:g} and more count as positive, as usual for {log}; "
-            "--threshold changes that",
-            soft_wrap=True,
-        )
+        told = f"ratings of {used:g} and more count as positive, as usual for {log}"
+        screen.print(note(f"{told}; --threshold changes that"), soft_wrap=True)
     rated = _with_ignored_ratings(dataset.manifest)
     if rated:
-        screen.print(
-            f"[yellow]note:[/] {rated} ratings, and without --threshold each of them counts as "
-            "positive",
-            soft_wrap=True,
-        )
+        told = f"{rated} ratings, and without --threshold each of them counts as positive"
+        screen.print(note(told), soft_wrap=True)
     for text in problem_lines(dataset.manifest):
-        screen.print("[yellow]note:[/]", Text(text), soft_wrap=True)
+        screen.print(note(text), soft_wrap=True)
     if "log" in dataset.manifest:
         screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
     for split, option, use in (
@@ -167,8 +160,8 @@ def prepare(
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
     ):
         if split not in dataset.split_names:
-            screen.print(f"[yellow]note:[/] there is no {split} split ({option} FILE): {use}")
-    screen.print(f"Wrote {out}", soft_wrap=True, markup=False)
+            screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
+    screen.print(f"Wrote {out}", soft_wrap=True)
     print_next(screen, *after_dataset(out))
 
 

@@ -33,7 +33,6 @@ def quickstart(
         console,
         print_json,
         print_next,
-        shown_path,
     )
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError
@@ -42,6 +41,7 @@ def quickstart(
     from cnsdiff.references import MostPop
     from cnsdiff.simulate import ConfoundedWorld
     from cnsdiff.training.progress import reporter_for_terminal
+    from cnsdiff.visible import shell_word
 
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already exists; choose another --out")
@@ -73,17 +73,18 @@ def quickstart(
         "ConfoundedWorld: clicks logged under popularity bias, tested with everything shown alike"
     )
     screen.print(comparison_table(title, results, (10, 20)))
-    screen.print(
-        "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).\n"
-        "Last rows: the same two models, at the dial that validation chooses for even exposure.\n"
-        "One seed and one small world prove nothing about your data: try it."
-    )
+    for line in (
+        "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).",
+        "Last rows: the same two models, at the dial that validation chooses for even exposure.",
+        "One seed and one small world prove nothing about your data: try it.",
+    ):
+        screen.print(line)
     steps = [("cnsdiff audit ratings.csv", "with your own log: what a shift costs, what to do")]
     if out is not None:
         run = out / "cnsdiff"
-        steps.append((f"cnsdiff report {shown_path(run)}", "this model in one HTML file"))
-        steps.append((f"cnsdiff recommend {shown_path(run)} --users 0,1", "its lists"))
-        screen.print(f"Kept in {out}", soft_wrap=True, markup=False)
+        steps.append((f"cnsdiff report {shell_word(run)}", "this model in one HTML file"))
+        steps.append((f"cnsdiff recommend {shell_word(run)} --users 0,1", "its lists"))
+        screen.print(f"Kept in {out}", soft_wrap=True)
     print_next(screen, *steps)
 
 

@@ -70,7 +70,7 @@ def recommend(
     elif out is None:
         shown = Table(header_style="bold")
         for column in table.columns:
-            shown.add_column(column, justify="right")
+            shown.add_column(column, justify="right", overflow="fold")
         for row in table.iter_rows(named=True):
             shown.add_row(
                 str(row["user"]), str(row["item"]), f"{row['score']:.4f}", str(row["rank"])

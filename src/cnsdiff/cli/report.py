@@ -42,6 +42,7 @@ def report(
     from cnsdiff.errors import InputError
     from cnsdiff.report.build import document_of
     from cnsdiff.report.html import is_report, write_html
+    from cnsdiff.visible import say
 
     file = out or path / "report.html"
     if file.is_dir():
@@ -54,8 +55,8 @@ def report(
     if json:
         print_json({"report": str(file), **_numbers(document)})
     else:
-        print(document.verdict)
-        print(f"Wrote {file}.{'' if open_it else ' Open it in any browser.'}")
+        say(document.verdict)
+        say(f"Wrote {file}.{'' if open_it else ' Open it in any browser.'}")
     if open_it:
         import webbrowser
 
@@ -70,13 +71,15 @@ def _reporter() -> Reporting:
         return PlainLines("report")
     from rich.progress import SpinnerColumn, TextColumn
 
+    from cnsdiff.visible import visible
+
     class Steps(LiveBar):
         def __init__(self) -> None:
             super().__init__(SpinnerColumn(), TextColumn("{task.description}", markup=False))
             self._step = self._progress.add_task("reading", total=None)
 
         def note(self, message: str) -> None:
-            self._progress.update(self._step, description=message)
+            self._progress.update(self._step, description=visible(message))
 
     return Steps()
 

@@ -62,5 +62,5 @@ def simulate(
         return
     screen = console()
     print_dataset(screen, dataset)
-    screen.print(f"Wrote {out}", soft_wrap=True, markup=False)
+    screen.print(f"Wrote {out}", soft_wrap=True)
     print_next(screen, *after_dataset(out))

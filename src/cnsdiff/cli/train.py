@@ -13,6 +13,7 @@ import typer
 
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
+from cnsdiff.visible import shell_word
 
 if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
@@ -142,11 +143,14 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     manifest = read_manifest(run)
     if manifest["status"] == "complete":
         (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
-        raise RunError(f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {run}`")
+        raise RunError(
+            f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {shell_word(run)}`"
+        )
     if not (run / "config.yaml").exists():
         raise RunError(
             f"{run}: was ended before its configuration was written, so nothing is lost; give the "
-            f"command again that began it, `cnsdiff train DATASET --out {run}` with its options"
+            f"command again that began it, `cnsdiff train DATASET --out {shell_word(run)}` with "
+            "its options"
         )
     options = as_options(read_config(run))
     path = manifest["dataset"]["path"]
@@ -170,7 +174,7 @@ def _fit(
     first = place().rank == 0
     label = f"{config.backbone.name} + {config.sampler.name}"
     reporter = reporter_for_terminal(label) if first else Reporter()
-    how = f"the epochs completed are saved, go on with `cnsdiff train --resume {run}`"
+    how = f"the epochs completed are saved, go on with `cnsdiff train --resume {shell_word(run)}`"
     with interruptible(how) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
     if first:
@@ -179,7 +183,7 @@ def _fit(
 
 def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     """What training found, and what to do with it."""
-    from cnsdiff.cli.output import console, print_facts, print_json, print_next, shown_path
+    from cnsdiff.cli.output import console, print_facts, print_json, print_next
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.memory import peak_memory
     from cnsdiff.reporting import as_time
@@ -195,7 +199,7 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     # Of all epochs: those before a resumption, too.
     seconds = sum(record["seconds"] + record["validation_seconds"] for record in history)
     memory = peak_memory(make_fabric(config.device, config.precision).device)
-    place = shown_path(run)
+    place = shell_word(run)
     steps = (
         (
             f"cnsdiff evaluate {place} --references",

@@ -8,6 +8,7 @@ import warnings
 def tell_warnings_in_one_line() -> None:
     """From now on a :class:`~cnsdiff.errors.CnsdiffWarning` is a line without file and code."""
     from cnsdiff.errors import CnsdiffWarning
+    from cnsdiff.visible import visible
 
     written = warnings.formatwarning
 
@@ -19,7 +20,7 @@ def tell_warnings_in_one_line() -> None:
         line: str | None = None,
     ) -> str:
         if issubclass(category, CnsdiffWarning):
-            return f"cnsdiff: {message}\n"
+            return f"cnsdiff: {visible(message)}\n"
         return written(message, category, filename, lineno, line)
 
     warnings.formatwarning = in_one_line

@@ -17,6 +17,7 @@ from cnsdiff.report.audit_log import log_blocks
 from cnsdiff.report.audit_loss import loss_blocks
 from cnsdiff.report.audit_shift import shift_blocks
 from cnsdiff.report.document import Document, Section
+from cnsdiff.visible import shell_word
 
 
 def audit_document(path: str | Path) -> Document:
@@ -49,7 +50,8 @@ def _read(file: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(
-            f"{file.parent}: holds no finished audit; run cnsdiff audit LOG --out {file.parent}"
+            f"{file.parent}: holds no finished audit; run cnsdiff audit LOG --out "
+            f"{shell_word(file.parent)}"
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged; run the audit again") from error

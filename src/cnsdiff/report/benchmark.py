@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cnsdiff.report.benchmark_cost import cost
 from cnsdiff.report.benchmark_differences import differences, parts
 from cnsdiff.report.benchmark_methods import styles_of
 from cnsdiff.report.document import Block, Document, Facts, Section, Source
+from cnsdiff.visible import shell_word
 
 
 def benchmark_document(path: Path) -> Document:
@@ -31,7 +31,7 @@ def benchmark_document(path: Path) -> Document:
     """
     grid, results = read_stored(path)
     found = find(grid, results)
-    again = f"cnsdiff benchmark GRID.yaml --out {shlex.quote(str(path))}"
+    again = f"cnsdiff benchmark GRID.yaml --out {shell_word(path)}"
     grid_section = Section("Grid", _grid(path, grid, results))
     title = f"Benchmark {grid.name}"
     if found is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +35,7 @@ from cnsdiff.report.training import training_blocks
 from cnsdiff.reporting import Reporting
 from cnsdiff.storage import read_parquet
 from cnsdiff.tables import Cell, Column, Table, metric_title
+from cnsdiff.visible import shell_word
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
 EASE_ITEMS = 6_000
@@ -161,7 +161,7 @@ def _measure(
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
                 f"EASE is left out: with {data.n_items:,} items it takes minutes. "
-                f"`cnsdiff evaluate {shlex.quote(str(path))} --references` measures it."
+                f"`cnsdiff evaluate {shell_word(path)} --references` measures it."
             )
             continue
         told.note(f"fitting {name}")

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.data import Dataset
 from cnsdiff.recommender import Recommender
 from cnsdiff.report.document import Block, Source
+from cnsdiff.visible import shell_word
 
 
 def next_steps(
     path: Path, model: Recommender, data: Dataset | None, missing: str | None
 ) -> list[Block]:
-    run = shlex.quote(str(path))
+    run = shell_word(path)
     lines = []
     if missing:
         lines += [
             "# The whole of this report needs the dataset:",
             f"cnsdiff report {run} --dataset DATASET",
         ]
-    first = shlex.quote(str(model.users_[0]))
+    first = shell_word(model.users_[0])
     lines += [
         "# Lists for some users, as this model serves them:",
         f"cnsdiff recommend {run} --users {first} --k 10",
     ]
     if data is not None and data.path is not None:
-        place = shlex.quote(str(data.path))
+        place = shell_word(data.path)
         same = f"cnsdiff train {place} --config {run}/config.yaml"
         expected = SHIFTS.get(data.scenario)
         chosen = model.config_.training.select_on

@@ -12,6 +12,7 @@ from cnsdiff.sparkline import SparkLine, spark_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from cnsdiff.training.early_stopping import EarlyStopping
 
@@ -96,8 +97,10 @@ class RichReporter(LiveView, Reporter):
         from rich.table import Table
         from rich.text import Text
 
+        from cnsdiff.screen import literal
+
         if not self._epochs:
-            return Text(self.label, style="bold")
+            return literal(self.label, "bold")
         bar = Table.grid(padding=(0, 1), expand=False)
         bar.add_column(no_wrap=True)
         bar.add_column()
@@ -105,7 +108,7 @@ class RichReporter(LiveView, Reporter):
         width = max(min(console.width - len(self.label) - 18, 40), 8)
         total = self._epochs * self._steps
         bar.add_row(
-            Text(self.label, style="bold"),
+            literal(self.label, "bold"),
             ProgressBar(total, self._first * self._steps + self._done, width=width),
             f"epoch {min(self._epoch, self._epochs)}/{self._epochs}",
         )
@@ -113,7 +116,7 @@ class RichReporter(LiveView, Reporter):
 
     def closing(self) -> RenderableType:
         """How many epochs, which was the best, and its course, in a line."""
-        from rich.text import Text
+        from cnsdiff.screen import literal
 
         done = len(self._history) - self._first
         before = f" after {self._first} before" if self._first else ""
@@ -127,7 +130,7 @@ class RichReporter(LiveView, Reporter):
                 values = [r["validation"].get(metrics[0]) for r in self._history if r["validation"]]
                 plain = self.console.options.ascii_only
                 told += f"  {spark_line(values, room, ascii_only=plain)}"
-        return Text(told)
+        return literal(told)
 
     @property
     def _passed(self) -> float:
@@ -154,6 +157,8 @@ class RichReporter(LiveView, Reporter):
     def _table(self, width: int) -> Table:
         from rich.table import Table
 
+        from cnsdiff.screen import literal
+
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         table.add_column("", no_wrap=True, overflow="ellipsis", max_width=max(width - 34, 12))
         table.add_column("now", justify="right", no_wrap=True)
@@ -164,7 +169,7 @@ class RichReporter(LiveView, Reporter):
         if curves:
             table.add_column("epochs so far", no_wrap=True, max_width=60)
 
-        def row(name: str, now: str, best: str, at: str, course: SparkLine) -> None:
+        def row(name: str, now: str, best: str | Text, at: str, course: SparkLine) -> None:
             cells = (name, now, best, at)
             table.add_row(*cells, course) if curves else table.add_row(*cells)
 
@@ -173,7 +178,7 @@ class RichReporter(LiveView, Reporter):
         for name in self._metrics:
             now = f"{validated[-1][name]:.4f}" if validated else "-"
             known = stopping is not None and bool(stopping.best)
-            best = f"[bold]{stopping.best[name]:.4f}[/]" if stopping and known else "-"
+            best = literal(f"{stopping.best[name]:.4f}", "bold") if stopping and known else "-"
             at = str(stopping.best_epoch) if stopping and known else "-"
             row(name, now, best, at, self._course("validation", name, "green"))
         terms = last["train"] if last else self._scalars

@@ -110,6 +110,8 @@ class RichReporter(LiveView, Reporter):
         from rich.table import Table
         from rich.text import Text
 
+        from cnsdiff.screen import literal
+
         done = len(self._trials)
         bar = Table.grid(padding=(0, 1), expand=False)
         bar.add_column(no_wrap=True)
@@ -117,7 +119,7 @@ class RichReporter(LiveView, Reporter):
         bar.add_column(no_wrap=True)
         width = max(min(console.width - len(self.label) - 18, 40), 8)
         bar.add_row(
-            Text(self.label, style="bold"),
+            literal(self.label, "bold"),
             ProgressBar(max(self._total, 1), done, width=width),
             f"trial {min(done + 1, self._total)}/{self._total}",
         )
@@ -125,13 +127,13 @@ class RichReporter(LiveView, Reporter):
 
     def closing(self) -> RenderableType:
         """How many trials, and the best of them, in a line."""
-        from rich.text import Text
+        from cnsdiff.screen import literal
 
         told = f"{self.label}: {len(self._trials)} trials in {as_time(self._passed)}"
         best = best_trial(self._trials)
         if best is not None:
             told += f", best {best.value:.4f} in trial {best.number}"
-        return Text(told)
+        return literal(told)
 
     @property
     def _passed(self) -> float:

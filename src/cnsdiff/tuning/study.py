@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from cnsdiff.search_space import Space
 from cnsdiff.storage import write_json
 from cnsdiff.tuning.importance import Importances
 from cnsdiff.tuning.trial import Trial, best_trial, trials_table
+from cnsdiff.visible import shell_word
 
 SCHEMA_VERSION = 1
 #: A best value in the outer part of a space hints that there are better ones outside; how far
@@ -167,11 +167,11 @@ class Study:
 
 def next_commands(study: Study, folder: Path) -> list[tuple[str, str]]:
     """Commands to go on with after the study in ``folder``, and what each is for."""
-    dataset = shlex.quote(study.dataset["path"] or "DATASET")
-    best, config = (shlex.quote(str(folder / name)) for name in (BEST_RUN, BEST_CONFIG))
+    dataset = shell_word(study.dataset["path"] or "DATASET")
+    best, config = (shell_word(folder / name) for name in (BEST_RUN, BEST_CONFIG))
     return [
         (f"cnsdiff evaluate {best} --references", "what it is worth on the tests"),
-        (f"cnsdiff report {shlex.quote(str(folder))}", "which settings matter"),
+        (f"cnsdiff report {shell_word(folder)}", "which settings matter"),
         (
             f"cnsdiff train {dataset} --config {config} --seed 1 --out RUN",
             "the same with another seed",
@@ -194,7 +194,7 @@ def read_study(folder: Path) -> Study:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
-            f"`cnsdiff tune DATASET --out {folder}`"
+            f"`cnsdiff tune DATASET --out {shell_word(folder)}`"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(file) from error
