@@ -23,6 +23,7 @@ from cnsdiff.cli import choices, completion
 from cnsdiff.cli.benchmark import FORMATS as TABLE_FORMATS
 from cnsdiff.config import Config
 from cnsdiff.data.readers import FORMATS
+from cnsdiff.data.times import TIME_UNITS
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
 from cnsdiff.evaluation.judges import JudgeKind
@@ -53,6 +54,7 @@ def own(registry: Any) -> set[str]:
         (choices.SPLITS, set(STANDARD_SPLITS)),
         (choices.JUDGES, set(get_args(JudgeKind))),
         (choices.FORMATS, set(FORMATS)),
+        (choices.TIME_UNITS, set(TIME_UNITS)),
         (choices.TABLE_FORMATS, set(TABLE_FORMATS)),
         (choices.ROUTES, set(ROUTES)),
         ([*choices.DATA_SETS, *(f"amazon-2023/{n}" for n in choices.AMAZON)], set(ENTRIES)),

@@ -338,10 +338,15 @@ REFUSED = {
         ("temporal",),
         ["log.csv: 81 of 81 timestamps lie in the future", "2999-01-01"],
     ),
-    "milliseconds": (
-        each(lambda u, i, r, t: (u, i, r, t + "000")),
-        ("temporal",),
-        ["log.csv: 81 of 81 timestamps lie in the future", "milliseconds"],
+    "seconds said to be days": (
+        each(lambda u, i, r, t: (u, i, r, t)),
+        ("temporal", "--time-unit", "days"),
+        ["log.csv, line 2, column 'timestamp'", "no time of the years 1 to 9999", "--time-unit"],
+    ),
+    "no unit": (
+        log_of(LINES),
+        ("popularity", "--time-unit", "msec"),
+        ["unknown time unit 'msec' (did you mean 'ms'?)", "auto, s, ms, us, ns, days"],
     ),
     "mixed time zones": (
         each(lambda u, i, r, t: (u, i, r, "2020-01-01T00:00:00" + ("Z" if u == "u8" else ""))),

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from cnsdiff.data import Dataset, Split, load_dataset
+from cnsdiff.data import Dataset, Interactions, Split, load_dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import prepare_given
@@ -109,7 +109,12 @@ def test_time(timed):
 def test_times_at_one_moment_beyond_the_years_of_datetime():
     frame = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1], "timestamp": [4 * 10**11] * 3})
     held = pl.DataFrame({"user": [2], "item": [2], "timestamp": [4 * 10**11]})
-    found = describe(prepare_given(frame, valid=held))
+    splits = {"train": Interactions(frame, "a"), "valid": Interactions(held, "b")}
+    found = describe(Dataset.from_splits(splits, name="far", scenario="given"))
+    assert found.problems == (
+        "its times look like milliseconds since 1970, and are taken for seconds; prepare the "
+        "dataset again",
+    )
     assert found.splits["valid"].time.moved_spans is None
     assert found.splits["valid"].time.first.startswith("14645-")
     assert found.splits["valid"].shift["time"].observed.js == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError, InputError
+from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
 
 KS = (1, 3, 5)
@@ -280,6 +281,13 @@ def test_every_way_of_slicing(by):
     found = measured(train, valid, scorer, made)
     # The plain recall is a mean of the slices' recalls.
     assert 0 <= found["recall@3 (worst-slice)"] <= found["recall@3"]
+
+
+def test_times_that_are_no_seconds_are_told():
+    train, valid, _ = world(1)
+    milli = replace(valid, timestamps=np.arange(len(valid)) + 1_577_836_800_000)
+    with pytest.warns(CnsdiffWarning, match="valid split look like milliseconds since 1970"):
+        anticipate("recency", milli, train.csr(9, 12))
 
 
 def test_what_cannot_be_anticipated():

@@ -30,6 +30,7 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
         "item-core": reading.item_core or None,
         "format": None if reading.format == "auto" else reading.format,
         "delimiter": reading.delimiter,
+        "time-unit": None if reading.time_unit == "auto" else reading.time_unit,
         **{f"{role}-col": reading.columns.get(role) for role in _COLUMNS},
     }
     for name, given in options.items():

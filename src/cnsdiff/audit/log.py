@@ -31,7 +31,7 @@ class Reading:
     columns
         Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
         ``timestamp``, ``environment``.
-    format, header, delimiter, skip_bad
+    format, header, delimiter, skip_bad, time_unit
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
         Files beside the log.
@@ -45,6 +45,7 @@ class Reading:
     header: bool | None = None
     delimiter: str | None = None
     skip_bad: bool = False
+    time_unit: str = "auto"
     randomised: Path | None = None
     user_features: Path | None = None
     item_features: Path | None = None
@@ -106,6 +107,7 @@ def read_log(reading: Reading) -> Log:
         header=reading.header,
         delimiter=reading.delimiter,
         skip_bad=reading.skip_bad,
+        time_unit=reading.time_unit,
         **dict(reading.columns),
     )
     table = source.tables["log"]

@@ -24,6 +24,7 @@ from cnsdiff.cli.options import (
     Seed,
     SkipBad,
     TimestampColumn,
+    TimeUnit,
     UserColumn,
     UserCore,
     UserFeatures,
@@ -92,6 +93,7 @@ def audit(
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
     environment_col: EnvironmentColumn = None,
+    time_unit: TimeUnit = "auto",
     rank_col: Annotated[
         str | None, typer.Option(help="Name of the rank column of --recommendations.")
     ] = None,
@@ -151,6 +153,7 @@ def audit(
             header=header,
             delimiter=delimiter,
             skip_bad=skip_bad,
+            time_unit=time_unit,
             randomised=randomised,
             user_features=user_features,
             item_features=item_features,

@@ -39,6 +39,7 @@ JUDGES = ("valid", "held-out", "experiment", "truth")
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("auto", "text", "csv", "tsv", "inter", "adjacency", "parquet")
 DELIMITERS = ("tab", "space", "comma", "semicolon", "pipe")
+TIME_UNITS = ("auto", "s", "ms", "us", "ns", "days")
 TABLE_FORMATS = ("text", "markdown", "latex", "json")
 ROUTES = ("auto", "official", "pypi")
 

@@ -40,6 +40,13 @@ TimestampColumn = Annotated[str | None, typer.Option(help="Name of the time colu
 EnvironmentColumn = Annotated[
     str | None, typer.Option(help="Name of the environment column, or 'none'.")
 ]
+TimeUnit = Annotated[
+    str,
+    typer.Option(
+        help="What times count since 1970: s, ms, us, ns or days (auto: told by their size).",
+        autocompletion=completion.time_unit,
+    ),
+]
 Header = Annotated[bool | None, typer.Option(help="Whether the first line names the columns.")]
 Delimiter = Annotated[
     str | None,

@@ -23,6 +23,7 @@ from cnsdiff.cli.options import (
     Seed,
     SkipBad,
     TimestampColumn,
+    TimeUnit,
     UserColumn,
     UserCore,
     UserFeatures,
@@ -88,6 +89,7 @@ def prepare(
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
     environment_col: EnvironmentColumn = None,
+    time_unit: TimeUnit = "auto",
     header: Header = None,
     delimiter: Delimiter = None,
     skip_bad: SkipBad = False,
@@ -125,6 +127,7 @@ def prepare(
         "header": header,
         "delimiter": delimiter,
         "skip_bad": skip_bad,
+        "time_unit": time_unit,
     }
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
     divided = {"strength": strength, "set": set_, "randomised": randomised}

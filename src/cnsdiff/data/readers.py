@@ -16,6 +16,7 @@ from cnsdiff.data.dialects import DELIMITERS, delimiter_of
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.lines import read_lines, reject_markup
 from cnsdiff.data.text import read_delimited
+from cnsdiff.data.times import require_time_unit
 from cnsdiff.data.values import finish
 from cnsdiff.errors import DataError, did_you_mean
 from cnsdiff.storage import read_parquet, read_parquet_schema
@@ -36,6 +37,7 @@ def read_interactions(
     header: bool | None = None,
     delimiter: str | None = None,
     skip_bad: bool = False,
+    time_unit: str = "auto",
 ) -> Interactions:
     """Read interactions from a file or a data frame.
 
@@ -62,6 +64,10 @@ def read_interactions(
     skip_bad
         Leave malformed rows out, and count them in ``skipped`` (``problems`` says why), in place
         of an error.
+    time_unit
+        What times that are numbers count since 1970: ``"s"``, ``"ms"``, ``"us"``, ``"ns"`` or
+        ``"days"``. ``"auto"`` tells it from their size, and a warning says so where they are not
+        seconds. They become seconds.
 
     Returns
     -------
@@ -78,6 +84,7 @@ def read_interactions(
             f"unknown format {format!r}{did_you_mean(format, FORMATS)}; --format takes "
             f"{', '.join(FORMATS)}"
         )
+    require_time_unit(time_unit)
     asked = {
         "user": user,
         "item": item,
@@ -90,14 +97,15 @@ def read_interactions(
         roles = assign_roles(
             table.frame.columns, asked, table.source, default=known_roles(table.frame.columns)
         )
-        return finish(table, roles, skip_bad=skip_bad)
-    path = Path(source)
-    try:
-        return _read_file(path, format, asked, header, delimiter, skip_bad)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}; check the file"
-        ) from error
+    else:
+        path = Path(source)
+        try:
+            table, roles = _read_file(path, format, asked, header, delimiter, skip_bad)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read: {error.strerror or error}; check the file"
+            ) from error
+    return finish(table, roles, skip_bad=skip_bad, time_unit=time_unit)
 
 
 def _read_file(
@@ -107,12 +115,12 @@ def _read_file(
     header: bool | None,
     delimiter: str | None,
     skip_bad: bool,
-) -> Interactions:
+) -> tuple[RawTable, dict[str, str]]:
     require_file(path, "interactions")
     name = str(path)
     separator = None if delimiter is None else delimiter_of(delimiter)
     if format == "parquet" or (format == "auto" and is_parquet(path)):
-        return _read_parquet(path, asked, skip_bad)
+        return _read_parquet(path, asked)
     lines = read_lines(path)
     if format == "auto":
         reject_markup(lines, name)
@@ -121,10 +129,10 @@ def _read_file(
         format = told_format(lines, name)
     if format == "adjacency":
         table = read_adjacency(lines, name, skip_bad=skip_bad)
-        return finish(table, {"user": "user", "item": "item"}, skip_bad=skip_bad)
+        return table, {"user": "user", "item": "item"}
     if format == "auto" and path.name.removesuffix(".gz").endswith(".inter"):
         format = "inter"
-    table, roles = read_delimited(
+    return read_delimited(
         lines,
         name,
         asked=asked,
@@ -132,7 +140,6 @@ def _read_file(
         header=True if format == "inter" else header,
         skip_bad=skip_bad,
     )
-    return finish(table, roles, skip_bad=skip_bad)
 
 
 def require_file(path: Path, what: str) -> None:
@@ -156,7 +163,7 @@ def is_parquet(path: Path) -> bool:
     return start == b"PAR1" or (path.suffix in (".parquet", ".pq") and start != b"")
 
 
-def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -> Interactions:
+def _read_parquet(path: Path, asked: Mapping[str, str | None]) -> tuple[RawTable, dict[str, str]]:
     try:
         columns = list(read_parquet_schema(path))
         roles = assign_roles(columns, asked, str(path), default=known_roles(columns))
@@ -166,7 +173,7 @@ def _read_parquet(path: Path, asked: Mapping[str, str | None], skip_bad: bool) -
             f"{path}: is not a readable Parquet file (damaged or of another format); write it "
             "again, or name its --format"
         ) from error
-    return finish(RawTable(frame, str(path)), roles, skip_bad=skip_bad)
+    return RawTable(frame, str(path)), roles
 
 
 def from_frame(source: Any) -> RawTable:

@@ -9,15 +9,25 @@ import polars as pl
 from cnsdiff.data.columns import NO_COLUMN, RawTable
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.problems import Problem, rows_of, shortened
+from cnsdiff.data.times import (
+    moments,
+    note_odd_times,
+    require_one_clock,
+    since_1970,
+    since_1970_of_dates,
+    why_no_time,
+)
 from cnsdiff.errors import DataError
 
 
-def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Interactions:
+def finish(
+    raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool, time_unit: str = "auto"
+) -> Interactions:
     """Check and convert the values of ``raw`` and give its columns their final names.
 
     Text ids in which every value reads the same as an integer become Int64, any other text
     stays as it is (environment labels alike); ratings become Float64, timestamps Int64 or Float64
-    (dates: epoch seconds).
+    seconds since 1970.
 
     Raises
     ------
@@ -35,7 +45,7 @@ def finish(raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool) -> Intera
         elif role == "rating":
             columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
         else:
-            columns[role] = _times(raw, series)
+            columns[role] = _times(raw, series, time_unit)
     frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
     bad = frame.select(
         pl.any_horizontal(
@@ -128,59 +138,29 @@ def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
     )
 
 
-def _times(raw: RawTable, series: pl.Series) -> pl.Series:
-    """Times as numbers; dates and date-times as epoch seconds (UTC unless they say otherwise)."""
+def _times(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
+    """Times as seconds since 1970, null where they are none."""
+    seconds = _seconds(raw, series, unit)
+    note_odd_times(raw, series.name, seconds)
+    return seconds
+
+
+def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
+    numbers = series
     if series.dtype == pl.String:
         numbers = _numbers(series, raw.source, "timestamp")
-        if numbers.null_count() == 0:
-            return numbers
-        text = series.str.strip_chars()
-        dates = _dates(text)
-        # The rarer kind is the mistake.
-        if dates.null_count() >= numbers.null_count():
-            return numbers
-        _require_one_clock(raw, series.name, text, dates)
-        series = dates
-    if series.dtype == pl.Date:
-        series = series.cast(pl.Datetime("us"))
-    if isinstance(series.dtype, pl.Datetime):
-        micro = series.dt.timestamp("us")
-        if bool((micro % 1_000_000 == 0).fill_null(True).all()):
-            return micro // 1_000_000
-        return micro / 1e6
-    return _numbers(series, raw.source, "timestamp")
-
-
-def _require_one_clock(raw: RawTable, column: str, text: pl.Series, dates: pl.Series) -> None:
-    """Stop where some times name a zone and some do not: nobody can put them in order."""
-    zoned = text.str.contains(r"\d[T ]?\d\d:\d\d.*([zZ]|[+-]\d\d:?\d\d)$")
-    read = dates.is_not_null()
-    # A bare date names no clock, so it fits either.
-    timed = read & text.str.contains(":")
-    with_zone, without = timed & zoned, timed & ~zoned
-    if with_zone.any() and without.any():
-        rare = with_zone if with_zone.sum() < without.sum() else without
-        row = int(rare.arg_true()[0])
-        says = "names a time zone and most do not" if rare is with_zone else "names no time zone"
-        raise DataError(
-            f"{raw.place(row, column)}: {text[row]!r} {says}, so the times cannot be put in order; "
-            "write all of them with a zone (…+00:00) or all without"
-        )
-
-
-def _dates(text: pl.Series) -> pl.Series:
-    """ISO 8601 dates and date-times as UTC, null where the text is not one."""
-    # One shape for all: a "T" or space between, optional fraction, optional zone.
-    plain = text.str.replace(r"^(\d{4}-\d\d-\d\d)[ t](\d)", "${1}T${2}").str.replace(
-        r"[zZ]$", "+00:00"
-    )
-    day = plain.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False)
-    naive = plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
-    short = plain.str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", strict=False)
-    zoned = plain.str.to_datetime(
-        "%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False
-    ).dt.replace_time_zone(None)
-    return pl.select(pl.coalesce(day, naive, short, zoned)).to_series()
+        if numbers.null_count():
+            text = series.str.strip_chars()
+            dates = moments(text)
+            # The rarer kind is the mistake.
+            if dates.null_count() < numbers.null_count():
+                require_one_clock(raw, series.name, text, dates)
+                return since_1970_of_dates(dates)
+    elif series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
+        return since_1970_of_dates(series)
+    else:
+        numbers = _numbers(series, raw.source, "timestamp")
+    return since_1970(raw, series.name, numbers, unit)
 
 
 def _not_finite(role: str) -> pl.Expr:
@@ -229,7 +209,7 @@ def _first_bad_value(
         if given is None or given == "":
             wrong = f"the {role} is empty"
         else:
-            wrong = f"{given!r} is not a number" + (" or date" if role == "timestamp" else "")
+            wrong = why_no_time(given) if role == "timestamp" else f"{given!r} is not a number"
         return DataError(
             f"{raw.place(row, column)}: {wrong}; correct it, or pass --skip-bad to leave such "
             f"{unit}s out"

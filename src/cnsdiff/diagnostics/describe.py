@@ -5,7 +5,7 @@ This reads every split, tests included: it is a diagnostic, and nothing that tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnsdiff.data import Dataset, Split
+from cnsdiff.data.times import looks_unlike_seconds
 from cnsdiff.diagnostics.concentration import (
     DECILES,
     decile_shares,
@@ -81,13 +82,22 @@ def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Descript
         },
         overlaps=overlaps,
         time_edges=_time_edges(frame),
-        problems=tuple(
-            f"{shared.pairs:,} pairs are both in {shared.left} and in {shared.right}; prepare the "
-            "dataset again from splits that do not overlap"
-            for shared in overlaps
-            if shared.pairs
-        ),
+        problems=(*_problems_of_time(train), *_problems_of_overlap(overlaps)),
     )
+
+
+def _problems_of_overlap(overlaps: Sequence[Overlap]) -> list[str]:
+    return [
+        f"{shared.pairs:,} pairs are both in {shared.left} and in {shared.right}; prepare the "
+        "dataset again from splits that do not overlap"
+        for shared in overlaps
+        if shared.pairs
+    ]
+
+
+def _problems_of_time(train: Split) -> list[str]:
+    unit = None if train.timestamps is None else looks_unlike_seconds(train.timestamps)
+    return [] if unit is None else [f"its times {unit}; prepare the dataset again"]
 
 
 def _frame(dataset: Dataset, splits: dict[str, Split]) -> Frame:

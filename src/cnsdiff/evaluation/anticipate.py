@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError, InputError, did_you_mean
+from cnsdiff.data.times import looks_unlike_seconds
+from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError, did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, Slicing
 from cnsdiff.evaluation.drift import Drift
 from cnsdiff.evaluation.evaluate import item_counts
@@ -117,6 +119,13 @@ def _times(split: Split, anticipated: str) -> NDArray[np.float64]:
         raise ConfigError(
             f"the validation objective {anticipated!r} needs timestamps, which the {split.name} "
             "split lacks; prepare the dataset with a timestamp column or select on another"
+        )
+    unit = looks_unlike_seconds(split.timestamps)
+    if unit is not None:
+        warnings.warn(
+            f"the times of the {split.name} split {unit}; prepare the dataset again",
+            CnsdiffWarning,
+            stacklevel=2,
         )
     return split.timestamps.astype(np.float64)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.data.times import require_one_unit
 from cnsdiff.shifts.base import Scenario, register_scenario, table_of
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
 from cnsdiff.shifts.sources import read_source
@@ -30,6 +31,7 @@ class Given(Scenario):
         """Build the dataset (see :class:`Scenario`)."""
         source = Source({"train": source}) if isinstance(source, Interactions) else source
         table_of(source, "train", self.name)
+        require_one_unit(source.tables)
         cleaned = {
             split: filters.clean(given, core=split == "train")
             for split, given in source.tables.items()
@@ -80,7 +82,7 @@ def prepare_given(
         What is known of users and items, as :func:`~cnsdiff.data.read_features` takes it.
     **reading
         Passed on to :func:`~cnsdiff.data.read_interactions` (``format``, ``user``, …,
-        ``skip_bad``).
+        ``skip_bad``, ``time_unit``).
 
     Returns
     -------

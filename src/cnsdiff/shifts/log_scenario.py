@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.data.times import require_one_unit
 from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.seeding import numpy_generator
 from cnsdiff.shifts.base import Scenario, table_of
@@ -90,6 +91,7 @@ class LogScenario(Scenario):
     ) -> Dataset:
         """Build the dataset from the source's table ``"log"`` (see :class:`Scenario`)."""
         source = Source.of(source)
+        require_one_unit(source.tables)
         kept, counts = filters.clean(table_of(source, "log", self.name), core=True)
         log = Log.of(kept, source.features, numpy_generator(seed, "scenario/anchors"))
         _require_two(log)
