@@ -50,6 +50,7 @@ LAYERS = [
     {"training"},
     {"presets", "config"},
     {"frames"},
+    {"eligibility"},
     {"model"},
     {"run"},
     {"assembly"},

@@ -28,6 +28,7 @@ FILES = [
     "history.parquet",
     "items.parquet",
     "manifest.json",
+    "seen.parquet",
     "train.parquet",
     "users.parquet",
     "weights.safetensors",

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.config import Config, resolve_config
+from cnsdiff.data.seen import Seen, pair_matrix
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.evaluate import item_counts
-from cnsdiff.model import EmbeddingModel, pair_matrix
+from cnsdiff.model import EmbeddingModel
 from cnsdiff.registry import Registry
 from cnsdiff.run import history_records, write_run
 from cnsdiff.samplers import SAMPLERS, Sampler
@@ -69,6 +70,7 @@ class Fitted:
             users=model.users,
             items=model.items,
             train=pl.DataFrame({"user": rows, "item": columns}),
+            seen=None if model.seen is None else model.seen.table(),
             history=self.history,
             best_epoch=self.best_epoch,
             dial=model.dial,
@@ -83,6 +85,7 @@ class Fitted:
         pairs = pair_matrix(
             train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
         )
+        seen = parts["seen"]
         shares = weights.pop("environment", None)
         if shares is None:  # a run from before the dial
             shares = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(pairs))
@@ -97,6 +100,7 @@ class Fitted:
                 train=pairs,
                 environment=shares,
                 dial=manifest.get("dial", 0.0),
+                seen=None if seen is None else Seen.of_table(seen, len(users), len(items)),
             ),
             weights={name.removeprefix("model."): value for name, value in weights.items()},
             history=history_records(parts["history"]),

@@ -17,6 +17,8 @@ from cnsdiff.callbacks import Callback, FitContext, Listeners
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
+from cnsdiff.data.seen import Seen
+from cnsdiff.errors import DataError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread
 from cnsdiff.fitted import Fitted
@@ -101,6 +103,7 @@ def fit(
                 train=parts.train,
                 environment=spread(EmbeddingScorer(*embeddings)) * parts.selection.environment,
                 dial=dial,
+                seen=_seen(dataset, listeners),
             )
             best_epoch = state.stopping["best_epoch"]
             fitted = Fitted(config, model, state.best, state.history, best_epoch, provenance)
@@ -111,6 +114,15 @@ def fit(
             listeners.abort_fit(error)
             raise
         listeners.end_fit(fitted)
+
+
+def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
+    """What recommendations leave out beside train; read when all has been chosen, not before."""
+    try:
+        return Seen.of_table(dataset.seen(), dataset.n_users, dataset.n_items)
+    except DataError as error:  # hours of training are worth more
+        listeners.note(f"recommendations will leave out training pairs only: {error}")
+        return None
 
 
 @dataclass(frozen=True)

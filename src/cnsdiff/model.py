@@ -1,30 +1,39 @@
 """What remains of training: embeddings and ids, enough to recommend.
 
-This part is saved and served; nothing in it knows how it was trained.
+This part is saved and served; nothing in it knows how it was trained. It works in a process that
+was forked after the model was loaded (gunicorn's ``--preload``, Celery, ``multiprocessing.Pool``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.data.ids import Vocabulary, id_column
-from cnsdiff.errors import InputError
+from cnsdiff.data.ids import IdIndex, id_list
+from cnsdiff.data.seen import Seen, pair_matrix
+from cnsdiff.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
+from cnsdiff.errors import CnsdiffWarning, InputError
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.evaluate import item_counts
-from cnsdiff.frames import like_given
+from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.frames import column_of, frame_like, id_array
 
 Cold = Literal["error", "popular"]
+_IMPORTED_IN = os.getpid()
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,9 @@ class EmbeddingModel:
         ``(U, d)`` and ``(I, d)`` float32 on the CPU.
     train
         ``(U, I)`` the training pairs, which recommendations leave out.
+    seen
+        What the log says of its users beyond them, which recommendations leave out, too; ``None``
+        if it is not known (a run from before it was kept).
     environment
         ``(I,)`` float32, ``σ_s · e``: what one unit of the dial adds to an item's score
         (:mod:`cnsdiff.evaluation.dial`).
@@ -50,9 +62,10 @@ class EmbeddingModel:
     items: pl.Series
     user_embeddings: Tensor
     item_embeddings: Tensor
-    train: sparse.csr_array
+    train: csr_array
     environment: Tensor
     dial: float = 0.0
+    seen: Seen | None = None
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
@@ -70,35 +83,100 @@ class EmbeddingModel:
         return None if gamma == 0 else dial_bias(self.environment, gamma)
 
     def recommend(
-        self, users: Any, k: int = 20, *, cold: Cold = "error", dial: float | None = None
+        self,
+        users: Any,
+        k: int = 20,
+        *,
+        seen: SeenItems = "all",
+        exclude: Any = None,
+        only: Any = None,
+        cold: Cold = "error",
+        dial: float | None = None,
     ) -> Any:
         """See :meth:`cnsdiff.Recommender.recommend`."""
-        _require_positive(k)
-        k = min(k, len(self.items))
-        if cold not in ("error", "popular"):
-            raise InputError(f"cold must be 'error' or 'popular', not {cold!r}")
-        asked = id_column(users)
-        numbers = self._user_index.encode(asked)
+        _require_threads()
+        k = self._length(k)
+        _require_one_of("cold", cold, Cold)
+        _require_one_of("seen", seen, SeenItems)
+        given = column_of(users, "user")
+        asked = id_list(given)
+        numbers = self._user_index.find(asked)
         if cold == "error":
             mend = "; pass cold='popular' (--cold popular) to fall back"
             _require_known(numbers, asked, "user", mend)
+        choices = [ItemChoice.of("exclude", exclude, self._item_index)]
+        choices += [ItemChoice.of("only", only, self._item_index)]
+        out, among = self._of_each(asked, numbers, seen, *choices)
+
+        items = np.full((len(asked), k), -1, dtype=np.int64)
+        scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
+        # New users get items by how often they were interacted with: vectors of one number.
+        counts = item_counts(self.train).float()[:, None]
         known = numbers >= 0
-        items = np.full((len(numbers), k), -1, dtype=np.int64)
-        scores = np.full((len(numbers), k), -np.inf, dtype=np.float32)
-        if known.any():
-            scorer = self.scorer(dial=dial)
-            found = rank(scorer, torch.from_numpy(numbers[known]), k, exclude=self.train)
-            items[known], scores[known] = found[0].numpy(), found[1].numpy()
-        if not known.all():
-            counts = item_counts(self.train).numpy()
-            top = np.lexsort((np.arange(len(counts)), -counts))[:k]
-            items[~known, : len(top)], scores[~known, : len(top)] = top, counts[top]
-        return like_given(self._lists("user", asked, "item", items, scores), users)
+        for rows, user_vectors, item_vectors, bias in (
+            (known, self.user_embeddings[numbers[known]], self.item_embeddings, self._bias(dial)),
+            (~known, torch.ones(int((~known).sum()), 1), counts, None),
+        ):
+            if not rows.any():
+                continue
+            bias = barred(bias, *choices, len(self.items))
+            scorer: Scorer = EmbeddingScorer(user_vectors, item_vectors, bias)
+            if among is not None:
+                scorer = Among(scorer, among[rows])
+            items[rows], scores[rows] = _ranked(scorer, k, out[rows])
+        return self._lists("user", given, "item", items, scores)
+
+    def _of_each(
+        self,
+        asked: Sequence[Any],
+        numbers: NDArray[np.int64],
+        seen: SeenItems,
+        exclude: ItemChoice | None,
+        only: ItemChoice | None,
+    ) -> tuple[csr_array, csr_array | None]:
+        """``(len(asked), I)`` what each user is not shown; and the only items each may be shown."""
+        out = csr_array((len(asked), len(self.items)), dtype=np.float32)
+        if seen != "none":
+            out = rows_of(self.train, numbers)
+        if seen == "all" and self.seen is None:
+            warnings.warn(
+                "this run is from before cnsdiff kept what a log says of its users beyond train, "
+                "so only training pairs are left out of the lists; train it again",
+                CnsdiffWarning,
+                stacklevel=4,
+            )
+        elif seen == "all" and self.seen is not None:
+            out = out + rows_of(self.seen.pairs, numbers)
+            new = np.full(len(asked), -1, dtype=np.int64)
+            new[numbers < 0] = self._other_index.find(
+                [user for user, number in zip(asked, numbers, strict=True) if number < 0]
+            )
+            out = out + rows_of(self.seen.others_pairs, new)
+        among = None
+        named = [choice for choice in (exclude, only) if choice and choice.users is not None]
+        keys = user_keys(asked, numbers) if named else []
+        for choice in named:
+            rows = choice.rows(keys, self._user_index, len(self.items))
+            if choice is exclude:
+                out = out + rows
+            else:
+                among = rows
+        return out, among
+
+    def left_out(self, seen: SeenItems = "all") -> csr_array:
+        """``(U, I)`` the pairs that :meth:`recommend` leaves out for users of train."""
+        _require_one_of("seen", seen, SeenItems)
+        if seen == "none":
+            return csr_array(self.train.shape, dtype=np.float32)
+        if seen == "all" and self.seen is not None:
+            return self.train + self.seen.pairs
+        return self.train
 
     def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
         """See :meth:`cnsdiff.Recommender.score`."""
-        user_numbers = self._known(self._user_index, users, "user")
-        item_numbers = self._known(self._item_index, items, "item")
+        _require_threads()
+        user_numbers = self._known(self._user_index, id_list(column_of(users, "user")), "user")
+        item_numbers = self._known(self._item_index, id_list(column_of(items, "item")), "item")
         if len(user_numbers) != len(item_numbers):
             raise InputError(
                 f"score needs as many users as items, not {len(user_numbers)} and "
@@ -111,65 +189,96 @@ class EmbeddingModel:
         result: NDArray[np.float32] = scores.numpy()
         return result
 
-    def similar(self, items: Any, k: int = 20) -> Any:
+    def similar(self, items: Any, k: int = 20, *, exclude: Any = None, only: Any = None) -> Any:
         """See :meth:`cnsdiff.Recommender.similar`."""
-        _require_positive(k)
-        numbers = self._known(self._item_index, items, "item")
+        _require_threads()
+        k = self._length(k)
+        given = column_of(items, "item")
+        numbers = self._known(self._item_index, id_list(given), "item")
+        choices = []
+        for name, choice in (("exclude", exclude), ("only", only)):
+            choices.append(ItemChoice.of(name, choice, self._item_index))
+            if choices[-1] is not None and choices[-1].users is not None:
+                raise InputError(f"{name}: similar items are of no user; give a list of items")
         unit = torch.nn.functional.normalize(self.item_embeddings, dim=1)
         itself = pair_matrix(np.arange(len(numbers)), numbers, (len(numbers), len(self.items)))
-        scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit)
-        found, scores = rank(scorer, torch.arange(len(numbers)), k, exclude=itself)
-        asked = self._item_index.decode(numbers)
-        table = self._lists("item", asked, "similar", found.numpy(), scores.numpy())
-        return like_given(table, items)
+        bias = barred(None, *choices, len(self.items))
+        scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit, bias)
+        found, scores = _ranked(scorer, k, itself)
+        return self._lists("item", given, "similar", found, scores)
+
+    def _length(self, k: int) -> int:
+        """The length of lists that ``k`` asks for: no longer than the catalogue."""
+        try:
+            whole = operator.index(k)
+        except TypeError:
+            whole = None
+        if whole is None or isinstance(k, bool):
+            raise InputError(f"k must be a whole number, not {k!r}")
+        if whole < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        return min(whole, len(self.items))
 
     def _lists(
         self,
         owner: str,
-        asked: pl.Series,
+        asked: Any,
         listed: str,
         items: NDArray[np.int64],
         scores: NDArray[np.float32],
-    ) -> pl.DataFrame:
+    ) -> Any:
         """Ranked lists ``(n, k)``, padded with -1, as one row per entry."""
         present = items >= 0
         ranks = np.broadcast_to(np.arange(1, items.shape[1] + 1), items.shape)
-        return pl.DataFrame(
-            {
-                owner: asked.gather(np.repeat(np.arange(len(asked)), present.sum(axis=1))),
-                listed: self._item_index.decode(items[present]),
-                "score": scores[present],
-                "rank": ranks[present],
-            }
-        )
+        rows = np.repeat(np.arange(len(items)), present.sum(axis=1))
+        columns = {
+            owner: id_array(asked).take(pa.array(rows)),
+            listed: self._item_index.take(items[present]),
+            "score": pa.array(scores[present]),
+            "rank": pa.array(ranks[present]),
+        }
+        return frame_like(columns, asked)
 
     @cached_property
-    def _user_index(self) -> Vocabulary:
-        return Vocabulary(self.users)
+    def _user_index(self) -> IdIndex:
+        return IdIndex(self.users)
 
     @cached_property
-    def _item_index(self) -> Vocabulary:
-        return Vocabulary(self.items)
+    def _item_index(self) -> IdIndex:
+        return IdIndex(self.items)
+
+    @cached_property
+    def _other_index(self) -> IdIndex:
+        return IdIndex(pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others)
 
     @staticmethod
-    def _known(index: Vocabulary, ids: Iterable[Any], what: str) -> NDArray[np.int64]:
-        asked = id_column(ids)
-        numbers = index.encode(asked)
+    def _known(index: IdIndex, asked: list[Any], what: str) -> NDArray[np.int64]:
+        numbers = index.find(asked)
         _require_known(numbers, asked, what, "")
         return numbers
 
 
-def pair_matrix(
-    rows: NDArray[np.integer[Any]], columns: NDArray[np.integer[Any]], shape: tuple[int, int]
-) -> sparse.csr_array:
-    """Pairs as a CSR matrix of ones with sorted indices."""
-    ones = np.ones(len(rows), dtype=np.float32)
-    matrix = sparse.csr_array((ones, (rows, columns)), shape=shape)
-    matrix.sort_indices()
-    return matrix
+def _require_threads() -> None:
+    """Work in one thread in a forked process: OpenMP's did not survive, and would be waited for."""
+    if os.getpid() != _IMPORTED_IN and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
-def _require_known(numbers: NDArray[np.int64], asked: pl.Series, what: str, mend: str) -> None:
+def _ranked(
+    scorer: Scorer, k: int, exclude: csr_array
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Items and scores ``(n, k)`` of all users of a scorer, in order."""
+    items, scores = rank(scorer, torch.arange(scorer.n_users), k, exclude=exclude)
+    return items.numpy(), scores.numpy()
+
+
+def _require_one_of(name: str, value: object, kind: Any) -> None:
+    if value not in get_args(kind):
+        *most, last = map(repr, get_args(kind))
+        raise InputError(f"{name} must be {', '.join(most)} or {last}, not {value!r}")
+
+
+def _require_known(numbers: NDArray[np.int64], asked: Sequence[Any], what: str, mend: str) -> None:
     unknown = numbers < 0
     if unknown.any():
         first = asked[int(np.argmax(unknown))]
@@ -177,8 +286,3 @@ def _require_known(numbers: NDArray[np.int64], asked: pl.Series, what: str, mend
             f"{int(unknown.sum())} of {len(numbers)} {what}s did not occur in training, the first "
             f"is {first!r}{mend}"
         )
-
-
-def _require_positive(k: int) -> None:
-    if k < 1:
-        raise InputError(f"k must be at least 1, not {k}")

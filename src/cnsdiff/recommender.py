@@ -17,6 +17,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.callbacks import Callback
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
+from cnsdiff.eligibility import SeenItems
 from cnsdiff.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.estimator import Estimator
 from cnsdiff.evaluation import Evaluation, evaluate
@@ -147,16 +148,33 @@ class Recommender(Estimator):
     # -- use -----------------------------------------------------------------------------------
 
     def recommend(
-        self, users: Any, k: int = 20, *, cold: Cold = "error", dial: float | None = None
+        self,
+        users: Any,
+        k: int = 20,
+        *,
+        seen: SeenItems = "all",
+        exclude: Any = None,
+        only: Any = None,
+        cold: Cold = "error",
+        dial: float | None = None,
     ) -> Any:
-        """The ``k`` best items of each user, without those the user has interacted with.
+        """The ``k`` best items of each user, without those the user already has.
 
         Parameters
         ----------
         users
-            User ids: a list, an array, or a Series of any data frame library.
+            User ids: a list, an array, a Series of any data frame library, or a data frame with a
+            column ``user``.
         k
             List length; a user with fewer items left gets fewer.
+        seen
+            What a user already has: ``"all"`` that the log says (the held-out splits, what fell
+            below the rating threshold, what the scenario left out), the pairs of ``"train"`` alone
+            (for lists that a held-out split judges), or ``"none"``.
+        exclude, only
+            Items never to show, and the only ones to show: a list of item ids for all users; a
+            data frame with columns ``user`` and ``item``, or a mapping of users to lists, for
+            each. A user whom ``only`` does not name gets no items then.
         cold
             What an id unknown to training gets: an ``"error"``, or the most ``"popular"`` items
             (scored by their number of interactions).
@@ -173,10 +191,12 @@ class Recommender(Estimator):
         Raises
         ------
         InputError
-            A user is unknown and ``cold`` is ``"error"``, ``k`` is below 1, or ``dial`` is not
-            finite.
+            A user is unknown and ``cold`` is ``"error"``, ``k`` is no whole number of 1 or more,
+            ``only`` names no known item, or ``dial`` is not finite.
         """
-        return self.model_.recommend(users, k, cold=cold, dial=dial)
+        return self.model_.recommend(
+            users, k, seen=seen, exclude=exclude, only=only, cold=cold, dial=dial
+        )
 
     def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
         """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32, read at ``dial``.
@@ -188,15 +208,22 @@ class Recommender(Estimator):
         """
         return self.model_.score(users, items, dial=dial)
 
-    def similar(self, items: Any, k: int = 20) -> Any:
+    def similar(self, items: Any, k: int = 20, *, exclude: Any = None, only: Any = None) -> Any:
         """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``.
+
+        Parameters
+        ----------
+        items, k
+            As ``users`` and ``k`` of :meth:`recommend`.
+        exclude, only
+            Lists of items never to show, and the only ones to show.
 
         Raises
         ------
         InputError
-            An item is unknown, or ``k`` is below 1.
+            An item is unknown, or ``k`` is no whole number of 1 or more.
         """
-        return self.model_.similar(items, k)
+        return self.model_.similar(items, k, exclude=exclude, only=only)
 
     def evaluate(
         self,

@@ -8,6 +8,7 @@
                         and the best weights of all parts
 ``users.parquet``       user ids as given; the row is the internal number (also ``items``)
 ``train.parquet``       the training pairs, which recommendations leave out
+``seen.parquet``        what else the log says of its users, which they leave out, too
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
 ``checkpoint.safetensors``  while training only
@@ -41,6 +42,7 @@ from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config, read_yaml
 from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
+from cnsdiff.data.seen import seen_misfit
 from cnsdiff.errors import InputError, RunError
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.settings import Record, misfit, shown
@@ -69,8 +71,11 @@ _FILES = (
     "users.parquet",
     "items.parquet",
     "train.parquet",
+    "seen.parquet",
     "history.parquet",
 )
+#: Runs from before it was kept have none.
+_OPTIONAL = ("seen.parquet",)
 
 
 def config_fingerprint(config: Config) -> str:
@@ -178,6 +183,7 @@ def write_run(
     users: pl.Series,
     items: pl.Series,
     train: pl.DataFrame,
+    seen: pl.DataFrame | None,
     history: list[dict[str, Any]],
     best_epoch: int,
     dial: float,
@@ -189,8 +195,11 @@ def write_run(
         ("users", users.alias("id").to_frame()),
         ("items", items.alias("id").to_frame()),
         ("train", train),
+        ("seen", seen),
         ("history", history_table(history)),
     ):
+        if frame is None:
+            continue
         write_with(path / f"{name}.parquet", frame.write_parquet)
     manifest = {
         "status": "complete",
@@ -198,7 +207,11 @@ def write_run(
         "best_epoch": best_epoch,
         "dial": dial,
         "epochs": len(history),
-        "sha256": {name: sha256(path / name) for name in _FILES},
+        "sha256": {
+            name: sha256(path / name)
+            for name in _FILES
+            if seen is not None or name not in _OPTIONAL
+        },
     }
     write_json(path / "manifest.json", manifest)
     (path / CHECKPOINT).unlink(missing_ok=True)
@@ -329,7 +342,7 @@ def read_run(path: Path) -> dict[str, Any]:
     -------
     dict
         ``path``, ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``,
-        ``items``, ``train`` and ``history``.
+        ``items``, ``train``, ``history`` and ``seen`` (``None`` where the run has none).
     """
     manifest = read_manifest(path)
     if manifest["status"] != "complete":
@@ -337,10 +350,12 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{path}: training has not finished; go on with `cnsdiff train --resume "
             f"{shell_word(path)}`"
         )
-    for name in _FILES:
+    files = [name for name in _FILES if name in manifest["sha256"] or name not in _OPTIONAL]
+    for name in files:
         _verify(path / name, manifest["sha256"].get(name))
     parts: dict[str, Any] = {"path": path, "manifest": manifest, "config": read_config(path)}
-    for name in ("users", "items", "train", "history"):
+    parts["seen"] = None
+    for name in (name.removesuffix(".parquet") for name in files if name.endswith(".parquet")):
         file = path / f"{name}.parquet"
         try:
             parts[name] = read_parquet(file)
@@ -364,6 +379,10 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{name}.parquet", problem
     if problem := numbers_misfit(train, {"user": users.height, "item": items.height}):
         yield "train.parquet", problem
+    if parts["seen"] is not None and (
+        problem := seen_misfit(parts["seen"], users.height, items.height)
+    ):
+        yield "seen.parquet", problem
     for name in ("epoch", "seconds", "validation_seconds"):
         if name not in history.columns or not history[name].dtype.is_numeric():
             yield "history.parquet", f"has no column {name!r} of numbers"

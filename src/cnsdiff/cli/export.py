@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cnsdiff.cli.options import Dial, Json
+from cnsdiff.cli.options import Dial, Json, Seen, SeenChoice
 
 EXAMPLE = "Example: cnsdiff export runs/food --to faiss --out exports/food"
 
@@ -43,6 +43,7 @@ def export(
         Path | None, typer.Option(help="Directory to write (default: RUN-FORMAT).")
     ] = None,
     dial: Dial = None,
+    seen: Seen = SeenChoice.all,
     index: Annotated[
         Index | None,
         typer.Option(
@@ -55,14 +56,14 @@ def export(
     """Write user and item embeddings, under your ids, for another system to serve.
 
     The inner product of a user's and an item's vector is the score that recommend ranks by, at the
-    same dial. What recommend leaves out, pairs seen in training, is written beside them.
+    same dial. What recommend leaves out, pairs that the log holds, is written beside them.
     """
     from cnsdiff import export as exports
     from cnsdiff.cli.output import console, print_json
     from cnsdiff.errors import ConfigError
     from cnsdiff.recommender import Recommender
 
-    options: dict[str, Any] = {"dial": dial, "overwrite": overwrite}
+    options: dict[str, Any] = {"dial": dial, "seen": seen.value, "overwrite": overwrite}
     if index is not None:
         if to is not Format.faiss:
             raise ConfigError(f"--index is of --to faiss, not of {to.value}; drop one of the two")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,24 @@ Dial = Annotated[
     typer.Option(
         help="Read the run at this dial, not at its own: below 0 popularity counts for less "
         "than in training, above for more, 0 leaves the scores as trained."
+    ),
+]
+
+
+class SeenChoice(StrEnum):
+    """What of a user's past is left out of lists."""
+
+    all = "all"
+    train = "train"
+    none = "none"
+
+
+#: What a user already has.
+Seen = Annotated[
+    SeenChoice,
+    typer.Option(
+        help="What a user already has and is not shown: all that the log says, the pairs of train "
+        "alone, or none."
     ),
 ]
 

@@ -22,6 +22,7 @@ from cnsdiff.data.directory import (
 )
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.seen import seen_misfit, seen_table
 from cnsdiff.data.side_tables import add_to_hash, encode_side_tables, side_table_misfit
 from cnsdiff.data.splits import (
     Split,
@@ -62,12 +63,14 @@ class Dataset:
         manifest: dict[str, Any],
         splits: Mapping[str, Split] | None = None,
         tables: Mapping[str, pl.DataFrame] | None = None,
+        seen: pl.DataFrame | None = None,
         path: Path | None = None,
     ) -> None:
         self._users = Vocabulary(users.alias("id"))
         self._items = Vocabulary(items.alias("id"))
         self._splits = splits
         self._tables = tables
+        self._seen = seen
         self.manifest = manifest
         self.path = path
 
@@ -194,6 +197,52 @@ class Dataset:
             )
         return table
 
+    def seen(self) -> pl.DataFrame:
+        """Everything the log says of its users beyond train: what they already have.
+
+        The held-out splits, what fell below the rating threshold and what the scenario left out,
+        as far as train knows the item. It does not tell which pair is of which split, belongs to
+        no measurement, and is not part of :attr:`fingerprint`.
+
+        Returns
+        -------
+        DataFrame
+            ``user`` (internal number, null for users who are not in train), ``id`` (of those
+            users), ``item`` and, where there are times, ``timestamp``; see
+            :func:`cnsdiff.data.seen.seen_table`.
+
+        Raises
+        ------
+        DataError
+            Its file is damaged.
+        """
+        if self._seen is not None:
+            return self._seen
+        if self.path is not None and "seen" in self.manifest:
+            table = read_table(self.path, "seen", self.manifest)
+            if problem := seen_misfit(table, self.n_users, self.n_items):
+                raise DataError(
+                    f"{self.path}: seen.parquet {problem}, so it does not fit users.parquet and "
+                    "items.parquet; prepare the dataset again"
+                )
+            return table
+        # A dataset from before this table holds no more than its splits.
+        held_out = [self.split(name) for name in self.split_names if name != "train"]
+        as_logs = [
+            Interactions(
+                pl.DataFrame(
+                    {
+                        "user": self.decode_users(split.users),
+                        "item": self.decode_items(split.items),
+                        **({} if split.timestamps is None else {"timestamp": split.timestamps}),
+                    }
+                ),
+                self.name,
+            )
+            for split in held_out
+        ]
+        return seen_table(as_logs, self._users, self._items, self.split("train"))
+
     def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
         return self._users.encode(ids)
@@ -226,8 +275,10 @@ class Dataset:
             "items": self.items.to_frame(),
             **{name: table_of(self.split(name)) for name in self.split_names},
             **{name: self.table(name) for name in self.table_names},
+            "seen": self.seen(),
         }
-        self.manifest = write_directory(path, self.manifest, tables, overwrite=overwrite)
+        manifest = {**self.manifest, "seen": {"pairs": tables["seen"].height}}
+        self.manifest = write_directory(path, manifest, tables, overwrite=overwrite)
         self.path = path
         return path
 
@@ -242,6 +293,7 @@ class Dataset:
         settings: Mapping[str, Any] | None = None,
         counts: Mapping[str, Mapping[str, int]] | None = None,
         tables: Mapping[str, pl.DataFrame] | None = None,
+        logs: Iterable[Interactions] = (),
     ) -> Dataset:
         """Number the ids of train and bring all splits into those numbers.
 
@@ -269,6 +321,9 @@ class Dataset:
             ``user``, a row each), ``item_features``, ``truth_items``, ``exposures`` (``item``;
             the last with a count ``exposures``), ``judgements`` (``user``, ``item``,
             ``relevant``). Rows of ids unknown to train are left out.
+        logs
+            What the splits were made of, whole: :meth:`seen` has their pairs beside those of the
+            splits.
 
         Raises
         ------
@@ -286,7 +341,10 @@ class Dataset:
                 "or the k-core"
             )
         coded, users, items, environments, own = encode_splits(splits)
-        side = encode_side_tables(tables or {}, Vocabulary(users), Vocabulary(items))
+        numbers = Vocabulary(users), Vocabulary(items)
+        side = encode_side_tables(tables or {}, *numbers)
+        held_out = [given for split, given in splits.items() if split != "train"]
+        seen = seen_table([*held_out, *logs], *numbers, coded["train"])
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
@@ -301,12 +359,15 @@ class Dataset:
             "source": {"licence": LICENCE}
             | ({"description": source} if isinstance(source, str) else dict(source or {})),
             "settings": dict(settings or {}),
+            "seen": {"pairs": seen.height},
         }
         if environments is not None:
             manifest["environments"] = environments.to_list()
         if side:
             manifest["tables"] = list(side)
-        return cls(users=users, items=items, manifest=manifest, splits=coded, tables=side)
+        return cls(
+            users=users, items=items, manifest=manifest, splits=coded, tables=side, seen=seen
+        )
 
 
 def load_dataset(path: str | Path) -> Dataset:

@@ -201,7 +201,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if problem := misfit(DatasetManifest, manifest):
         raise DataError(f"{file}: is damaged ({problem}); prepare the dataset again")
     tables = manifest.get("tables", [])
-    for table in ("users", "items", *manifest["splits"], *tables):
+    seen = ("seen",) if "seen" in manifest else ()  # datasets from before it have none
+    for table in ("users", "items", *manifest["splits"], *tables, *seen):
         if file_name(table) not in manifest["files"]:
             raise DataError(
                 f"{file}: is damaged (no checksum of {file_name(table)}); prepare the dataset again"

@@ -73,6 +73,85 @@ class Vocabulary:
         return self.ids.gather(pl.Series(index))
 
 
+class IdIndex:
+    """Ids by number for serving: plain dictionaries and arrays.
+
+    Polars waits for ever in a process that was forked after its threads had started, which is
+    how web servers and task queues start their workers; nothing here uses them.
+
+    Parameters
+    ----------
+    ids
+        The id of each number: integers or text.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        self.ids: pa.Array = ids.to_arrow()
+        self._text = ids.dtype == pl.String
+        self._numbers: dict[int | str, int] = {id: at for at, id in enumerate(ids.to_list())}
+
+    def find(self, ids: Iterable[Any]) -> NDArray[np.int64]:
+        """The number of each id, -1 where it is unknown; as :meth:`Vocabulary.encode`.
+
+        Raises
+        ------
+        DataError
+            ``ids`` is not a one-dimensional list of integers or strings.
+        """
+        keys = (self._key(value) for value in ids)
+        numbers = [-1 if key is None else self._numbers.get(key, -1) for key in keys]
+        return np.array(numbers, dtype=np.int64)
+
+    def take(self, numbers: NDArray[np.integer[Any]]) -> pa.Array:
+        """The ids of internal numbers."""
+        return self.ids.take(pa.array(numbers))
+
+    def _key(self, value: Any) -> int | str | None:
+        if isinstance(value, str):
+            if self._text:
+                return value
+            # "007" is not the id 7.
+            whole = value.removeprefix("-")
+            if not (whole.isascii() and whole.isdecimal() and len(whole) < 21):
+                return None
+            return int(value) if str(int(value)) == value else None
+        if isinstance(value, float | np.floating):
+            if value != value:
+                return None
+            if float(value).is_integer():
+                value = int(value)  # an integer that pandas left beside a missing one
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            return str(int(value)) if self._text else int(value)
+        if value is None:
+            return None
+        raise DataError(
+            f"ids are integers or strings, not {type(value).__name__} ({value!r}); convert them"
+        )
+
+
+def id_list(ids: Iterable[Any]) -> list[Any]:
+    """Ids in any container (list, array, Series of any library) as a list.
+
+    Raises
+    ------
+    DataError
+        They are a single id, a table, or no list at all.
+    """
+    if isinstance(ids, str | bytes):
+        raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
+    given: Any = ids
+    if nw.dependencies.is_into_dataframe(given) or isinstance(given, pl.LazyFrame | Mapping):
+        raise DataError(
+            f"expected a list of ids, not a {type(given).__name__}; give one of its columns"
+        )
+    if isinstance(given, pa.Array | pa.ChunkedArray):
+        return list(given.to_pylist())
+    try:
+        return list(given.tolist() if hasattr(given, "tolist") else given)
+    except TypeError as error:
+        raise DataError(f"ids must be a list of integers or strings: {error}") from error
+
+
 def id_column(ids: Iterable[Any]) -> pl.Series:
     """Ids in any container (list, array, Series of any library) as they are, in a column.
 

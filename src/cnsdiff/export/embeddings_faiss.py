@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cnsdiff.eligibility import SeenItems
 from cnsdiff.errors import ConfigError, InputError, did_you_mean
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.embeddings_numpy import write_arrays
@@ -36,6 +37,7 @@ def to_faiss(
     path: str | Path,
     *,
     dial: float | None = None,
+    seen: SeenItems = "all",
     index: Index = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def to_faiss(
 
     Parameters
     ----------
-    model, path, dial, overwrite
+    model, path, dial, seen, overwrite
         As in :func:`~cnsdiff.export.to_parquet`.
     index
         ``"flat"`` is exact, ``"ivf"`` looks into the nearest clusters only, ``"hnsw"`` walks a
@@ -73,7 +75,7 @@ def to_faiss(
             f"{', '.join(get_args(Index))}"
         )
     faiss = _require_faiss()
-    vectors = vectors_of(model, dial)
+    vectors = vectors_of(model, dial, seen)
     kind = index
     if index == "auto":
         kind = "flat" if len(vectors.item_vectors) <= FLAT_UP_TO else "ivf"

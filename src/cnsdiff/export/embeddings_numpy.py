@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.eligibility import SeenItems
 from cnsdiff.errors import DataError
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.vectors import Vectors, vectors_of
@@ -18,18 +19,23 @@ if TYPE_CHECKING:
 
 
 def to_numpy(
-    model: Recommender, path: str | Path, *, dial: float | None = None, overwrite: bool = False
+    model: Recommender,
+    path: str | Path,
+    *,
+    dial: float | None = None,
+    seen: SeenItems = "all",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a model's embeddings as NumPy files.
 
     ``user_ids.npy``, ``item_ids.npy`` (integers, or Unicode text), ``user_vectors.npy``
     ``(U, d)``, ``item_vectors.npy`` ``(I, d)``, both float32, and ``seen.npy`` ``(n, 2)``: rows
-    of a user and of an item of that user's training pairs, which recommendations leave out.
+    of a user and of an item that the user already has, which recommendations leave out.
     ``numpy.load(file)`` reads each, ``mmap_mode="r"`` without filling the memory.
 
     Parameters
     ----------
-    model, path, dial, overwrite
+    model, path, dial, seen, overwrite
         As in :func:`~cnsdiff.export.to_parquet`.
 
     Returns
@@ -44,7 +50,7 @@ def to_numpy(
     StorageError
         It cannot be written; what was there is untouched.
     """
-    vectors = vectors_of(model, dial)
+    vectors = vectors_of(model, dial, seen)
 
     def write(folder: Path) -> None:
         write_arrays(vectors, folder)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.eligibility import SeenItems
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.vectors import vectors_of
 
@@ -17,13 +18,18 @@ if TYPE_CHECKING:
 
 
 def to_parquet(
-    model: Recommender, path: str | Path, *, dial: float | None = None, overwrite: bool = False
+    model: Recommender,
+    path: str | Path,
+    *,
+    dial: float | None = None,
+    seen: SeenItems = "all",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a model's embeddings as Parquet files.
 
     ``users.parquet`` and ``items.parquet`` have the columns ``id`` (as given) and ``embedding``
-    (a list of ``d`` float32); ``seen.parquet`` has ``user`` and ``item``, the training pairs that
-    recommendations leave out.
+    (a list of ``d`` float32); ``seen.parquet`` has ``user`` and ``item``, the pairs
+    that recommendations leave out.
 
     Parameters
     ----------
@@ -34,6 +40,8 @@ def to_parquet(
     dial
         Read the model here, not at ``model.dial_``. Other than 0 it adds a coordinate to the
         vectors (:mod:`cnsdiff.export.vectors`).
+    seen
+        Which pairs are left out, as in :meth:`cnsdiff.Recommender.recommend`.
     overwrite
         Replace an export that is there.
 
@@ -49,18 +57,18 @@ def to_parquet(
     StorageError
         It cannot be written; what was there is untouched.
     """
-    vectors = vectors_of(model, dial)
+    vectors = vectors_of(model, dial, seen)
 
     def write(folder: Path) -> None:
         _table(vectors.users, vectors.user_vectors).write_parquet(folder / "users.parquet")
         _table(vectors.items, vectors.item_vectors).write_parquet(folder / "items.parquet")
-        seen = pl.DataFrame(
+        pairs = pl.DataFrame(
             {
                 "user": vectors.users.gather(vectors.seen[:, 0]),
                 "item": vectors.items.gather(vectors.seen[:, 1]),
             }
         )
-        seen.write_parquet(folder / "seen.parquet")
+        pairs.write_parquet(folder / "seen.parquet")
 
     return write_export(path, {**vectors.facts, "format": "parquet"}, write, overwrite=overwrite)
 

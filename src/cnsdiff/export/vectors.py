@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.eligibility import SeenItems
 from cnsdiff.run import config_fingerprint
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Vectors:
     user_vectors, item_vectors
         ``(U, d)`` and ``(I, d)`` float32, C-ordered; their inner product is the score.
     seen
-        ``(n, 2)`` rows of a user and of an item that the user has interacted with in training:
-        what ``recommend`` leaves out. Sorted.
+        ``(n, 2)`` rows of a user and of an item that the user already has: what ``recommend``
+        leaves out. Sorted.
     facts
         What the manifest says of them.
     """
@@ -45,16 +46,19 @@ class Vectors:
     facts: dict[str, Any]
 
 
-def vectors_of(model: Recommender, dial: float | None = None) -> Vectors:
+def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = "all") -> Vectors:
     """The vectors of a fitted model, read at ``dial`` or at its own.
+
+    ``seen`` says which pairs are left out, as in :meth:`cnsdiff.Recommender.recommend`.
 
     Raises
     ------
     NotFittedError
         The model has not been fitted.
     InputError
-        ``dial`` is not finite.
+        ``dial`` is not finite, or there is no such ``seen``.
     """
+    pairs = np.stack(model.model_.left_out(seen).nonzero(), axis=1).astype(np.int64)
     gamma = model.dial_ if dial is None else dial
     scorer = model.model_.scorer(dial=gamma)
     users, items = scorer.user_embeddings.numpy(), scorer.item_embeddings.numpy()
@@ -63,7 +67,6 @@ def vectors_of(model: Recommender, dial: float | None = None) -> Vectors:
         bias = scorer.item_bias.numpy()
         users = np.concatenate([users, np.ones((len(users), 1), np.float32)], axis=1)
         items = np.concatenate([items, bias[:, None]], axis=1)
-    seen = np.stack(model.model_.train.nonzero(), axis=1).astype(np.int64)
     facts = {
         "export": "embeddings",
         "score": "inner product of a user's and an item's vector",
@@ -74,6 +77,7 @@ def vectors_of(model: Recommender, dial: float | None = None) -> Vectors:
         "n_users": len(users),
         "n_items": len(items),
         "config_fingerprint": config_fingerprint(model.config_),
+        "seen": seen,
         "best_epoch": model.best_epoch_,
         "dataset": model.trained_on_,
     }
@@ -82,6 +86,6 @@ def vectors_of(model: Recommender, dial: float | None = None) -> Vectors:
         items=model.items_,
         user_vectors=np.ascontiguousarray(users, dtype=np.float32),
         item_vectors=np.ascontiguousarray(items, dtype=np.float32),
-        seen=seen,
+        seen=pairs,
         facts=facts,
     )

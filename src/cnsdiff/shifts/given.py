@@ -47,6 +47,7 @@ class Given(Scenario):
             settings=filters.settings(),
             counts={split: counts for split, (_, counts) in cleaned.items()},
             tables=source.features,
+            logs=source.tables.values(),
         )
 
 

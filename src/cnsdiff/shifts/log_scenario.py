@@ -113,6 +113,7 @@ class LogScenario(Scenario):
             settings={**filters.settings(), "seed": seed, **self.settings()},
             counts={"test_ood": ood.counts},
             tables={**source.features, **ood.tables, **more},
+            logs=source.tables.values(),
         )
         left_out = len(log) - len(parts.train) - len(parts.ood)
         unread = filters.threshold is None and "rating" in log.frame.columns

@@ -1,0 +1,141 @@
+"""What a log says of its users beyond the training pairs: what need not be recommended to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from cnsdiff.data.directory import numbers_misfit
+from cnsdiff.data.ids import Vocabulary
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.splits import Split
+
+
+def pair_matrix(
+    rows: NDArray[np.integer[Any]], columns: NDArray[np.integer[Any]], shape: tuple[int, int]
+) -> csr_array:
+    """Pairs as a CSR matrix of ones with sorted indices."""
+    matrix = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+    matrix.sort_indices()
+    return matrix
+
+
+def seen_table(
+    logs: Iterable[Interactions], users: Vocabulary, items: Vocabulary, train: Split
+) -> pl.DataFrame:
+    """The pairs of some logs whose item is known to train and that are not in train.
+
+    Parameters
+    ----------
+    logs
+        Everything known of the users: held-out splits, and whole logs with what the threshold
+        or a scenario left out.
+    users, items
+        Those of train.
+    train
+        Its pairs are left out.
+
+    Returns
+    -------
+    DataFrame
+        A row per pair: ``user`` (internal number; null for users who are not in train), ``id``
+        (of those users, else null), ``item`` (internal number) and, where a log has times,
+        ``timestamp`` (the earliest).
+    """
+    parts = [_numbered(log.frame, users, items) for log in logs if log.frame.height]
+    if not parts:
+        empty = {"user": pl.Int64(), "id": users.ids.dtype, "item": pl.Int64()}
+        return pl.DataFrame(schema=empty)
+    pairs = pl.concat(parts, how="diagonal_relaxed")
+    key = ["user", "id", "item"]
+    earliest = [pl.col("timestamp").min()] if "timestamp" in pairs.columns else []
+    once = pairs.group_by(key).agg(*earliest)
+    known = pl.DataFrame({"user": train.users, "item": train.items})
+    fresh = once.join(known, on=["user", "item"], how="anti")
+    return fresh.sort(key, nulls_last=True)
+
+
+def seen_misfit(table: pl.DataFrame, n_users: int, n_items: int) -> str | None:
+    """Why a table is none that :func:`seen_table` made; ``None`` if it is."""
+    if "user" not in table.columns or "id" not in table.columns:
+        return "has no columns 'user' and 'id'"
+    of_train = table.filter(pl.col("user").is_not_null())
+    problem = numbers_misfit(of_train, {"user": n_users})
+    if problem is None and (table["user"].is_null() & table["id"].is_null()).any():
+        return "holds a pair of nobody"
+    return problem or numbers_misfit(table, {"item": n_items})
+
+
+def _numbered(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> pl.DataFrame:
+    """Rows under the numbers of train; those of items unknown to it are left out."""
+    numbers = pl.Series("user", users.encode(frame["user"]))
+    table = pl.DataFrame(
+        [
+            numbers.set(numbers < 0, None),
+            frame["user"].cast(users.ids.dtype, strict=False).set(numbers >= 0, None).alias("id"),
+            pl.Series("item", items.encode(frame["item"])),
+            *([frame["timestamp"]] if "timestamp" in frame.columns else []),
+        ]
+    )
+    named = pl.col("user").is_not_null() | pl.col("id").is_not_null()
+    return table.filter((pl.col("item") >= 0) & named)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A table of :func:`seen_table` as matrices.
+
+    Attributes
+    ----------
+    pairs
+        ``(U, I)`` the pairs of users of train.
+    others
+        Ids of users of the log who are not in train.
+    others_pairs
+        ``(len(others), I)`` their pairs.
+    """
+
+    pairs: csr_array
+    others: pl.Series
+    others_pairs: csr_array
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame, n_users: int, n_items: int) -> Self:
+        """From the columns ``user``, ``id`` and ``item``."""
+        of_train = table.filter(pl.col("user").is_not_null())
+        other = table.filter(pl.col("user").is_null())
+        ids = other["id"].unique(maintain_order=True)
+        rows = Vocabulary(ids.alias("id")).encode(other["id"])
+        return cls(
+            pair_matrix(
+                of_train["user"].to_numpy(), of_train["item"].to_numpy(), (n_users, n_items)
+            ),
+            ids,
+            pair_matrix(rows, other["item"].to_numpy(), (len(ids), n_items)),
+        )
+
+    def table(self) -> pl.DataFrame:
+        """The table again, without times."""
+        users, items = self.pairs.nonzero()
+        rows, theirs = self.others_pairs.nonzero()
+        nobody = pl.lit(None)
+        return pl.concat(
+            [
+                pl.DataFrame({"user": users.astype(np.int64)}).select(
+                    "user",
+                    nobody.cast(self.others.dtype).alias("id"),
+                    pl.Series("item", items.astype(np.int64)),
+                ),
+                pl.DataFrame({"id": self.others.gather(rows)}).select(
+                    nobody.cast(pl.Int64).alias("user"),
+                    "id",
+                    pl.Series("item", theirs.astype(np.int64)),
+                ),
+            ]
+        )
