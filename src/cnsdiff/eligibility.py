@@ -111,7 +111,7 @@ def user_keys(ids: Sequence[Any], numbers: NDArray[np.int64]) -> list[int | str]
 
 
 def barred(
-    bias: Tensor | None, exclude: ItemChoice | None, only: ItemChoice | None, n_items: int
+    bias: Tensor | None, n_items: int, exclude: ItemChoice | None, only: ItemChoice | None
 ) -> Tensor | None:
     """The item bias ``(I,)`` with minus infinity at items that no user may be shown."""
     out = torch.zeros(n_items, dtype=torch.bool)

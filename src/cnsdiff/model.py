@@ -104,9 +104,9 @@ class EmbeddingModel:
         if cold == "error":
             mend = "; pass cold='popular' (--cold popular) to fall back"
             _require_known(numbers, asked, "user", mend)
-        choices = [ItemChoice.of("exclude", exclude, self._item_index)]
-        choices += [ItemChoice.of("only", only, self._item_index)]
-        out, among = self._of_each(asked, numbers, seen, *choices)
+        excluded = ItemChoice.of("exclude", exclude, self._item_index)
+        allowed = ItemChoice.of("only", only, self._item_index)
+        out, among = self._of_each(asked, numbers, seen, excluded, allowed)
 
         items = np.full((len(asked), k), -1, dtype=np.int64)
         scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
@@ -119,7 +119,7 @@ class EmbeddingModel:
         ):
             if not rows.any():
                 continue
-            bias = barred(bias, *choices, len(self.items))
+            bias = barred(bias, len(self.items), excluded, allowed)
             scorer: Scorer = EmbeddingScorer(user_vectors, item_vectors, bias)
             if among is not None:
                 scorer = Among(scorer, among[rows])
@@ -135,8 +135,9 @@ class EmbeddingModel:
         only: ItemChoice | None,
     ) -> tuple[csr_array, csr_array | None]:
         """``(len(asked), I)`` what each user is not shown; and the only items each may be shown."""
-        out = csr_array((len(asked), len(self.items)), dtype=np.float32)
-        if seen != "none":
+        if seen == "none":
+            out = rows_of(self.train, np.full(len(asked), -1))
+        else:
             out = rows_of(self.train, numbers)
         if seen == "all" and self.seen is None:
             warnings.warn(
@@ -167,9 +168,10 @@ class EmbeddingModel:
         """``(U, I)`` the pairs that :meth:`recommend` leaves out for users of train."""
         _require_one_of("seen", seen, SeenItems)
         if seen == "none":
-            return csr_array(self.train.shape, dtype=np.float32)
+            return rows_of(self.train, np.full(len(self.users), -1))
         if seen == "all" and self.seen is not None:
-            return self.train + self.seen.pairs
+            both: csr_array = self.train + self.seen.pairs
+            return both
         return self.train
 
     def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
@@ -195,14 +197,14 @@ class EmbeddingModel:
         k = self._length(k)
         given = column_of(items, "item")
         numbers = self._known(self._item_index, id_list(given), "item")
-        choices = []
-        for name, choice in (("exclude", exclude), ("only", only)):
-            choices.append(ItemChoice.of(name, choice, self._item_index))
-            if choices[-1] is not None and choices[-1].users is not None:
+        excluded = ItemChoice.of("exclude", exclude, self._item_index)
+        allowed = ItemChoice.of("only", only, self._item_index)
+        for name, choice in (("exclude", excluded), ("only", allowed)):
+            if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
         unit = torch.nn.functional.normalize(self.item_embeddings, dim=1)
         itself = pair_matrix(np.arange(len(numbers)), numbers, (len(numbers), len(self.items)))
-        bias = barred(None, *choices, len(self.items))
+        bias = barred(None, len(self.items), excluded, allowed)
         scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit, bias)
         found, scores = _ranked(scorer, k, itself)
         return self._lists("item", given, "similar", found, scores)

@@ -118,6 +118,71 @@ def test_text_ids(cli, tmp_path, fast):
     cli("prepare", *files, "--out", tmp_path / "d")
     cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast)
     report = cli("recommend", tmp_path / "run", "--users", "007,x", "--json").json
+    assert [row["user"] for row in report] == ["007"] + ["x"] * 2
+    assert {row["item"] for row in report} == {"b", "d"}
+    everything = ("--users", "007,x", "--seen", "train", "--json")
+    report = cli("recommend", tmp_path / "run", *everything).json
     assert [row["user"] for row in report] == ["007"] * 2 + ["x"] * 3
     assert {row["item"] for row in report[:2]} == {"c", "d"}
     cli("recommend", tmp_path / "run", "--users", "7").refused("'7'")
+
+
+def items_of(report):
+    return [row["item"] for row in report]
+
+
+def test_items_ruled_out_and_chosen_from(cli, run, model, tmp_path):
+    user, other = model.users_[:2].to_list()
+    everything = items_of(cli("recommend", run, "--users", user, "--k", 9, "--json").json)
+    a, b, c, *_ = everything
+    lists, each, frame = (tmp_path / name for name in ("items.txt", "each.csv", "each.parquet"))
+    lists.write_text(f"item_id\n{a}\n{b}\n")
+    each.write_text(f"user_id,item_id\n{user},{a}\n{other},{c}\n")
+    pl.read_csv(each).write_parquet(frame)
+    ask = ("recommend", run, "--users", user, "--k", 9, "--json")
+    assert items_of(cli(*ask, "--exclude", lists).json)[:7] == everything[2:]
+    assert sorted(items_of(cli(*ask, "--only", lists).json)) == sorted([a, b])
+    for table in (each, frame):
+        assert items_of(cli(*ask, "--exclude", table).json)[:8] == everything[1:]
+        assert items_of(cli(*ask, "--only", table).json) == [a]
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "unknown.txt").write_text("98765\n")
+    ask = ask[:-1]
+    cli(*ask, "--only", tmp_path / "none.txt").refused("none.txt", "one a line")
+    cli(*ask, "--only", tmp_path / "unknown.txt").refused("1 of 1 items", "98765")
+    cli(*ask, "--only", tmp_path / "gone.txt").refused("no such file")
+
+
+def test_similar(cli, run, model, tmp_path):
+    first = model.items_[0]
+    expected = model.similar([first], 3).to_dicts()
+    assert cli("similar", run, "--items", first, "--k", 3, "--json").json == expected
+    (tmp_path / "items.txt").write_text(f"item\n{first}\n")
+    by_file = ("similar", run, "--items-from", tmp_path / "items.txt", "--k", 3)
+    assert cli(*by_file, "--json").json == expected
+    assert f" {expected[0]['similar']} " in cli(*by_file).out
+    assert cli(*by_file, "--out", tmp_path / "all.csv").code == 0
+    assert pl.read_csv(tmp_path / "all.csv").height == 3
+    (tmp_path / "not.txt").write_text(f"{expected[0]['similar']}\n")
+    fewer = cli(*by_file, "--exclude", tmp_path / "not.txt", "--json").json
+    assert [row["similar"] for row in fewer][:2] == [row["similar"] for row in expected[1:]]
+    everyone = cli("similar", run, "--all-items", "--k", 1, "--json").json
+    assert [row["item"] for row in everyone] == model.items_.to_list()
+    cli("similar", run).refused("--items 1,2,3 or --items-from FILE or --all-items")
+    cli("similar", run, "--items", "98765").refused("1 of 1 items", "98765")
+
+
+def test_files_of_users_as_other_programs_write_them(cli, run, model, tmp_path):
+    users = model.users_[:2].to_list()
+    expected = model.recommend(users, 2).to_dicts()
+    files = {
+        "mark.txt": b"\xef\xbb\xbf%d\r\n%d\r\n" % tuple(users),
+        "header.csv": b"user_id\n%d\n%d\n" % tuple(users),
+        "floats.txt": b"%d.0\n%d.0\n" % tuple(users),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        ask = ("recommend", run, "--users-from", tmp_path / name, "--k", 2, "--json")
+        assert cli(*ask).json == expected, name
+        # A mark or a header that stayed would be a user of its own here.
+        assert cli(*ask, "--cold", "popular").json == expected, name

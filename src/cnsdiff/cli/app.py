@@ -21,6 +21,7 @@ COMMANDS = (
     ("evaluate", "Judge"),
     ("report", "Judge"),
     ("recommend", "Use"),
+    ("similar", "Use"),
     ("export", "Use"),
     ("doctor", "Help"),
     ("plugins", "Help"),
