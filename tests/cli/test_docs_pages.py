@@ -46,6 +46,7 @@ FILES = {
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
     "plugins.md": ("ratings.csv",),
+    "recommend.md": ("data/mine", "runs/mine"),
     "report.md": ("data/mine", "runs/mine"),
     "scenarios.md": ("ratings.csv", "random.csv"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,7 +160,6 @@ def item_choice(path: Path | None, model: Recommender) -> Any:
     from cnsdiff.data.columns import known_roles
     from cnsdiff.data.raw_tables import read_raw
     from cnsdiff.data.readers import is_parquet, require_file
-    from cnsdiff.data.text import sniff
     from cnsdiff.errors import ConfigError
 
     if path is None:
@@ -169,9 +169,9 @@ def item_choice(path: Path | None, model: Recommender) -> Any:
         ids = _lines(path, "item", model.items_)
         if not ids:
             raise ConfigError(f"{path}: holds no item ids; give one a line")
-        dialect = sniff(ids[:1])
         # Only a header makes a table of it: a title may hold a comma.
-        if dialect is None or "item" not in known_roles(dialect.split(ids[0])):
+        names = re.split(r"[\t,;|]", ids[0].replace('"', ""))
+        if len(names) == 1 or "item" not in known_roles(names):
             return _as_known(ids, model.items_)
     frame = read_raw(path, "item ids").frame
     roles = known_roles(frame.columns)
