@@ -197,7 +197,8 @@ def test_a_retry_of_finals(planned, whole):
     [
         (TrainingError("a sentence"), "a sentence"),
         (ZeroDivisionError("one\ntwo"), "ZeroDivisionError: one"),
-        (MemoryError(), "MemoryError: "),
+        (MemoryError(), "there is not enough memory for it"),
+        (RuntimeError("[enforce] can't allocate memory: you"), "there is not enough memory for it"),
         (SystemExit(3), "SystemExit: 3"),
     ],
 )

@@ -89,11 +89,16 @@ def test_quickstart(cli, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
+    def out_of_memory(self, train):
+        raise MemoryError
+
+    monkeypatch.setattr("cnsdiff.references.MostPop._fit", out_of_memory)
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
     read_twice = ["random, even exposure", "cnsdiff, even exposure"]
     models = report["models"]
-    assert list(models) == ["mostpop", "random", "cnsdiff", *read_twice]
+    assert list(models) == ["random", "cnsdiff", *read_twice]
+    assert report["left_out"] == {"mostpop": "there is not enough memory for it"}
     assert models["random"] != models["random, even exposure"]
     assert {"valid", "test_iid", "test_ood"} == models["cnsdiff"]["splits"].keys()
     assert report["path"] is None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from cnsdiff import Recommender, load_dataset
+from cnsdiff import Recommender, evaluate, load_dataset
+from cnsdiff.cli.output import comparison_table, console
+from cnsdiff.references import EASE, REFERENCES, STANDARD, ItemKNN, MostPop
 
 SPLITS = ["valid", "test_iid", "test_ood"]
 
@@ -36,6 +43,7 @@ def test_json(cli, run, world):
     assert models == {"random": json.loads(json.dumps(expected))}
     assert set(models["random"]["splits"]) == set(SPLITS)
     assert "gap" in models["random"]
+    assert report["masked"] == models["random"]["mask"] == "train"
     assert (report["dataset"], report["scenario"]) == ("confounded-world", "exposure")
     assert report["next"][0] == f"cnsdiff evaluate {run} --references"
 
@@ -105,10 +113,11 @@ def test_no_ood_split(cli, tmp_path, fast):
     cli("prepare", *files, "--out", tmp_path / "d")
     assert cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast).code == 0
     for target in (tmp_path / "d", tmp_path / "run"):
-        cli("evaluate", target).refused("has no test_iid split", "--split")
         cli("evaluate", target, "--split", "test_ood").refused("has no test_ood split")
-        report = cli("evaluate", target, "--split", "valid", "--json").json
-        assert all(list(result["splits"]) == ["valid"] for result in report["models"].values())
+        for asked in ((), ("--split", "valid")):
+            report = cli("evaluate", target, *asked, "--json").json
+            assert all(list(result["splits"]) == ["valid"] for result in report["models"].values())
+        assert "IID test" not in cli("evaluate", target).out
 
 
 def test_a_dataset_that_moved(cli, world, tmp_path, fast):
@@ -171,8 +180,91 @@ def test_a_full_disk_keeps_the_last_evaluation(cli, run, untouched, full_disk):
     untouched()
     with full_disk(500):
         done = cli("evaluate", run)
-    done.refused("metrics.parquet", "the disk is full")
+    assert done.code != 0
+    assert "NDCG@20" in done.out
+    assert "metrics.parquet: the disk is full" in done.err
     untouched()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_run_that_may_only_be_read(cli, run, tmp_path, monkeypatch, untouched, code):
+    touch = Path.touch
+
+    def refuse(path, *args, **options):
+        if path.parent == run:
+            raise OSError(code, os.strerror(code), str(path))
+        touch(path, *args, **options)
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    untouched()
+    done = cli("evaluate", run, "--references")
+    assert done.code == 0
+    assert "ease" in done.out
+    assert "the lists themselves" in done.out
+    assert done.err.startswith("cnsdiff: the metrics were not kept: ")
+    assert done.err.endswith("or say where with --out\n")
+    report = cli("evaluate", run, "--json").json
+    assert f"{run / 'metrics.parquet'}: cannot be written" in report["not_written"]
+    untouched()
+    for file, read in (("m.parquet", pl.read_parquet), ("m.csv", pl.read_csv)):
+        done = cli("evaluate", run, "--out", tmp_path / file)
+        assert (done.code, done.err) == (0, "")
+        assert set(read(tmp_path / file)["model"]) == {"random"}
+    cli("evaluate", run, "--out", "m.txt").refused("must end in .parquet or .csv")
+    done = cli("evaluate", run, "--out", run / "m.csv", "--json")
+    assert done.code == 2
+    assert "m.csv: cannot be written" in json.loads(done.out)["not_written"]
+
+
+def test_references_that_fail_are_named_and_left_out(cli, run, world, monkeypatch):
+    def out_of_memory(self, train):
+        raise np._core._exceptions._ArrayMemoryError((2**20, 2**20), np.dtype("float64"))
+
+    def broken(self, users, start, stop):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(ItemKNN, "_fit", out_of_memory)
+    monkeypatch.setattr(EASE, "score_block", broken)
+    reasons = {"itemknn": "there is not enough memory for it", "ease": "RuntimeError: two"}
+    for target, models in ((run, ["random", "mostpop"]), (world, ["mostpop"])):
+        report = cli("evaluate", target, "--references", "--json").json
+        assert list(report["models"]) == models
+        assert report["left_out"] == reasons
+    done = cli("evaluate", run, "--references")
+    assert done.code == 0
+    assert done.err.splitlines() == [
+        f"cnsdiff: {name} is left out: {reason}" for name, reason in reasons.items()
+    ]
+    assert "mostpop" in done.out
+    assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == {"random", "mostpop"}
+    monkeypatch.setattr(MostPop, "score_block", broken)
+    cli("evaluate", world).refused("no reference could be measured (mostpop: RuntimeError: two; ")
+
+
+def test_the_runs_own_numbers_are_safe_before_references_are_fitted(cli, run, monkeypatch, capsys):
+    def killed(self, train):
+        printed = capsys.readouterr().out
+        assert set(pl.read_parquet(run / "metrics.parquet")["model"]) == {"random"}
+        assert re.search(r"random.*valid.*IID test.*OOD test", printed, re.DOTALL)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MostPop, "_fit", killed)
+    assert cli("evaluate", run, "--references").code == 130
+
+
+def test_rows_that_come_one_by_one_are_the_table_printed_whole(cli, run, world):
+    done = cli("evaluate", run, "--references")
+    lines = done.out.splitlines()
+    table = lines[: next(at for at, line in enumerate(lines) if line.startswith("└")) + 1]
+    data = load_dataset(world)
+    results = {"random": Recommender.load(run).evaluate(data)}
+    results |= {n: evaluate(REFERENCES[n]().fit(data), data) for n in STANDARD}
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(comparison_table(table[0].rstrip(), results, (10, 20)))
+    assert [line.rstrip() for line in table] == [
+        line.rstrip() for line in captured.get().splitlines()
+    ]
 
 
 def test_false_negatives(cli, run, world):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from cnsdiff.data import Dataset, read_interactions
+from cnsdiff.data import Dataset, Split, read_interactions
 from cnsdiff.errors import DataError, InputError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 
@@ -106,6 +106,18 @@ def test_only_the_splits_there_are() -> None:
         evaluate(scorer, dataset, [])
     with pytest.raises(InputError, match="trained on"):
         evaluate(EmbeddingScorer(torch.ones(2, 1), torch.ones(3, 1)), dataset)
+
+
+def test_an_empty_split_is_like_an_absent_one() -> None:
+    dataset, nobody = make_dataset("valid", "test_iid"), np.zeros(0, dtype=np.int64)
+    dataset.split("test_iid")
+    dataset._splits["test_iid"] = Split("test_iid", nobody, nobody)
+    scorer = EmbeddingScorer(torch.ones(dataset.n_users, 1), torch.ones(dataset.n_items, 1))
+    assert list(evaluate(scorer, dataset).splits) == ["valid"]
+    with pytest.raises(DataError, match="test_iid holds no interactions"):
+        evaluate(scorer, dataset, ["test_iid"])
+    with pytest.raises(DataError, match="tiny: has no held-out pairs to evaluate on"):
+        evaluate(scorer, make_dataset())
 
 
 def test_cut_offs_beyond_the_catalogue(dataset: Dataset, scorer: EmbeddingScorer) -> None:

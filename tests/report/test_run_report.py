@@ -345,10 +345,15 @@ def test_of_an_unfinished_run(run, tmp_path):
         run_document(copy)
 
 
-def test_ease_is_left_out_where_it_takes_minutes(run, monkeypatch):
+def test_references_that_take_minutes_or_fail_are_left_out(run, monkeypatch):
+    def out_of_memory(self, train):
+        raise MemoryError
+
     monkeypatch.setattr("cnsdiff.report.run.EASE_ITEMS", 10)
+    monkeypatch.setattr("cnsdiff.references.ItemKNN._fit", out_of_memory)
     found = run_document(run)
-    assert ("ease",) not in table(found, "What each method reaches")
+    assert {("ease",), ("itemknn",)}.isdisjoint(table(found, "What each method reaches"))
+    assert "itemknn is left out: there is not enough memory for it." in found.summary
     assert "EASE is left out: with " in found.summary
     assert f"cnsdiff evaluate '{run}' --references" in found.summary
 

@@ -358,6 +358,7 @@ def _result(
             "notes": list(log.notes),
         },
         "metric": options.metric,
+        "masked": "train",
         "seed": options.seed,
         "budget": {"seconds": options.budget, "words": in_words(options.budget), "used": seconds},
         "methods": {

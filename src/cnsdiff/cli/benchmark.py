@@ -143,6 +143,7 @@ def _print(
     from cnsdiff.benchmark.render import render
     from cnsdiff.benchmark.verdict import benchmark_verdict
     from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.evaluation.results import protocol
     from cnsdiff.visible import say
 
     found = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
@@ -150,7 +151,12 @@ def _print(
     verdict = benchmark_verdict(found.summary, found.metric) if found else None
     if form == "json":
         document = {key: [table.to_dict() for table in tables] for key, tables in shown.items()}
-        told = {"name": grid.name, "missing": results.missing, "verdict": verdict}
+        told = {
+            "name": grid.name,
+            "masked": "train",
+            "missing": results.missing,
+            "verdict": verdict,
+        }
         print_json(
             {
                 **told,
@@ -173,6 +179,7 @@ def _print(
         say(f"{results.missing} results are not there yet", sys.stderr)
     if form == "text" and found is not None:
         screen = console()
+        screen.print(f"{protocol().capitalize()}.")
         if verdict is not None:
             screen.print(verdict, style="bold", soft_wrap=True)
         print_next(screen, *steps)

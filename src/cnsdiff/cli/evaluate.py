@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,10 +14,12 @@ from cnsdiff.cli import completion
 from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
-    from cnsdiff.data import Dataset
+    from cnsdiff.errors import StorageError
     from cnsdiff.evaluation import Evaluation
-    from cnsdiff.evaluation.fhn import FalseNegatives
     from cnsdiff.evaluation.judges import JudgeKind
+
+#: What the system says where a run may be read only.
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
 
@@ -48,13 +53,17 @@ def evaluate(
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all metrics to this .parquet or .csv instead of metrics.parquet in the run."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
-    import polars as pl
-
     from cnsdiff.cli.output import (
-        comparison_table,
+        GrowingComparison,
         console,
         metrics_table,
         print_json,
@@ -64,21 +73,22 @@ def evaluate(
     from cnsdiff.cli.verdict import evaluation_verdict
     from cnsdiff.config import EvaluationConfig
     from cnsdiff.data import load_dataset
-    from cnsdiff.errors import InputError, RunError, did_you_mean
-    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
+    from cnsdiff.errors import ConfigError, InputError, RunError, did_you_mean
+    from cnsdiff.evaluation import evaluate as measure
+    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS, splits_to_evaluate
+    from cnsdiff.evaluation.judges import judge_for
     from cnsdiff.recommender import Recommender
-    from cnsdiff.storage import write_with
+    from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
 
-    splits = split or list(STANDARD_SPLITS)
-    for name in splits:
+    for name in split or ():
         if name not in STANDARD_SPLITS:
             raise InputError(
                 f"--split {name}: is no held-out split{did_you_mean(name, STANDARD_SPLITS)}; "
                 f"choose from {', '.join(STANDARD_SPLITS)}"
             )
-    results: dict[str, Evaluation] = {}
-    counts: FalseNegatives | None = None
-    label = None
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"{out}: the name must end in .parquet or .csv")
+    model = label = None
     is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))
     if (target / "manifest.json").exists() and not is_run:
         if false_negatives is not None:
@@ -96,46 +106,110 @@ def evaluate(
         if dataset is None and not place.exists():
             raise RunError(f"{place}: the run's dataset is gone; say where it is with --dataset")
         data, ks = load_dataset(place), model.config_.evaluation.ks
-        if false_negatives is not None:
-            counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
         name = model.config_.sampler.name
         label = name if dial is None else f"{name} (dial {dial:g})"
-        results[label] = model.evaluate(data, splits, dial=dial)
-    if references:
-        results |= _references(data, splits, ks)
-    if is_run:
-        frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
-        write_with(target / "metrics.parquet", pl.concat(frames).write_parquet)
-    metric = f"ndcg@{max(ks)}"
-    verdict = evaluation_verdict(results, label, metric)
+    names = STANDARD if references else ()
+    screen = console()
+    results: dict[str, Evaluation] = {}
+    left_out: dict[str, str] = {}
+    table: GrowingComparison | None = None
+
+    def keep(name: str, result: Evaluation) -> None:
+        nonlocal table
+        results[name] = result
+        if not json:
+            if table is None:
+                title = f"{data.name} ({data.scenario}): {result.protocol}"
+                table = GrowingComparison(screen, title, [*([label] if label else []), *names], ks)
+            table.add(name, result)
+
+    # The run's own numbers come first and are safe before anything else is begun.
+    file = out or (target / "metrics.parquet" if is_run else None)
+    unwritten = counts = None
+    if model is not None and label is not None:
+        if false_negatives is not None:  # a judge that there is not is told before the work
+            judge_for(data, cast("JudgeKind", false_negatives))
+        keep(label, model.evaluate(data, split, dial=dial))
+        unwritten = None if file is None else _write(file, results)
+        splits = list(results[label].splits)
+    else:
+        splits = split or splits_to_evaluate(data)
+    for name in names:
+        with left_out_if_it_fails(name, left_out):
+            keep(name, measure(REFERENCES[name]().fit(data), data, splits, ks))
+    if not results:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise InputError(f"{target}: no reference could be measured ({reasons})")
+    if table is not None:
+        table.close()
+    if file is not None and unwritten is None and names:
+        unwritten = _write(file, results)
+    if model is not None and false_negatives is not None:
+        counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
+    verdict = evaluation_verdict(results, label, f"ndcg@{max(ks)}")
     steps = _next(target, is_run, references)
     if json:
         report: dict[str, object] = {
             "dataset": data.name,
             "scenario": data.scenario,
+            "masked": "train",
             "models": {name: result.to_dict() for name, result in results.items()},
+            "left_out": left_out,
             "verdict": verdict,
             "next": [command for command, _ in steps],
         }
         if counts is not None:
             report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
+        if unwritten is not None:
+            report["not_written"] = str(unwritten)
         print_json(report)
-        return
-    screen = console()
-    title = f"{data.name} ({data.scenario}): full ranking, train positives masked"
-    screen.print(comparison_table(title, results, ks))
-    if all_metrics:
-        for name, result in results.items():
-            screen.print(metrics_table(name, result))
-    screen.print(user_counts(next(iter(results.values()))))
-    if counts is not None:
-        low, high = counts.interval()
-        screen.print(
-            f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} judged "
-            f"(95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the hard ones."
-        )
-    screen.print(verdict, style="bold", soft_wrap=True)
-    print_next(screen, *steps)
+    else:
+        if all_metrics:
+            for name, result in results.items():
+                screen.print(metrics_table(name, result))
+        screen.print(user_counts(next(iter(results.values()))))
+        if counts is not None:
+            low, high = counts.interval()
+            screen.print(
+                f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} "
+                f"judged (95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the "
+                "hard ones."
+            )
+        screen.print(verdict, style="bold", soft_wrap=True)
+        print_next(screen, *steps)
+    _end(left_out, unwritten, out is not None)
+
+
+def _write(file: Path, results: Mapping[str, Evaluation]) -> StorageError | None:
+    """All metrics as a table; why it could not be written, for after they have been shown."""
+    import polars as pl
+
+    from cnsdiff.errors import StorageError
+    from cnsdiff.storage import write_with
+
+    frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
+    table = pl.concat(frames)
+    try:
+        write_with(file, table.write_csv if file.suffix == ".csv" else table.write_parquet)
+    except StorageError as error:
+        return error
+    return None
+
+
+def _end(left_out: Mapping[str, str], unwritten: StorageError | None, asked: bool) -> None:
+    """What is missing, once all else is told; where nobody asked for a file, that is a note."""
+    from cnsdiff.visible import say
+
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    cause = getattr(unwritten, "__cause__", None)
+    only_read = not asked and isinstance(cause, OSError) and cause.errno in _READ_ONLY
+    if unwritten is not None:
+        mend = ", or say where with --out" if only_read else ""
+        notes.append(f"the metrics were not kept: {unwritten}{mend}")
+    for note in notes:
+        say(f"cnsdiff: {note}", sys.stderr)
+    if unwritten is not None and not only_read:
+        raise typer.Exit(unwritten.exit_code)
 
 
 def _next(target: Path, is_run: bool, references: bool) -> list[tuple[str, str]]:
@@ -150,10 +224,3 @@ def _next(target: Path, is_run: bool, references: bool) -> list[tuple[str, str]]
         steps.insert(0, (f"cnsdiff evaluate {place} --references", "beside what any has to beat"))
     steps.append((f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"))
     return steps
-
-
-def _references(data: Dataset, splits: list[str], ks: tuple[int, ...]) -> dict[str, Evaluation]:
-    from cnsdiff.evaluation import evaluate as measure
-    from cnsdiff.references import REFERENCES, STANDARD
-
-    return {name: measure(REFERENCES[name]().fit(data), data, splits, ks) for name in STANDARD}

@@ -111,14 +111,17 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
     return table
 
 
-def comparison_table(title: str, evaluations: dict[str, Evaluation], ks: Sequence[int]) -> Table:
+def comparison_table(
+    title: str, evaluations: dict[str, Evaluation], ks: Sequence[int], *, label_width: int = 0
+) -> Table:
     """Headline metrics: a group of rows per model, one per split and one for their ratio."""
     shown = [f"{metric}@{k}" for k in sorted(ks) for metric in HEADLINE]
     table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("model")
-    table.add_column("on")
+    table.add_column("model", min_width=label_width)
+    table.add_column("on", min_width=max(map(len, ("OOD / IID", *SPLIT_TITLES.values()))))
     for name in shown:
-        table.add_column(name.replace("ndcg", "NDCG").replace("recall", "Recall"), justify="right")
+        heading = name.replace("ndcg", "NDCG").replace("recall", "Recall")
+        table.add_column(heading, justify="right", min_width=max(len(heading), len("0.0000")))
     for label, evaluation in evaluations.items():
         first = label
         for split, result in evaluation.splits.items():
@@ -130,6 +133,55 @@ def comparison_table(title: str, evaluations: dict[str, Evaluation], ks: Sequenc
             table.add_row("", "OOD / IID", *(_ratio(gap[name]) for name in shown))
         table.add_section()
     return table
+
+
+class GrowingComparison:
+    """A :func:`comparison_table` whose rows are printed as soon as a model is measured.
+
+    What has been printed stands, whatever becomes of the models after it.
+
+    Parameters
+    ----------
+    screen
+        Where to.
+    title, ks
+        As of the table.
+    labels
+        What models will be called, as far as known: the widest sets the column's width.
+    """
+
+    def __init__(
+        self, screen: Screen, title: str, labels: Sequence[str], ks: Sequence[int]
+    ) -> None:
+        self._screen, self._title, self._ks = screen, title, ks
+        self._width = max(map(len, labels), default=0)
+        self._evaluations: dict[str, Evaluation] = {}
+        self._printed: list[str] = []
+
+    def add(self, label: str, evaluation: Evaluation) -> None:
+        """Print the rows of one more model."""
+        self._evaluations[label] = evaluation
+        *lines, _ = self._lines()
+        if lines[: len(self._printed)] == self._printed:
+            self._print(lines[len(self._printed) :])
+            self._printed = lines
+
+    def close(self) -> None:
+        """Print the last line, or all anew where a wide number moved the columns."""
+        if not self._evaluations:
+            return
+        *lines, last = self._lines()
+        self._print([last] if lines == self._printed else ["", *lines, last])
+
+    def _lines(self) -> list[str]:
+        table = comparison_table(self._title, self._evaluations, self._ks, label_width=self._width)
+        with self._screen.capture() as captured:
+            self._screen.print(table)
+        return captured.get().rstrip("\n").split("\n")
+
+    def _print(self, lines: Sequence[str]) -> None:
+        self._screen.file.write("".join(f"{line}\n" for line in lines))
+        self._screen.file.flush()
 
 
 def metrics_table(title: str, evaluation: Evaluation) -> Table:

@@ -36,9 +36,9 @@ def quickstart(
     )
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import InputError
-    from cnsdiff.evaluation import evaluate
+    from cnsdiff.evaluation import Evaluation, evaluate
     from cnsdiff.recommender import Recommender
-    from cnsdiff.references import MostPop
+    from cnsdiff.references import MostPop, left_out_if_it_fails
     from cnsdiff.simulate import ConfoundedWorld
     from cnsdiff.training.progress import reporter_for_terminal
     from cnsdiff.visible import shell_word
@@ -52,7 +52,10 @@ def quickstart(
         folder = Path(place)
         ConfoundedWorld(seed=seed).dataset().save(folder / "dataset")
         dataset = load_dataset(folder / "dataset")
-        results = {"mostpop": evaluate(MostPop().fit(dataset), dataset)}
+        results: dict[str, Evaluation] = {}
+        left_out: dict[str, str] = {}
+        with left_out_if_it_fails("mostpop", left_out):
+            results["mostpop"] = evaluate(MostPop().fit(dataset), dataset)
         # So small a world has few steps an epoch: larger ones than usual.
         models = {
             "random": Recommender(sampler="random", seed=seed, training=_training(epochs, 0.01)),
@@ -66,16 +69,20 @@ def quickstart(
             results[f"{name}, even exposure"] = model.evaluate(dataset, dial=even)
     if json:
         found = {name: result.to_dict() for name, result in results.items()}
-        print_json({"path": None if out is None else str(out), "models": found})
+        path = None if out is None else str(out)
+        print_json({"path": path, "models": found, "left_out": left_out})
         return
     screen = console()
     title = (
         "ConfoundedWorld: clicks logged under popularity bias, tested with everything shown alike"
     )
     screen.print(comparison_table(title, results, (10, 20)))
+    for name, reason in left_out.items():
+        screen.print(f"{name} is left out: {reason}.", soft_wrap=True)
     for line in (
         "IID test: clicks of the same biased log. OOD test: clicks under do(exposure = uniform).",
         "Last rows: the same two models, at the dial that validation chooses for even exposure.",
+        f"{next(iter(results.values())).protocol.capitalize()}.",
         "One seed and one small world prove nothing about your data: try it.",
     ):
         screen.print(line)

@@ -51,7 +51,8 @@ def evaluate(
     dataset : Dataset
         With a split ``"train"`` and those asked for.
     splits : sequence of str, optional
-        By default those of ``valid``, ``test_iid`` and ``test_ood`` that the dataset has.
+        By default those of ``valid``, ``test_iid`` and ``test_ood`` that the dataset has and that
+        hold anything.
     ks : sequence of int
         Cut-offs; lists are cut to the catalogue, whatever the cut-off.
     per_user : bool
@@ -66,8 +67,7 @@ def evaluate(
     InputError
         If the model and the dataset differ in size.
     """
-    if splits is None:
-        splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
+    splits = splits_to_evaluate(dataset) if splits is None else splits
     if not splits:
         raise DataError(
             "nothing to evaluate: name at least one held-out split "
@@ -75,8 +75,37 @@ def evaluate(
         )
     held_out = {name: dataset.split(name) for name in splits}
     train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-    results = _evaluate(scorer, held_out, train, ks, per_user, user_batch, item_chunk, device)
+    results = _evaluate(
+        scorer,
+        held_out,
+        train,
+        ks,
+        exclude=train,
+        per_user=per_user,
+        user_batch=user_batch,
+        item_chunk=item_chunk,
+        device=device,
+    )
     return Evaluation(results)
+
+
+def splits_to_evaluate(dataset: Dataset) -> list[str]:
+    """The held-out splits that a dataset has and that hold anything.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    found = [
+        name for name in STANDARD_SPLITS if name in dataset.split_names and len(dataset.split(name))
+    ]
+    if not found:
+        raise DataError(
+            f"{dataset.path or dataset.name}: has no held-out pairs to evaluate on (its splits: "
+            f"{', '.join(dataset.split_names)}); prepare it again with a valid or a test split"
+        )
+    return found
 
 
 def evaluate_split(
@@ -115,11 +144,12 @@ def evaluate_split(
         {"the split": split},
         train_csr,
         ks,
-        per_user,
-        user_batch,
-        item_chunk,
-        device,
-        anticipations,
+        exclude=train_csr,
+        per_user=per_user,
+        user_batch=user_batch,
+        item_chunk=item_chunk,
+        device=device,
+        anticipations=anticipations,
     )
     return results["the split"]
 
@@ -129,12 +159,15 @@ def _evaluate(
     held_out: dict[str, Split],
     train: csr_array,
     ks: Sequence[int],
+    *,
+    exclude: csr_array,
     per_user: bool,
     user_batch: int,
     item_chunk: int,
     device: torch.device | str | None,
     anticipations: Sequence[Anticipation] = (),
 ) -> dict[str, SplitEvaluation]:
+    """Rank all users of the splits once, without the pairs ``exclude``, and measure each split."""
     ks = check(scorer, train, ks)
     relevance = {name: relevance_of(split, name, train.shape) for name, split in held_out.items()}
     anywhere = torch.stack([r.counts for r in relevance.values()]).sum(0)
@@ -143,7 +176,7 @@ def _evaluate(
         scorer,
         ranked_users,
         max(ks),
-        exclude=train,
+        exclude=exclude,
         user_batch=user_batch,
         item_chunk=item_chunk,
         device=device,

@@ -12,6 +12,11 @@ from cnsdiff.errors import InputError
 from cnsdiff.evaluation.metrics import ACCURACY
 
 
+def protocol(mask: str = "train") -> str:
+    """How lists were made that leave out the pairs of ``mask``, in a few words for a title."""
+    return f"full ranking, {mask} positives masked"
+
+
 @dataclass(frozen=True)
 class SplitEvaluation:
     """The metrics of one split.
@@ -42,9 +47,18 @@ class SplitEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of several splits, by name."""
+    """The metrics of several splits, by name.
+
+    Attributes
+    ----------
+    splits : dict
+        By name.
+    mask : str
+        Whose pairs were left out of the lists: ``"train"``, the training positives.
+    """
 
     splits: dict[str, SplitEvaluation]
+    mask: str = "train"
 
     def __getitem__(self, split: str) -> SplitEvaluation:
         return self.splits[split]
@@ -53,6 +67,11 @@ class Evaluation:
     def metrics(self) -> dict[str, dict[str, float]]:
         """``{split: {metric: value}}``."""
         return {name: split.metrics for name, split in self.splits.items()}
+
+    @property
+    def protocol(self) -> str:
+        """How the lists were made, in a few words for a title."""
+        return protocol(self.mask)
 
     @property
     def n_users(self) -> dict[str, int]:
@@ -113,6 +132,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """A plain structure for JSON, without the per-user values; NaN becomes None."""
         result: dict[str, Any] = {
+            "mask": self.mask,
             "splits": {
                 name: {
                     "metrics": _finite(split.metrics),
@@ -120,7 +140,7 @@ class Evaluation:
                     "n_users_without_test": split.n_users_without_test,
                 }
                 for name, split in self.splits.items()
-            }
+            },
         }
         if {"test_iid", "test_ood"} <= self.splits.keys():
             result["gap"] = _finite(self.gap())

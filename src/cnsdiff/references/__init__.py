@@ -1,6 +1,6 @@
 """Models without gradient learning, which every learned model has to beat."""
 
-from cnsdiff.references.base import Reference
+from cnsdiff.references.base import Reference, left_out_if_it_fails
 from cnsdiff.references.ease import EASE
 from cnsdiff.references.ials import IALS
 from cnsdiff.references.item_knn import ItemKNN
@@ -28,4 +28,5 @@ __all__ = [
     "MostPop",
     "RandomScores",
     "Reference",
+    "left_out_if_it_fails",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import DataError, NotFittedError
+from cnsdiff.errors import DataError, NotFittedError, reason
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -76,3 +78,23 @@ class Reference:
     def _history(self, users: Tensor) -> csr_array:
         """Training rows of the users: csr_array, shape (B, n_items)."""
         return self._fitted()[users.cpu().numpy()]
+
+
+@contextmanager
+def left_out_if_it_fails(name: str, left_out: dict[str, str]) -> Iterator[None]:
+    """Around the fit and the measuring of a reference, which nothing else depends on.
+
+    Whatever goes wrong, a :class:`MemoryError` too, is remembered as its reason, and the rest goes
+    on.
+
+    Parameters
+    ----------
+    name
+        Of the reference.
+    left_out
+        Where the reason goes, by name.
+    """
+    try:
+        yield
+    except Exception as error:
+        left_out[name] = reason(error)

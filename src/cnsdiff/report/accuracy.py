@@ -14,6 +14,7 @@ from torch import Tensor
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.evaluate import item_counts, measure, relevance_of
+from cnsdiff.evaluation.results import protocol
 from cnsdiff.evaluation.significance import (
     Comparison,
     Interval,
@@ -203,7 +204,7 @@ def _reached_table(standing: Standing) -> Table:
             columns.append(Column(f"{split}/{name}", f"{short} {metric_title(name)}"))
             found = [standing.reached[one.name, split, name] for one in standing.measured]
             cells.append(placed([interval_cell(one) for one in found]))
-    notes = ["± half the width of the 95 % interval over users"]
+    notes = [protocol(), "± half the width of the 95 % interval over users"]
     if standing.kept:
         columns.append(Column("kept", "kept", digits=0, percent=True, signed=False))
         cells.append([interval_cell(standing.kept[one.name]) for one in standing.measured])
@@ -264,5 +265,6 @@ def placed(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def tests_of(dataset: Dataset) -> dict[str, Split]:
-    """The tests that a dataset has."""
-    return {name: dataset.split(name) for name in TESTS if name in dataset.split_names}
+    """The tests that a dataset has and that hold anything."""
+    found = {name: dataset.split(name) for name in TESTS if name in dataset.split_names}
+    return {name: split for name, split in found.items() if len(split)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.evaluation.results import protocol
 from cnsdiff.palette import method_styles
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, plain_rows, shown_rows, strokes
 from cnsdiff.report.charts import chart
@@ -33,7 +34,7 @@ def short_table(result: Mapping[str, Any]) -> Table:
         ("shift", "setting"),
         (Column("iid", "IID"), Column("ood", "OOD"), LOSS),
         tuple(rows),
-        ("± half the 95 % interval over users",),
+        (protocol(), "± half the 95 % interval over users"),
     )
 
 

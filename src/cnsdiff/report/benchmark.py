@@ -13,6 +13,7 @@ from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
+from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels
 from cnsdiff.report.benchmark_cost import cost
 from cnsdiff.report.benchmark_differences import differences, parts
@@ -95,6 +96,7 @@ def _grid(path: Path, grid: Grid, results: Results) -> list[Block]:
                 ("budget", _budget(grid)),
                 ("settings tried for each", f"{grid.search.trials}"),
                 ("selected on", ", ".join(grid.select_on)),
+                ("measured by", protocol()),
                 ("results missing", f"{results.missing}"),
                 ("tasks failed", f"{results.failures.height}"),
                 ("machines", f"{machines}"),

@@ -16,7 +16,7 @@ from cnsdiff.errors import CnsdiffError, InputError
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.recommender import Recommender
-from cnsdiff.references import REFERENCES, STANDARD
+from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     Measured,
     accuracy_blocks,
@@ -157,6 +157,7 @@ def _measure(
         f"{model.config_.sampler.name} (this run)", model.model_.scorer(), held_out, train, ks
     )
     measured, left_out = [own], []
+    failed: dict[str, str] = {}
     for name in STANDARD:
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
@@ -165,8 +166,10 @@ def _measure(
             )
             continue
         told.note(f"fitting {name}")
-        reference = REFERENCES[name]().fit(data)
-        measured.append(measure_model(name, reference, held_out, train, ks))
+        with left_out_if_it_fails(name, failed):
+            reference = REFERENCES[name]().fit(data)
+            measured.append(measure_model(name, reference, held_out, train, ks))
+    left_out += [f"{name} is left out: {reason}." for name, reason in failed.items()]
     return measured, left_out
 
 
