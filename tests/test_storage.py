@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -244,6 +245,16 @@ def test_directories_are_replaced_only_when_asked(tmp_path):
     assert names(tmp_path / "empty") == ["x"]
 
 
+def test_who_comes_second_does_not_replace_the_first(tmp_path):
+    path = tmp_path / "d"
+    with pytest.raises(InputError, match="already exists"), storage.atomic_directory(path) as mine:
+        (mine / "second").touch()
+        with storage.atomic_directory(path) as theirs:
+            (theirs / "first").touch()
+    assert names(path) == ["first"]
+    assert names(tmp_path) == ["d"]
+
+
 def test_system_errors_become_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot be written"):
@@ -258,6 +269,9 @@ def test_system_errors_become_one_sentence(tmp_path):
         wrapped = storage.storage_error(tmp_path, RuntimeError(f"io: {os.strerror(code)}"))
         assert "disk is full" in str(full)
         assert str(full) == str(wrapped)
+        assert full.exit_code == 1
+    denied = storage.storage_error(tmp_path, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+    assert denied.exit_code == 2
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
@@ -267,6 +281,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
         storage.write_text(path, "x" * 5000)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_of_an_array_no_byte_is_lost(tmp_path, full_disk):
+    """NumPy's own writer says nothing of the last few kilobytes."""
+    array = np.arange(3000.0).reshape(1000, 3)
+    for given in (array, array.T, np.array(["é", "b"]), array[:0]):
+        storage.write_array(tmp_path / "a.npy", given)
+        np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), given)
+        size = (tmp_path / "a.npy").stat().st_size
+        for room in (size - 1, size - 500, size // 2, 1):
+            with full_disk(room), pytest.raises(OSError, match="large"):
+                storage.write_array(tmp_path / "a.npy", given)
 
 
 @pytest.mark.parametrize("name", ["x[1]", "x*?{a}", "x?", "~", "year=2020", "s3:", "é\n"])

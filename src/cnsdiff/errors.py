@@ -42,8 +42,11 @@ class TrainingError(CnsdiffError):
     """Training cannot go on (for instance, a loss became NaN)."""
 
 
-class StorageError(InputError):
-    """A file could not be written where asked; whatever was there before is untouched."""
+class StorageError(CnsdiffError):
+    """A file could not be written; whatever was there before is untouched.
+
+    The exit code is 1 where the disk is full, and 2 where the place asked for is at fault.
+    """
 
 
 class Interrupted(CnsdiffError):

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
@@ -36,6 +37,7 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -62,7 +64,9 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
             f"{path}: the disk is full, so it was not written (what was there before is "
             "untouched); free some space and run the command again"
         )
-    return StorageError(f"{path}: cannot be written: {error}; check the folder's permissions")
+    refused = StorageError(f"{path}: cannot be written: {error}; check the folder's permissions")
+    refused.exit_code = InputError.exit_code
+    return refused
 
 
 @contextlib.contextmanager
@@ -308,8 +312,10 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             for entry in temporary.rglob("*"):
                 _sync(entry)
             _sync(temporary)
-            _require_free(path, overwrite)  # another may have been quicker
-            _swap(temporary, path)
+            if overwrite:
+                _swap(temporary, path)
+            else:
+                _take(temporary, path)
             _sync(path.parent)
         finally:
             _remove(temporary)
@@ -325,7 +331,21 @@ def being_written(path: Path) -> RunError:
 
 def _require_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; choose another --out or pass --overwrite")
+        raise _exists(path)
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: already exists; choose another --out or pass --overwrite")
+
+
+def _take(new: Path, path: Path) -> None:
+    """Give ``new`` the name ``path``, which is free, or an empty directory's."""
+    try:
+        new.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another was quicker
+            raise _exists(path) from error
+        raise
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -385,6 +405,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value, indent=2) + "\n")
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a ``.npy`` file, not atomically.
+
+    NumPy itself hands the data to C's buffered files, and on a full disk forgets to say that the
+    last few kilobytes were not written.
+    """
+    import numpy as np
+
+    with path.open("wb") as file:
+        plain: Any = SimpleNamespace(write=file.write)  # all that NumPy then knows to use
+        np.lib.format.write_array(plain, array, allow_pickle=False)
 
 
 def write_tensors(

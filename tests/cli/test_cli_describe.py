@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_the_old_figures(cli, world, tmp_path, full_disk):
     file.write_text("old")
     with full_disk(100_000):
         done = cli("data", "describe", world, "--figures", file, "--overwrite")
-    done.refused("disk is full", "shift.html")
+    done.refused("disk is full", "shift.html", code=1)
     assert file.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["shift.html"]
 

@@ -180,7 +180,7 @@ def test_a_full_disk_keeps_the_last_evaluation(cli, run, untouched, full_disk):
     untouched()
     with full_disk(500):
         done = cli("evaluate", run)
-    assert done.code != 0
+    assert done.code == 1
     assert "NDCG@20" in done.out
     assert "metrics.parquet: the disk is full" in done.err
     untouched()

@@ -140,7 +140,7 @@ def test_a_full_disk(cli, files, untouched, full_disk):
     untouched()
     with full_disk(200):
         done = cli(*arguments(files, "--overwrite"))
-    done.refused("the disk is full", "untouched", "free some space")
+    done.refused("the disk is full", "untouched", "free some space", code=1)
     untouched()
     load_dataset(files / "data").split("train")
 

@@ -64,7 +64,7 @@ def test_a_full_disk_leaves_the_old_lists(cli, run, tmp_path, untouched, full_di
     untouched()
     with full_disk(1000):
         done = cli("recommend", run, "--all-users", "--k", 20, "--out", out)
-    done.refused(f"top.{suffix}", "the disk is full")
+    done.refused(f"top.{suffix}", "the disk is full", code=1)
     untouched()
 
 

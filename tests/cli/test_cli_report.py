@@ -71,7 +71,7 @@ def test_a_report_of_ours_is_replaced(cli, world, tmp_path, monkeypatch, full_di
     before = file.read_bytes()
     with full_disk(100_000):
         done = cli("report", data)
-    assert "disk is full" in done.err and done.code == 2
+    assert "disk is full" in done.err and done.code == 1
     assert file.read_bytes() == before
 
 

@@ -219,7 +219,9 @@ def test_a_full_disk_while_a_checkpoint_is_saved(cli, world, tmp_path, fast, ctr
     before = {entry.name: entry.read_bytes() for entry in run.iterdir()}
     with full_disk(20_000):
         done = cli("train", "--resume", run)
-    done.refused(CHECKPOINT, "the disk is full", "free some space and run the command again")
+    done.refused(
+        CHECKPOINT, "the disk is full", "free some space and run the command again", code=1
+    )
     assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
     assert cli("train", "--resume", run).code == 0
     assert same_weights(run, tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnsdiff import ConfoundedWorld, Recommender
-from cnsdiff.errors import ConfigError, DataError, InputError, NotFittedError
+from cnsdiff.errors import ConfigError, DataError, InputError, NotFittedError, StorageError
 from cnsdiff.export import to_faiss, to_numpy, to_parquet
 from cnsdiff.export.embeddings_numpy import id_array
 from cnsdiff.storage import sha256
@@ -199,7 +200,11 @@ def test_what_is_replaced_and_what_is_not(model, tmp_path):
 def test_a_full_disk_leaves_the_old_export(model, tmp_path, full_disk, write):
     to_numpy(model, tmp_path / "out", dial=0)
     before = (tmp_path / "out" / "manifest.json").read_bytes()
-    with full_disk(2000), pytest.raises(InputError, match="the disk is full"):
-        write(model, tmp_path / "out", overwrite=True)
+    write(model, tmp_path / "whole")
+    sizes = {file.stat().st_size for file in (tmp_path / "whole").iterdir()}
+    shutil.rmtree(tmp_path / "whole")
+    for room in (2000, max(sizes) - 1):  # the last byte, too
+        with full_disk(room), pytest.raises(StorageError, match="the disk is full"):
+            write(model, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

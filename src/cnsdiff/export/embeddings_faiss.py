@@ -84,8 +84,8 @@ def to_faiss(
         with _one_thread(faiss):
             built, facts = _build(faiss, kind, vectors.item_vectors)
             facts["recall"] = 1.0 if kind == "flat" else _recall(faiss, built, vectors)
-        # Not by faiss' own writer, whose errors do not say that the disk is full.
-        faiss.serialize_index(built).tofile(folder / "items.faiss")
+        # Not by faiss' own writer, nor NumPy's: on a full disk neither says so of the last bytes.
+        (folder / "items.faiss").write_bytes(memoryview(faiss.serialize_index(built)))
         write_arrays(vectors, folder)
         return {"index": facts}
 

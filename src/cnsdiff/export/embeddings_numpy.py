@@ -13,6 +13,7 @@ from cnsdiff.eligibility import SeenItems
 from cnsdiff.errors import DataError
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.vectors import Vectors, vectors_of
+from cnsdiff.storage import write_array
 
 if TYPE_CHECKING:
     from cnsdiff.recommender import Recommender
@@ -54,17 +55,17 @@ def to_numpy(
 
     def write(folder: Path) -> None:
         write_arrays(vectors, folder)
-        np.save(folder / "item_vectors.npy", vectors.item_vectors)
+        write_array(folder / "item_vectors.npy", vectors.item_vectors)
 
     return write_export(path, {**vectors.facts, "format": "numpy"}, write, overwrite=overwrite)
 
 
 def write_arrays(vectors: Vectors, folder: Path) -> None:
     """All but the items' vectors, which an index may hold in their place."""
-    np.save(folder / "user_ids.npy", id_array(vectors.users))
-    np.save(folder / "item_ids.npy", id_array(vectors.items))
-    np.save(folder / "user_vectors.npy", vectors.user_vectors)
-    np.save(folder / "seen.npy", vectors.seen)
+    write_array(folder / "user_ids.npy", id_array(vectors.users))
+    write_array(folder / "item_ids.npy", id_array(vectors.items))
+    write_array(folder / "user_vectors.npy", vectors.user_vectors)
+    write_array(folder / "seen.npy", vectors.seen)
 
 
 def id_array(ids: pl.Series) -> NDArray[Any]:

@@ -152,9 +152,11 @@ def _writer(place: Path, purge_step: int | None = None) -> SummaryWriter:
     try:
         return SummaryWriter(str(place), purge_step=purge_step)
     except OSError as error:
-        raise StorageError(
+        refused = StorageError(
             f"{place}: cannot be written: {error}; choose another folder for TensorBoard"
-        ) from error
+        )
+        refused.exit_code = InputError.exit_code
+        raise refused from error
 
 
 def _wait_for_a_later_name(place: Path) -> None:
