@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -335,3 +336,17 @@ def test_tensors_are_written_byte_by_byte_as_the_package_writes_them(tmp_path, m
     assert (tmp_path / "x").read_bytes() == save(tensors, metadata)
     storage.write_tensors(tmp_path / "x", {"a": table, "b": table, "c": table.T})  # one memory
     assert torch.equal(load_file(tmp_path / "x")["c"], table.T)
+
+
+def test_commands_killed_at_any_point():
+    """A few points of a few commands; benchmarks/reliability/kills.py by itself tries them all."""
+    script = Path(__file__).parents[1] / "benchmarks" / "reliability" / "kills.py"
+    commands = ("export --overwrite", "train --resume")
+    done = subprocess.run(
+        [sys.executable, script, "--points", "2", "--seed", "1", "--only", *commands],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "\n4 of 4 survived, 0 left something; " in done.stdout, done.stderr
+    assert done.returncode == 0
