@@ -22,6 +22,7 @@ from cnsdiff.catalogue import ENTRIES, ROUTES
 from cnsdiff.cli import choices, completion
 from cnsdiff.cli.benchmark import FORMATS as TABLE_FORMATS
 from cnsdiff.config import Config
+from cnsdiff.data.dialects import NAMES
 from cnsdiff.data.readers import FORMATS
 from cnsdiff.data.times import TIME_UNITS
 from cnsdiff.evaluation.anticipation import Anticipated
@@ -55,6 +56,7 @@ def own(registry: Any) -> set[str]:
         (choices.JUDGES, set(get_args(JudgeKind))),
         (choices.FORMATS, set(FORMATS)),
         (choices.TIME_UNITS, set(TIME_UNITS)),
+        (choices.DELIMITERS, {name for name in NAMES if name.isalpha()}),
         (choices.TABLE_FORMATS, set(TABLE_FORMATS)),
         (choices.ROUTES, set(ROUTES)),
         ([*choices.DATA_SETS, *(f"amazon-2023/{n}" for n in choices.AMAZON)], set(ENTRIES)),

@@ -79,7 +79,23 @@ def test_malformed_lines_can_be_skipped_and_are_counted(cli, files):
     assert not (files / "data").exists()
     done = cli(*arguments(files, "--skip-bad"))
     assert "malformed" in done.out
-    assert load_dataset(files / "data").manifest["splits"]["train"]["skipped"] == 2
+    manifest = load_dataset(files / "data").manifest
+    assert manifest["splits"]["train"]["skipped"] == 2
+    problems = manifest["source"]["problems"]["train"]
+    assert sum(problem["rows"] for problem in problems) == 2
+    first = problems[0]
+    assert f"note: train.txt: left out {first['rows']} with {first['reason']}" in done.out
+    assert f"first in {first['place']}: {first['example']!r}" in done.out
+
+
+def test_the_delimiter_can_be_named(cli, tmp_path):
+    log = "".join(f"{n % 7},0;{n % 10 + 1}\n" for n in range(70))
+    (tmp_path / "log.txt").write_text(log)
+    call = ("prepare", tmp_path / "log.txt", "--scenario", "popularity", "--out", tmp_path / "d")
+    cli(*call).refused("log.txt, line 1", "both divide every line", "--delimiter")
+    assert cli(*call, "--delimiter", "semicolon").code == 0
+    assert "0,0" in load_dataset(tmp_path / "d").users.to_list()
+    cli(*call, "--delimiter", "x").refused("delimiter 'x' cannot separate fields")
 
 
 BAD = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cnsdiff.data import Interactions, read_interactions, text
+from cnsdiff.data import Interactions, lines, read_interactions, text
+from cnsdiff.data.features import read_features
 from cnsdiff.errors import DataError
 
 
@@ -41,7 +42,18 @@ def test_line_endings_blank_lines_bom_and_no_last_newline(read, ending):
 
 
 def test_gzip(read):
-    assert rows(read(gzip.compress(b"1,2\n3,4\n"), "log.csv.gz")) == [(1, 2), (3, 4)]
+    first, second = gzip.compress(b"1,2\n"), gzip.compress(b"3,4\n")
+    assert rows(read(first + second, "log.csv.gz")) == [(1, 2), (3, 4)]
+
+
+def test_a_gzip_that_would_fill_the_memory(read, tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "_ALWAYS", 1 << 20)
+    packed = gzip.compress(b"1,2\n" * (1 << 20), 9)
+    with pytest.raises(DataError, match="unpacks to more than 300 times its size"):
+        read(packed, "log.csv.gz")
+    (tmp_path / "items.csv.gz").write_bytes(packed)
+    with pytest.raises(DataError, match="unpacks to more than 300 times its size"):
+        read_features(tmp_path / "items.csv.gz", "item")
 
 
 @pytest.mark.parametrize("ids", [["007", "7"], ["1", "+2"], ["1", "x"], ["1", str(2**70)]])
@@ -150,11 +162,26 @@ def test_skip_bad_counts_every_kind_of_bad_row(read):
     found = read(content, skip_bad=True)
     assert rows(found) == [(1, 2, 3.0), (5, 6, 1.0)]
     assert found.skipped == 5
+    assert [(p.rows, p.reason, p.place, p.example) for p in found.problems] == [
+        (1, "fewer fields than 3", "line 3", "1,2"),
+        (1, "more fields than 3", "line 4", "1,2,3,4"),
+        (1, "a user that is empty", "line 5, column 'user'", ""),
+        (2, "a rating that is no number", "line 6, column 'rating'", "x"),
+    ]
 
 
 def test_skip_bad_counts_an_open_quote_and_a_user_without_items(read):
     assert read('user,item\n"a",b\n"c,d\n', skip_bad=True).skipped == 1
-    assert read("1 2 3\n4\n", format="adjacency", skip_bad=True).skipped == 1
+    found = read("1 2 3\n4\n", format="adjacency", skip_bad=True)
+    assert found.skipped == 1
+    assert str(found.problems[0]) == "1 with a user without items (first in line 2: '4')"
+
+
+def test_an_example_is_shortened_and_shows_control_characters(read):
+    found = read("1,2\n3,4\n\x1b[31m" + "x" * 100 + "\n", skip_bad=True)
+    assert str(found.problems[0]) == (
+        "1 with fewer fields than 2 (first in line 3: '\\x1b[31m" + "x" * 54 + "…')"
+    )
 
 
 def test_line_numbers_hold_across_blocks(read, monkeypatch):

@@ -35,7 +35,7 @@ def layout_of(sample: Sequence[str]) -> Layout:
         not of whole numbers between blanks, or that both would read alike.
     """
     rows = [line.split() for line in sample]
-    if not all(field.isdecimal() for row in rows for field in row):
+    if not rows or not all(field.isdecimal() for row in rows for field in row):
         return "other"
     widths = Counter(len(row) for row in rows)
     if max(widths) <= 2:

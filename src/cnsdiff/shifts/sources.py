@@ -10,6 +10,8 @@ from typing import Any
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
+from cnsdiff.data.adjacency import layout_of
+from cnsdiff.data.lines import first_lines
 from cnsdiff.errors import ConfigError, DataError, did_you_mean
 
 
@@ -38,7 +40,11 @@ def read_source(
     asked = {"user_features": user_features, "item_features": item_features}
     features = {role: given for role, given in asked.items() if given is not None}
     files = {role: _short(given) for role, given in {**tables, **features}.items()}
-    read = {role: _interactions(given, reading) for role, given in tables.items()}
+    formats = _formats(tables, reading)
+    read = {
+        role: _interactions(given, {**reading, **formats.get(role, {})})
+        for role, given in tables.items()
+    }
     problems = {
         role: [problem.to_dict() for problem in table.problems]
         for role, table in read.items()
@@ -55,6 +61,33 @@ def read_source(
         | ({"problems": problems} if problems else {})
         | ({} if licence is None else {"licence": licence}),
     )
+
+
+def _formats(tables: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The format of files that taken alone may be adjacency lists or a log: that of the others.
+
+    Raises
+    ------
+    DataError
+        One file can only be adjacency lists and another only a log.
+    """
+    columns = ("user", "item", "rating", "timestamp", "environment", "header", "delimiter")
+    if reading.get("format", "auto") != "auto" or any(reading.get(c) is not None for c in columns):
+        return {}
+    files = {role: Path(given) for role, given in tables.items() if isinstance(given, str | Path)}
+    layouts = {role: layout_of(first_lines(path)) for role, path in files.items() if path.is_file()}
+    lists = [files[role] for role, layout in layouts.items() if layout == "adjacency"]
+    logs = [files[role] for role, layout in layouts.items() if layout == "log"]
+    if lists and logs:
+        raise DataError(
+            f"{logs[0]}: looks like lines of a user, an item and a rating, and {lists[0]} like "
+            "LightGCN's lines of a user and items; name what both are with --format (text or "
+            "adjacency), or convert one of them"
+        )
+    if not lists and not logs:
+        return {}
+    same = {"format": "adjacency" if lists else "text"}
+    return {role: same for role, layout in layouts.items() if layout == "unclear"}
 
 
 def find_source(
