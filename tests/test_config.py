@@ -11,7 +11,14 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.config import Config, merge, parse_assignments, read_config_file, resolve_config
+from cnsdiff.config import (
+    Config,
+    merge,
+    parse_assignments,
+    parse_yaml,
+    read_config_file,
+    resolve_config,
+)
 from cnsdiff.errors import ConfigError
 from cnsdiff.objectives import ObjectiveConfig
 from cnsdiff.presets import DEFAULT, PRESETS, preset
@@ -409,6 +416,59 @@ def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("base: &b {a: 1, c: 2}\nmine: {<<: *b, a: 3}\n")
     assert read_config_file(path)["mine"] == {"a": 3, "c": 2}
+
+
+def test_a_merged_mapping_that_merges_another_has_no_key_twice() -> None:
+    text = "a: &a {x: 1}\nouter: {b: &b {<<: *a, x: 2}}\nc: {<<: *b}\n"
+    assert parse_yaml(text)["c"] == {"x": 2}
+
+
+def test_a_date_is_the_text_that_is_there() -> None:
+    assert parse_yaml("a: 2020-01-01\nb: !!str 5\n") == {"a": "2020-01-01", "b": "5"}
+
+
+BOMB = "b0: &b0 x\n" + "".join(
+    f"b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+ODD = {
+    "deep": ("[" * 1000, "is nested too deeply"),
+    "deep mappings": ("{a: " * 1000, "is nested too deeply"),
+    "deep lists": ("- " * 1000, "is nested too deeply"),
+    "bomb": (BOMB, "stands for over 100,000 values"),
+    "itself": ("a: &a\n  b: *a\n", "line 1: an alias stands for what it is a part of"),
+    "tag": ("a: !!python/name:os.system\n", "the tag 'tag:yaml.org,2002:python/name:os.system'"),
+    "binary": ("a: !!binary aGk=\n", "the tag 'tag:yaml.org,2002:binary'"),
+    "number as a key": ("1: 2\n", "line 1: the key '1' is not text; quote it"),
+    "off as a key": ("a: 1\noff: 2\n", "line 2: the key 'off' is not text; quote it"),
+    "list as a key": ("? [1, 2]\n: 3\n", "the key of several values is not text"),
+    "digits": (f"a: {'9' * 5000}\n", "line 1: has a number of over 400 digits"),
+    "no number": ("a: 0x_\n", "a value that cannot be read"),
+    "no character": ('a: "\\U00110000"\n', "a value that cannot be read"),
+    "half a pair": ('a: "\\ud800"\n', "an escape that stands for no character"),
+    "NUL": ("a: \0\n", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), ODD.values(), ids=ODD)
+def test_yaml_that_settings_have_no_use_for_is_refused(text: str, words: str, tmp_path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
+        read_config_file(path)
+    assert words in str(caught.value).replace(f"{path}, ", "")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_that_settings_have_no_use_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--set a=!!binary.* not valid YAML \("):
+        parse_assignments(["a=!!binary aGk="])
+
+
+def test_a_file_that_is_too_large_for_settings_is_not_read(tmp_path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item\n" + "1,2\n" * 600_000)
+    with pytest.raises(ConfigError, match="is larger than 2 MB, so it holds no settings"):
+        read_config_file(path)
 
 
 def test_a_tab_in_yaml_names_the_line(tmp_path: Path) -> None:

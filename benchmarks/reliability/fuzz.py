@@ -54,7 +54,12 @@ from safetensors.torch import load_file, save_file
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.audit.lists import read_lists
 from cnsdiff.audit.vectors import read_vectors
+from cnsdiff.benchmark.datasets import materialise
 from cnsdiff.benchmark.grid_file import read_grid
+from cnsdiff.benchmark.plan import plan
+from cnsdiff.benchmark.run import run
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.cli import recommend as recommend_command
 from cnsdiff.config import read_config_file, resolve_config
 from cnsdiff.data import read_features, read_interactions
@@ -184,6 +189,7 @@ def write_sound(folder: Path) -> None:
     config.write_text((folder / "run" / "config.yaml").read_text(encoding="utf-8"))
     grid = folder / "grid.yaml"
     grid.write_text(GRID, encoding="utf-8")
+    (folder / "few.yaml").write_text(FEW, encoding="utf-8")
     users = folder / "users.txt"
     users.write_text("".join(f"{user}\n" for user in given.users_[:5]))
     vectors = folder / "vectors"
@@ -227,8 +233,19 @@ set: {backbone: {name: mf, dim: 4}, training: {batch_size: 64}}
 """
 
 
+FEW = """\
+name: few
+datasets:
+  world: {simulate: {n_users: 30, n_items: 25, exposures: 12}, anticipate: inverse-popularity}
+methods: {mostpop: {reference: mostpop}, random: {set: {sampler.name: random}}}
+seeds: [0, 1]
+budget: {epochs: 2}
+set: {backbone: {name: mf, dim: 4}, training: {batch_size: 64}}
+"""
+
+
 def write_reports(folder: Path) -> None:
-    """Write an audit and a study, beside what :func:`write_sound` has written."""
+    """Write an audit, a study and a benchmark, beside what :func:`write_sound` has written."""
     from cnsdiff.audit.audit import Options, run_audit
     from cnsdiff.audit.log import Reading
 
@@ -255,6 +272,11 @@ def write_reports(folder: Path) -> None:
     tune(quick, load_dataset(folder / "world"), trials=10, out=folder / "tuning")
     (folder / "study").mkdir()
     shutil.copy(folder / "tuning" / "study.json", folder / "study")
+    grid, store = read_grid(folder / "few.yaml"), Store(folder / "benchmark")
+    store.open(grid)
+    places = {n: materialise(n, entry, store.data) for n, entry in grid.datasets.items()}
+    with ThisProcess() as workers, store.writing():
+        run(plan(grid, places), store, workers)
 
 
 def read_and_prepare(file: Path) -> None:
@@ -328,6 +350,7 @@ TARGETS = {
     "users": Target(("users.txt",), recommend_command._lines),
     "audit": Target(("audit",), _report),
     "study": Target(("study",), _report),
+    "benchmark": Target(("benchmark",), _report),
 }
 
 
@@ -339,7 +362,7 @@ def damage(seed: Path, place: Path, rng: random.Random) -> tuple[Path, str]:
     copy = place / seed.name
     if seed.is_dir():
         shutil.copytree(seed, copy)
-        file = rng.choice(sorted(copy.iterdir()))
+        file = rng.choice(sorted(file for file in copy.rglob("*") if file.is_file()))
     else:
         shutil.copy(seed, copy)
         file = copy

@@ -171,7 +171,10 @@ def _components(
         name = settings.get("name", default)
         if not isinstance(name, str):
             raise ConfigError(f"{source}: {section}.name must be a name, not {shown(name)}")
-        component = (given or {}).get(name) or registry.find(name)
+        try:
+            component = (given or {}).get(name) or registry.find(name)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
         tree[section] = {**settings, "name": name}
         found[section] = getattr(component, "Config", config_class)
     return found
@@ -391,7 +394,7 @@ def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: st
             known = _known_keys(model, problem.keys[:-1])
             hint = did_you_mean(str(problem.keys[-1]), known)
             hint = hint or f"; known keys: {', '.join(known)}"
-            raise ConfigError(f"{source}: unknown key {place!r}{hint}") from error
+            raise ConfigError(f"{source}: unknown key {shown(place)}{hint}") from error
         where = f"{source}: {place}: " if place else f"{source}: "
         given = (
             "" if isinstance(problem.given, (dict, Settings)) else f" (got {shown(problem.given)})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.settings import shown
 
 #: What a configuration starts from unless a preset is named.
 DEFAULT = "default"
@@ -129,7 +130,7 @@ def preset(name: str) -> dict[str, Any]:
     """The partial configuration called ``name``."""
     if name not in PRESETS:
         raise ConfigError(
-            f"no preset is called {name!r}{did_you_mean(name, PRESETS)}; "
+            f"no preset is called {shown(name)}{did_you_mean(name, PRESETS)}; "
             f"available: {', '.join(PRESETS)}"
         )
     return PRESETS[name]

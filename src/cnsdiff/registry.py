@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from cnsdiff.errors import CnsdiffWarning, ConfigError, did_you_mean
+from cnsdiff.settings import shown
 
 T = TypeVar("T")
 _Class = TypeVar("_Class", bound=type)
@@ -123,7 +124,7 @@ class Registry(Generic[T]):
             return self.load(offers[0])
         names = self.names()
         raise ConfigError(
-            f"no {self.kind} is called {name!r}{did_you_mean(name, names)}; available: "
+            f"no {self.kind} is called {shown(name)}{did_you_mean(name, names)}; available: "
             f"{', '.join(names)}"
         )
 

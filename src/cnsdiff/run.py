@@ -331,6 +331,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
     if problem := misfit(_StoredConfig, tree):
         raise RunError(f"{file}: is damaged ({problem}); train again")
+    if unknown := tree.keys() - Config.model_fields.keys():
+        raise RunError(f"{file}: is damaged (unknown key {shown(min(unknown))}); train again")
     tree["training"].setdefault("dial", "off")  # a run from before the dial has none
     return dict(tree)
 

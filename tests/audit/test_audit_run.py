@@ -344,3 +344,51 @@ def test_a_log_with_every_column(tmp_path):
     names = [shift.name for shift in found.plan.shifts]
     assert names == ["popularity", "exposure", "temporal", "hybrid", "user-group"]
     assert any("were shown at random" in line for line in said)
+
+
+def _edits(tree, path=()):
+    """Every place in a tree, the first of each list."""
+    yield path
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _edits(value, (*path, key))
+    elif isinstance(tree, list) and tree:
+        yield from _edits(tree[0], (*path, 0))
+
+
+def test_an_edited_result_is_refused_with_the_field_or_shown(audited, tmp_path):
+    """Whatever stands anywhere in audit.json, there is a report or one sentence."""
+    _, result = audited
+    result = json.loads(json.dumps(result))
+    shift = result["shifts"][0]
+    shift["size"]["splits"] = {
+        name: {**split, "deciles": split["deciles"][:1]}
+        for name, split in shift["size"]["splits"].items()
+    }
+    odd = [None, [], {}, "x", -1, 2**70, float("nan"), True]
+    refused = 0
+    for at, path in enumerate([p for p in _edits(result) if p][1::6]):
+        edited = json.loads(json.dumps(result))
+        parent = edited
+        for key in path[:-1]:
+            parent = parent[key]
+        if at % 3:
+            parent[path[-1]] = odd[at % len(odd)]
+        else:
+            del parent[path[-1]]
+        (tmp_path / FILE).write_text(json.dumps(edited))
+        try:
+            document_of(tmp_path)
+        except RunError as error:
+            refused += 1
+            assert str(tmp_path / FILE) in str(error)
+            assert path[0] == "schema_version" or str(path[0]) in str(error)
+            assert "\n" not in str(error)
+    assert refused > 15
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 99_999, b"\xff", '{"schema_version": 1}'])
+def test_a_damaged_result_is_refused(tmp_path, text):
+    (tmp_path / FILE).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RunError, match=r"audit\.json: is (damaged|of another version)"):
+        document_of(tmp_path)

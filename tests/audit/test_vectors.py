@@ -85,13 +85,75 @@ def broken(tmp_path, **changes):
         ({"users": ["a", "a"]}, "user 'a' has two vectors"),
         ({"user_embeddings": np.array([[1.0, np.nan], [0.0, 1.0]])}, "vector of user 'a'"),
         ({"user_embeddings": np.ones((2, 5))}, "5 numbers"),
-        ({"users": np.array([{}, {}], dtype=object)}, "cannot be read"),
+        ({"users": np.array([{}, {}], dtype=object)}, "holds Python objects, which are not read"),
+        ({"users": np.array(5)}, "1 user ids"),
+        ({"users": np.array([[1], [2]])}, "cannot be read|cannot serve as ids"),
+        ({"users": np.array([1.0, np.nan])}, "a user id is missing"),
+        ({"users": np.array([1.5, 2.0])}, "cannot serve as ids"),
+        ({"item_embeddings": np.zeros((3, 0))}, r"vectors of shape \(3, 0\)"),
+        ({"item_embeddings": np.zeros(3)}, r"vectors of shape \(3,\)"),
+        ({"item_embeddings": V.astype(complex)}, "vectors of complex128"),
+        ({"item_embeddings": V.astype(str)}, "vectors of <U32"),
+        ({"item_embeddings": V.astype(object)}, "holds Python objects"),
+        ({"item_embeddings": np.full((3, 2), 3e38)}, "too large a one"),
+        ({"item_embeddings": np.full((3, 2), 1e300)}, "too large a one"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(tmp_path, changes, words):
     file = broken(tmp_path, **changes)
     with pytest.raises(DataError, match=words) as error:
         read_vectors(file)
+    assert "\n" not in str(error.value)
+
+
+def header(shape: object, descr: str = "<f4", before: bytes = b"\x93NUMPY\x01\x00") -> bytes:
+    """A ``.npy`` file that says so of itself, and has 64 bytes."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    return before + len(text).to_bytes(2, "little") + text.encode() + b"x" * 64
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (header((10**12, 4)), "too few bytes"),
+        (header((2**63, 2**63)), "too few bytes"),
+        (header((-1, -16)), "too few bytes"),
+        (header((10**12,), "|O"), "Python objects"),
+        (header((4, 4), before=b"\x93NUMPX\x01\x00"), "is damaged"),
+        (header((4, 4), before=b"\x93NUMPY\x09\x00"), "is damaged"),
+        (header("(", "<f4"), "is damaged"),
+        (header((4, 4), "nonsense"), "is damaged"),
+        (b"", "is damaged"),
+        (b"x", "is damaged"),
+    ],
+)
+def test_a_damaged_array_is_one_sentence(tmp_path, content, words):
+    """Also within the bounds of memory, whatever its header says."""
+    for name, array in (("user_ids", USERS), ("item_ids", ITEMS), ("user_vectors", U)):
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "item_vectors.npy").write_bytes(content)
+    with pytest.raises(DataError, match=words) as error:
+        read_vectors(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'item_vectors.npy'}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["no zip", "magic", "cut", "member"])
+def test_a_damaged_archive_is_one_sentence(tmp_path, damage):
+    file = broken(tmp_path)
+    data = bytearray(file.read_bytes())
+    if damage == "no zip":
+        data = bytearray(b"hello")
+    elif damage == "magic":
+        data[:4] = b"PK\x07\x08"
+    elif damage == "cut":
+        del data[-60:]
+    else:
+        data[40:60] = bytes(20)
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"cannot be read as embeddings|is damaged") as error:
+        read_vectors(file)
+    assert str(error.value).startswith(str(file))
     assert "\n" not in str(error.value)
 
 

@@ -170,6 +170,40 @@ def test_files_that_cannot_be_read(tmp_path, text, words):
         read_study(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("config",), {}, "config has no seed"),
+        (("config",), {"seed": 1}, "config has no 'backbone.dim', which was searched"),
+        (("config",), [], "config: "),
+        (("dataset", "name"), None, "dataset.name: "),
+        (("objective",), 7, "objective: "),
+        (("asked",), "5", "asked: "),
+        (("searched", "training.lr"), {"low": 2, "high": 1}, "searched.training.lr: "),
+        (("trials", 0, "state"), "x", "trials.0.state: "),
+        (("trials", 0, "value"), None, "trials.0: completed, but has no value"),
+        (("trials", 0, "value"), float("nan"), "trials.0.value: "),
+        (("trials", 0, "setting"), {}, "trials.0.setting has no "),
+        (("trials", 0, "setting", "training.lr"), [], "trials.0.setting.training.lr"),
+        (("trials", 0, "curve"), [[1]], "trials.0.curve.0: "),
+        (("importances",), {"shares": {}, "n_trials": 3, "leader": "x"}, "importances: leader"),
+        (("importances",), {"shares": {}, "n_trials": 3, "leader": None}, "importances are not"),
+    ],
+)
+def test_an_edited_study_is_refused_with_the_field(tmp_path, path, value, words):
+    study(trial(0, 0.25)).write(tmp_path)
+    record = json.loads((tmp_path / "study.json").read_text())
+    parent = record
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"study\.json: is damaged") as caught:
+        read_study(tmp_path)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_trial_with_a_strange_key_is_damage(tmp_path):
     study(trial(0, 0.25)).write(tmp_path)
     record = json.loads((tmp_path / "study.json").read_text())

@@ -16,6 +16,7 @@ from cnsdiff.audit.judging import settings_of
 from cnsdiff.audit.log import Log, Reading, read_log
 from cnsdiff.audit.methods import METHODS, Ease, audit_grid, ease_fits
 from cnsdiff.audit.naming import parse_given
+from cnsdiff.audit.record import FILE
 from cnsdiff.audit.result import Found, shift_result
 from cnsdiff.audit.running import forget, run_in_time, spent, tasks_of
 from cnsdiff.audit.settings import SCHEMA_VERSION, is_audit, take_up
@@ -35,7 +36,6 @@ from cnsdiff.memory import free_memory
 from cnsdiff.shifts import prepare
 from cnsdiff.storage import write_json, write_with
 
-FILE = "audit.json"
 #: Seconds kept for the numbers and the report, and as many for each shift (and 100,000 pairs).
 _RESERVE, _RESERVE_A_SHIFT = 2.0, 1.0
 #: Splits that a system of the user's own may be trained on.

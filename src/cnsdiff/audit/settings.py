@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cnsdiff.errors import RunError
-from cnsdiff.storage import write_json
+from cnsdiff.storage import read_json, write_json
 
 SCHEMA_VERSION = 1
 FILE = "settings.json"
@@ -76,7 +75,7 @@ def is_audit(out: Path) -> bool:
 
 def _read(file: Path) -> tuple[dict[str, Any], float]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         if found["schema_version"] != SCHEMA_VERSION:
             raise RunError(
                 f"{file}: is of another version of audits; choose another --out, or pass "

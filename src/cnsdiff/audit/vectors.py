@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
+from zipfile import ZipFile
 
 import numpy as np
 import polars as pl
@@ -13,8 +16,10 @@ from torch import Tensor
 
 from cnsdiff.data import Dataset
 from cnsdiff.data.values import as_integers, id_values
-from cnsdiff.errors import DataError
-from cnsdiff.storage import read_parquet
+from cnsdiff.errors import CnsdiffError, DataError
+from cnsdiff.memory import require_memory
+from cnsdiff.settings import shown
+from cnsdiff.storage import first_line, read_parquet
 
 _SHAPES = (
     "give a directory written by cnsdiff export, an .npz file with users, items, user_embeddings "
@@ -49,16 +54,21 @@ class Vectors:
             ("user", self.users, self.user_vectors),
             ("item", self.items, self.item_vectors),
         ):
-            if vectors.ndim != 2 or len(ids) != len(vectors) or not len(ids):
+            if vectors.ndim != 2 or len(ids) != len(vectors) or not vectors.size:
                 raise DataError(
                     f"{self.source}: has {len(ids)} {side} ids and {side} vectors of shape "
                     f"{vectors.shape}; give one row of numbers for each id"
                 )
-            if not np.isfinite(vectors).all():
-                row = int(np.argmin(np.isfinite(vectors).all(1)))
+            if ids.null_count():
+                raise DataError(f"{self.source}: a {side} id is missing; give each vector one")
+            # Of vectors whose squared lengths are finite, every inner product is, too.
+            with np.errstate(over="ignore", invalid="ignore"):
+                finite = np.isfinite(np.einsum("nd,nd->n", vectors, vectors))
+            if not finite.all():
+                row = int(np.argmin(finite))
                 raise DataError(
                     f"{self.source}: the vector of {side} {ids[row]!r} holds a value that is no "
-                    "finite number; correct or remove it"
+                    "finite number, or too large a one for a finite score; correct or remove it"
                 )
             if ids.is_duplicated().any():
                 twice = ids.filter(ids.is_duplicated())[0]
@@ -90,19 +100,34 @@ def read_vectors(path: Path) -> Vectors:
         if path.is_dir():
             return _directory(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                wanted = ("users", "items", "user_embeddings", "item_embeddings")
-                if missing := [name for name in wanted if name not in arrays]:
-                    raise DataError(
-                        f"{path}: has no array {missing[0]!r}; its arrays are "
-                        f"{', '.join(arrays.files)}, and {_SHAPES}"
-                    )
-                users, items, user_vectors, item_vectors = (arrays[name] for name in wanted)
-                return _vectors(users, items, user_vectors, item_vectors, str(path))
+            return _archive(path)
         return _single_table(path)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: cannot be read as embeddings ({reason}); {_SHAPES}") from error
+    except CnsdiffError:
+        raise
+    # NumPy and zipfile have no error of their own for damaged bytes: it can be any.
+    except Exception as error:
+        raise DataError(
+            f"{path}: cannot be read as embeddings ({first_line(error)}); {_SHAPES}"
+        ) from error
+
+
+def _archive(path: Path) -> Vectors:
+    wanted = ("users", "items", "user_embeddings", "item_embeddings")
+    with ZipFile(path) as archive:
+        held = [name.removesuffix(".npy") for name in archive.namelist()]
+        if missing := [name for name in wanted if name not in held]:
+            raise DataError(
+                f"{path}: has no array {missing[0]!r}; its arrays are "
+                f"{shown(', '.join(held))}, and {_SHAPES}"
+            )
+        found = []
+        for name in wanted:
+            member = f"{name}.npy"
+            with archive.open(member) as file:
+                size = archive.getinfo(member).file_size
+                found.append(_array(file, size, f"{path}: {name}"))
+    users, items, user_vectors, item_vectors = found
+    return _vectors(users, items, user_vectors, item_vectors, str(path))
 
 
 def _directory(path: Path) -> Vectors:
@@ -114,11 +139,42 @@ def _directory(path: Path) -> Vectors:
         return _vectors(ids[0], ids[1], matrices[0], matrices[1], str(path))
     names = ("user_ids", "item_ids", "user_vectors", "item_vectors")
     if all((path / f"{name}.npy").is_file() for name in names):
-        users, items, user_vectors, item_vectors = (
-            np.load(path / f"{name}.npy", allow_pickle=False) for name in names
-        )
+        found = []
+        for name in names:
+            place = path / f"{name}.npy"
+            with place.open("rb") as file:
+                found.append(_array(file, place.stat().st_size, str(place)))
+        users, items, user_vectors, item_vectors = found
         return _vectors(users, items, user_vectors, item_vectors, str(path))
     raise DataError(f"{path}: holds no embeddings; {_SHAPES}")
+
+
+def _array(file: IO[bytes], size: int, source: str) -> NDArray[Any]:
+    """The array in a ``.npy`` file of ``size`` bytes, whose header is not believed."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"version {version} of the format is not known")
+        file.seek(0)
+    except Exception as error:  # as above
+        raise DataError(f"{source}: is damaged ({first_line(error)}); write it again") from error
+    if dtype.hasobject:
+        raise DataError(
+            f"{source}: holds Python objects, which are not read; convert it with "
+            "array.astype(str), or to a type of number"
+        )
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needed > size:
+        raise DataError(
+            f"{source}: says that it is an array of {shape}, and has too few bytes for that; write "
+            "it again"
+        )
+    require_memory(needed, source, "give fewer of them")
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _single_table(path: Path) -> Vectors:
@@ -162,7 +218,11 @@ def _vectors(
         as_integers(id_values(pl.Series(given).rename("id"), f"{source}: the {side} ids"))  # type: ignore[arg-type]
         for side, given in (("user", users), ("item", items))
     ]
-    matrices = [np.asarray(given, dtype=np.float32) for given in (user_vectors, item_vectors)]
+    for given in (user_vectors, item_vectors):
+        if (dtype := np.asarray(given).dtype).kind not in "fiu":
+            raise DataError(f"{source}: holds vectors of {dtype}; give real numbers")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its user or item
+        matrices = [np.asarray(given, dtype=np.float32) for given in (user_vectors, item_vectors)]
     return Vectors(ids[0], ids[1], matrices[0], matrices[1], source)
 
 

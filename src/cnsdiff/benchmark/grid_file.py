@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.config import read_config_file
 from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.settings import Settings, first_problem
+from cnsdiff.settings import Settings, first_problem, shown
 
 
 def read_grid(path: Path) -> Grid:
@@ -37,10 +37,12 @@ def read_grid(path: Path) -> Grid:
             known = _known(problem.keys)
             hint = did_you_mean(str(problem.keys[-1]), known)
             hint = hint or f"; known keys: {', '.join(known)}"
-            raise ConfigError(f"{path}: unknown key {place!r}{hint}") from error
-        given = "" if isinstance(problem.given, (dict, Settings)) else f" (got {problem.given!r})"
+            raise ConfigError(f"{path}: unknown key {shown(place)}{hint}") from error
+        got = (
+            "" if isinstance(problem.given, (dict, Settings)) else f" (got {shown(problem.given)})"
+        )
         where = f"{place}: " if place else ""
-        raise ConfigError(f"{path}: {where}{problem.message}{given}") from error
+        raise ConfigError(f"{path}: {where}{problem.message}{got}") from error
     datasets = {
         name: entry.model_copy(
             update={

@@ -158,6 +158,8 @@ class Store:
         record = _read(file)
         if record.schema != SCHEMA or record.is_empty():
             raise _damaged(file)
+        if not record["status"].is_in(["ok", "failed"]).fill_null(False).all():
+            raise _damaged(file)
         return record
 
     def forget(self, task: Task) -> None:
@@ -171,7 +173,19 @@ class Store:
 
     def per_user(self, task: Task) -> pl.DataFrame:
         """A final's accuracy of every user: selection, split, user, and the metrics."""
-        return _read(self._users / f"{task.key}.parquet")
+        file = self._users / f"{task.key}.parquet"
+        found = _read(file)
+        names = ("selection", "split", "user")
+        kinds = [found.schema.get(name) for name in names]
+        values = found.drop(names, strict=False)
+        if (
+            kinds != [pl.String, pl.String, pl.Int32]
+            or set(values.dtypes) != {pl.Float32}
+            or any(column.null_count() for column in found)
+            or not all(column.is_finite().all() for column in values)
+        ):
+            raise _damaged(file)
+        return found
 
     @property
     def _records(self) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from cnsdiff.benchmark.datasets import place_of
@@ -12,8 +11,10 @@ from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.run import Results, collect
 from cnsdiff.benchmark.store import Store
+from cnsdiff.config import read_yaml
 from cnsdiff.errors import RunError
 from cnsdiff.settings import first_problem
+from cnsdiff.storage import first_line
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:
@@ -29,7 +30,7 @@ def read_stored(path: Path) -> tuple[Grid, Results]:
     """
     file = path / "grid.yaml"
     try:
-        grid = Grid.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        grid = Grid.model_validate(read_yaml(file))
     except FileNotFoundError as error:
         raise RunError(f"{path}: holds no benchmark (no grid.yaml)") from error
     except ValidationError as error:
@@ -38,8 +39,10 @@ def read_stored(path: Path) -> tuple[Grid, Results]:
         raise RunError(
             f"{file}: {keys}: {problem.message}; use the version of cnsdiff that wrote it"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{file}: cannot be read; run the benchmark again to restore it") from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file}: cannot be read ({first_line(error)}); run the benchmark again to restore it"
+        ) from error
     store = Store(path)
     datasets = {name: place_of(name, entry, store.data) for name, entry in grid.datasets.items()}
     for name, place in datasets.items():

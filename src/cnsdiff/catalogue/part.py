@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.storage import write_json
+from cnsdiff.storage import read_json, write_json
 
 
 class Part:
@@ -28,7 +27,7 @@ class Part:
     def notes(self, address: str) -> dict[str, Any]:
         """What is known of the received part, if it came from ``address``."""
         try:
-            notes = json.loads(self._notes.read_text(encoding="utf-8"))
+            notes = read_json(self._notes)
         except (OSError, ValueError):
             return {}
         same = isinstance(notes, dict) and notes.get("address") == address

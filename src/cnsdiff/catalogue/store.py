@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,8 @@ import platformdirs
 
 from cnsdiff.catalogue.entry import Entry, Layout
 from cnsdiff.errors import DataError, InputError
-from cnsdiff.storage import recover, sha256
+from cnsdiff.settings import Record, misfit
+from cnsdiff.storage import read_json, recover, sha256
 
 #: The record beside the files.
 RECORD = "source.json"
@@ -66,14 +66,25 @@ def damage(folder: Path, record: dict[str, Any]) -> str | None:
     return None
 
 
+class _File(Record):
+    sha256: str
+    bytes: int
+
+
+class _Fetched(Record):
+    files: dict[str, _File]
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a fetched data set; None if there is none."""
     path = folder / RECORD
     recover(folder)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != SCHEMA_VERSION or not isinstance(record["files"], dict):
+        record = read_json(path)
+        if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError("not a record of this version")
+        if problem := misfit(_Fetched, record):
+            raise ValueError(problem)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -28,9 +28,11 @@ def recommender_of(
     ConfigError
         The file cannot be read, or an assignment is none.
     """
-    from cnsdiff.config import merge, parse_assignments, read_config_file
+    from cnsdiff.config import Config, merge, parse_assignments, read_config_file
+    from cnsdiff.errors import ConfigError, did_you_mean
     from cnsdiff.recommender import Recommender
     from cnsdiff.run import as_options
+    from cnsdiff.settings import shown
 
     overrides = read_config_file(config) if config else {}
     overrides = merge(overrides, parse_assignments(assignments))
@@ -39,6 +41,13 @@ def recommender_of(
             overrides[key] = value
     if select_on is not None:
         overrides = merge(overrides, {"training": {"select_on": select_on}})
-    options = as_options({"backbone": {}, "sampler": {}} | overrides)
     sources = [str(config)] * bool(config) + ["--set"] * bool(assignments or not config)
-    return Recommender(backbone, sampler, preset=preset, source=" or ".join(sources), **options)
+    source = " or ".join(sources)
+    # Before they are arguments: `source` in a file is no argument of the recommender.
+    for key in overrides:
+        if key not in Config.model_fields:
+            known = list(Config.model_fields)
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {shown(key)}{hint}")
+    options = as_options({"backbone": {}, "sampler": {}} | overrides)
+    return Recommender(backbone, sampler, preset=preset, source=source, **options)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cnsdiff.errors import InputError
-from cnsdiff.storage import atomic_directory, sha256, write_json
+from cnsdiff.storage import atomic_directory, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -74,7 +73,7 @@ def _is_replaceable(path: Path) -> bool:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return True
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and "export" in manifest

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.audit import FILE
-from cnsdiff.audit.settings import SCHEMA_VERSION
-from cnsdiff.errors import RunError
+from cnsdiff.audit.record import read_audit
 from cnsdiff.report.audit_advice import advice_blocks
 from cnsdiff.report.audit_external import external_blocks, externals
 from cnsdiff.report.audit_limits import limit_blocks
@@ -17,7 +14,6 @@ from cnsdiff.report.audit_log import log_blocks
 from cnsdiff.report.audit_loss import loss_blocks
 from cnsdiff.report.audit_shift import shift_blocks
 from cnsdiff.report.document import Document, Section
-from cnsdiff.visible import shell_word
 
 
 def audit_document(path: str | Path) -> Document:
@@ -26,9 +22,9 @@ def audit_document(path: str | Path) -> Document:
     Raises
     ------
     RunError
-        It holds no finished audit, or one of another version.
+        It holds no finished audit, one of another version, or a damaged one.
     """
-    result = _read(Path(path) / FILE)
+    result = read_audit(Path(path))
     shifts = result["shifts"]
     return Document(
         title=f"Audit of {result['name']}",
@@ -43,21 +39,6 @@ def audit_document(path: str | Path) -> Document:
             Section("Log", log_blocks(result)),
         ],
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{file.parent}: holds no finished audit; run cnsdiff audit LOG --out "
-            f"{shell_word(file.parent)}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: is damaged; run the audit again") from error
-    if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(f"{file}: is of another version of audits; run the audit again")
-    return result
 
 
 def _summary(result: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
+from cnsdiff.errors import InputError, RunError
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels
 from cnsdiff.report.benchmark_cost import cost
@@ -31,7 +32,12 @@ def benchmark_document(path: Path) -> Document:
         It holds no benchmark, is damaged, or a dataset of it is gone.
     """
     grid, results = read_stored(path)
-    found = find(grid, results)
+    try:
+        found = find(grid, results)
+    except InputError as error:
+        raise RunError(
+            f"{path}: its results do not fit together ({error}); run the benchmark again"
+        ) from error
     again = f"cnsdiff benchmark GRID.yaml --out {shell_word(path)}"
     grid_section = Section("Grid", _grid(path, grid, results))
     title = f"Benchmark {grid.name}"

@@ -121,4 +121,4 @@ def _next(study: Study, path: Path) -> Iterator[Block]:
     )
     yield Source("next.sh", text + "\n")
     if file.is_file():
-        yield Source(BEST_CONFIG, file.read_text(encoding="utf-8"))
+        yield Source(BEST_CONFIG, file.read_text(encoding="utf-8", errors="replace"))

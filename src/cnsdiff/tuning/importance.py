@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, FiniteFloat, model_validator
 
 from cnsdiff.search_space import Space
 from cnsdiff.seeding import derive_seed, numpy_generator
+from cnsdiff.settings import Record, shown
 from cnsdiff.tuning.trial import Trial
 
 #: With fewer completed trials nothing is said.
@@ -42,6 +44,30 @@ class Share:
     share: float
     low: float
     high: float
+
+
+class ShareRecord(Record):
+    """A :class:`Share` in ``study.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class ImportancesRecord(Record):
+    """:class:`Importances` in ``study.json``."""
+
+    shares: dict[str, ShareRecord]
+    n_trials: int
+    leader: str | None
+
+    @model_validator(mode="after")
+    def _known(self) -> ImportancesRecord:
+        if self.leader is not None and self.leader not in self.shares:
+            raise ValueError(f"leader is {shown(self.leader)}, which has no share")
+        return self
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from cnsdiff.config import Config
+from cnsdiff.config import Config, NotYaml, parse_yaml
 from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
 from cnsdiff.settings import Settings
@@ -97,8 +95,8 @@ def _space(text: str, whole: bool) -> Space:
             raise ValueError(f"{interval!r} is no interval of two numbers") from None
         return Space(**bounds, log=bool(colon), integer=whole)
     try:
-        choices = tuple(yaml.safe_load(part) for part in text.split(","))
-    except yaml.YAMLError:
+        choices = tuple(parse_yaml(part) for part in text.split(","))
+    except NotYaml:
         raise ValueError(f"{text!r} is no list of values; write A,B,C") from None
     if len(set(map(repr, choices))) < len(choices):
         raise ValueError("a choice is there twice")

@@ -6,7 +6,6 @@ goes on from is ``study.db`` beside it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import Field, model_validator
 
 from cnsdiff.errors import RunError
 from cnsdiff.search_space import Space
-from cnsdiff.storage import write_json
-from cnsdiff.tuning.importance import Importances
-from cnsdiff.tuning.trial import Trial, best_trial, trials_table
+from cnsdiff.settings import Record, misfit, shown
+from cnsdiff.storage import first_line, read_json, write_json
+from cnsdiff.tuning.importance import Importances, ImportancesRecord
+from cnsdiff.tuning.trial import Trial, TrialRecord, best_trial, trials_table
 from cnsdiff.visible import shell_word
 
 SCHEMA_VERSION = 1
@@ -165,6 +166,46 @@ class Study:
         )
 
 
+class _StudiedDataset(Record):
+    name: str
+    scenario: str
+    path: str | None
+
+
+class StudyRecord(Record):
+    """What ``study.json`` says, checked when it is read again."""
+
+    schema_version: int
+    dataset: _StudiedDataset
+    objective: str
+    asked: int = Field(ge=0, lt=2**31)
+    pruning: bool
+    searched: dict[str, Space]
+    left_out: list[str]
+    importances: ImportancesRecord | None
+    trials: list[TrialRecord]
+    config: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _together(self) -> StudyRecord:
+        if "seed" not in self.config:
+            raise ValueError("config has no seed")
+        for key in self.searched:
+            value: Any = self.config
+            for part in key.split("."):
+                if not isinstance(value, dict) or part not in value:
+                    raise ValueError(f"config has no {shown(key)}, which was searched")
+                value = value[part]
+        for at, trial in enumerate(self.trials):
+            if missing := self.searched.keys() - trial.setting.keys():
+                raise ValueError(f"trials.{at}.setting has no {shown(min(missing))}")
+        if self.importances is not None:
+            unknown = self.importances.shares.keys() - self.searched.keys()
+            if unknown or not self.importances.shares:
+                raise ValueError("importances are not of what was searched")
+        return self
+
+
 def next_commands(study: Study, folder: Path) -> list[tuple[str, str]]:
     """Commands to go on with after the study in ``folder``, and what each is for."""
     dataset = shell_word(study.dataset["path"] or "DATASET")
@@ -189,44 +230,44 @@ def read_study(folder: Path) -> Study:
     """
     file = folder / STUDY_FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        found = record["schema_version"]
+        record = read_json(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
             f"`cnsdiff tune DATASET --out {shell_word(folder)}`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file) from error
-    if found != SCHEMA_VERSION:
+    except (OSError, ValueError) as error:
+        raise _damaged(file, first_line(error)) from error
+    stated = isinstance(record, dict) and "schema_version" in record
+    if stated and record["schema_version"] != SCHEMA_VERSION:
         raise RunError(
-            f"{file}: schema version {found}, this cnsdiff reads {SCHEMA_VERSION}; use the version "
-            "of cnsdiff that wrote it"
+            f"{file}: schema version {shown(record['schema_version'])}, this cnsdiff reads "
+            f"{SCHEMA_VERSION}; use the version of cnsdiff that wrote it"
         )
-    try:
-        return _study(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(file) from error
+    if problem := misfit(StudyRecord, record):
+        raise _damaged(file, problem)
+    return _study(record)
 
 
 def _study(record: Mapping[str, Any]) -> Study:
     importances = record["importances"]
     return Study(
         dataset=dict(record["dataset"]),
-        objective=str(record["objective"]),
+        objective=record["objective"],
         config=dict(record["config"]),
         spaces={key: Space(**space) for key, space in record["searched"].items()},
         left_out=tuple(record["left_out"]),
-        asked=int(record["asked"]),
-        pruning=bool(record["pruning"]),
+        asked=record["asked"],
+        pruning=record["pruning"],
         trials=tuple(Trial.from_json(trial) for trial in record["trials"]),
         importances=None if importances is None else Importances.from_json(importances),
     )
 
 
-def _damaged(file: Path) -> RunError:
+def _damaged(file: Path, problem: str) -> RunError:
     return RunError(
-        f"{file}: is damaged; run the `cnsdiff tune` command again, which writes it anew"
+        f"{file}: is damaged ({problem}); run the `cnsdiff tune` command again, which writes it "
+        "anew"
     )
 
 

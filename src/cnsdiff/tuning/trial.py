@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
+
+from cnsdiff.settings import Record
 
 #: ``completed``: trained to its end; ``pruned``: ended early, as it lagged behind the others;
 #: ``failed``: could not be trained.
 TrialState = Literal["completed", "pruned", "failed"]
+
+
+class TrialRecord(Record):
+    """A trial in ``study.json``; see :class:`Trial`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = Field(ge=0, lt=2**31)
+    state: TrialState
+    setting: dict[
+        str, bool | Annotated[int, Field(gt=-(2**63), lt=2**63)] | FiniteFloat | str | None
+    ]
+    value: FiniteFloat | None
+    best_epoch: int = Field(ge=0, lt=2**31)
+    epochs: int = Field(ge=0, lt=2**31)
+    dial: FiniteFloat | None
+    curve: list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]]
+    seconds: FiniteFloat
+    error: str | None
+    same_as: int | None
+
+    @model_validator(mode="after")
+    def _valued(self) -> TrialRecord:
+        if self.state == "completed" and self.value is None:
+            raise ValueError("completed, but has no value")
+        return self
 
 
 @dataclass(frozen=True)
