@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,18 @@ def test_a_damaged_split(cli, shifted, tmp_path):
     with (copy / "valid.parquet").open("ab") as file:
         file.write(b"x")
     cli("data", "describe", copy).refused("valid.parquet", "is changed")
+
+
+def test_a_long_name_hides_no_number(cli, world, tmp_path):
+    copies = [tmp_path / name for name in ("one", "two")]
+    for copy in copies:
+        shutil.copytree(world, copy)
+        manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+        manifest["name"] = "[long] name" * 20
+        (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    short = cli("data", "describe", world, world).out
+    long = cli("data", "describe", *copies).out
+    numbers = re.findall(r"\d+\.\d{4}", short)
+    assert len(numbers) > 20
+    assert re.findall(r"\d+\.\d{4}", long) == numbers
+    assert "[long]" in long

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -12,12 +14,14 @@ from importlib.resources import files
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from plotly.offline import get_plotlyjs
 from report_parts import HOSTILE, full_document
 
 from cnsdiff.errors import InputError
-from cnsdiff.report.document import Document, Figure, Prose, Section, Source
+from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source, verbatim
 from cnsdiff.report.html import ROWS_SHOWN, is_report, render_html, table_csv, write_html
 from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.visible import visible
 
 
 class Parsed(HTMLParser):
@@ -140,9 +144,11 @@ def test_a_link_to_nowhere_is_refused():
 
 
 def test_sections_have_names_of_their_own():
-    pair = [Section("Shift!", []), Section("shift", [])]
     with pytest.raises(InputError, match="two sections 'shift'"):
-        render_html(Document("t", "v", pair))
+        render_html(Document("t", "v", [Section("shift", []), Section("shift", [])]))
+    pair = [Section("a b", []), Section("a-b", [])]  # of datasets, say
+    found = Parsed(render_html(Document("t", "v", pair)))
+    assert [at["id"] for tag, at in found.tags if tag == "section"] == ["a-b", "a-b-section-2"]
     found = Parsed(render_html(Document("t", "v", [Section("Сдвиг", []), Section("Ось", [])])))
     ids = [at["id"] for tag, at in found.tags if tag == "section"]
     assert ids == ["section-1", "section-2"]
@@ -229,3 +235,70 @@ def test_no_asset_names_another_place():
     for name in ("page.css", "page.js", "page.html.j2"):
         text = files("cnsdiff.report").joinpath(name).read_text(encoding="utf-8")
         assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttpRequest", text), name
+
+
+NAMES = [
+    "[a](#b)", "**bold**", "`code`", "a`", "[x](#only)", "* [ `", "\x1b[2J\x9b", "\u202eRTL",
+    "\n\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_in_prose_are_no_marks(name):
+    found = shown(Prose(f"**All {verbatim(name)}**, `run {verbatim(name)}`, {verbatim(name)}."))
+    seen = visible(name)
+    assert found.text["strong"] == f"All {seen}"
+    assert found.text["code"] == f"run {seen}"
+    assert f", {seen}." in found.text["p"]
+    links = [at["href"] for tag, at in found.tags if tag == "a"]
+    assert links == ["#content"]  # to skip to the results
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_everywhere_are_shown_to_the_letter(name):
+    figure = go.Figure()
+    figure.add_scatter(x=[name], y=[1], name=name)
+    table = Table(name, (name,), (Column("c", name),), (((name,), (Cell(1.0),)),), (name,))
+    text = render_html(
+        Document(
+            name,
+            name,
+            [
+                Section(
+                    name,
+                    [
+                        Facts([(name, name)]),
+                        Source(name, f"{name}\nsecond"),
+                        table,
+                        Figure(name, name, figure, pl.DataFrame({name: [name]})),
+                    ],
+                )
+            ],
+        )
+    )
+    found = Parsed(text)
+    seen = visible(name)
+    for tag in ("title", "h1", "h2", "h3", "dt", "dd", "th", "li", "caption"):
+        assert seen in found.text[tag], tag
+    assert f"{visible(name, keep=chr(10))}\nsecond" in found.text["code"]
+    (stored,) = (json.loads(script) for at, script in found.scripts if "type" in at)
+    assert stored["figures"]["figure-1"]["data"][0]["x"] == [seen]
+    csv_text = stored["csv"]["figure-1"]
+    assert [row[0] for row in csv.reader(io.StringIO(csv_text, newline=""))] == [name, name]
+    own = text.replace(get_plotlyjs(), "")
+    assert visible(own, keep="\n") == own
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet():
+    names = ["=1+1", "+cmd|calc", "-2+3", "@SUM(A1)", "\tx", "plain", "a=b"]
+    rows = tuple(((name,), (Cell(-1.0),)) for name in names)
+    table = Table("t", ("name",), (Column("value", "value"),), rows)
+    data = pl.DataFrame({"name": names, "value": [-1.0] * len(names)})
+    found = shown(table, Figure("f", "c", go.Figure(), data))
+    (stored,) = (json.loads(text) for at, text in found.scripts if "type" in at)
+    for key in ("table-1", "figure-1"):
+        written = list(csv.reader(io.StringIO(stored["csv"][key], newline="")))[1:]
+        assert [row[0] for row in written] == [
+            "'=1+1", "'+cmd|calc", "'-2+3", "'@SUM(A1)", "'\tx", "plain", "a=b",
+        ]  # fmt: skip
+        assert {row[1] for row in written} == {"-1.0"}

@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import plotly.graph_objects as go
+import polars as pl
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 from report_parts import HOSTILE, find_chromium
 
 from cnsdiff.palette import DARK, SPLITS
+from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, verbatim
+from cnsdiff.report.html import write_html
+from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.visible import visible as to_the_letter
 
 pytestmark = pytest.mark.slow
 
@@ -374,3 +380,38 @@ def test_the_browser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNSDIFF_CHROMIUM", "/no/such/chromium")
     with pytest.raises(pytest.fail.Exception, match="run tests/install-browser"):
         find_chromium()
+
+
+def test_names_do_nothing_and_are_shown_to_the_letter(open_page, tmp_path):
+    """In headings, tables, figures and hovers, on a phone: no script, no link, no formula."""
+    names = [
+        '"><img src=x onerror="window.PWNED=1">', "<b>bold</b>",
+        "<a href='javascript:alert(1)'>a</a>", "$x^2$", "&lt;", "%{x}",
+        "[a](#b) **c**", "\x1b[2J\u202eRTL", "x" * 300,
+    ]  # fmt: skip
+    figure = go.Figure()
+    figure.add_scatter(x=list(range(9)), y=[name[:40] for name in names], name=names[0])
+    figure.update_layout(showlegend=True, xaxis={"title": {"text": names[1]}})
+    rows = tuple(((name,), (Cell(1.0),)) for name in names)
+    table = Table(names[0], ("name",), (Column("value", names[1]),), rows, tuple(names))
+    data = pl.DataFrame({"name": names})
+    blocks = [
+        Facts(list(zip(names, names, strict=True))),
+        table,
+        Figure(names[0], names[1], figure, data),
+        Prose(" ".join(map(verbatim, names))),
+    ]
+    file = tmp_path / "hostile.html"
+    write_html(Document(names[0], names[1], [Section(names[2], blocks)], ""), file)
+    phone = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobile": True}
+    with open_page(file, **phone) as page:
+        assert page.evaluate("window.PWNED") is None
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator("b, img, .plot a").count() == 0
+        assert page.locator("tbody th").all_inner_texts()[:9] == list(map(to_the_letter, names))
+        assert page.locator(".prose").inner_text() == " ".join(map(to_the_letter, names))
+        # The numbers can be reached from a name of any length.
+        assert page.locator("#table-1 tbody th").last.bounding_box()["width"] < 390
+        drawn = page.locator(".plot text").all_text_contents()
+        for name in names[:8]:
+            assert any(to_the_letter(name[:40]) == text for text in drawn), (name, drawn)

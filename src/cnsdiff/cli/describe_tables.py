@@ -23,7 +23,7 @@ def comparison_table(described: list[Description]) -> Table:
     table = _table("Distance from train", "dataset", "on")
     columns = ("pairs", "cold", "head %", "items JS", "chance", "items W1", "users JS", "chance")
     for column in (*columns, "time W1"):
-        table.add_column(Text(column.replace(" ", "\n")), justify="right")
+        table.add_column(Text(column.replace(" ", "\n")), justify="right", no_wrap=True)
     for one in described:
         labels = iter((one.name, one.scenario))
         for name, split in one.splits.items():
@@ -52,7 +52,7 @@ def _counts(one: Description) -> Table:
     title = f"{one.name} ({one.scenario}): {one.n_users:,} users, {one.n_items:,} items"
     table = _table(title, "")
     for name in one.splits:
-        table.add_column(SPLIT_TITLES[name], justify="right")
+        table.add_column(SPLIT_TITLES[name], justify="right", no_wrap=True)
 
     def add(label: str, cell: Callable[[SplitDescription], str]) -> None:
         table.add_row(label, *map(cell, one.splits.values()))
@@ -77,7 +77,7 @@ def _distances(one: Description) -> Table:
     table = _table("Distance from train", "on", "of")
     columns = ("JS", "chance", "KL(s‖t)", "KL(t‖s)", "TV", "chance", "W1", "chance")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("W1 in", no_wrap=True)
     units = {"items": "quantiles", "users": "quantiles", "time": "days", "environments": ""}
     for name, split in one.splits.items():
@@ -104,7 +104,7 @@ def _distances(one: Description) -> Table:
 def _time(one: Description) -> Table:
     table = _table("Time (UTC)", "split", "first", "median", "last")
     for column in ("days", "overlap days", "after train %", "W1 / train's span"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, split in one.splits.items():
         when = split.time
         if when is not None:
@@ -126,7 +126,7 @@ def _environments(one: Description) -> Table:
     title = "Environments, % of the pairs" + (f" ({more:,} more in --json)" if more > 0 else "")
     table = _table(title, "label")
     for name in shares:
-        table.add_column(SPLIT_TITLES[name], justify="right")
+        table.add_column(SPLIT_TITLES[name], justify="right", no_wrap=True)
     for label in labels[:_SHOWN_LABELS]:
         table.add_row(label, *(_percent(found[label]) for found in shares.values()))
     return table
@@ -135,7 +135,7 @@ def _environments(one: Description) -> Table:
 def _overlaps(one: Description) -> Table:
     table = _table("In both of two splits", "split", "and")
     for column in ("pairs", "users (Jaccard)", "items (Jaccard)"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for both in one.overlaps:
         table.add_row(
             SPLIT_TITLES[both.left],
@@ -150,7 +150,8 @@ def _overlaps(one: Description) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        # A long name makes room for the numbers, which nothing may push out.
+        table.add_column(column, overflow="fold")
     return table
 
 

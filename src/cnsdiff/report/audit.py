@@ -13,7 +13,7 @@ from cnsdiff.report.audit_limits import limit_blocks
 from cnsdiff.report.audit_log import log_blocks
 from cnsdiff.report.audit_loss import loss_blocks
 from cnsdiff.report.audit_shift import shift_blocks
-from cnsdiff.report.document import Document, Section
+from cnsdiff.report.document import Document, Section, verbatim
 
 
 def audit_document(path: str | Path) -> Document:
@@ -42,9 +42,10 @@ def audit_document(path: str | Path) -> Document:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    said = list(result["more_verdicts"])
+    said = list(map(verbatim, result["more_verdicts"]))
     said += [
-        f"**{shift['title']}:** {shift['recommendation']['words']}" for shift in result["shifts"]
+        f"**{verbatim(shift['title'])}:** {verbatim(shift['recommendation']['words'])}"
+        for shift in result["shifts"]
     ]
     cut = [
         shift["title"]
@@ -53,12 +54,12 @@ def _summary(result: Mapping[str, Any]) -> str:
     ]
     if cut:
         every = len(cut) == len(result["shifts"])
-        where = "" if every else f" under {' and '.join(cut)}"
+        where = "" if every else f" under {verbatim(' and '.join(cut))}"
         said.append(
             f"**Budget:** {result['budget']['words']} ended trainings early{where}; see "
             "[Limits](#limits)."
         )
     warnings = [w for shift, one in externals(result) for w in one["warnings"]]
     if warnings:
-        said.append(f"**Caution:** {warnings[0]}")
+        said.append(f"**Caution:** {verbatim(warnings[0])}")
     return "\n\n".join(said)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnsdiff.report.audit_rows import cell, difference_cell
-from cnsdiff.report.document import Block, Prose, Source
+from cnsdiff.report.document import Block, Prose, Source, verbatim
 from cnsdiff.tables import Column, Table
 
 
@@ -54,12 +54,13 @@ def advice_blocks(result: Mapping[str, Any]) -> list[Block]:
     ]
     for shift in result["shifts"]:
         advice = shift["recommendation"]
-        said = [f"**{shift['title']}.** {advice['words']}", advice["reference_words"]]
-        blocks.append(Prose("\n\n".join(text for text in said if text)))
+        said = [f"**{verbatim(shift['title'])}.** {verbatim(advice['words'])}"]
+        said += [verbatim(advice["reference_words"])] if advice["reference_words"] else []
+        blocks.append(Prose("\n\n".join(said)))
         if advice["code"]:
             blocks.append(Source(f"use-{shift['name']}.py", advice["code"]))
         if advice["commands"]:
             if advice["commands_of"] != advice["title"]:
-                blocks.append(Prose(f"To train {advice['commands_of']}:"))
+                blocks.append(Prose(f"To train {verbatim(advice['commands_of'])}:"))
             blocks.append(Source(f"train-{shift['name']}.sh", " && \\\n".join(advice["commands"])))
     return blocks

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnsdiff.report.audit_limits import titles_by_text
 from cnsdiff.report.audit_rows import LOSS, cell, difference_cell
-from cnsdiff.report.document import Block, Prose
+from cnsdiff.report.document import Block, Prose, verbatim
 from cnsdiff.tables import Column, Table, metric_title
 
 
@@ -23,7 +23,10 @@ def external_blocks(result: Mapping[str, Any]) -> list[Block]:
     every = externals(result)
     blocks: list[Block] = []
     warned = titles_by_text((shift["title"], one["warnings"]) for shift, one in every)
-    blocks += [Prose(f"**{', '.join(titles)}:** {text}") for text, titles in warned.items()]
+    blocks += [
+        Prose(f"**{verbatim(', '.join(titles))}:** {verbatim(text)}")
+        for text, titles in warned.items()
+    ]
     rows = []
     for shift, one in every:
         beside = one["against"]["test_ood"]["expected"]
@@ -60,11 +63,11 @@ def external_blocks(result: Mapping[str, Any]) -> list[Block]:
     )
     for name in dict.fromkeys(one["name"] for _, one in every):
         own = [(shift, one) for shift, one in every if one["name"] == name]
-        said = [" ".join([f"**{name}.**", *own[0][1]["caveats"]])]
+        said = [" ".join([f"**{verbatim(name)}.**", *map(verbatim, own[0][1]["caveats"])])]
         for shift, one in own:
             parts = [one["words"], *one["notes"]]
             parts += [one["dialled"]["words"]] if one["dialled"] else []
-            said.append(f"**{shift['title']}:** {' '.join(parts)}")
+            said.append(f"**{verbatim(shift['title'])}:** {verbatim(' '.join(parts))}")
         blocks.append(Prose("\n\n".join(said)))
     seen = [
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cnsdiff.report.document import Block, Prose
+from cnsdiff.report.document import Block, Prose, verbatim
 
 
 def titles_by_text(said: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
@@ -25,12 +25,18 @@ def limits_of_shifts(result: Mapping[str, Any]) -> dict[str, list[str]]:
 def limit_blocks(result: Mapping[str, Any]) -> list[Block]:
     """The limits of the shifts, then those of all audits."""
     limits = limits_of_shifts(result)
-    said = [f"**{', '.join(titles)}:** {text}" for text, titles in limits.items()]
-    said += [f"**{one['name']}** was not measured: {one['reason']}." for one in result["left_out"]]
-    said += [
-        f"**{f['method']}** failed under {f['shift']}: {f['error']}." for f in result["failures"]
+    said = [
+        f"**{verbatim(', '.join(titles))}:** {verbatim(text)}" for text, titles in limits.items()
     ]
-    said += result["notes"]
+    said += [
+        f"**{verbatim(one['name'])}** was not measured: {verbatim(one['reason'])}."
+        for one in result["left_out"]
+    ]
+    said += [
+        f"**{verbatim(f['method'])}** failed under {verbatim(f['shift'])}: {verbatim(f['error'])}."
+        for f in result["failures"]
+    ]
+    said += map(verbatim, result["notes"])
     budget = result["budget"]
     said.append(
         f"The budget was {budget['words']}, and one seed: where the clock ended a training, "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnsdiff.report.charts import TITLES
-from cnsdiff.report.document import Block, Facts, Prose
+from cnsdiff.report.document import Block, Facts, Prose, verbatim
 from cnsdiff.tables import Cell, Column, Table, metric_title
 
 
@@ -31,7 +31,7 @@ def log_blocks(result: Mapping[str, Any]) -> list[Block]:
     methods = [(one["title"], one["about"]) for one in result["methods"].values()]
     blocks: list[Block] = [Facts(facts)]
     if log["notes"]:
-        blocks.append(Prose("\n\n".join(log["notes"])))
+        blocks.append(Prose("\n\n".join(map(verbatim, log["notes"]))))
     blocks.append(Facts(methods))
     names = {"train": "train", **TITLES}
     splits = [

@@ -114,7 +114,7 @@ def _loss_figure(result: Mapping[str, Any]) -> Figure:
             name=titles[method],
             marker=styles[method].marker,
             error_x=strokes(estimates, styles[method].colour),
-            hovertemplate="%{x:.0%}<extra>" + titles[method] + "</extra>",
+            hovertemplate="%{x:.0%}<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(tickformat=".0%", zeroline=True)
     figure.update_yaxes(

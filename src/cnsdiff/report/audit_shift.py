@@ -11,7 +11,7 @@ from cnsdiff.audit.judging import AS_GIVEN
 from cnsdiff.palette import SPLITS
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, number, shown_rows, strokes
 from cnsdiff.report.charts import TITLES, chart, rows_of
-from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.tables import Cell, Column, Table, metric_title
 
 _ENDED = {
@@ -28,8 +28,9 @@ def shift_blocks(result: Mapping[str, Any], shift: Mapping[str, Any]) -> list[Bl
     against = _against(result, shift)
     blocks: list[Block] = [
         Prose(
-            f"{shift['meaning']} {shift['size']['words']}\n\nSet for this shift: epoch and dial "
-            f"are picked on validation pairs weighed by `{shift['anticipate']}`."
+            f"{verbatim(shift['meaning'])} {verbatim(shift['size']['words'])}\n\n"
+            "Set for this shift: epoch and dial "
+            f"are picked on validation pairs weighed by `{verbatim(shift['anticipate'])}`."
         ),
         _test_figure(result, shift),
         against,
@@ -65,7 +66,7 @@ def shift_blocks(result: Mapping[str, Any], shift: Mapping[str, Any]) -> list[Bl
         ),
     ]
     if shift["limits"]:
-        blocks.append(Prose("\n\n".join(shift["limits"])))
+        blocks.append(Prose("\n\n".join(map(verbatim, shift["limits"]))))
     return blocks
 
 

@@ -19,7 +19,7 @@ from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels
 from cnsdiff.report.benchmark_cost import cost
 from cnsdiff.report.benchmark_differences import differences, parts
 from cnsdiff.report.benchmark_methods import styles_of
-from cnsdiff.report.document import Block, Document, Facts, Section, Source
+from cnsdiff.report.document import Block, Document, Facts, Section, Source, verbatim
 from cnsdiff.visible import shell_word
 
 
@@ -46,7 +46,7 @@ def benchmark_document(path: Path) -> Document:
             title,
             "There are no results yet.",
             [grid_section],
-            f"{results.missing} results are missing; `{again}` goes on.",
+            f"{results.missing} results are missing; `{verbatim(again)}` goes on.",
         )
     tables = found.tables()
     styles = styles_of(found.table)
@@ -78,12 +78,14 @@ def _summary(found: Findings, results: Results, again: str) -> str:
         for row in found.headline.gains.tail(2).iter_rows(named=True):
             ends = "" if np.isnan(row["low"]) else f" ({row['low']:+.1%} to {row['high']:+.1%})"
             told.append(
-                f"Over the best of **{row['group']}** in each cell, {row['method']} gains "
-                f"{row['mean']:+.1%}{ends} on average, {row['median']:+.1%} in the median, under "
-                f"{row['selection']}."
+                f"Over the best of **{verbatim(row['group'])}** in each cell, "
+                f"{verbatim(row['method'])} gains {row['mean']:+.1%}{ends} on average, "
+                f"{row['median']:+.1%} in the median, under {row['selection']}."
             )
     if results.missing:
-        told.append(f"**{results.missing} results are not there yet**; `{again}` goes on.")
+        told.append(
+            f"**{results.missing} results are not there yet**; `{verbatim(again)}` goes on."
+        )
     if results.failures.height:
         told.append(f"**{results.failures.height} tasks failed**: [see which](#grid).")
     return " ".join(told)

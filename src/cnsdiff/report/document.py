@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.tables import Table
+from cnsdiff.visible import visible
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,19 @@ class Prose:
     """Paragraphs, with an empty line between two of them.
 
     Of Markdown there are ``**bold**``, `` `code` `` and ``[links](#section)`` within the report;
-    everything else is shown as it stands, what a user's file says included.
+    everything else is shown as it stands. What comes from outside goes through :func:`verbatim`.
     """
 
     text: str
+
+
+#: The marks of prose, and what stands for them where they are letters of a name.
+MARKS, STAND_INS = "*`[", "\ufdd0\ufdd1\ufdd2"
+
+
+def verbatim(value: object) -> str:
+    """A value from outside, as it can stand in :class:`Prose`: nothing in it is a mark."""
+    return visible(value).translate(str.maketrans(MARKS, STAND_INS))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from cnsdiff.errors import InputError
 from cnsdiff.palette import DARK, SPLITS, method_styles
-from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, Source
+from cnsdiff.report.document import (
+    MARKS,
+    STAND_INS,
+    Block,
+    Document,
+    Facts,
+    Figure,
+    Prose,
+    Section,
+    Source,
+)
 from cnsdiff.storage import write_text
 from cnsdiff.tables import MARK, Table
+from cnsdiff.visible import json_text, visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -68,9 +81,9 @@ def render_html(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_seen,
     )
     environment.filters["prose"] = lambda text: _paragraphs(text, anchors)
-    environment.filters["prose_line"] = lambda text: _marked_up(text, anchors)
     blocks = [block for one in sections for row in one["rows"] for block in row["blocks"]]
     drawn = [block for block in blocks if block["kind"] == "figure"]
     plotly = _plotly() if drawn else ""
@@ -100,9 +113,11 @@ def _sections(document: Document) -> list[dict[str, Any]]:
     sections: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}
     for at, section in enumerate(document.sections, start=1):
-        anchor = _slug(section.title) or f"section-{at}"
-        if any(anchor == other["id"] for other in sections):
+        if any(section.title == other["title"] for other in sections):
             raise InputError(f"the report has two sections {section.title!r}; rename one of them")
+        anchor = _slug(section.title) or f"section-{at}"
+        if any(anchor == other["id"] for other in sections):  # of a title that differs in marks
+            anchor = f"{anchor}-section-{at}"
         rows = [
             {"layout": _layout(row), "blocks": [_block(block, numbers) for block in row]}
             for row in _rows(section)
@@ -149,7 +164,7 @@ def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:
     if isinstance(block, Facts):
         return own | {"facts": block.rows}
     if isinstance(block, Source):
-        return own | {"name": block.name, "text": block.text}
+        return own | {"name": block.name, "text": _lines(block.text)}
     own |= {"title": block.title, "name": _slug(block.title) or own["id"]}
     return own | (_figure(block) if isinstance(block, Figure) else _table(block))
 
@@ -166,7 +181,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "caption": figure.caption,
         "figure": {"data": drawn["data"], "layout": layout},
         "height": int(layout.get("height") or HEIGHT),
-        "csv": figure.data.write_csv(),
+        "csv": _without_formulas(figure.data).write_csv(),
         "head": figure.data.columns,
         "rows": figure.data.height,
         "shown": [[_shown(value) for value in row] for row in shown.iter_rows()],
@@ -177,10 +192,13 @@ def _figure(figure: Figure) -> dict[str, Any]:
 _OURS = {"hovertemplate", "texttemplate"}
 
 
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"})
+
+
 def _inert(value: Any) -> Any:
-    """A figure in which names, labels and values are text: plotly.js reads HTML in its strings."""
+    """A figure in which names, labels and values are text: plotly.js reads HTML and TeX in them."""
     if isinstance(value, str):
-        return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return visible(value).translate(_ENTITIES)
     if isinstance(value, list):
         return [_inert(inner) for inner in value]
     if isinstance(value, dict):
@@ -232,7 +250,7 @@ def table_csv(table: Table) -> str:
     """The numbers of a table in full, one row of CSV per row.
 
     A column with intervals has another beside it, ``NAME_half_width``; a number that is not there
-    is empty.
+    is empty, and no name is a formula.
     """
     wide = [
         any(cells[at].half_width is not None for _, cells in table.rows)
@@ -245,11 +263,29 @@ def table_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for labels, cells in table.rows:
-        values: list[str | float | None] = list(labels)
+        values: list[str | float | None] = [_no_formula(label) for label in labels]
         for cell, has_width in zip(cells, wide, strict=True):
             values += [cell.value, cell.half_width] if has_width else [cell.value]
         writer.writerow([_finite(value) for value in values])
     return out.getvalue()
+
+
+#: What a spreadsheet takes a cell for that begins so. An apostrophe before it makes it text there.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _without_formulas(data: pl.DataFrame) -> pl.DataFrame:
+    """Names as text for a spreadsheet, which is where the CSV of a report goes.
+
+    Files with ids for other programs (``recommend --out``, exports) have them to the letter.
+    """
+    text = pl.col(pl.String)
+    formula = text.str.contains(r"^[=+\-@\t\r]")
+    return data.with_columns(pl.when(formula).then(pl.lit("'") + text).otherwise(text).name.keep())
 
 
 def _finite(value: str | float | None) -> str | float:
@@ -268,6 +304,18 @@ _MARKUP = re.compile(
 )
 
 
+def _seen(value: object) -> object:
+    """What the template shows of a value: text in which nothing hides."""
+    return visible(value) if type(value) is str else value
+
+
+def _lines(text: str) -> Markup:
+    """Text of several lines to the letter."""
+    from markupsafe import escape
+
+    return escape(visible(text, keep="\n"))
+
+
 def _paragraphs(text: str, anchors: frozenset[str]) -> Markup:
     from markupsafe import Markup
 
@@ -279,7 +327,13 @@ def _paragraphs(text: str, anchors: frozenset[str]) -> Markup:
 
 def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
     """One paragraph: bold, code and links become elements, and the rest stays what it is."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
+    from markupsafe import escape as escaped
+
+    back = str.maketrans(STAND_INS, MARKS)
+
+    def escape(text: str) -> Markup:
+        return escaped(visible(text, keep=f"\n{STAND_INS}").translate(back))
 
     parts = []
     end = 0
@@ -287,14 +341,14 @@ def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
         parts.append(escape(text[end : found.start()]))
         end = found.end()
         if found["bold"]:
-            parts.append(Markup("<strong>{}</strong>").format(found["bold"]))
+            parts.append(Markup("<strong>{}</strong>").format(escape(found["bold"])))
         elif found["code"]:
-            parts.append(Markup("<code>{}</code>").format(found["code"]))
+            parts.append(Markup("<code>{}</code>").format(escape(found["code"])))
         else:
             anchor = _slug(found["to"])
             if anchor not in anchors:
                 raise InputError(f"the report links to #{found['to']}, and has no such section")
-            parts.append(Markup('<a href="#{}">{}</a>').format(anchor, found["text"]))
+            parts.append(Markup('<a href="#{}">{}</a>').format(anchor, escape(found["text"])))
     return Markup("").join([*parts, escape(text[end:])])
 
 
@@ -319,8 +373,8 @@ def _raw(text: str) -> Markup:
 
 def _json(value: object) -> str:
     """JSON that may stand inside a script element, whatever its strings hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&\u2028\u2029":
+    text = json_text(value, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
 

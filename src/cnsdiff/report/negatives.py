@@ -17,7 +17,7 @@ from cnsdiff.evaluation.judges import judge_for
 from cnsdiff.palette import SPLITS, Style, method_styles
 from cnsdiff.recommender import Recommender
 from cnsdiff.report.charts import chart
-from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick
 from cnsdiff.seeding import torch_generator
@@ -89,8 +89,8 @@ def negative_blocks(model: Recommender, dataset: Dataset, seed: int) -> list[Blo
     return [
         Prose(
             f"For {len(batch):,} training pairs, the negative that the trained sampler "
-            f"**{sampler}** makes now (it {made}), a random one, and the hardest of {CANDIDATES} "
-            "random ones, which is what heuristic samplers look for."
+            f"**{verbatim(sampler)}** makes now (it {made}), a random one, and the hardest of "
+            f"{CANDIDATES} random ones, which is what heuristic samplers look for."
         ),
         *_maps(kinds, positive, users, batch, dataset),
         _distribution(kinds, (positive * users).sum(1)),

@@ -25,7 +25,7 @@ from cnsdiff.report.accuracy import (
     tests_of,
 )
 from cnsdiff.report.dial import dial_blocks
-from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source
+from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source, verbatim
 from cnsdiff.report.negatives import negative_blocks
 from cnsdiff.report.run_next import next_steps
 from cnsdiff.report.run_verdict import verdict_on_tests, verdict_without_tests
@@ -162,7 +162,7 @@ def _measure(
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
                 f"EASE is left out: with {data.n_items:,} items it takes minutes. "
-                f"`cnsdiff evaluate {shell_word(path)} --references` measures it."
+                f"`cnsdiff evaluate {verbatim(shell_word(path))} --references` measures it."
             )
             continue
         told.note(f"fitting {name}")
@@ -207,7 +207,7 @@ def _or_why_not(build: Callable[[], list[Block]]) -> list[Block]:
     try:
         return build()
     except CnsdiffError as error:
-        return [Prose(f"Left out: {error}")]
+        return [Prose(f"Left out: {verbatim(error)}")]
 
 
 def _provenance(path: Path, parts: Mapping[str, Any], model: Recommender) -> list[Block]:

@@ -10,6 +10,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender import Recommender
 from cnsdiff.report.accuracy import ALPHA, Standing
+from cnsdiff.report.document import verbatim
 from cnsdiff.tables import metric_title
 
 #: A space at which no line breaks.
@@ -70,7 +71,7 @@ def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
         share = means["test_iid"] / of_today
         summary += (
             f" What it costs today: on the IID test it has **{share:.2f} ×** the best reference "
-            f"({today.name})."
+            f"({verbatim(today.name)})."
         )
     return verdict, summary + " [What to run next](#next)."
 
@@ -91,4 +92,4 @@ def verdict_without_tests(
         if missing
         else "prepare it with a test for the rest of this report"
     )
-    return verdict, f"{why}: {mend}. [What to run next](#next)."
+    return verdict, f"{verbatim(why)}: {mend}. [What to run next](#next)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import Description, describe
 from cnsdiff.diagnostics.figures import panels
-from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.report.document import Block, Figure, Prose, verbatim
 
 
 def shift_blocks(dataset: Dataset, seed: int) -> list[Block]:
@@ -29,7 +29,7 @@ def shift_blocks(dataset: Dataset, seed: int) -> list[Block]:
 def described_blocks(description: Description) -> list[Block]:
     """The figures of a description, and what is wrong with the dataset."""
     return [
-        *(Prose(f"Note: {problem}.") for problem in description.problems),
+        *(Prose(f"Note: {verbatim(problem)}.") for problem in description.problems),
         *(
             Figure(panel.title, panel.caption, panel.figure, panel.data, small=True)
             for panel in panels(description)

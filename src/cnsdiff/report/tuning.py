@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source
+from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source, verbatim
 from cnsdiff.report.tuning_importance import importance
 from cnsdiff.report.tuning_search import search
 from cnsdiff.report.tuning_slices import slices
@@ -96,8 +96,9 @@ def _result(study: Study) -> Iterator[Block]:
     if wider:
         searches = " ".join(f"--search {key}={space}" for key, space in wider.items())
         yield Prose(
-            f"**The best is near an end of what was searched** in {', '.join(wider)}. Search on, "
-            f"into another directory: `{searches}`."
+            "**The best is near an end of what was searched** in "
+            f"{verbatim(', '.join(wider))}. Search on, into another directory: "
+            f"`{verbatim(searches)}`."
         )
     if best.number and study.given is not None:
         yield Prose(

@@ -8,7 +8,7 @@ import polars as pl
 
 from cnsdiff.palette import SPLITS
 from cnsdiff.report.charts import chart
-from cnsdiff.report.document import Block, Figure, Prose
+from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.report.tuning_trials import STYLES, plural
 from cnsdiff.tuning.importance import LEAST_TRIALS, Importances
 from cnsdiff.tuning.study import Study
@@ -44,7 +44,7 @@ def importance(study: Study) -> Iterator[Block]:
         order = (
             "which setting comes first depends on which trials are left out"
             if found.leader is None
-            else f"that {found.leader} comes first is settled, its share is not"
+            else f"that {verbatim(found.leader)} comes first is settled, its share is not"
         )
         yield Prose(f"**These shares are rough**: there are {counted}, and {order}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cnsdiff.palette import Style, method_styles
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.trial import Trial, shown
 
 STATES = ("completed", "pruned", "failed")
 STYLES: dict[str, Style] = method_styles(STATES)
@@ -17,17 +17,22 @@ def add_points(figure: Any, trials: list[Trial], x: list[Any]) -> None:
         there = [at for at, trial in enumerate(trials) if trial.state == state]
         if not there:
             continue
+        # A line each: in the data a break would be shown as the four characters that it is.
+        settings = len(trials[there[0]].setting)
+        lines = "".join(f"<br>%{{customdata[{at + 1}]}}" for at in range(settings))
         figure.add_scatter(
             x=[x[at] for at in there],
             y=[trials[at].value for at in there],
             mode="markers",
             name=state,
             marker=STYLES[state].marker,
-            customdata=[
-                [trials[at].number, trials[at].described().replace("  ", "<br>")] for at in there
-            ],
-            hovertemplate="trial %{customdata[0]}: %{y:.4f}<br>%{customdata[1]}<extra></extra>",
+            customdata=[[trials[at].number, *_settings(trials[at])] for at in there],
+            hovertemplate=f"trial %{{customdata[0]}}: %{{y:.4f}}{lines}<extra></extra>",
         )
+
+
+def _settings(trial: Trial) -> list[str]:
+    return [f"{key}={shown(value)}" for key, value in trial.setting.items()]
 
 
 def n_trials(n: int) -> str:
