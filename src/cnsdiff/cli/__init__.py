@@ -5,7 +5,6 @@ Heavy imports (PyTorch, Polars) happen inside the commands, so that ``--help`` i
 
 from __future__ import annotations
 
-import io
 import sys
 
 
@@ -15,34 +14,49 @@ def main() -> None:
     Every failure ends here: a sentence on standard error, with ``--json`` also a document on
     standard output, and the exit code.
     """
+    from cnsdiff.cli.streams import output_lost, usable_streams
+
+    code = 0
+    with usable_streams():
+        try:
+            code = _run()
+            sys.stdout.flush()
+        except OSError as error:
+            code = max(code, output_lost(error))
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Carry the command out, and say so if it fails; the exit code."""
     from cnsdiff.cli.app import app
     from cnsdiff.cli.failure import document, tell, wants_json
+    from cnsdiff.cli.streams import is_of_standard_output
     from cnsdiff.cli.warned import tell_warnings_in_one_line
     from cnsdiff.errors import CnsdiffError
     from cnsdiff.visible import visible
 
     tell_warnings_in_one_line()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
     # Standing alone, Typer itself shows wrong usage, in colours and a frame, to the letter.
     ours = wants_json() or any(visible(word) != word for word in sys.argv)
     try:
         code = app(standalone_mode=not ours) or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except CnsdiffError as error:
         tell(str(error), error.exit_code)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except OSError as error:
-        # What the library writes is guarded; this is a pipe closed early, say.
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)
+        if is_of_standard_output(error):
+            raise
+        # What the library writes is guarded.
         tell(f"{error}; check the path and its permissions", 1)
-        sys.exit(1)
+        return 1
     except Exception as error:
         # Wrong usage; what the class is called differs between versions of Typer.
         if not (ours and hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         tell(error.format_message(), error.exit_code)
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     if code == 130 and wants_json():  # Ctrl-C where nothing is kept that could be told
         document("interrupted", code)
-    sys.exit(code)
+    return int(code)
