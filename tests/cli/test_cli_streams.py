@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from cnsdiff.cli import main
 
+FULL = Path("/dev/full")
 COMMANDS = {
     "help": ("--help",),
     "version": ("--version",),
@@ -41,7 +43,7 @@ def command(monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_output_that_is_lost_is_a_failure(command, arguments):
-    with open("/dev/full", "w", encoding="utf-8") as full:
+    with FULL.open("w", encoding="utf-8") as full:
         code, err = command(arguments, stdout=full)
     assert code == 1
     assert err.splitlines()[-1].startswith("cnsdiff: standard output: the disk is full")
@@ -51,14 +53,14 @@ def test_output_that_is_lost_is_a_failure(command, arguments):
     assert "Traceback" not in err
     reading, writing = os.pipe()
     os.close(reading)
-    with suppress(BrokenPipeError), open(writing, "w", encoding="utf-8") as pipe:
+    with suppress(BrokenPipeError), os.fdopen(writing, "w", encoding="utf-8") as pipe:
         code, err = command(arguments, stdout=pipe)
     assert code == 1
     assert "standard output" not in err  # who reads has enough
 
 
 def test_work_is_done_though_its_summary_is_lost(command, world, fast, tmp_path):
-    with open("/dev/full", "w", encoding="utf-8") as full:
+    with FULL.open("w", encoding="utf-8") as full:
         code, err = command(("train", world, "--out", tmp_path / "run", *fast), stdout=full)
     assert (code, "the disk is full" in err) == (1, True)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "complete"
@@ -69,7 +71,7 @@ def test_what_nobody_hears_stops_no_work(command, world, fast, tmp_path, closed)
     told = io.StringIO()
     train = ("train", world, "--out", tmp_path / "run", *fast, "--json")
     # Closing it, with what could not be written, fails again.
-    with suppress(OSError), open("/dev/full", "w", encoding="utf-8") as full:
+    with suppress(OSError), FULL.open("w", encoding="utf-8") as full:
         stderr = None if closed else full
         assert command(train, stdout=told, stderr=stderr)[0] == 0
         assert command(("train",), stderr=stderr)[0] == 2

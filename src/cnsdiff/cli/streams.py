@@ -63,7 +63,7 @@ def usable_streams() -> Iterator[None]:
 def _null(flags: int, mode: str) -> Any:
     handle = os.open(os.devnull, flags)  # takes the lowest number: that of the closed stream
     os.set_inheritable(handle, True)
-    return open(handle, mode, encoding="utf-8")  # noqa: PTH123, SIM115 (it stays open)
+    return os.fdopen(handle, mode, encoding="utf-8")
 
 
 def is_of_standard_output(error: OSError) -> bool:
