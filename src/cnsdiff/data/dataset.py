@@ -322,8 +322,8 @@ class Dataset:
             the last with a count ``exposures``), ``judgements`` (``user``, ``item``,
             ``relevant``). Rows of ids unknown to train are left out.
         logs
-            What the splits were made of, whole: :meth:`seen` has their pairs beside those of the
-            splits.
+            What the splits were made of, whole: what :meth:`seen` has the pairs of; by default
+            the splits.
 
         Raises
         ------
@@ -344,7 +344,7 @@ class Dataset:
         numbers = Vocabulary(users), Vocabulary(items)
         side = encode_side_tables(tables or {}, *numbers)
         held_out = [given for split, given in splits.items() if split != "train"]
-        seen = seen_table([*held_out, *logs], *numbers, coded["train"])
+        seen = seen_table(list(logs) or held_out, *numbers, coded["train"])
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
