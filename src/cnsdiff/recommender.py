@@ -23,6 +23,7 @@ from cnsdiff.estimator import Estimator
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
+from cnsdiff.evaluation.results import Mask
 from cnsdiff.fitted import Fitted
 from cnsdiff.fitting import fit
 from cnsdiff.model import Cold, EmbeddingModel
@@ -230,17 +231,20 @@ class Recommender(Estimator):
         dataset: Dataset,
         splits: Sequence[str] | None = None,
         *,
+        mask: Mask = "train",
         per_user: bool = False,
         dial: float | None = None,
     ) -> Evaluation:
         """Metrics on the held-out splits of the dataset the model was trained on.
 
-        Read at ``dial``; at ``dial_`` when not given.
+        Read at ``dial``; at ``dial_`` when not given. Lists leave out the training pairs, or the
+        user's whole ``"past"`` (:func:`cnsdiff.evaluation.evaluate`).
         """
         config = self._trained_on(dataset).config
         fabric = make_fabric(config.device, config.precision, config.threads)
         scorer = self.model_.scorer(fabric.device, dial)
-        return evaluate(scorer, dataset, splits, config.evaluation.ks, per_user=per_user)
+        ks = config.evaluation.ks
+        return evaluate(scorer, dataset, splits, ks, mask=mask, per_user=per_user)
 
     def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
         """The dial at which the model as trained is best on validation.

@@ -36,6 +36,16 @@ def test_a_table_and_the_metrics_file(cli, run, world):
     Recommender.load(run)  # the file beside it does no harm
 
 
+def test_a_mask_of_the_whole_past(cli, run, world):
+    report = cli("evaluate", run, "--mask", "past", "--references", "--json").json
+    expected = Recommender.load(run).evaluate(load_dataset(world), mask="past").to_dict()
+    assert report["masked"] == "past"
+    assert report["models"]["random"] == json.loads(json.dumps(expected))
+    assert {model["mask"] for model in report["models"].values()} == {"past"}
+    assert not (run / "metrics.parquet").exists()  # reports are of the usual protocol
+    assert "whole past masked" in " ".join(cli("evaluate", run, "--mask", "past").out.split())
+
+
 def test_json(cli, run, world):
     report = cli("evaluate", run, "--json").json
     expected = Recommender.load(run).evaluate(load_dataset(world)).to_dict()

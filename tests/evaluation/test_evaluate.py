@@ -13,6 +13,7 @@ import torch
 from cnsdiff.data import Dataset, Split, read_interactions
 from cnsdiff.errors import DataError, InputError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
+from cnsdiff.evaluation.evaluate import past_pairs
 
 
 def make_dataset(*held_out: str, seed: int = 0) -> Dataset:
@@ -132,3 +133,70 @@ def test_cut_offs_beyond_the_catalogue(dataset: Dataset, scorer: EmbeddingScorer
         for metric in ("recall", "ndcg", "hitrate", "mrr", "map", "coverage", "popularity", "gini"):
             assert split[f"{metric}@{beyond}"] == whole[name][f"{metric}@50"]
             assert split[f"{metric}@5"] == whole[name][f"{metric}@5"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_past_is_what_came_before(timed: bool) -> None:
+    """Against the definition, pair by pair."""
+    rng = np.random.default_rng(3)
+    pairs = np.argwhere(rng.random((20, 25)) < 0.7)
+    frame = pl.DataFrame(pairs, schema=["user", "item"]).with_columns(
+        timestamp=pl.Series(rng.integers(0, 10, len(pairs)))  # ties in time are common
+    )
+    frame = frame if timed else frame.drop("timestamp")
+    part = rng.choice(["train", "valid", "test_iid", "test_ood", "low"], len(pairs))
+    tables = {name: frame.filter(pl.Series(part == name)) for name in np.unique(part)}
+    low = tables.pop("low")
+    dataset = Dataset.from_splits(
+        {name: read_interactions(table) for name, table in tables.items()},
+        name="timed",
+        scenario="given",
+        logs=[read_interactions(table) for table in (*tables.values(), low)],
+    )
+    for name in ("valid", "test_iid", "test_ood"):
+        found = past_pairs(dataset, dataset.split(name)).toarray() > 0
+        expected = np.zeros_like(found)
+        held = tables[name].filter(pl.Series(dataset.encode_items(tables[name]["item"]) >= 0))
+        for user in held["user"].unique():
+            if timed:
+                first = held.filter(pl.col("user") == user)["timestamp"].min()
+                others = [low, *(table for other, table in tables.items() if other != name)]
+                before = pl.concat(others).filter(
+                    (pl.col("user") == user) & (pl.col("timestamp") < first)
+                )
+            elif name == "valid":
+                continue
+            else:
+                before = tables["valid"].filter(pl.col("user") == user)
+            rows = dataset.encode_users([user])
+            items = dataset.encode_items(before["item"])
+            expected[rows, items[items >= 0]] = True
+        train = dataset.split("train").csr(*found.shape).toarray() > 0
+        if timed:
+            assert (found[expected & ~train]).all()
+            assert not (found & ~expected).any()
+        else:
+            users = dataset.encode_users(held["user"].unique())
+            assert (found[users] == (expected & ~train)[users]).all()
+
+
+def test_lists_without_the_past(dataset: Dataset, scorer: EmbeddingScorer) -> None:
+    usual, past = evaluate(scorer, dataset), evaluate(scorer, dataset, mask="past")
+    assert (usual.mask, past.mask, past.to_dict()["mask"]) == ("train", "past", "past")
+    assert "past" in past.protocol
+    # Without times nothing comes before validation, and validation before the tests.
+    assert past["valid"] == usual["valid"]
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    scores = scorer.score_block(torch.arange(dataset.n_users), 0, dataset.n_items)
+    scores[train.nonzero()] = -torch.inf
+    valid, test = dataset.split("valid"), dataset.split("test_iid")
+    scores[valid.users, valid.items] = -torch.inf
+    hits = [
+        int(item in set(test.items[test.users == user]))
+        for user in np.unique(test.users)
+        for item in scores[user].topk(10).indices.tolist()
+    ]
+    assert past["test_iid"]["precision@10"] == pytest.approx(np.mean(hits))
+    assert past["test_iid"]["precision@10"] != usual["test_iid"]["precision@10"]
+    with pytest.raises(InputError, match="mask must be 'train' or 'past', not 'none'"):
+        evaluate(scorer, dataset, mask="none")  # type: ignore[arg-type]

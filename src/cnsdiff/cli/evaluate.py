@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
+
+
+class MaskChoice(StrEnum):
+    """What lists leave out."""
+
+    train = "train"
+    past = "past"
 
 
 def evaluate(
@@ -50,6 +58,13 @@ def evaluate(
         ),
     ] = None,
     dial: Dial = None,
+    mask: Annotated[
+        MaskChoice,
+        typer.Option(
+            help="What lists leave out: the pairs of train, as published numbers do, or each "
+            "user's whole past, as a shop would."
+        ),
+    ] = MaskChoice.train,
     all_metrics: Annotated[
         bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
     ] = False,
@@ -124,19 +139,21 @@ def evaluate(
             table.add(name, result)
 
     # The run's own numbers come first and are safe before anything else is begun.
-    file = out or (target / "metrics.parquet" if is_run else None)
+    # Reports read metrics.parquet as measured the usual way.
+    usual = is_run and mask is MaskChoice.train
+    file = out or (target / "metrics.parquet" if usual else None)
     unwritten = counts = None
     if model is not None and label is not None:
         if false_negatives is not None:  # a judge that there is not is told before the work
             judge_for(data, cast("JudgeKind", false_negatives))
-        keep(label, model.evaluate(data, split, dial=dial))
+        keep(label, model.evaluate(data, split, mask=mask.value, dial=dial))
         unwritten = None if file is None else _write(file, results)
         splits = list(results[label].splits)
     else:
         splits = split or splits_to_evaluate(data)
     for name in names:
         with left_out_if_it_fails(name, left_out):
-            keep(name, measure(REFERENCES[name]().fit(data), data, splits, ks))
+            keep(name, measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value))
     if not results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise InputError(f"{target}: no reference could be measured ({reasons})")
@@ -152,7 +169,7 @@ def evaluate(
         report: dict[str, object] = {
             "dataset": data.name,
             "scenario": data.scenario,
-            "masked": "train",
+            "masked": mask.value,
             "models": {name: result.to_dict() for name, result in results.items()},
             "left_out": left_out,
             "verdict": verdict,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import polars as pl
@@ -11,12 +12,13 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.data.seen import pair_matrix
 from cnsdiff.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import metrics
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank
 from cnsdiff.evaluation.relevance import Relevance
-from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
+from cnsdiff.evaluation.results import Evaluation, Mask, SplitEvaluation
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def evaluate(
     splits: Sequence[str] | None = None,
     ks: Sequence[int] = (10, 20),
     *,
+    mask: Mask = "train",
     per_user: bool = False,
     user_batch: int = USER_BATCH,
     item_chunk: int = ITEM_CHUNK,
@@ -41,9 +44,7 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for every user with held-out items, and measure the lists on each split.
 
-    Training positives are masked, and nothing else is: the items of the other held-out splits
-    compete like any other. Each user is ranked once, whatever the number of splits. Users
-    without items in a split are left out of that split's means, and counted.
+    Users without items in a split are left out of that split's means, and counted.
 
     Parameters
     ----------
@@ -55,6 +56,11 @@ def evaluate(
         hold anything.
     ks : sequence of int
         Cut-offs; lists are cut to the catalogue, whatever the cut-off.
+    mask : str
+        What lists leave out. ``"train"``: training positives, and nothing else; the items of the
+        other held-out splits compete like any other, as in the literature, so that what a user
+        had in validation is a miss on the test. ``"past"``: the user's whole past, see
+        :func:`past_pairs`; what a shop would do at the time of the test.
     per_user : bool
         Also keep every user's accuracy, for tests on paired differences.
     user_batch, item_chunk, device
@@ -65,8 +71,10 @@ def evaluate(
     DataError
         If the dataset lacks a split that is asked for, or the split is empty.
     InputError
-        If the model and the dataset differ in size.
+        If the model and the dataset differ in size, or there is no such ``mask``.
     """
+    if mask not in get_args(Mask):
+        raise InputError(f"mask must be 'train' or 'past', not {mask!r}")
     splits = splits_to_evaluate(dataset) if splits is None else splits
     if not splits:
         raise DataError(
@@ -75,18 +83,48 @@ def evaluate(
         )
     held_out = {name: dataset.split(name) for name in splits}
     train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-    results = _evaluate(
-        scorer,
-        held_out,
-        train,
-        ks,
-        exclude=train,
-        per_user=per_user,
-        user_batch=user_batch,
-        item_chunk=item_chunk,
-        device=device,
-    )
-    return Evaluation(results)
+    # A past is one split's, so that each is ranked for itself; train is everybody's.
+    groups = [held_out] if mask == "train" else [{name: held_out[name]} for name in held_out]
+    results: dict[str, SplitEvaluation] = {}
+    for group in groups:
+        exclude = train
+        for split in group.values() if mask == "past" else ():
+            exclude = exclude + past_pairs(dataset, split)
+        results |= _evaluate(
+            scorer,
+            group,
+            train,
+            ks,
+            exclude=exclude,
+            per_user=per_user,
+            user_batch=user_batch,
+            item_chunk=item_chunk,
+            device=device,
+        )
+    return Evaluation(results, mask)
+
+
+def past_pairs(dataset: Dataset, split: Split) -> csr_array:
+    """``(U, I)`` what each user did before a split, beside train; no pair of the split itself.
+
+    Where the split has times: all that the log says of a user before the first of their pairs in
+    the split (:meth:`cnsdiff.data.Dataset.seen`), rated low or high. Else, for a test, the
+    pairs of validation.
+    """
+    seen = dataset.seen().filter(pl.col("user").is_not_null())
+    users, items = np.empty(0, np.int64), np.empty(0, np.int64)
+    if split.timestamps is not None and "timestamp" in seen.columns:
+        first = np.full(dataset.n_users, -np.inf)
+        first[split.users] = np.inf
+        np.minimum.at(first, split.users, split.timestamps.astype(np.float64))
+        when = seen["timestamp"].cast(pl.Float64).fill_null(math.inf).to_numpy()
+        before = seen.filter(when < first[seen["user"].to_numpy()])
+        users, items = before["user"].to_numpy(), before["item"].to_numpy()
+    elif split.name != "valid" and "valid" in dataset.split_names:
+        valid = dataset.split("valid")
+        users, items = valid.users, valid.items
+    own = np.isin(users * dataset.n_items + items, split.users * dataset.n_items + split.items)
+    return pair_matrix(users[~own], items[~own], (dataset.n_users, dataset.n_items))
 
 
 def splits_to_evaluate(dataset: Dataset) -> list[str]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.metrics import ACCURACY
 
+#: Whose pairs are left out of lists that are measured.
+Mask = Literal["train", "past"]
 
-def protocol(mask: str = "train") -> str:
+
+def protocol(mask: Mask = "train") -> str:
     """How lists were made that leave out the pairs of ``mask``, in a few words for a title."""
-    return f"full ranking, {mask} positives masked"
+    masked = {"train": "train positives masked", "past": "each user's whole past masked"}
+    return f"full ranking, {masked[mask]}"
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,12 @@ class Evaluation:
     splits : dict
         By name.
     mask : str
-        Whose pairs were left out of the lists: ``"train"``, the training positives.
+        Which pairs were left out of the lists: ``"train"``, the training positives, or
+        ``"past"``, what else the user did before, too.
     """
 
     splits: dict[str, SplitEvaluation]
-    mask: str = "train"
+    mask: Mask = "train"
 
     def __getitem__(self, split: str) -> SplitEvaluation:
         return self.splits[split]
