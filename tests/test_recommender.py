@@ -12,7 +12,15 @@ import torch
 import cnsdiff
 from cnsdiff import ConfoundedWorld, Dataset, Interactions, Recommender
 from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
-from cnsdiff.errors import ConfigError, DataError, InputError, NotFittedError, RunError
+from cnsdiff.errors import (
+    CnsdiffWarning,
+    ConfigError,
+    DataError,
+    InputError,
+    NotFittedError,
+    RunError,
+)
+from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.base import Negatives, Sampler, SamplerConfig
 
 TRAINING = {"epochs": 2, "batch_size": 64}
@@ -326,17 +334,53 @@ def test_a_wrong_configuration_starts_nothing(world, tmp_path, options, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_user_with_every_item_has_no_negatives():
-    rows = [(0, 0), (0, 1), (1, 0)]
-    frame = pl.DataFrame(rows, schema=["user", "item"], orient="row")
-    valid = pl.DataFrame({"user": [1], "item": [1]})
-    dataset = Dataset.from_splits(
-        {"train": Interactions(frame, "t"), "valid": Interactions(valid, "v")},
-        name="full",
-        scenario="given",
+def with_full_users(*full, n_users=12, n_items=9):
+    """Some users have every item, one all but one, the others a third; named ``u0``, ``u1``, …"""
+    rng = np.random.default_rng(0)
+    observed = rng.random((n_users, n_items)) < 0.3
+    observed[np.arange(n_items), np.arange(n_items)] = True
+    observed[n_users - 1] = True
+    observed[n_users - 1, 4] = False
+    observed[list(full)] = True
+    pairs = pl.DataFrame(np.argwhere(observed), schema=["user", "item"])
+    lacking = pl.DataFrame(np.argwhere(~observed), schema=["user", "item"]).filter(
+        pl.col("user") != n_users - 1
     )
-    with pytest.raises(DataError, match=r"1 user\(s\) interacted with all 2 items"):
-        Recommender(sampler="random").fit(dataset)
+    frames = {"train": pairs}
+    if lacking.height:
+        frames["valid"] = lacking.sample(20, seed=0)
+    name = pl.format("u{}", "user").alias("user")
+    splits = {split: Interactions(f.with_columns(name), split) for split, f in frames.items()}
+    return Dataset.from_splits(splits, name="full", scenario="given")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
+def test_users_with_every_item_give_no_rows_but_are_recommended_to(sampler):
+    dataset = with_full_users(3, 7)
+    model = Recommender("mf", sampler, training={"epochs": 2, "batch_size": 16, "fhn_every": 1})
+    told = "2 users have all 9 items and give no negatives, e.g. 'u3': 18 training pairs are left"
+    if SAMPLERS.find(sampler).needs_free_items:
+        with pytest.warns(CnsdiffWarning, match=told):
+            model.fit(dataset)
+    else:
+        model.fit(dataset)
+    assert model.recommend(["u3"]).height == 0
+    drawn = model.sampled_negatives(dataset, n=50)
+    assert {3, 7}.isdisjoint(drawn.batch.users.tolist())
+    assert model.false_negatives(dataset, "valid").examined
+
+
+def test_nobody_who_lacks_an_item():
+    dataset = with_full_users(*range(12))
+    with pytest.raises(DataError, match="every user interacted with all 9 items"):
+        Recommender("mf", "random").fit(dataset)
+
+
+@pytest.mark.parametrize("negatives", ["in-batch", "uniform"])
+def test_negatives_that_no_user_decides_keep_all_rows(negatives):
+    objective = {"loss": "softmax", "negatives": negatives}
+    training = {"epochs": 1, "fhn_every": None}
+    Recommender("mf", "random", objective=objective, training=training).fit(with_full_users(3))
 
 
 def test_false_negatives_of_the_sampler_as_trained(world, named_world, tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
+from cnsdiff.errors import CnsdiffWarning
 from cnsdiff.objectives import Objective
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.seeding import torch_generator
@@ -41,7 +44,7 @@ def assemble(
     ConfigError
         A name is unknown, or a component needs what the train split lacks.
     DataError
-        A user has every item.
+        Every user has every item.
     """
     positives = _training_pairs(dataset)
     backbone = backbone or BACKBONES.find(config.backbone.name)
@@ -72,7 +75,6 @@ def assemble_shard(
         config.precision,
     )
     whole = _training_pairs(dataset)
-    whole.require_negatives()
     shard = Shard(whole, processes)
     positives = shard.positives(whole)
     generator = torch_generator(config.seed, "backbone")
@@ -82,13 +84,32 @@ def assemble_shard(
 
 def _training_pairs(dataset: Dataset) -> Positives:
     train = dataset.split("train")
-    return Positives(
+    positives = Positives(
         train.users,
         train.items,
         dataset.n_users,
         dataset.n_items,
         train.timestamps,
         train.environments,
+    )
+    positives.require_negatives()
+    return positives
+
+
+def tell_of_full_users(step: TrainingStep, dataset: Dataset) -> None:
+    """Warn of users whose rows are not trained on, as they have every item."""
+    train = dataset.split("train")
+    counts = np.bincount(train.users, minlength=dataset.n_users)
+    full = np.flatnonzero(counts == dataset.n_items)
+    if not len(full) or not step.needs_free_items:
+        return
+    one = len(full) == 1
+    warnings.warn(
+        f"{len(full):,} user{' has' if one else 's have'} all {dataset.n_items:,} items and "
+        f"give{'s' if one else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
+        f"{int(counts[full].sum()):,} training pairs are left out of the loss",
+        CnsdiffWarning,
+        stacklevel=2,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from cnsdiff import run as run_directory
-from cnsdiff.assembly import assemble, assemble_shard
+from cnsdiff.assembly import assemble, assemble_shard, tell_of_full_users
 from cnsdiff.callbacks import Callback, FitContext, Listeners
 from cnsdiff.config import Config
 from cnsdiff.data import Dataset
@@ -83,6 +83,8 @@ def fit(
         trainer.require_fit(parts.step)
         for note in parts.notes(config):
             listeners.note(note)
+        if processes.first:
+            tell_of_full_users(parts.step, dataset)
         if run is not None:
             training = run_directory.training_in(run, config, dataset)
             processes.from_first(lambda: stack.enter_context(training))

@@ -114,9 +114,13 @@ class TrainedSampler:
             return torch_generator(seed, f"sampled negatives/{purpose}", device=self.device)
 
         with torch.no_grad():
+            rows = self.positives.rows_with_negatives()
             order = torch.randperm(
-                len(self.positives), generator=stream("pairs"), device=self.device
+                len(self.positives if rows is None else rows),
+                generator=stream("pairs"),
+                device=self.device,
             )
+            order = order if rows is None else rows[order]
             batch = Batch(order[:n], *self.positives.pairs[order[:n]].unbind(dim=1))
             context = Context(
                 progress=self.progress,

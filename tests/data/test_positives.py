@@ -140,11 +140,22 @@ def test_the_same_stream_gives_the_same_negatives() -> None:
     assert not torch.equal(one, other)
 
 
-def test_a_user_with_every_item_is_an_error_that_says_so() -> None:
-    observed = np.array([[True, True], [True, False], [True, True]])
-    with pytest.raises(DataError, match=r"2 user\(s\) interacted with all 2 items.*remove them"):
+def test_no_free_item_at_all_is_an_error_that_says_so() -> None:
+    observed = np.array([[True, True], [False, False], [True, True]])
+    with pytest.raises(DataError, match=r"every user interacted with all 2 items"):
         of(observed).require_negatives()
+    observed[1, 0] = True
+    of(observed).require_negatives()
 
 
-def test_users_that_lack_an_item_pass() -> None:
-    of(np.array([[True, False], [False, True]])).require_negatives()
+def test_rows_of_users_that_lack_an_item() -> None:
+    observed = np.array([[True, True], [True, False], [True, True]])
+    positives = of(observed)
+    assert positives.full_users.tolist() == [0, 2]
+    rows = positives.rows_with_negatives()
+    assert positives.pairs[rows].tolist() == [[1, 0]]
+    drawn = positives.sample_negatives(torch.arange(3), 5, stream(0))
+    assert drawn.min() >= 0 and drawn.max() < 2  # items, if not negatives, of the others too
+    assert (drawn[1] == 1).all()
+    lacking = of(np.array([[True, False], [False, True]]))
+    assert lacking.rows_with_negatives() is None

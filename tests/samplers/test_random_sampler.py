@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import DataError
 from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import check_sampler, make_batch, make_context, tiny_positives
@@ -34,12 +32,6 @@ def test_it_is_uniform_over_what_the_user_has_not_met() -> None:
     met = positives.contains(batch.users, torch.arange(17)).numpy()
     assert counts[met].sum() == 0
     assert chisquare(counts[~met]).pvalue > 1e-4
-
-
-def test_a_user_who_has_everything_is_refused_at_once() -> None:
-    full = Positives(np.zeros(3, dtype=np.int64), np.arange(3), 1, 3)
-    with pytest.raises(DataError, match="no negatives"):
-        RandomSampler(full, 6, SamplerConfig(), torch.Generator())
 
 
 def test_negatives_are_items_or_vectors_but_not_both_nor_neither() -> None:

@@ -232,6 +232,19 @@ def test_slices_share_out_every_row_once():
         assert sorted(found) == sorted(batch.tolist())
 
 
+def test_slices_of_some_rows():
+    users = torch.arange(30) % 7
+    rows = (users != 2).nonzero()[:, 0]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
+    for count in (1, 3):
+        own = [Slices(users, count, Processes(rank, count), rows=rows) for rank in range(count)]
+        steps = [slices.epoch(order, 8) for slices in own]
+        seen = [part.index for each in steps for step in each for part in step.parts]
+        assert sorted(torch.cat(seen).tolist()) == rows.tolist()
+        assert all(slices.n_rows == len(rows) for slices in own)
+        assert [step.rows for step in steps[0]] == [len(b) for b in torch.split(order, 8)]
+
+
 def test_one_slice_is_the_batch():
     order = torch.randperm(50)
     steps = Slices(torch.arange(50), 1, Processes()).epoch(order, 8)

@@ -11,6 +11,7 @@ from launching import forked, furthest, scalars, train_together
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.assembly import assemble, assemble_shard
+from cnsdiff.data.positives import Positives
 from cnsdiff.errors import ConfigError
 from cnsdiff.run import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
@@ -151,3 +152,22 @@ def test_more_processes_than_items(world):
     _, positives = assemble(Recommender().resolve(), world)
     with pytest.raises(ConfigError, match="too few for 51 processes"):
         Shard(positives, Processes(0, 51))
+
+
+def test_shares_leave_out_the_rows_of_users_with_every_item():
+    observed = np.random.default_rng(0).random((9, 6)) < 0.4
+    observed[[2, 5]] = True
+    users, items = np.nonzero(observed)
+    whole = Positives(users, items, 9, 6)
+    kept = whole.rows_with_negatives()
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
+    seen = []
+    for rank in range(2):
+        shard = Shard(whole, Processes(rank, 2))
+        own = shard.positives(whole)
+        slices = shard.slices(own, 2, shard.processes, lacking=True)
+        for step in slices.epoch(order, 8):
+            (part,) = step.parts
+            seen += [(2 * user + rank, item) for user, item in own.pairs[part.index].tolist()]
+    assert sorted(seen) == [tuple(pair) for pair in whole.pairs[kept].tolist()]
+    assert {2, 5}.isdisjoint(user for user, _ in seen)

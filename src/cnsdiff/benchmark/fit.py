@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cnsdiff.assembly import assemble
+from cnsdiff.assembly import assemble, tell_of_full_users
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import PLAIN, is_dialled
 from cnsdiff.benchmark.validation import Validation
@@ -124,6 +124,7 @@ def fit_model(
     """
     started = clock()
     step, positives = assemble(config, dataset)
+    tell_of_full_users(step, dataset)
     fabric = make_fabric(config.device, config.precision, config.threads)
     settings = config.training
     # The trainer's own choice goes by plain validation and never ends the training.

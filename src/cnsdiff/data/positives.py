@@ -40,6 +40,8 @@ class Positives(nn.Module):
         ``(n_items,)`` number of interactions per item (its popularity).
     user_counts : Tensor
         ``(n_users,)`` number of interactions per user.
+    full_users : array of int64
+        Users with every item, rising: no item can be a negative for them.
     """
 
     pairs: Tensor
@@ -82,6 +84,7 @@ class Positives(nn.Module):
             tensors["_timestamps"] = np.asarray(timestamps, dtype=np.float64)
         if environments is not None:
             tensors["_environments"] = np.asarray(environments, dtype=np.int64)
+        self.full_users = np.flatnonzero(tensors["user_counts"] == n_items)
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
@@ -105,13 +108,19 @@ class Positives(nn.Module):
         return self._pair_keys[place] == keys
 
     def require_negatives(self) -> None:
-        """Raise :class:`DataError` if some user has every item, so that no negative exists."""
-        full = int((self.user_counts == self.n_items).sum())
-        if full:
+        """Raise :class:`DataError` if every user has every item, so that no negative exists."""
+        if len(self.full_users) == int((self.user_counts > 0).sum()):
             raise DataError(
-                f"the training split: {full} user(s) interacted with all {self.n_items} items, so "
-                "they have no negatives; remove them (for instance with a rating --threshold)"
+                f"the training split: every user interacted with all {self.n_items} items, so "
+                "there are no negatives; give a larger log (or a rating --threshold)"
             )
+
+    def rows_with_negatives(self) -> Tensor | None:
+        """``(m,)`` rows of :attr:`pairs` whose user lacks some item; ``None`` where all do."""
+        if not len(self.full_users):
+            return None
+        lacks = self.user_counts < self.n_items
+        return lacks[self.pairs[:, 0]].nonzero()[:, 0]
 
     def sample_negatives(self, users: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """``n`` items per user, uniform over the items the user has not interacted with.
@@ -128,7 +137,8 @@ class Positives(nn.Module):
         Returns
         -------
         Tensor
-            ``(B, n)`` item ids, never a training positive.
+            ``(B, n)`` item ids, never a training positive. A user who has every item gets any
+            item: see :meth:`rows_with_negatives`.
         """
         free = (self.n_items - self.user_counts[users]).unsqueeze(1)
         uniform = torch.rand(
@@ -137,4 +147,6 @@ class Positives(nn.Module):
         rank = (uniform * free).long()
         keys = users.unsqueeze(1) * (self.n_items + 1) + rank
         below = torch.searchsorted(self._free_keys, keys, right=True)
-        return rank + below - self._starts[users].unsqueeze(1)
+        items = rank + below - self._starts[users].unsqueeze(1)
+        # Beyond the last item there is none, but for users without a free one nothing points.
+        return items.clamp_(max=self.n_items - 1) if len(self.full_users) else items

@@ -286,9 +286,11 @@ def measure_false_negatives(
             raise InputError(f"{name} must be at least 1, not {value}")
     device = embeddings.items.device
     pairs = positives.pairs
-    eligible = torch.arange(len(pairs), device=device)
+    # A user who has every item has no negative that could be false.
+    lacking = positives.rows_with_negatives()
+    eligible = torch.arange(len(pairs), device=device) if lacking is None else lacking
     if judge.known_users is not None:
-        eligible = judge.known_users[pairs[:, 0]].nonzero()[:, 0]
+        eligible = eligible[judge.known_users[pairs[eligible, 0]]]
     if not len(eligible):
         raise DataError(
             "the judgements are about users without training interactions only, so no negative "

@@ -252,6 +252,9 @@ class Sampler(nn.Module):
     #: then given streams in the same state, and have the same negatives as the whole would have.
     #: This, too, goes for the class itself.
     shares_draws: ClassVar[bool] = False
+    #: Whether a row's negatives are items outside its user's training positives: the rows of a user
+    #: who has every item are then not trained on. Again of the class itself.
+    needs_free_items: ClassVar[bool] = True
 
     def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
@@ -259,6 +262,8 @@ class Sampler(nn.Module):
             cls.reads_embeddings = True
         if "shares_draws" not in cls.__dict__:
             cls.shares_draws = False
+        if "needs_free_items" not in cls.__dict__:
+            cls.needs_free_items = True
 
     def __init__(
         self,
@@ -268,7 +273,6 @@ class Sampler(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        positives.require_negatives()
         self.positives = positives
         self.dim = dim
         self.config = config

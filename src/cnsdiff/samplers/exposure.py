@@ -38,6 +38,7 @@ class ExposureSampler(Sampler):
     Config = ExposureConfig
     reads_embeddings: ClassVar[bool] = False
     shares_draws: ClassVar[bool] = True
+    needs_free_items: ClassVar[bool] = False
     config: ExposureConfig
     _shown_below: Tensor
 

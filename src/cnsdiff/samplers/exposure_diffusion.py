@@ -69,6 +69,7 @@ class ExposureDiffusionSampler(ExposureSampler):
 
     Config = ExposureDiffusionConfig
     shares_draws: ClassVar[bool] = True
+    needs_free_items: ClassVar[bool] = False
     config: ExposureDiffusionConfig
     strata: Tensor
 

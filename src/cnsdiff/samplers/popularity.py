@@ -96,7 +96,9 @@ class PopularitySampler(Sampler):
         keys = users * (self._mass_below[-1] + 1) + rank
         passed = torch.searchsorted(self._free_keys, keys, right=True)
         unit = rank + self._positive_mass[passed] - self._positive_mass[self._starts[users]]
-        return torch.searchsorted(self._mass_below, unit, right=True) - 1
+        items = torch.searchsorted(self._mass_below, unit, right=True) - 1
+        # A user who has every item has no free unit, and gets any item.
+        return items.clamp_(max=self.positives.n_items - 1)
 
 
 def mass_bits(n_users: int, n_items: int) -> int:

@@ -21,9 +21,15 @@ class Layout:
     #: Whether a process that has no rows in a batch must propagate with the others all the same.
     propagates_together = False
 
-    def slices(self, positives: Positives, count: int, processes: Processes) -> Slices:
-        """How batches of all training interactions are cut into ``count`` slices."""
-        return Slices(positives.pairs[:, 0], count, processes)
+    def slices(
+        self, positives: Positives, count: int, processes: Processes, *, lacking: bool = False
+    ) -> Slices:
+        """How batches of all training interactions are cut into ``count`` slices.
+
+        With ``lacking``, of all whose user lacks some item.
+        """
+        rows = positives.rows_with_negatives() if lacking else None
+        return Slices(positives.pairs[:, 0], count, processes, rows=rows)
 
     def shared_parameters(self, step: TrainingStep) -> Iterable[nn.Parameter]:
         """The parameters that every process has a copy of, with a gradient of its own slices."""

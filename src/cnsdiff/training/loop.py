@@ -134,7 +134,9 @@ class Trainer:
         _, optimizer = self.fabric.setup(step, optimizer)
         metrics = config.selection_metrics
         state = self._resume(step, optimizer)
-        slices = self.layout.slices(positives, self._slices_of(state), self.processes)
+        slices = self.layout.slices(
+            positives, self._slices_of(state), self.processes, lacking=step.needs_free_items
+        )
         epochs = Epochs(
             config=config,
             seed=self.seed,

@@ -90,6 +90,7 @@ class Shard(Layout):
         self.n_users, self.n_items = n_users, n_items
         self._users = positives.pairs[:, 0].contiguous()
         self._kept = (self._users % count == processes.rank).nonzero()[:, 0]
+        self._lacking = positives.rows_with_negatives()
         #: Which users, and which items, each process has.
         self.users = [slice(rank, None, count) for rank in range(count)]
         bounds = [rank * n_items // count for rank in range(count + 1)]
@@ -120,9 +121,12 @@ class Shard(Layout):
 
     # -- as the training loop asks ---------------------------------------------------------------
 
-    def slices(self, positives: Positives, count: int, processes: Processes) -> Slices:
+    def slices(
+        self, positives: Positives, count: int, processes: Processes, *, lacking: bool = False
+    ) -> Slices:
         device = positives.pairs.device
-        return Slices(self._users.to(device), count, processes, self._kept.to(device))
+        rows = self._lacking.to(device) if lacking and self._lacking is not None else None
+        return Slices(self._users.to(device), count, processes, self._kept.to(device), rows)
 
     def shared_parameters(self, step: TrainingStep) -> Iterable[nn.Parameter]:
         return step.sampler.trained_parameters()

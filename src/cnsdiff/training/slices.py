@@ -92,21 +92,30 @@ class Slices:
     kept
         ``(m,)`` which interactions the rows of ``Positives.pairs`` are, rising, where it holds
         those of this process's slices only.
+    rows
+        ``(n_rows,)`` which interactions are trained on, rising; all by default.
     """
 
     def __init__(
-        self, users: Tensor, count: int, processes: Processes, kept: Tensor | None = None
+        self,
+        users: Tensor,
+        count: int,
+        processes: Processes,
+        kept: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self.count, self.processes = count, processes
         self.own = tuple(range(processes.rank, count, processes.count))
-        self.n_rows = len(users)
-        self._kept = kept
+        self.n_rows = len(users) if rows is None else len(rows)
+        self._kept, self._rows = kept, rows
         # Fewer bytes than the users have; none where all rows are of one slice.
         kind = torch.int16 if count < 2**15 else torch.int64
         self._slices = None if count == 1 else (users % count).to(kind)
 
     def epoch(self, order: Tensor, batch_size: int) -> list[Step]:
-        """The steps of an epoch whose rows come in this ``order (n,)``."""
+        """The steps of an epoch whose rows come in this ``order (n_rows,)``."""
+        if self._rows is not None:
+            order = self._rows[order]
         if self._slices is None:
             return [
                 Step((Part(0, index, 1.0),), len(index)) for index in torch.split(order, batch_size)

@@ -105,6 +105,11 @@ class TrainingStep(nn.Module):
     def _needs_sampler(self) -> bool:
         return self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
 
+    @property
+    def needs_free_items(self) -> bool:
+        """Whether every row must have an item that its user lacks."""
+        return self._needs_sampler and self.sampler.needs_free_items
+
     def propagate(self) -> Propagated:
         """Run the backbone: what :meth:`forward` needs of it, whatever the batch."""
         needed = self._needs_sampler
