@@ -9,10 +9,12 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from cnsdiff.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # Parameters of glibc's mallopt(3), and values for them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -58,6 +60,8 @@ def peak_memory(device: torch.device) -> int:
     Main memory counts from the start of the process, the libraries it loads included.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

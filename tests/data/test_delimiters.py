@@ -104,3 +104,10 @@ def test_quoted_decimal_commas_between_commas(read):
 def test_the_header_must_have_as_many_fields_as_a_line(read):
     with pytest.raises(DataError, match="header names 2 columns and the lines have 3 fields"):
         read("user,item\n1,4,x\n2,5,y\n", skip_bad=True)
+
+
+def test_the_first_line_may_name_the_delimiter(read):
+    found = read("sep=;\nuser_id;item_id;rating\n1;4;3,5\n2;5;x\n", skip_bad=True)
+    assert found.frame.rows() == [(1, 4, 3.5)]
+    assert found.problems[0].place == "line 4, column 'rating'"
+    assert read("SEP=,\n1,4;5\n2,6;7\n").frame.rows() == [(1, "4;5"), (2, "6;7")]

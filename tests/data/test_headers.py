@@ -90,3 +90,12 @@ def test_ids_that_are_names_can_be_had(read):
 def test_a_mark_at_the_start_of_a_line_is_no_part_of_an_id(read):
     content = MARK + MARK + b"1,4\n" + MARK + b"2,5\n" + MARK + b"\n3,6\n"
     assert read(content).frame.rows() == [(1, 4), (2, 5), (3, 6)]
+
+
+def test_lines_above_the_header_do_not_hide_it(read):
+    content = "export of 3 May\n# of the shop\nitem_id,user_id\n10,1\n20,2\n\n30\n"
+    found = read(content, skip_bad=True)
+    assert found.frame.rows() == [(1, 10), (2, 20)]
+    assert [(p.rows, p.place) for p in found.problems] == [(3, "line 1")]
+    with pytest.raises(DataError, match="line 1: has 1 field"):
+        read(content)

@@ -86,9 +86,10 @@ def test_careless_quotes_within_a_field(read):
 def test_whatever_a_csv_writer_writes_is_read(read, seed):
     draw = random.Random(seed)
     words = ["a", "b c", "x,y", 'he said "no"', "two\nlines", "", ' "', "7,8,9", "\n", '",']
+    ids = [word for word in words if "\n" not in word]
     delimiter = draw.choice(",;|\t")
     rows = [
-        [f"u{n}", draw.choice(words) + "z", f"{draw.random():.3f}", draw.choice(words)]
+        [f"u{n}", draw.choice(ids) + "z", f"{draw.random():.3f}", draw.choice(words)]
         for n in range(200)
     ]
     text = io.StringIO()
@@ -99,3 +100,14 @@ def test_whatever_a_csv_writer_writes_is_read(read, seed):
     found = read(text.getvalue().replace("\r\n", "\n"))
     assert found.frame["user"].to_list() == [row[0] for row in rows]
     assert found.frame["item"].to_list() == [row[1] for row in rows]
+
+
+def test_an_id_never_goes_on_over_lines(read):
+    content = '1,"4\n2,5"\n3,"6"\n'
+    with pytest.raises(DataError, match=r"line 1, column '2': the item goes on over several lines"):
+        read(content)
+    found = read(content, skip_bad=True)
+    assert found.frame.rows() == [(3, 6)]
+    assert str(found.problems[0]) == (
+        r"1 with a line break in the item (first in line 1: '4\n2,5')"
+    )

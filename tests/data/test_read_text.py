@@ -165,7 +165,7 @@ def test_skip_bad_counts_every_kind_of_bad_row(read):
     assert [(p.rows, p.reason, p.place, p.example) for p in found.problems] == [
         (1, "fewer fields than 3", "line 3", "1,2"),
         (1, "more fields than 3", "line 4", "1,2,3,4"),
-        (1, "a user that is empty", "line 5, column 'user'", ""),
+        (1, "an empty user", "line 5, column 'user'", ""),
         (2, "a rating that is no number", "line 6, column 'rating'", "x"),
     ]
 

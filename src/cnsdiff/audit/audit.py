@@ -356,6 +356,7 @@ def _result(
             "columns": log.columns,
             "threshold": log.threshold,
             "notes": list(log.notes),
+            "problems": [problem.to_dict() for problem in log.interactions.problems],
         },
         "metric": options.metric,
         "masked": "train",

@@ -115,8 +115,12 @@ def read_log(reading: Reading) -> Log:
     threshold, why = choose_threshold(table, reading.threshold, usual)
     notes = [why] if why else []
     if table.skipped:
-        why = "".join(f"; {problem}" for problem in table.problems)
-        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad){why}.")
+        # What stands in the lines is data, and notes are marked up in a report.
+        why = ", ".join(
+            f"{problem.rows:,} with {problem.reason} (first in {problem.place.partition(',')[0]})"
+            for problem in table.problems
+        )
+        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad): {why}.")
     if "randomised" not in source.tables:
         source, found = _randomised_rows(source)
         notes += found

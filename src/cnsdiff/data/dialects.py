@@ -70,8 +70,19 @@ def shown(delimiter: str) -> str:
     return names.get(delimiter, repr(delimiter))
 
 
+def declared(lines: pl.DataFrame, delimiters: Sequence[str]) -> tuple[pl.DataFrame, Sequence[str]]:
+    """Lines without Excel's ``sep=;`` above them, and the delimiter that it names."""
+    first = re.fullmatch(r'"?sep=([^"\w])"?', lines["text"][0].strip(" "), flags=re.IGNORECASE)
+    if first is None or lines.height == 1:
+        return lines, delimiters
+    return lines[1:], delimiters if len(delimiters) == 1 else [first[1]]
+
+
 def sniff(
-    lines: pl.DataFrame, source: str, delimiters: Sequence[str] = DELIMITERS
+    lines: pl.DataFrame,
+    source: str,
+    delimiters: Sequence[str] = DELIMITERS,
+    mend: str = "name the one that separates fields with --delimiter",
 ) -> Dialect | None:
     """The dialect of ``lines`` (columns ``line``, ``text``), told from the first of them.
 
@@ -89,7 +100,7 @@ def sniff(
     found = [told for d in delimiters if (told := _Divided.by(d, sample)) is not None]
     if not found:
         return None
-    chosen = _choose(found, source, int(sample["line"][0]))
+    chosen = _choose(found, f"{source}, line {sample['line'][0]}", mend)
     quoted = has_quoted_fields(lines["text"], chosen.dialect.delimiter)
     return Dialect(chosen.dialect.delimiter, chosen.dialect.width, quoted)
 
@@ -153,7 +164,7 @@ def _sense(field: str, at: int) -> float:
     return 0.7 if " " in field else 0.8
 
 
-def _choose(found: Sequence[_Divided], source: str, line: int) -> _Divided:
+def _choose(found: Sequence[_Divided], place: str, mend: str) -> _Divided:
     named = [one for one in found if one.has_known_header and one.share >= 0.5]
     if named:
         return named[0]
@@ -171,10 +182,9 @@ def _choose(found: Sequence[_Divided], source: str, line: int) -> _Divided:
         tab = next((one for one in marks[:2] if one.dialect.delimiter == "\t"), None)
         if close and tab is None:
             raise DataError(
-                f"{source}, line {line}: {shown(first.dialect.delimiter)} and "
+                f"{place}: {shown(first.dialect.delimiter)} and "
                 f"{shown(second.dialect.delimiter)} both divide every line into as many fields "
-                "(one of them may be a decimal comma or a part of the text); name the one that "
-                "separates fields with --delimiter"
+                f"(one of them may be a decimal comma or a part of the text); {mend}"
             )
         marks = [tab] if close and tab is not None else marks
     best = marks[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.errors import DataError
+from cnsdiff.memory import require_memory
 
 _SAMPLE = 1000  # lines by which files are told apart
 _START = 1 << 20  # bytes in which these are looked for
@@ -20,6 +21,7 @@ _CHUNK = 1 << 22  # bytes unpacked at a time
 # Deflate makes text at most 1,030 times as small; of logs, whose every row differs, 5 to 50.
 _RATIO = 300
 _ALWAYS = 1 << 26  # bytes that any file may unpack to
+_COPIES = 4  # of a text that reading holds at once, at the least
 
 
 def read_lines(path: Path) -> pl.DataFrame:
@@ -34,7 +36,10 @@ def read_lines(path: Path) -> pl.DataFrame:
     ------
     DataError
         The file is empty, binary, not UTF-8, a damaged gzip, or unpacks to more than a log can.
+    InputError
+        It is too large for the memory.
     """
+    _require_room(path.stat().st_size, path)
     data = path.read_bytes()
     if data[:2] == _GZIP:
         data = _unpacked(data, path)
@@ -81,6 +86,7 @@ def _unpacked(data: bytes, path: Path) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             while part := file.read(_CHUNK):
                 unpacked += part
+                _require_room(len(unpacked), path)
                 if len(unpacked) > limit:
                     raise DataError(
                         f"{path}: unpacks to more than {_RATIO} times its size, which no log "
@@ -91,6 +97,16 @@ def _unpacked(data: bytes, path: Path) -> bytes:
             f"{path}: is a damaged gzip file ({error}); fetch it again or unpack it"
         ) from error
     return bytes(unpacked)
+
+
+def _require_room(size: int, path: Path) -> None:
+    """:class:`InputError` where text of that many bytes is more than the memory can hold."""
+    if size > _ALWAYS:
+        require_memory(
+            _COPIES * size,
+            f"{path}: reading it",
+            "give it as Parquet, or in parts of the log that matter",
+        )
 
 
 def _decode(data: bytes, path: Path) -> str:

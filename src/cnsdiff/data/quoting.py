@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 _LONGEST = 1000  # lines of one field; what is open for longer was never closed
+_FIELDS = 50  # of a record that go on over lines, at most
 _ROWS = 20  # lines within a field that all look like rows, and are then taken for such
 _INSIDE = r'[^"]*(?:""[^"]*)*'
 
@@ -87,7 +88,9 @@ def _tidy(text: str, delimiter: str) -> str:
     return kept.strip(" " if delimiter == "\t" else " \t")
 
 
-def quoted_records(lines: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def quoted_records(
+    lines: pl.DataFrame, delimiter: str, width: int | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Lines whose fields may be quoted as records, one for each row of the table.
 
     Parameters
@@ -96,6 +99,9 @@ def quoted_records(lines: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, p
         Columns ``line`` (1-based number) and ``text``, in order.
     delimiter
         One character, and no space.
+    width
+        Usual number of fields, where it is known: a long field all of whose lines have as many
+        was left open.
 
     Returns
     -------
@@ -111,7 +117,7 @@ def quoted_records(lines: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, p
     untidy = lines.with_row_index("_at").filter(~tidy)
     closed = untidy["text"].str.contains(pattern.closed)
     openers = untidy.filter(~closed)["_at"].to_list()
-    joined, inside, broken = _joined(lines, openers, delimiter)
+    joined, inside, broken = _joined(lines, openers, delimiter, width)
     # What is neat already stays as it is: replacing costs more than all the rest.
     neat = (
         untidy.filter(closed)
@@ -133,7 +139,7 @@ def quoted_records(lines: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, p
 
 
 def _joined(
-    lines: pl.DataFrame, openers: list[int], delimiter: str
+    lines: pl.DataFrame, openers: list[int], delimiter: str, width: int | None
 ) -> tuple[pl.DataFrame, list[int], list[int]]:
     """Fields that go on over lines: the records, the rows that are within one, and the rest.
 
@@ -156,13 +162,14 @@ def _joined(
         if start < free:
             continue
         record = None
-        for mark in marks[np.searchsorted(marks, start, side="right") :]:
+        after = int(np.searchsorted(marks, start, side="right"))
+        for mark in marks[after : after + _FIELDS]:
             end = int(mark)
             if end - start > _LONGEST:
                 break
             piece = lines[start : end + 1]
             candidate = _with_blank_lines(piece)
-            if strict.fullmatch(candidate) and not _looks_like_rows(piece, delimiter):
+            if strict.fullmatch(candidate) and not _looks_like_rows(piece, delimiter, width):
                 record = candidate
                 break
             if not opened.fullmatch(candidate):
@@ -187,10 +194,9 @@ def _with_blank_lines(piece: pl.DataFrame) -> str:
     return "".join(parts)
 
 
-def _looks_like_rows(piece: pl.DataFrame, delimiter: str) -> bool:
-    """Whether so many lines within a field have the same number of delimiters."""
+def _looks_like_rows(piece: pl.DataFrame, delimiter: str, width: int | None) -> bool:
+    """Whether so many lines within a field all have as many fields as a row."""
     within = piece["text"][1:-1]
-    if len(within) < _ROWS:
+    if width is None or len(within) < _ROWS:
         return False
-    counts = within.str.count_matches(delimiter, literal=True)
-    return bool(counts[0] > 0 and (counts == counts[0]).all())
+    return bool((within.str.count_matches(delimiter, literal=True) == width - 1).all())

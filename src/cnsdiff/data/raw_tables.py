@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.data.columns import RawTable
-from cnsdiff.data.dialects import sniff
+from cnsdiff.data.dialects import declared, sniff
 from cnsdiff.data.lines import read_lines
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.text import parse, whole_records
@@ -42,7 +42,9 @@ def read_raw(source: Any, what: str) -> RawTable:
         lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the file") from error
-    dialect = sniff(lines, str(path), _DELIMITERS)
+    mend = "quote the fields that hold one, or give the table as Parquet"
+    lines, delimiters = declared(lines, _DELIMITERS)
+    dialect = sniff(lines, str(path), delimiters, mend)
     if dialect is None or lines.height < 2:
         raise DataError(
             f"{path}: expected a header and rows of {what}, separated by tab, comma, ';' or '|'; "

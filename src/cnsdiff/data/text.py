@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cnsdiff.data.columns import NO_COLUMN, RawTable, assign_roles, known_roles
-from cnsdiff.data.dialects import DECIMAL_COMMA, DELIMITERS, Dialect, shown, sniff
+from cnsdiff.data.dialects import DECIMAL_COMMA, DELIMITERS, Dialect, declared, shown, sniff
 from cnsdiff.data.headers import is_header, is_time, repeated_headers
-from cnsdiff.data.problems import Problem, problem_of, shortened
+from cnsdiff.data.problems import Problem, merged, problem_of, shortened
 from cnsdiff.data.quoting import quoted_records, with_tabs
 from cnsdiff.errors import DataError
 
@@ -59,13 +59,18 @@ def read_delimited(
         A line has the wrong number of fields, two delimiters fit or none does, the header comes
         again, or a column is missing.
     """
+    lines, delimiters = declared(lines, delimiters)
     dialect = sniff(lines, source, delimiters)
     if dialect is None:
         raise DataError(
             f"{source}, line {lines['line'][0]}: has 1 field where at least a user and an item "
             f"are expected; {_separators(delimiters)}, or name the --format"
         )
+    separator = dialect.delimiter
     lines, dialect, problems = whole_records(lines, dialect, source, skip_bad)
+    if skip_bad and header is not False:
+        lines, above = _from_first_whole(lines, dialect)
+        problems += above
     sample = lines["text"].head(_SAMPLE).to_list()
     names = dialect.split(sample[0])
     told = header
@@ -77,7 +82,12 @@ def read_delimited(
             raise _nothing_left(source)
         if lines.height == 0:
             raise DataError(f"{source}: has a header but no interactions; add at least one row")
-        _require_as_many(names, sample[1:], dialect, source)
+        if not any(len(dialect.split(line)) == len(names) for line in sample[1:]):
+            raise DataError(
+                f"{source}: the header names {len(names)} column{'s' if len(names) > 1 else ''} "
+                f"and the lines have {dialect.width} fields, divided by {shown(separator)}; "
+                "correct the header, or name another --delimiter"
+            )
         dialect = replace(dialect, width=len(names))
         default = known_roles(names)
     else:
@@ -90,7 +100,8 @@ def read_delimited(
     frame, numbers, bad = parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}
     table = frame.select(pl.nth(at).alias(column) for column, at in positions.items())
-    raw = RawTable(table, source, numbers, (*problems, *bad))
+    raw = RawTable(table, source, numbers, merged((*problems, *bad)))
+    raw = _without_broken_ids(raw, roles, skip_bad) if dialect.quoted else raw
     if told is not False:
         raw = _without_headers(raw, roles, header, skip_bad)
     for role in ("rating", "timestamp"):
@@ -105,18 +116,17 @@ def _separators(delimiters: Sequence[str]) -> str:
     return "separate them by space, tab, comma, ';', '|' or '::', name another --delimiter"
 
 
-def _require_as_many(
-    names: Sequence[str], rest: Sequence[str], dialect: Dialect, source: str
-) -> None:
-    """Stop where the header has not as many fields as any line: none would be left."""
-    if len(names) != dialect.width and not any(
-        len(dialect.split(line)) == len(names) for line in rest
-    ):
-        raise DataError(
-            f"{source}: the header names {len(names)} column{'s' if len(names) > 1 else ''} and "
-            f"the lines have {dialect.width} fields, divided by {shown(dialect.delimiter)}; "
-            "correct the header, or name another --delimiter"
-        )
+def _from_first_whole(
+    lines: pl.DataFrame, dialect: Dialect
+) -> tuple[pl.DataFrame, tuple[Problem, ...]]:
+    """Records without the malformed ones above the first, lest the header below be overlooked."""
+    for at, text in enumerate(lines["text"].head(_SAMPLE)):
+        fields = dialect.split(text)
+        if len(fields) == dialect.width or {"user", "item"} <= known_roles(fields).keys():
+            return lines[at:], _wrong_widths(
+                lines[:at], [len(dialect.split(text)) for text in lines["text"][:at]], dialect.width
+            )
+    return lines, ()
 
 
 def whole_records(
@@ -134,7 +144,7 @@ def whole_records(
     if dialect.delimiter == " ":
         lines = lines.with_columns(with_tabs(lines["text"]))
         dialect = replace(dialect, delimiter="\t")
-    records, broken = quoted_records(lines, dialect.delimiter)
+    records, broken = quoted_records(lines, dialect.delimiter, dialect.width)
     if broken.height and not skip_bad:
         raise DataError(
             f"{source}, line {broken['line'][0]}: a quote is not closed; correct the line, or "
@@ -238,16 +248,20 @@ def parse(
     problems: tuple[Problem, ...] = ()
     if bad:
         rows, widths = zip(*bad, strict=True)
-        left_out = lines[list(rows)].with_columns(pl.Series("fields", widths))
+        problems = _wrong_widths(lines[list(rows)], widths, dialect.width)
         kept = pl.repeat(True, lines.height, eager=True).scatter(list(rows), False)
         numbers = numbers.filter(kept)
-        few = pl.col("fields") < dialect.width
-        for rule, what in ((few, "fewer"), (~few, "more")):
-            reason = f"{what} fields than {dialect.width}"
-            problems += problem_of(reason, left_out.filter(rule))
     if not dialect.quoted:
         frame = frame.with_columns(pl.all().str.strip_chars(_BLANKS))
     return frame, numbers, problems
+
+
+def _wrong_widths(lines: pl.DataFrame, widths: Sequence[int], width: int) -> tuple[Problem, ...]:
+    few = pl.Series(widths, dtype=pl.Int64) < width
+    return (
+        *problem_of(f"fewer fields than {width}", lines.filter(few)),
+        *problem_of(f"more fields than {width}", lines.filter(~few)),
+    )
 
 
 def _unit_for(lines: pl.DataFrame, source: str) -> str:
@@ -277,13 +291,32 @@ def _without_headers(
             "files are put together; remove the line, or pass --skip-bad to leave such lines out"
             + ("" if header else " (--no-header if these are ids)")
         )
-    problem = Problem(
-        "names of columns once more", int(repeats.sum()), raw.where(at), shortened(told)
-    )
+    return _without(raw, repeats, "names of columns once more", told)
+
+
+def _without_broken_ids(raw: RawTable, roles: Mapping[str, str], skip_bad: bool) -> RawTable:
+    """Without ids that go on over several lines: rather a quote was left open in one."""
+    for role in ("user", "item"):
+        broken = raw.frame[roles[role]].str.contains("\n", literal=True)
+        if broken.any():
+            at = int(broken.arg_true()[0])
+            if not skip_bad:
+                raise DataError(
+                    f"{raw.place(at, roles[role])}: the {role} goes on over several lines, as when "
+                    "a quote is left open; correct the line, pass --skip-bad to leave such lines "
+                    "out, or give such ids as Parquet"
+                )
+            raw = _without(raw, broken, f"a line break in the {role}", raw.frame[roles[role]][at])
+    return raw
+
+
+def _without(raw: RawTable, rows: pl.Series, reason: str, example: str) -> RawTable:
+    at = int(rows.arg_true()[0])
+    problem = Problem(reason, int(rows.sum()), raw.where(at), shortened(example))
     return replace(
         raw,
-        frame=raw.frame.filter(~repeats),
-        lines=raw.lines.filter(~repeats),
+        frame=raw.frame.filter(~rows),
+        lines=None if raw.lines is None else raw.lines.filter(~rows),
         problems=(*raw.problems, problem),
     )
 

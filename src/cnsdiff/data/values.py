@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from cnsdiff.data.columns import NO_COLUMN, RawTable
+from cnsdiff.data.columns import NO_COLUMN, OPTIONAL, RawTable
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.problems import Problem, rows_of, shortened
 from cnsdiff.data.times import (
@@ -182,13 +182,15 @@ def _problems_of_values(
         empty = given.is_null()
         if given.dtype == pl.String:
             empty |= given == ""
-        other = "no number" if role == "rating" else "no time" if role == "timestamp" else "no id"
-        for rows, reason in ((wrong & empty, "is empty"), (wrong & ~empty, f"is {other}")):
+        other = f"an unusable {role}"
+        if role in ("rating", "timestamp"):
+            other = f"a {role} that is no {'number' if role == 'rating' else 'time'}"
+        for rows, reason in ((wrong & empty, f"an empty {role}"), (wrong & ~empty, other)):
             if rows.any():
                 first = int(rows.arg_true()[0])
                 problems.append(
                     Problem(
-                        f"a {role} that {reason}",
+                        reason,
                         int(rows.sum()),
                         f"{raw.where(first)}, column {column!r}",
                         shortened(given[first]),
@@ -211,7 +213,8 @@ def _first_bad_value(
         else:
             wrong = why_no_time(given) if role == "timestamp" else f"{given!r} is not a number"
         return DataError(
-            f"{raw.place(row, column)}: {wrong}; correct it, or pass --skip-bad to leave such "
-            f"{unit}s out"
+            f"{raw.place(row, column)}: {wrong}; correct it, "
+            + (f"leave the column out with --{role}-col {NO_COLUMN}, " if role in OPTIONAL else "")
+            + f"or pass --skip-bad to leave such {unit}s out"
         )
     raise AssertionError("no bad value in a row marked bad")  # pragma: no cover
