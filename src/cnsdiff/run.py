@@ -123,7 +123,7 @@ def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     )
     with locked(path, busy):
         remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
-        for left in path.glob(".tmp??????"):  # of safetensors, which version 0.1 wrote with
+        for left in path.glob(".tmp??????"):  # of safetensors, by an earlier version
             left.unlink()
         _require_same(path, config, dataset)
         yield
@@ -163,7 +163,7 @@ def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
             f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
             "content; prepare that dataset again, or choose another --out"
         )
-    if not (path / "config.yaml").exists():  # killed before it was written, by version 0.1
+    if not (path / "config.yaml").exists():  # killed before, by an earlier version
         write_text(path / "config.yaml", _yaml(config))
 
 
@@ -297,6 +297,26 @@ class _StoredConfig(Record):
     training: dict[str, Any]
 
 
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run, finished or not; a dataset has a manifest as well."""
+    if any((path / name).exists() for name in ("config.yaml", "weights.safetensors")):
+        return True
+    try:
+        manifest = read_json(path / "manifest.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "status" in manifest
+
+
+def without_configuration(path: Path) -> RunError:
+    """The sentence for a run that was killed as it began, by an earlier version."""
+    return RunError(
+        f"{path}: was ended before its configuration was written, so nothing is lost; give the "
+        f"command again that began it, `cnsdiff train DATASET --out {shell_word(path)}` with its "
+        "options"
+    )
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory, of the right version."""
     recover(path)
@@ -348,6 +368,8 @@ def read_run(path: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(path)
     if manifest["status"] != "complete":
+        if not (path / "config.yaml").exists():
+            raise without_configuration(path)
         raise RunError(
             f"{path}: training has not finished; go on with `cnsdiff train --resume "
             f"{shell_word(path)}`"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -320,7 +325,52 @@ def test_lines_of_progress(planned):
     assert stream.getvalue() == "bench: 5 tasks, 5 of them done before\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_asked_to_end_is_no_failure(planned, number):
+    """As when a machine shuts down, and asks all processes at once."""
+
+    def ended(task):
+        error = OSError()
+        error.exitcode = -number
+        raise error
+
+    _, units, store = planned()
+    with pytest.raises(KeyboardInterrupt):
+        run(units, store, Inline(ended))
+    assert not list((store.path / "records").iterdir())
+
+
 # --- processes
+
+
+ORPHANS = """
+import os, signal, sys, time
+from cnsdiff.benchmark.workers import LocalWorkers
+if __name__ == "__main__":
+    with LocalWorkers(1) as workers:
+        workers._pool.schedule(sleep, args=[60])
+        while not os.path.exists("at work"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+SLEEP = """
+def sleep(seconds):
+    import os, time
+    open("at work", "w").write(str(os.getpid()))
+    time.sleep(seconds)
+"""
+
+
+@pytest.mark.slow
+def test_the_processes_end_with_one_that_is_killed(tmp_path):
+    (tmp_path / "orphans.py").write_text(SLEEP + ORPHANS)
+    done = subprocess.run([sys.executable, "orphans.py"], cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    worker = Path("/proc", (tmp_path / "at work").read_text())
+    end = time.monotonic() + 10
+    while worker.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not worker.exists()
 
 
 @pytest.mark.slow

@@ -159,6 +159,15 @@ def test_a_model_trained_in_memory(cli, world, tmp_path):
     assert cli("evaluate", tmp_path / "run", "--dataset", world).code == 0
 
 
+def test_a_run_that_an_earlier_version_left_without_configuration(cli, run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    for file in run.iterdir():
+        file.unlink()
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "training"}))
+    for command in (("evaluate",), ("train", "--resume"), ("recommend", "--all-users")):
+        cli(*command, run).refused("give the command again", f"`cnsdiff train DATASET --out {run}`")
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "weights.safetensors", "users.parquet"])
 @pytest.mark.parametrize("command", [("evaluate",), ("recommend", "--all-users")], ids="-".join)
 def test_damaged_runs(cli, run, untouched, name, command):

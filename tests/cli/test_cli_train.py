@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -189,6 +191,23 @@ def test_ctrl_c_and_resume(cli, world, tmp_path, fast, ctrl_c):
     assert "epoch 3/4" in lines[1]
     assert same_weights(run, tmp_path / "whole")
     cli("train", "--resume", run).refused("this run is finished", f"cnsdiff evaluate {run}")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill(cli, world, tmp_path, fast, monkeypatch, name):
+    """The end of the terminal is one, unless the command was started to survive it."""
+    number = getattr(signal, name)
+    monkeypatch.setattr(PlainReporter, "epoch", lambda *args, **more: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    command = ("train", world, *fast, "--out")
+    cli(*command, tmp_path / "run").refused("interrupted", "--resume", code=130)
+    assert signal.getsignal(number) == before
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        try:
+            assert cli(*command, tmp_path / "survives").code == 0
+        finally:
+            signal.signal(number, before)
 
 
 def test_the_same_command_again_resumes_too(cli, world, tmp_path, fast, ctrl_c, untouched):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from cnsdiff.errors import CnsdiffError, reason
 
 #: Seconds after which it is asked again which tasks are under way.
 _ASKED = 0.5
+#: Exit codes of a process that was politely ended: no failure of its task.
+_ENDED = {-getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 def run(
@@ -119,6 +122,8 @@ def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter
         reporter.done(task, float(outcome.rows["seconds"][0]), None)
     elif isinstance(error, KeyboardInterrupt):
         raise error
+    elif getattr(error, "exitcode", None) in _ENDED:  # all are, as when a machine shuts down
+        raise KeyboardInterrupt from error
     else:
         sentence = _sentence(error)
         store.add_failure(task, sentence)

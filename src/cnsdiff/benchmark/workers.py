@@ -5,13 +5,16 @@ All take a task and give a future. A task that fails, or whose process dies, fai
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from cnsdiff.benchmark.search import INSTALL
@@ -62,12 +65,8 @@ class LocalWorkers(Workers):
             import pebble
         except ImportError as error:
             raise ConfigError(f"a benchmark needs pebble; {INSTALL}") from error
-        import multiprocessing
-
         context: Any = multiprocessing.get_context("spawn")
-        self._pool: Any = pebble.ProcessPool(
-            max_workers=n, initializer=_ignore_ctrl_c, context=context
-        )
+        self._pool: Any = pebble.ProcessPool(max_workers=n, initializer=_serve, context=context)
 
     def submit(self, task: Task) -> Future[Outcome]:
         with _ctrl_c_held():
@@ -84,7 +83,7 @@ class LocalWorkers(Workers):
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Threads that begin here, and the processes they start, are born deaf to Ctrl-C.
+    """Threads that begin here, and the processes they start, are born deaf to the terminal.
 
     The pool starts its threads with the first task. A process that is interrupted before it can
     say that it ignores that would die with a traceback.
@@ -92,16 +91,28 @@ def _ctrl_c_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ignore_ctrl_c() -> None:
-    # The terminal interrupts all processes; it is the parent that ends them in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve() -> None:
+    """Leave it to the parent to end this process in order, and end with it if it is killed."""
+    # The terminal sends these to all processes.
+    for name in {"SIGINT", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=[parent.sentinel], daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    # The system makes it ready when the parent is gone, however it went, on every platform; what
+    # Linux has for this (PR_SET_PDEATHSIG) looks at the thread that started the process.
+    wait([sentinel])
+    os._exit(1)
 
 
 class RayWorkers(Workers):

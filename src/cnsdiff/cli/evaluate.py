@@ -94,6 +94,7 @@ def evaluate(
     from cnsdiff.evaluation.judges import judge_for
     from cnsdiff.recommender import Recommender
     from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
+    from cnsdiff.run import is_run
 
     for name in split or ():
         if name not in STANDARD_SPLITS:
@@ -104,8 +105,8 @@ def evaluate(
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise ConfigError(f"{out}: the name must end in .parquet or .csv")
     model = label = None
-    is_run = any((target / file).exists() for file in ("config.yaml", "weights.safetensors"))
-    if (target / "manifest.json").exists() and not is_run:
+    of_run = is_run(target)
+    if (target / "manifest.json").exists() and not of_run:
         if false_negatives is not None:
             raise InputError(
                 f"{target}: is a dataset, and --false-negatives needs a run with a trained sampler"
@@ -140,7 +141,7 @@ def evaluate(
 
     # The run's own numbers come first and are safe before anything else is begun.
     # Reports read metrics.parquet as measured the usual way.
-    usual = is_run and mask is MaskChoice.train
+    usual = of_run and mask is MaskChoice.train
     file = out or (target / "metrics.parquet" if usual else None)
     unwritten = counts = None
     if model is not None and label is not None:
@@ -164,7 +165,7 @@ def evaluate(
     if model is not None and false_negatives is not None:
         counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
     verdict = evaluation_verdict(results, label, f"ndcg@{max(ks)}")
-    steps = _next(target, is_run, references)
+    steps = _next(target, of_run, references)
     if json:
         report: dict[str, object] = {
             "dataset": data.name,
@@ -229,12 +230,12 @@ def _end(left_out: Mapping[str, str], unwritten: StorageError | None, asked: boo
         raise typer.Exit(unwritten.exit_code)
 
 
-def _next(target: Path, is_run: bool, references: bool) -> list[tuple[str, str]]:
+def _next(target: Path, of_run: bool, references: bool) -> list[tuple[str, str]]:
     """Commands to go on with, and what each is for."""
     from cnsdiff.visible import shell_word
 
     place = shell_word(target)
-    if not is_run:
+    if not of_run:
         return [(f"cnsdiff train {place} --out RUN", "a model to set beside them")]
     steps = [(f"cnsdiff report {place}", "all about it in one HTML file")]
     if not references:

@@ -11,6 +11,9 @@ from types import FrameType
 from cnsdiff.errors import Interrupted
 from cnsdiff.visible import say, say_json
 
+#: Ask a process to end.
+_POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 def wants_json() -> bool:
     """Whether the command line asks for JSON; known also where it cannot be parsed."""
@@ -33,16 +36,24 @@ def document(message: str, exit_code: int) -> None:
 def interruptible(how: str) -> Iterator[None]:
     """Around long work that keeps what is done: Ctrl-C, or a polite kill, is told in a sentence.
 
+    The end of the terminal (SIGHUP) is such a kill, but not to who was started to survive it.
+
     Parameters
     ----------
     how
         What is kept, and how to go on.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.getsignal(number) for number in _POLITE}
+    for number, handler in before.items():
+        if number == signal.SIGTERM or handler != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {how}") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -138,7 +138,13 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     """The recommender of an unfinished run, and where its dataset was."""
     from cnsdiff.errors import RunError
     from cnsdiff.recommender import Recommender
-    from cnsdiff.run import CHECKPOINT, as_options, read_config, read_manifest
+    from cnsdiff.run import (
+        CHECKPOINT,
+        as_options,
+        read_config,
+        read_manifest,
+        without_configuration,
+    )
 
     manifest = read_manifest(run)
     if manifest["status"] == "complete":
@@ -147,11 +153,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
             f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {shell_word(run)}`"
         )
     if not (run / "config.yaml").exists():
-        raise RunError(
-            f"{run}: was ended before its configuration was written, so nothing is lost; give the "
-            f"command again that began it, `cnsdiff train DATASET --out {shell_word(run)}` with "
-            "its options"
-        )
+        raise without_configuration(run)
     options = as_options(read_config(run))
     path = manifest["dataset"]["path"]
     if path is None:
