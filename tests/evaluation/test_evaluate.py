@@ -109,6 +109,22 @@ def test_only_the_splits_there_are() -> None:
         evaluate(EmbeddingScorer(torch.ones(2, 1), torch.ones(3, 1)), dataset)
 
 
+def test_lists_that_end_in_a_tie_are_counted(dataset: Dataset) -> None:
+    """Of the users of each split, by sorting all of their scores."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 30, (dataset.n_users, dataset.n_items)).astype(np.float32)
+    scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(dataset.n_items))
+    result = evaluate(scorer, dataset, ks=(3, 7))
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items).toarray() > 0
+    ordered = -np.sort(-np.where(train, -np.inf, scores), axis=1)
+    tied = ordered[:, 6] == ordered[:, 7]
+    for name, split in result.splits.items():
+        assert split.tied == pytest.approx(tied[np.unique(dataset.split(name).users)].mean())
+        assert result.to_dict()["splits"][name]["tied"] == split.tied
+    assert 0 < result["valid"].tied < 1
+    assert evaluate(scorer, dataset, ks=(dataset.n_items,))["valid"].tied == 0
+
+
 def test_an_empty_split_is_like_an_absent_one() -> None:
     dataset, nobody = make_dataset("valid", "test_iid"), np.zeros(0, dtype=np.int64)
     dataset.split("test_iid")

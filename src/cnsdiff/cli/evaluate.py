@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 #: What the system says where a run may be read only.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
+#: Share of lists that end in a tie from which on a reader is told: below it the order of the rows
+#: moved no value by more than 1 % (docs/metrics.md).
+_TIED = 0.25
+
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
 
 
@@ -195,7 +199,23 @@ def evaluate(
             )
         screen.print(verdict, style="bold", soft_wrap=True)
         print_next(screen, *steps)
-    _end(left_out, unwritten, out is not None)
+    _end([*_ties(results, max(ks)), *_missing(left_out)], unwritten, out is not None)
+
+
+def _ties(results: Mapping[str, Evaluation], k: int) -> list[str]:
+    """A note on models whose lists end in a tie for many users, on whatever split."""
+    most = {name: max(s.tied for s in result.splits.values()) for name, result in results.items()}
+    told = [f"{share:.0%} of the lists of {name}" for name, share in most.items() if share > _TIED]
+    if not told:
+        return []
+    return [
+        f"{' and '.join(told)} end at place {k} in a tie, which goes to the item that occurs first "
+        "in train: with its rows in another order the values may differ"
+    ]
+
+
+def _missing(left_out: Mapping[str, str]) -> list[str]:
+    return [f"{name} is left out: {reason}" for name, reason in left_out.items()]
 
 
 def _write(file: Path, results: Mapping[str, Evaluation]) -> StorageError | None:
@@ -214,16 +234,15 @@ def _write(file: Path, results: Mapping[str, Evaluation]) -> StorageError | None
     return None
 
 
-def _end(left_out: Mapping[str, str], unwritten: StorageError | None, asked: bool) -> None:
-    """What is missing, once all else is told; where nobody asked for a file, that is a note."""
+def _end(notes: list[str], unwritten: StorageError | None, asked: bool) -> None:
+    """Notes, once all else is told; an unwritten file is one, too, where nobody asked for it."""
     from cnsdiff.visible import say
 
-    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     cause = getattr(unwritten, "__cause__", None)
     only_read = not asked and isinstance(cause, OSError) and cause.errno in _READ_ONLY
     if unwritten is not None:
         mend = ", or say where with --out" if only_read else ""
-        notes.append(f"the metrics were not kept: {unwritten}{mend}")
+        notes = [*notes, f"the metrics were not kept: {unwritten}{mend}"]
     for note in notes:
         say(f"cnsdiff: {note}", sys.stderr)
     if unwritten is not None and not only_read:

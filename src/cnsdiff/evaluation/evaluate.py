@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -210,25 +211,29 @@ def _evaluate(
     relevance = {name: relevance_of(split, name, train.shape) for name, split in held_out.items()}
     anywhere = torch.stack([r.counts for r in relevance.values()]).sum(0)
     ranked_users = anywhere.nonzero()[:, 0]
-    items, _ = rank(
+    longest = max(ks)
+    items, scores = rank(
         scorer,
         ranked_users,
-        max(ks),
+        longest + 1,  # one more, to see whether the last place is a tie
         exclude=exclude,
         user_batch=user_batch,
         item_chunk=item_chunk,
         device=device,
     )
+    tied = torch.zeros(len(items), dtype=torch.bool)
+    if items.shape[1] > longest:
+        last = scores[:, longest - 1]
+        tied = ((last == scores[:, longest]) & last.isfinite()).cpu()
     # From here on it is (users × K): small, so the CPU is as good a place as any.
-    items = items.cpu()
+    items = items[:, : min(longest, items.shape[1])].cpu()
     counts = item_counts(train)
     results = {}
     for name, held in relevance.items():
         own = held.counts[ranked_users] > 0
         lists = items if bool(own.all()) else items[own]
-        results[name] = measure(
-            held, lists, counts, ks, per_user=per_user, anticipations=anticipations
-        )
+        measured = measure(held, lists, counts, ks, per_user=per_user, anticipations=anticipations)
+        results[name] = replace(measured, tied=float(tied[own].double().mean()))
     return results
 
 

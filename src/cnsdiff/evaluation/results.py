@@ -38,12 +38,16 @@ class SplitEvaluation:
         One row per user measured: ``user`` (index in the dataset), ``n_relevant`` and every
         accuracy metric. Rows come in ascending order of ``user``, so two models evaluated on
         the same split are paired row by row.
+    tied : float
+        Share of the users whose longest list ends in a tie: another item with the score of the
+        last is left out, because it occurs later in train.
     """
 
     metrics: dict[str, float]
     n_users: int
     n_users_without_test: int
     per_user: pl.DataFrame | None = field(default=None, repr=False, compare=False)
+    tied: float = 0.0
 
     def __getitem__(self, metric: str) -> float:
         return self.metrics[metric]
@@ -143,6 +147,7 @@ class Evaluation:
                     "metrics": _finite(split.metrics),
                     "n_users": split.n_users,
                     "n_users_without_test": split.n_users_without_test,
+                    "tied": split.tied,
                 }
                 for name, split in self.splits.items()
             },
