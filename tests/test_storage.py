@@ -341,12 +341,12 @@ def test_tensors_are_written_byte_by_byte_as_the_package_writes_them(tmp_path, m
 def test_commands_killed_at_any_point():
     """A few points of a few commands; benchmarks/reliability/kills.py by itself tries them all."""
     script = Path(__file__).parents[1] / "benchmarks" / "reliability" / "kills.py"
-    commands = ("export --overwrite", "train --resume")
+    commands = ("prepare --overwrite", "data fetch --force")
     done = subprocess.run(
-        [sys.executable, script, "--points", "2", "--seed", "1", "--only", *commands],
+        [sys.executable, script, "--points", "3", "--seed", "1", "--only", *commands],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "\n4 of 4 survived, 0 left something; " in done.stdout, done.stderr
+    assert "\n6 of 6 survived, 0 left something; " in done.stdout, done.stderr
     assert done.returncode == 0

@@ -105,12 +105,8 @@ set: {backbone: {name: mf, dim: 4}, training: {batch_size: 64}}
 """
 
 
-def prepare(folder: Path) -> None:
-    """What the commands start from; in a process of its own, for no thread survives a fork."""
-    from cnsdiff import ConfoundedWorld, Recommender, load_dataset
-    from cnsdiff.export import dataset_to_csv, to_numpy
-    from cnsdiff.training.progress import Reporter
-
+def prepare(folder: Path, words: set[str]) -> None:
+    """What commands of these words start from; in a process of its own, as are its threads."""
     draw = random.Random(0)
     pairs = {(draw.randrange(40), int(30 * draw.random() ** 2)) for _ in range(900)}
     rows = "".join(f"{user},{item},5\n" for user, item in sorted(pairs))
@@ -122,6 +118,16 @@ def prepare(folder: Path) -> None:
         (published / name).write_text("1\t1\t5\t0\n")
     command((*PREPARE[:-2], "2", "--out", "data-old"), folder)
     command((*FETCH, "home"), folder)
+    if words & {"train", "run", "unfinished", "tune", "vectors-old", "tables-old"}:
+        train(folder)
+
+
+def train(folder: Path) -> None:
+    """A dataset, a run, an unfinished one, and exports of them."""
+    from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+    from cnsdiff.export import dataset_to_csv, to_numpy
+    from cnsdiff.training.progress import Reporter
+
     world = ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
     dataset = load_dataset(world.save(folder / "data"))
     dataset_to_csv(dataset, folder / "tables-old")
@@ -235,10 +241,8 @@ def here() -> None:
 
 def run(case: Case, folder: Path, left: int | None = None) -> tuple[int, str, int]:
     """Carry a command out; exit code, what it said, and how many changes it made."""
-    import torch
-
-    torch.set_num_threads(1)
-    here()
+    if case.name == "benchmark":
+        here()
     counted = count_changes(left)
     code, said = command(case.arguments, folder)
     return code, said, counted()
@@ -401,7 +405,12 @@ def main() -> None:
         base = work / "base"
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
-        warm(lambda: prepare(base))
+        import cnsdiff.cli.app
+        import cnsdiff.recommender
+        import cnsdiff.shifts  # noqa: F401 (here, and not once more in a process)
+
+        words = {word for case in cases for word in case.arguments}
+        warm(lambda: prepare(base, words))
         for case in cases:
             row = kill(case, base, work, given.points, random.Random(given.seed))
             rows.append(row)
