@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff import run as run_module
 from cnsdiff.errors import RunError, StorageError
 from cnsdiff.evaluation import Dialled, EmbeddingScorer
 from cnsdiff.evaluation.dial import standardised_log
@@ -430,6 +431,24 @@ def test_killed_at_any_point_it_goes_on_and_leaves_no_rubbish(
     model = recommender().fit(world, run=place)
     assert sorted(entry.name for entry in place.iterdir()) == FILES
     assert torch.equal(model.user_embeddings_, Recommender.load(kept).user_embeddings_)
+
+
+def test_a_run_that_is_replaced_while_it_is_read(run, kept, world, monkeypatch):
+    """By a whole other one, at each moment of reading: what is read is of one run."""
+    for seed, function in enumerate(("read_manifest", "read_config", "_verify", "load_file")):
+        model = Recommender("mf", "random", seed=seed, training={"epochs": 1})
+        model.fit(world)
+        real = getattr(run_module, function)
+
+        def replaced_first(*arguments, function=function, real=real, model=model):
+            monkeypatch.setattr(run_module, function, real)
+            model.save(run, overwrite=True)
+            return real(*arguments)
+
+        monkeypatch.setattr(run_module, function, replaced_first)
+        found = Recommender.load(run)
+        assert found.config_ == model.config_
+        assert torch.equal(found.item_embeddings_, model.item_embeddings_)
 
 
 def test_killed_after_the_manifests_last_word(run, unfinished, world):

@@ -52,6 +52,7 @@ from cnsdiff.storage import (
     locked,
     read_json,
     read_parquet,
+    read_settled,
     recover,
     remove_leftovers,
     sha256,
@@ -366,6 +367,10 @@ def read_run(path: Path) -> dict[str, Any]:
         ``path``, ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``,
         ``items``, ``train``, ``history`` and ``seen`` (``None`` where the run has none).
     """
+    return read_settled(path / "manifest.json", lambda: _read_run(path))
+
+
+def _read_run(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     if manifest["status"] != "complete":
         if not (path / "config.yaml").exists():

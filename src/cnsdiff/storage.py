@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import from_json
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+T = TypeVar("T")
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: What ``renameat2`` says of a file system, or a kernel, that cannot exchange.
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
@@ -50,6 +52,8 @@ _OLD = ".old"
 _ABANDONED = 24 * 3600.0
 #: Seconds to wait for a writer that is between two renames.
 _PATIENCE = 2.0
+#: How often what is replaced while it is read is read again.
+_READINGS = 5
 
 
 def storage_error(path: Path, error: BaseException) -> StorageError:
@@ -456,6 +460,37 @@ def write_tensors(
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
             file.write(memoryview(flat.view(torch.uint8).numpy()))
+
+
+def read_settled(manifest: Path, read: Callable[[], T]) -> T:
+    """What ``read`` returns, read again while somebody replaces what it reads.
+
+    Parameters
+    ----------
+    manifest
+        File that is replaced whenever something is that goes with it: alone, or with its directory.
+    read
+        Reads it, and what goes with it; may find that they do not fit together.
+    """
+    for _ in range(_READINGS):
+        before = _identity(manifest)
+        try:
+            found = read()
+        except (CnsdiffError, OSError):
+            if _identity(manifest) == before:
+                raise
+        else:
+            if _identity(manifest) == before:
+                return found
+    return read()
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

@@ -353,6 +353,23 @@ def test_save_never_replaces_unasked_nor_what_is_no_dataset(tiny, saved, tmp_pat
         assert snapshot(tmp_path) == before
 
 
+def test_a_dataset_that_is_replaced_while_it_is_read(tiny, saved, monkeypatch):
+    """Old or new, never a message that it is damaged; an old one says so, once it is gone."""
+    other = make(train=[("q", 1), ("r", 2)])
+    old = load_dataset(saved)
+    real = module.read_table
+
+    def replaced_first(path, table, manifest):
+        monkeypatch.setattr(module, "read_table", real)
+        other.save(saved, overwrite=True)
+        return real(path, table, manifest)
+
+    monkeypatch.setattr(module, "read_table", replaced_first)
+    assert load_dataset(saved).users.to_list() == ["q", "r"]
+    with pytest.raises(DataError, match="has been replaced since it was opened"):
+        old.split("train")
+
+
 def test_a_dataset_that_a_kill_left_aside_is_found_again(tiny, saved):
     """Where two directories cannot be exchanged, there is a moment between two renames."""
     aside = saved.rename(saved.with_name(f".{saved.name}.{'0' * 16}.old"))

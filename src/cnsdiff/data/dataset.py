@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.data.directory import (
+    MANIFEST,
     SCHEMA_VERSION,
     SPLITS,
     ids_misfit,
@@ -33,6 +34,7 @@ from cnsdiff.data.splits import (
     table_of,
 )
 from cnsdiff.errors import DataError
+from cnsdiff.storage import read_settled
 
 LICENCE = "not stated; ask the publisher of the data before passing it on"
 
@@ -379,6 +381,10 @@ def load_dataset(path: str | Path) -> Dataset:
         It is not a dataset, of another schema version, incomplete or damaged.
     """
     path = Path(path)
+    return read_settled(path / MANIFEST, lambda: _load(path))
+
+
+def _load(path: Path) -> Dataset:
     manifest = read_manifest(path)
     ids = {}
     for table, key in (("users", "n_users"), ("items", "n_items")):

@@ -220,6 +220,26 @@ def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFr
     DataError
         The file is missing, or is not the one the manifest was written for.
     """
+    try:
+        return _read_table(path, table, manifest)
+    except DataError as error:
+        if _is_replaced(path, manifest):
+            raise DataError(
+                f"{path}: has been replaced since it was opened, so that its parts no longer fit "
+                "together; open it, or give the command, again"
+            ) from error
+        raise
+
+
+def _is_replaced(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether another dataset is there now."""
+    try:
+        return bool(read_json(path / MANIFEST) != manifest)
+    except (OSError, ValueError):
+        return False
+
+
+def _read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFrame:
     file = path / file_name(table)
     try:
         data = file.read_bytes()
