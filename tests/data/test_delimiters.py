@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cnsdiff.data.dialects import DELIMITERS, NAMES, delimiter_of
-from cnsdiff.errors import DataError
+from cnsdiff.data.features import read_features
+from cnsdiff.errors import CnsdiffWarning, DataError
 
 PAIRS = [(1, 4), (1, 5), (2, 8), (3, 14), (20, 2)]
 RATINGS = ["3,5", "2,5", "4", "4,5", "1"]
@@ -111,3 +112,13 @@ def test_the_first_line_may_name_the_delimiter(read):
     assert found.frame.rows() == [(1, 4, 3.5)]
     assert found.problems[0].place == "line 4, column 'rating'"
     assert read("SEP=,\n1,4;5\n2,6;7\n").frame.rows() == [(1, "4;5"), (2, "6;7")]
+
+
+def test_decimal_commas_of_features_are_numbers_and_told(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text("item_id;price;code;title\n1;3,5;1,500;a, b\n2;;2,250;c\n3;4;3,125;e\n")
+    with pytest.warns(CnsdiffWarning, match=r"'price' .* decimal comma \('3,5'\)") as told:
+        found = read_features(path, "item")
+    assert len(told) == 1
+    assert found["price"].to_list() == [3.5, None, 4.0]
+    assert found["code"].to_list() == ["1,500", "2,250", "3,125"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 _LONGEST = 1000  # lines of one field; what is open for longer was never closed
 _FIELDS = 50  # of a record that go on over lines, at most
@@ -119,16 +121,13 @@ def quoted_records(
     openers = untidy.filter(~closed)["_at"].to_list()
     joined, inside, broken = _joined(lines, openers, delimiter, width)
     # What is neat already stays as it is: replacing costs more than all the rest.
-    neat = (
-        untidy.filter(closed)
-        .with_columns(
-            pl.col("text")
-            .str.replace_all(pattern.around, "${1}${2}")
-            .str.strip_chars(" " if delimiter == "\t" else " \t")
-        )
-        .select("_at", "text")
+    changed = pl.concat([untidy.filter(closed).select("_at", "text"), joined]).select(
+        "_at",
+        pl.col("text")
+        .str.replace_all(pattern.around, "${1}${2}")
+        .str.strip_chars(" " if delimiter == "\t" else " \t")
+        .alias("_text"),
     )
-    changed = pl.concat([neat, joined]).rename({"text": "_text"})
     kept_rows = np.ones(lines.height, dtype=bool)
     kept_rows[[*inside, *broken]] = False
     records = lines.with_row_index("_at")
@@ -157,46 +156,67 @@ def _joined(
     # A line that only has doubled quotes, or none, ends nothing.
     ends = (text.str.contains('"', literal=True) & ~text.str.contains(f"^{_INSIDE}$")).arg_true()
     marks = ends.to_numpy()
+    after = np.searchsorted(marks, openers, side="right")
+    pieces = _Pieces(lines, np.asarray(openers), np.append(marks, -1)[after])
     free = 0
-    for start in openers:
+    for turn, start in enumerate(openers):
         if start < free:
             continue
         record = None
-        after = int(np.searchsorted(marks, start, side="right"))
-        for mark in marks[after : after + _FIELDS]:
-            end = int(mark)
-            if end - start > _LONGEST:
+        end = start
+        for mark in marks[after[turn] : after[turn] + _FIELDS].tolist():
+            if mark - start > _LONGEST:
                 break
-            piece = lines[start : end + 1]
-            candidate = _with_blank_lines(piece)
+            piece, candidate = pieces.between(turn, mark)
             if strict.fullmatch(candidate) and not _looks_like_rows(piece, delimiter, width):
-                record = candidate
+                record, end = candidate, mark
                 break
             if not opened.fullmatch(candidate):
                 break
         if record is None:
             broken.append(start)
-            free = start + 1
         else:
-            records[start] = _tidy(record, delimiter)
-            free = end + 1
-            inside.extend(range(start + 1, free))
+            records[start] = record
+            inside.extend(range(start + 1, end + 1))
+        free = end + 1
     table = pl.DataFrame({"_at": list(records), "text": list(records.values())}, schema=schema)
     return table, inside, broken
 
 
-def _with_blank_lines(piece: pl.DataFrame) -> str:
-    """Lines as one text; the blank ones among them, which are not in the table, come back."""
-    numbers, texts = piece["line"].to_list(), piece["text"].to_list()
-    parts = [texts[0]]
-    for before, number, text in zip(numbers, numbers[1:], texts[1:], strict=False):
-        parts += ["\n" * (number - before), text]
-    return "".join(parts)
+class _Pieces:
+    """Lines from each of some starts to an end, brought over from the table at once."""
+
+    def __init__(
+        self, lines: pl.DataFrame, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> None:
+        self.lines, self.starts, self.ends = lines, starts, ends
+        lengths = np.where((ends > starts) & (ends - starts <= _LONGEST), ends - starts + 1, 0)
+        self.offsets = np.cumsum(lengths) - lengths
+        rows = np.repeat(starts - self.offsets, lengths) + np.arange(lengths.sum())
+        self.numbers = lines["line"].gather(rows).to_list()
+        self.texts = lines["text"].gather(rows).to_list()
+
+    def between(self, turn: int, end: int) -> tuple[list[str], str]:
+        """The lines up to ``end``, and the same as one text, blank lines included."""
+        start = int(self.starts[turn])
+        if end == self.ends[turn]:
+            span = slice(int(self.offsets[turn]), int(self.offsets[turn]) + end - start + 1)
+            numbers, texts = self.numbers[span], self.texts[span]
+        else:
+            piece = self.lines[start : end + 1]
+            numbers, texts = piece["line"].to_list(), piece["text"].to_list()
+        if numbers[-1] - numbers[0] == len(numbers) - 1:
+            return texts, "\n".join(texts)
+        # Blank lines are not in the table, and come back by the numbers of the others.
+        parts = [texts[0]]
+        for before, number, text in zip(numbers, numbers[1:], texts[1:], strict=False):
+            parts += ["\n" * (number - before), text]
+        return texts, "".join(parts)
 
 
-def _looks_like_rows(piece: pl.DataFrame, delimiter: str, width: int | None) -> bool:
+def _looks_like_rows(piece: Sequence[str], delimiter: str, width: int | None) -> bool:
     """Whether so many lines within a field all have as many fields as a row."""
-    within = piece["text"][1:-1]
+    within = piece[1:-1]
     if width is None or len(within) < _ROWS:
         return False
-    return bool((within.str.count_matches(delimiter, literal=True) == width - 1).all())
+    return all(line.count(delimiter) == width - 1 for line in within)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from cnsdiff.data.columns import RawTable
-from cnsdiff.data.dialects import declared, sniff
+from cnsdiff.data.dialects import DECIMAL_COMMA, declared, sniff
 from cnsdiff.data.lines import read_lines
 from cnsdiff.data.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.text import parse, whole_records
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.storage import read_parquet
 
 _DELIMITERS = ("\t", ",", ";", "|")
@@ -57,7 +60,28 @@ def read_raw(source: Any, what: str) -> RawTable:
         lines[1:], replace(dialect, width=len(names)), str(path), skip_bad=False
     )
     frame.columns = names
+    if dialect.delimiter != ",":
+        frame = _with_decimal_points(frame, str(path))
     return RawTable(frame, str(path), lines=numbers)
+
+
+def _with_decimal_points(frame: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Columns of numbers with a decimal comma as such with a point, which is told."""
+    for values in frame.iter_columns():
+        filled = values.filter(values != "")
+        comma = filled.str.contains(f"^{DECIMAL_COMMA.pattern}$")
+        # A comma before three digits may part thousands as well, and then nothing is changed.
+        decimal = comma & ~filled.str.contains(r",\d{3}$")
+        if not decimal.any() or not (comma | filled.str.contains(r"^[+-]?\d+$")).all():
+            continue
+        frame = frame.with_columns(values.str.replace(",", ".", literal=True))
+        warnings.warn(
+            f"{source}: column {values.name!r} is read as numbers with a decimal comma "
+            f"({filled.filter(decimal)[0]!r}); put another character between parts of lists",
+            CnsdiffWarning,
+            stacklevel=2,
+        )
+    return frame
 
 
 def require_distinct(names: list[str], source: str) -> None:
