@@ -62,3 +62,25 @@ def test_more_than_is_free_is_refused(monkeypatch):
     require_memory(2 * 10**9, "this", "do that")
     with pytest.raises(InputError, match=r"^this needs about 3.0 GB of memory, and 2.0 GB are"):
         require_memory(3 * 10**9, "this", "do that")
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached"),
+    [
+        ("max", "current", "inactive_file"),
+        ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_what_control_groups_leave(tmp_path, limit, used, cached):
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    for folder, most, taken in (
+        (inner, "1000", 400),
+        (tmp_path / "a", "max", 5),
+        (tmp_path, 900, 500),
+    ):
+        (folder / f"memory.{limit}").write_text(f"{most}\n")
+        (folder / f"memory.{used}").write_text(f"{taken}\n")
+        (folder / "memory.stat").write_text(f"anon 7\n{cached} 50\n")
+    assert list(memory._left_below(tmp_path, "/a/b", limit, used, cached)) == [650, 450]
+    assert list(memory._left_below(tmp_path, "/not/here", limit, used, cached)) == [450]

@@ -119,15 +119,30 @@ def _left_in_the_machine() -> int:
 
 
 def _left_in_the_group() -> Iterator[int]:
-    """What the control group leaves, where there is one with a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text())
-            # Cached files count as used, and go when the memory is wanted.
-            fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            yield int(limit) - used + int(fields.get("inactive_file", 0))
+    """What each control group that the process is in leaves, where it has a limit."""
+    top, lines = Path("/sys/fs/cgroup"), []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    for _, kinds, own in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if not kinds:
+            yield from _left_below(top, own, "max", "current", "inactive_file")
+        elif "memory" in kinds.split(","):  # the first version, one hierarchy for each resource
+            names = "limit_in_bytes", "usage_in_bytes", "total_inactive_file"
+            yield from _left_below(top / "memory", own, *names)
+
+
+def _left_below(top: Path, own: str, limit: str, used: str, cached: str) -> Iterator[int]:
+    """Of a group and those it is in; in a container ``own`` may be what the host calls it."""
+    group = top / own.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(top):
+            return
+        with contextlib.suppress(OSError, ValueError):
+            most = int((folder / f"memory.{limit}").read_text())  # "max" is no limit
+            taken = int((folder / f"memory.{used}").read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            # Cached files count as taken, and go when the memory is wanted.
+            yield most - taken + int(dict(line.split() for line in lines).get(cached, 0))
 
 
 def _address_space() -> int:

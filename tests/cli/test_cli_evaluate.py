@@ -262,6 +262,25 @@ def test_references_that_fail_are_named_and_left_out(cli, run, world, monkeypatc
     cli("evaluate", world).refused("no reference could be measured (mostpop: RuntimeError: two; ")
 
 
+def test_an_absent_split_that_is_asked_for_is_told_once(cli, world, tmp_path):
+    copy = shutil.copytree(world, tmp_path / "d")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["splits"]["test_ood"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    message = cli("evaluate", copy, "--split", "test_ood").refused("has no test_ood split")
+    assert message.count("test_ood split") == 1
+
+
+def test_a_table_that_cannot_be_printed_is_no_fault_of_a_reference(cli, run, monkeypatch):
+    def closed(self, label, evaluation):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("cnsdiff.cli.output.GrowingComparison.add", closed)
+    done = cli("evaluate", run, "--references")
+    assert done.code == 1
+    assert "left out" not in done.err
+
+
 def test_lists_that_end_in_ties_are_told(cli, run, monkeypatch):
     def alike(self, users, start, stop):
         return torch.ones(len(users), stop - start)

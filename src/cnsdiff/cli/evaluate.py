@@ -94,7 +94,7 @@ def evaluate(
     from cnsdiff.data import load_dataset
     from cnsdiff.errors import ConfigError, InputError, RunError, did_you_mean
     from cnsdiff.evaluation import evaluate as measure
-    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS, splits_to_evaluate
+    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS, relevance_of, splits_to_evaluate
     from cnsdiff.evaluation.judges import judge_for
     from cnsdiff.recommender import Recommender
     from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
@@ -156,9 +156,14 @@ def evaluate(
         splits = list(results[label].splits)
     else:
         splits = split or splits_to_evaluate(data)
+        for name in splits:  # one sentence, not one for each reference
+            relevance_of(data.split(name), name, (data.n_users, data.n_items))
     for name in names:
+        found = None
         with left_out_if_it_fails(name, left_out):
-            keep(name, measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value))
+            found = measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value)
+        if found is not None:  # what goes wrong while printing is not the reference's fault
+            keep(name, found)
     if not results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise InputError(f"{target}: no reference could be measured ({reasons})")

@@ -78,7 +78,7 @@ class ItemKNN(Reference):
         sharing = np.minimum(by_item @ np.diff(train.indptr).astype(np.float64), n_items)
         pairs = min(int(sharing.sum()), n_items * (self.neighbours or n_items), self.max_pairs)
         require_memory(
-            16 * pairs + 80 * _BLOCK,
+            16 * pairs + 80 * min(_BLOCK, int(sharing.sum())),
             f"ItemKNN on {n_items:,} items with {pairs:,} similarities",
             "lower its neighbours or max_pairs",
         )
