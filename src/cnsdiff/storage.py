@@ -228,6 +228,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_whole(path: Path) -> None:
+    """Remove a directory, and what a kill left of it: it is whole as long as it has its name."""
+    path = _real(path)
+    remove_leftovers(path.parent, [path.name])
+    with _system_errors(path):
+        if os.path.lexists(path):
+            hidden = _hidden_beside(path)
+            path.rename(hidden)
+            _remove(hidden)
+
+
 def recover(path: Path) -> None:
     """Give back its name to what a kill between two renames left aside.
 
@@ -459,7 +470,7 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def read_settled(manifest: Path, read: Callable[[], T]) -> T:

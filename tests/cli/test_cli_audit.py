@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnsdiff.errors import RunError
+from cnsdiff.storage import locked
+
 #: Names as people have them: spaces, letters of other scripts, a comma in quotes.
 NAMES = ("Łódź 東京", "Ana María", "Müller, Jürgen", "Иван")
 
@@ -124,7 +127,7 @@ def test_a_missing_log_is_refused(cli, tmp_path):
     cli("audit", tmp_path / "nothing.csv").refused("nothing.csv", "no such file")
 
 
-def test_only_an_audit_is_started_anew(cli, shop, tmp_path):
+def test_only_an_audit_is_started_anew(cli, shop, tmp_path, untouched):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep me")
@@ -136,7 +139,16 @@ def test_only_an_audit_is_started_anew(cli, shop, tmp_path):
     done = cli(*plain, "--threshold", "2")
     assert done.code == 2
     assert "differs in --threshold" in done.err
+    (out / "benchmark").mkdir(exist_ok=True)
+    untouched()
+    assert cli("audit", tmp_path / "no.csv", *plain[2:], "--overwrite").code == 2
+    untouched()  # what is given is read before what is there goes
+    with locked(out / "benchmark", RunError("held")):
+        done = cli(*plain, "--threshold", "2", "--overwrite")
+    assert (done.code, "another command is writing here" in done.err) == (2, True)
+    untouched()
     assert cli(*plain, "--threshold", "2", "--overwrite").code == 0
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name[0] == ".") == []
 
 
 @pytest.mark.slow

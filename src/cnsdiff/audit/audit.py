@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from cnsdiff.errors import ConfigError, InputError
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.memory import free_memory
 from cnsdiff.shifts import prepare
-from cnsdiff.storage import write_json, write_with
+from cnsdiff.storage import being_written, locked, remove_whole, write_json, write_with
 
 #: Seconds kept for the numbers and the report, and as many for each shift (and 100,000 pairs).
 _RESERVE, _RESERVE_A_SHIFT = 2.0, 1.0
@@ -69,6 +69,8 @@ class Options:
         The one seed.
     workers, threads
         Processes at once; CPU threads of all of them.
+    overwrite
+        Start anew where an audit is.
     """
 
     reading: Reading
@@ -83,6 +85,7 @@ class Options:
     seed: int = 0
     workers: int = 1
     threads: int | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     RunError
         ``out`` holds something else.
     """
+    if options.overwrite:
+        require_replaceable(options.out)
     log = read_log(options.reading)
     table = log.interactions
     note(f"read {len(table):,} rows: {table.n_users:,} users, {table.n_items:,} items")
@@ -130,9 +135,11 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     log = thinned(log, options.budget, n_shifts, seed=options.seed, most=options.max_pairs)
     for sentence in log.notes:
         note(sentence)
-    before = take_up(options.out, _identity(options, log), options.budget)
     needed = seconds_a_shift(log.interactions.positives(log.threshold))
     planned = plan_shifts(log, int(options.budget // needed), options.shifts)
+    if options.overwrite:  # not before all that is given has been read
+        clear(options.out)
+    before = take_up(options.out, _identity(options, log), options.budget)
     paths: dict[str, Path] = {}
     left_out = list(planned.left_out)
     first: InputError | None = None
@@ -391,6 +398,12 @@ def _workers(n: int) -> Workers:
     return ThisProcess() if n == 1 else LocalWorkers(n)
 
 
+def require_replaceable(out: Path) -> None:
+    """:class:`InputError` if a directory holds something that is no audit."""
+    if out.exists() and not is_audit(out) and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: holds no audit, so --overwrite does not remove it")
+
+
 def clear(out: Path) -> None:
     """Remove an audit, so that another can take its place; anything else is left alone.
 
@@ -398,9 +411,10 @@ def clear(out: Path) -> None:
     ------
     InputError
         The directory holds something that is no audit.
+    RunError
+        An audit is running there.
     """
-    if not out.exists():
-        return
-    if not is_audit(out) and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: holds no audit, so --overwrite does not remove it")
-    shutil.rmtree(out)
+    require_replaceable(out)
+    store = out / "benchmark"
+    with locked(store, being_written(out)) if store.is_dir() else nullcontext():
+        remove_whole(out)

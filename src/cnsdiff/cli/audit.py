@@ -131,7 +131,7 @@ def audit(
     and a report of what each loses under which shift. After Ctrl-C the same command goes on.
     """
     started = time.monotonic()
-    from cnsdiff.audit.audit import Options, clear, prepare_splits
+    from cnsdiff.audit.audit import Options, prepare_splits
     from cnsdiff.audit.log import Reading
     from cnsdiff.audit.methods import require_metric
     from cnsdiff.cli.output import print_json
@@ -172,9 +172,8 @@ def audit(
         seed=seed,
         workers=workers,
         threads=threads,
+        overwrite=overwrite,
     )
-    if overwrite:
-        clear(options.out)
     note = PlainLines("audit").note
     if splits_only:
         _tell_splits(prepare_splits(options, note), options, json)
