@@ -147,6 +147,15 @@ def test_lists_are_no_longer_than_the_catalogue(k: int) -> None:
     assert (items.sort(dim=1).values == torch.arange(12)).all()
 
 
+def test_lists_that_memory_cannot_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnsdiff.evaluation.ranking._MANY_PLACES", 20)
+    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 500)
+    scorer = MatrixScorer(np.zeros((2, 12)))
+    rank(scorer, torch.arange(2), 10)
+    with pytest.raises(InputError, match=r"ranking 2 lists of 12 items needs .*lower k"):
+        rank(scorer, torch.arange(2), 10**9)
+
+
 def test_expanded_views_are_not_masked_in_place() -> None:
     class Popularity:
         n_users, n_items = 2, 4

@@ -24,7 +24,7 @@ from torch import Tensor
 from cnsdiff.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
-from cnsdiff.evaluation.ranking import Excluded, best_of
+from cnsdiff.evaluation.ranking import Excluded, best_of, require_room
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def dialled_lists(
         As in :class:`Dialled` and :func:`~cnsdiff.evaluation.rank`.
     """
     check(scorer, exclude, (k,))
+    require_room(len(gammas) * len(users), min(k, scorer.n_items))
     sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     excluded = Excluded(exclude, place)

@@ -20,12 +20,17 @@ from torch import Tensor
 
 from cnsdiff.errors import CnsdiffError, InputError
 from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.memory import require_memory
 
 USER_BATCH = 256
 ITEM_CHUNK = 16384
 """Defaults of one block: 256 × 16384 float32 scores are 16 MiB, which the C library keeps for the
 next block; larger ones it returns to the system, and clearing those anew costs as much as the
 product."""
+
+#: Places of lists from which on it is asked whether there is memory for them: 8 bytes for the
+#: item, 4 for the score, and as much again for whoever works with them.
+_MANY_PLACES = 2**26
 
 _LOW = 0xFFFFFFFF
 _NO_KEY = torch.iinfo(torch.int64).min
@@ -68,7 +73,8 @@ def rank(
     Raises
     ------
     InputError
-        If ``k``, a block size, a user id or the shape of ``exclude`` is out of range.
+        If ``k``, a block size, a user id or the shape of ``exclude`` is out of range, or there is
+        no memory for the lists.
     CnsdiffError
         If a score is NaN or a block has the wrong shape.
     """
@@ -77,6 +83,8 @@ def rank(
     _check(scorer, users, k, exclude, user_batch, item_chunk)
     excluded = None if exclude is None else Excluded(exclude, place)
     k = min(k, scorer.n_items)
+    if place.type == "cpu":
+        require_room(len(users), k)
     items = torch.empty((len(users), k), dtype=torch.int64, device=place)
     scores = torch.empty((len(users), k), dtype=torch.float32, device=place)
     with torch.no_grad():
@@ -85,6 +93,16 @@ def rank(
             keys = _rank_batch(scorer, users[begin:end], k, excluded, item_chunk)
             items[begin:end], scores[begin:end] = _unpack(keys)
     return items, scores
+
+
+def require_room(n_lists: int, k: int) -> None:
+    """Raise :class:`InputError` if memory cannot hold so many lists, ``k`` of the catalogue."""
+    if n_lists * k > _MANY_PLACES:
+        require_memory(
+            24 * n_lists * k,
+            f"ranking {n_lists:,} lists of {k:,} items",
+            "lower k (evaluation.ks), or take fewer users at a time",
+        )
 
 
 def _rank_batch(
