@@ -84,7 +84,7 @@ def test_malformed_lines_can_be_skipped_and_are_counted(cli, files):
     problems = manifest["source"]["problems"]["train"]
     assert sum(problem["rows"] for problem in problems) == 2
     first = problems[0]
-    assert f"note: train.txt: left out {first['rows']} with {first['reason']}" in done.out
+    assert f"note: train.txt: left out {first['rows']} rows with {first['reason']}" in done.out
     assert f"first in {first['place']}: {first['example']!r}" in done.out
 
 

@@ -146,21 +146,26 @@ def test_commands_are_ours_or_their_exception_is_named() -> None:
 # -- run -------------------------------------------------------------------------------------------
 
 
-def write_log(path: Path, seed: int = 0) -> None:
+def write_log(path: Path, seed: int = 0, part: int | None = None) -> None:
+    """A log, or one of four parts that share no pair, as splits are."""
     rng = np.random.default_rng(seed)
     pairs = pl.DataFrame({"user": rng.integers(0, 60, 3000), "item": rng.integers(0, 40, 3000)})
-    pairs.with_columns(
+    log = pairs.with_columns(
         rating=pl.Series(rng.integers(1, 6, 3000)),
         timestamp=pl.Series(rng.integers(1_600_000_000, 1_620_000_000, 3000)),
-    ).write_csv(path)
+    )
+    kept = True if part is None else (pl.col("user") + pl.col("item")) % 4 == part
+    log.filter(kept).write_csv(path)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of everything that :data:`FILES` names."""
     folder = tmp_path_factory.mktemp("files")
-    for seed, name in enumerate(("ratings", "random", "train", "valid", "iid", "ood")):
+    for seed, name in enumerate(("ratings", "random")):
         write_log(folder / f"{name}.csv", seed)
+    for part, name in enumerate(("train", "valid", "iid", "ood")):
+        write_log(folder / f"{name}.csv", part, part)
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)
     for name in ("mine", "food", "yelp2018"):
         dataset.save(folder / "data" / name)

@@ -109,5 +109,5 @@ def test_an_id_never_goes_on_over_lines(read):
     found = read(content, skip_bad=True)
     assert found.frame.rows() == [(3, 6)]
     assert str(found.problems[0]) == (
-        r"1 with a line break in the item (first in line 1: '4\n2,5')"
+        r"1 row with a line break in the item (first in line 1: '4\n2,5')"
     )

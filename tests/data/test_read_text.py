@@ -174,13 +174,13 @@ def test_skip_bad_counts_an_open_quote_and_a_user_without_items(read):
     assert read('user,item\n"a",b\n"c,d\n', skip_bad=True).skipped == 1
     found = read("1 2 3\n4\n", format="adjacency", skip_bad=True)
     assert found.skipped == 1
-    assert str(found.problems[0]) == "1 with a user without items (first in line 2: '4')"
+    assert str(found.problems[0]) == "1 row with a user without items (first in line 2: '4')"
 
 
 def test_an_example_is_shortened_and_shows_control_characters(read):
     found = read("1,2\n3,4\n\x1b[31m" + "x" * 100 + "\n", skip_bad=True)
     assert str(found.problems[0]) == (
-        "1 with fewer fields than 2 (first in line 3: '\\x1b[31m" + "x" * 54 + "…')"
+        "1 row with fewer fields than 2 (first in line 3: '\\x1b[31m" + "x" * 54 + "…')"
     )
 
 

@@ -34,7 +34,8 @@ class Problem:
 
     def __str__(self) -> str:
         # As Python writes it, so that nothing in it is acted on by a terminal.
-        return f"{self.rows:,} with {self.reason} (first in {self.place}: {self.example!r})"
+        rows = f"{self.rows:,} row{'s' if self.rows > 1 else ''}"
+        return f"{rows} with {self.reason} (first in {self.place}: {self.example!r})"
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
