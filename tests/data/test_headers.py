@@ -85,6 +85,7 @@ def test_a_header_among_ids_of_text(read):
 
 def test_ids_that_are_names_can_be_had(read):
     assert len(read("ann,cheese\nuser,item\n", header=False)) == 2
+    assert len(read("user_id,item_id\nann,cheese\ncustomer,book\n")) == 2
 
 
 def test_a_mark_at_the_start_of_a_line_is_no_part_of_an_id(read):

@@ -47,7 +47,10 @@ def layout_of(sample: Sequence[str]) -> Layout:
         return "adjacency" if max(widths) > 4 or len(rows) >= _ENOUGH else "unclear"
     if len(rows) < 2:
         return "log"
-    if usual > 4:
+    if usual == 1:
+        return "other"
+    # Pairs with a longer line among them; or more fields than a log without a header has.
+    if usual == 2 or usual > 4:
         return "unclear"
     numbers = [[int(field) for field in row[1:]] for row in rows if len(row) == usual]
     third = [row[1] for row in numbers]
@@ -77,8 +80,8 @@ def told_format(lines: pl.DataFrame, source: str) -> Literal["adjacency", "auto"
         if len(fields) > 4:
             return "auto"  # which asks for the columns
         raise DataError(
-            f"{source}, line {lines['line'][0]}: may be a user and {len(fields) - 1} items or a "
-            "user, an item and a rating, since every line has whole numbers and another user; "
+            f"{source}, line {lines['line'][0]}: may be a user and items, as in LightGCN's files, "
+            "or a user, an item and more, since every line has whole numbers and another user; "
             "pass --format adjacency or --format text"
         )
     return "adjacency" if layout == "adjacency" else "auto"

@@ -9,6 +9,7 @@ import polars as pl
 
 from cnsdiff.data.columns import ALIASES, NO_COLUMN, known_roles, plain_name
 from cnsdiff.data.dialects import Dialect
+from cnsdiff.data.problems import shortened
 from cnsdiff.errors import DataError
 
 _RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
@@ -49,8 +50,9 @@ def is_header(
     if all(told[:2]) or (len(told) > 2 and all(told[2:])):
         return True
     if _is_unlike(names, rows):
+        shown = [shortened(name) for name in names[:6]]
         raise DataError(
-            f"{place}: {', '.join(map(repr, names))} looks like a header, but not both the users "
+            f"{place}: {', '.join(map(repr, shown))} looks like a header, but not both the users "
             "and the items have a known name in it; pass --header and name their columns with "
             "--user-col and --item-col, or --no-header if the line is an interaction"
         )
@@ -93,29 +95,34 @@ def is_time(field: str) -> bool:
     return is_number(field) and float(field.replace(",", ".", 1)) >= _RECENT
 
 
-def repeated_headers(users: pl.Series, items: pl.Series) -> pl.Series | None:
+def repeated_headers(users: pl.Series, items: pl.Series, *, header: bool) -> pl.Series | None:
     """Rows that name the columns once more, as concatenated files have them; None if none does.
 
     Parameters
     ----------
     users, items
         Columns as read, named as in the file.
+    header
+        Whether these are names of the file; then other names count only where they end in "id",
+        since nobody could say that a customer likes a book.
     """
     # Where ids are whole numbers, only what is none is looked at; else each different id once.
     suspects = items.filter(items.cast(pl.Int64, strict=False).is_null()).unique()
-    named = _names_among(suspects, items.name)
+    named = _names_among(suspects, items.name, header=header)
     if len(named) == 0:
         return None
     rows = items.is_in(named.implode())
     who = users.filter(rows).unique()
-    found = rows & users.is_in(_names_among(who, users.name).implode())
+    found = rows & users.is_in(_names_among(who, users.name, header=header).implode())
     return found if found.any() else None
 
 
-def _names_among(values: pl.Series, own: str) -> pl.Series:
+def _names_among(values: pl.Series, own: str, *, header: bool) -> pl.Series:
     """Those that are the column's own name or one known for a user or an item."""
-    known = [plain_name(own), *ALIASES["user"], *ALIASES["item"]]
+    known = [*ALIASES["user"], *ALIASES["item"]]
+    if header:
+        known = [plain_name(own), *(name for name in known if name.endswith("id"))]
     plain = values.str.replace(":.*$", "").str.replace_all(r"[\s_\-.]", "").str.to_lowercase()
     # A single letter is a name of a column in a first line, and an id anywhere else.
-    long = [name for name in known if len(name) > 1 or name == plain_name(own)]
+    long = [name for name in known if len(name) > 1 or (header and name == plain_name(own))]
     return values.filter(plain.is_in(long))

@@ -280,7 +280,7 @@ def _without_headers(
 ) -> RawTable:
     """Without lines that name the columns again, as in files that were put together."""
     users, items = raw.frame[roles["user"]], raw.frame[roles["item"]]
-    repeats = repeated_headers(users, items)
+    repeats = repeated_headers(users, items, header=header)
     if repeats is None or raw.lines is None:
         return raw
     at = int(repeats.arg_true()[0])
