@@ -102,3 +102,12 @@ def test_letters_that_the_stream_does_not_have(command, arguments, tmp_path):
         text = raw.getvalue().decode("ascii")
     if "--json" in arguments:
         json.loads(text)
+
+
+def test_a_locale_that_has_no_name_for_a_file(cli, world, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        "wörld".encode("ascii")  # as the system's functions do with a path, under LC_ALL=C
+
+    monkeypatch.setattr("cnsdiff.export.dataset_to_csv", fail)
+    done = cli("data", "export", world, "--to", "csv", "--out", tmp_path / "out")
+    done.refused("wörld: cannot be the name of a file in the encoding ascii; set PYTHONUTF8=1")

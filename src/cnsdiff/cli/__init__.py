@@ -51,6 +51,13 @@ def _run() -> int:
         # What the library writes is guarded.
         tell(f"{error}; check the path and its permissions", 1)
         return 1
+    except UnicodeEncodeError as error:  # of a path, where the locale has no other letters
+        tell(
+            f"{error.object}: cannot be the name of a file in the encoding {error.encoding}; set "
+            "PYTHONUTF8=1",
+            2,
+        )
+        return 2
     except Exception as error:
         # Wrong usage; what the class is called differs between versions of Typer.
         if not (ours and hasattr(error, "format_message") and hasattr(error, "exit_code")):
