@@ -43,6 +43,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.workers import ThisProcess
-from cnsdiff.cli import recommend as recommend_command
+from cnsdiff.cli.recommend import ids_asked, item_choice
 from cnsdiff.config import read_config_file, resolve_config
 from cnsdiff.data import read_features, read_interactions
 from cnsdiff.diagnostics import describe
@@ -326,6 +327,17 @@ def _features(file: Path) -> None:
     read_features(file, "user")
 
 
+_KNOWN = SimpleNamespace(users_=pl.Series(range(1, 13)), items_=pl.Series(range(1, 16)))
+
+
+def _users(file: Path) -> None:
+    ids_asked("user", None, file, _KNOWN.users_)
+
+
+def _items(file: Path) -> None:
+    item_choice(file, _KNOWN)  # type: ignore[arg-type]
+
+
 def _config(file: Path) -> None:
     resolve_config(read_config_file(file), source=str(file))
 
@@ -347,7 +359,8 @@ TARGETS = {
     "run": Target(("run",), _run),
     "embeddings": Target(("vectors.npz", "vectors", "vectors.parquet"), read_vectors),
     "lists": Target(("lists.csv", "ranked.csv", "lists.parquet", "ranked.parquet"), read_lists),
-    "users": Target(("users.txt",), recommend_command._lines),
+    "users": Target(("users.txt",), _users),
+    "items": Target(("users.txt", "log.csv", "log.parquet"), _items),
     "audit": Target(("audit",), _report),
     "study": Target(("study",), _report),
     "benchmark": Target(("benchmark",), _report),

@@ -318,6 +318,8 @@ def test_files_that_fit_their_checksum_but_not_each_other(saved, tiny):
         saved_train.with_columns(timestamp=pl.lit("x")),
         saved_train.with_columns(timestamp=pl.lit(float("nan"))),
         saved_train.with_columns(timestamp=pl.lit(None, dtype=pl.Int64)),
+        saved_train.with_columns(timestamp=pl.lit(2**63 - 1)),
+        saved_train.with_columns(timestamp=pl.lit(1e300)),
         saved_train.with_columns(environment=pl.lit(9)),
     ):
         frame.write_parquet(saved / "train.parquet")
