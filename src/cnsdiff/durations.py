@@ -9,6 +9,7 @@ from cnsdiff.errors import ConfigError
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 #: Below this nothing can be trained.
 LEAST = 5.0
+MOST = 365 * 24 * 3600.0
 
 
 def parse_budget(text: str) -> float:
@@ -31,6 +32,8 @@ def parse_budget(text: str) -> float:
     total = 3600 * hours + 60 * minutes + seconds
     if total < LEAST:
         raise ConfigError(f"--budget {text}: is too short to train anything; give 30s or more")
+    if total > MOST:
+        raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
     return total
 
 

@@ -28,6 +28,7 @@ def test_lengths_of_time(text, seconds):
         ("-5m", "90s, 10m or 1h30m"),
         ("2s", "too short"),
         ("0m", "too short"),
+        ("9" * 400 + "h", "over a year"),
     ],
 )
 def test_what_is_no_length_of_time(text, words):
