@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from cnsdiff import storage
 from cnsdiff.errors import InputError, RunError, StorageError
+from cnsdiff.visible import visible
 
 
 def names(folder):
@@ -350,3 +351,17 @@ def test_commands_killed_at_any_point():
     )
     assert "\n6 of 6 survived, 0 left something; " in done.stdout, done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/x", "a\0b", "a\nb", "a\x1b[2J", "x" * 201, "é" * 101]
+)
+def test_names_that_would_lead_elsewhere(name):
+    with pytest.raises(InputError, match="folder; name it with --out") as refused:
+        storage.as_file_name(name, "name it with --out")
+    assert visible(str(refused.value)) == str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "x[1]*?{a}", "~", "con", "...", "-x", "é" * 100])
+def test_names_that_are_names(name):
+    assert storage.as_file_name(name, "") == Path(name)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic_core import from_json
 
 from cnsdiff.errors import CnsdiffError, InputError, RunError, StorageError
-from cnsdiff.visible import json_text
+from cnsdiff.visible import json_text, visible
 
 if sys.platform != "win32":
     import fcntl
@@ -50,6 +50,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _OLD = ".old"
 #: Seconds after which an untouched temporary file is nobody's, where no lock tells.
 _ABANDONED = 24 * 3600.0
+#: Bytes of a name that is made a file name: systems allow 255, and a temporary name is longer.
+_LONGEST = 200
 #: Seconds to wait for a writer that is between two renames.
 _PATIENCE = 2.0
 #: How often what is replaced while it is read is read again.
@@ -171,6 +173,23 @@ def _lock_file(folder: Path, busy: CnsdiffError) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def as_file_name(name: str, mend: str) -> Path:
+    """A name from outside as that of one new file or folder, here and nowhere else.
+
+    Raises
+    ------
+    InputError
+        It leads elsewhere, hides something, or is too long; ``mend`` says what to do instead.
+    """
+    if name in ("", ".", "..") or "/" in name or visible(name) != name:
+        why = "cannot be the name of a folder"
+    elif len(name.encode()) > _LONGEST:
+        why = f"is longer than {_LONGEST} bytes, too long for the name of a folder"
+    else:
+        return Path(name)
+    raise InputError(f"{name[:_LONGEST]!r} {why}; {mend}")
 
 
 # -- temporary names ---------------------------------------------------------------------------

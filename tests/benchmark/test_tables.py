@@ -19,6 +19,7 @@ from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
 from cnsdiff.benchmark.trainings import trainings
 from cnsdiff.errors import InputError
 from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.visible import visible
 
 NAN = math.nan
 #: Dataset, method, group, selection, anticipated, split, metric, mean, half width, seeds.
@@ -328,9 +329,19 @@ def escaped(text: str) -> str:
     return re.search(r"\\caption\{(.*)\}\n", render([table], "latex")).group(1)
 
 
-@given(st.text(st.sampled_from("\\{}$&#%_~^<>|[]*\"'-ab1 ρ±†"), max_size=12))
+@given(st.text(st.sampled_from("\\{}$&#%_~^<>|[]*\"'-ab1 ρ±†\n\x1b\u202e"), max_size=12))
 def test_latex_escapes(text):
-    assert TeX(escaped(text)).read() == text
+    assert TeX(escaped(text)).read() == visible(text)
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex"])
+def test_no_name_breaks_a_row_or_is_obeyed(form):
+    name = "a\n| b\r\x1b[2J\u2028[/]"
+    table = Table(name, (name,), (Column("c", name),), (((name,), (Cell(1.0),)),), (name,))
+    ours = Table("x", ("x",), (Column("c", "x"),), ((("x",), (Cell(1.0),)),), ("x",))
+    written = render([table], form)
+    assert visible(written, keep="\n") == written
+    assert written.count("\n") == render([ours], form).count("\n")
 
 
 def test_latex_by_a_reader():

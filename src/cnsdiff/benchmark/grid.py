@@ -37,6 +37,9 @@ DIAL = "+dial"
 _NAME = r"^\w[\w.-]*$"
 
 
+#: Bytes of such a name; two and a digest make the name of a file.
+_LONGEST = 80
+
 #: Training settings that are the same for all, and where a grid says them.
 _SAME_FOR_ALL = {
     "epochs": "budget",
@@ -44,6 +47,11 @@ _SAME_FOR_ALL = {
     "select_metric": "select_metric",
     "dial": "select_on",
 }
+
+
+def _require_short(place: str, name: str) -> None:
+    if len(name.encode()) > _LONGEST:
+        raise ValueError(f"{place}: is longer than {_LONGEST} bytes; shorten it")
 
 
 def is_dialled(selection: str) -> bool:
@@ -171,10 +179,12 @@ class Grid(Settings):
     def _check(self) -> Grid:
         for kind, names in (("dataset", self.datasets), ("method", self.methods)):
             for name in names:
+                _require_short(f"{kind} {name[:_LONGEST]!r}…", name)
                 if not re.fullmatch(_NAME, name):
                     raise ValueError(
                         f"{kind} {name!r}: use letters, digits, '_', and after these '.' and '-'"
                     )
+        _require_short("name", self.name)
         for name, entry in self.datasets.items():
             for method in entry.methods or ():
                 if method not in self.methods:

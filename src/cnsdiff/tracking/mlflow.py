@@ -270,7 +270,9 @@ def _allowed(name: str) -> str:
 def _from_anywhere(address: str) -> str:
     """The address, valid in other working folders too."""
     database = address.removeprefix("sqlite:///")
-    return address if database == address else f"sqlite:///{Path(database).resolve()}"
+    place = str(Path(database).resolve())
+    # Behind a question mark an address has its options, and in a path it cannot be quoted.
+    return address if database == address or "?" in place else f"sqlite:///{place}"
 
 
 def _has_password(address: str) -> bool:
