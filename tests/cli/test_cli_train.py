@@ -198,16 +198,16 @@ def test_a_polite_kill(cli, world, tmp_path, fast, monkeypatch, name):
     """The end of the terminal is one, unless the command was started to survive it."""
     number = getattr(signal, name)
     monkeypatch.setattr(PlainReporter, "epoch", lambda *args, **more: os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     command = ("train", world, *fast, "--out")
-    cli(*command, tmp_path / "run").refused("interrupted", "--resume", code=130)
-    assert signal.getsignal(number) == before
-    if number == signal.SIGHUP:
-        signal.signal(number, signal.SIG_IGN)  # as nohup does
-        try:
+    try:
+        cli(*command, tmp_path / "run").refused("interrupted", "--resume", code=130)
+        assert signal.getsignal(number) == signal.SIG_DFL
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)  # as nohup does
             assert cli(*command, tmp_path / "survives").code == 0
-        finally:
-            signal.signal(number, before)
+    finally:
+        signal.signal(number, before)
 
 
 def test_the_same_command_again_resumes_too(cli, world, tmp_path, fast, ctrl_c, untouched):

@@ -116,7 +116,7 @@ def test_one_function_opens_the_files_of_a_dataset():
             ):
                 found.add((file.stem, function.name))
     assert found == {
-        ("directory", "read_table"),
+        ("directory", "_read_table"),
         ("readers", "_read_parquet"),
         ("raw_tables", "read_raw"),
     }
