@@ -121,13 +121,14 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         format="csv",
         time_unit="ms",
         delimiter=";",
+        literal_ids=True,
     )
     log = Log(Source({}, name="x"), "0", 3.5, ())
     said = prepare_command(reading, log, SHIFTS["user-group"], 7, Path("data/x"))
     assert said == (
         "cnsdiff prepare 'my log.csv' --scenario user-group --seed 7 --threshold 3.5 --user-core 2 "
         "--format csv --delimiter ';' --time-unit ms --user-col who --timestamp-col none "
-        "--no-header --skip-bad --out data/x"
+        "--no-header --skip-bad --literal-ids --out data/x"
     )
     train = train_command("cnsdiff", SHIFTS["user-group"], Path("data/x"), Path("runs/x"))
     assert train == (

@@ -72,7 +72,7 @@ def test_the_main_job_with_hostile_ids_in_a_hostile_folder(safe, fast, tmp_path,
     data, run = place / "data", place / "run"
     place.mkdir()
     named = ("--threshold", 1, "--name", NAME, "--scenario", "popularity", "--out", data)
-    assert "[/] <b>" in safe("prepare", hostile_log(place), *named)
+    assert "[/] <b>" in safe("prepare", hostile_log(place), *named, "--literal-ids")
     neighbour(place)
     safe("train", data, "--out", run, *fast, "--backbone", "mf")
     neighbour(place)
@@ -137,3 +137,15 @@ def test_paths_that_are_not_unicode(cli, safe, world, tmp_path):
     assert "caf\\udce9" in safe("data", "describe", place, "--json")
     told = cli("data", "export", place, "--to", "csv").refused("caf\\udce9-csv", "not UTF-8")
     assert "choose another" in told
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "..", "a\x1b[2J", "x" * 300])
+def test_a_name_is_no_path(cli, tmp_path, monkeypatch, untouched, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    log = hostile_log(here)
+    untouched()
+    told = cli("prepare", log, "--scenario", "temporal", "--name", name).refused("--out DIR")
+    assert len(told) < 400
+    untouched()

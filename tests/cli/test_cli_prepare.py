@@ -9,6 +9,7 @@ import pytest
 
 from cnsdiff import catalogue, load_dataset
 from cnsdiff.data import SPLITS
+from cnsdiff.errors import CnsdiffWarning
 from cnsdiff.testing import tiny_source
 
 TRAIN = "u1 a 5 100\nu1 b 3 101\nu2 a 1 102\nu2 c 4 103\nu3 b 5 104\nu3 b 5 105\n"
@@ -243,7 +244,8 @@ def test_ratings_that_nobody_asked_for_are_mentioned(cli, shop):
 
 
 def test_settings_arrive(cli, shop):
-    (shop / "items.csv").write_text("item,price\ni1,3\n")
+    rows = "".join(f"i{number},3\n" for number in range(40))
+    (shop / "items.csv").write_text("item,price\n" + rows)
     manifest = cli(
         *("prepare", "shop.csv", "--scenario", "popularity", "--strength", 2, "--json"),
         *("--set", "ood_share=0.05", "--set", "valid_share=0.2", "--name", "s", "--out", "here"),
@@ -286,6 +288,25 @@ def log_of(lines, head=HEAD):
 
 def each(change):
     return log_of([",".join(change(*line.split(","))) for line in LINES])
+
+
+def test_units_and_ids_are_read_as_the_options_say(cli, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text(each(lambda u, i, r, t: (u.replace("u0", "NA"), i, r, t + "000")))
+    ask = ("prepare", log, "--scenario", "temporal", "--literal-ids", "--out", tmp_path / "d")
+    told = "'timestamp' are taken for milliseconds since 1970, 2017-07-14 to 2017-07-30"
+    with pytest.warns(CnsdiffWarning, match=told):
+        done = cli(*ask)
+    assert done.code == 0, done.err
+    made = load_dataset(tmp_path / "d")
+    assert "NA" in made.users
+    assert made.split("train").timestamps.max() < 1.6e9
+    again = cli(*ask, "--overwrite", "--time-unit", "ms")
+    assert (again.code, again.err) == (0, "")
+    assert load_dataset(tmp_path / "d").fingerprint == made.fingerprint
+    with pytest.warns(CnsdiffWarning):
+        done = cli("prepare", log, "--scenario", "temporal")
+    done.refused("line 2", "'NA'", "missing user")
 
 
 REFUSED = {

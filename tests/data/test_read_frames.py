@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from cnsdiff.data import read_interactions
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
 
 COLUMNS = {"userId": ["a", "b"], "item": [3, 4], "rating": [1, 5], "extra": [None, "x"]}
 
@@ -56,6 +58,64 @@ def test_whole_floats_are_integers_as_pandas_makes_them():
     found = read_interactions(frame, skip_bad=True)
     assert found.frame.rows() == [(1, 1), (2, 2)]
     assert found.skipped == 1
+
+
+def test_floats_too_large_for_ids_have_lost_digits(tmp_path):
+    wide = pd.DataFrame({"user": 2.0**53 + np.arange(20), "item": 1})
+    with pytest.raises(DataError, match=r"'user' holds Float64, which has lost .*9007199254"):
+        read_interactions(wide)
+    narrow = pl.DataFrame({"user": [2.0**24, 3.0], "item": [1, 2]}).cast({"user": pl.Float32})
+    narrow.write_parquet(tmp_path / "x.parquet")
+    for source in (narrow, tmp_path / "x.parquet"):
+        with pytest.raises(DataError, match=r"holds Float32, which has lost .* 16777216 \(2"):
+            read_interactions(source)
+    below = pd.DataFrame({"user": [2.0**53 - 1, 3.0], "item": 1})
+    assert read_interactions(below).frame["user"].to_list() == [2**53 - 1, 3]
+
+
+def test_whole_decimals_are_integers():
+    frame = pl.DataFrame({"user": [Decimal("12"), Decimal("3")], "item": [1, 2]})
+    assert read_interactions(frame).frame["user"].to_list() == [12, 3]
+    frame = pl.DataFrame({"user": [Decimal("1.5")], "item": [1]})
+    with pytest.raises(DataError, match="Decimal"):
+        read_interactions(frame)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", object])
+def test_ratings_are_what_they_print(kind):
+    values = [0.7, 3.3, 0.1] if kind is not object else list(map(Decimal, ("0.7", "3.3", "0.1")))
+    frame = pd.DataFrame({"user": 1, "item": [1, 2, 3], "rating": np.array(values, dtype=kind)})
+    found = read_interactions(frame)
+    assert found.frame["rating"].to_list() == [0.7, 3.3, 0.1]
+    assert len(found.positives(0.7)) == 2
+    assert len(found.positives(np.float32(0.7))) == 2
+
+
+@pytest.mark.parametrize("threshold", ["4", True, float("nan"), float("inf"), [4], np.bool_(True)])
+def test_a_threshold_is_a_number(threshold):
+    found = read_interactions(pl.DataFrame({"user": [1], "item": [1], "rating": [5]}))
+    with pytest.raises(DataError, match=r"the threshold is a number such as 4 or 3\.5, not "):
+        found.positives(threshold)
+
+
+def test_times_of_32_bits_are_told():
+    frame = pl.DataFrame({"user": [1], "item": [1], "timestamp": [1.5e9]})
+    with pytest.warns(CnsdiffWarning, match="holds Float32, which keeps times only to some min"):
+        read_interactions(frame.cast({"timestamp": pl.Float32}))
+
+
+def test_columns_of_one_name():
+    frame = pd.DataFrame({"user": [1], "item": [2]})
+    arrow = pa.table({"user": [1], "item": [2]})
+    for source in (pd.concat([frame, frame[["user"]]], axis=1), arrow.append_column("user", [[3]])):
+        with pytest.raises(
+            DataError, match=r"^DataFrame: has two columns called 'user'; rename or"
+        ):
+            read_interactions(source)
+    with pytest.raises(DataError, match=r"^DataFrame: has no columns"):
+        read_interactions(pd.DataFrame())
+    with pytest.raises(DataError, match=r"cannot be converted \(unable to find column .nope"):
+        read_interactions(pl.LazyFrame(frame).select("nope"))
 
 
 def test_times_of_every_type():

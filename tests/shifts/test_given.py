@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from cnsdiff.data import Interactions, Source, load_dataset
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import Given, prepare_given
 
 TRAIN = "user,item,rating\nann,1,5\nann,2,4\nbob,1,2\nbob,2,5\nann,1,4\ncid,3,1\ndan,9,5\nann,7,5\n"
@@ -104,7 +104,8 @@ def test_nothing_left(files):
 
 def test_features_become_side_tables(files):
     ages = pl.DataFrame({"user": ["cid", "ann"], "age": [30, 40]})
-    dataset = prepare_given(files / "train.csv", user_features=ages)
+    with pytest.warns(CnsdiffWarning, match="features of 2 of the 4 users of .*train.csv$"):
+        dataset = prepare_given(files / "train.csv", user_features=ages)
     assert dataset.users.to_list() == ["ann", "bob", "cid", "dan"]
     assert dataset.table("user_features")["age"].to_list() == [40, None, 30, None]
 

@@ -172,7 +172,7 @@ def _identity(options: Options, log: Log) -> dict[str, Any]:
     # Only what differs from the default, so that audits made before an option was there go on.
     how = {
         name: getattr(reading, name)
-        for name in ("format", "header", "delimiter", "skip_bad", "time_unit")
+        for name in ("format", "header", "delimiter", "skip_bad", "time_unit", "literal_ids")
         if getattr(reading, name) != getattr(usual, name)
     }
     return {

@@ -38,6 +38,7 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
     if reading.header is not None:
         parts.append("--header" if reading.header else "--no-header")
     parts += ["--skip-bad"] if reading.skip_bad else []
+    parts += ["--literal-ids"] if reading.literal_ids else []
     return " ".join(map(shell_word, [*parts, "--out", str(out)]))
 
 

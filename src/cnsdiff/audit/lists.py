@@ -16,8 +16,8 @@ from torch import Tensor
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.data import Dataset
 from cnsdiff.data.columns import ALIASES, RawTable, plain_name
+from cnsdiff.data.ids import as_integers, id_values
 from cnsdiff.data.raw_tables import read_raw
-from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError, did_you_mean
 
 #: Names known for the columns that only such files have, as in :mod:`cnsdiff.data.columns`.

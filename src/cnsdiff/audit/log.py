@@ -31,7 +31,7 @@ class Reading:
     columns
         Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
         ``timestamp``, ``environment``.
-    format, header, delimiter, skip_bad, time_unit
+    format, header, delimiter, skip_bad, time_unit, literal_ids
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
         Files beside the log.
@@ -46,6 +46,7 @@ class Reading:
     delimiter: str | None = None
     skip_bad: bool = False
     time_unit: str = "auto"
+    literal_ids: bool = False
     randomised: Path | None = None
     user_features: Path | None = None
     item_features: Path | None = None
@@ -108,6 +109,7 @@ def read_log(reading: Reading) -> Log:
         delimiter=reading.delimiter,
         skip_bad=reading.skip_bad,
         time_unit=reading.time_unit,
+        literal_ids=reading.literal_ids,
         **dict(reading.columns),
     )
     table = source.tables["log"]

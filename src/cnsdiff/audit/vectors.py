@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff.data import Dataset
-from cnsdiff.data.values import as_integers, id_values
+from cnsdiff.data.ids import as_integers, id_values
 from cnsdiff.errors import CnsdiffError, DataError
 from cnsdiff.memory import require_memory
 from cnsdiff.settings import shown

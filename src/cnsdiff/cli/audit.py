@@ -19,6 +19,7 @@ from cnsdiff.cli.options import (
     ItemCore,
     ItemFeatures,
     Json,
+    LiteralIds,
     Randomised,
     RatingColumn,
     Seed,
@@ -94,6 +95,7 @@ def audit(
     timestamp_col: TimestampColumn = None,
     environment_col: EnvironmentColumn = None,
     time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
     rank_col: Annotated[
         str | None, typer.Option(help="Name of the rank column of --recommendations.")
     ] = None,
@@ -154,6 +156,7 @@ def audit(
             delimiter=delimiter,
             skip_bad=skip_bad,
             time_unit=time_unit,
+            literal_ids=literal_ids,
             randomised=randomised,
             user_features=user_features,
             item_features=item_features,

@@ -74,6 +74,12 @@ Delimiter = Annotated[
         autocompletion=completion.delimiter,
     ),
 ]
+LiteralIds = Annotated[
+    bool,
+    typer.Option(
+        "--literal-ids", help="Take every id as it is written: NA, null, 1.0 and 1.2E+17 too."
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed lines out, and say which.")
 ]

@@ -18,6 +18,7 @@ from cnsdiff.cli.options import (
     ItemCore,
     ItemFeatures,
     Json,
+    LiteralIds,
     Randomised,
     RatingColumn,
     Seed,
@@ -90,6 +91,7 @@ def prepare(
     timestamp_col: TimestampColumn = None,
     environment_col: EnvironmentColumn = None,
     time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
     header: Header = None,
     delimiter: Delimiter = None,
     skip_bad: SkipBad = False,
@@ -128,10 +130,13 @@ def prepare(
         "delimiter": delimiter,
         "skip_bad": skip_bad,
         "time_unit": time_unit,
+        "literal_ids": literal_ids,
     }
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
     divided = {"strength": strength, "set": set_, "randomised": randomised}
     _check_form(log, scenario, ready, divided)
+    if out is None and name is not None:
+        out = _place(name)
     if log is None:
         dataset = _from_splits(ready, common)
     else:
@@ -139,7 +144,7 @@ def prepare(
         if name is None and out is not None:
             common["name"] = out.name
         dataset = _from_log(log, scenario, strength, set_ or [], seed, randomised, common)
-    out = Path(dataset.name) if out is None else out
+    out = _place(dataset.name) if out is None else out
     dataset.save(out, overwrite=overwrite)
     if json:
         print_json({"path": str(out), **dataset.manifest})
@@ -174,6 +179,13 @@ def _with_ignored_ratings(manifest: Mapping[str, Any]) -> str:
         return "the log has"
     splits = [name for name, n in manifest["splits"].items() if n.get("ratings_ignored")]
     return f"{', '.join(splits)} {'has' if len(splits) == 1 else 'have'}" if splits else ""
+
+
+def _place(name: str) -> Path:
+    """The directory of a dataset that is called after it."""
+    from cnsdiff.storage import as_file_name
+
+    return as_file_name(name, "say where the dataset shall be with --out DIR")
 
 
 def _check_form(

@@ -9,13 +9,17 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data.columns import RawTable, known_roles
+from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.raw_tables import read_raw, require_distinct
-from cnsdiff.data.values import as_integers, id_values
 from cnsdiff.errors import DataError, did_you_mean
 
 
 def read_features(
-    source: str | Path | IntoFrame, side: Literal["user", "item"], *, id: str | None = None
+    source: str | Path | IntoFrame,
+    side: Literal["user", "item"],
+    *,
+    id: str | None = None,
+    literal_ids: bool = False,
 ) -> pl.DataFrame:
     """Read what is known of users or items.
 
@@ -28,6 +32,8 @@ def read_features(
         Whose features they are.
     id
         Name of the id column, where it is not a usual one.
+    literal_ids
+        As for :func:`~cnsdiff.data.read_interactions`.
 
     Returns
     -------
@@ -44,13 +50,22 @@ def read_features(
     """
     raw = read_raw(source, "features")
     column = _id_column(raw, side, id)
-    ids = as_integers(id_values(raw.frame[column], f"{raw.source}: column {column!r}"))
+    what = f"{raw.source}: column {column!r}"
+    ids = id_values(raw.frame[column], what)
     missing = ids.is_null().arg_true()
     if len(missing):
         raise DataError(
             f"{raw.place(int(missing[0]), column)}: the {side} is empty; correct it or remove the "
             "row"
         )
+    wrong = [] if literal_ids else doubtful(ids).arg_true()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"{raw.place(row, column)}: {ids[row]!r} {why_doubtful(ids[row], side)}; correct it or "
+            "remove the row, or pass --literal-ids if it is an id"
+        )
+    ids = as_integers(ids, what, literal=literal_ids)
     twice = ids.is_duplicated().arg_true()
     if len(twice):
         row = int(twice[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,116 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.values import id_values
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
+
+#: What programs write for a missing id (pandas and its forerunners, Python, SQL, Hive, a shell).
+MISSING = (
+    *("nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "None", "NULL", "Null", "null", "NA", "N/A"),
+    *("n/a", "#N/A", "#NA", "#N/A N/A", "<NA>", "<null>", "(null)", "<None>", "undefined", "\\N"),
+)
+#: A whole number that a float or a spreadsheet has cut short: 1.23457E+17.
+_CUT_SHORT = r"^-?\d(\.\d+)?[eE]\+\d+$"
+
+
+def id_values(series: pl.Series, what: str) -> pl.Series:
+    """Ids as Int64, UInt64 or String, null where they are missing or empty text.
+
+    Raises
+    ------
+    DataError
+        The type cannot hold ids, or floats are too large to tell them apart; ``what`` opens the
+        sentence.
+    """
+    dtype = series.dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        series = series.cast(pl.String)
+    if series.dtype == pl.String:
+        return series.set(series == "", None)
+    if dtype.is_integer():
+        return _narrowest(series)
+    if dtype == pl.Null:
+        return series.cast(pl.String)
+    if dtype.is_float() or dtype.is_decimal():
+        if dtype.is_float():
+            series = series.fill_nan(None)
+            _require_exact(series, what)
+        # A missing value turns pandas integers into floats; the ids themselves are still whole.
+        whole = series.cast(pl.Int64, strict=False)
+        if bool((whole.cast(dtype) == series).fill_null(series.is_null()).all()):
+            return whole
+    raise DataError(
+        f"{what} holds {dtype}, which cannot serve as ids; turn it into integers or "
+        "strings, or name another column with --user-col or --item-col"
+    )
+
+
+def _require_exact(floats: pl.Series, what: str) -> None:
+    """Stop where whole floats are so large that different ids became the same."""
+    digits = 53 if floats.dtype == pl.Float64 else 24 if floats.dtype == pl.Float32 else 11
+    lost = floats.abs() >= 2.0**digits
+    if lost.any():
+        raise DataError(
+            f"{what} holds {floats.dtype}, which has lost digits of ids as large as "
+            f"{floats.filter(lost)[0]:.0f} (2**{digits} and more); read them as integers or "
+            "strings (in pandas dtype 'Int64' or str)"
+        )
+
+
+def _narrowest(series: pl.Series) -> pl.Series:
+    for dtype in (pl.Int64, pl.UInt64):
+        cast = series.cast(dtype, strict=False)
+        if cast.null_count() == series.null_count():
+            return cast
+    return series.cast(pl.String)
+
+
+def as_integers(ids: pl.Series, what: str | None = None, *, literal: bool = False) -> pl.Series:
+    """Text ids as Int64 when not one of them loses a character by it, else unchanged.
+
+    ``"007"``, ``"+7"`` and numbers beyond 64 bits therefore stay text. Unless ``literal``, whole
+    numbers written as floats (``"7.0"``, as pandas does beside a missing value) are integers too;
+    a warning says so if it is known ``what`` they are.
+    """
+    if ids.dtype != pl.String:
+        return ids
+    whole = _as_written(ids)
+    if whole is None and not literal and ids.str.ends_with(".0").any():
+        whole = _as_written(ids.str.strip_suffix(".0"))
+        if whole is not None and what is not None:
+            shown = ids.filter(ids.str.ends_with(".0"))[0]
+            warnings.warn(
+                f"{what}: ids such as {shown!r} are taken for the whole number; --literal-ids "
+                "takes them as they are written",
+                CnsdiffWarning,
+                stacklevel=2,
+            )
+    return ids if whole is None else whole
+
+
+def _as_written(ids: pl.Series) -> pl.Series | None:
+    whole = ids.cast(pl.Int64, strict=False)
+    same = whole.null_count() == ids.null_count() and bool((whole.cast(pl.String) == ids).all())
+    return whole if same else None
+
+
+def doubtful(ids: pl.Series) -> pl.Series:
+    """Which text ids are no ids but a word for a missing one, or a number cut short."""
+    if ids.dtype != pl.String:
+        return pl.repeat(False, len(ids), dtype=pl.Boolean, eager=True)
+    found = ids.is_in(list(MISSING))
+    if ids.str.contains("+", literal=True).any():
+        found |= ids.str.contains(_CUT_SHORT)
+    long_float = ids.str.ends_with(".0") & (ids.str.len_bytes() > 17)
+    if long_float.any():
+        found |= long_float & (ids.cast(pl.Float64, strict=False).abs() >= 2.0**53)
+    return found.fill_null(False)
+
+
+def why_doubtful(given: Any, role: str) -> str:
+    """What is wrong with a doubtful id."""
+    if given in MISSING:
+        return f"stands for a missing {role}"
+    return f"is a number whose last digits are lost, so different {role}s may look alike"
 
 
 def unify(splits: Mapping[str, Interactions], role: str) -> dict[str, pl.Series]:
@@ -185,8 +294,9 @@ def _like(asked: pl.Series, dtype: pl.DataType) -> pl.Series:
         return asked
     if dtype == pl.String:
         return asked.cast(pl.String)
-    cast = asked.cast(dtype, strict=False)
     if asked.dtype != pl.String:
-        return cast
-    # "007" is not the id 7.
-    return cast.set((cast.cast(pl.String) != asked).fill_null(False), None)
+        return asked.cast(dtype, strict=False)
+    # "007" is not the id 7, and "7.0" is, as where ids are read.
+    plain = asked.str.strip_suffix(".0")
+    cast = plain.cast(dtype, strict=False)
+    return cast.set((cast.cast(pl.String) != plain).fill_null(False), None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -60,6 +63,7 @@ class Interactions:
         DataError
             A threshold is given but there are no ratings, or no rating reaches it.
         """
+        threshold = checked_threshold(threshold)
         if threshold is None:
             return self
         if "rating" not in self.frame.columns:
@@ -103,8 +107,7 @@ class Interactions:
         DataError
             ``user`` or ``item`` is negative.
         """
-        if user < 0 or item < 0:
-            raise DataError(f"a k-core needs counts of 0 or more, not user {user} and item {item}")
+        user, item = checked_core(user, "user"), checked_core(item, "item")
         users = _codes(self.frame["user"])
         items = _codes(self.frame["item"])
         rows = np.arange(self.frame.height)
@@ -116,6 +119,40 @@ class Interactions:
                 break
             rows = rows[keep]
         return replace(self, frame=self.frame[rows])
+
+
+def checked_threshold(threshold: Any) -> float | None:
+    """The least rating of a positive as a number.
+
+    Raises
+    ------
+    DataError
+        It is none.
+    """
+    if threshold is None:
+        return None
+    number = isinstance(threshold, int | float | np.integer | np.floating | Decimal)
+    if isinstance(threshold, bool | np.bool_) or not number or not math.isfinite(threshold):
+        raise DataError(f"the threshold is a number such as 4 or 3.5, not {threshold!r}")
+    # A float of 32 bits is what it prints, as ratings are.
+    return float(str(threshold)) if isinstance(threshold, np.floating) else float(threshold)
+
+
+def checked_core(least: Any, side: str) -> int:
+    """The least number of rows of each user or item, for a k-core.
+
+    Raises
+    ------
+    DataError
+        It is none.
+    """
+    whole = isinstance(least, int | np.integer) and not isinstance(least, bool | np.bool_)
+    if not whole or least < 0:
+        raise DataError(
+            f"a k-core needs counts of 0 or more, whole numbers, and that of the {side}s is "
+            f"{least!r}"
+        )
+    return int(least)
 
 
 def _codes(ids: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -38,6 +38,7 @@ def read_interactions(
     delimiter: str | None = None,
     skip_bad: bool = False,
     time_unit: str = "auto",
+    literal_ids: bool = False,
 ) -> Interactions:
     """Read interactions from a file or a data frame.
 
@@ -68,6 +69,10 @@ def read_interactions(
         What times that are numbers count since 1970: ``"s"``, ``"ms"``, ``"us"``, ``"ns"`` or
         ``"days"``. ``"auto"`` tells it from their size, and a warning says so where they are not
         seconds. They become seconds.
+    literal_ids
+        Take every id as it is written. Otherwise words for a missing one (``"nan"``, ``"NULL"``,
+        ``"NA"``, …) and numbers cut short (``"1.2E+17"``) are malformed, and text ids that are
+        all whole numbers may be written as floats: ``"7.0"`` is 7.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def read_interactions(
             raise DataError(
                 f"{path}: cannot be read: {error.strerror or error}; check the file"
             ) from error
-    return finish(table, roles, skip_bad=skip_bad, time_unit=time_unit)
+    return finish(table, roles, skip_bad=skip_bad, time_unit=time_unit, literal_ids=literal_ids)
 
 
 def _read_file(
@@ -178,20 +183,30 @@ def _read_parquet(path: Path, asked: Mapping[str, str | None]) -> tuple[RawTable
 
 def from_frame(source: Any) -> RawTable:
     """A data frame of any library as a raw table; :class:`DataError` if it is none."""
-    if isinstance(source, pl.LazyFrame):
-        source = source.collect()
     try:
         wrapped = nw.from_native(source)
+    except nw.exceptions.DuplicateError as error:
+        raise _twice(source) from error
     except TypeError as error:
         raise DataError(
             f"cannot read interactions from a {type(source).__name__}; give a path or a data "
             "frame (pandas, polars, pyarrow)"
         ) from error
     try:
-        if isinstance(wrapped, nw.LazyFrame):
-            wrapped = wrapped.collect()
-        return RawTable(wrapped.to_polars(), "DataFrame")
+        frame: pl.DataFrame = wrapped.lazy().collect("polars").to_polars()
+    except nw.exceptions.DuplicateError as error:
+        raise _twice(source) from error
     except Exception as error:  # each library raises its own kind for a mixed-type column
+        reason = str(error).strip().partition("\n")[0]
         raise DataError(
-            f"DataFrame: cannot be converted ({error}); make each column of one type"
+            f"DataFrame: cannot be converted ({reason}); make each column of one type"
         ) from error
+    if not frame.columns:
+        raise DataError("DataFrame: has no columns; give one with a user and an item in each row")
+    return RawTable(frame, "DataFrame")
+
+
+def _twice(source: Any) -> DataError:
+    names = getattr(source, "column_names", None) or list(getattr(source, "columns", ()))
+    twice = next((name for name in names if list(names).count(name) > 1), names)
+    return DataError(f"DataFrame: has two columns called {twice!r}; rename or drop one of them")

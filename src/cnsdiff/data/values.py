@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import polars as pl
 
 from cnsdiff.data.columns import NO_COLUMN, OPTIONAL, RawTable
+from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.problems import Problem, rows_of, shortened
 from cnsdiff.data.times import (
@@ -17,16 +19,22 @@ from cnsdiff.data.times import (
     since_1970_of_dates,
     why_no_time,
 )
-from cnsdiff.errors import DataError
+from cnsdiff.errors import CnsdiffWarning, DataError
 
 
 def finish(
-    raw: RawTable, roles: Mapping[str, str], *, skip_bad: bool, time_unit: str = "auto"
+    raw: RawTable,
+    roles: Mapping[str, str],
+    *,
+    skip_bad: bool,
+    time_unit: str = "auto",
+    literal_ids: bool = False,
 ) -> Interactions:
     """Check and convert the values of ``raw`` and give its columns their final names.
 
     Text ids in which every value reads the same as an integer become Int64, any other text
-    stays as it is (environment labels alike); ratings become Float64, timestamps Int64 or Float64
+    stays as it is (environment labels alike); words for a missing value are no ids, unless
+    ``literal_ids``; ratings become Float64, timestamps Int64 or Float64
     seconds since 1970.
 
     Raises
@@ -41,7 +49,11 @@ def finish(
     for role, column in roles.items():
         series = raw.frame.get_column(column)
         if role in ("user", "item", "environment"):
-            columns[role] = id_values(series, f"{raw.source}: column {column!r}")
+            ids = id_values(series, f"{raw.source}: column {column!r}")
+            if role != "environment" and not literal_ids:
+                wrong = doubtful(ids)
+                ids = ids.set(wrong, None) if wrong.any() else ids
+            columns[role] = ids
         elif role == "rating":
             columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
         else:
@@ -65,59 +77,12 @@ def finish(
                 f"{raw.source}: every row is malformed, so nothing is left after --skip-bad; "
                 "check --format and the column names"
             )
-    labels = [role for role in ("user", "item", "environment") if role in frame.columns]
-    frame = frame.with_columns(as_integers(frame[role]) for role in labels)
-    return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
-
-
-def as_integers(ids: pl.Series) -> pl.Series:
-    """Text ids as Int64 when not one of them loses a character by it, else unchanged.
-
-    ``"007"``, ``"+7"`` and numbers beyond 64 bits therefore stay text.
-    """
-    if ids.dtype != pl.String:
-        return ids
-    whole = ids.cast(pl.Int64, strict=False)
-    if whole.null_count() == ids.null_count() and bool((whole.cast(pl.String) == ids).all()):
-        return whole
-    return ids
-
-
-def id_values(series: pl.Series, what: str) -> pl.Series:
-    """Ids as Int64, UInt64 or String, null where they are missing or empty text.
-
-    Raises
-    ------
-    DataError
-        The type cannot hold ids; ``what`` opens the sentence.
-    """
-    dtype = series.dtype
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        series = series.cast(pl.String)
-    if series.dtype == pl.String:
-        return series.set(series == "", None)
-    if dtype.is_integer():
-        return _whole(series)
-    if dtype == pl.Null:
-        return series.cast(pl.String)
-    if dtype.is_float():
-        # A missing value turns pandas integers into floats; the ids themselves are still whole.
-        series = series.fill_nan(None)
-        whole = series.cast(pl.Int64, strict=False)
-        if bool((whole.cast(dtype) == series).fill_null(series.is_null()).all()):
-            return whole
-    raise DataError(
-        f"{what} holds {dtype}, which cannot serve as ids; turn it into integers or "
-        "strings, or name another column with --user-col or --item-col"
+    frame = frame.with_columns(
+        as_integers(frame[role], f"{raw.source}: column {roles[role]!r}", literal=literal_ids)
+        for role in ("user", "item", "environment")
+        if role in frame.columns
     )
-
-
-def _whole(series: pl.Series) -> pl.Series:
-    for dtype in (pl.Int64, pl.UInt64):
-        cast = series.cast(dtype, strict=False)
-        if cast.null_count() == series.null_count():
-            return cast
-    return series.cast(pl.String)
+    return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
 
 
 def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
@@ -131,6 +96,11 @@ def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
     if series.dtype.is_numeric() or series.dtype == pl.Null:
         if series.dtype.is_integer():
             return series.cast(pl.Int64, strict=False)
+        # By what it prints: 0.7 of 32 bits is below 0.7 of 64, which a threshold is.
+        if series.dtype == pl.Float32:
+            series = series.cast(pl.String)
+        elif series.dtype == pl.Float16:
+            series = pl.Series(series.name, series.to_numpy().astype(str))
         return series.cast(pl.Float64)
     raise DataError(
         f"{source}: column {series.name!r} holds {series.dtype}, not numbers; convert it, or name "
@@ -160,6 +130,13 @@ def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
         return since_1970_of_dates(series)
     else:
         numbers = _numbers(series, raw.source, "timestamp")
+        if series.dtype == pl.Float32 and (series.abs() >= 2**24).any():
+            warnings.warn(
+                f"{raw.source}: column {series.name!r} holds Float32, which keeps times only to "
+                "some minutes; give it as integers or Float64",
+                CnsdiffWarning,
+                stacklevel=2,
+            )
     return since_1970(raw, series.name, numbers, unit)
 
 
@@ -182,9 +159,10 @@ def _problems_of_values(
         empty = given.is_null()
         if given.dtype == pl.String:
             empty |= given == ""
-        other = f"an unusable {role}"
-        if role in ("rating", "timestamp"):
-            other = f"a {role} that is no {'number' if role == 'rating' else 'time'}"
+        other = {
+            "rating": "a rating that is no number",
+            "timestamp": "a timestamp that is no time",
+        }.get(role, f"a {role} that is missing or cut short")
         for rows, reason in ((wrong & empty, f"an empty {role}"), (wrong & ~empty, other)):
             if rows.any():
                 first = int(rows.arg_true()[0])
@@ -208,13 +186,30 @@ def _first_bad_value(
         if value is not None and (frame.schema[role] != pl.Float64 or abs(value) < float("inf")):
             continue
         given = raw.frame[column][row]
+        more = ""
         if given is None or given == "":
             wrong = f"the {role} is empty"
+        elif role == "timestamp":
+            wrong = why_no_time(given)
+        elif role == "rating":
+            wrong = f"{given!r} is not a number"
         else:
-            wrong = why_no_time(given) if role == "timestamp" else f"{given!r} is not a number"
+            wrong = f"{given!r} {why_doubtful(given, role)}{_others_like(raw, column, given)}"
+            more = ", or --literal-ids if it is an id"
         return DataError(
             f"{raw.place(row, column)}: {wrong}; correct it, "
             + (f"leave the column out with --{role}-col {NO_COLUMN}, " if role in OPTIONAL else "")
-            + f"or pass --skip-bad to leave such {unit}s out"
+            + f"or pass --skip-bad to leave such {unit}s out{more}"
         )
     raise AssertionError("no bad value in a row marked bad")  # pragma: no cover
+
+
+def _others_like(raw: RawTable, column: str, given: object) -> str:
+    """How often a value comes, and where first; "" if it comes once."""
+    same = (raw.frame[column].cast(pl.String) == str(given)).fill_null(False)
+    places = same.arg_true() + 1 if raw.lines is None else raw.lines.filter(same)
+    if len(places) < 2:
+        return ""
+    unit = "rows" if raw.lines is None else "lines"
+    first = ", ".join(map(str, places.head(3)))
+    return f" ({len(places):,} {unit}: {first}{', …' if len(places) > 3 else ''})"

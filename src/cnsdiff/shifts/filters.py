@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cnsdiff.data import Interactions
+from cnsdiff.data.interactions import checked_core, checked_threshold
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Filters:
     threshold: float | None = None
     user_core: int = 0
     item_core: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold))
+        for side in ("user", "item"):
+            name = f"{side}_core"
+            object.__setattr__(self, name, checked_core(getattr(self, name), side))
 
     def clean(self, given: Interactions, *, core: bool) -> tuple[Interactions, dict[str, int]]:
         """Positives, each pair once, in the k-core if ``core``; and what was left out.

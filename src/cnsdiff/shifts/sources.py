@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
 from cnsdiff.data.adjacency import layout_of
+from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.lines import first_lines
-from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.errors import CnsdiffWarning, ConfigError, DataError, did_you_mean
+
+_SIDES: dict[str, Literal["user", "item"]] = {"user_features": "user", "item_features": "item"}
 
 
 def read_source(
@@ -50,12 +55,15 @@ def read_source(
         for role, table in read.items()
         if table.problems
     }
+    literal = bool(reading.get("literal_ids", False))
+    known = {
+        role: read_features(given, _SIDES[role], literal_ids=literal)
+        for role, given in features.items()
+    }
+    _require_matches(known, read, files)
     return Source(
         read,
-        {
-            role: read_features(given, "user" if role == "user_features" else "item")
-            for role, given in features.items()
-        },
+        known,
         name=name,
         provenance={"files": files}
         | ({"problems": problems} if problems else {})
@@ -120,6 +128,7 @@ def find_source(
             item_features=item_features,
             **reading,
         )
+        _require_matches(beside.features, source.tables, beside.provenance["files"])
         files = {**dict(source.provenance.get("files", {})), **beside.provenance["files"]}
         return replace(
             source,
@@ -137,6 +146,34 @@ def find_source(
         item_features=item_features,
         **reading,
     )
+
+
+def _require_matches(
+    features: Mapping[str, pl.DataFrame],
+    tables: Mapping[str, Interactions],
+    files: Mapping[str, str],
+) -> None:
+    """Stop where features are of nobody in the log, and say where they are of some only."""
+    main = next((tables[name] for name in ("log", "train") if name in tables), None)
+    if main is None:
+        return
+    for role, table in features.items():
+        side, file = _SIDES[role], files[role]
+        ids = main.frame[side].unique(maintain_order=True)
+        found = int((Vocabulary(ids.alias("id")).encode(table[side]) >= 0).sum())
+        if found == 0:
+            raise DataError(
+                f"{file}: none of its {len(table):,} {side}s is in {main.source}: it has "
+                f"{table[side][0]!r}, and the other {ids[0]!r}; write the ids alike in both"
+            )
+        if found < len(ids):
+            rest = len(table) - found
+            warnings.warn(
+                f"{file}: has features of {found:,} of the {len(ids):,} {side}s of {main.source}"
+                + (f", and of {rest:,} that are not in it" if rest else ""),
+                CnsdiffWarning,
+                stacklevel=2,
+            )
 
 
 def _fetched(name: str, reading: Mapping[str, Any]) -> Source:

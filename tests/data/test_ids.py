@@ -1,0 +1,114 @@
+"""What is an id, and which ids are the same."""
+
+from __future__ import annotations
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from cnsdiff.data import read_features, read_interactions
+from cnsdiff.data.ids import Vocabulary
+from cnsdiff.errors import CnsdiffWarning, DataError
+from cnsdiff.shifts import prepare_given
+
+WORDS = ["nan", "NaN", "None", "null", "NULL", "NA", "<NA>", r"\N"]
+
+
+def write(path, user_of_three, *, format="csv"):
+    """Five rows, the third and fourth with the same odd user."""
+    users = ["1", "2", user_of_three, user_of_three, "4"]
+    frame = pl.DataFrame({"user": users, "item": ["5", "6", "7", "8", "9"]})
+    path = path / f"log.{format}"
+    if format == "csv":
+        frame.write_csv(path)
+    else:
+        frame.write_parquet(path)
+    return path, frame
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_for_a_missing_id_is_none(tmp_path, word):
+    text, frame = write(tmp_path, word)
+    parquet, _ = write(tmp_path, word, format="parquet")
+    stands = f"column 'user': {word!r} stands for a missing user"
+    for source, place in (
+        (text, f"log.csv, line 4, {stands} (2 lines: 4, 5)"),
+        (parquet, f"log.parquet, row 3, {stands} (2 rows: 3, 4)"),
+        (frame, f"DataFrame, row 3, {stands}"),
+        (frame.to_pandas(), f"DataFrame, row 3, {stands}"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_interactions(source)
+        assert place in str(caught.value)
+        assert "--skip-bad to leave such" in str(caught.value)
+        assert "--literal-ids if it is an id" in str(caught.value)
+        left = read_interactions(source, skip_bad=True)
+        assert left.frame["user"].to_list() == [1, 2, 4]
+        assert left.problems[0].reason == "a user that is missing or cut short"
+        kept = read_interactions(source, literal_ids=True)
+        assert kept.frame["user"].to_list() == ["1", "2", word, word, "4"]
+
+
+def test_words_that_only_look_like_it_are_ids():
+    users = ["nana", "none", "Nancy", "na", "0", "-", "unknown", "1e+5x"]
+    frame = pl.DataFrame({"user": users, "item": users})
+    assert read_interactions(frame).frame["user"].to_list() == users
+
+
+@pytest.mark.parametrize("cut", ["1.23457E+17", "9.007199254740992e+15", "9007199254740993.0"])
+def test_numbers_cut_short_are_no_ids(tmp_path, cut):
+    path, _ = write(tmp_path, cut)
+    with pytest.raises(DataError, match=r"line 4, .* is a number whose last digits are lost, so"):
+        read_interactions(path)
+    assert len(read_interactions(path, skip_bad=True)) == 3
+    assert read_interactions(path, literal_ids=True).frame["user"][2] == cut
+
+
+def test_whole_numbers_written_as_floats_are_the_same_ids(tmp_path):
+    pd.DataFrame({"user": [1.0, 2.0, None], "item": [10, 20, 30]}).to_csv(
+        tmp_path / "log.csv", index=False
+    )
+    told = r"log.csv: column 'user': ids such as '1.0' are taken for the whole number"
+    with pytest.warns(CnsdiffWarning, match=told):
+        log = read_interactions(tmp_path / "log.csv", skip_bad=True)
+    assert log.frame.rows() == [(1, 10), (2, 20)]
+    kept = read_interactions(tmp_path / "log.csv", skip_bad=True, literal_ids=True)
+    assert kept.frame["user"].to_list() == ["1.0", "2.0"]
+    for users in (["1.0", "x"], ["1.0", "007.0"], ["1.5", "2.0"]):
+        frame = pl.DataFrame({"user": users, "item": [1, 2]})
+        assert read_interactions(frame).frame["user"].to_list() == users
+    found = Vocabulary(pl.Series("id", [7, 8])).encode
+    assert found(["7.0", "8", "07", "7.00", "nan"]).tolist() == [0, 1, -1, -1, -1]
+
+
+def test_floats_and_integers_meet_in_ready_splits_and_features(tmp_path):
+    train = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1]})
+    test = pd.DataFrame({"user": [2.0, None], "item": [2.0, 1.0]})
+    test.to_csv(tmp_path / "test.csv", index=False)
+    pd.DataFrame({"user": [2.0, 1.0], "age": [30, 40]}).to_csv(tmp_path / "u.csv", index=False)
+    with pytest.warns(CnsdiffWarning, match="ids such as"):
+        made = prepare_given(
+            train, test_ood=tmp_path / "test.csv", user_features=tmp_path / "u.csv", skip_bad=True
+        )
+    assert made.users.to_list() == [1, 2]
+    assert made.manifest["splits"]["test_ood"]["rows"] == 1
+    assert made.table("user_features")["age"].to_list() == [40, 30]
+
+
+def test_features_of_nobody_and_of_some(tmp_path):
+    log = pl.DataFrame({"user": ["u0", "u1", "u0"], "item": [1, 2, 3]})
+    nobody = pl.DataFrame({"user": [1, 2], "age": [30, 40]})
+    with pytest.raises(DataError, match=r"none of its 2 users is in DataFrame: it has 1, .*'u0'"):
+        prepare_given(log, user_features=nobody)
+    some = pl.DataFrame({"item": [1, 2, 77], "price": [30, 40, 50]})
+    with pytest.warns(CnsdiffWarning, match="of 2 of the 3 items of DataFrame, and of 1 that are"):
+        prepare_given(log, item_features=some)
+
+
+def test_missing_words_among_features(tmp_path):
+    frame = pl.DataFrame({"user": ["a", "NULL"], "age": [30, 40]})
+    with pytest.raises(
+        DataError, match=r"row 2, .*'NULL' stands for a missing user; .*--literal-ids"
+    ):
+        read_features(frame, "user")
+    assert read_features(frame, "user", literal_ids=True)["user"].to_list() == ["a", "NULL"]
