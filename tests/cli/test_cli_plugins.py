@@ -134,7 +134,10 @@ def test_a_run_is_served_where_the_plugin_is_not(cli, world, plugin, tmp_path, m
     assert gone.evaluate(load_dataset(world)).splits
     assert cli("evaluate", tmp_path / "run").code == 0
     done = cli("evaluate", tmp_path / "run", "--false-negatives", "valid")
-    assert (done.code, "OOD test" in done.out) == (2, True)  # what is measured is shown all the same
+    assert (done.code, "OOD test" in done.out) == (
+        2,
+        True,
+    )  # what was measured is shown
     assert "no backbone is called 'projected'" in done.err
 
 

@@ -58,9 +58,9 @@ def read_features(
             f"{raw.place(int(missing[0]), column)}: the {side} is empty; correct it or remove the "
             "row"
         )
-    wrong = [] if literal_ids else doubtful(ids).arg_true()
-    if len(wrong):
-        row = int(wrong[0])
+    wrong = doubtful(ids)
+    if wrong.any() and not literal_ids:
+        row = int(wrong.arg_true()[0])
         raise DataError(
             f"{raw.place(row, column)}: {ids[row]!r} {why_doubtful(ids[row], side)}; correct it or "
             "remove the row, or pass --literal-ids if it is an id"
