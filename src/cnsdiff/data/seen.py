@@ -95,6 +95,12 @@ def seen_misfit(table: pl.DataFrame, n_users: int, n_items: int) -> str | None:
     """Why a table is none that :func:`seen_table` made; ``None`` if it is."""
     if "user" not in table.columns or "id" not in table.columns:
         return "has no columns 'user' and 'id'"
+    if table["id"].dtype not in (pl.String, pl.Int64, pl.UInt64):
+        return f"has ids of type {table['id'].dtype}"
+    if "timestamp" in table.columns and not table["timestamp"].dtype.is_numeric():
+        return f"has timestamps of type {table['timestamp'].dtype}"
+    if not table["user"].dtype.is_integer():
+        return "has no column 'user' of whole numbers"
     of_train = table.filter(pl.col("user").is_not_null())
     problem = numbers_misfit(of_train, {"user": n_users})
     if problem is None and (table["user"].is_null() & table["id"].is_null()).any():
