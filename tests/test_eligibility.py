@@ -15,6 +15,7 @@ import torch
 import cnsdiff
 from cnsdiff import Recommender
 from cnsdiff.data import Dataset, Interactions
+from cnsdiff.data.ids import IdIndex, Vocabulary
 from cnsdiff.errors import CnsdiffWarning, InputError
 
 FAST = {"epochs": 1, "batch_size": 256}
@@ -286,3 +287,19 @@ def test_a_model_loaded_before_a_fork_serves_after_it(dataset, model):
     assert len(new) == 3
     assert len(like) == 2 * dataset.n_items
     assert scored == len(users)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "text"])
+def test_serving_finds_the_ids_that_reading_finds(kind):
+    known = pl.Series("id", [7, -3, 2**53 + 1, 0] if kind == "numbers" else ["7", "007", "a", "b"])
+    for asked in (
+        ["7", "7.0", "007", "-3", "+7", "1e3", " 7", "", "a", "\u0667", "9" * 30],
+        [7, -3, 2**53 + 1, None],
+        [7.0, float("nan"), -3.0],
+        np.array([7, 8], dtype=np.int32),
+    ):
+        wanted = Vocabulary(known).encode(asked)
+        assert IdIndex(known).find(asked).tolist() == wanted.tolist(), asked
+    for wrong in ([2.0**53], [1.5], [True], [b"7"], [[7]]):
+        with pytest.raises(InputError):
+            IdIndex(known).find(wrong)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cnsdiff.data import read_interactions
 from cnsdiff.data.columns import ALIASES
 from cnsdiff.errors import DataError
 
@@ -100,3 +101,12 @@ def test_lines_above_the_header_do_not_hide_it(read):
     assert [(p.rows, p.place) for p in found.problems] == [(3, "line 1")]
     with pytest.raises(DataError, match="line 1: has 1 field"):
         read(content)
+
+
+def test_a_wanted_column_that_is_there_twice(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("user_id,item_id,user_id,x,x\n1,2,3,4,5\n")
+    with pytest.raises(DataError, match=r"log.csv: has two columns called 'user_id'; rename"):
+        read_interactions(file)
+    file.write_text("user_id,item_id,x,x\n1,2,4,5\n")  # others are of no concern
+    assert read_interactions(file).frame.rows() == [(1, 2)]

@@ -131,7 +131,8 @@ def assign_roles(
     Raises
     ------
     DataError
-        A named column is absent, or no column for users or items can be told.
+        A named column is absent, one that is wanted is there twice, or no column for users or
+        items can be told.
     """
     listed = ", ".join(repr(name) for name in names)
     roles: dict[str, str] = {}
@@ -156,6 +157,9 @@ def assign_roles(
     for role, column in default.items():
         if role not in roles and asked.get(role) is None and column not in taken:
             roles[role] = column
+    twice = next((column for column in roles.values() if list(names).count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: has two columns called {twice!r}; rename one of them")
     missing = [role for role in ("user", "item") if role not in roles]
     if missing:
         what = " and ".join(f"the {role}s" for role in missing)

@@ -219,15 +219,16 @@ class IdIndex:
         if isinstance(value, str):
             if self._text:
                 return value
-            # "007" is not the id 7.
-            whole = value.removeprefix("-")
-            if not (whole.isascii() and whole.isdecimal() and len(whole) < 21):
+            # "007" is not the id 7, and "7.0" is, as where ids are read.
+            plain = value.removesuffix(".0")
+            digits = plain.removeprefix("-")
+            if not (digits.isascii() and digits.isdecimal() and len(digits) < 21):
                 return None
-            return int(value) if str(int(value)) == value else None
+            return int(plain) if str(int(plain)) == plain else None
         if isinstance(value, float | np.floating):
             if value != value:
                 return None
-            if float(value).is_integer():
+            if float(value).is_integer() and abs(value) < 2**53:
                 value = int(value)  # an integer that pandas left beside a missing one
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
             return str(int(value)) if self._text else int(value)
