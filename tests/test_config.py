@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError
 
+import cnsdiff.benchmark.grid
+import cnsdiff.shifts
+import cnsdiff.simulate  # noqa: F401 (with the shifts and the grid, for their settings)
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.config import (
     Config,
@@ -25,6 +30,7 @@ from cnsdiff.presets import DEFAULT, PRESETS, preset
 from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.settings import Settings
 
 
 def complaint(overrides: Mapping[Any, Any], **options: Any) -> str:
@@ -544,3 +550,85 @@ def test_built_in_components_are_found_by_name() -> None:
     assert SAMPLERS.find("cnsdiff") is CNSDiffSampler
     assert {"random", "cnsdiff"} <= set(SAMPLERS.names())
     assert {"mf", "lightgcn"} <= set(BACKBONES.names())
+
+
+#: No field of any settings takes one of these.
+NO_NUMBERS = (10**40, -(10**40), 10**400, math.nan, math.inf, -math.inf, 1e308, -1e308)
+#: Counts that may be as large as you like: where it is never reached, nothing is done more often.
+WITHOUT_LIMIT = {
+    "EvaluationConfig.ks",  # beyond the catalogue a list is the whole of it
+    "Grid.ks",
+    "TrainingConfig.patience",
+    "TrainingConfig.patience_steps",
+    "TrainingConfig.validate_every",  # the last epoch is validated in any case
+    "TrainingConfig.fhn_every",
+    "TrainingConfig.fhn_sample",  # no more than were drawn
+    "Config.seed",
+    "Search.seed",
+    "WorldSettings.seed",
+    "Grid.seeds",
+    "CNSDiffConfig.starts",  # refused with steps, which it may not exceed
+    "UserGroup.cluster",  # refused with the clusters that there are
+    "UserGroup.value",  # data
+    "Space.choices",  # refused by the setting that they are of
+}
+
+
+def fields_of_settings() -> list[tuple[type[Settings], str]]:
+    """All of ours, in order; a scenario that is only a base has none of its own."""
+    found, waiting = [], [Settings]
+    while waiting:
+        waiting += (here := waiting.pop()).__subclasses__()
+        if here.__module__.startswith("cnsdiff.") and not inspect.isabstract(here):
+            found += [(here, name) for name in here.model_fields]
+    return found
+
+
+def refused(model: type[Settings], name: str, value: object) -> bool:
+    """Whether the field refuses a value, in a line of its own."""
+    try:
+        model.model_validate({name: value})
+    except ValidationError as error:
+        return any(problem["loc"][:1] == (name,) for problem in error.errors())
+    except ConfigError as error:  # a scenario's
+        return f": {name}" in str(error) and "\n" not in str(error)
+    return False
+
+
+def test_no_setting_takes_a_number_that_no_machine_can_work_with() -> None:
+    fields = fields_of_settings()
+    assert len(fields) > 150
+    for model, name in fields:
+        for number in NO_NUMBERS:
+            for value in (number, [number]):
+                assert refused(model, name, value), (model, name, value)
+
+
+def test_whole_numbers_end_where_work_or_memory_would_not() -> None:
+    for model, name in fields_of_settings():
+        kinds = str(model.model_fields[name].annotation)
+        if "int" not in kinds or "float" in kinds:
+            continue
+        assert all(refused(model, name, v) for v in (2**63, [2**63])), (model, name)
+        taken = [v for v in (10**12, [10**12]) if not refused(model, name, v)]
+        assert bool(taken) == (f"{model.__name__}.{name}" in WITHOUT_LIMIT), (model, name)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("training.batch_size=100000000000000000000", "training.batch_size: input should be less"),
+        ("training.batch_size=1.0e+20", "training.batch_size: "),
+        ("threads=1000000", "threads: input should be less than or equal to 1024 (got 1000000)"),
+        ("seed=1180591620717411303424", "seed: input should be less than 9223372036854775808"),
+        ("seed=-1", "seed: input should be greater than or equal to 0"),
+        ("backbone.dim=1000000000", "backbone.dim: input should be less than or equal to 65536"),
+        ("training.lr=.inf", "training.lr: "),
+        ("objective.log_q=.nan", "objective.log_q: must be a finite number"),
+        ("objective.l2=1.0e+300", "objective.l2: must lie between -1e+30 and 1e+30"),
+    ],
+)
+def test_absurd_numbers_are_told_with_their_bounds(assignment: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(parse_assignments([assignment]), source="--set")
+    assert str(caught.value).startswith(f"--set: {sentence}")

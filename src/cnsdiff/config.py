@@ -17,7 +17,7 @@ from cnsdiff.presets import DEFAULT
 from cnsdiff.presets import preset as find_preset
 from cnsdiff.registry import Registry
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
-from cnsdiff.settings import Settings, first_problem, shown
+from cnsdiff.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.storage import first_line
 from cnsdiff.training.config import TrainingConfig
 
@@ -36,10 +36,12 @@ class Config(Settings):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=BEYOND_WHOLE)
     device: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves PyTorch's choice")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; None leaves PyTorch's choice"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Config:

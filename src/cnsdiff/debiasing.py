@@ -23,7 +23,7 @@ class PropensityConfig(Settings):
     """Inverse-propensity weights of the ranking loss."""
 
     exponent: Annotated[float, Searched(low=0.1, high=1.0)] = Field(
-        0.0, ge=0, description="η in p_i = m_i^η; 0: off"
+        0.0, ge=0, le=10, description="η in p_i = m_i^η; 0: off"
     )
     floor: float = Field(0.01, gt=0, le=1, description="least p_i, which bounds the weights")
 

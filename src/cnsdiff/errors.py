@@ -63,12 +63,29 @@ def reason(error: BaseException) -> str:
     """Why something failed, in a line: our own sentence, or the first line of another's."""
     if isinstance(error, CnsdiffError):
         return str(error)
-    text = str(error)
-    # NumPy, PyTorch and its GPU part each say so in their own way, PyTorch as a RuntimeError.
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if is_of_memory(error):
         return "there is not enough memory for it"
-    first = text.partition("\n")[0]
+    first = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+#: NumPy, PyTorch and its GPU part each say so in their own way, PyTorch as a RuntimeError.
+_SHORTAGE = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "multiplication overflow",
+    "array is too big",
+    "Maximum allowed dimension exceeded",
+)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether something failed for want of memory, more than any machine has included."""
+    kinds = (RuntimeError, ValueError)
+    told = isinstance(error, kinds) and any(words in str(error) for words in _SHORTAGE)
+    return told or isinstance(error, MemoryError)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from cnsdiff.errors import DataError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread
 from cnsdiff.fitted import Fitted
+from cnsdiff.memory import require_memory, shortage_told
 from cnsdiff.model import EmbeddingModel
 from cnsdiff.training.device import make_fabric
 from cnsdiff.training.layout import Layout
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+@shortage_told(
+    "training", "lower training.batch_size, backbone.dim or the sizes that the sampler has"
+)
 def fit(
     config: Config,
     dataset: Dataset,
@@ -65,6 +69,8 @@ def fit(
     with joined(fabric.device) as processes, ExitStack() as stack:
         if not processes.first:
             listeners = Listeners()
+        if not processes.several:  # the tables may be cut among them, or lie on other machines
+            _require_memory(config, dataset, on_cpu=fabric.device.type == "cpu")
         provenance = run_directory.provenance(config, dataset)
         parts = _Parts.of(config, dataset, classes, fabric, processes)
         trainer = Trainer(
@@ -116,6 +122,36 @@ def fit(
             listeners.abort_fit(error)
             raise
         listeners.end_fit(fitted)
+
+
+def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
+    """Refuse sizes that main memory cannot hold; what is counted here is far from all.
+
+    The system may promise more than it has, and end the process that then uses it.
+    """
+    rows, dim = dataset.n_users + dataset.n_items, config.backbone.dim
+    # The entries; training adds their gradients and the two moments of Adam.
+    require_memory(
+        (16 if on_cpu else 4) * rows * dim,
+        f"a table of {rows:,} embeddings of size {dim:,}",
+        "lower backbone.dim",
+    )
+    hidden, depth = (getattr(config.sampler, name, 1) for name in ("hidden", "depth"))
+    require_memory(
+        (16 if on_cpu else 4) * depth * hidden**2,
+        f"a denoiser of {depth} hidden layers of width {hidden:,}",
+        "lower sampler.hidden or sampler.depth",
+    )
+    if not on_cpu or not hasattr(config.sampler, "candidates"):
+        return
+    n_pairs = len(dataset.split("train"))
+    batch = min(config.training.batch_size_for(n_pairs), n_pairs)
+    drawn = config.sampler.n_negatives * config.sampler.candidates
+    require_memory(
+        12 * batch * drawn // config.training.slices,  # an identifier and a score
+        f"{drawn:,} candidates for each of {batch:,} interactions of a batch",
+        "lower sampler.candidates, sampler.n_negatives or training.batch_size",
+    )
 
 
 def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnsdiff.errors import InputError
+from cnsdiff.errors import InputError, is_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,23 @@ def require_memory(needed: int, what: str, mend: str) -> None:
             f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
             f"free; {mend}"
         )
+
+
+@contextlib.contextmanager
+def shortage_told(what: str, mend: str) -> Iterator[None]:
+    """Tell in a sentence that memory ran out; the words as in :func:`require_memory`.
+
+    Raises
+    ------
+    InputError
+        The work within failed for want of memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not is_of_memory(error):
+            raise
+        raise InputError(f"{what} needs more memory than there is; {mend}") from error
 
 
 def _left_in_the_machine() -> int:

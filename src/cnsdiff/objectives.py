@@ -38,7 +38,7 @@ class ContrastiveConfig(Settings):
     )
     temperature: float = Field(2.0, gt=0, description="τ")
     noise: float = Field(0.01, ge=0, description="scale of ε in cos(z_i, z_i + ε)")
-    negatives: int | None = Field(512, ge=1, description="drawn from the pool; None: all")
+    negatives: int | None = Field(512, ge=1, le=10**6, description="drawn from the pool; None: all")
 
 
 class ObjectiveConfig(Settings):
@@ -50,7 +50,9 @@ class ObjectiveConfig(Settings):
         1.0, gt=0, description="scores are divided by it"
     )
     negatives: NegativeSource = "sampler"
-    uniform_negatives: int = Field(512, ge=1, description="catalogue items shared by a batch")
+    uniform_negatives: int = Field(
+        512, ge=1, le=10**6, description="catalogue items shared by a batch"
+    )
     repulsion: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
         1.0,
         ge=0,
@@ -62,7 +64,7 @@ class ObjectiveConfig(Settings):
         0.0, description="γ in s/τ - γ log pop of the softmax"
     )
     popularity_exponent: Annotated[float, Searched(low=0.02, high=0.3, log=True)] = Field(
-        0.0, ge=0, description="γ of PDA's m_i^γ in BPR; 0: off"
+        0.0, ge=0, le=10, description="γ of PDA's m_i^γ in BPR; 0: off"
     )
     l2: Annotated[float, Searched(low=1e-5, high=0.3, log=True)] = Field(
         1e-2, ge=0, description="λ_2"

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+#: Seeds, and all whole numbers in settings, stay below this: what 64 bits hold.
+BEYOND_WHOLE = 2**63
+#: No number in settings is larger, whichever its sign: single precision ends at 3e38.
+_MOST = 1e30
+#: What pydantic adds to the place of a number that is one of several kinds of value.
+_BRANCHES = ("constrained-int", "constrained-float")
 
 
 class Settings(BaseModel):
     """A validated, immutable section of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*")
+    @classmethod
+    def _of_use(cls, value: Any) -> Any:
+        """Refuse numbers that fit no machine's arithmetic, alone or in a list."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError("must be a finite number")
+            if isinstance(number, float) and abs(number) > _MOST:
+                raise ValueError(f"must lie between {-_MOST:g} and {_MOST:g}")
+            if isinstance(number, int) and not -BEYOND_WHOLE <= number < BEYOND_WHOLE:
+                raise ValueError("must lie between -2**63 and 2**63 - 1")
+        return value
 
 
 class Record(BaseModel):
@@ -47,7 +68,7 @@ def first_problem(error: ValidationError) -> Problem:
     if problem["type"] in ("model_type", "dict_type"):  # would name a class of ours
         message = "must be a mapping of keys to values"
     return Problem(
-        keys=problem["loc"],
+        keys=tuple(key for key in problem["loc"] if key not in _BRANCHES),
         unknown=problem["type"] == "extra_forbidden",
         message=message[0].lower() + message[1:],
         given=problem["input"],

@@ -368,3 +368,58 @@ def test_a_damaged_unfinished_run(cli, world, tmp_path, fast, ctrl_c):
     cli("train", "--resume", run).refused("another configuration")
     (run / "config.yaml").write_bytes(config)
     assert cli("train", "--resume", run).code == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("training.batch_size=1e20", "training.batch_size: "),
+        ("threads=1000000", "threads: input should be less than or equal to 1024"),
+        ("backbone.dim=1000000000", "backbone.dim: input should be less than or equal to 65536"),
+    ],
+)
+def test_absurd_settings_are_refused_before_anything_is_made(
+    cli, world, tmp_path, setting, sentence
+):
+    cli("train", world, "--out", tmp_path / "run", "--set", setting).refused(sentence)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--threads", "--seed"])
+def test_absurd_options_are_wrong_usage(cli, world, tmp_path, option):
+    told = cli("train", world, "--out", tmp_path / "run", option, 2**70)
+    assert told.code == 2
+    assert option in told.err
+
+
+def test_tables_that_memory_cannot_hold_are_refused(cli, world, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 10**6)
+    told = cli("train", world, "--out", tmp_path / "run", *fast, "--set", "backbone.dim=65536")
+    told.refused("embeddings of size 65,536 needs about", "lower backbone.dim")
+    sampler = ["--set", "sampler.name=dns", "--set", "sampler.candidates=100000"]
+    told = cli("train", world, "--out", tmp_path / "run", "--set", "backbone.dim=1", *sampler)
+    told.refused("100,000 candidates for each of", "lower sampler.candidates")
+    sampler = ["--set", "sampler.name=cnsdiff", "--set", "sampler.hidden=4096"]
+    told = cli("train", world, "--out", tmp_path / "run", "--set", "backbone.dim=1", *sampler)
+    told.refused("1 hidden layers of width 4,096", "lower sampler.hidden")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 64]"),
+    ],
+)
+def test_memory_that_runs_out_is_told_in_a_sentence(
+    cli, world, tmp_path, monkeypatch, fast, failure
+):
+    def fails(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("cnsdiff.training.loop.Trainer.fit", fails)
+    told = cli("train", world, "--out", tmp_path / "run", *fast)
+    told.refused("training needs more memory than there is; lower training.batch_size")
+    monkeypatch.setattr("cnsdiff.Recommender.fit", fails)  # any place that has no words of its own
+    cli("train", world, "--out", tmp_path / "run", *fast).refused("there is not enough memory")

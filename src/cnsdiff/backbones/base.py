@@ -26,7 +26,7 @@ class BackboneConfig(Settings):
     """What all backbones share; each backbone's own ``Config`` adds its fields."""
 
     name: str = ""
-    dim: int = Field(64, ge=1, description="embedding size d")
+    dim: int = Field(64, ge=1, le=2**16, description="embedding size d")
     init: Literal["xavier", "spectral"] = Field(
         "xavier", description="where the embedding tables start"
     )

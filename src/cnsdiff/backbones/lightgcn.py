@@ -19,7 +19,7 @@ class LightGCNConfig(BackboneConfig):
     """Settings of :class:`LightGCN`."""
 
     layers: Annotated[int, Searched(low=1, high=3, integer=True)] = Field(
-        2, ge=0, description="K, propagation steps"
+        2, ge=0, le=1000, description="K, propagation steps"
     )
 
 

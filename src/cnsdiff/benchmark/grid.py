@@ -24,7 +24,7 @@ from cnsdiff.config import nested
 from cnsdiff.errors import did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.search_space import Space
-from cnsdiff.settings import Settings
+from cnsdiff.settings import BEYOND_WHOLE, Settings
 
 #: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
 PLAIN = "valid"
@@ -73,7 +73,7 @@ Overrides = Annotated[
 class Budget(Settings):
     """What one training may cost, the same for every method."""
 
-    epochs: int = Field(100, ge=1, description="at most so many epochs")
+    epochs: int = Field(100, ge=1, le=10**6, description="at most so many epochs")
     minutes: float | None = Field(
         None,
         gt=0,
@@ -88,9 +88,12 @@ class Search(Settings):
     trials: int = Field(
         1,
         ge=1,
+        le=10**6,
         description="settings tried: the method's own, then those of its tries, the rest drawn",
     )
-    seed: int = Field(0, ge=0, description="of the settings drawn, and of their trainings")
+    seed: int = Field(
+        0, ge=0, lt=BEYOND_WHOLE, description="of the settings drawn, and of their trainings"
+    )
 
 
 class DatasetEntry(Settings):

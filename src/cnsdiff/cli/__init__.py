@@ -32,7 +32,7 @@ def _run() -> int:
     from cnsdiff.cli.failure import document, tell, wants_json
     from cnsdiff.cli.streams import is_of_standard_output
     from cnsdiff.cli.warned import tell_warnings_in_one_line
-    from cnsdiff.errors import CnsdiffError
+    from cnsdiff.errors import CnsdiffError, is_of_memory
     from cnsdiff.visible import visible
 
     tell_warnings_in_one_line()
@@ -59,6 +59,9 @@ def _run() -> int:
         )
         return 2
     except Exception as error:
+        if is_of_memory(error):
+            tell("there is not enough memory for this; use smaller settings or less data", 2)
+            return 2
         # Wrong usage; what the class is called differs between versions of Typer.
         if not (ours and hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise

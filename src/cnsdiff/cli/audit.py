@@ -117,9 +117,10 @@ def audit(
         str, typer.Option(help="recall or ndcg, at 1, 5, 10 or 20: what is lost.")
     ] = "ndcg@20",
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes at once.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of all of them (default: all cores).")
+        int | None,
+        typer.Option(min=1, max=1024, help="CPU threads of all of them (default: all cores)."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where an audit is.")

@@ -27,11 +27,14 @@ def benchmark(
     out: Annotated[
         Path | None, typer.Option(help="Where results are kept (default: results/NAME).")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at once on this machine.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes at once on this machine.")
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=1024,
             help="CPU threads of all workers together (default: all cores); with --ray, of a task "
             "(default: 1).",
         ),

@@ -32,7 +32,7 @@ def describe(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing --figures file.")] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the random divisions behind 'by chance'.")
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the random divisions behind 'by chance'.")
     ] = 0,
     json: Json = False,
 ) -> None:

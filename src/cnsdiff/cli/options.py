@@ -43,8 +43,8 @@ Randomised = Annotated[
 ]
 UserFeatures = Annotated[Path | None, typer.Option(help="What is known of users.")]
 ItemFeatures = Annotated[Path | None, typer.Option(help="What is known of items.")]
-UserCore = Annotated[int, typer.Option(min=0, help="Least positives of a user.")]
-ItemCore = Annotated[int, typer.Option(min=0, help="Least positives of an item.")]
+UserCore = Annotated[int, typer.Option(min=0, max=10**9, help="Least positives of a user.")]
+ItemCore = Annotated[int, typer.Option(min=0, max=10**9, help="Least positives of an item.")]
 Format = Annotated[
     str,
     typer.Option(
@@ -85,11 +85,11 @@ SkipBad = Annotated[
 ]
 
 # How the work is done, and told.
-Seed = Annotated[int, typer.Option(min=0, help="The one seed.")]
-OwnSeed = Annotated[int | None, typer.Option(min=0, help="The one seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The one seed.")]
+OwnSeed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The one seed.")]
 Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu, cuda, cuda:1.", autocompletion=completion.device),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

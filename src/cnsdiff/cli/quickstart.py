@@ -18,7 +18,7 @@ def quickstart(
     out: Annotated[
         Path | None, typer.Option(help="Keep the dataset and the runs in this new directory.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many epochs.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, max=10**6, help="At most so many epochs.")] = 40,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

@@ -43,7 +43,7 @@ def recommend(
     users: Annotated[str | None, typer.Option(help="User ids, separated by commas.")] = None,
     users_from: Annotated[Path | None, typer.Option(help="File with one user id a line.")] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Every known user.")] = False,
-    k: Annotated[int, typer.Option(min=1, help="Items per user.")] = 20,
+    k: Annotated[int, typer.Option(min=1, max=10**9, help="Items per user.")] = 20,
     seen: Seen = SeenChoice.all,
     exclude: Exclude = None,
     only: Only = None,

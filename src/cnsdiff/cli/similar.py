@@ -27,7 +27,7 @@ def similar(
     items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.")] = None,
     items_from: Annotated[Path | None, typer.Option(help="File with one item id a line.")] = None,
     all_items: Annotated[bool, typer.Option("--all-items", help="Every known item.")] = False,
-    k: Annotated[int, typer.Option(min=1, help="Neighbours per item.")] = 20,
+    k: Annotated[int, typer.Option(min=1, max=10**9, help="Neighbours per item.")] = 20,
     exclude: Exclude = None,
     only: Only = None,
     out: Out = None,

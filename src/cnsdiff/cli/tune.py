@@ -23,7 +23,7 @@ def tune(
     dataset: Annotated[Path, typer.Argument(help="Dataset directory.")],
     out: Annotated[Path, typer.Option(help="Directory of the study.")],
     trials: Annotated[
-        int, typer.Option(min=1, help="Settings to try, those of before included.")
+        int, typer.Option(min=1, max=10**6, help="Settings to try, those of before included.")
     ] = 20,
     budget: Annotated[
         str | None,

@@ -23,7 +23,10 @@ class AHNSConfig(CandidateConfig):
         0.1, gt=0, description="β, scale of the score aimed at"
     )
     q: Annotated[float, Searched(low=-3.0, high=-1.0)] = Field(
-        -2.0, description="below -1, a higher positive score asks for an easier negative"
+        -2.0,
+        ge=-100,
+        le=100,
+        description="below -1, a higher positive score asks for an easier negative",
     )
     floor: float = Field(
         0.1, gt=0, description="s(u,p) + α counts as this where it is less: our guard"

@@ -223,7 +223,7 @@ class SamplerConfig(Settings):
     """What all samplers share; each sampler's own ``Config`` adds its fields."""
 
     name: str = ""
-    n_negatives: int = Field(1, ge=1, description="n, negatives per positive")
+    n_negatives: int = Field(1, ge=1, le=10**6, description="n, negatives per positive")
 
 
 class Sampler(nn.Module):

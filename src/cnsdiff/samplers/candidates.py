@@ -24,7 +24,7 @@ class CandidateConfig(SamplerConfig):
     """Settings of a sampler that picks from candidates."""
 
     candidates: Annotated[int, Searched(low=2, high=64, integer=True, log=True)] = Field(
-        32, ge=1, description="N, candidates per negative"
+        32, ge=1, le=10**5, description="N, candidates per negative"
     )
 
 

@@ -32,7 +32,7 @@ class CNSDiffConfig(SamplerConfig):
     """Settings of :class:`CNSDiffSampler`; the defaults are ours (see :mod:`cnsdiff.presets`)."""
 
     # The process
-    steps: int = Field(20, ge=2, description="T, the number of noise steps")
+    steps: int = Field(20, ge=2, le=10_000, description="T, the number of noise steps")
     schedule: Literal["linear", "linear-var", "cosine"] = "cosine"
     noise_scale: float = Field(1.0, gt=0, description="factor s of the schedule's bounds")
     noise_min: float = Field(1e-4, gt=0, description="lower bound (linear, linear-var)")
@@ -41,14 +41,14 @@ class CNSDiffConfig(SamplerConfig):
 
     # The denoiser
     train_denoiser: bool = True
-    hidden: int = Field(64, ge=1)
-    depth: int = Field(1, ge=1)
+    hidden: int = Field(64, ge=1, le=2**14)
+    depth: int = Field(1, ge=1, le=100)
     dropout: float = Field(0.0, ge=0, lt=1, description="on the noisy vector")
     dropout_in_generation: bool = False
     normalise_input: bool = False
     condition_user: bool = True
     environment: EnvironmentKind = "popularity"
-    n_environments: int = Field(4, ge=2, description="K, unless the data name their own")
+    n_environments: int = Field(4, ge=2, le=10_000, description="K, unless the data name their own")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
     guidance: Annotated[float, Searched(low=0.0, high=3.0)] = Field(
         1.0, ge=0, description="0 ignores the user, 1 is plain conditioning"
@@ -70,7 +70,10 @@ class CNSDiffConfig(SamplerConfig):
     starts: tuple[int, ...] = (10, 14, 18)
     full_chain: bool = False
     calls: int | None = Field(
-        1, ge=1, description="denoiser calls per chain; 1 jumps to E[z_0 | z_t], None: every step"
+        1,
+        ge=1,
+        le=10_000,
+        description="denoiser calls per chain; 1 jumps to E[z_0 | z_t], None: every step",
     )
     stochastic: bool = True
     curriculum_start: tuple[float, float] = (1.0, 9.0)

@@ -22,7 +22,7 @@ class DENSConfig(CandidateConfig):
     """Settings of :class:`DENSSampler`."""
 
     candidates: Annotated[int, Searched(low=2, high=32, integer=True, log=True)] = Field(
-        6, ge=1, description="N, candidates per negative"
+        6, ge=1, le=10**5, description="N, candidates per negative"
     )
     warmup: float = Field(100.0, gt=0, description="T, epochs until relevance alone decides")
     disentangling: Annotated[float, Searched(low=0.03, high=1.0, log=True)] = Field(

@@ -17,10 +17,10 @@ class DNSMNConfig(CandidateConfig):
     """Settings of :class:`DNSMNSampler`."""
 
     candidates: Annotated[int, Searched(low=50, high=400, integer=True, log=True)] = Field(
-        200, ge=1, description="N, candidates per negative"
+        200, ge=1, le=10**5, description="N, candidates per negative"
     )
     top: Annotated[int, Searched(low=1, high=50, integer=True, log=True)] = Field(
-        2, ge=1, description="M, how many of the highest-scoring are kept"
+        2, ge=1, le=10**5, description="M, how many of the highest-scoring are kept"
     )
     use: Literal["one", "all"] = Field(
         "one", description="one of the M at random, or all M, whose BPR losses are summed"

@@ -17,9 +17,9 @@ from cnsdiff.search_space import Searched
 class ExposureConfig(SamplerConfig):
     """Settings of :class:`ExposureSampler`."""
 
-    n_negatives: int = Field(128, ge=1, description="M, negatives shared by a batch")
+    n_negatives: int = Field(128, ge=1, le=10**6, description="M, negatives shared by a batch")
     exponent: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
-        0.5, ge=0, description="α of pop^α: 0 a uniform environment, 1 the one observed"
+        0.5, ge=0, le=10, description="α of pop^α: 0 a uniform environment, 1 the one observed"
     )
 
 

@@ -28,20 +28,20 @@ from cnsdiff.search_space import Searched
 class ExposureDiffusionConfig(ExposureConfig):
     """Settings of :class:`ExposureDiffusionSampler`."""
 
-    n_negatives: int = Field(512, ge=1, description="M, negatives shared by a batch")
+    n_negatives: int = Field(512, ge=1, le=10**6, description="M, negatives shared by a batch")
     made_by: Literal["diffusion", "noise", "catalogue"] = Field(
         "diffusion",
         description="what makes a vector from an item: the trained generator; as its controls, "
         "noise of the same level, or nothing",
     )
-    steps: int = Field(100, ge=2, description="T, the number of noise steps")
+    steps: int = Field(100, ge=2, le=10_000, description="T, the number of noise steps")
     start: Annotated[int, Searched(low=5, high=95, integer=True)] = Field(
-        50, ge=0, description="starting step: 0 stays at an item, T is generic"
+        50, ge=0, le=10_000, description="starting step: 0 stays at an item, T is generic"
     )
-    calls: int = Field(4, ge=1, description="denoiser calls per chain")
-    hidden: int = Field(128, ge=1)
-    depth: int = Field(2, ge=1)
-    n_environments: int = Field(4, ge=1, description="K strata of popularity")
+    calls: int = Field(4, ge=1, le=10_000, description="denoiser calls per chain")
+    hidden: int = Field(128, ge=1, le=2**14)
+    depth: int = Field(2, ge=1, le=100)
+    n_environments: int = Field(4, ge=1, le=10_000, description="K strata of popularity")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
     guidance: Annotated[float, Searched(low=0.0, high=3.0)] = Field(
         1.0, ge=0, description="0 ignores the environment, 1 is plain"

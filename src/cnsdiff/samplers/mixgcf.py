@@ -24,7 +24,7 @@ class MixGCFConfig(CandidateConfig):
     """Settings of :class:`MixGCFSampler`."""
 
     candidates: Annotated[int, Searched(low=2, high=64, integer=True, log=True)] = Field(
-        16, ge=1, description="N, candidates per negative"
+        16, ge=1, le=10**5, description="N, candidates per negative"
     )
 
 

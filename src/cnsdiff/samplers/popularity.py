@@ -23,7 +23,7 @@ class PopularityConfig(SamplerConfig):
     """Settings of :class:`PopularitySampler`."""
 
     exponent: Annotated[float, Searched(low=0.0, high=1.0)] = Field(
-        0.75, ge=0, description="α of pop^α; 0 is uniform"
+        0.75, ge=0, le=10, description="α of pop^α; 0 is uniform"
     )
 
 

@@ -20,7 +20,7 @@ _SMALLEST_TEMPERATURE = 1e-6
 class SoftmaxRhoConfig(CandidateConfig):
     """Settings of :class:`SoftmaxRhoSampler`."""
 
-    candidates: int = Field(200, ge=2, description="N, candidates, all of which are used")
+    candidates: int = Field(200, ge=2, le=10**5, description="N, candidates, all of which are used")
     rho: Annotated[float, Searched(low=0.05, high=5.0, log=True)] = Field(
         1.0, gt=0, description="λ of τ = sqrt(Var Z / 2λ), the ρ of the name: larger is harder"
     )

@@ -21,8 +21,10 @@ _USERS_AT_ONCE = 4096
 class SRNSConfig(SamplerConfig):
     """Settings of :class:`SRNSSampler`."""
 
-    memory: int = Field(20, ge=1, description="S1, items remembered per user")
-    proposals: int = Field(20, ge=1, description="S2, random items a refresh chooses among too")
+    memory: int = Field(20, ge=1, le=10**5, description="S1, items remembered per user")
+    proposals: int = Field(
+        20, ge=1, le=10**5, description="S2, random items a refresh chooses among too"
+    )
     temperature: Annotated[float, Searched(low=1.0, high=20.0, log=True)] = Field(
         10.0, gt=0, description="τ of a refresh, P ∝ exp(s/τ)"
     )
@@ -30,7 +32,7 @@ class SRNSConfig(SamplerConfig):
         1.0, ge=0, description="α, weight of the standard deviation"
     )
     warmup: float = Field(50.0, gt=0, description="T₀, epochs until α is reached")
-    history: int = Field(5, ge=2, description="epochs that the standard deviation is over")
+    history: int = Field(5, ge=2, le=1000, description="epochs that the standard deviation is over")
 
     @model_validator(mode="after")
     def _check(self) -> SRNSConfig:

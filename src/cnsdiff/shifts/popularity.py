@@ -53,7 +53,7 @@ class Popularity(LogScenario):
         target, strength = given["target"], given.get("strength")
         if target == "tempered" and strength is None:
             raise ValueError("target 'tempered' needs a strength; add it, for instance 0.5")
-        named = _STRENGTHS.get(target)
+        named = _STRENGTHS.get(target) if isinstance(target, str) else None
         if named is not None and strength not in (None, named):
             raise ValueError(
                 f"target {target!r} is strength {named:g}, and strength {strength} is given too; "

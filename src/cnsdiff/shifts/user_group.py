@@ -58,10 +58,10 @@ class UserGroup(LogScenario):
     attribute: str | None = None
     value: Value | tuple[Value, ...] | None = None
     range: tuple[float | None, float | None] | None = None
-    clusters: int = Field(5, ge=2)
+    clusters: int = Field(5, ge=2, le=10**6)
     cluster: int | None = Field(None, ge=0)
     min_share: float = Field(0.05, ge=0, lt=1)
-    dimensions: int = Field(16, ge=1)
+    dimensions: int = Field(16, ge=1, le=2**16)
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Hold out a share of the rows of each user of the group."""

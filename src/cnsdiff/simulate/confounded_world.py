@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnsdiff.data import Dataset
 from cnsdiff.hashing import uniforms
+from cnsdiff.memory import require_memory
 from cnsdiff.seeding import derive_seed, numpy_generator
 from cnsdiff.simulate.assemble import Observed, assemble
 from cnsdiff.simulate.environment import Environment, Surroundings
@@ -69,6 +70,7 @@ class ConfoundedWorld:
         self.n_users, self.n_items = self.settings.n_users, self.settings.n_items
         self.seed = self.settings.seed
         dim = self.settings.dim
+        self._require_memory()
         world = numpy_generator(self.seed, "world")
         scale = dim**-0.25
         self.tastes = world.normal(0.0, scale, (self.n_users, dim))
@@ -86,6 +88,17 @@ class ConfoundedWorld:
             world_items=self.n_items,
         )
         self._policy = ExposurePolicy(self.settings, self.attributes, scale)
+
+    def _require_memory(self) -> None:
+        """Refuse a world that main memory cannot hold: its tables, and the log to come."""
+        its = self.settings
+        of_items = its.dim + its.periods + its.content_features
+        numbers = self.n_users * (its.dim + 3 * its.exposures) + self.n_items * of_items
+        require_memory(
+            int(8 * numbers),
+            f"ConfoundedWorld: a world of {self.n_users:,} users and {self.n_items:,} items",
+            "lower n_users, n_items, dim, exposures or periods",
+        )
 
     def __repr__(self) -> str:
         return (

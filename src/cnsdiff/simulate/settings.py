@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.settings import Settings, first_problem
+from cnsdiff.settings import BEYOND_WHOLE, Settings, first_problem
 
 SHIFTS = ("popularity", "temporal", "exposure")
 #: What ``hybrid`` stands for.
@@ -20,36 +20,42 @@ _AnySettings = TypeVar("_AnySettings", bound=Settings)
 class WorldSettings(Settings):
     """A confounded world; it and its log are a function of these."""
 
-    n_users: int = Field(1500, ge=1, description="users")
-    n_items: int = Field(800, ge=2, description="items")
-    dim: int = Field(8, ge=1, description="taste factors")
+    n_users: int = Field(1500, ge=1, le=10**9, description="users")
+    n_items: int = Field(800, ge=2, le=10**9, description="items")
+    dim: int = Field(8, ge=1, le=2**16, description="taste factors")
     confounding: float = Field(
-        1.5, ge=0, allow_inf_nan=False, description="b: how strongly the environment moves exposure"
+        1.5, ge=0, le=1000, description="b: how strongly the environment moves exposure"
     )
     personalisation: float = Field(
-        0.5, ge=0, allow_inf_nan=False, description="a: how strongly exposure follows taste"
+        0.5, ge=0, le=1000, description="a: how strongly exposure follows taste"
     )
-    sharpness: float = Field(3.0, ge=0, allow_inf_nan=False, description="κ of relevance")
-    threshold: float = Field(0.5, allow_inf_nan=False, description="ρ of relevance")
+    sharpness: float = Field(3.0, ge=0, le=1000, description="κ of relevance")
+    threshold: float = Field(0.5, ge=-1000, le=1000, description="ρ of relevance")
     exposures: float = Field(
         80.0, description="mean number of items a user is shown, over all periods"
     )
-    periods: int = Field(8, ge=1, description="T: periods that are logged, 30 days each")
-    popularity_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="its weight in E")
-    season_weight: float = Field(0.5, ge=0, allow_inf_nan=False, description="its weight in E")
-    promotion_weight: float = Field(0.5, ge=0, allow_inf_nan=False, description="its weight in E")
+    periods: int = Field(8, ge=1, le=10_000, description="T: periods that are logged, 30 days each")
+    popularity_weight: float = Field(1.0, ge=0, le=1000, description="its weight in E")
+    season_weight: float = Field(0.5, ge=0, le=1000, description="its weight in E")
+    promotion_weight: float = Field(0.5, ge=0, le=1000, description="its weight in E")
     persistence: float = Field(
         0.95, ge=-1, le=1, description="correlation of an item's popularity with the period before"
     )
-    seasons: int = Field(4, ge=1, description="groups of items with a season of their own")
-    season_length: int = Field(8, ge=1, description="periods until the seasons come back")
-    promotion_groups: int = Field(8, ge=1, description="groups of items, one promoted in a period")
-    content_features: int = Field(16, ge=0, description="columns of item_features")
-    content_noise: float = Field(
-        0.5, ge=0, allow_inf_nan=False, description="their noise, as a multiple of the signal"
+    seasons: int = Field(
+        4, ge=1, le=10**6, description="groups of items with a season of their own"
     )
-    user_groups: int = Field(4, ge=1, description="values of the attribute group of users")
-    seed: int = Field(0, ge=0, description="the one seed")
+    season_length: int = Field(8, ge=1, le=10**6, description="periods until the seasons come back")
+    promotion_groups: int = Field(
+        8, ge=1, le=10**6, description="groups of items, one promoted in a period"
+    )
+    content_features: int = Field(16, ge=0, le=2**16, description="columns of item_features")
+    content_noise: float = Field(
+        0.5, ge=0, le=1000, description="their noise, as a multiple of the signal"
+    )
+    user_groups: int = Field(
+        4, ge=1, le=10**6, description="values of the attribute group of users"
+    )
+    seed: int = Field(0, ge=0, lt=BEYOND_WHOLE, description="the one seed")
 
     @model_validator(mode="after")
     def _check(self) -> WorldSettings:
@@ -73,7 +79,10 @@ class ShiftSettings(Settings):
         "inverted", description="popularity: what salience becomes"
     )
     test_periods: int | None = Field(
-        None, ge=1, description="temporal: last periods kept for the OOD test; null: a quarter"
+        None,
+        ge=1,
+        le=10_000,
+        description="temporal: last periods kept for the OOD test; null: a quarter",
     )
     abrupt: bool = Field(
         False, description="temporal: seasons and promotions turn over at the cut as well"

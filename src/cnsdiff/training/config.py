@@ -23,8 +23,8 @@ LEAST_BATCH, MOST_STEPS = 2048, 64
 class TrainingConfig(Settings):
     """How long, how fast and by what the training is judged."""
 
-    epochs: int = Field(120, ge=1)
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    epochs: int = Field(120, ge=1, le=10**6)
+    batch_size: Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"] = Field(
         "auto",
         description="interactions per step; auto: 2048, and more where an epoch would have more "
         "than 64 steps of that, so that propagation over the whole graph, which each step needs, "
@@ -33,6 +33,7 @@ class TrainingConfig(Settings):
     slices: int = Field(
         1,
         ge=1,
+        le=1024,
         description="parts of a batch, by user, that processes compute at once; at least one for "
         "each process, whatever it says here",
     )
@@ -62,12 +63,18 @@ class TrainingConfig(Settings):
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg|precision|hitrate|mrr|map)@\d+$")
     select_strength: float = Field(
-        1.0, description="of 'tempered': 0 no shift, 1 uniform popularity, 2 inverted"
+        1.0,
+        ge=-10,
+        le=10,
+        description="of 'tempered': 0 no shift, 1 uniform popularity, 2 inverted",
     )
     select_half_life: float = Field(
-        0.1, gt=0, description="of 'recency', as a share of the validation data's time span"
+        0.1,
+        ge=1e-6,
+        le=1e6,
+        description="of 'recency', as a share of the validation data's time span",
     )
-    select_slices: int = Field(4, ge=2, description="number of strata of 'worst-slice'")
+    select_slices: int = Field(4, ge=2, le=1000, description="number of strata of 'worst-slice'")
     select_slice_by: Slicing = Field("popularity", description="what 'worst-slice' slices by")
     dial: Dial = Field(
         "auto",
@@ -92,7 +99,7 @@ class TrainingConfig(Settings):
         "interactions, but at least 256 and at most 2048, at a few per cent of an epoch's time",
     )
     fhn_neighbours: int = Field(
-        1, ge=1, description="k, catalogue items that stand for a synthesised negative"
+        1, ge=1, le=10**6, description="k, catalogue items that stand for a synthesised negative"
     )
 
     def batch_size_for(self, n_pairs: int) -> int:

@@ -38,7 +38,7 @@ def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabr
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
         raise ConfigError(f"device: {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
     if kind == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
