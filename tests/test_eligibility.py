@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,8 @@ from cnsdiff import Recommender
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.data.ids import IdIndex, Vocabulary
 from cnsdiff.errors import CnsdiffWarning, InputError
+from cnsdiff.export import to_numpy
+from cnsdiff.training.progress import Reporter
 
 FAST = {"epochs": 1, "batch_size": 256}
 
@@ -146,6 +147,16 @@ def test_a_dataset_and_a_run_from_before(dataset, model, tmp_path):
         table = before.recommend(dataset.users, k=5)
     assert table.equals(model.recommend(dataset.users, k=5, seen="train"))
     assert not (before.save(tmp_path / "again") / "seen.parquet").exists()
+    with pytest.warns(CnsdiffWarning, match="only training pairs are left out"):
+        assert to_numpy(before, tmp_path / "vectors")["seen"] == "train"
+
+    class Heard(Reporter):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    notes: list[str] = []
+    Recommender("mf", "random", training=FAST).fit(old, reporter=Heard())
+    assert any("prepare it again" in note for note in notes)
 
 
 def test_a_fingerprint_says_nothing_of_what_else_was_seen(log, dataset):
@@ -212,18 +223,30 @@ def test_bad_rules(dataset, model):
         model.recommend(user, only=["x", 12345])
     with pytest.raises(InputError, match="only: names no item"):
         model.recommend(user, only=[])
-    with pytest.raises(InputError, match=r"exclude: has no column 'item' .*'sku'"):
-        model.recommend(user, exclude=pd.DataFrame({"sku": [1]}))
+    with pytest.raises(InputError, match=r"exclude: has no column 'item' .*'why'"):
+        model.recommend(user, exclude=pd.DataFrame({"why": [1]}))
     with pytest.raises(InputError, match="seen must be 'all', 'train' or 'none', not 'some'"):
         model.recommend(user, seen="some")
     some = [dataset.items[0], 12345]
     with pytest.warns(CnsdiffWarning, match="only: 1 of 2 items did not occur in training"):
         model.recommend(user, only=some)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert model.recommend(user, exclude=some).height == 20
-    with pytest.warns(CnsdiffWarning, match="exclude: 1 of 1 items did not occur"):
-        model.recommend(user, exclude=[12345])
+    for given in (some, [12345]):
+        told = f"exclude: 1 of {len(given)} items did not occur"
+        with pytest.warns(CnsdiffWarning, match=told):
+            model.recommend(user, exclude=given)
+    for name in ("exclude", "only"):
+        told = f"{name}: 1 of 1 users did not occur in training, the first is 'u7'"
+        with pytest.warns(CnsdiffWarning, match=told):
+            model.recommend(user, **{name: {"u7": [dataset.items[0]]}})
+    assert model.recommend(user, only={user[0]: []}).height == 0
+
+
+def test_columns_by_any_name_that_a_log_may_have(dataset, model):
+    user, other = dataset.users[:2].to_list()
+    item = dataset.items[3]
+    given = pd.DataFrame({"user_id": [user], "product_id": [item], "why": "sold out"})
+    lists = model.recommend([user, other], k=100, seen="none", only=given)
+    assert pairs_of(lists) == {(user, item)}
 
 
 @pytest.mark.parametrize("k", [2.0, "2", True, None, float("nan")])

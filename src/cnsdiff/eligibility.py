@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.data.columns import known_roles
 from cnsdiff.data.ids import IdIndex, id_list
 from cnsdiff.data.seen import pair_matrix
 from cnsdiff.errors import CnsdiffWarning, InputError
@@ -49,8 +50,9 @@ class ItemChoice:
         name
             Which of the two, for messages.
         given
-            A list of item ids for all users; a data frame with a column ``item`` and, for items
-            of each user, ``user``; a mapping of users to lists of items; or ``None``.
+            A list of item ids for all users; a data frame with a column of items and, for those
+            of each user, one of users (by any name that a log may have); a mapping of users to
+            lists of items; or ``None``.
         index
             The items known.
 
@@ -70,13 +72,14 @@ class ItemChoice:
             ids = [item for items in lists.values() for item in items]
         elif nw.dependencies.is_into_dataframe(given):
             frame = nw.from_native(given, eager_only=True)
-            if "item" not in frame.columns:
+            roles = known_roles(frame.columns)
+            if "item" not in roles:
                 raise InputError(
                     f"{name}: has no column 'item' (it has "
                     f"{', '.join(map(repr, frame.columns))}); call the column of item ids so"
                 )
-            ids = frame["item"].to_list()
-            users = frame["user"].to_list() if "user" in frame.columns else None
+            ids = frame[roles["item"]].to_list()
+            users = frame[roles["user"]].to_list() if "user" in roles else None
         else:
             ids = id_list(given)
         numbers = index.find(ids)
@@ -87,13 +90,30 @@ class ItemChoice:
             told = f"{name}: {unknown} of {len(ids)} items did not occur in training"
             if name == "only" and unknown == len(ids):
                 raise InputError(f"{told}, so nothing can be recommended; the first is {first!r}")
-            if name == "only" or unknown == len(ids):
-                warnings.warn(f"{told}, the first is {first!r}", CnsdiffWarning, stacklevel=5)
-        if name == "only" and not ids:
+            warnings.warn(f"{told}, the first is {first!r}", CnsdiffWarning, stacklevel=5)
+        if name == "only" and not ids and users is None:
             raise InputError("only: names no item, so nothing can be recommended")
         if users is not None:
             users = [user for user, here in zip(users, known, strict=True) if here]
         return cls(numbers[known], users)
+
+    def tell_strangers(self, name: str, keys: Sequence[int | str], users: IdIndex) -> None:
+        """Warn of users who are neither known to the model nor asked for."""
+        named = list(dict.fromkeys(self.users or ()))
+        found = user_keys(named, users.find(named))
+        asked = set(keys)
+        strangers = [
+            user
+            for user, key in zip(named, found, strict=True)
+            if isinstance(key, str) and key not in asked
+        ]
+        if strangers:
+            warnings.warn(
+                f"{name}: {len(strangers)} of {len(named)} users did not occur in training, the "
+                f"first is {strangers[0]!r}",
+                CnsdiffWarning,
+                stacklevel=6,
+            )
 
     def rows(self, keys: Sequence[int | str], users: IdIndex, n_items: int) -> csr_array:
         """``(len(keys), I)`` the items of each user asked for, by :func:`user_keys`."""

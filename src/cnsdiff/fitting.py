@@ -156,6 +156,11 @@ def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
 
 def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
     """What recommendations leave out beside train; read when all has been chosen, not before."""
+    if "seen" not in dataset.manifest:
+        listeners.note(
+            f"{dataset.name}: was prepared before datasets kept all that a log says of its users, "
+            "so recommendations will leave out its splits alone; prepare it again"
+        )
     try:
         return Seen.of_table(dataset.seen(), dataset.n_users, dataset.n_items)
     except DataError as error:  # hours of training are worth more

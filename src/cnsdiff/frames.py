@@ -51,7 +51,10 @@ def id_array(given: Any) -> pa.Array:
     values = id_list(given)
     if len({type(value) for value in values}) > 1:
         values = [None if value is None else str(value) for value in values]
-    return pa.array(values, type=None if values else pa.int64())
+    try:
+        return pa.array(values, type=None if values else pa.int64())
+    except (OverflowError, pa.ArrowInvalid):  # more than 64 bits
+        return pa.array(list(map(str, values)))
 
 
 def frame_like(columns: Mapping[str, pa.Array], given: Any) -> Any:

@@ -140,12 +140,7 @@ class EmbeddingModel:
         else:
             out = rows_of(self.train, numbers)
         if seen == "all" and self.seen is None:
-            warnings.warn(
-                "this run is from before cnsdiff kept what a log says of its users beyond train, "
-                "so only training pairs are left out of the lists; train it again",
-                CnsdiffWarning,
-                stacklevel=4,
-            )
+            _tell_only_train(stacklevel=5)
         elif seen == "all" and self.seen is not None:
             out = out + rows_of(self.seen.pairs, numbers)
             new = np.full(len(asked), -1, dtype=np.int64)
@@ -157,6 +152,8 @@ class EmbeddingModel:
         named = [choice for choice in (exclude, only) if choice and choice.users is not None]
         keys = user_keys(asked, numbers) if named else []
         for choice in named:
+            name = "exclude" if choice is exclude else "only"
+            choice.tell_strangers(name, keys, self._user_index)
             rows = choice.rows(keys, self._user_index, len(self.items))
             if choice is exclude:
                 out = out + rows
@@ -169,7 +166,9 @@ class EmbeddingModel:
         _require_one_of("seen", seen, SeenItems)
         if seen == "none":
             return rows_of(self.train, np.full(len(self.users), -1))
-        if seen == "all" and self.seen is not None:
+        if seen == "all" and self.seen is None:
+            _tell_only_train(stacklevel=4)
+        elif seen == "all" and self.seen is not None:
             both: csr_array = self.train + self.seen.pairs
             return both
         return self.train
@@ -272,6 +271,15 @@ def _ranked(
     """Items and scores ``(n, k)`` of all users of a scorer, in order."""
     items, scores = rank(scorer, torch.arange(scorer.n_users), k, exclude=exclude)
     return items.numpy(), scores.numpy()
+
+
+def _tell_only_train(*, stacklevel: int) -> None:
+    warnings.warn(
+        "this run is from before cnsdiff kept what a log says of its users beyond train, so only "
+        "training pairs are left out of lists; train it again",
+        CnsdiffWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _require_one_of(name: str, value: object, kind: Any) -> None:

@@ -363,6 +363,17 @@ def being_written(path: Path) -> RunError:
     )
 
 
+def foreign_to(folder: Path, own: Iterable[str]) -> str | None:
+    """The name of something in ``folder`` that is none of ``own``, if there is any."""
+    known = {".lock", *own}
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    # What a kill leaves of a file has its name in the middle.
+    return next(
+        (n for n in names if n not in known and n[1:].rpartition(".")[0] not in known), None
+    )
+
+
 def _require_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise _exists(path)

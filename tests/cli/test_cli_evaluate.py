@@ -38,6 +38,7 @@ def test_a_table_and_the_metrics_file(cli, run, world):
 
 
 def test_a_mask_of_the_whole_past(cli, run, world):
+    (run / "metrics.parquet").unlink(missing_ok=True)
     report = cli("evaluate", run, "--mask", "past", "--references", "--json").json
     expected = Recommender.load(run).evaluate(load_dataset(world), mask="past").to_dict()
     assert report["masked"] == "past"

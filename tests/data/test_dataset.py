@@ -412,3 +412,15 @@ def test_disk_full_leaves_the_old_dataset(saved, tmp_path, full_disk, room):
         big.save(saved, overwrite=True)
     assert snapshot(tmp_path) == before
     assert big.path is None
+
+
+def test_overwriting_removes_nothing_of_others(tiny, tmp_path):
+    made = tiny
+    made.save(tmp_path / "d")
+    (tmp_path / "d" / "report.html").write_text("ours")
+    (tmp_path / "d" / f".train.parquet.{'0' * 16}").write_text("left by a kill")
+    made.save(tmp_path / "d", overwrite=True)
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"'notes\.txt' beside the dataset"):
+        made.save(tmp_path / "d", overwrite=True)
+    assert (tmp_path / "d" / "notes.txt").read_text() == "mine"

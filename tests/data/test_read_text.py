@@ -222,3 +222,11 @@ def test_it_says_what_the_file_calls_each_column(read):
     found = read("customer,sku,when\n1,10,100\n", timestamp="when")
     assert found.columns == {"user": "customer", "item": "sku", "timestamp": "when"}
     assert read("1 10 4.5\n2 20 3\n").columns == {"user": "1", "item": "2", "rating": "3"}
+
+
+def test_times_before_ratings_without_a_header(tmp_path):
+    file = tmp_path / "log.txt"
+    file.write_text("".join(f"{u},{u + 1},{1_500_000_000 + u},{u % 5 + 1}\n" for u in range(9)))
+    frame = read_interactions(file).frame
+    assert frame["rating"].to_list() == [u % 5 + 1 for u in range(9)]
+    assert frame["timestamp"].min() == 1_500_000_000

@@ -8,6 +8,7 @@ import pytest
 
 import cnsdiff
 from cnsdiff import Dataset, Recommender
+from cnsdiff.errors import CnsdiffWarning
 
 
 def awkward_log() -> pl.DataFrame:
@@ -43,9 +44,10 @@ def dataset() -> Dataset:
             "country": ["FR"] * 25,
         }
     )
-    return cnsdiff.prepare(
-        log, "temporal", user_features=user_features, item_features=item_features
-    )
+    with pytest.warns(CnsdiffWarning, match="features of 40 of the 60 users"):
+        return cnsdiff.prepare(
+            log, "temporal", user_features=user_features, item_features=item_features
+        )
 
 
 @pytest.fixture(scope="session")

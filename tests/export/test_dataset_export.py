@@ -185,7 +185,7 @@ def relabelled(**ids):
     )
     for side, value in ids.items():
         log = log.with_columns(pl.col(side).replace({f"{side[0]}3": value}))
-    return cnsdiff.prepare(log, "noise")
+    return cnsdiff.prepare(log, "noise", literal_ids=True)
 
 
 @pytest.mark.parametrize("torn", ["a\tb", "a\nb", "a\rb"])

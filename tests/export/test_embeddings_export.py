@@ -189,6 +189,9 @@ def test_what_is_replaced_and_what_is_not(model, tmp_path):
         to_parquet(model, out)
     to_parquet(model, out, overwrite=True)
     assert not (out / "user_ids.npy").exists()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"'notes\.txt' beside the export"):
+        to_numpy(model, out, overwrite=True)
     run = model.save(tmp_path / "run")
     for taken in (run, tmp_path):
         with pytest.raises(InputError, match="holds something that is no export"):

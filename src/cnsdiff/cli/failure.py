@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,7 +33,7 @@ def document(message: str, exit_code: int) -> None:
 
 
 @contextmanager
-def interruptible(how: str) -> Iterator[None]:
+def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
     """Around long work that keeps what is done: Ctrl-C, or a polite kill, is told in a sentence.
 
     The end of the terminal (SIGHUP) is such a kill, but not to who was started to survive it.
@@ -41,7 +41,7 @@ def interruptible(how: str) -> Iterator[None]:
     Parameters
     ----------
     how
-        What is kept, and how to go on.
+        What is kept, and how to go on; a function where only the end can tell.
     """
     before = {number: signal.getsignal(number) for number in _POLITE}
     for number, handler in before.items():
@@ -50,7 +50,7 @@ def interruptible(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {how}") from None
+        raise Interrupted(f"interrupted; {how if isinstance(how, str) else how()}") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

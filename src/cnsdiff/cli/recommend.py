@@ -149,14 +149,27 @@ def _lines(path: Path, side: str, known: pl.Series) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text; give one {side} id a line") from error
-    ids = [id for id in (line.strip() for line in text.splitlines()) if id]
-    if ids and plain_name(ids[0]) in ALIASES[side] and not (known.cast(pl.String) == ids[0]).any():
+    stated = known.cast(pl.String)
+    ids = [_unquoted(line.strip(), stated) for line in text.splitlines() if line.strip()]
+    if ids and plain_name(ids[0]) in ALIASES[side] and not (stated == ids[0]).any():
         return ids[1:]
     return ids
 
 
+def _unquoted(line: str, known: pl.Series) -> str:
+    """A line without the quotation marks that programs put around an id with a comma in it."""
+    import csv
+
+    if len(line) < 2 or line[0] != '"' or line[-1] != '"' or (known == line).any():
+        return line
+    fields = next(csv.reader([line]))
+    return fields[0].strip() if len(fields) == 1 else line
+
+
 def item_choice(path: Path | None, model: Recommender) -> Any:
     """Items to leave out or to choose from: a list for all users, or a table."""
+    import polars as pl
+
     from cnsdiff.data.columns import known_roles
     from cnsdiff.data.raw_tables import read_raw
     from cnsdiff.data.readers import is_parquet, require_file
@@ -171,7 +184,8 @@ def item_choice(path: Path | None, model: Recommender) -> Any:
             raise ConfigError(f"{path}: holds no item ids; give one a line")
         # Only a header makes a table of it: a title may hold a comma.
         names = re.split(r"[\t,;|]", ids[0].replace('"', ""))
-        if len(names) == 1 or "item" not in known_roles(names):
+        known = model.items_.cast(pl.String)
+        if len(names) == 1 or "item" not in known_roles(names) or (known == ids[0]).any():
             return _as_known(ids, model.items_)
     frame = read_raw(path, "item ids").frame
     roles = known_roles(frame.columns)

@@ -176,7 +176,13 @@ def _fit(
     first = place().rank == 0
     label = f"{config.backbone.name} + {config.sampler.name}"
     reporter = reporter_for_terminal(label) if first else Reporter()
-    how = f"the epochs completed are saved, go on with `cnsdiff train --resume {shell_word(run)}`"
+
+    def how() -> str:
+        if not (run / "manifest.json").exists():
+            return "nothing was trained yet, give the same command again"
+        go_on = f"cnsdiff train --resume {shell_word(run)}"
+        return f"the epochs completed are saved, go on with `{go_on}`"
+
     with interruptible(how) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
     if first:

@@ -20,6 +20,7 @@ from cnsdiff.settings import Record, misfit, shown
 from cnsdiff.storage import (
     atomic_directory,
     first_line,
+    foreign_to,
     read_json,
     recover,
     sha256,
@@ -28,6 +29,8 @@ from cnsdiff.storage import (
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+#: What ``report`` writes into a directory.
+REPORT = "report.html"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
 #: What they are called before people.
 SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
@@ -139,6 +142,12 @@ def write_directory(
         raise DataError(
             f"{path}: holds files but no dataset, so --overwrite does not replace it; choose "
             "another --out"
+        )
+    own = [*map(file_name, ("users", "items", "seen", *SPLITS, *SIDE_TABLES)), MANIFEST, REPORT]
+    if overwrite and path.is_dir() and (other := foreign_to(path, own)) is not None:
+        raise DataError(
+            f"{path}: holds {other!r} beside the dataset, which --overwrite would remove; move it, "
+            "or choose another --out"
         )
     with atomic_directory(path, overwrite=overwrite) as temporary:
         files = {}

@@ -228,8 +228,9 @@ class IdIndex:
         if isinstance(value, float | np.floating):
             if value != value:
                 return None
-            if float(value).is_integer() and abs(value) < 2**53:
-                value = int(value)  # an integer that pandas left beside a missing one
+            exact = float(value)
+            if exact.is_integer() and abs(exact) < 2**53:
+                value = int(exact)  # an integer that pandas left beside a missing one
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
             return str(int(value)) if self._text else int(value)
         if value is None:

@@ -96,6 +96,9 @@ def read_delimited(
         rows = [row for row in map(dialect.split, sample) if len(row) == dialect.width]
         if dialect.width == 3 and all(is_time(row[2]) for row in rows):
             default["timestamp"] = default.pop("rating")
+        # Times before ratings.
+        if dialect.width == 4 and all(is_time(row[2]) and not is_time(row[3]) for row in rows):
+            default["timestamp"], default["rating"] = default["rating"], default["timestamp"]
     roles = assign_roles(names, asked, source, default=default)
     frame, numbers, bad = parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.errors import InputError
-from cnsdiff.storage import atomic_directory, read_json, sha256, write_json
+from cnsdiff.storage import atomic_directory, foreign_to, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -52,6 +52,11 @@ def write_export(
             f"{path}: holds something that is no export, so --overwrite does not replace it; "
             "choose another --out"
         )
+    if overwrite and path.is_dir() and (other := foreign_to(path, _own_files(path))) is not None:
+        raise InputError(
+            f"{path}: holds {other!r} beside the export, which --overwrite would remove; move it, "
+            "or choose another --out"
+        )
     with atomic_directory(path, overwrite=overwrite) as temporary:
         more = write(temporary) or {}
         files = {
@@ -67,6 +72,15 @@ def write_export(
         }
         write_json(temporary / MANIFEST, manifest)
     return manifest
+
+
+def _own_files(path: Path) -> list[str]:
+    """What the manifest of an export says is there; nothing if there is none."""
+    try:
+        files = read_json(path / MANIFEST).get("files")
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [MANIFEST, *(files if isinstance(files, dict) else ())]
 
 
 def _is_replaceable(path: Path) -> bool:

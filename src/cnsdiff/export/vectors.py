@@ -77,7 +77,7 @@ def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = 
         "n_users": len(users),
         "n_items": len(items),
         "config_fingerprint": config_fingerprint(model.config_),
-        "seen": seen,
+        "seen": "train" if seen == "all" and model.model_.seen is None else seen,
         "best_epoch": model.best_epoch_,
         "dataset": model.trained_on_,
     }
