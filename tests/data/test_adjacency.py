@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cnsdiff.data import read_interactions
 from cnsdiff.data.adjacency import layout_of
 from cnsdiff.errors import DataError
 from cnsdiff.shifts import prepare_given
@@ -79,3 +80,14 @@ def test_splits_that_contradict_each_other(splits):
         prepare_given(**files)
     test = prepare_given(**files, format="adjacency").manifest["splits"]["test_iid"]
     assert test["read"] == 6
+
+
+@pytest.mark.parametrize("first", ["# u items", "user items"])
+def test_a_comment_or_a_header_is_no_user(tmp_path, first):
+    file = tmp_path / "train.txt"
+    file.write_text(first + "\n" + "".join(f"{u} {u + 1} {u + 2}\n" for u in range(20)))
+    with pytest.raises(DataError, match=r"train.txt, line 1: .* is no line of numbers"):
+        read_interactions(file, format="adjacency")
+    read = read_interactions(file, format="adjacency", skip_bad=True)
+    assert (read.skipped, read.problems[0].reason) == (1, "words among lines of numbers")
+    assert read.frame["user"].to_list() == [u for u in range(20) for _ in range(2)]

@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from cnsdiff.data.columns import RawTable
-from cnsdiff.data.problems import problem_of
+from cnsdiff.data.problems import problem_of, shortened
 from cnsdiff.errors import DataError
 
 _SEPARATORS = " \t,;|"
@@ -97,13 +97,23 @@ def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTa
     source
         For messages.
     skip_bad
-        Leave out, and count, users without items.
+        Leave out, and count, users without items, and words among lines of numbers.
 
     Raises
     ------
     DataError
-        A user has no items.
+        A user has no items, or a line is a comment or a header.
     """
+    numbers = lines["text"].str.contains(rf"^[\d{_SEPARATORS}]+$")
+    words = lines.filter(~numbers)
+    if not 0 < words.height < 0.1 * lines.height:  # ids of text are on most lines
+        words = words.clear()
+    if words.height and not skip_bad:
+        raise DataError(
+            f"{source}, line {words['line'][0]}: {shortened(words['text'][0])!r} is no line of "
+            "numbers as the others are; remove it, or pass --skip-bad to leave such lines out"
+        )
+    lines = lines.filter(numbers) if words.height else lines
     split = lines.select(
         "line",
         pl.col("text")
@@ -132,5 +142,8 @@ def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTa
         pairs.select("user", "item"),
         source,
         lines=pairs["line"],
-        problems=problem_of("a user without items", left_out),
+        problems=(
+            *problem_of("words among lines of numbers", words),
+            *problem_of("a user without items", left_out),
+        ),
     )
