@@ -61,7 +61,9 @@ def fit(values, *, sampler=RandomSampler, checkpoint=None, reporter=None, **conf
         return {"recall@10": 0.0, "ndcg@20": next(given)}
 
     settings = {"epochs": 6, "batch_size": 20, "patience": None, "patience_steps": 0, **config}
-    config = TrainingConfig(**settings)
+    lr = settings.pop("lr", TrainingConfig().lr)
+    # Not checked, so that it may be too large.
+    config = TrainingConfig(**settings).model_copy(update={"lr": lr})
     trainer = Trainer(config, seed=0, fabric=make_fabric("cpu", "32-true"), checkpoint=checkpoint)
     state = trainer.fit(step, positives, validate, reporter or Reporter())
     return step, state, seen
