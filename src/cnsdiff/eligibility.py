@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cnsdiff.data.columns import known_roles
 from cnsdiff.data.ids import IdIndex, id_list
-from cnsdiff.data.seen import pair_matrix
+from cnsdiff.data.splits import pair_matrix
 from cnsdiff.errors import CnsdiffWarning, InputError
 from cnsdiff.evaluation.ranking import Excluded
 from cnsdiff.evaluation.scorer import Scorer

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.config import Config, resolve_config
-from cnsdiff.data.seen import Seen, pair_matrix
+from cnsdiff.data.seen import Seen
+from cnsdiff.data.splits import pair_matrix
 from cnsdiff.errors import ConfigError, RunError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log

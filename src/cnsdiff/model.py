@@ -23,7 +23,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data.ids import IdIndex, id_list
-from cnsdiff.data.seen import Seen, pair_matrix
+from cnsdiff.data.seen import Seen
+from cnsdiff.data.splits import pair_matrix
 from cnsdiff.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
 from cnsdiff.errors import CnsdiffWarning, InputError
 from cnsdiff.evaluation import EmbeddingScorer, rank

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.data.directory import numbers_misfit
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.splits import Split
-
-
-def pair_matrix(
-    rows: NDArray[np.integer[Any]], columns: NDArray[np.integer[Any]], shape: tuple[int, int]
-) -> csr_array:
-    """Pairs as a CSR matrix of ones with sorted indices."""
-    matrix = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
-    matrix.sort_indices()
-    return matrix
+from cnsdiff.data.splits import Split, pair_matrix
 
 
 def seen_table(

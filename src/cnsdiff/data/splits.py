@@ -21,6 +21,15 @@ from cnsdiff.errors import CnsdiffWarning, DataError
 _PAIR = ["user", "item"]
 
 
+def pair_matrix(
+    rows: NDArray[np.integer[Any]], columns: NDArray[np.integer[Any]], shape: tuple[int, int]
+) -> csr_array:
+    """Pairs as a CSR matrix of ones with sorted indices."""
+    matrix = csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+    matrix.sort_indices()
+    return matrix
+
+
 @dataclass(frozen=True)
 class Split:
     """The positive pairs of one split, in internal numbers.
@@ -49,10 +58,7 @@ class Split:
 
     def csr(self, n_users: int, n_items: int) -> csr_array:
         """The pairs as an ``(n_users, n_items)`` float32 matrix of ones, indices sorted."""
-        ones = np.ones(self.users.size, dtype=np.float32)
-        matrix = csr_array((ones, (self.users, self.items)), shape=(n_users, n_items))
-        matrix.sort_indices()
-        return matrix
+        return pair_matrix(self.users, self.items, (n_users, n_items))
 
     def of_users(self, users: NDArray[np.int64]) -> Split:
         """The pairs of some users, in the order they have."""

@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.data.seen import pair_matrix
+from cnsdiff.data.splits import pair_matrix
 from cnsdiff.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import metrics
 from cnsdiff.evaluation.anticipation import Anticipation
