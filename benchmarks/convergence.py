@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff import Recommender, load_dataset
-from cnsdiff.config import merge, parse_assignments
 from cnsdiff.data import Dataset
-from cnsdiff.run import as_options
+from cnsdiff.recommender.config import merge, parse_assignments
+from cnsdiff.recommender.run_directory import as_options
 from cnsdiff.training.progress import Reporter
 
 METRIC = "ndcg@20"

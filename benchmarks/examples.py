@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 
 from cnsdiff import Dataset, Recommender, load_dataset
 from cnsdiff.evaluation import rank
-from cnsdiff.presets import PRESETS
+from cnsdiff.recommender.presets import PRESETS
 
 K, METRIC = 10, "ndcg@10"
 

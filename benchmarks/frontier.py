@@ -26,18 +26,18 @@ from typing import Any
 import torch
 
 from cnsdiff import load_dataset
+from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.benchmark.fit import Choice
 from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid
 from cnsdiff.benchmark.grid_file import read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, fit_task
 from cnsdiff.benchmark.validation import Validation
-from cnsdiff.config import parse_assignments
 from cnsdiff.data import Dataset
-from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.evaluation import Scorer, evaluate
 from cnsdiff.evaluation.dial import FINE, Dialled, readings
 from cnsdiff.evaluation.environment import environment
+from cnsdiff.recommender.config import parse_assignments
 from cnsdiff.references import REFERENCES
 from cnsdiff.training.config import TrainingConfig
 

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from cnsdiff import load_dataset
-from cnsdiff.assembly import assemble
-from cnsdiff.config import resolve_config
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
-from cnsdiff.presets import PRESETS
+from cnsdiff.recommender.assembly import assemble
+from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.presets import PRESETS
 from cnsdiff.samplers import SAMPLERS, Batch, Context
-from cnsdiff.seeding import torch_generator
 from cnsdiff.training.step import TrainingStep
 
 BATCH = 2048

@@ -26,7 +26,7 @@ from torch import Tensor
 from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.losses import sampled_softmax
+from cnsdiff.objectives.losses import sampled_softmax
 from cnsdiff.samplers.base import Batch, Context
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 from cnsdiff.simulate import WorldTruth

@@ -15,26 +15,8 @@ PACKAGE = Path(cnsdiff.__file__).parent
 
 #: From low to high; a module imports from its own layer and those before it.
 LAYERS = [
-    {
-        "errors",
-        "settings",
-        "search_space",
-        "storage",
-        "visible",
-        "screen",
-        "seeding",
-        "hashing",
-        "reporting",
-        "live_picture",
-        "sparkline",
-        "registry",
-        "memory",
-        "softmax",
-        "rows",
-        "tables",
-        "durations",
-        "palette",
-    },
+    {"base"},
+    {"kernels", "display"},
     {"data"},
     {"catalogue"},
     {"shifts"},
@@ -43,22 +25,12 @@ LAYERS = [
     {"backbones"},
     {"diffusion"},
     {"samplers"},
-    {"debiasing"},
-    {"losses", "objectives"},
+    {"objectives"},
     {"evaluation"},
     {"references"},
     {"training"},
-    {"presets", "config"},
-    {"frames"},
-    {"eligibility"},
-    {"model"},
-    {"run"},
-    {"assembly"},
-    {"fitted", "trained_sampler"},
-    {"callbacks"},
-    {"fitting", "tracking", "estimator"},
     {"recommender"},
-    {"export"},
+    {"tracking", "export"},
     {"benchmark"},
     {"audit", "tuning"},
     {"report"},
@@ -91,7 +63,7 @@ def imports(file: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            # `from cnsdiff import run` imports a module, `from cnsdiff.run import x` a name.
+            # `from cnsdiff.data import ids` may import a module, or a name.
             direct = {f"cnsdiff.{alias.name}" for alias in node.names}
             found |= direct if node.module == "cnsdiff" else {node.module or ""}
     return {name for name in found if name == "cnsdiff" or name.startswith("cnsdiff.")}
@@ -130,10 +102,6 @@ def test_diffusion_knows_nothing_of_recommenders():
 def test_samplers_and_objectives_never_import_training():
     for name in importers("training"):
         assert part_of(name) not in {"diffusion", "samplers", "objectives", "backbones"}
-
-
-def test_presets_are_for_the_configuration():
-    assert set(importers("presets")) <= {"cnsdiff.config"}
 
 
 def test_no_cycles():
@@ -215,13 +183,17 @@ def test_no_reader_is_given_a_path_that_it_may_take_for_a_pattern():
     found = [
         f"{file.name}: {ast.unparse(call)}"
         for file in modules()
-        if name_of(file) != "cnsdiff.storage"
+        if name_of(file) != "cnsdiff.base.storage"
         for call, owner, name in called(file)
         if owner in ("pl", "polars", "pacsv", "pq", "pa", "pd")
         and name.startswith(("read_", "scan_"))
         and not ast.unparse(call.args[0]).startswith("io.BytesIO(")
     ]
-    assert not found, "read it through cnsdiff.storage"
+    assert not found, "read it through cnsdiff.base.storage"
+
+
+#: Where text becomes output.
+PRINTERS = ("cnsdiff.base.visible", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
 
 
 def test_all_that_is_printed_goes_through_one_door():
@@ -241,7 +213,8 @@ def test_all_that_is_printed_goes_through_one_door():
     found = [
         f"{name_of(file)}: {ast.unparse(call)}"
         for file in modules()
-        if name_of(file) not in ("cnsdiff.visible", "cnsdiff.screen", "cnsdiff.diagnostics.figures")
+        if name_of(file)
+        not in ("cnsdiff.base.visible", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
         for call, owner, name in called(file)
         if wrong(call, owner, name)
     ]

@@ -7,10 +7,10 @@ import contextlib
 import pytest
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
-from cnsdiff.callbacks import Callback
-from cnsdiff.errors import InputError, TrainingError
-from cnsdiff.training.processes import Processes
+from cnsdiff.base.errors import InputError, TrainingError
+from cnsdiff.recommender.callbacks import Callback
 from cnsdiff.training.progress import PlainReporter, Reporter
+from cnsdiff.training.several.processes import Processes
 
 TRAINING = {"epochs": 3, "batch_size": 64}
 
@@ -164,7 +164,7 @@ def test_of_several_processes_the_first_alone_tells(world, monkeypatch):
     def joined(device):
         yield Another()
 
-    monkeypatch.setattr("cnsdiff.fitting.joined", joined)
+    monkeypatch.setattr("cnsdiff.recommender.fitting.joined", joined)
     reporter, callback = Notes(), Hearing()
     model = recommender().set_params(training__select_on="inverse-popularity")
     model.fit(world, reporter=reporter, callbacks=[callback])

@@ -16,7 +16,10 @@ import cnsdiff.benchmark.grid
 import cnsdiff.shifts
 import cnsdiff.simulate  # noqa: F401 (with the shifts and the grid, for their settings)
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.config import (
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.settings import Settings
+from cnsdiff.objectives.objective import ObjectiveConfig
+from cnsdiff.recommender.config import (
     Config,
     merge,
     parse_assignments,
@@ -24,13 +27,10 @@ from cnsdiff.config import (
     read_config_file,
     resolve_config,
 )
-from cnsdiff.errors import ConfigError
-from cnsdiff.objectives import ObjectiveConfig
-from cnsdiff.presets import DEFAULT, PRESETS, preset
+from cnsdiff.recommender.presets import DEFAULT, PRESETS, preset
 from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.settings import Settings
 
 
 def complaint(overrides: Mapping[Any, Any], **options: Any) -> str:

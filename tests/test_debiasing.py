@@ -12,11 +12,16 @@ from torch import Tensor
 
 from cnsdiff import ConfoundedWorld, Dataset, Recommender
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.config import resolve_config
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.debiasing import PropensityConfig, deconfounded, inverse_propensity, popularity_power
-from cnsdiff.errors import ConfigError
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.debiasing import (
+    PropensityConfig,
+    deconfounded,
+    inverse_propensity,
+    popularity_power,
+)
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers.base import Negatives
 from cnsdiff.testing import make_batch, make_context, tiny_positives
 

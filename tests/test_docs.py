@@ -10,12 +10,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from cnsdiff.backbones.lightgcn import LightGCNConfig
-from cnsdiff.cli.train import train
-from cnsdiff.config import Config, EvaluationConfig
-from cnsdiff.debiasing import PropensityConfig
+from cnsdiff.cli.commands.train import train
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.objectives import ContrastiveConfig, ObjectiveConfig
-from cnsdiff.presets import DEFAULT, PRESETS, preset
+from cnsdiff.objectives.debiasing import PropensityConfig
+from cnsdiff.objectives.objective import ContrastiveConfig, ObjectiveConfig
+from cnsdiff.recommender.config import Config, EvaluationConfig
+from cnsdiff.recommender.presets import DEFAULT, PRESETS, preset
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig
 from cnsdiff.training.config import TrainingConfig

@@ -13,9 +13,9 @@ import torch
 
 import cnsdiff
 from cnsdiff import Recommender
+from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.data.ids import IdIndex, Vocabulary
-from cnsdiff.errors import CnsdiffWarning, InputError
 from cnsdiff.export import to_numpy
 from cnsdiff.training.progress import Reporter
 

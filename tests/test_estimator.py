@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.backbones.mf import MF
-from cnsdiff.errors import ConfigError, NotFittedError
+from cnsdiff.base.errors import ConfigError, NotFittedError
 from cnsdiff.samplers.base import Sampler, SamplerConfig
 
 TRAINING = {"epochs": 1, "batch_size": 64}
@@ -270,7 +270,7 @@ def test_a_loaded_one_shows_what_was_set(fitted, tmp_path):
 def test_scikit_learn_is_not_needed(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)
-    spec = importlib.util.find_spec("cnsdiff.estimator")
+    spec = importlib.util.find_spec("cnsdiff.recommender.parameters")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.Estimator(seed=1).clone().set_params(training__epochs=2)

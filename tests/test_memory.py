@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from cnsdiff import memory
-from cnsdiff.errors import InputError
-from cnsdiff.memory import free_memory, freed_memory_kept, peak_memory, require_memory
+from cnsdiff.base.errors import InputError
+from cnsdiff.kernels import memory
+from cnsdiff.kernels.memory import free_memory, freed_memory_kept, peak_memory, require_memory
 
 
 def faults(work) -> int:

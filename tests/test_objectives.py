@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.losses import alignment, bpr, l2_norm, sampled_softmax
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.losses import alignment, bpr, l2_norm, sampled_softmax
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.testing import make_batch, make_context, tiny_positives
 

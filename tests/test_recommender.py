@@ -12,7 +12,7 @@ import torch
 import cnsdiff
 from cnsdiff import ConfoundedWorld, Dataset, Interactions, Recommender
 from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
-from cnsdiff.errors import (
+from cnsdiff.base.errors import (
     CnsdiffWarning,
     ConfigError,
     DataError,

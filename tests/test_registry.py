@@ -7,10 +7,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from cnsdiff import registry
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.config import resolve_config
-from cnsdiff.errors import CnsdiffWarning, ConfigError
+from cnsdiff.base import registry
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers import SAMPLERS, RandomSampler, Sampler
 from cnsdiff.shifts import SCENARIOS, Noise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnsdiff.rows import half_mean_squares, rows_of
+from cnsdiff.kernels.gathered_rows import half_mean_squares, rows_of
 
 
 @pytest.fixture

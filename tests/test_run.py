@@ -16,12 +16,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
-from cnsdiff import run as run_module
-from cnsdiff.errors import RunError, StorageError
+from cnsdiff.base.errors import RunError, StorageError
+from cnsdiff.base.storage import locked, sha256
 from cnsdiff.evaluation import Dialled, EmbeddingScorer
 from cnsdiff.evaluation.dial import standardised_log
-from cnsdiff.run import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
-from cnsdiff.storage import locked, sha256
+from cnsdiff.recommender import run_directory as run_module
+from cnsdiff.recommender.run_directory import CHECKPOINT, SCHEMA_VERSION, read_manifest, read_run
 from cnsdiff.training.progress import Reporter
 
 FILES = [

@@ -9,17 +9,17 @@ import pytest
 from pydantic import Field, ValidationError
 
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.config import resolve_config
-from cnsdiff.presets import PRESETS
-from cnsdiff.samplers import SAMPLERS
-from cnsdiff.search_space import (
+from cnsdiff.base.search_space import (
     Searched,
     Space,
     declared_spaces,
     takes_whole_numbers_only,
     value_at,
 )
-from cnsdiff.settings import Settings
+from cnsdiff.base.settings import Settings
+from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.presets import PRESETS
+from cnsdiff.samplers import SAMPLERS
 
 
 @pytest.mark.parametrize(

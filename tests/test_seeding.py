@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnsdiff.seeding import derive_seed, numpy_generator, torch_generator
+from cnsdiff.base.seeding import derive_seed, numpy_generator, torch_generator
 
 PURPOSES = ("order", "negatives", "noise", "backbone", "sampler")
 keys = st.tuples(

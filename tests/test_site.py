@@ -223,7 +223,7 @@ def test_every_equation_has_a_number_its_maths_and_its_code() -> None:
 
 def test_a_function_that_is_gone_stops_the_build() -> None:
     with pytest.raises(LookupError, match="has no 'nothing'"):
-        hook("sources").code_of("cnsdiff.losses.nothing")
+        hook("sources").code_of("cnsdiff.objectives.losses.nothing")
     with pytest.raises(LookupError, match="no such module"):
         hook("sources").code_of("nowhere.losses.bpr")
 

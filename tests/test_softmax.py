@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cnsdiff import softmax
-from cnsdiff.softmax import shared_softmax
+from cnsdiff.kernels import shared_softmax as softmax
+from cnsdiff.kernels.shared_softmax import shared_softmax
 
 Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]
 

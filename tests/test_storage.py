@@ -18,9 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from cnsdiff import storage
-from cnsdiff.errors import InputError, RunError, StorageError
-from cnsdiff.visible import visible
+from cnsdiff.base import storage
+from cnsdiff.base.errors import InputError, RunError, StorageError
+from cnsdiff.base.visible import visible
 
 
 def names(folder):

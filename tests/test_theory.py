@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Batch, Context
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 

@@ -11,8 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.screen import Screen, literal
-from cnsdiff.visible import json_text, say, say_json, shell_word, visible
+from cnsdiff.base.visible import json_text, say, say_json, shell_word, visible
+from cnsdiff.display.screen import Screen, literal
 
 HIDING = {
     "\x1b[2J": r"\x1b[2J",

@@ -36,7 +36,7 @@ import step_profile
 import torch
 from measurement import Finding, Options
 
-from cnsdiff.storage import atomic_file
+from cnsdiff.base.storage import atomic_file
 
 Row = Callable[[Options], Iterator[Finding]]
 ROWS: dict[str, Row] = {

@@ -24,7 +24,7 @@ from steps import Steps
 from torch import Tensor
 
 from cnsdiff.backbones.lightgcn import normalised_adjacency
-from cnsdiff.memory import freed_memory_kept
+from cnsdiff.kernels.memory import freed_memory_kept
 
 ROW = "step_floor"
 TARGET = Target(1.25)

@@ -20,7 +20,7 @@ from steps import Steps
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
-from cnsdiff.memory import freed_memory_kept
+from cnsdiff.kernels.memory import freed_memory_kept
 
 ROW = "profile"
 PRESETS = ("bpr-lightgcn", "default", "authors")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnsdiff.assembly import assemble
-from cnsdiff.config import resolve_config
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
+from cnsdiff.recommender.assembly import assemble
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers import Batch, Context
-from cnsdiff.seeding import torch_generator
 
 SEED = 0
 

@@ -55,21 +55,21 @@ from safetensors.torch import load_file, save_file
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.audit.lists import read_lists
 from cnsdiff.audit.vectors import read_vectors
+from cnsdiff.base.errors import CnsdiffError
+from cnsdiff.base.storage import read_parquet, sha256
 from cnsdiff.benchmark.datasets import materialise
 from cnsdiff.benchmark.grid_file import read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.workers import ThisProcess
-from cnsdiff.cli.recommend import ids_asked, item_choice
-from cnsdiff.config import read_config_file, resolve_config
+from cnsdiff.cli.commands.recommend import ids_asked, item_choice
 from cnsdiff.data import read_features, read_interactions
 from cnsdiff.diagnostics import describe
-from cnsdiff.errors import CnsdiffError
+from cnsdiff.recommender.config import read_config_file, resolve_config
 from cnsdiff.report.build import document_of
 from cnsdiff.report.html import render_html
 from cnsdiff.shifts import prepare
-from cnsdiff.storage import read_parquet, sha256
 from cnsdiff.tuning import tune
 
 SECONDS, BYTES = 10.0, 4 * 2**30

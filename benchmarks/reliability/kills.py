@@ -195,7 +195,7 @@ def in_process(action: Callable[[], T]) -> T | None:
 
 def count_changes(left: int | None) -> Callable[[], int]:
     """Count changes of files from now on; the process dies before the one after ``left``."""
-    from cnsdiff import storage
+    from cnsdiff.base import storage
 
     counted = 0
 
@@ -233,10 +233,10 @@ def count_changes(left: int | None) -> Callable[[], int]:
 
 def here() -> None:
     """Benchmarks run their tasks in this process, which spares the start of others."""
-    import cnsdiff.cli.benchmark
+    import cnsdiff.cli.commands.benchmark
     from cnsdiff.benchmark.workers import ThisProcess
 
-    cnsdiff.cli.benchmark._workers = lambda *given: ThisProcess()
+    cnsdiff.cli.commands.benchmark._workers = lambda *given: ThisProcess()
 
 
 def run(case: Case, folder: Path, left: int | None = None) -> tuple[int, str, int]:
@@ -406,7 +406,7 @@ def main() -> None:
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
         import cnsdiff.cli.app
-        import cnsdiff.recommender
+        import cnsdiff.recommender.recommender
         import cnsdiff.shifts  # noqa: F401 (here, and not once more in a process)
 
         words = {word for case in cases for word in case.arguments}

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnsdiff.base.errors import CnsdiffError
     from cnsdiff.data import Dataset, Interactions, load_dataset, read_interactions
-    from cnsdiff.errors import CnsdiffError
     from cnsdiff.evaluation import Evaluation, evaluate
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.shifts import prepare, prepare_given
     from cnsdiff.simulate import ConfoundedWorld
     from cnsdiff.tuning.tune import tune
@@ -31,10 +31,10 @@ __all__ = [
 
 # Names are imported when first used, so that `cnsdiff --help` need not load PyTorch.
 _HOME = {
-    "CnsdiffError": "errors",
+    "CnsdiffError": "base.errors",
     "ConfoundedWorld": "simulate",
     "Evaluation": "evaluation",
-    "Recommender": "recommender",
+    "Recommender": "recommender.recommender",
     "evaluate": "evaluation",
     "prepare": "shifts",
     "prepare_given": "shifts",

@@ -22,9 +22,9 @@ from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.wording import verdict
+from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.data import Source, load_dataset
-from cnsdiff.errors import InputError, RunError
 from cnsdiff.evaluation import rank
 from cnsdiff.references import EASE
 from cnsdiff.report.audit import audit_document

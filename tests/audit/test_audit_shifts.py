@@ -10,8 +10,8 @@ from cnsdiff.audit.log import Log
 from cnsdiff.audit.methods import audit_grid, ease_fits
 from cnsdiff.audit.shifts import SHIFTS, plan_shifts
 from cnsdiff.audit.size import seconds_a_shift, thinned
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts import SCENARIOS
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cnsdiff.audit.budget import Clock
-from cnsdiff.durations import in_words, parse_budget
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.display.wording import in_words, parse_budget
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from audit_parts import log_frame
 from cnsdiff.audit.external import judge_external, read_externals
 from cnsdiff.audit.lists import place_lists, read_lists
 from cnsdiff.audit.naming import parse_given
-from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.shifts import prepare
 
 

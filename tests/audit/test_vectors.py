@@ -10,7 +10,7 @@ from audit_parts import log_frame
 
 from cnsdiff import Recommender
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
 from cnsdiff.export import to_numpy, to_parquet
 from cnsdiff.shifts import prepare
 

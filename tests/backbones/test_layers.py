@@ -9,7 +9,7 @@ import torch
 
 from cnsdiff.backbones import MF, BackboneConfig, Embeddings, LightGCN
 from cnsdiff.backbones.lightgcn import LightGCNConfig
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import MixGCFSampler
 from cnsdiff.samplers.mixgcf import MixGCFConfig
 from cnsdiff.testing import DIM, make_batch, make_context, tiny_positives

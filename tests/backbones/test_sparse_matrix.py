@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from cnsdiff.backbones import sparse_matrix
-from cnsdiff.backbones.sparse_matrix import SparseMatrix
+from cnsdiff.kernels import sparse_matrix
+from cnsdiff.kernels.sparse_matrix import SparseMatrix
 
 N, M, D = 60, 45, 8
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from cnsdiff import ConfoundedWorld, load_dataset, prepare
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.benchmark.datasets import materialise
 from cnsdiff.benchmark.grid import DatasetEntry
-from cnsdiff.errors import ConfigError, DataError
 
 WORLD = {"n_users": 40, "n_items": 30, "exposures": 15, "seed": 2}
 

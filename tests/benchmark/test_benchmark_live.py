@@ -8,12 +8,12 @@ import re
 import pytest
 from benchmark_parts import Inline
 
+from cnsdiff.base.errors import TrainingError
 from cnsdiff.benchmark.live import RichReporter, reporter_for_terminal
 from cnsdiff.benchmark.progress import Cell, PlainReporter
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.task import Outcome, Task, run_task
-from cnsdiff.errors import TrainingError
-from cnsdiff.screen import Screen
+from cnsdiff.display.screen import Screen
 
 
 def drawn(

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from cnsdiff import Recommender
-from cnsdiff.assembly import assemble
+from cnsdiff.base.errors import TrainingError
 from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
 from cnsdiff.benchmark.validation import Validation
-from cnsdiff.config import Config, resolve_config
 from cnsdiff.data import Dataset
-from cnsdiff.errors import TrainingError
 from cnsdiff.evaluation import EmbeddingScorer, anticipate
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
 from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, readings
 from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.recommender.assembly import assemble
+from cnsdiff.recommender.config import Config, resolve_config
 from cnsdiff.references import EASE, MostPop, RandomScores
 from cnsdiff.training import selection
 from cnsdiff.training.config import TrainingConfig

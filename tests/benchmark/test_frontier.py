@@ -13,10 +13,10 @@ import pytest
 import yaml
 from benchmark_parts import small_grid
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, run_task
 from cnsdiff.data import Dataset
-from cnsdiff.errors import ConfigError
 from cnsdiff.evaluation import evaluate
 from cnsdiff.evaluation.dial import FINE
 from cnsdiff.references import EASE

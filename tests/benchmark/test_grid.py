@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.grid import Grid, digest, dump_grid
 from cnsdiff.benchmark.grid_file import read_grid
-from cnsdiff.config import nested
-from cnsdiff.errors import ConfigError
+from cnsdiff.recommender.config import nested
 
 FULL = """
 name: all.of_it-1

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, kstest
 
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.search_space import Space
 from cnsdiff.benchmark.search import settings_of
-from cnsdiff.errors import ConfigError
-from cnsdiff.search_space import Space
 
 LR = Space(low=0.001, high=0.1, log=True)
 L2 = Space(low=0.0, high=0.5)

@@ -9,7 +9,7 @@ import pytest
 from cnsdiff import ConfoundedWorld
 from cnsdiff.benchmark.grid_file import read_grid
 from cnsdiff.benchmark.plan import plan
-from cnsdiff.config import resolve_config
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import REFERENCES
 from cnsdiff.samplers import SAMPLERS
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from cnsdiff.base.errors import InputError
 from cnsdiff.benchmark.headline import ALL, headline, rivals_in
 from cnsdiff.benchmark.statistics import METRICS, compare, summarise
-from cnsdiff.errors import InputError
 from cnsdiff.evaluation.significance import (
     holm,
     improvement_interval,

@@ -12,10 +12,10 @@ import yaml
 from benchmark_parts import small_grid
 from polars.testing import assert_frame_equal
 
+from cnsdiff.base.errors import RunError, StorageError
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.store import SCHEMA, Store
 from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
-from cnsdiff.errors import RunError, StorageError
 
 
 @pytest.fixture

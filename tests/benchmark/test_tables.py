@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from cnsdiff.base.errors import InputError
+from cnsdiff.base.visible import visible
 from cnsdiff.benchmark.headline import Headline
-from cnsdiff.benchmark.render import render
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
 from cnsdiff.benchmark.trainings import trainings
-from cnsdiff.errors import InputError
-from cnsdiff.tables import Cell, Column, Table
-from cnsdiff.visible import visible
+from cnsdiff.display.render import render
+from cnsdiff.display.tables import Cell, Column, Table
 
 NAN = math.nan
 #: Dataset, method, group, selection, anticipated, split, metric, mean, half width, seeds.

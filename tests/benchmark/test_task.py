@@ -13,10 +13,10 @@ from benchmark_parts import small_grid
 from polars.testing import assert_frame_equal
 
 from cnsdiff import Recommender, load_dataset
+from cnsdiff.base.errors import CnsdiffError, ConfigError, DataError
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task, run_task
-from cnsdiff.errors import CnsdiffError, ConfigError, DataError
 from cnsdiff.evaluation import evaluate
 from cnsdiff.evaluation.dial import Dialled
 from cnsdiff.evaluation.environment import environment

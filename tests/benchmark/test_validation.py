@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cnsdiff.base.errors import CnsdiffError, DataError
 from cnsdiff.benchmark import validation as validation_module
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset, Split
-from cnsdiff.errors import CnsdiffError, DataError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.evaluation import dial as dial_module
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.catalogue.bundle import open_bundle
-from cnsdiff.errors import DataError
 
 FILES = {"top/a.txt": b"a" * 5000, "top/deep/b.txt": b"b", "c.txt": b"c", "top/c.txt": b"no"}
 

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from cnsdiff.catalogue.progress import PlainReporter, RichReporter, in_bytes, reporter_for_terminal
-from cnsdiff.screen import Screen
+from cnsdiff.display.screen import Screen
 
 
 @pytest.mark.parametrize(

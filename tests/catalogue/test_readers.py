@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.catalogue import readers
 from cnsdiff.catalogue.entries import ENTRIES
-from cnsdiff.errors import DataError
 
 
 def rows(table) -> list[tuple[object, ...]]:

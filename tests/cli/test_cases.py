@@ -14,7 +14,7 @@ import pytest
 
 import cnsdiff
 from cnsdiff import Recommender, load_dataset
-from cnsdiff.errors import CnsdiffError, CnsdiffWarning
+from cnsdiff.base.errors import CnsdiffError, CnsdiffWarning
 
 pytestmark = pytest.mark.real
 

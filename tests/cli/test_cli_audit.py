@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnsdiff.errors import RunError
-from cnsdiff.storage import locked
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.storage import locked
 
 #: Names as people have them: spaces, letters of other scripts, a comma in quotes.
 NAMES = ("Łódź 東京", "Ana María", "Müller, Jürgen", "Иван")

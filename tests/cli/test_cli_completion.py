@@ -20,15 +20,15 @@ from cnsdiff.audit.shifts import SHIFTS as AUDITED
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.catalogue import ENTRIES, ROUTES
 from cnsdiff.cli import choices, completion
-from cnsdiff.cli.benchmark import FORMATS as TABLE_FORMATS
-from cnsdiff.config import Config
-from cnsdiff.data.dialects import NAMES
-from cnsdiff.data.readers import FORMATS
-from cnsdiff.data.times import TIME_UNITS
+from cnsdiff.cli.commands.benchmark import FORMATS as TABLE_FORMATS
+from cnsdiff.data.reading.dialects import NAMES
+from cnsdiff.data.reading.readers import FORMATS
+from cnsdiff.data.reading.times import TIME_UNITS
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
 from cnsdiff.evaluation.judges import JudgeKind
-from cnsdiff.presets import PRESETS
+from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.presets import PRESETS
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.shifts import SCENARIOS
 from cnsdiff.simulate.settings import SHIFTS
@@ -149,7 +149,7 @@ def test_plugins_are_offered(monkeypatch):
     from importlib.metadata import EntryPoint
 
     point = EntryPoint("mine", "nowhere:Mine", "cnsdiff.samplers")
-    monkeypatch.setattr("cnsdiff.registry.installed", lambda group: (point,))
+    monkeypatch.setattr("cnsdiff.base.registry.installed", lambda group: (point,))
     assert completion.sampler("mi") == [("mixgcf", ""), ("mine", "of a plugin")]
 
 

@@ -110,7 +110,7 @@ def test_what_the_system_refuses(cli, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "there")
 
-    monkeypatch.setattr("cnsdiff.cli.doctor.examine", refuse)
+    monkeypatch.setattr("cnsdiff.cli.commands.doctor.examine", refuse)
     done = cli("doctor", "--json")
     assert done.code == 1
     assert "Permission denied: 'there'; check the path" in error(done)["message"]
@@ -121,7 +121,7 @@ def test_ctrl_c_where_nothing_is_kept(cli, monkeypatch, machine):
     def press(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cnsdiff.cli.doctor.examine", press)
+    monkeypatch.setattr("cnsdiff.cli.commands.doctor.examine", press)
     done = cli("doctor", *["--json"] * machine)
     assert done.code == 130
     assert "Traceback" not in done.err

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from cnsdiff import load_dataset, prepare_given
+from cnsdiff.base.errors import CnsdiffWarning
 from cnsdiff.diagnostics import describe
-from cnsdiff.errors import CnsdiffWarning
 
 DAY = 86_400
 

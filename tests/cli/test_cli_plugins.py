@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from cnsdiff import Recommender, load_dataset
-from cnsdiff.storage import sha256, write_json, write_text
+from cnsdiff.base.storage import sha256, write_json, write_text
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cnsdiff import catalogue, load_dataset
+from cnsdiff.base.errors import CnsdiffWarning
 from cnsdiff.data import SPLITS
-from cnsdiff.errors import CnsdiffWarning
 from cnsdiff.testing import tiny_source
 
 TRAIN = "u1 a 5 100\nu1 b 3 101\nu2 a 1 102\nu2 c 4 103\nu3 b 5 104\nu3 b 5 105\n"

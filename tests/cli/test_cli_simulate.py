@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnsdiff import ConfoundedWorld, load_dataset
-from cnsdiff.cli.simulate import simulate
+from cnsdiff.cli.commands.simulate import simulate
 from cnsdiff.simulate import ShiftSettings, WorldSettings, WorldTruth
 
 SMALL = ("--users", 60, "--items", 50, "--exposures", 20)

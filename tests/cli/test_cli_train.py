@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from cnsdiff import Recommender
-from cnsdiff.presets import PRESETS
-from cnsdiff.run import CHECKPOINT
+from cnsdiff.recommender.presets import PRESETS
+from cnsdiff.recommender.run_directory import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.progress import PlainReporter
 
@@ -393,7 +393,7 @@ def test_absurd_options_are_wrong_usage(cli, world, tmp_path, option):
 
 
 def test_tables_that_memory_cannot_hold_are_refused(cli, world, tmp_path, monkeypatch, fast):
-    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 10**6)
+    monkeypatch.setattr("cnsdiff.kernels.memory.free_memory", lambda: 10**6)
     told = cli("train", world, "--out", tmp_path / "run", *fast, "--set", "backbone.dim=65536")
     told.refused("embeddings of size 65,536 needs about", "lower backbone.dim")
     sampler = ["--set", "sampler.name=dns", "--set", "sampler.candidates=100000"]

@@ -32,7 +32,7 @@ import yaml
 from cnsdiff import Recommender, prepare
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.cli.app import app
-from cnsdiff.config import Config, resolve_config
+from cnsdiff.recommender.config import Config, resolve_config
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)

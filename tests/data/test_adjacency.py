@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import read_interactions
-from cnsdiff.data.adjacency import layout_of
-from cnsdiff.errors import DataError
+from cnsdiff.data.reading.adjacency import layout_of
 from cnsdiff.shifts import prepare_given
 
 CLEAR = "".join(

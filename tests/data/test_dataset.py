@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 import torch
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError, InputError, StorageError
+from cnsdiff.base.storage import sha256
 from cnsdiff.data import Dataset, Interactions, load_dataset
 from cnsdiff.data import dataset as module
-from cnsdiff.errors import CnsdiffWarning, DataError, InputError, StorageError
-from cnsdiff.storage import sha256
 
 
 def log(rows, columns=("user", "item"), source="log.csv") -> Interactions:

@@ -8,8 +8,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import read_features, read_interactions
-from cnsdiff.errors import DataError
 
 
 def write(path, text):

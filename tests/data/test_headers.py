@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import read_interactions
-from cnsdiff.data.columns import ALIASES
-from cnsdiff.errors import DataError
+from cnsdiff.data.reading.columns import ALIASES
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 SHOP = "".join(f"s{n},p{n % 3}\n" for n in range(6))

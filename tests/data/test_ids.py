@@ -6,9 +6,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import read_features, read_interactions
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import prepare_given
 
 WORDS = ["nan", "NaN", "None", "null", "NULL", "NA", "<NA>", r"\N"]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import Interactions
-from cnsdiff.errors import DataError
 
 ID = st.integers(0, 6)
 

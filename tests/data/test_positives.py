@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import DataError
 
 Observed = NDArray[np.bool_]
 

@@ -8,8 +8,8 @@ import gzip
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import CnsdiffError, DataError
 from cnsdiff.data import read_interactions
-from cnsdiff.errors import CnsdiffError, DataError
 
 GOOD = "1 2 3\n" * 3
 CASES = {

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import read_interactions
-from cnsdiff.errors import CnsdiffWarning, DataError
 
 COLUMNS = {"userId": ["a", "b"], "item": [3, 4], "rating": [1, 5], "extra": [None, "x"]}
 

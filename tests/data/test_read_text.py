@@ -8,9 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cnsdiff.data import Interactions, lines, read_interactions, text
-from cnsdiff.data.features import read_features
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
+from cnsdiff.data import Interactions, read_interactions
+from cnsdiff.data.reading import lines, text
+from cnsdiff.data.reading.features import read_features
 
 
 def rows(interactions: Interactions) -> list[tuple]:

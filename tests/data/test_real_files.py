@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import load_dataset, read_interactions
-from cnsdiff.errors import DataError
 from cnsdiff.shifts import prepare_given
 
 pytestmark = pytest.mark.real

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import SIDE_TABLES, Dataset, Interactions, load_dataset
-from cnsdiff.errors import DataError
 
 
 def interactions(users, items, **columns) -> Interactions:

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import Interactions, Source, read_interactions
-from cnsdiff.data.times import looks_unlike_seconds
-from cnsdiff.errors import CnsdiffWarning, DataError
+from cnsdiff.data.reading.times import looks_unlike_seconds
 from cnsdiff.shifts import Given, Popularity, prepare_given
 
 #: Of 2020.

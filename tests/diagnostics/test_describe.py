@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 from scipy.spatial.distance import jensenshannon
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import Dataset, Interactions, Split, load_dataset
 from cnsdiff.diagnostics import describe
-from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import prepare_given
 
 DAY = 86_400

@@ -7,7 +7,7 @@ import pytest
 from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics import describe
 from cnsdiff.diagnostics.figures import panels
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
 
 
 @pytest.fixture(scope="module")

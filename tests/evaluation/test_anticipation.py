@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, InputError
 from cnsdiff.data import Split
-from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
 
 KS = (1, 3, 5)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cnsdiff.base.errors import InputError
 from cnsdiff.data import Split
-from cnsdiff.errors import InputError
 from cnsdiff.evaluation import Dialled, EmbeddingScorer, Scorer, anticipate, rank, readings
 from cnsdiff.evaluation.dial import (
     COARSE,

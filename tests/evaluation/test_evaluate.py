@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 import torch
 
+from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.data import Dataset, Split, read_interactions
-from cnsdiff.errors import DataError, InputError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.evaluate import past_pairs
 

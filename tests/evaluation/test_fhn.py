@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.errors import DataError, InputError
+from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.evaluation import fhn
 from cnsdiff.evaluation.fhn import (
     FalseNegatives,

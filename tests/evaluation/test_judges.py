@@ -9,9 +9,9 @@ import torch
 
 from cnsdiff import ConfoundedWorld
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Dataset, read_interactions
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.evaluation.fhn import measure_false_negatives
 from cnsdiff.evaluation.judges import (
     LIKED,

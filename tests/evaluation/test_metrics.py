@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, Success, nDCG
 from scipy.sparse import csr_array
 
+from cnsdiff.base.errors import ConfigError, DataError, InputError
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import Relevance, SplitEvaluation, evaluate_split, metrics
 from cnsdiff.evaluation.scorer import Scorer
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from cnsdiff.errors import CnsdiffError, InputError
+from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.evaluation import EmbeddingScorer, Scorer, rank
 
 
@@ -149,7 +149,7 @@ def test_lists_are_no_longer_than_the_catalogue(k: int) -> None:
 
 def test_lists_that_memory_cannot_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnsdiff.evaluation.ranking._MANY_PLACES", 20)
-    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 500)
+    monkeypatch.setattr("cnsdiff.kernels.memory.free_memory", lambda: 500)
     scorer = MatrixScorer(np.zeros((2, 12)))
     rank(scorer, torch.arange(2), 10)
     with pytest.raises(InputError, match=r"ranking 2 lists of 12 items needs .*lower k"):

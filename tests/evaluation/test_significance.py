@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation import significance
 from cnsdiff.evaluation.significance import (
     average_ranks,

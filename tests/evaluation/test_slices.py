@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnsdiff.base.errors import InputError
 from cnsdiff.data import Split
-from cnsdiff.errors import InputError
 from cnsdiff.evaluation.slices import cut_counts, cut_times, sliced_accuracy
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import cnsdiff
 from cnsdiff import Dataset, Recommender
-from cnsdiff.errors import CnsdiffWarning
+from cnsdiff.base.errors import CnsdiffWarning
 
 
 def awkward_log() -> pl.DataFrame:

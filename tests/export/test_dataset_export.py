@@ -12,7 +12,7 @@ import yaml
 
 import cnsdiff
 from cnsdiff import ConfoundedWorld, prepare_given, read_interactions
-from cnsdiff.errors import DataError, InputError
+from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.export import dataset_to_csv, dataset_to_parquet, dataset_to_recbole
 from cnsdiff.export.dataset_recbole import READ_AS_MISSING
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.data import Dataset, read_interactions
-from cnsdiff.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.references import IALS
 
 Floats = NDArray[np.float64]

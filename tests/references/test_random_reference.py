@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.seeding import derive_seed
 from cnsdiff.data import Dataset, read_interactions
-from cnsdiff.errors import ConfigError
 from cnsdiff.references import RandomScores
-from cnsdiff.seeding import derive_seed
 
 
 def dataset(n_users: int = 400, n_items: int = 50) -> Dataset:

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import torch
 
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, InputError, NotFittedError
 from cnsdiff.data import Dataset, read_interactions
-from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError, NotFittedError
 from cnsdiff.evaluation import Scorer, evaluate
 from cnsdiff.references import EASE, REFERENCES, ItemKNN, MostPop, Reference
 from cnsdiff.references.item_knn import _nearest
@@ -160,8 +160,8 @@ def test_fitting_a_catalogue_with_a_crawler_takes_bounded_memory(
 def test_what_there_is_no_memory_for_is_not_begun(
     dataset: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("cnsdiff.kernels.memory.free_memory", lambda: 1_000_000)
     REFERENCES[name]().fit(dataset)  # 18 items take little
-    monkeypatch.setattr("cnsdiff.memory.free_memory", lambda: 100)
+    monkeypatch.setattr("cnsdiff.kernels.memory.free_memory", lambda: 100)
     with pytest.raises(InputError, match=r"needs about [\d.]+ GB of memory, and 0.0 GB are free"):
         REFERENCES[name]().fit(dataset)

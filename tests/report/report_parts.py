@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source
-from cnsdiff.tables import Cell, Column, Table
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 #: An id as a hostile log could hold it.

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from cnsdiff.base.errors import RunError
 from cnsdiff.benchmark.datasets import materialise
 from cnsdiff.benchmark.findings import find
 from cnsdiff.benchmark.grid import Grid
@@ -18,12 +19,11 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
 from cnsdiff.benchmark.workers import ThisProcess
-from cnsdiff.errors import RunError
+from cnsdiff.display.tables import Table
 from cnsdiff.report.benchmark import benchmark_document
 from cnsdiff.report.build import document_of
 from cnsdiff.report.document import Figure, Source
 from cnsdiff.report.html import render_html, write_html
-from cnsdiff.tables import Table
 
 GRID = {
     "name": "tiny",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
 from cnsdiff.report.build import KINDS, document_of, kind_of
 
 

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from cnsdiff.diagnostics import describe
+from cnsdiff.display.tables import Table
 from cnsdiff.report.build import document_of
 from cnsdiff.report.dataset import descriptions_document
 from cnsdiff.report.document import Figure
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.shifts import prepare_given
-from cnsdiff.tables import Table
 
 
 def log(seed: int, n: int, tilt: float) -> pl.DataFrame:

@@ -15,11 +15,11 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from report_parts import HOSTILE, find_chromium
 
-from cnsdiff.palette import DARK, SPLITS
+from cnsdiff.base.visible import visible as to_the_letter
+from cnsdiff.display.palette import DARK, SPLITS
+from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, verbatim
 from cnsdiff.report.html import write_html
-from cnsdiff.tables import Cell, Column, Table
-from cnsdiff.visible import visible as to_the_letter
 
 pytestmark = pytest.mark.slow
 

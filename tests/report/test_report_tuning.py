@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cnsdiff.errors import RunError
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.search_space import Space
+from cnsdiff.display.tables import Table
 from cnsdiff.report.build import document_of
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Source
 from cnsdiff.report.html import render_html
 from cnsdiff.report.tuning import tuning_document
-from cnsdiff.search_space import Space
-from cnsdiff.tables import Table
 from cnsdiff.tuning.importance import Importances, Share
 from cnsdiff.tuning.study import Study
 from cnsdiff.tuning.trial import Trial

@@ -12,17 +12,17 @@ import torch
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.audit.shifts import SHIFTS
+from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.data import Dataset
-from cnsdiff.errors import InputError, RunError
+from cnsdiff.display.progress import Reporting
+from cnsdiff.display.tables import Table
 from cnsdiff.references import REFERENCES, STANDARD
 from cnsdiff.report.document import Document, Figure, Prose, Source
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.report.negatives import principal_plane
 from cnsdiff.report.run import run_document
 from cnsdiff.report.run_next import next_steps
-from cnsdiff.reporting import Reporting
 from cnsdiff.shifts import prepare_given
-from cnsdiff.tables import Table
 
 TRAINING = {"epochs": 3, "batch_size": 128, "select_on": "inverse-popularity"}
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.backbones.lightgcn import LightGCN
-from cnsdiff.config import Config, resolve_config
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
-from cnsdiff.errors import ConfigError
-from cnsdiff.objectives import Objective
+from cnsdiff.objectives.objective import Objective
+from cnsdiff.recommender.config import Config, resolve_config
 from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.testing import check_sampler, make_batch, make_context, tiny_positives

@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 from scipy.stats import chisquare
 
-from cnsdiff.config import resolve_config
-from cnsdiff.errors import ConfigError
-from cnsdiff.losses import bpr
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.objectives.losses import bpr
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers.base import Negatives
 from cnsdiff.samplers.dns_mn import DNSMNConfig, DNSMNSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context

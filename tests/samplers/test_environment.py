@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import ConfigError
 from cnsdiff.samplers.environment import environment_labels
 
 

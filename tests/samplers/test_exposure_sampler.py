@@ -15,7 +15,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.splits import Split
 from cnsdiff.evaluation.fhn import measure_false_negatives
 from cnsdiff.evaluation.judges import HeldOutJudge
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Negatives
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionConfig, ExposureDiffusionSampler

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnsdiff.backbones import Embeddings, LightGCN
 from cnsdiff.backbones.base import mean_of
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import MixGCFSampler
 from cnsdiff.samplers.mixgcf import MixGCFConfig
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context, tiny_positives

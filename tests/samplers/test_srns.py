@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cnsdiff.backbones import Embeddings, LightGCN
 from cnsdiff.data.positives import Positives
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import Batch, SRNSSampler
 from cnsdiff.samplers.srns import SRNSConfig, survivors
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context, tiny_positives

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnsdiff.backbones import BACKBONES
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers import base as samplers_base
 from cnsdiff.samplers.random import RandomSampler

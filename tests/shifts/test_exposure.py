@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from cnsdiff import prepare
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Interactions, Source
-from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import Exposure, Filters, Popularity, Temporal, UserGroup
 
 LOG = [(u, i, 5.0 if (u + i) % 3 else 1.0) for u in range(8) for i in range(8) if (u * i) % 2 == 0]

@@ -7,8 +7,8 @@ import json
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import Interactions, Source, load_dataset
-from cnsdiff.errors import CnsdiffWarning, DataError
 from cnsdiff.shifts import Given, prepare_given
 
 TRAIN = "user,item,rating\nann,1,5\nann,2,4\nbob,1,2\nbob,2,5\nann,1,4\ncid,3,1\ndan,9,5\nann,7,5\n"

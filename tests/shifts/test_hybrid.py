@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.shifts import Hybrid, Noise, Popularity, Temporal, UserGroup
 from cnsdiff.testing import tiny_source
 

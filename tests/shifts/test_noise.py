@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts import Noise
 
 SIDE = ("train", "valid", "test_iid")

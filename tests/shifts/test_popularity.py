@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts import Popularity
 from cnsdiff.shifts.apportionment import apportion
 

@@ -7,7 +7,7 @@ import pytest
 
 import cnsdiff
 from cnsdiff import catalogue, prepare
-from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.shifts import Filters, Popularity, Temporal, UserGroup
 from cnsdiff.testing import tiny_source
 

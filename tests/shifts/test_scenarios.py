@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from cnsdiff import load_dataset
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Interactions, Source
-from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import (
     SCENARIOS,
     Exposure,
@@ -109,7 +109,7 @@ class Halves(LogScenario):
         return held_out
 
 
-@pytest.mark.filterwarnings("ignore:.*left out of valid:cnsdiff.errors.CnsdiffWarning")
+@pytest.mark.filterwarnings("ignore:.*left out of valid:cnsdiff.base.errors.CnsdiffWarning")
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

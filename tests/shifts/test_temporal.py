@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Interactions
-from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import Temporal
 
 DAY = 86_400

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from scipy import sparse
 
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Interactions, Source
-from cnsdiff.errors import ConfigError, DataError
 from cnsdiff.shifts import UserGroup
 from cnsdiff.shifts.clusters import cluster_users
 

@@ -10,7 +10,7 @@ from scipy import integrate, stats
 from scipy.special import expit
 
 from cnsdiff import ConfoundedWorld
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.simulate.confounded_world import LOG_START, PERIOD_SECONDS
 from cnsdiff.simulate.features import content_map, item_features, user_features
 

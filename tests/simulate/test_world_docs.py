@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnsdiff.settings import Settings
+from cnsdiff.base.settings import Settings
 from cnsdiff.simulate import ShiftSettings, WorldSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "world.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
 from cnsdiff import ConfoundedWorld
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 
 SHIFTS = ("popularity", "temporal", "exposure", "hybrid", "temporal+exposure")
 SMALL = {"n_users": 400, "n_items": 120, "exposures": 40.0}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cnsdiff import ConfoundedWorld, Dataset, Interactions, load_dataset
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.references import MostPop
 from cnsdiff.simulate import WorldTruth

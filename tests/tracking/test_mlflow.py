@@ -9,9 +9,9 @@ import socket
 import pytest
 from mlflow import MlflowClient
 
-from cnsdiff.callbacks import without_passwords
-from cnsdiff.errors import InputError
-from cnsdiff.run import history_row
+from cnsdiff.base.errors import InputError
+from cnsdiff.recommender.callbacks import without_passwords
+from cnsdiff.recommender.run_directory import history_row
 from cnsdiff.tracking import MLflowCallback
 from cnsdiff.tracking.mlflow import _has_password
 from cnsdiff.training.config import TrainingConfig

@@ -8,8 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from cnsdiff.errors import InputError, StorageError
-from cnsdiff.run import history_row, read_manifest
+from cnsdiff.base.errors import InputError, StorageError
+from cnsdiff.recommender.run_directory import history_row, read_manifest
 from cnsdiff.tracking import TensorBoardCallback
 
 

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import lightning_fabric  # noqa: F401
 
-import cnsdiff.fitting
-import cnsdiff.recommender  # noqa: F401
+import cnsdiff.recommender.fitting
+import cnsdiff.recommender.recommender  # noqa: F401
 
 COUNT = 2
 

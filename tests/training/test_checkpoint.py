@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from cnsdiff import ConfoundedWorld, Recommender
-from cnsdiff.errors import RunError, StorageError
-from cnsdiff.run import CHECKPOINT
+from cnsdiff.base.errors import RunError, StorageError
+from cnsdiff.recommender.run_directory import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
 
 TRAINING = {"epochs": 4, "batch_size": 64}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.training.device import make_fabric
 
 

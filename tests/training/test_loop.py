@@ -13,10 +13,10 @@ import torch
 from cnsdiff import Recommender
 from cnsdiff.backbones.base import BackboneConfig
 from cnsdiff.backbones.mf import MF
+from cnsdiff.base.errors import DataError, TrainingError
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
-from cnsdiff.errors import DataError, TrainingError
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, tiny_positives

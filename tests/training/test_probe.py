@@ -11,17 +11,17 @@ import torch
 from cnsdiff import Recommender
 from cnsdiff.backbones.base import BackboneConfig, Embeddings
 from cnsdiff.backbones.mf import MF
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import DataError
 from cnsdiff.evaluation.fhn import false_negatives
 from cnsdiff.evaluation.judges import judge_for
-from cnsdiff.objectives import Objective, ObjectiveConfig
-from cnsdiff.run import history_records, history_table
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
+from cnsdiff.recommender.run_directory import history_records, history_table
 from cnsdiff.samplers.base import Batch, Negatives, Sampler
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.seeding import torch_generator
 from cnsdiff.testing import DIM, make_batch, tiny_positives
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric

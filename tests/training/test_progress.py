@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cnsdiff import Recommender
-from cnsdiff.screen import Screen
+from cnsdiff.display.screen import Screen
 from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.progress import (
     PlainReporter,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cnsdiff import Recommender
-from cnsdiff.run import CHECKPOINT
+from cnsdiff.recommender.run_directory import CHECKPOINT
 
 VARIANTS = {
     "random": {"sampler": "random"},

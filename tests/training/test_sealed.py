@@ -12,8 +12,8 @@ import pytest
 
 import cnsdiff
 from cnsdiff import Recommender
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset, Interactions, load_dataset
-from cnsdiff.errors import DataError
 from cnsdiff.evaluation.anticipation import Anticipated
 
 JUDGES = ("test_iid", "test_ood", "judgements", "truth_users", "truth_items")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnsdiff.search_space import Space
+from cnsdiff.base.search_space import Space
 from cnsdiff.tuning.importance import LEAST_TRIALS, Importances, importances
 from cnsdiff.tuning.trial import Trial
 

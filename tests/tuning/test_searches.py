@@ -8,10 +8,10 @@ import pytest
 from pydantic import Field
 
 from cnsdiff import Recommender
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.search_space import Searched, Space
 from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.search_space import Searched, Space
 from cnsdiff.tuning.searches import choose_searches, leaves, read_searches
 from cnsdiff.tuning.variants import Variants
 

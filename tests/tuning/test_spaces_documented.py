@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cnsdiff.config import resolve_config
+from cnsdiff.base.search_space import declared_spaces
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers import SAMPLERS
-from cnsdiff.search_space import declared_spaces
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
 

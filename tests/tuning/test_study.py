@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cnsdiff.errors import RunError
-from cnsdiff.search_space import Space
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.search_space import Space
 from cnsdiff.tuning import Study, read_study
 from cnsdiff.tuning.importance import Importances, Share
 from cnsdiff.tuning.study import next_commands

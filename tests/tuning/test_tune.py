@@ -16,9 +16,7 @@ from safetensors.torch import load_file
 from tuning_parts import QUICK
 
 from cnsdiff import Recommender, load_dataset
-from cnsdiff.config import read_config_file
-from cnsdiff.data import Dataset, Interactions
-from cnsdiff.errors import (
+from cnsdiff.base.errors import (
     ConfigError,
     DataError,
     InputError,
@@ -26,10 +24,12 @@ from cnsdiff.errors import (
     StorageError,
     TrainingError,
 )
+from cnsdiff.base.search_space import Searched, Space
+from cnsdiff.base.storage import locked
+from cnsdiff.data import Dataset, Interactions
+from cnsdiff.recommender.config import read_config_file
 from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.search_space import Searched, Space
-from cnsdiff.storage import locked
 from cnsdiff.tuning import read_study, tune
 from cnsdiff.tuning.progress import Reporter
 from cnsdiff.tuning.trial import Trial

@@ -65,7 +65,7 @@ def test_the_live_table(world, quick, monkeypatch, capsys, columns):
 
 
 def test_the_live_table_shows_what_is_under_way_and_what_is_done(monkeypatch):
-    from cnsdiff.screen import Screen
+    from cnsdiff.display.screen import Screen
 
     monkeypatch.delenv("COLUMNS", raising=False)
     reporter = RichReporter("mf + random")

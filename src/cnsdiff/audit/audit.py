@@ -23,18 +23,18 @@ from cnsdiff.audit.settings import SCHEMA_VERSION, is_audit, take_up
 from cnsdiff.audit.shifts import SHIFTS, LeftOut, Plan, Shift, plan_shifts
 from cnsdiff.audit.size import seconds_a_shift, thinned
 from cnsdiff.audit.verdicts import verdicts
+from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.base.storage import being_written, locked, remove_whole, write_json, write_with
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Task
 from cnsdiff.benchmark.workers import LocalWorkers, ThisProcess, Workers, cores
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.durations import in_words
-from cnsdiff.errors import ConfigError, InputError
+from cnsdiff.display.wording import in_words
 from cnsdiff.export.dataset_tables import pairs_of
-from cnsdiff.memory import free_memory
+from cnsdiff.kernels.memory import free_memory
 from cnsdiff.shifts import prepare
-from cnsdiff.storage import being_written, locked, remove_whole, write_json, write_with
 
 #: Seconds kept for the numbers and the report, and as many for each shift (and 100,000 pairs).
 _RESERVE, _RESERVE_A_SHIFT = 2.0, 1.0

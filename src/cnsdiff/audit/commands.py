@@ -8,7 +8,7 @@ from pathlib import Path
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import Shift
-from cnsdiff.visible import shell_word
+from cnsdiff.base.visible import shell_word
 
 _COLUMNS = ("user", "item", "rating", "timestamp", "environment")
 

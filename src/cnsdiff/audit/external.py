@@ -16,10 +16,10 @@ from cnsdiff.audit.methods import KS
 from cnsdiff.audit.naming import Given
 from cnsdiff.audit.suspicion import DEPTH, Signs, signs
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
+from cnsdiff.base.errors import DataError
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
-from cnsdiff.errors import DataError
 from cnsdiff.evaluation import Scorer, rank
 from cnsdiff.evaluation.evaluate import evaluate, item_counts, measure, relevance_of
 from cnsdiff.training.config import TrainingConfig

@@ -17,7 +17,7 @@ from cnsdiff.audit.wording import (
     percent,
 )
 from cnsdiff.data import Dataset
-from cnsdiff.tables import metric_title
+from cnsdiff.display.tables import metric_title
 
 
 def external_result(

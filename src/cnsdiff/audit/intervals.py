@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.base.seeding import numpy_generator
 
 #: Resamples, and entries of one block of draws.
 RESAMPLES = 2000

@@ -14,13 +14,13 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.audit.shifts import SHIFTS
+from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.data import Dataset
-from cnsdiff.data.columns import ALIASES, RawTable, plain_name
 from cnsdiff.data.ids import as_integers, id_values
-from cnsdiff.data.raw_tables import read_raw
-from cnsdiff.errors import DataError, did_you_mean
+from cnsdiff.data.reading.columns import ALIASES, RawTable, plain_name
+from cnsdiff.data.reading.raw_tables import read_raw
 
-#: Names known for the columns that only such files have, as in :mod:`cnsdiff.data.columns`.
+#: Names known for the columns that only such files have, as in :mod:`cnsdiff.data.reading.columns`.
 NAMES: dict[str, tuple[str, ...]] = {
     "user": ALIASES["user"],
     "item": ALIASES["item"],

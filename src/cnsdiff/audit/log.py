@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cnsdiff.base.storage import sha256
 from cnsdiff.data import Interactions, Source
 from cnsdiff.shifts.sources import find_source
-from cnsdiff.storage import sha256
 
 #: Labels of an environment in which items were shown at random.
 RANDOM_LABELS = ("random", "randomised", "randomized", "uniform")

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from cnsdiff.audit.shifts import Shift
+from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
-from cnsdiff.durations import in_words
-from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.display.wording import in_words
 
 #: Cut-offs, so that shorter lists of other recommenders can be judged too.
 KS = (1, 5, 10, 20)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import SHIFTS
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 
 #: What a recommender is called that has no name of its own.
 YOURS = "yours"

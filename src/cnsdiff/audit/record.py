@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from cnsdiff.audit.settings import SCHEMA_VERSION
-from cnsdiff.errors import RunError
-from cnsdiff.settings import Record, misfit, shown
-from cnsdiff.storage import first_line, read_json
-from cnsdiff.visible import shell_word
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.storage import first_line, read_json
+from cnsdiff.base.visible import shell_word
 
 FILE = "audit.json"
 

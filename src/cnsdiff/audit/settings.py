@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.errors import RunError
-from cnsdiff.storage import read_json, write_json
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.storage import read_json, write_json
 
 SCHEMA_VERSION = 1
 FILE = "settings.json"

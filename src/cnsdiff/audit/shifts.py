@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnsdiff.audit.log import Log
-from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.evaluation.anticipation import Anticipated
 
 

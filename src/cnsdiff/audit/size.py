@@ -7,8 +7,8 @@ from dataclasses import replace
 import polars as pl
 
 from cnsdiff.audit.log import Log
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Interactions
-from cnsdiff.seeding import numpy_generator
 
 #: So many seconds make a shift's numbers mean something on a log of this size, and on larger ones
 #: as many times more: pairs cost in training, users × items in ranking.

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from cnsdiff.audit.intervals import RESAMPLES, Estimate, resampled_sums
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.relevance import Relevance
-from cnsdiff.seeding import numpy_generator
 
 #: Fewer users than this tell nothing; of more than this, some are enough.
 LEAST_USERS, _MOST_USERS = 20, 4000

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnsdiff.base.errors import CnsdiffError, DataError
+from cnsdiff.base.settings import shown
+from cnsdiff.base.storage import first_line, read_parquet
 from cnsdiff.data import Dataset
 from cnsdiff.data.ids import as_integers, id_values
-from cnsdiff.errors import CnsdiffError, DataError
-from cnsdiff.memory import require_memory
-from cnsdiff.settings import shown
-from cnsdiff.storage import first_line, read_parquet
+from cnsdiff.kernels.memory import require_memory
 
 _SHAPES = (
     "give a directory written by cnsdiff export, an .npz file with users, items, user_embeddings "

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from cnsdiff.audit.intervals import Estimate
-from cnsdiff.tables import metric_title
+from cnsdiff.display.tables import metric_title
 
 #: An interval of a loss that is wider than this tells nothing if it holds 0.
 WIDE = 0.3

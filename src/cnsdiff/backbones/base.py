@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cnsdiff.backbones.spectral import spectral_tables, xavier_tables
+from cnsdiff.base.registry import Registry
+from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
-from cnsdiff.registry import Registry
-from cnsdiff.settings import Settings
 
 
 class Embeddings(NamedTuple):

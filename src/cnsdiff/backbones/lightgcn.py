@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.base import BACKBONES, Backbone, BackboneConfig, Embeddings
-from cnsdiff.backbones.sparse_matrix import SparseMatrix
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.search_space import Searched
+from cnsdiff.kernels.sparse_matrix import SparseMatrix
 
 
 class LightGCNConfig(BackboneConfig):

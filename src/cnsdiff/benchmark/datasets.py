@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.grid import DatasetEntry, digest
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts import prepare, prepare_given
 from cnsdiff.simulate import ConfoundedWorld
 from cnsdiff.simulate.settings import ShiftSettings

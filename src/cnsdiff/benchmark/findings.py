@@ -12,7 +12,7 @@ from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
 from cnsdiff.benchmark.trainings import trainings
-from cnsdiff.tables import Table
+from cnsdiff.display.tables import Table
 
 #: The method whose average improvement is computed unless another is named.
 OURS = "cnsdiff"

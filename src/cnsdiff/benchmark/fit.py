@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cnsdiff.assembly import assemble, tell_of_full_users
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import PLAIN, is_dialled
 from cnsdiff.benchmark.validation import Validation
-from cnsdiff.config import Config
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
+from cnsdiff.recommender.assembly import assemble, tell_of_full_users
+from cnsdiff.recommender.config import Config
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.device import make_fabric

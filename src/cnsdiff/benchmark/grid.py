@@ -20,11 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from cnsdiff.config import nested
-from cnsdiff.errors import did_you_mean
+from cnsdiff.base.errors import did_you_mean
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.settings import BEYOND_WHOLE, Settings
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.search_space import Space
-from cnsdiff.settings import BEYOND_WHOLE, Settings
+from cnsdiff.recommender.config import nested
 
 #: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
 PLAIN = "valid"

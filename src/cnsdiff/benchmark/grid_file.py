@@ -10,10 +10,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.settings import Settings, first_problem, shown
 from cnsdiff.benchmark.grid import Grid
-from cnsdiff.config import read_config_file
-from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.settings import Settings, first_problem, shown
+from cnsdiff.recommender.config import read_config_file
 
 
 def read_grid(path: Path) -> Grid:

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import InputError
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL
 from cnsdiff.benchmark.statistics import METRICS, check, distinct, require, summarise
-from cnsdiff.errors import InputError
 from cnsdiff.evaluation.significance import average_ranks, improvement_interval
 
 #: The group of our own methods: no rivals of one another.

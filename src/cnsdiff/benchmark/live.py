@@ -12,8 +12,8 @@ from rich.text import Text
 
 from cnsdiff.benchmark.progress import Cell, PlainReporter, Reporter, describe
 from cnsdiff.benchmark.task import Task
-from cnsdiff.reporting import LiveView, as_time, is_live
-from cnsdiff.screen import literal
+from cnsdiff.display.progress import LiveView, as_time, is_live
+from cnsdiff.display.screen import literal
 
 #: Tasks in hand that are named; of more, their number.
 _NAMED = 4

@@ -14,15 +14,15 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.search_space import Space
 from cnsdiff.benchmark.grid import Budget, Grid, MethodEntry, Search
 from cnsdiff.benchmark.search import settings_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task
-from cnsdiff.config import merge, nested, resolve_config
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.recommender.config import merge, nested, resolve_config
 from cnsdiff.references import REFERENCES
-from cnsdiff.search_space import Space
 
 
 @dataclass(frozen=True)

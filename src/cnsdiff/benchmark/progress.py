@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from cnsdiff.benchmark.task import Task
-from cnsdiff.reporting import PlainLines, Reporting
+from cnsdiff.display.progress import PlainLines, Reporting
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from cnsdiff.base.errors import CnsdiffError, reason
 from cnsdiff.benchmark.grid import DIAL, Grid
 from cnsdiff.benchmark.plan import Unit
 from cnsdiff.benchmark.progress import Cell, Reporter
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
-from cnsdiff.errors import CnsdiffError, reason
 
 #: Seconds after which it is asked again which tasks are under way.
 _ASKED = 0.5

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.errors import ConfigError
-from cnsdiff.search_space import Space
-from cnsdiff.seeding import derive_seed
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.seeding import derive_seed
 
 INSTALL = "install it with: pip install 'cnsdiff[bench]'"
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.errors import InputError, did_you_mean
+from cnsdiff.base.errors import InputError, did_you_mean
 from cnsdiff.evaluation.significance import (
     N_RESAMPLES,
     bootstrap_differences,

@@ -25,10 +25,10 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.storage import locked, read_parquet, remove_leftovers, write_text, write_with
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
-from cnsdiff.errors import RunError
-from cnsdiff.storage import locked, read_parquet, remove_leftovers, write_text, write_with
 
 #: Columns of a record and their types.
 SCHEMA: dict[str, Any] = {

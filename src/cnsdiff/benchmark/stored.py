@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.settings import first_problem
+from cnsdiff.base.storage import first_line
 from cnsdiff.benchmark.datasets import place_of
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.run import Results, collect
 from cnsdiff.benchmark.store import Store
-from cnsdiff.config import read_yaml
-from cnsdiff.errors import RunError
-from cnsdiff.settings import first_problem
-from cnsdiff.storage import first_line
+from cnsdiff.recommender.config import read_yaml
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:

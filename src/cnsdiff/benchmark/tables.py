@@ -9,8 +9,8 @@ import polars as pl
 
 from cnsdiff.benchmark.grid import ANTICIPATED
 from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
+from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.evaluation.metrics import ACCURACY
-from cnsdiff.tables import MARK, Cell, Column, Table
 
 #: Columns of a leaderboard: split and metric.
 COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import polars as pl
 import torch
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
 from cnsdiff.benchmark.grid import digest
-from cnsdiff.config import Config, merge, nested, resolve_config
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.errors import ConfigError
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
+from cnsdiff.recommender.config import Config, merge, nested, resolve_config
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
 

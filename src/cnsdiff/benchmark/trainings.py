@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from cnsdiff.benchmark.task import DIALLED
-from cnsdiff.tables import Cell, Column, Table
+from cnsdiff.display.tables import Cell, Column, Table
 
 _COLUMNS = (
     Column("dial", "dial", digits=2),

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
 from cnsdiff.data import Dataset, Split
-from cnsdiff.errors import DataError
 from cnsdiff.evaluation import Scorer, rank
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
 from cnsdiff.evaluation.dial import (

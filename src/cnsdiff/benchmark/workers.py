@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.search import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
-from cnsdiff.errors import ConfigError
 
 
 def cores() -> int:

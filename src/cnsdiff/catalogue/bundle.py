@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.catalogue.progress import in_bytes
-from cnsdiff.errors import DataError
 
 _BLOCK = 1 << 20
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

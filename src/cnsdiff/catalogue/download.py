@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from cnsdiff.base.errors import CnsdiffError
+from cnsdiff.base.storage import storage_error
 from cnsdiff.catalogue.checksum import Checksum
 from cnsdiff.catalogue.part import Part
 from cnsdiff.catalogue.progress import Reporter, in_bytes
-from cnsdiff.errors import CnsdiffError
-from cnsdiff.storage import storage_error
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 

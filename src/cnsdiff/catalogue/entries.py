@@ -6,10 +6,10 @@ when the data set was fetched is kept beside it.
 
 from __future__ import annotations
 
+from cnsdiff.base.errors import InputError, did_you_mean
 from cnsdiff.catalogue import readers
 from cnsdiff.catalogue.checksum import Checksum
 from cnsdiff.catalogue.entry import Entry, Layout, Wheel
-from cnsdiff.errors import InputError, did_you_mean
 
 _RATED = ("user", "item", "rating")
 _TIMED = (*_RATED, "timestamp")

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cnsdiff.base.errors import DataError, InputError, did_you_mean
+from cnsdiff.base.storage import atomic_directory, sha256, storage_error, write_json
 from cnsdiff.catalogue.bundle import open_bundle
 from cnsdiff.catalogue.checksum import Checksum
 from cnsdiff.catalogue.download import DownloadError, Retry, download
@@ -28,8 +30,6 @@ from cnsdiff.catalogue.store import (
     layout_of,
     read_record,
 )
-from cnsdiff.errors import DataError, InputError, did_you_mean
-from cnsdiff.storage import atomic_directory, sha256, storage_error, write_json
 
 ROUTES = ("auto", "official", "pypi")
 #: On closed networks an address does not answer at all; with another route left, so many seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.catalogue.entries import find
 from cnsdiff.catalogue.store import damage, folder_of, layout_of, not_fetched, read_record
 from cnsdiff.data.source import Source
-from cnsdiff.errors import DataError
 
 
 def load(name: str, *, home: Path | str | None = None) -> Source:

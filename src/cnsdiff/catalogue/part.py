@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.storage import read_json, write_json
+from cnsdiff.base.storage import read_json, write_json
 
 
 class Part:

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from cnsdiff.reporting import LiveBar, PlainLines, Reporting
+from cnsdiff.display.progress import LiveBar, PlainLines, Reporting
 
 
 class Reporter(Reporting):

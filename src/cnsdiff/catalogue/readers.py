@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.storage import read_csv, read_json_lines
 from cnsdiff.data import Interactions, read_interactions
-from cnsdiff.data.features import read_features
+from cnsdiff.data.reading.features import read_features
 from cnsdiff.data.source import Source
-from cnsdiff.errors import DataError
-from cnsdiff.storage import read_csv, read_json_lines
 
 #: The flags of ml-100k's u.item in their order (its README and u.genre).
 _GENRES = (

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import platformdirs
 
+from cnsdiff.base.errors import DataError, InputError
+from cnsdiff.base.settings import Record, misfit
+from cnsdiff.base.storage import read_json, recover, sha256
 from cnsdiff.catalogue.entry import Entry, Layout
-from cnsdiff.errors import DataError, InputError
-from cnsdiff.settings import Record, misfit
-from cnsdiff.storage import read_json, recover, sha256
 
 #: The record beside the files.
 RECORD = "source.json"

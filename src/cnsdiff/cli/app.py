@@ -6,8 +6,8 @@ from importlib import import_module
 
 import typer
 
-from cnsdiff.cli import data
-from cnsdiff.cli.plugins import NamesPlugins
+from cnsdiff.cli.commands import data
+from cnsdiff.cli.commands.plugins import NamesPlugins
 
 #: What each command is for, in the order of the help; it is in the file of its own name.
 COMMANDS = (
@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, purpose in COMMANDS:
-    module = import_module(f"cnsdiff.cli.{name}")
+    module = import_module(f"cnsdiff.cli.commands.{name}")
     add = app.command(name, cls=NamesPlugins, epilog=module.EXAMPLE, rich_help_panel=purpose)
     add(getattr(module, name))
 app.add_typer(data.app, name="data", rich_help_panel="Data")

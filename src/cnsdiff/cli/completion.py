@@ -18,7 +18,7 @@ def among(names: Iterable[str] | Mapping[str, str], *, plugins: str | None = Non
     def complete(incomplete: str) -> list[tuple[str, str]]:
         found = dict(known)
         if plugins is not None:
-            from cnsdiff.registry import installed
+            from cnsdiff.base.registry import installed
 
             found |= {p.name: "of a plugin" for p in installed(plugins) if p.name not in found}
         return _beginning(incomplete, found)

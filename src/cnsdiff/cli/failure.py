@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cnsdiff.errors import Interrupted
-from cnsdiff.visible import say, say_json
+from cnsdiff.base.errors import Interrupted
+from cnsdiff.base.visible import say, say_json
 
 #: Ask a process to end.
 _POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -11,9 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from cnsdiff.base.visible import say_json, shell_word, visible
 from cnsdiff.data.directory import SPLIT_TITLES
-from cnsdiff.screen import Screen, literal
-from cnsdiff.visible import say_json, shell_word, visible
+from cnsdiff.display.screen import Screen, literal
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
 
 
 def recommender_of(
@@ -28,11 +28,11 @@ def recommender_of(
     ConfigError
         The file cannot be read, or an assignment is none.
     """
-    from cnsdiff.config import Config, merge, parse_assignments, read_config_file
-    from cnsdiff.errors import ConfigError, did_you_mean
-    from cnsdiff.recommender import Recommender
-    from cnsdiff.run import as_options
-    from cnsdiff.settings import shown
+    from cnsdiff.base.errors import ConfigError, did_you_mean
+    from cnsdiff.base.settings import shown
+    from cnsdiff.recommender.config import Config, merge, parse_assignments, read_config_file
+    from cnsdiff.recommender.recommender import Recommender
+    from cnsdiff.recommender.run_directory import as_options
 
     overrides = read_config_file(config) if config else {}
     overrides = merge(overrides, parse_assignments(assignments))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
-from cnsdiff.visible import say
+from cnsdiff.base.visible import say
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN = {errno.EPIPE, errno.EIO, errno.EBADF}

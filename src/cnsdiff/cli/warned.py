@@ -6,9 +6,9 @@ import warnings
 
 
 def tell_warnings_in_one_line() -> None:
-    """From now on a :class:`~cnsdiff.errors.CnsdiffWarning` is a line without file and code."""
-    from cnsdiff.errors import CnsdiffWarning
-    from cnsdiff.visible import visible
+    """From now on a ``CnsdiffWarning`` is a line without file and code."""
+    from cnsdiff.base.errors import CnsdiffWarning
+    from cnsdiff.base.visible import visible
 
     written = warnings.formatwarning
 

@@ -2,9 +2,9 @@
 
 from cnsdiff.data.dataset import Dataset, load_dataset
 from cnsdiff.data.directory import SIDE_TABLES, SPLITS
-from cnsdiff.data.features import read_features
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.readers import FORMATS, read_interactions
+from cnsdiff.data.reading.features import read_features
+from cnsdiff.data.reading.readers import FORMATS, read_interactions
 from cnsdiff.data.source import Source
 from cnsdiff.data.splits import Split
 

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.storage import read_settled
 from cnsdiff.data.directory import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -33,8 +35,6 @@ from cnsdiff.data.splits import (
     split_of,
     table_of,
 )
-from cnsdiff.errors import DataError
-from cnsdiff.storage import read_settled
 
 LICENCE = "not stated; ask the publisher of the data before passing it on"
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import polars as pl
 from pydantic import Field
 
-from cnsdiff.errors import DataError, did_you_mean
-from cnsdiff.settings import Record, misfit, shown
-from cnsdiff.storage import (
+from cnsdiff.base.errors import DataError, did_you_mean
+from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
     foreign_to,

@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.errors import CnsdiffWarning, DataError
 
 #: What programs write for a missing id (pandas and its forerunners, Python, SQL, Hive, a shell).
 MISSING = (

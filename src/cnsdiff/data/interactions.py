@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cnsdiff.data.problems import Problem
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
+from cnsdiff.data.reading.problems import Problem
 
 
 @dataclass(frozen=True)

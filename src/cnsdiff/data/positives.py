@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
 
 
 class Positives(nn.Module):

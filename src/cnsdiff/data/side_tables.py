@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data.directory import SIDE_TABLES, numbers_misfit, require_side_table
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.errors import DataError
 
 #: The tables with a row for each user or item, and which of the two it is.
 ROW_OF = {

@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data.directory import SPLITS, numbers_misfit
 from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.errors import CnsdiffWarning, DataError
 
 _PAIR = ["user", "item"]
 

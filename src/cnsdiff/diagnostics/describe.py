@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
-from cnsdiff.data.times import looks_unlike_seconds
+from cnsdiff.data.reading.times import looks_unlike_seconds
 from cnsdiff.diagnostics.concentration import (
     DECILES,
     decile_shares,
@@ -38,8 +40,6 @@ from cnsdiff.diagnostics.shift import (
     Shift,
     measure_with_chance,
 )
-from cnsdiff.errors import DataError
-from cnsdiff.seeding import numpy_generator
 
 
 def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Description:

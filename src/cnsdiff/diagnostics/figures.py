@@ -13,7 +13,7 @@ import polars as pl
 from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics.concentration import CURVE_GRID, DECILES
 from cnsdiff.diagnostics.description import Description, SplitDescription
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, InputError, did_you_mean
 from cnsdiff.data import Split
-from cnsdiff.data.times import looks_unlike_seconds
-from cnsdiff.errors import CnsdiffWarning, ConfigError, InputError, did_you_mean
+from cnsdiff.data.reading.times import looks_unlike_seconds
 from cnsdiff.evaluation.anticipation import Anticipated, Anticipation, Slicing
 from cnsdiff.evaluation.drift import Drift
 from cnsdiff.evaluation.evaluate import item_counts

@@ -21,7 +21,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
 from cnsdiff.evaluation.ranking import Excluded, best_of, require_room

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Split
-from cnsdiff.errors import ConfigError
 from cnsdiff.evaluation.anticipation import Anticipation
-from cnsdiff.seeding import numpy_generator
 
 
 class Drift(Anticipation):

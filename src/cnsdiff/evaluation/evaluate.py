@@ -13,8 +13,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.base.errors import ConfigError, DataError, InputError
 from cnsdiff.data.splits import pair_matrix
-from cnsdiff.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import metrics
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import DataError, InputError
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import DataError, InputError
 from cnsdiff.evaluation.judges import LIKED, UNKNOWN, Judge
 from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler
-from cnsdiff.seeding import torch_generator
 
 #: A block of the search for neighbours: 8 MiB of float32, of which a core's cache holds much.
 _VECTORS_AT_ONCE, _ITEMS_AT_ONCE = 1024, 2048

@@ -15,9 +15,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
-from cnsdiff.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.simulate.truth import WorldTruth
 

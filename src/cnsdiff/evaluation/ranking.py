@@ -18,9 +18,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import CnsdiffError, InputError
+from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.evaluation.scorer import Scorer
-from cnsdiff.memory import require_memory
+from cnsdiff.kernels.memory import require_memory
 
 USER_BATCH = 256
 ITEM_CHUNK = 16384

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
 
 
 class Relevance:

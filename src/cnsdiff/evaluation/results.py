@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Whose pairs are left out of lists that are measured.

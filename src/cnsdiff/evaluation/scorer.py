@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
 
 
 @runtime_checkable

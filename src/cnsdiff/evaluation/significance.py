@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata, t
 
-from cnsdiff.errors import InputError
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.base.errors import InputError
+from cnsdiff.base.seeding import numpy_generator
 
 N_RESAMPLES = 10_000
 #: Entries of one block of resampling counts: 16 MiB, whatever the numbers of users and resamples.

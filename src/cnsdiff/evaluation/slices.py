@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnsdiff.base.errors import InputError
 from cnsdiff.data import Split
-from cnsdiff.errors import InputError
 from cnsdiff.evaluation.evaluate import measure, relevance_of
 
 

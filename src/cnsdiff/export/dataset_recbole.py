@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 import yaml
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset
-from cnsdiff.errors import DataError
 from cnsdiff.export.dataset_tables import facts_of, pairs_of, side_table_of
 from cnsdiff.export.directory import write_export
 

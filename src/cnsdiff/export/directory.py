@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.errors import InputError
-from cnsdiff.storage import atomic_directory, foreign_to, read_json, sha256, write_json
+from cnsdiff.base.errors import InputError
+from cnsdiff.base.storage import atomic_directory, foreign_to, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

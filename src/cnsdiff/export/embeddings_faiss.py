@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cnsdiff.eligibility import SeenItems
-from cnsdiff.errors import ConfigError, InputError, did_you_mean
+from cnsdiff.base.errors import ConfigError, InputError, did_you_mean
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.embeddings_numpy import write_arrays
 from cnsdiff.export.vectors import Vectors, vectors_of
+from cnsdiff.recommender.eligibility import SeenItems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
 
 Index = Literal["auto", "flat", "ivf", "hnsw"]
 #: Up to so many items ``"auto"`` searches exactly: a few milliseconds a query on one core.

@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.eligibility import SeenItems
-from cnsdiff.errors import DataError
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.storage import write_array
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.vectors import Vectors, vectors_of
-from cnsdiff.storage import write_array
+from cnsdiff.recommender.eligibility import SeenItems
 
 if TYPE_CHECKING:
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
 
 
 def to_numpy(

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.eligibility import SeenItems
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.vectors import vectors_of
+from cnsdiff.recommender.eligibility import SeenItems
 
 if TYPE_CHECKING:
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
 
 
 def to_parquet(

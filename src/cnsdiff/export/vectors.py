@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.eligibility import SeenItems
-from cnsdiff.run import config_fingerprint
+from cnsdiff.recommender.eligibility import SeenItems
+from cnsdiff.recommender.run_directory import config_fingerprint
 
 if TYPE_CHECKING:
-    from cnsdiff.recommender import Recommender
+    from cnsdiff.recommender.recommender import Recommender
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import DataError, NotFittedError, reason
+from cnsdiff.base.errors import DataError, NotFittedError, reason
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset

@@ -7,8 +7,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from cnsdiff.errors import ConfigError, InputError
-from cnsdiff.memory import require_memory
+from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.kernels.memory import require_memory
 from cnsdiff.references.base import Reference
 
 

@@ -9,8 +9,8 @@ import torch
 from scipy.sparse import csr_array, csr_matrix
 from torch import Tensor
 
-from cnsdiff.errors import ConfigError, InputError
-from cnsdiff.memory import require_memory
+from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.kernels.memory import require_memory
 from cnsdiff.references.base import Reference
 
 

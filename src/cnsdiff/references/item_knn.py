@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import CnsdiffWarning, ConfigError
-from cnsdiff.memory import require_memory
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError
+from cnsdiff.kernels.memory import require_memory
 from cnsdiff.references.base import Reference
 
 _BLOCK = 2**22

@@ -9,10 +9,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.errors import ConfigError
-from cnsdiff.hashing import uniforms
+from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.seeding import derive_seed
 from cnsdiff.references.base import Reference
-from cnsdiff.seeding import derive_seed
 
 
 class RandomScores(Reference):

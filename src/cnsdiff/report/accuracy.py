@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data import Dataset, Split
+from cnsdiff.display.tables import MARK, Cell, Column, Table, metric_title
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.evaluate import item_counts, measure, relevance_of
 from cnsdiff.evaluation.results import protocol
@@ -24,7 +25,6 @@ from cnsdiff.evaluation.significance import (
 )
 from cnsdiff.report.charts import TITLES, split_dots
 from cnsdiff.report.document import Block, Figure
-from cnsdiff.tables import MARK, Cell, Column, Table, metric_title
 
 TESTS = ("test_iid", "test_ood")
 #: Family-wise error of the marks.

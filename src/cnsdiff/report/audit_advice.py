@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cnsdiff.display.tables import Column, Table
 from cnsdiff.report.audit_rows import cell, difference_cell
 from cnsdiff.report.document import Block, Prose, Source, verbatim
-from cnsdiff.tables import Column, Table
 
 
 def advice_blocks(result: Mapping[str, Any]) -> list[Block]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.report.charts import TITLES
 from cnsdiff.report.document import Block, Facts, Prose, verbatim
-from cnsdiff.tables import Cell, Column, Table, metric_title
 
 
 def log_blocks(result: Mapping[str, Any]) -> list[Block]:

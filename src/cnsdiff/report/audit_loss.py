@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.display.palette import method_styles
+from cnsdiff.display.tables import Column, Table, metric_title
 from cnsdiff.evaluation.results import protocol
-from cnsdiff.palette import method_styles
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, plain_rows, shown_rows, strokes
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import Column, Table, metric_title
 
 
 def short_table(result: Mapping[str, Any]) -> Table:

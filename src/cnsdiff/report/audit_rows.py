@@ -10,9 +10,9 @@ from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import AS_GIVEN
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.display.tables import Cell, Column
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.report.charts import error_bars
-from cnsdiff.tables import Cell, Column
 
 #: The column of losses.
 LOSS = Column("loss", "loss", digits=0, percent=True, signed=False)

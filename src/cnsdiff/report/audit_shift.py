@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.audit.judging import AS_GIVEN
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, number, shown_rows, strokes
 from cnsdiff.report.charts import TITLES, chart, rows_of
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
-from cnsdiff.tables import Cell, Column, Table, metric_title
 
 _ENDED = {
     "patience": "nothing better came",

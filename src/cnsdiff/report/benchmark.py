@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.base.visible import shell_word
 from cnsdiff.benchmark.findings import Findings, find
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
-from cnsdiff.errors import InputError, RunError
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels
 from cnsdiff.report.benchmark_cost import cost
 from cnsdiff.report.benchmark_differences import differences, parts
 from cnsdiff.report.benchmark_methods import styles_of
 from cnsdiff.report.document import Block, Document, Facts, Section, Source, verbatim
-from cnsdiff.visible import shell_word
 
 
 def benchmark_document(path: Path) -> Document:

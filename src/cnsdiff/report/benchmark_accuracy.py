@@ -10,12 +10,12 @@ import polars as pl
 from cnsdiff.benchmark.findings import Findings
 from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.verdict import deployed
+from cnsdiff.display.palette import SPLITS, Style, method_styles
+from cnsdiff.display.tables import metric_title
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.palette import SPLITS, Style, method_styles
 from cnsdiff.report.benchmark_methods import add_points
 from cnsdiff.report.charts import chart, rows_of
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import metric_title
 
 
 def average_ranks(found: Findings) -> Iterator[Block]:

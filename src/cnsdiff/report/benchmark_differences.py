@@ -10,8 +10,8 @@ import polars as pl
 from cnsdiff.benchmark.findings import Findings
 from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.verdict import deployed
+from cnsdiff.display.tables import MARK, Cell, Column, Table, metric_title
 from cnsdiff.report.document import Block, Prose
-from cnsdiff.tables import MARK, Cell, Column, Table, metric_title
 
 ALPHA = 0.05
 _NAN = float("nan")

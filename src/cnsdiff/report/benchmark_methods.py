@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.display.palette import Style, method_styles
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.palette import Style, method_styles
 from cnsdiff.report.charts import error_bars
 
 #: Methods that a figure can name one by one; of more it shows the groups.

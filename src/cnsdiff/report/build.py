@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.errors import InputError
+from cnsdiff.base.errors import InputError
+from cnsdiff.display.progress import Reporting
 from cnsdiff.report.document import Document
-from cnsdiff.reporting import Reporting
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from cnsdiff.display.palette import SPLITS, Style
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.palette import SPLITS, Style
 
 #: How the tests are called in a report.
 TITLES = {"valid": "validation", "test_iid": "IID test", "test_ood": "OOD test"}

@@ -9,9 +9,9 @@ from cnsdiff.data import load_dataset
 from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics import Description, describe
 from cnsdiff.diagnostics.description import SplitDescription
+from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Block, Document, Facts, Section
 from cnsdiff.report.shift import described_blocks
-from cnsdiff.tables import Cell, Column, Table
 
 #: From so many times the distance that chance makes on, a split is called shifted.
 BEYOND_CHANCE = 3.0

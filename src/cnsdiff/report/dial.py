@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cnsdiff.config import Config
 from cnsdiff.data import Dataset, Split
+from cnsdiff.display.palette import SPLITS, method_styles
+from cnsdiff.display.tables import metric_title
 from cnsdiff.evaluation import EmbeddingScorer, environment, readings
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.environment import exposure_counts
-from cnsdiff.model import EmbeddingModel
-from cnsdiff.palette import SPLITS, method_styles
+from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.report.accuracy import Measured
 from cnsdiff.report.charts import TITLES, chart, mark_x
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import metric_title
 from cnsdiff.training.selection import as_configured, some_users
 
 #: Where the dial is read, besides the one that was chosen.

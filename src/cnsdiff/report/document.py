@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.tables import Table
-from cnsdiff.visible import visible
+from cnsdiff.base.visible import visible
+from cnsdiff.display.tables import Table
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from cnsdiff.errors import InputError
-from cnsdiff.palette import DARK, SPLITS, method_styles
+from cnsdiff.base.errors import InputError
+from cnsdiff.base.storage import write_text
+from cnsdiff.base.visible import json_text, visible
+from cnsdiff.display.palette import DARK, SPLITS, method_styles
+from cnsdiff.display.tables import MARK, Table
 from cnsdiff.report.document import (
     MARKS,
     STAND_INS,
@@ -34,9 +37,6 @@ from cnsdiff.report.document import (
     Section,
     Source,
 )
-from cnsdiff.storage import write_text
-from cnsdiff.tables import MARK, Table
-from cnsdiff.visible import json_text, visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup

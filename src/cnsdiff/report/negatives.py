@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import DataError
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
-from cnsdiff.errors import DataError
+from cnsdiff.display.palette import SPLITS, Style, method_styles
+from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
 from cnsdiff.evaluation.judges import judge_for
-from cnsdiff.palette import SPLITS, Style, method_styles
-from cnsdiff.recommender import Recommender
+from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.trained_sampler import SampledNegatives
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick
-from cnsdiff.seeding import torch_generator
-from cnsdiff.tables import Cell, Column, Table
-from cnsdiff.trained_sampler import SampledNegatives
 
 #: Training pairs whose negatives are measured, and of how many each kind is drawn in the map.
 PAIRS, DRAWN = 4_000, 300

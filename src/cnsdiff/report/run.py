@@ -10,12 +10,16 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff import run as run_directory
+from cnsdiff.base.errors import CnsdiffError, InputError
+from cnsdiff.base.storage import read_parquet
+from cnsdiff.base.visible import shell_word
 from cnsdiff.data import Dataset, Split, load_dataset
-from cnsdiff.errors import CnsdiffError, InputError
+from cnsdiff.display.progress import Reporting
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
-from cnsdiff.recommender import Recommender
+from cnsdiff.recommender import run_directory
+from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     Measured,
@@ -32,10 +36,6 @@ from cnsdiff.report.run_verdict import verdict_on_tests, verdict_without_tests
 from cnsdiff.report.shift import shift_blocks
 from cnsdiff.report.slices import slice_blocks
 from cnsdiff.report.training import training_blocks
-from cnsdiff.reporting import Reporting
-from cnsdiff.storage import read_parquet
-from cnsdiff.tables import Cell, Column, Table, metric_title
-from cnsdiff.visible import shell_word
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
 EASE_ITEMS = 6_000

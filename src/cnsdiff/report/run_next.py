@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cnsdiff.audit.shifts import SHIFTS
+from cnsdiff.base.visible import shell_word
 from cnsdiff.data import Dataset
-from cnsdiff.recommender import Recommender
+from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.report.document import Block, Source
-from cnsdiff.visible import shell_word
 
 
 def next_steps(

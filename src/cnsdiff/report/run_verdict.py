@@ -7,11 +7,11 @@ import math
 import polars as pl
 
 from cnsdiff.data import Dataset
+from cnsdiff.display.tables import metric_title
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.recommender import Recommender
+from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.report.accuracy import ALPHA, Standing
 from cnsdiff.report.document import verbatim
-from cnsdiff.tables import metric_title
 
 #: A space at which no line breaks.
 _NARROW = "\u202f"

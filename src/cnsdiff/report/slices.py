@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.data import Split
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.evaluation.significance import Interval, user_intervals
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy
 from cnsdiff.report.accuracy import Measured, interval_cell, placed
 from cnsdiff.report.charts import TITLES, split_lines
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import Cell, Column, Table, metric_title
 
 #: Resamples of users behind the interval of a part.
 RESAMPLES = 1_000

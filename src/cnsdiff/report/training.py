@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from cnsdiff.palette import SPLITS, Style, method_styles
+from cnsdiff.display.palette import SPLITS, Style, method_styles
+from cnsdiff.display.tables import metric_title
 from cnsdiff.report.charts import curves, mark_x
 from cnsdiff.report.document import Block, Figure, Prose
-from cnsdiff.tables import metric_title
 
 #: What the scalars of a history are; one that is not here is shown under its own name.
 MEANINGS = {

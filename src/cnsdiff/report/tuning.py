@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnsdiff.display.progress import as_time
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source, verbatim
 from cnsdiff.report.tuning_importance import importance
 from cnsdiff.report.tuning_search import search
 from cnsdiff.report.tuning_slices import slices
 from cnsdiff.report.tuning_trials import STATES, n_trials
-from cnsdiff.reporting import as_time
-from cnsdiff.tables import Cell, Column, Table, metric_title
 from cnsdiff.tuning.study import BEST_CONFIG, Study, next_commands, read_study
 from cnsdiff.tuning.trial import shown
 

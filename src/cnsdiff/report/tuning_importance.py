@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.report.tuning_trials import STYLES, plural

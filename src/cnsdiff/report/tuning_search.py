@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from cnsdiff.palette import SPLITS
+from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.tables import Cell, Column, Table, metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Facts, Figure, Prose
 from cnsdiff.report.tuning_trials import STYLES, add_points, n_trials
-from cnsdiff.tables import Cell, Column, Table, metric_title
 from cnsdiff.tuning.study import Study
 from cnsdiff.tuning.trial import Trial, shown
 

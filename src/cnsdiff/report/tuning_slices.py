@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.palette import SPLITS
+from cnsdiff.base.search_space import Space
+from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.tables import metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.report.tuning_trials import add_points
-from cnsdiff.search_space import Space
-from cnsdiff.tables import metric_title
 from cnsdiff.tuning.study import Study
 from cnsdiff.tuning.trial import Trial, shown
 

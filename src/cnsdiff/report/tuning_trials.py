@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnsdiff.palette import Style, method_styles
+from cnsdiff.display.palette import Style, method_styles
 from cnsdiff.tuning.trial import Trial, shown
 
 STATES = ("completed", "pruned", "failed")

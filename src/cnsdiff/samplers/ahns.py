@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.candidates import CandidateConfig, CandidateSampler, pick
-from cnsdiff.search_space import Searched
 
 
 class AHNSConfig(CandidateConfig):

@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.registry import Registry
+from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
-from cnsdiff.registry import Registry
-from cnsdiff.settings import Settings
 
 
 @dataclass(frozen=True)

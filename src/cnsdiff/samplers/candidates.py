@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import Batch, Context, Sampler, SamplerConfig
-from cnsdiff.search_space import Searched
 
 
 class CandidateConfig(SamplerConfig):

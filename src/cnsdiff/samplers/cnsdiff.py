@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
@@ -25,11 +26,10 @@ from cnsdiff.diffusion.schedule import SCHEDULES
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
 from cnsdiff.samplers.hardness import cap, curriculum_share, hardest
-from cnsdiff.search_space import Searched
 
 
 class CNSDiffConfig(SamplerConfig):
-    """Settings of :class:`CNSDiffSampler`; the defaults are ours (see :mod:`cnsdiff.presets`)."""
+    """Settings of :class:`CNSDiffSampler`; the defaults are ours."""
 
     # The process
     steps: int = Field(20, ge=2, le=10_000, description="T, the number of noise steps")

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 from cnsdiff.samplers.candidates import CandidateConfig, draw_candidates, pick
-from cnsdiff.search_space import Searched
 
 
 class DENSConfig(CandidateConfig):

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import ConfigError
 
 EnvironmentKind = Literal["none", "popularity", "time", "given", "learned"]
 

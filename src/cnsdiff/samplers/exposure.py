@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
-from cnsdiff.search_space import Searched
 
 
 class ExposureConfig(SamplerConfig):

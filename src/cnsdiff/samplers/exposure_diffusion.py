@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import GaussianDiffusion
@@ -22,7 +23,6 @@ from cnsdiff.diffusion.schedule import cosine
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.environment import strata
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
-from cnsdiff.search_space import Searched
 
 
 class ExposureDiffusionConfig(ExposureConfig):

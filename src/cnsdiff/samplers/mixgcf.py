@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 from cnsdiff.samplers.candidates import (
     CandidateConfig,
@@ -17,7 +18,6 @@ from cnsdiff.samplers.candidates import (
     draw_candidates,
     pick,
 )
-from cnsdiff.search_space import Searched
 
 
 class MixGCFConfig(CandidateConfig):

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
-from cnsdiff.search_space import Searched
 
 #: Bits of the mass that is divided among the items; fewer where there are very many users.
 _MOST_BITS = 40

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.candidates import CandidateConfig, CandidateSampler
-from cnsdiff.search_space import Searched
 
 #: Losses of about 0.7 that differ by less differ by no more than single precision's rounding.
 _SMALLEST_TEMPERATURE = 1e-6

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.candidates import candidate_scores
-from cnsdiff.search_space import Searched
 
 #: Users whose memories are refreshed together, to bound what is held at once.
 _USERS_AT_ONCE = 4096

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
+from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.base.registry import Registry
+from cnsdiff.base.settings import Settings, first_problem
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.errors import ConfigError, DataError, did_you_mean
-from cnsdiff.registry import Registry
-from cnsdiff.settings import Settings, first_problem
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
 from cnsdiff.data.ids import unify
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts.base import register_scenario, table_of
 from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.log import Log

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from narwhals.typing import IntoFrame
 
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.data.times import require_one_unit
+from cnsdiff.data.reading.times import require_one_unit
 from cnsdiff.shifts.base import Scenario, register_scenario, table_of
 from cnsdiff.shifts.filters import NO_FILTERS, Filters
 from cnsdiff.shifts.sources import read_source

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, SerializeAsAny, field_validator
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.shifts.base import SCENARIOS, register_scenario
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cnsdiff.base.errors import DataError
 from cnsdiff.data import Interactions
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.errors import DataError
 from cnsdiff.shifts.drawing import Rows, anchors
 
 

@@ -12,10 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cnsdiff.base.errors import ConfigError, DataError
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.data.times import require_one_unit
-from cnsdiff.errors import ConfigError, DataError
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.data.reading.times import require_one_unit
 from cnsdiff.shifts.base import Scenario, table_of
 from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rounded
 from cnsdiff.shifts.filters import NO_FILTERS, Filters

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import ConfigError
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rank_within, rounded
 from cnsdiff.shifts.log import Log

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.shifts.apportionment import apportion
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.drawing import others, rank_within, rounded

@@ -10,8 +10,8 @@ from typing import Any
 
 from narwhals.typing import IntoFrame
 
+from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.data import Dataset, Interactions, Source, read_interactions
-from cnsdiff.errors import ConfigError, did_you_mean
 from cnsdiff.shifts.base import SCENARIOS, Scenario
 from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.sources import find_source

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import polars as pl
 from narwhals.typing import IntoFrame
 
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError, did_you_mean
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
-from cnsdiff.data.adjacency import layout_of
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.data.lines import first_lines
-from cnsdiff.errors import CnsdiffWarning, ConfigError, DataError, did_you_mean
+from cnsdiff.data.reading.adjacency import layout_of
+from cnsdiff.data.reading.lines import first_lines
 
 _SIDES: dict[str, Literal["user", "item"]] = {"user_features": "user", "item_features": "item"}
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from cnsdiff.errors import ConfigError, DataError
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.log import Log
 from cnsdiff.shifts.log_scenario import LogScenario, Parts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from cnsdiff.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.clusters import cluster_users
 from cnsdiff.shifts.drawing import others, rank_within

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Interactions
-from cnsdiff.errors import ConfigError
-from cnsdiff.seeding import numpy_generator
 from cnsdiff.simulate.interventions import Intervention
 from cnsdiff.simulate.settings import ShiftSettings, WorldSettings
 

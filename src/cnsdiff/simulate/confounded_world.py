@@ -20,10 +20,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.seeding import derive_seed, numpy_generator
 from cnsdiff.data import Dataset
-from cnsdiff.hashing import uniforms
-from cnsdiff.memory import require_memory
-from cnsdiff.seeding import derive_seed, numpy_generator
+from cnsdiff.kernels.memory import require_memory
 from cnsdiff.simulate.assemble import Observed, assemble
 from cnsdiff.simulate.environment import Environment, Surroundings
 from cnsdiff.simulate.exposure import ExposurePolicy

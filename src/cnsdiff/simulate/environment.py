@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.simulate.settings import WorldSettings
 
 Row = NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from cnsdiff.hashing import uniforms
-from cnsdiff.seeding import derive_seed
+from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.seeding import derive_seed
 from cnsdiff.simulate.environment import Environment
 from cnsdiff.simulate.settings import WorldSettings
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.seeding import numpy_generator
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.simulate.settings import WorldSettings
 
 

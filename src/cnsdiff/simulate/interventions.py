@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cnsdiff.errors import ConfigError
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.simulate.environment import Environment, Row, Surroundings
 from cnsdiff.simulate.settings import ShiftSettings
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from cnsdiff.hashing import uniforms
-from cnsdiff.seeding import derive_seed
+from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.seeding import derive_seed
 
 Numbers = NDArray[np.int64]
 #: User-item pairs that are dense in memory at once.

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.settings import BEYOND_WHOLE, Settings, first_problem
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem
 
 SHIFTS = ("popularity", "temporal", "exposure")
 #: What ``hybrid`` stands for.

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from cnsdiff.base.errors import CnsdiffError, DataError, did_you_mean
 from cnsdiff.data import Dataset, Split
-from cnsdiff.errors import CnsdiffError, DataError, did_you_mean
 from cnsdiff.simulate.environment import Surroundings
 from cnsdiff.simulate.interventions import Intervention
 from cnsdiff.simulate.relevance import Relevance, user_blocks

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings, mean_of
 from cnsdiff.backbones.mf import MF
 from cnsdiff.data.positives import Positives
-from cnsdiff.objectives import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.training.step import TrainingStep
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnsdiff.callbacks import Callback
-from cnsdiff.errors import ConfigError, did_you_mean
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.recommender.callbacks import Callback
 from cnsdiff.tracking import mlflow, tensorboard
 from cnsdiff.tracking.mlflow import MLflowCallback
 from cnsdiff.tracking.remembered import remembered

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cnsdiff.callbacks import Callback, FitContext, without_passwords
-from cnsdiff.errors import CnsdiffError, InputError
+from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.evaluation import Evaluation
-from cnsdiff.fitted import Fitted
-from cnsdiff.run import read_manifest
+from cnsdiff.recommender.callbacks import Callback, FitContext, without_passwords
+from cnsdiff.recommender.fitted import Fitted
+from cnsdiff.recommender.run_directory import read_manifest
 from cnsdiff.tracking.remembered import remember, remembered
 from cnsdiff.tracking.scalars import of_epoch, of_evaluation, settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.errors import RunError
-from cnsdiff.run import TRACKING
-from cnsdiff.storage import read_json, write_json
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.storage import read_json, write_json
+from cnsdiff.recommender.run_directory import TRACKING
 
 
 def remembered(run: Path | None) -> dict[str, dict[str, Any]]:

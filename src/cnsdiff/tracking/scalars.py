@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnsdiff.evaluation import Evaluation
-from cnsdiff.run import history_row
+from cnsdiff.recommender.run_directory import history_row
 
 
 def of_epoch(record: Mapping[str, Any]) -> dict[str, float]:

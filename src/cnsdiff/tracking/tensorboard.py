@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cnsdiff.callbacks import Callback, FitContext
-from cnsdiff.errors import InputError, StorageError
+from cnsdiff.base.errors import InputError, StorageError
 from cnsdiff.evaluation import Evaluation
-from cnsdiff.fitted import Fitted
-from cnsdiff.run import read_manifest
+from cnsdiff.recommender.callbacks import Callback, FitContext
+from cnsdiff.recommender.fitted import Fitted
+from cnsdiff.recommender.run_directory import read_manifest
 from cnsdiff.tracking.remembered import remember, remembered
 from cnsdiff.tracking.scalars import of_epoch, of_evaluation
 

@@ -18,9 +18,9 @@ from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cnsdiff.errors import RunError
-from cnsdiff.settings import Record, misfit, shown
-from cnsdiff.storage import first_line, write_tensors
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.storage import first_line, write_tensors
 
 VERSION = 1
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cnsdiff.base.search_space import Searched
+from cnsdiff.base.settings import Settings
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
-from cnsdiff.search_space import Searched
-from cnsdiff.settings import Settings
 from cnsdiff.training.early_stopping import PUBLISHED_METRICS
 
 Dial = Literal["off", "auto"] | float

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cnsdiff.errors import ConfigError
-from cnsdiff.training.processes import place
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.training.several.processes import place
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

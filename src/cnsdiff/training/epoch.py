@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cnsdiff.errors import TrainingError
+from cnsdiff.base.errors import TrainingError
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.samplers.base import Batch
-from cnsdiff.seeding import torch_generator
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.layout import Layout
 from cnsdiff.training.probe import Probe
-from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.slices import Part, Slices, Step, Streams
+from cnsdiff.training.several.layout import Layout
+from cnsdiff.training.several.processes import Processes
+from cnsdiff.training.several.slices import Part, Slices, Step, Streams
 from cnsdiff.training.step import Cut, TrainingStep
 
 if TYPE_CHECKING:

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import ConfigError, RunError
 from cnsdiff.data.positives import Positives
-from cnsdiff.errors import ConfigError, RunError
-from cnsdiff.memory import freed_memory_kept
+from cnsdiff.kernels.memory import freed_memory_kept
 from cnsdiff.training.checkpoint import TrainingState, optimizer_moments
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.epoch import Epochs
-from cnsdiff.training.layout import Layout
 from cnsdiff.training.probe import Probe
-from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.slices import number_of_slices
+from cnsdiff.training.several.layout import Layout
+from cnsdiff.training.several.processes import Processes
+from cnsdiff.training.several.slices import number_of_slices
 from cnsdiff.training.step import TrainingStep
 
 if TYPE_CHECKING:

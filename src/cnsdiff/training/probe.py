@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives
 from cnsdiff.evaluation.judges import Judge, JudgeKind, judge_for
 from cnsdiff.samplers.base import Batch, Negatives
-from cnsdiff.seeding import torch_generator
 from cnsdiff.training.config import TrainingConfig
 
 #: Of the batches of an epoch one in so many is looked at, up to a number that spreads the sample

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnsdiff.reporting import LiveView, PlainLines, Reporting, as_time, is_live
-from cnsdiff.sparkline import SparkLine, spark_line
+from cnsdiff.display.progress import LiveView, PlainLines, Reporting, as_time, is_live
+from cnsdiff.display.sparkline import SparkLine, spark_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -97,7 +97,7 @@ class RichReporter(LiveView, Reporter):
         from rich.table import Table
         from rich.text import Text
 
-        from cnsdiff.screen import literal
+        from cnsdiff.display.screen import literal
 
         if not self._epochs:
             return literal(self.label, "bold")
@@ -116,7 +116,7 @@ class RichReporter(LiveView, Reporter):
 
     def closing(self) -> RenderableType:
         """How many epochs, which was the best, and its course, in a line."""
-        from cnsdiff.screen import literal
+        from cnsdiff.display.screen import literal
 
         done = len(self._history) - self._first
         before = f" after {self._first} before" if self._first else ""
@@ -157,7 +157,7 @@ class RichReporter(LiveView, Reporter):
     def _table(self, width: int) -> Table:
         from rich.table import Table
 
-        from cnsdiff.screen import literal
+        from cnsdiff.display.screen import literal
 
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         table.add_column("", no_wrap=True, overflow="ellipsis", max_width=max(width - 34, 12))

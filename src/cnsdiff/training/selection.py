@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import COARSE, best_reading, near, standardised_log
 from cnsdiff.evaluation.environment import exposure_counts
-from cnsdiff.seeding import numpy_generator
 from cnsdiff.training.config import TrainingConfig
 
 

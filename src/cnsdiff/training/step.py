@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings, mean_of
-from cnsdiff.objectives import Objective
+from cnsdiff.objectives.objective import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import Probe
 

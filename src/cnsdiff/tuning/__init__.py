@@ -1,6 +1,6 @@
 """Tuning: searching the settings of a recommender on validation (the extra ``tune``)."""
 
-from cnsdiff.search_space import Searched, Space
+from cnsdiff.base.search_space import Searched, Space
 from cnsdiff.tuning.study import Study, read_study
 from cnsdiff.tuning.tune import Tuned, tune
 

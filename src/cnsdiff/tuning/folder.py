@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnsdiff.errors import ConfigError, DataError, RunError
-from cnsdiff.storage import locked, remove_leftovers
+from cnsdiff.base.errors import ConfigError, DataError, RunError
+from cnsdiff.base.storage import locked, remove_leftovers
 from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, STUDY_FILE
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, FiniteFloat, model_validator
 
-from cnsdiff.search_space import Space
-from cnsdiff.seeding import derive_seed, numpy_generator
-from cnsdiff.settings import Record, shown
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.seeding import derive_seed, numpy_generator
+from cnsdiff.base.settings import Record, shown
 from cnsdiff.tuning.trial import Trial
 
 #: With fewer completed trials nothing is said.

@@ -18,10 +18,10 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
-from cnsdiff.errors import RunError
-from cnsdiff.search_space import Space
-from cnsdiff.seeding import derive_seed
-from cnsdiff.storage import storage_error
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.seeding import derive_seed
+from cnsdiff.base.storage import storage_error
 from cnsdiff.tuning.trial import Trial
 
 #: Trials before the sampler learns from them, and before one is pruned by them.

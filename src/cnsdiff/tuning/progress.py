@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnsdiff.reporting import LiveView, PlainLines, Reporting, as_time, is_live
-from cnsdiff.sparkline import SparkLine
+from cnsdiff.display.progress import LiveView, PlainLines, Reporting, as_time, is_live
+from cnsdiff.display.sparkline import SparkLine
 from cnsdiff.tuning.trial import Trial, best_trial, shown
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class RichReporter(LiveView, Reporter):
         from rich.table import Table
         from rich.text import Text
 
-        from cnsdiff.screen import literal
+        from cnsdiff.display.screen import literal
 
         done = len(self._trials)
         bar = Table.grid(padding=(0, 1), expand=False)
@@ -127,7 +127,7 @@ class RichReporter(LiveView, Reporter):
 
     def closing(self) -> RenderableType:
         """How many trials, and the best of them, in a line."""
-        from cnsdiff.screen import literal
+        from cnsdiff.display.screen import literal
 
         told = f"{self.label}: {len(self._trials)} trials in {as_time(self._passed)}"
         best = best_trial(self._trials)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cnsdiff.config import Config, NotYaml, parse_yaml
-from cnsdiff.errors import ConfigError, did_you_mean
-from cnsdiff.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
-from cnsdiff.settings import Settings
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
+from cnsdiff.base.settings import Settings
+from cnsdiff.recommender.config import Config, NotYaml, parse_yaml
 from cnsdiff.tuning.variants import Variants
 
 _VALIDATION = "what validation measures has to be the same for all trials"

@@ -16,13 +16,13 @@ from typing import Any
 import polars as pl
 from pydantic import Field, model_validator
 
-from cnsdiff.errors import RunError
-from cnsdiff.search_space import Space
-from cnsdiff.settings import Record, misfit, shown
-from cnsdiff.storage import first_line, read_json, write_json
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.storage import first_line, read_json, write_json
+from cnsdiff.base.visible import shell_word
 from cnsdiff.tuning.importance import Importances, ImportancesRecord
 from cnsdiff.tuning.trial import Trial, TrialRecord, best_trial, trials_table
-from cnsdiff.visible import shell_word
 
 SCHEMA_VERSION = 1
 #: A best value in the outer part of a space hints that there are better ones outside; how far

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
-from cnsdiff.settings import Record
+from cnsdiff.base.settings import Record
 
 #: ``completed``: trained to its end; ``pruned``: ended early, as it lagged behind the others;
 #: ``failed``: could not be trained.

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from cnsdiff.config import Config
-from cnsdiff.data import Dataset
-from cnsdiff.errors import (
+from cnsdiff.base.errors import (
     CnsdiffError,
     ConfigError,
     InputError,
     RunError,
     TrainingError,
 )
-from cnsdiff.recommender import Recommender
-from cnsdiff.run import config_fingerprint, provenance, read_manifest
-from cnsdiff.search_space import Space
-from cnsdiff.storage import write_text
-from cnsdiff.training.processes import place
+from cnsdiff.base.search_space import Space
+from cnsdiff.base.storage import write_text
+from cnsdiff.data import Dataset
+from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.run_directory import config_fingerprint, provenance, read_manifest
+from cnsdiff.training.several.processes import place
 from cnsdiff.tuning.folder import opened
 from cnsdiff.tuning.importance import importances
 from cnsdiff.tuning.progress import Reporter

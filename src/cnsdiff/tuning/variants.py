@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.config import Config, merge, nested
-from cnsdiff.recommender import Recommender
-from cnsdiff.run import as_options
+from cnsdiff.recommender.config import Config, merge, nested
+from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.run_directory import as_options
 
 #: What judges negatives without a look at a test split.
 _HONEST_JUDGE = "valid"

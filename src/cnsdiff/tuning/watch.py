@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cnsdiff.config import Config
+from cnsdiff.recommender.config import Config
 from cnsdiff.training.progress import Reporter as TrainingReporter
 from cnsdiff.tuning.progress import Reporter
 

@@ -1,0 +1,1 @@
+"""What all other packages stand on: errors, settings, the registry, storage."""

@@ -1,0 +1,286 @@
+"""``cnsdiff audit``: from a log and a doubt to a verdict."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnsdiff.cli import completion
+from cnsdiff.cli.options import (
+    Delimiter,
+    EnvironmentColumn,
+    Format,
+    Header,
+    ItemColumn,
+    ItemCore,
+    ItemFeatures,
+    Json,
+    LiteralIds,
+    Randomised,
+    RatingColumn,
+    Seed,
+    SkipBad,
+    TimestampColumn,
+    TimeUnit,
+    UserColumn,
+    UserCore,
+    UserFeatures,
+)
+
+if TYPE_CHECKING:
+    from cnsdiff.audit.audit import Options, Prepared
+
+EXAMPLE = (
+    "Example: cnsdiff audit ratings.csv --budget 10m --open\n\nYour own recommender: cnsdiff audit "
+    "ratings.csv --splits-only, train it on each shift's train.csv, then cnsdiff audit ratings.csv "
+    "--recommendations popularity=lists.csv"
+)
+
+
+def audit(
+    log: Annotated[
+        str,
+        typer.Argument(
+            help="File of interactions, or a data set fetched before (ml-100k).",
+            autocompletion=completion.log,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where all is kept (default: audits/NAME OF LOG).")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time until the report: 90s, 10m, 1h30m.")] = "10m",
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, with commas: popularity, exposure, temporal, hybrid, user-group.",
+            autocompletion=completion.audited,
+        ),
+    ] = None,
+    recommendations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME:][SHIFT=]FILE",
+            help="Lists of another recommender: user, item, rank or score; repeatable.",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME:][SHIFT=]FILE",
+            help="Vectors of another recommender: .npz, Parquet, or an export; repeatable.",
+        ),
+    ] = None,
+    splits_only: Annotated[
+        bool,
+        typer.Option(
+            "--splits-only", help="Only divide the log, for a recommender of your own to train on."
+        ),
+    ] = False,
+    randomised: Randomised = None,
+    user_features: UserFeatures = None,
+    item_features: ItemFeatures = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least rating of a positive (default: told from the log).")
+    ] = None,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    environment_col: EnvironmentColumn = None,
+    time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
+    rank_col: Annotated[
+        str | None, typer.Option(help="Name of the rank column of --recommendations.")
+    ] = None,
+    score_col: Annotated[
+        str | None, typer.Option(help="Name of the score column of --recommendations.")
+    ] = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Use at most so many positive pairs, of users drawn at random; 0: all (default: "
+            "what the budget is enough for).",
+        ),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="recall or ndcg, at 1, 5, 10 or 20: what is lost.")
+    ] = "ndcg@20",
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes at once.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="CPU threads of all of them (default: all cores)."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where an audit is.")
+    ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    json: Json = False,
+) -> None:
+    """Would your recommender survive a shift, and what should you do about it?
+
+    From one log: its shifts, references, the usual recommender and cnsdiff trained within a budget,
+    and a report of what each loses under which shift. After Ctrl-C the same command goes on.
+    """
+    started = time.monotonic()
+    from cnsdiff.audit.audit import Options, prepare_splits
+    from cnsdiff.audit.log import Reading
+    from cnsdiff.audit.methods import require_metric
+    from cnsdiff.cli.output import print_json
+    from cnsdiff.display.progress import PlainLines
+    from cnsdiff.display.wording import parse_budget
+
+    named = {
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "environment": environment_col,
+    }
+    options = Options(
+        reading=Reading(
+            log=log,
+            columns={role: name for role, name in named.items() if name is not None},
+            format=format,
+            header=header,
+            delimiter=delimiter,
+            skip_bad=skip_bad,
+            time_unit=time_unit,
+            literal_ids=literal_ids,
+            randomised=randomised,
+            user_features=user_features,
+            item_features=item_features,
+            threshold=threshold,
+            user_core=user_core,
+            item_core=item_core,
+        ),
+        out=out or Path("audits") / (Path(log).name.split(".")[0] or "log"),
+        budget=parse_budget(budget),
+        shifts=[name.strip() for name in shifts.split(",") if name.strip()] if shifts else (),
+        recommendations=recommendations or (),
+        embeddings=embeddings or (),
+        list_columns={"user": user_col, "item": item_col, "rank": rank_col, "score": score_col},
+        max_pairs=max_pairs,
+        metric=require_metric(metric),
+        seed=seed,
+        workers=workers,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    note = PlainLines("audit").note
+    if splits_only:
+        _tell_splits(prepare_splits(options, note), options, json)
+        return
+    result = _run(options, note, started)
+    report = _report(options.out)
+    if json:
+        print_json({"path": str(options.out), "report": str(report), **result})
+    else:
+        _print(result, options.out, report)
+    if open_:
+        import webbrowser
+
+        webbrowser.open(report.resolve().as_uri())
+    if result["failures"]:
+        raise typer.Exit(1)
+
+
+def _run(options: Options, note: Any, started: float) -> dict[str, Any]:
+    from cnsdiff.audit.audit import run_audit
+    from cnsdiff.benchmark.live import reporter_for_terminal
+    from cnsdiff.cli.failure import interruptible
+
+    with interruptible(f"what is done is kept in {options.out}, and the same command goes on"):
+        return run_audit(
+            options, reporter=reporter_for_terminal("audit"), note=note, started=started
+        )
+
+
+def _report(out: Path) -> Path:
+    from cnsdiff.report.audit import audit_document
+    from cnsdiff.report.html import write_html
+
+    report = out / "report.html"
+    write_html(audit_document(out), report)
+    return report
+
+
+def _print(result: dict[str, Any], out: Path, report: Path) -> None:
+    from cnsdiff.base.visible import say
+    from cnsdiff.cli.output import console
+    from cnsdiff.display.render import render
+    from cnsdiff.report.audit_limits import limits_of_shifts
+    from cnsdiff.report.audit_loss import short_table
+
+    screen = console()
+
+    def tell(text: str, style: str | None = None) -> None:
+        screen.print(text, style=style, soft_wrap=True)
+
+    print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
+    tell("")
+    for sentence in (result["verdict"], *result["more_verdicts"]):
+        tell(sentence, "bold")
+    for shift in result["shifts"]:
+        advice = shift["recommendation"]
+        tell("")
+        tell(shift["title"], "bold")
+        for text in (advice["words"], advice["reference_words"]):
+            if text:
+                tell(f"  {text}")
+        for one in shift["outside"]:
+            tell(f"  {one['words']}")
+            if one["dialled"]:
+                tell(f"  {one['dialled']['words']}")
+            for warning in one["warnings"]:
+                tell(f"  warning: {warning}", "yellow")
+        if advice["code"]:
+            tell(f"  {advice['title']} is fitted from Python: the code is in the report.")
+        if advice["commands"]:
+            if advice["commands_of"] != advice["title"]:
+                tell(f"  To train {advice['commands_of']}:")
+            tell(f"  {' && '.join(advice['commands'])}", "cyan")
+    tell("")
+    for text, titles in limits_of_shifts(result).items():
+        tell(f"{', '.join(titles)}: {text}", "yellow")
+    for one in result["left_out"]:
+        tell(f"left out: {one['name']}: {one['reason']}", "yellow")
+    for failure in result["failures"]:
+        say(f"failed: {failure['shift']} {failure['method']}: {failure['error']}", sys.stderr)
+    tell(f"Wrote {out}. Report: {report}")
+
+
+def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
+    from cnsdiff.audit.audit import FOR_TRAINING
+    from cnsdiff.cli.output import console, print_json
+
+    folders = {name: path.parent for name, path in prepared.paths.items()}
+    files = {
+        name: {split: str(folder / f"{split}.csv") for split in FOR_TRAINING}
+        for name, folder in folders.items()
+    }
+    if json:
+        left_out = [{"name": o.name, "reason": o.reason} for o in prepared.plan.left_out]
+        print_json({"path": str(options.out), "splits": files, "left_out": left_out})
+        return
+    screen = console()
+    for name, own in files.items():
+        screen.print(f"{name}: train your recommender on {own['train']} alone", soft_wrap=True)
+    screen.print(
+        "(valid.csv beside it is for choosing settings; the rest judges.) Recommend 20 items and "
+        "more to every user, and come back with the same command, without --splits-only:",
+        soft_wrap=True,
+    )
+    given = " ".join(f"--recommendations {name}=FILE" for name in files)
+    screen.print(f"  {given}", soft_wrap=True)

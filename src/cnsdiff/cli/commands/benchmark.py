@@ -1,0 +1,188 @@
+"""``cnsdiff benchmark``: many methods on many datasets, compared as a reviewer would ask."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnsdiff.cli import completion
+
+if TYPE_CHECKING:
+    from cnsdiff.benchmark.grid import Grid
+    from cnsdiff.benchmark.plan import Unit
+    from cnsdiff.benchmark.run import Results
+    from cnsdiff.benchmark.store import Store
+    from cnsdiff.benchmark.workers import Workers
+
+FORMATS = ("text", "markdown", "latex", "json")
+EXAMPLE = "Example: cnsdiff benchmark grid.yaml --out results/grid --workers 2"
+
+
+def benchmark(
+    grid: Annotated[Path, typer.Argument(help="YAML file: datasets, methods, seeds, budget.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where results are kept (default: results/NAME).")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes at once on this machine.")
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="CPU threads of all workers together (default: all cores); with --ray, of a task "
+            "(default: 1).",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: auto, ray://HOST:PORT."),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(min=0.0, help="GPUs that each task asks of Ray (0.5: two share one).")
+    ] = 0.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run what failed before once more.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Run nothing; only print what is there.")
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Method to test the others against (default: the best of --rivals)."),
+    ] = None,
+    ours: Annotated[
+        str | None,
+        typer.Option(help="Method whose average improvement is computed (default: cnsdiff)."),
+    ] = None,
+    rivals: Annotated[
+        str,
+        typer.Option(
+            help="Group that --ours and the tests compare with; --ours with all others too."
+        ),
+    ] = "sampler",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Of the tables: text, markdown, latex or json.",
+            autocompletion=completion.table_format,
+        ),
+    ] = "text",
+    json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+) -> None:
+    """Search, train and test every method of a grid alike, and compare them.
+
+    Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
+    """
+    from cnsdiff.base.errors import InputError
+    from cnsdiff.base.visible import shell_word
+    from cnsdiff.benchmark.datasets import materialise
+    from cnsdiff.benchmark.grid_file import read_grid
+    from cnsdiff.benchmark.plan import plan
+    from cnsdiff.benchmark.run import collect
+    from cnsdiff.benchmark.store import Store
+    from cnsdiff.benchmark.workers import cores
+
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: choose one of {', '.join(FORMATS)}")
+    asked = read_grid(grid)
+    for option, name in (("--baseline", baseline), ("--ours", ours)):
+        if name is not None and name not in asked.methods:
+            raise InputError(f"{option} {name}: the grid has no such method")
+    store = Store(out or Path("results") / asked.name)
+    store.open(asked)
+    # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
+    each = (threads or 1) if ray is not None else max((threads or cores()) // workers, 1)
+    with nullcontext() if show else store.writing():
+        datasets = {
+            name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
+        }
+        units = plan(asked, datasets, threads=each)
+        if not show:
+            _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
+    results = collect(asked, units, store)
+    form = "json" if json else format
+    again = f"cnsdiff benchmark {shell_word(grid)} --out {shell_word(store.path)} --show"
+    steps = (
+        (f"cnsdiff report {shell_word(store.path)}", "all of it in one HTML file"),
+        (f"{again} --format markdown", "the tables for a page; latex for a paper"),
+    )
+    _print(asked, results, form, baseline, ours, rivals, steps)
+    if results.failures.height and not show:
+        raise typer.Exit(1)
+
+
+def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
+    from cnsdiff.benchmark.workers import LocalWorkers, RayWorkers
+
+    return LocalWorkers(n) if ray is None else RayWorkers(ray, threads, gpus=gpus)
+
+
+def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
+    from cnsdiff.benchmark.live import reporter_for_terminal
+    from cnsdiff.benchmark.run import run
+    from cnsdiff.cli.failure import interruptible
+
+    how = f"what is done is kept in {store.path}, and the same command goes on"
+    with interruptible(how), workers:
+        run(units, store, workers, reporter_for_terminal(), retry_failed=retry_failed)
+
+
+def _print(
+    grid: Grid,
+    results: Results,
+    form: str,
+    baseline: str | None,
+    ours: str | None,
+    rivals: str,
+    steps: tuple[tuple[str, str], ...],
+) -> None:
+    from cnsdiff.base.visible import say
+    from cnsdiff.benchmark.findings import PARTS, find
+    from cnsdiff.benchmark.verdict import benchmark_verdict
+    from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.display.render import render
+    from cnsdiff.evaluation.results import protocol
+
+    found = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
+    shown = found.tables() if found else dict.fromkeys(PARTS, ())
+    verdict = benchmark_verdict(found.summary, found.metric) if found else None
+    if form == "json":
+        document = {key: [table.to_dict() for table in tables] for key, tables in shown.items()}
+        told = {
+            "name": grid.name,
+            "masked": "train",
+            "missing": results.missing,
+            "verdict": verdict,
+        }
+        print_json(
+            {
+                **told,
+                **document,
+                "failures": results.failures.to_dicts(),
+                "next": [command for command, _ in steps],
+            }
+        )
+        return
+    print(
+        render([t for tables in shown.values() for t in tables], form, styled=sys.stdout.isatty())
+    )
+    for failure in results.failures.iter_rows(named=True):
+        say(
+            f"failed: {failure['dataset']} {failure['method']} {failure['kind']} seed "
+            f"{failure['seed']} {failure['setting']}: {failure['error']}",
+            sys.stderr,
+        )
+    if results.missing:
+        say(f"{results.missing} results are not there yet", sys.stderr)
+    if form == "text" and found is not None:
+        screen = console()
+        screen.print(f"{protocol().capitalize()}.")
+        if verdict is not None:
+            screen.print(verdict, style="bold", soft_wrap=True)
+        print_next(screen, *steps)

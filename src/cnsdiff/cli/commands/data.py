@@ -1,0 +1,159 @@
+"""``cnsdiff data``: published data sets, fetched once and read by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnsdiff.cli import completion
+from cnsdiff.cli.commands import describe, export_dataset
+from cnsdiff.cli.commands.describe import entry_facts
+from cnsdiff.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LIST_EXAMPLE = "Example: cnsdiff data list"
+FETCH_EXAMPLE = "Example: cnsdiff data fetch ml-100k"
+
+app = typer.Typer(
+    help="Data sets and prepared datasets: list, fetch, describe, export.", no_args_is_help=True
+)
+
+_HOME = "Where data sets are kept; $CNSDIFF_HOME, else the user's data folder."
+
+
+@app.command("list", epilog=LIST_EXAMPLE)
+def list_(
+    home: Annotated[Path | None, typer.Option(help=_HOME)] = None,
+    json: Json = False,
+) -> None:
+    """Show the data sets known by name: size, licence, the shift they show, fetched or not."""
+    from cnsdiff.catalogue import ENTRIES, status
+    from cnsdiff.catalogue import home as home_of
+    from cnsdiff.cli.output import console, print_json
+
+    if json:
+        print_json([entry_facts(entry, home) for entry in ENTRIES.values()])
+        return
+    states = {name: status(entry, home) for name, entry in ENTRIES.items()}
+    screen = console()
+    screen.print(_table(states))
+    categories = [name.partition("/")[2] for name in ENTRIES if "/" in name]
+    screen.print(f"amazon-2023 categories: {', '.join(categories)}.", soft_wrap=True)
+    screen.print(f"Kept in {home_of(home)}. Next: cnsdiff data fetch NAME", soft_wrap=True)
+
+
+@app.command("fetch", epilog=FETCH_EXAMPLE)
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(help="A name of 'cnsdiff data list'.", autocompletion=completion.data_set),
+    ],
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read its terms and accept them.")
+    ] = False,
+    given: Annotated[
+        Path | None,
+        typer.Option("--from", help="File, archive or folder got by hand, instead of a download."),
+    ] = None,
+    route: Annotated[
+        str,
+        typer.Option(
+            help="official address, pypi (ml-100k only), or auto: one, then the other.",
+            autocompletion=completion.route,
+        ),
+    ] = "auto",
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Web folder with copies of the publishers' files; $CNSDIFF_MIRROR."),
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help=_HOME)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again.")] = False,
+    json: Json = False,
+) -> None:
+    """Fetch a data set, verify it and keep it; does nothing if it is there and intact.
+
+    Broken connections are retried and resumed; after Ctrl-C the same command goes on.
+    """
+    from cnsdiff import catalogue
+    from cnsdiff.catalogue.progress import in_bytes, reporter_for_terminal
+    from cnsdiff.cli.failure import interruptible
+    from cnsdiff.cli.output import console, print_json, print_next
+
+    with interruptible(f"go on with: cnsdiff data fetch {name}"), reporter_for_terminal() as report:
+        done = catalogue.fetch(
+            name,
+            home=home,
+            accept_terms=accept_terms,
+            given=given,
+            route=route,
+            mirror=mirror,
+            force=force,
+            report=report,
+        )
+    if json:
+        print_json({"path": str(done.folder), "already": done.already, **done.record})
+        return
+    screen, record = console(), done.record
+    if done.already:
+        screen.print(f"{name} is there already and intact: {done.folder}", soft_wrap=True)
+        print_next(screen, *_after_fetch(name))
+        return
+    size = sum(file["bytes"] for file in record["files"].values())
+    for line in (
+        f"Fetched {name} ({len(record['files'])} files, {in_bytes(size)}) from {record['address']}",
+        f"Licence: {record['terms']}",
+        f"Cite: {record['citation']}",
+        f"Kept in {done.folder}",
+    ):
+        screen.print(line, soft_wrap=True)
+    print_next(screen, *_after_fetch(name))
+
+
+app.command("describe", epilog=describe.EXAMPLE)(describe.describe)
+app.command("export", epilog=export_dataset.EXAMPLE)(export_dataset.export_dataset)
+
+
+def _after_fetch(name: str) -> tuple[tuple[str, str], ...]:
+    """What to do with a published data set."""
+    place = name.rpartition("/")[2]
+    return (
+        (
+            f"cnsdiff prepare {name} --scenario popularity --out data/{place}",
+            "divide it by a shift",
+        ),
+        (f"cnsdiff audit {name}", "or all at once: what each shift costs, and what to use"),
+    )
+
+
+def _table(states: Mapping[str, str]) -> Table:
+    """A row each; the Amazon categories share one, and those fetched have their own."""
+    from rich.table import Table
+
+    from cnsdiff.catalogue import find
+    from cnsdiff.catalogue.progress import in_bytes
+
+    table = Table(header_style="bold")
+    table.add_column("name", no_wrap=True)
+    table.add_column("what")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("licence")
+    table.add_column("shows")
+    table.add_column("here", no_wrap=True)
+    shared = False
+    for name, state in states.items():
+        entry = find(name)
+        family, _, category = name.partition("/")
+        size = in_bytes(entry.size) if entry.size else "varies"
+        here = {"fetched": "yes", "absent": "-"}.get(state, state)
+        if not category or state != "absent":
+            table.add_row(name, entry.what, size, entry.licence, entry.shift, here)
+        elif not shared:
+            shared = True
+            what = entry.what.partition(":")[0]
+            table.add_row(f"{family}/CATEGORY", what, size, entry.licence, entry.shift, here)
+    return table

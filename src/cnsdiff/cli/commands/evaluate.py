@@ -1,0 +1,268 @@
+"""``cnsdiff evaluate``: how good a run is, in the world it was trained in and in a shifted one."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cnsdiff.cli import completion
+from cnsdiff.cli.options import Dial, Json
+
+if TYPE_CHECKING:
+    from cnsdiff.base.errors import StorageError
+    from cnsdiff.evaluation import Evaluation
+    from cnsdiff.evaluation.judges import JudgeKind
+
+#: What the system says where a run may be read only.
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+#: Share of lists that end in a tie from which on a reader is told: below it the order of the rows
+#: moved no value by more than 1 % (docs/metrics.md).
+_TIED = 0.25
+
+EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
+
+
+class MaskChoice(StrEnum):
+    """What lists leave out."""
+
+    train = "train"
+    past = "past"
+
+
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(help="Run directory, or a dataset for references only.")
+    ],
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the run's dataset is now, if it has moved.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only these splits (valid, test_iid, test_ood).", autocompletion=completion.split
+        ),
+    ] = None,
+    references: Annotated[
+        bool, typer.Option(help="Also MostPop, ItemKNN and EASE, fitted on the same train split.")
+    ] = False,
+    false_negatives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JUDGE",
+            help="Also the share of false negatives among the trained sampler's, as judged by "
+            "valid, held-out, experiment or truth.",
+            autocompletion=completion.judge,
+        ),
+    ] = None,
+    dial: Dial = None,
+    mask: Annotated[
+        MaskChoice,
+        typer.Option(
+            help="What lists leave out: the pairs of train, as published numbers do, or each "
+            "user's whole past, as a shop would."
+        ),
+    ] = MaskChoice.train,
+    all_metrics: Annotated[
+        bool, typer.Option("--all-metrics", help="Also precision, hit rate, MRR, MAP, coverage, …")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all metrics to this .parquet or .csv instead of metrics.parquet in the run."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
+    from cnsdiff.base.errors import ConfigError, InputError, RunError, did_you_mean
+    from cnsdiff.cli.output import (
+        GrowingComparison,
+        console,
+        metrics_table,
+        print_json,
+        print_next,
+        user_counts,
+    )
+    from cnsdiff.cli.verdict import evaluation_verdict
+    from cnsdiff.data import load_dataset
+    from cnsdiff.evaluation import evaluate as measure
+    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS, relevance_of, splits_to_evaluate
+    from cnsdiff.evaluation.judges import judge_for
+    from cnsdiff.recommender.config import EvaluationConfig
+    from cnsdiff.recommender.recommender import Recommender
+    from cnsdiff.recommender.run_directory import is_run
+    from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
+
+    for name in split or ():
+        if name not in STANDARD_SPLITS:
+            raise InputError(
+                f"--split {name}: is no held-out split{did_you_mean(name, STANDARD_SPLITS)}; "
+                f"choose from {', '.join(STANDARD_SPLITS)}"
+            )
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"{out}: the name must end in .parquet or .csv")
+    model = label = None
+    of_run = is_run(target)
+    if (target / "manifest.json").exists() and not of_run:
+        if false_negatives is not None:
+            raise InputError(
+                f"{target}: is a dataset, and --false-negatives needs a run with a trained sampler"
+            )
+        if dial is not None:
+            raise InputError(f"{target}: is a dataset, and --dial needs a run to read")
+        data, ks, references = load_dataset(target), EvaluationConfig().ks, True
+    else:
+        model = Recommender.load(target)
+        place = dataset or model.dataset_path_
+        if place is None:
+            raise RunError(f"{target}: was trained in memory; say where its --dataset is")
+        if dataset is None and not place.exists():
+            raise RunError(f"{place}: the run's dataset is gone; say where it is with --dataset")
+        data, ks = load_dataset(place), model.config_.evaluation.ks
+        name = model.config_.sampler.name
+        label = name if dial is None else f"{name} (dial {dial:g})"
+    names = STANDARD if references else ()
+    screen = console()
+    results: dict[str, Evaluation] = {}
+    left_out: dict[str, str] = {}
+    table: GrowingComparison | None = None
+
+    def keep(name: str, result: Evaluation) -> None:
+        nonlocal table
+        results[name] = result
+        if not json:
+            if table is None:
+                title = f"{data.name} ({data.scenario}): {result.protocol}"
+                table = GrowingComparison(screen, title, [*([label] if label else []), *names], ks)
+            table.add(name, result)
+
+    # The run's own numbers come first and are safe before anything else is begun.
+    # Reports read metrics.parquet as measured the usual way.
+    usual = of_run and mask is MaskChoice.train
+    file = out or (target / "metrics.parquet" if usual else None)
+    unwritten = counts = None
+    if model is not None and label is not None:
+        if false_negatives is not None:  # a judge that there is not is told before the work
+            judge_for(data, cast("JudgeKind", false_negatives))
+        keep(label, model.evaluate(data, split, mask=mask.value, dial=dial))
+        unwritten = None if file is None else _write(file, results)
+        splits = list(results[label].splits)
+    else:
+        splits = split or splits_to_evaluate(data)
+        for name in splits:  # one sentence, not one for each reference
+            relevance_of(data.split(name), name, (data.n_users, data.n_items))
+    for name in names:
+        found = None
+        with left_out_if_it_fails(name, left_out):
+            found = measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value)
+        if found is not None:  # what goes wrong while printing is not the reference's fault
+            keep(name, found)
+    if not results:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise InputError(f"{target}: no reference could be measured ({reasons})")
+    if table is not None:
+        table.close()
+    if file is not None and unwritten is None and names:
+        unwritten = _write(file, results)
+    if model is not None and false_negatives is not None:
+        counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
+    verdict = evaluation_verdict(results, label, f"ndcg@{max(ks)}")
+    steps = _next(target, of_run, references)
+    if json:
+        report: dict[str, object] = {
+            "dataset": data.name,
+            "scenario": data.scenario,
+            "masked": mask.value,
+            "models": {name: result.to_dict() for name, result in results.items()},
+            "left_out": left_out,
+            "verdict": verdict,
+            "next": [command for command, _ in steps],
+        }
+        if counts is not None:
+            report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
+        if unwritten is not None:
+            report["not_written"] = str(unwritten)
+        print_json(report)
+    else:
+        if all_metrics:
+            for name, result in results.items():
+                screen.print(metrics_table(name, result))
+        screen.print(user_counts(next(iter(results.values()))))
+        if counts is not None:
+            low, high = counts.interval()
+            screen.print(
+                f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} "
+                f"judged (95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the "
+                "hard ones."
+            )
+        screen.print(verdict, style="bold", soft_wrap=True)
+        print_next(screen, *steps)
+    _end([*_ties(results, max(ks)), *_missing(left_out)], unwritten, out is not None)
+
+
+def _ties(results: Mapping[str, Evaluation], k: int) -> list[str]:
+    """A note on models whose lists end in a tie for many users, on whatever split."""
+    most = {name: max(s.tied for s in result.splits.values()) for name, result in results.items()}
+    told = [f"{share:.0%} of the lists of {name}" for name, share in most.items() if share > _TIED]
+    if not told:
+        return []
+    return [
+        f"{' and '.join(told)} end at place {k} in a tie, which goes to the item that occurs first "
+        "in train: with its rows in another order the values may differ"
+    ]
+
+
+def _missing(left_out: Mapping[str, str]) -> list[str]:
+    return [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+
+
+def _write(file: Path, results: Mapping[str, Evaluation]) -> StorageError | None:
+    """All metrics as a table; why it could not be written, for after they have been shown."""
+    import polars as pl
+
+    from cnsdiff.base.errors import StorageError
+    from cnsdiff.base.storage import write_with
+
+    frames = [e.table().insert_column(0, pl.lit(m).alias("model")) for m, e in results.items()]
+    table = pl.concat(frames)
+    try:
+        write_with(file, table.write_csv if file.suffix == ".csv" else table.write_parquet)
+    except StorageError as error:
+        return error
+    return None
+
+
+def _end(notes: list[str], unwritten: StorageError | None, asked: bool) -> None:
+    """Notes, once all else is told; an unwritten file is one, too, where nobody asked for it."""
+    from cnsdiff.base.visible import say
+
+    cause = getattr(unwritten, "__cause__", None)
+    only_read = not asked and isinstance(cause, OSError) and cause.errno in _READ_ONLY
+    if unwritten is not None:
+        mend = ", or say where with --out" if only_read else ""
+        notes = [*notes, f"the metrics were not kept: {unwritten}{mend}"]
+    for note in notes:
+        say(f"cnsdiff: {note}", sys.stderr)
+    if unwritten is not None and not only_read:
+        raise typer.Exit(unwritten.exit_code)
+
+
+def _next(target: Path, of_run: bool, references: bool) -> list[tuple[str, str]]:
+    """Commands to go on with, and what each is for."""
+    from cnsdiff.base.visible import shell_word
+
+    place = shell_word(target)
+    if not of_run:
+        return [(f"cnsdiff train {place} --out RUN", "a model to set beside them")]
+    steps = [(f"cnsdiff report {place}", "all about it in one HTML file")]
+    if not references:
+        steps.insert(0, (f"cnsdiff evaluate {place} --references", "beside what any has to beat"))
+    steps.append((f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"))
+    return steps

@@ -1,0 +1,95 @@
+"""``cnsdiff export``: the embeddings of a run for other tools."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cnsdiff.cli.options import Dial, Json, Seen, SeenChoice
+
+EXAMPLE = "Example: cnsdiff export runs/food --to faiss --out exports/food"
+
+
+class Format(StrEnum):
+    """What embeddings can be written as."""
+
+    parquet = "parquet"
+    numpy = "numpy"
+    faiss = "faiss"
+
+
+class Index(StrEnum):
+    """The kinds of faiss index."""
+
+    auto = "auto"
+    flat = "flat"
+    ivf = "ivf"
+    hnsw = "hnsw"
+
+
+def beside(source: Path, format: str) -> Path:
+    """Where an export goes that is not told: ``runs/food-faiss`` beside ``runs/food``."""
+    named = source if source.name not in ("", "..") else source.resolve()
+    return named.with_name(f"{named.name}-{format}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    to: Annotated[Format, typer.Option(help="What to write.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write (default: RUN-FORMAT).")
+    ] = None,
+    dial: Dial = None,
+    seen: Seen = SeenChoice.all,
+    index: Annotated[
+        Index | None,
+        typer.Option(
+            help="Of faiss: flat (exact), ivf, hnsw, or auto: flat up to 100,000 items, then ivf."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
+    json: Json = False,
+) -> None:
+    """Write user and item embeddings, under your ids, for another system to serve.
+
+    The inner product of a user's and an item's vector is the score that recommend ranks by, at the
+    same dial. What recommend leaves out, pairs that the log holds, is written beside them.
+    """
+    from cnsdiff import export as exports
+    from cnsdiff.base.errors import ConfigError
+    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.recommender.recommender import Recommender
+
+    options: dict[str, Any] = {"dial": dial, "seen": seen.value, "overwrite": overwrite}
+    if index is not None:
+        if to is not Format.faiss:
+            raise ConfigError(f"--index is of --to faiss, not of {to.value}; drop one of the two")
+        options["index"] = index.value
+    write = {
+        Format.parquet: exports.to_parquet,
+        Format.numpy: exports.to_numpy,
+        Format.faiss: exports.to_faiss,
+    }[to]
+    model = Recommender.load(run)
+    out = beside(run, to.value) if out is None else out
+    manifest = write(model, out, **options)
+    if json:
+        print_json({"path": str(out), **manifest})
+        return
+    screen = console()
+    screen.print(
+        f"{manifest['n_users']:,} users and {manifest['n_items']:,} items as vectors of "
+        f"{manifest['dim']} numbers, read at dial {manifest['dial']:g}"
+        + (" (the last number is its share)" if manifest["dim"] > manifest["model_dim"] else "")
+        + "."
+    )
+    made = manifest.get("index")
+    if made is not None:
+        screen.print(
+            f"index: {made['kind']}, "
+            + ("exact" if made["kind"] == "flat" else f"finds {made['recall']:.1%} of exact top 20")
+        )
+    screen.print(f"Wrote {out}", soft_wrap=True)

@@ -1,0 +1,108 @@
+"""``cnsdiff plugins``: what other packages add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from cnsdiff.base.registry import Registry
+
+EXAMPLE = "Example: cnsdiff plugins"
+
+
+class NamesPlugins(TyperCommand):
+    """A command whose help names the samplers, backbones and scenarios of plugins, too."""
+
+    # Typer brings its own click, whose classes are not named in public.
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            if parameter.name in ("sampler", "backbone", "scenario"):
+                # Here and not at the top: looking through the installed packages takes a while.
+                from cnsdiff.base.registry import installed
+
+                names = sorted({point.name for point in installed(f"cnsdiff.{parameter.name}s")})
+                if names:
+                    from rich.markup import escape
+
+                    from cnsdiff.base.visible import visible
+
+                    told = escape(visible(f" Of plugins: {', '.join(names)}."))
+                    parameter.help += told  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List samplers, backbones and scenarios of other packages, with their settings.
+
+    Each is imported, so that one that is broken says so.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from cnsdiff.backbones import BACKBONES
+    from cnsdiff.base.visible import visible
+    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.samplers import SAMPLERS
+    from cnsdiff.shifts import SCENARIOS
+
+    registries: tuple[Registry[Any], ...] = (SAMPLERS, BACKBONES, SCENARIOS)
+    found = [record for registry in registries for record in examine(registry)]
+    if json:
+        print_json(found)
+        return
+    screen = console()
+    if not found:
+        screen.print("No package adds a sampler, a backbone or a scenario.")
+        return
+    table = Table(header_style="bold")
+    for column in ("kind", "name", "package", "settings"):
+        table.add_column(column, no_wrap=column != "settings")
+    for record in found:
+        settings = ", ".join(f"{key} = {value}" for key, value in record["settings"].items())
+        table.add_row(record["kind"], record["name"], record["package"], settings or "-")
+    screen.print(table)
+    for record in found:
+        if record["problem"]:
+            problem = visible(record["problem"])
+            screen.print(Text.assemble(("broken: ", "red"), problem), soft_wrap=True)
+
+
+def examine(registry: Registry[Any]) -> list[dict[str, Any]]:
+    """What packages offer of one kind: whose it is, its settings, and what is wrong with it."""
+    import warnings
+
+    from cnsdiff.base.errors import CnsdiffWarning, ConfigError
+
+    records = []
+    for offer in registry.offers():
+        settings, problem = {}, None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", CnsdiffWarning)
+                registry.find(offer.name)
+            settings = _settings(registry.load(offer), registry.base)
+        except (ConfigError, CnsdiffWarning) as error:
+            problem = str(error)
+        records.append(
+            {
+                "kind": offer.kind,
+                "name": offer.name,
+                "package": offer.package,
+                "settings": settings,
+                "problem": problem,
+            }
+        )
+    return records
+
+
+def _settings(component: type[Any], base: type[Any]) -> dict[str, Any]:
+    """The settings a component has beside those of all of its kind, and their defaults."""
+    own, common = (getattr(kind, "Config", kind).model_fields for kind in (component, base))
+    return {
+        name: "required" if field.is_required() else field.default
+        for name, field in own.items()
+        if name not in common
+    }

@@ -1,0 +1,290 @@
+"""``cnsdiff prepare``: a log, or ready splits, become a dataset directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnsdiff.cli import completion
+from cnsdiff.cli.options import (
+    Delimiter,
+    EnvironmentColumn,
+    Format,
+    Header,
+    ItemColumn,
+    ItemCore,
+    ItemFeatures,
+    Json,
+    LiteralIds,
+    Randomised,
+    RatingColumn,
+    Seed,
+    SkipBad,
+    TimestampColumn,
+    TimeUnit,
+    UserColumn,
+    UserCore,
+    UserFeatures,
+)
+
+if TYPE_CHECKING:
+    from cnsdiff.data import Dataset
+
+EXAMPLE = (
+    "Example: cnsdiff prepare ratings.csv --scenario popularity --strength 1 --threshold 4 "
+    "--out data/shop\n\nWith ready splits: cnsdiff prepare --train train.txt --valid valid.txt "
+    "--test-iid iid.txt --test-ood ood.txt --out data/food"
+)
+
+
+def prepare(
+    log: Annotated[
+        str | None,
+        typer.Argument(
+            help="File of interactions, or a data set fetched before (ml-100k).",
+            autocompletion=completion.log,
+        ),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="How LOG is divided: popularity, temporal, exposure, hybrid, user-group, noise.",
+            autocompletion=completion.scenario,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Dataset directory to write (default: the dataset's name).")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Strength of the shift, where the scenario has one.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the scenario: gap=7d.",
+            autocompletion=completion.scenario_setting,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    randomised: Randomised = None,
+    user_features: UserFeatures = None,
+    item_features: ItemFeatures = None,
+    train: Annotated[Path | None, typer.Option(help="Ready training interactions.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation interactions (IID).")] = None,
+    test_iid: Annotated[Path | None, typer.Option(help="Test from the same distribution.")] = None,
+    test_ood: Annotated[Path | None, typer.Option(help="Test from the shifted one.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset (default: as --out, or after LOG).")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least rating of a positive.")] = None,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    environment_col: EnvironmentColumn = None,
+    time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
+    licence: Annotated[str | None, typer.Option(help="Licence note for the manifest.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
+    json: Json = False,
+) -> None:
+    """Divide a log into train, valid and IID and OOD tests by a shift scenario.
+
+    Or read ready splits (--train and others). Files may be text, CSV, Parquet, .inter and more.
+    """
+    from cnsdiff.cli.output import (
+        after_dataset,
+        console,
+        note,
+        print_dataset,
+        print_json,
+        print_next,
+    )
+
+    common: dict[str, Any] = {
+        "name": name,
+        "threshold": threshold,
+        "user_core": user_core,
+        "item_core": item_core,
+        "licence": licence,
+        "user_features": user_features,
+        "item_features": item_features,
+        "format": format,
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "environment": environment_col,
+        "header": header,
+        "delimiter": delimiter,
+        "skip_bad": skip_bad,
+        "time_unit": time_unit,
+        "literal_ids": literal_ids,
+    }
+    ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
+    divided = {"strength": strength, "set": set_, "randomised": randomised}
+    _check_form(log, scenario, ready, divided)
+    if out is None and name is not None:
+        out = _place(name)
+    if log is None:
+        dataset = _from_splits(ready, common)
+    else:
+        assert scenario is not None
+        if name is None and out is not None:
+            common["name"] = out.name
+        dataset = _from_log(log, scenario, strength, set_ or [], seed, randomised, common)
+    out = _place(dataset.name) if out is None else out
+    dataset.save(out, overwrite=overwrite)
+    if json:
+        print_json({"path": str(out), **dataset.manifest})
+        return
+    screen = console()
+    print_dataset(screen, dataset)
+    used = dataset.manifest["settings"].get("threshold")
+    if threshold is None and used is not None:
+        told = f"ratings of {used:g} and more count as positive, as usual for {log}"
+        screen.print(note(f"{told}; --threshold changes that"), soft_wrap=True)
+    rated = _with_ignored_ratings(dataset.manifest)
+    if rated:
+        told = f"{rated} ratings, and without --threshold each of them counts as positive"
+        screen.print(note(told), soft_wrap=True)
+    for text in problem_lines(dataset.manifest):
+        screen.print(note(text), soft_wrap=True)
+    if "log" in dataset.manifest:
+        screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
+    for split, option, use in (
+        ("valid", "--valid", "train picks its best epoch on it"),
+        ("test_ood", "--test-ood", "without it nothing is known about a shift"),
+    ):
+        if split not in dataset.split_names:
+            screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
+    screen.print(f"Wrote {out}", soft_wrap=True)
+    print_next(screen, *after_dataset(out))
+
+
+def _with_ignored_ratings(manifest: Mapping[str, Any]) -> str:
+    """What has ratings that nothing was made of, and its verb; "" where nothing has."""
+    if manifest.get("log", {}).get("ratings_ignored"):
+        return "the log has"
+    splits = [name for name, n in manifest["splits"].items() if n.get("ratings_ignored")]
+    return f"{', '.join(splits)} {'has' if len(splits) == 1 else 'have'}" if splits else ""
+
+
+def _place(name: str) -> Path:
+    """The directory of a dataset that is called after it."""
+    from cnsdiff.base.storage import as_file_name
+
+    return as_file_name(name, "say where the dataset shall be with --out DIR")
+
+
+def _check_form(
+    log: str | None,
+    scenario: str | None,
+    ready: Mapping[str, Path | None],
+    divided: Mapping[str, object],
+) -> None:
+    """Either a log with a scenario, or ready splits."""
+    from cnsdiff.base.errors import InputError
+
+    splits = [name for name, file in ready.items() if file is not None]
+    if log is None:
+        if "train" not in splits:
+            raise InputError(
+                "prepare needs a LOG with --scenario NAME, or ready splits with --train FILE"
+            )
+        if scenario not in (None, "given"):
+            raise InputError(
+                f"--scenario {scenario} divides one log, and ready splits are given with --train; "
+                "give LOG in place of --train"
+            )
+        for option, value in divided.items():
+            if value is not None:
+                raise InputError(
+                    f"--{option} is for a scenario that divides a LOG, and ready splits are given "
+                    "with --train; drop one of the two"
+                )
+        return
+    if splits:
+        raise InputError(
+            f"LOG is divided into splits, and --{splits[0].replace('_', '-')} gives a ready one; "
+            "drop one of the two"
+        )
+    if scenario in (None, "given"):
+        from cnsdiff.shifts import SCENARIOS
+
+        raise InputError(
+            f"{log}: name a scenario that divides it with --scenario: "
+            f"{', '.join(name for name in SCENARIOS.names() if name != 'given')}"
+        )
+
+
+def _from_splits(ready: Mapping[str, Path | None], common: dict[str, Any]) -> Dataset:
+    from cnsdiff.shifts import prepare_given
+
+    train = ready["train"]
+    assert train is not None
+    return prepare_given(
+        train,
+        valid=ready["valid"],
+        test_iid=ready["test_iid"],
+        test_ood=ready["test_ood"],
+        **common,
+    )
+
+
+def _from_log(
+    log: str,
+    scenario: str,
+    strength: float | None,
+    assignments: list[str],
+    seed: int,
+    randomised: Path | None,
+    common: dict[str, Any],
+) -> Dataset:
+    from cnsdiff.base.errors import ConfigError
+    from cnsdiff.recommender.config import parse_assignments
+    from cnsdiff.shifts import SCENARIOS
+    from cnsdiff.shifts import prepare as prepare_log
+
+    settings = parse_assignments(assignments)
+    if strength is not None:
+        if "strength" in settings:
+            raise ConfigError("--strength and --set strength= say the same; drop one of the two")
+        settings["strength"] = strength
+    # Built here, so that a setting is never taken for an option of the reader.
+    chosen = SCENARIOS.find(scenario)(**settings)
+    return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
+
+
+def problem_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """What was left out of each file while reading, a line for each reason."""
+    from cnsdiff.data.reading.problems import Problem
+
+    source = manifest["source"]
+    return [
+        f"{source['files'][role]}: left out {Problem(**problem)}"
+        for role, problems in source.get("problems", {}).items()
+        for problem in problems
+    ]
+
+
+def log_line(counts: dict[str, Any]) -> str:
+    """What became of the log, and what the scenario found in it, in a line."""
+    told = [f"{counts['read']:,} read"]
+    told += [
+        f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
+        for key, value in counts.items()
+        if key != "read" and value != 0
+    ]
+    return f"log: {', '.join(told)}"

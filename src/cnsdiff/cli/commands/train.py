@@ -1,0 +1,249 @@
+"""``cnsdiff train``: fit a recommender on a dataset directory."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnsdiff.base.visible import shell_word
+from cnsdiff.cli import completion
+from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
+
+if TYPE_CHECKING:
+    from cnsdiff.recommender.recommender import Recommender
+
+EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes that fail alike, or with one of them, one says so."""
+    from cnsdiff.base.errors import CnsdiffError
+    from cnsdiff.cli.failure import tell
+    from cnsdiff.training.several.processes import place, tells_of_failure, told
+
+    if place().rank:
+        # The first has files to leave in order, and says goodbye for all.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if place().count == 1:
+        yield
+        return
+    try:
+        yield
+    except CnsdiffError as error:
+        if tells_of_failure():
+            tell(str(error), error.exit_code)
+            told()
+        # Not Typer's exit: nothing more is to be said of it.
+        sys.exit(error.exit_code)
+
+
+@_one_voice()
+def train(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Dataset directory (with --resume: the run's own).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to write.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this unfinished run, to the same result.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Negative sampler: exposure (default), exposure_diffusion, cnsdiff, random, "
+            "popularity, dns, dns_mn, softmax_rho, mixgcf, srns, dens, ahns, curriculum. "
+            "Any but exposure has plain settings (BPR, inner product) unless you set others.",
+            autocompletion=completion.sampler,
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone: lightgcn, mf.", autocompletion=completion.backbone),
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="default (ours), paper, authors, bpr-lightgcn, ips-lightgcn, pda-lightgcn, "
+            "ssm-lightgcn.",
+            autocompletion=completion.preset,
+        ),
+    ] = "default",
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, e.g. training.epochs=20.",
+            autocompletion=completion.setting,
+        ),
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            help="What picks the epoch and the dial: valid, inverse-popularity, inverse-exposure, "
+            "inverse-propensity, tempered, recency, worst-slice, drift.",
+            autocompletion=completion.select_on,
+        ),
+    ] = None,
+    seed: OwnSeed = None,
+    device: Device = None,
+    threads: Threads = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER[=PLACE]",
+            help="Also write the training to tensorboard[=FOLDER] or mlflow[=ADDRESS]; by default "
+            "into the run directory and to where MLflow writes. May be given for both; a resumed "
+            "run goes on where it was.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a recommender; early stopping looks at the validation split only.
+
+    A checkpoint is written after each epoch; Ctrl-C (or a crash) loses the epoch under way, and
+    --resume goes on to the very result an undisturbed run would have had.
+
+    Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
+    """
+    from cnsdiff.base.errors import ConfigError
+    from cnsdiff.cli.recommenders import recommender_of
+
+    if resume is not None:
+        given = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
+        if any(value is not None for value in given) or preset != "default":
+            raise ConfigError(
+                "--resume continues a run with its own settings; give no others beside it"
+            )
+        model, source = _unfinished(resume)
+        _fit(model, dataset or source, resume, json, track)
+        return
+    if dataset is None or out is None:
+        raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
+    model = recommender_of(
+        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
+    )
+    _fit(model, dataset, out, json, track)
+
+
+def _unfinished(run: Path) -> tuple[Recommender, Path]:
+    """The recommender of an unfinished run, and where its dataset was."""
+    from cnsdiff.base.errors import RunError
+    from cnsdiff.recommender.recommender import Recommender
+    from cnsdiff.recommender.run_directory import (
+        CHECKPOINT,
+        as_options,
+        read_config,
+        read_manifest,
+        without_configuration,
+    )
+
+    manifest = read_manifest(run)
+    if manifest["status"] == "complete":
+        (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
+        raise RunError(
+            f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {shell_word(run)}`"
+        )
+    if not (run / "config.yaml").exists():
+        raise without_configuration(run)
+    options = as_options(read_config(run))
+    path = manifest["dataset"]["path"]
+    if path is None:
+        raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")
+    return Recommender(source=f"{run}/config.yaml", **options), Path(path)
+
+
+def _fit(
+    model: Recommender, dataset_path: Path, run: Path, json: bool, track: list[str] | None
+) -> None:
+    from cnsdiff.cli.failure import interruptible
+    from cnsdiff.data import load_dataset
+    from cnsdiff.tracking import resumed_trackers, trackers
+    from cnsdiff.training.progress import Reporter, reporter_for_terminal
+    from cnsdiff.training.several.processes import place
+
+    config = model.resolve()
+    callbacks = trackers(track, run) if track else resumed_trackers(run)
+    dataset = load_dataset(dataset_path)
+    first = place().rank == 0
+    label = f"{config.backbone.name} + {config.sampler.name}"
+    reporter = reporter_for_terminal(label) if first else Reporter()
+
+    def how() -> str:
+        if not (run / "manifest.json").exists():
+            return "nothing was trained yet, give the same command again"
+        go_on = f"cnsdiff train --resume {shell_word(run)}"
+        return f"the epochs completed are saved, go on with `{go_on}`"
+
+    with interruptible(how) if first else nullcontext():
+        model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
+    if first:
+        _tell(model, dataset.name, run, json)
+
+
+def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
+    """What training found, and what to do with it."""
+    from cnsdiff.cli.output import console, print_facts, print_json, print_next
+    from cnsdiff.display.progress import as_time
+    from cnsdiff.display.sparkline import spark_line
+    from cnsdiff.evaluation.dial import in_words
+    from cnsdiff.kernels.memory import peak_memory
+    from cnsdiff.training.device import make_fabric
+
+    config, history = model.config_, model.history_
+    best = next(r for r in history if r["epoch"] == model.best_epoch_)["validation"]
+    # What picked the epoch comes first.
+    metric = next(iter(best))
+    epochs = sorted(record["seconds"] for record in history)
+    median = epochs[len(epochs) // 2]
+    # Of all epochs: those before a resumption, too.
+    seconds = sum(record["seconds"] + record["validation_seconds"] for record in history)
+    memory = peak_memory(make_fabric(config.device, config.precision).device)
+    place = shell_word(run)
+    steps = (
+        (
+            f"cnsdiff evaluate {place} --references",
+            "how it does under the shift, what beats it",
+        ),
+        (f"cnsdiff report {place}", "all about it in one HTML file"),
+        (f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"),
+    )
+    if json:
+        summary = {
+            "run": str(run),
+            "dataset": dataset,
+            "best_epoch": model.best_epoch_,
+            "epochs": len(history),
+            "dial": model.dial_,
+            "selected_on": config.training.select_on,
+            "metric": metric,
+            "value": best[metric],
+            "seconds": seconds,
+            "median_epoch_seconds": median,
+            "peak_memory_bytes": memory,
+            "next": [command for command, _ in steps],
+        }
+        print_json(summary)
+        return
+    screen = console()
+    value = f"{metric} {best[metric]:.4f} on {config.training.selection_split}"
+    values = [r["validation"][metric] for r in history if r["validation"]]
+    course = spark_line(values, 24, ascii_only=screen.options.ascii_only)
+    facts = {
+        "best epoch": f"{model.best_epoch_} of {len(history)}",
+        "selected by": f"{value}  {course}",
+        "dial": in_words(model.dial_),
+        "time": f"{as_time(seconds)}, {median:.2f} s an epoch",
+        "memory": f"{memory / 2**30:.1f} GiB at most",
+        "run": str(run),
+    }
+    print_facts(screen, f"{config.backbone.name} + {config.sampler.name} on {dataset}", facts)
+    print_next(screen, *steps)

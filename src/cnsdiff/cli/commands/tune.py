@@ -1,0 +1,210 @@
+"""``cnsdiff tune``: search a recommender's settings on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnsdiff.cli import completion
+from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cnsdiff.tuning.study import Study
+    from cnsdiff.tuning.tune import Tuned
+
+EXAMPLE = "Example: cnsdiff tune data/food --trials 20 --out tuned/food"
+
+
+def tune(
+    dataset: Annotated[Path, typer.Argument(help="Dataset directory.")],
+    out: Annotated[Path, typer.Option(help="Directory of the study.")],
+    trials: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Settings to try, those of before included.")
+    ] = 20,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Begin no trial that would not end within this time: 90s, 30m, 1h30m.",
+        ),
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=SPACE",
+            help="Search this setting, too, or in another space: training.lr=0.001..0.01:log, "
+            "backbone.dim=32,64,128.",
+            autocompletion=completion.setting,
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY,KEY",
+            help="Search these alone: training.lr, or all of a section: sampler.",
+            autocompletion=completion.section_or_key,
+        ),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="End trials early that lag behind.")
+    ] = True,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Negative sampler, as in cnsdiff train.", autocompletion=completion.sampler
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone, as in cnsdiff train.", autocompletion=completion.backbone),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Preset, as in cnsdiff train.", autocompletion=completion.preset)
+    ] = "default",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with settings, which the search starts from.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, fixed: it is not searched.",
+            autocompletion=completion.setting,
+        ),
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            help="What judges a trial, as in cnsdiff train.", autocompletion=completion.select_on
+        ),
+    ] = None,
+    seed: OwnSeed = None,
+    device: Device = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Search settings: trials are judged on validation, and no test split is opened.
+
+    The first trial is the configuration as given. Every outcome is kept as it comes: after Ctrl-C
+    or a crash the same command goes on, to the very result of an undisturbed one.
+    """
+    from cnsdiff.cli.failure import interruptible
+    from cnsdiff.cli.recommenders import recommender_of
+    from cnsdiff.data import load_dataset
+    from cnsdiff.display.wording import parse_budget
+    from cnsdiff.recommender.config import parse_assignments
+    from cnsdiff.tuning.progress import reporter_for_terminal
+    from cnsdiff.tuning.searches import leaves, read_searches
+    from cnsdiff.tuning.tune import tune as carry_out
+
+    model = recommender_of(
+        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
+    )
+    seconds = None if budget is None else parse_budget(budget)
+    resolved = model.resolve()
+    label = f"{resolved.backbone.name} + {resolved.sampler.name}"
+    with interruptible(f"what is done is kept in {out}, and the same command goes on"):
+        tuned = carry_out(
+            model,
+            load_dataset(dataset),
+            trials=trials,
+            out=out,
+            search=read_searches(search or (), resolved),
+            only=None if only is None else [name.strip() for name in only.split(",")],
+            fixed=leaves(parse_assignments(set_ or ())),
+            budget=seconds,
+            prune=prune,
+            reporter=reporter_for_terminal(label),
+        )
+    _print(tuned, out, json)
+
+
+def _print(tuned: Tuned, out: Path, json: bool) -> None:
+    from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.evaluation.dial import in_words
+    from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
+
+    study = tuned.study
+    if json:
+        print_json(_summary(study, out))
+        return
+    screen = console()
+    screen.print(_table(study))
+    screen.print(study.verdict(), soft_wrap=True)
+    screen.print(
+        f"The value is the best of {len(study.trials)}, and so flatters: what it is worth, the "
+        "tests will tell.",
+        soft_wrap=True,
+    )
+    wider = study.wider()
+    if wider:
+        searches = " ".join(f"--search {key}={space}" for key, space in wider.items())
+        screen.print(
+            f"The best is near an end of what was searched; search on, into another --out: "
+            f"{searches}",
+            soft_wrap=True,
+        )
+    screen.print(f"dial: {in_words(tuned.model.dial_)}")
+    screen.print(f"Wrote {out / BEST_CONFIG} and the run {out / BEST_RUN}.", soft_wrap=True)
+    print_next(screen, *next_commands(study, out))
+
+
+def _summary(study: Study, out: Path) -> dict[str, Any]:
+    from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
+
+    best, given = study.best, study.given
+    assert best is not None
+    return {
+        "out": str(out),
+        "dataset": study.dataset["name"],
+        "objective": study.objective,
+        "verdict": study.verdict(),
+        "trials": len(study.trials),
+        "asked": study.asked,
+        **{state: study.count(state) for state in ("completed", "pruned", "failed")},
+        "best": best.as_json(),
+        "value_as_given": None if given is None else given.value,
+        "gain": study.gain,
+        "importances": None if study.importances is None else study.importances.as_json(),
+        "left_out": list(study.left_out),
+        "config": str(out / BEST_CONFIG),
+        "run": str(out / BEST_RUN),
+        "next": [command for command, _ in next_commands(study, out)],
+    }
+
+
+def _table(study: Study) -> Table:
+    """Each setting searched: as given, at the best trial, and what it matters."""
+    from rich.table import Table
+
+    from cnsdiff.tuning.trial import shown
+
+    best = study.best
+    assert best is not None
+    told = ", ".join(
+        f"{study.count(state)} {state}"
+        for state in ("completed", "pruned", "failed")
+        if study.count(state)
+    )
+    table = Table(
+        title=f"{len(study.trials)} trials: {told}", title_justify="left", header_style="bold"
+    )
+    table.add_column("setting")
+    table.add_column("searched", overflow="fold")
+    table.add_column("as given", justify="right")
+    table.add_column(f"best (trial {best.number})", justify="right")
+    found = study.importances
+    if found is not None:
+        table.add_column("of the differences", justify="right")
+    for key in found.shares if found is not None else study.spaces:
+        cells = [str(study.spaces[key]), *map(shown, (study.as_given(key), best.setting[key]))]
+        if found is not None:
+            share = found.shares[key]
+            cells.append(f"{share.share:.0%} ({100 * share.low:.0f}–{100 * share.high:.0f})")
+        table.add_row(key, *cells)
+    return table

@@ -1,0 +1,178 @@
+"""From a raw table with any column names to clean ``user, item[, rating][, timestamp]…``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from cnsdiff.base.errors import DataError, did_you_mean
+from cnsdiff.data.reading.problems import Problem
+
+ROLES = ("user", "item", "rating", "timestamp", "environment")
+#: Those a table can do without.
+OPTIONAL = ("rating", "timestamp", "environment")
+
+#: Names known for each role, compared without case, ``_``, ``-`` and spaces; the order is the
+#: preference when a table has several of them.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "user": (
+        *("user", "userid", "uid", "useridx", "userindex", "u", "username", "member"),
+        *("memberid", "customer", "customerid", "reviewer", "reviewerid", "visitorid", "usr"),
+        *("usrid", "userkey", "userno", "usernumber", "visitor", "fullvisitorid", "client"),
+        *("clientid", "account", "accountid", "buyer", "buyerid", "shopperid", "subscriberid"),
+        *("consumerid", "viewerid", "listenerid", "readerid", "playerid", "learnerid", "guestid"),
+        *("personid", "profileid", "steamid", "customerno", "customernumber", "anonymousid"),
+        *("cookieid", "deviceid", "sessionid", "session"),
+    ),
+    "item": (
+        *("item", "itemid", "iid", "itemidx", "itemindex", "i", "movie", "movieid", "product"),
+        *("productid", "parentasin", "asin", "book", "bookid", "isbn", "track", "trackid"),
+        *("song", "songid", "video", "videoid", "recipe", "recipeid", "business", "businessid"),
+        *("news", "newsid", "article", "articleid", "anime", "animeid", "game", "gameid"),
+        *("app", "appid", "poi", "poiid", "sku", "artist", "artistid", "skuid", "content"),
+        *("contentid", "itemkey", "itemno", "itemnumber", "itemcode", "productcode", "productno"),
+        *("productsku", "stockcode", "articleno", "ean", "gtin", "upc", "goodsid", "offerid"),
+        *("listingid", "film", "filmid", "showid", "episodeid", "podcastid", "musicid", "titleid"),
+        *("hotelid", "restaurantid", "venueid", "placeid", "courseid", "jobid", "postid", "adid"),
+        *("paperid", "documentid", "docid", "pageid", "creativeid", "photoid", "imageid", "beerid"),
+        *("wineid", "dishid", "propertyid"),
+    ),
+    "rating": (
+        *("rating", "ratings", "score", "stars", "star", "overall", "label", "feedback", "r"),
+        *("watchratio", "userrating", "itemrating", "ratingvalue", "ratingscore", "starrating"),
+        *("reviewrating", "reviewscore", "reviewoverall", "overallrating", "userscore"),
+    ),
+    "timestamp": (
+        *("timestamp", "timestamps", "unixtimestamp", "time", "ts", "datetime", "date"),
+        *("unixreviewtime", "unixtime", "createdat", "t", "eventtime", "eventtimestamp"),
+        *("eventdate", "eventdatetime", "timems", "timestampms", "epoch", "unixts", "createdtime"),
+        *("creationtime", "createtime", "interactiontime", "ratingtime", "ratingdate", "ratedat"),
+        *("reviewtime", "reviewdate", "clicktime", "viewtime", "visittime", "servertime"),
+        *("orderdate", "orderedat", "purchasedate", "purchasetime", "purchasedat", "invoicedate"),
+        *("clickedat", "viewedat", "playedat", "listenedat", "watchedat", "occurredat"),
+    ),
+    "environment": ("environment", "env"),
+}
+
+#: Column name that means "leave this optional column out although its name is known".
+NO_COLUMN = "none"
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as read, before its values are checked.
+
+    Attributes
+    ----------
+    frame
+        Columns under the file's own names (or ``"1", "2", …`` when there is no header).
+    source
+        File or ``"DataFrame"``, for messages.
+    lines
+        1-based line of every row in the file; None where rows themselves are counted.
+    problems
+        Why malformed lines have been left out already, each reason once.
+    """
+
+    frame: pl.DataFrame
+    source: str
+    lines: pl.Series | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def where(self, row: int) -> str:
+        """``"line 5"``, or ``"row 5"`` where there are no lines."""
+        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+
+    def place(self, row: int, column: str) -> str:
+        """A value, for messages."""
+        return f"{self.source}, {self.where(row)}, column {column!r}"
+
+
+def plain_name(name: str) -> str:
+    """``"User_ID:token"`` -> ``"userid"``: the form in which names are compared."""
+    return re.sub(r"[\s_\-.]", "", name.split(":")[0]).lower()
+
+
+def known_roles(names: Iterable[str]) -> dict[str, str]:
+    """The column that plays each role, for those roles whose column can be told by its name."""
+    plain: dict[str, str] = {}
+    for name in names:
+        plain.setdefault(plain_name(name), name)
+    found = {
+        role: next((plain[alias] for alias in ALIASES[role] if alias in plain), None)
+        for role in ROLES
+    }
+    return {role: column for role, column in found.items() if column is not None}
+
+
+def assign_roles(
+    names: Sequence[str],
+    asked: Mapping[str, str | None],
+    source: str,
+    *,
+    default: Mapping[str, str],
+) -> dict[str, str]:
+    """Which column plays which role.
+
+    Parameters
+    ----------
+    names
+        The table's columns.
+    asked
+        Column named by the caller for each role, or None.
+    source
+        For messages.
+    default
+        Roles to assume where the caller names none (by name or by position).
+
+    Raises
+    ------
+    DataError
+        A named column is absent, one that is wanted is there twice, or no column for users or
+        items can be told.
+    """
+    listed = ", ".join(repr(name) for name in names)
+    roles: dict[str, str] = {}
+    for role in ROLES:
+        wanted = asked.get(role)
+        if wanted is None:
+            continue
+        if wanted in names:
+            roles[role] = wanted
+        elif wanted == NO_COLUMN and role in OPTIONAL:
+            continue
+        else:
+            # RecBole's "user_id:token" may be asked for as plain "user_id".
+            typed = [name for name in names if name.split(":")[0] == wanted]
+            if not typed:
+                raise DataError(
+                    f"{source}: has no column {wanted!r}{did_you_mean(wanted, names)}; its columns "
+                    f"are {listed}: name one of them with --{role}-col"
+                )
+            roles[role] = typed[0]
+    taken = set(roles.values())
+    for role, column in default.items():
+        if role not in roles and asked.get(role) is None and column not in taken:
+            roles[role] = column
+    twice = next((column for column in roles.values() if list(names).count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: has two columns called {twice!r}; rename one of them")
+    missing = [role for role in ("user", "item") if role not in roles]
+    if missing:
+        what = " and ".join(f"the {role}s" for role in missing)
+        how = " and ".join(f"--{role}-col" for role in missing)
+        raise DataError(
+            f"{source}: no column is known to hold {what}; its columns are {listed}: name "
+            f"{'one' if len(missing) == 1 else 'two'} of them with {how}, and those of ratings and "
+            "times, if any, with --rating-col and --timestamp-col"
+        )
+    if len(set(roles.values())) < len(roles):
+        clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
+        raise DataError(
+            f"{source}: column {roles[clash]!r} is asked for twice; give each of --user-col, "
+            "--item-col, --rating-col, --timestamp-col and --environment-col a column of its own"
+        )
+    return roles

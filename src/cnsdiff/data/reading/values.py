@@ -1,0 +1,215 @@
+"""The values of a raw table, checked and converted: ids, ratings, times."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import polars as pl
+
+from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.reading.columns import NO_COLUMN, OPTIONAL, RawTable
+from cnsdiff.data.reading.problems import Problem, rows_of, shortened
+from cnsdiff.data.reading.times import (
+    moments,
+    note_odd_times,
+    require_one_clock,
+    since_1970,
+    since_1970_of_dates,
+    why_no_time,
+)
+
+
+def finish(
+    raw: RawTable,
+    roles: Mapping[str, str],
+    *,
+    skip_bad: bool,
+    time_unit: str = "auto",
+    literal_ids: bool = False,
+) -> Interactions:
+    """Check and convert the values of ``raw`` and give its columns their final names.
+
+    Text ids in which every value reads the same as an integer become Int64, any other text
+    stays as it is (environment labels alike); words for a missing value are no ids, unless
+    ``literal_ids``; ratings become Float64, timestamps Int64 or Float64
+    seconds since 1970.
+
+    Raises
+    ------
+    DataError
+        A value is empty or not a number (unless ``skip_bad``), an id column is of a type that
+        cannot hold ids, some times name a zone and some do not, or no row is left.
+    """
+    if raw.frame.height == 0:
+        raise DataError(f"{raw.source}: has no interactions; give a file with at least one row")
+    columns: dict[str, pl.Series] = {}
+    for role, column in roles.items():
+        series = raw.frame.get_column(column)
+        if role in ("user", "item", "environment"):
+            ids = id_values(series, f"{raw.source}: column {column!r}")
+            if role != "environment" and not literal_ids:
+                wrong = doubtful(ids)
+                ids = ids.set(wrong, None) if wrong.any() else ids
+            columns[role] = ids
+        elif role == "rating":
+            columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
+        else:
+            columns[role] = _times(raw, series, time_unit)
+    frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
+    bad = frame.select(
+        pl.any_horizontal(
+            pl.col(role).is_null() if frame.schema[role] != pl.Float64 else _not_finite(role)
+            for role in columns
+        )
+    ).to_series()
+    count = int(bad.sum())
+    if count and not skip_bad:
+        raise _first_bad_value(raw, roles, frame, int(bad.arg_true()[0]))
+    problems = raw.problems
+    if count:
+        problems += _problems_of_values(raw, roles, frame)
+        frame = frame.filter(~bad)
+        if frame.height == 0:
+            raise DataError(
+                f"{raw.source}: every row is malformed, so nothing is left after --skip-bad; "
+                "check --format and the column names"
+            )
+    frame = frame.with_columns(
+        as_integers(frame[role], f"{raw.source}: column {roles[role]!r}", literal=literal_ids)
+        for role in ("user", "item", "environment")
+        if role in frame.columns
+    )
+    return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
+
+
+def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
+    """Numbers, null where the text is not one."""
+    if series.dtype == pl.String:
+        text = series.str.strip_chars()
+        whole = text.cast(pl.Int64, strict=False)
+        return whole if whole.null_count() == 0 else text.cast(pl.Float64, strict=False)
+    if series.dtype == pl.Boolean:
+        return series.cast(pl.Int64)
+    if series.dtype.is_numeric() or series.dtype == pl.Null:
+        if series.dtype.is_integer():
+            return series.cast(pl.Int64, strict=False)
+        # By what it prints: 0.7 of 32 bits is below 0.7 of 64, which a threshold is.
+        if series.dtype == pl.Float32:
+            series = series.cast(pl.String)
+        elif series.dtype == pl.Float16:
+            series = pl.Series(series.name, series.to_numpy().astype(str))
+        return series.cast(pl.Float64)
+    raise DataError(
+        f"{source}: column {series.name!r} holds {series.dtype}, not numbers; convert it, or name "
+        f"another column with --{role}-col ({NO_COLUMN!r} leaves it out)"
+    )
+
+
+def _times(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
+    """Times as seconds since 1970, null where they are none."""
+    seconds = _seconds(raw, series, unit)
+    note_odd_times(raw, series.name, seconds)
+    return seconds
+
+
+def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
+    numbers = series
+    if series.dtype == pl.String:
+        numbers = _numbers(series, raw.source, "timestamp")
+        if numbers.null_count():
+            text = series.str.strip_chars()
+            dates = moments(text)
+            # The rarer kind is the mistake.
+            if dates.null_count() < numbers.null_count():
+                require_one_clock(raw, series.name, text, dates)
+                return since_1970_of_dates(dates)
+    elif series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
+        return since_1970_of_dates(series)
+    else:
+        numbers = _numbers(series, raw.source, "timestamp")
+        if series.dtype == pl.Float32 and (series.abs() >= 2**24).any():
+            warnings.warn(
+                f"{raw.source}: column {series.name!r} holds Float32, which keeps times only to "
+                "some minutes; give it as integers or Float64",
+                CnsdiffWarning,
+                stacklevel=2,
+            )
+    return since_1970(raw, series.name, numbers, unit)
+
+
+def _not_finite(role: str) -> pl.Expr:
+    return ~pl.col(role).is_finite().fill_null(False)
+
+
+def _problems_of_values(
+    raw: RawTable, roles: Mapping[str, str], frame: pl.DataFrame
+) -> tuple[Problem, ...]:
+    """Why rows are bad: each counts for the first of its bad values."""
+    problems = []
+    free = pl.repeat(True, frame.height, eager=True)
+    for role, column in roles.items():
+        values = frame[role]
+        wrong = values.is_null() if values.dtype != pl.Float64 else ~values.is_finite()
+        wrong = wrong.fill_null(True) & free
+        free &= ~wrong
+        given = raw.frame[column]
+        empty = given.is_null()
+        if given.dtype == pl.String:
+            empty |= given == ""
+        other = {
+            "rating": "a rating that is no number",
+            "timestamp": "a timestamp that is no time",
+        }.get(role, f"a {role} that is missing or cut short")
+        for rows, reason in ((wrong & empty, f"an empty {role}"), (wrong & ~empty, other)):
+            if rows.any():
+                first = int(rows.arg_true()[0])
+                problems.append(
+                    Problem(
+                        reason,
+                        int(rows.sum()),
+                        f"{raw.where(first)}, column {column!r}",
+                        shortened(given[first]),
+                    )
+                )
+    return tuple(problems)
+
+
+def _first_bad_value(
+    raw: RawTable, roles: Mapping[str, str], frame: pl.DataFrame, row: int
+) -> DataError:
+    unit = "row" if raw.lines is None else "line"
+    for role, column in roles.items():
+        value = frame[role][row]
+        if value is not None and (frame.schema[role] != pl.Float64 or abs(value) < float("inf")):
+            continue
+        given = raw.frame[column][row]
+        more = ""
+        if given is None or given == "":
+            wrong = f"the {role} is empty"
+        elif role == "timestamp":
+            wrong = why_no_time(given)
+        elif role == "rating":
+            wrong = f"{given!r} is not a number"
+        else:
+            wrong = f"{given!r} {why_doubtful(given, role)}{_others_like(raw, column, given)}"
+            more = ", or --literal-ids if it is an id"
+        return DataError(
+            f"{raw.place(row, column)}: {wrong}; correct it, "
+            + (f"leave the column out with --{role}-col {NO_COLUMN}, " if role in OPTIONAL else "")
+            + f"or pass --skip-bad to leave such {unit}s out{more}"
+        )
+    raise AssertionError("no bad value in a row marked bad")  # pragma: no cover
+
+
+def _others_like(raw: RawTable, column: str, given: object) -> str:
+    """How often a value comes, and where first; "" if it comes once."""
+    same = (raw.frame[column].cast(pl.String) == str(given)).fill_null(False)
+    places = same.arg_true() + 1 if raw.lines is None else raw.lines.filter(same)
+    if len(places) < 2:
+        return ""
+    unit = "rows" if raw.lines is None else "lines"
+    first = ", ".join(map(str, places.head(3)))
+    return f" ({len(places):,} {unit}: {first}{', …' if len(places) > 3 else ''})"

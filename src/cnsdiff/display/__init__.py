@@ -1,0 +1,1 @@
+"""How tables, numbers and progress look, on any screen."""

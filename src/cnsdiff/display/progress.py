@@ -1,0 +1,126 @@
+"""What all progress reports share: nothing shown, plain lines, a live bar or a live picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from cnsdiff.base.visible import say
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+#: Times a second that a live picture is drawn: often enough to read, and cheap beside training.
+_DRAWN = 4
+
+
+def is_live() -> bool:
+    """Whether standard error is a terminal on which what is shown can be drawn anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def as_time(seconds: float) -> str:
+    """``75.2`` -> ``"1:15"``, ``3723`` -> ``"1:02:03"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Reporting:
+    """Shows nothing; a context manager around the work reported on."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def note(self, message: str) -> None:
+        """Something worth knowing, in one line."""
+
+
+class PlainLines(Reporting):
+    """Notes are lines ``label: message`` on ``stream`` (standard error by default)."""
+
+    def __init__(self, label: str = "", stream: TextIO | None = None) -> None:
+        self.label = f"{label}: " if label else ""
+        self.stream = stream
+
+    def note(self, message: str) -> None:
+        say(f"{self.label}{message}", self.stream or sys.stderr)
+
+
+class LiveBar(Reporting):
+    """A rich progress bar of these ``columns`` on standard error, with notes above it."""
+
+    def __init__(self, *columns: Any) -> None:
+        from rich.progress import Progress
+
+        from cnsdiff.display.screen import Screen
+
+        self._progress: Progress = Progress(*columns, console=Screen(stderr=True))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, message: str) -> None:
+        self._progress.console.print(message)
+
+
+class LiveView(Reporting):
+    """A picture on standard error that is drawn again and again, with notes above it.
+
+    Override :meth:`picture` and :meth:`closing`. Either is asked for in a thread of its own, so
+    what they show should change by assignments of whole values.
+    """
+
+    def __init__(self) -> None:
+        from cnsdiff.display.live_picture import LivePicture
+
+        self._live = LivePicture(lambda: self.picture(self.console), per_second=_DRAWN)
+
+    @property
+    def console(self) -> Console:
+        """Where it is drawn."""
+        return self._live.console
+
+    def picture(self, console: Console) -> RenderableType:
+        """How things stand, for a terminal of this width and height."""
+        raise NotImplementedError
+
+    def closing(self) -> RenderableType:
+        """What stays on the screen when all is over."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.draw = self.closing
+        self._live.stop()
+
+    def note(self, message: str) -> None:
+        self.console.print(message)

@@ -1,0 +1,1 @@
+"""Faster equals of plain torch, and the memory they need."""

@@ -1,0 +1,1 @@
+"""The estimator: its settings, fitting, and what is saved and served."""

@@ -1,0 +1,411 @@
+"""The configuration: one validated tree, the same from YAML, ``--set`` and Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
+
+from cnsdiff.backbones import BACKBONES, BackboneConfig
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.registry import Registry
+from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
+from cnsdiff.base.storage import first_line
+from cnsdiff.objectives.objective import ObjectiveConfig
+from cnsdiff.recommender.presets import DEFAULT
+from cnsdiff.recommender.presets import preset as find_preset
+from cnsdiff.samplers import SAMPLERS, SamplerConfig
+from cnsdiff.training.config import TrainingConfig
+
+
+class EvaluationConfig(Settings):
+    """How rankings are judged."""
+
+    ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1, description="cut-offs K")
+
+
+class Config(Settings):
+    """Everything that decides a run's result, apart from the data."""
+
+    backbone: SerializeAsAny[BackboneConfig]
+    sampler: SerializeAsAny[SamplerConfig]
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0, lt=BEYOND_WHOLE)
+    device: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; None leaves PyTorch's choice"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        objective = self.objective
+        uses_sampler = objective.negatives.endswith("sampler")
+        if objective.loss == "bpr" and objective.negatives != "sampler":
+            raise ValueError(
+                "objective.negatives must be 'sampler' with objective.loss 'bpr'; "
+                "set objective.loss to 'softmax' for shared negatives"
+            )
+        if objective.loss == "bpr" and objective.log_q:
+            raise ValueError(
+                "objective.log_q corrects a softmax; set objective.loss to 'softmax' or log_q to 0"
+            )
+        if objective.popularity_exponent and objective.loss != "bpr":
+            raise ValueError(
+                "objective.popularity_exponent deconfounds BPR; set objective.loss to 'bpr' or "
+                "popularity_exponent to 0"
+            )
+        if objective.popularity_exponent and objective.score != "inner":
+            raise ValueError(
+                "objective.popularity_exponent needs inner products; set objective.score to "
+                "'inner' or popularity_exponent to 0"
+            )
+        if not uses_sampler and self.sampler.name != "random":
+            raise ValueError(
+                f"objective.negatives={objective.negatives!r} never uses the sampler "
+                f"{self.sampler.name!r}; set objective.negatives to "
+                f"'{objective.negatives}+sampler', or sampler.name to 'random'"
+            )
+        training = self.training
+        on_test = training.select_on == "test_ood"
+        computed = {str(k) for k in self.evaluation.ks}
+        for metric in (m.partition(" ")[0] for m in training.selection_metrics):
+            if metric.rpartition("@")[2] not in computed:
+                raise ValueError(
+                    f"the best epoch is picked by {metric!r}, which is not computed; add its "
+                    f"cut-off to evaluation.ks {list(self.evaluation.ks)}, or change "
+                    + ("training.select_on" if on_test else "training.select_metric")
+                )
+        return self
+
+
+def resolve_config(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "default",
+    source: str = "the configuration",
+    backbones: Mapping[str, type[Any]] | None = None,
+    samplers: Mapping[str, type[Any]] | None = None,
+) -> Config:
+    """The validated configuration from a preset and what the user sets on top.
+
+    Parameters
+    ----------
+    overrides
+        A nested mapping of sections, as in the YAML file.
+    preset
+        Name of the partial configuration underneath. ``"default"`` is one of its own sampler; of
+        another, the fields' own defaults are underneath.
+    source
+        Where the overrides come from, for messages.
+    backbones, samplers
+        Classes given as objects, by name, beside the registered ones.
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key (naming the nearest), a bad value or an unknown component.
+    """
+    tree = _merged(overrides or {}, preset, source)
+    for section, settings in _components(tree, source, backbones, samplers).items():
+        tree[section] = _validate(settings, tree[section], source, section)
+    config: Config = _validate(Config, tree, source, "")
+    return config
+
+
+def component_settings(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "default",
+    source: str = "the configuration",
+    backbones: Mapping[str, type[Any]] | None = None,
+    samplers: Mapping[str, type[Any]] | None = None,
+) -> dict[str, type[Settings]]:
+    """The classes of the sections ``backbone`` and ``sampler`` that a configuration has.
+
+    Parameters and errors as of :func:`resolve_config`, but no value is validated.
+    """
+    return _components(_merged(overrides or {}, preset, source), source, backbones, samplers)
+
+
+def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> dict[str, Any]:
+    """The preset with ``overrides`` on top."""
+    base = find_preset(preset)
+    for section in ("backbone", "sampler"):
+        if not isinstance(overrides.get(section) or {}, Mapping):
+            raise ConfigError(
+                f"{source}: {section} must be a section with keys, not "
+                f"{shown(overrides[section])}; a {section} is chosen by {section}.name"
+            )
+    chosen = (overrides.get("sampler") or {}).get("name")
+    needed = base.get("sampler", {}).get("name")
+    if preset == DEFAULT and chosen not in (None, needed):
+        # Not a conflict, as with the other presets: nobody asked for it by name.
+        base, needed = {}, None
+    if chosen is not None and needed is not None and chosen != needed:
+        raise ConfigError(
+            f"preset {preset!r} is a configuration of the sampler {needed!r}, not of {chosen!r}; "
+            "drop one of the two"
+        )
+    return merge(base, overrides)
+
+
+def _components(
+    tree: dict[str, Any],
+    source: str,
+    backbones: Mapping[str, type[Any]] | None,
+    samplers: Mapping[str, type[Any]] | None,
+) -> dict[str, type[Settings]]:
+    """Which settings the chosen components have; ``tree`` names the components afterwards."""
+    kinds: tuple[tuple[str, str, Any, Registry[Any], type[Settings]], ...] = (
+        ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
+        ("sampler", "exposure", samplers, SAMPLERS, SamplerConfig),
+    )
+    found = {}
+    for section, default, given, registry, config_class in kinds:
+        settings = tree.get(section) or {}
+        name = settings.get("name", default)
+        if not isinstance(name, str):
+            raise ConfigError(f"{source}: {section}.name must be a name, not {shown(name)}")
+        try:
+            component = (given or {}).get(name) or registry.find(name)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+        tree[section] = {**settings, "name": name}
+        found[section] = getattr(component, "Config", config_class)
+    return found
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top, section by section; neither is changed."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["training.epochs=5"]`` as a nested mapping; values are read as YAML."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write it as key=value, e.g. training.epochs=5")
+        try:
+            value = parse_yaml(text)
+        except NotYaml as error:
+            odd = "" if error.problem.startswith("not valid") else f" ({error.problem})"
+            raise ConfigError(
+                f"--set {assignment}: the value is not valid YAML{odd}; quote it"
+            ) from error
+        tree = merge(tree, _nest(key.strip(), value))
+    return tree
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"training.lr": 0.01}`` as ``{"training": {"lr": 0.01}}``; nested mappings may mix in."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        _join(tree, _nest(str(key), nested(value) if isinstance(value, Mapping) else value))
+    return tree
+
+
+def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
+    """Put ``other`` into ``tree``; they may share sections, but no value."""
+    for key, value in other.items():
+        if key not in tree:
+            tree[key] = value
+        elif isinstance(tree[key], dict) and isinstance(value, dict):
+            _join(tree[key], value, f"{place}{key}.")
+        else:
+            raise ValueError(f"{place + key!r} is set twice")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; :class:`ConfigError` names the line that is not YAML."""
+    try:
+        tree = read_yaml(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file; check the path") from error
+    except NotYaml as error:
+        line = "" if error.line is None else f", line {error.line}"
+        raise ConfigError(f"{path}{line}: {error.problem}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as text ({reason}); check the file") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold sections with keys, as 'training:' and 'epochs: 5'")
+    return tree
+
+
+class NotYaml(ValueError):
+    """What is wrong with YAML, and in which line (from 1) if that is known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem if line is None else f"line {line}: {problem}")
+        self.problem = problem
+        self.line = line
+
+
+#: A file of more bytes is no configuration; PyYAML would take minutes to find that out.
+_MOST_BYTES = 2_000_000
+#: Values that a file may stand for once its aliases are written out.
+_MOST_VALUES = 100_000
+_MOST_DIGITS = 400
+#: What settings are made of.
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}": kind
+    for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+}
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file; see :func:`parse_yaml`.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is not in UTF-8, or :class:`NotYaml`.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise NotYaml(f"is larger than {_MOST_BYTES // 10**6} MB, so it holds no settings")
+    return parse_yaml(content.decode("utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that YAML stands for: mappings with text as keys, lists, text and numbers.
+
+    Raises
+    ------
+    NotYaml
+        It is not valid, or holds what settings have no use for: a key twice or one that is not
+        text, a tag, aliases that make it huge.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, {})
+        return loader.construct_document(node)
+    except RecursionError:
+        raise NotYaml("is nested too deeply; write it with fewer levels") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise NotYaml("not valid YAML; correct the line", line) from error
+    except (ValueError, OverflowError) as error:  # of int(), float() and chr()
+        if isinstance(error, NotYaml):
+            raise
+        raise NotYaml(f"has a value that cannot be read ({first_line(error)})") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `2020-01-01` is the text that it is, not a date to be printed otherwise."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own name)
+        first: [(tag, pattern) for tag, pattern in known if tag in _TAGS]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node stands for, of which ``sizes`` are known; refuse what is odd."""
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:
+            raise _problem(node, "an alias stands for what it is a part of; write it out")
+        return sizes[id(node)]
+    if node.tag not in _TAGS:
+        raise _problem(node, f"the tag {shown(node.tag)} means nothing in settings; remove it")
+    sizes[id(node)] = 0
+    total = 1
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node)
+    elif isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        total += sum(_check(key, sizes) + _check(value, sizes) for key, value in node.value)
+    else:
+        total += sum(_check(part, sizes) for part in node.value)
+    if total > _MOST_VALUES:
+        raise _problem(node, f"stands for over {_MOST_VALUES:,} values; settings are fewer")
+    sizes[id(node)] = total
+    return total
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if _TAGS[node.tag] == "int" and len(node.value) > _MOST_DIGITS:
+        raise _problem(node, f"has a number of over {_MOST_DIGITS} digits; correct it")
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise _problem(node, "has an escape that stands for no character; correct it") from error
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        # `<<` merges a mapping that the file may override on purpose.
+        if _TAGS.get(key.tag) == "merge":
+            continue
+        if _TAGS.get(key.tag) != "str":
+            given = shown(key.value) if isinstance(key, yaml.ScalarNode) else "of several values"
+            raise _problem(key, f"the key {given} is not text; quote it")
+        if key.value in seen:
+            raise _problem(key, f"the key {shown(key.value)} is there twice; drop one")
+        seen.add(key.value)
+
+
+def _problem(node: yaml.Node, what: str) -> NotYaml:
+    return NotYaml(what, node.start_mark.line + 1)
+
+
+def _validate(model: type[Any], tree: Mapping[str, Any], source: str, prefix: str) -> Any:
+    try:
+        return model.model_validate(dict(tree))
+    except ValidationError as error:
+        problem = first_problem(error)
+        place = ".".join([part for part in (prefix, *map(str, problem.keys)) if part])
+        if problem.unknown:
+            known = _known_keys(model, problem.keys[:-1])
+            hint = did_you_mean(str(problem.keys[-1]), known)
+            hint = hint or f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {shown(place)}{hint}") from error
+        where = f"{source}: {place}: " if place else f"{source}: "
+        given = (
+            "" if isinstance(problem.given, (dict, Settings)) else f" (got {shown(problem.given)})"
+        )
+        raise ConfigError(f"{where}{problem.message}{given}") from error
+
+
+def _known_keys(model: type[Any], path: Iterable[Any]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        model = annotation if isinstance(annotation, type) else model
+    return list(model.model_fields)

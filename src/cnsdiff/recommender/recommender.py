@@ -1,0 +1,439 @@
+"""The estimator: backbone × sampler × objective behind fit, recommend, save and load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
+from cnsdiff.base.settings import first_problem
+from cnsdiff.base.storage import atomic_directory
+from cnsdiff.data import Dataset
+from cnsdiff.evaluation import Evaluation, evaluate
+from cnsdiff.evaluation.fhn import FalseNegatives
+from cnsdiff.evaluation.judges import JudgeKind, judge_for
+from cnsdiff.evaluation.results import Mask
+from cnsdiff.recommender import run_directory
+from cnsdiff.recommender.callbacks import Callback
+from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.eligibility import SeenItems
+from cnsdiff.recommender.embedding_model import Cold, EmbeddingModel
+from cnsdiff.recommender.fitted import Fitted
+from cnsdiff.recommender.fitting import fit
+from cnsdiff.recommender.parameters import Estimator
+from cnsdiff.recommender.trained_sampler import SampledNegatives, TrainedSampler
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.device import make_fabric
+from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import Selection
+
+
+class Recommender(Estimator):
+    """A recommender trained from implicit feedback with a choice of negative sampler.
+
+    Parameters
+    ----------
+    backbone
+        Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own.
+    sampler
+        Name of a sampler (``"exposure"`` by default, ``"random"``, ``"cnsdiff"``, …;
+        docs/samplers.md has all) or a class of your own.
+    preset
+        A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, … The
+        default is one of the sampler ``"exposure"``: with another sampler, the plain settings of
+        :class:`cnsdiff.recommender.config.Config` are underneath.
+    source
+        Where the configuration comes from, for messages.
+    **config
+        Configuration on top: ``seed=1``, ``training={"epochs": 20}``,
+        ``sampler_options={"exponent": 1.0}`` and so on, as in
+        :class:`cnsdiff.recommender.config.Config`
+        (``backbone_options`` and ``sampler_options`` set the components' own fields).
+
+    Attributes
+    ----------
+    config_
+        The resolved configuration.
+    model_
+        What is saved and served: ids and embeddings
+        (:class:`cnsdiff.recommender.embedding_model.EmbeddingModel`).
+    users_, items_
+        The ids known (polars Series); the row is the internal number.
+    user_embeddings_, item_embeddings_
+        ``(U, d)`` and ``(I, d)`` tensors whose inner product is the score.
+    history_
+        One record of scalars per epoch.
+    best_epoch_
+        The epoch the weights are of.
+    dial_
+        The dial that scores are read at unless another is asked for: as ``training.dial`` says,
+        by default chosen on validation (:mod:`cnsdiff.evaluation.dial`).
+
+    Examples
+    --------
+    >>> import cnsdiff
+    >>> dataset = cnsdiff.ConfoundedWorld(n_users=60, n_items=100, seed=0).dataset()
+    >>> model = cnsdiff.Recommender(sampler="random", training={"epochs": 2}).fit(dataset)
+    >>> model.recommend(dataset.users[:2], k=3).columns
+    ['user', 'item', 'score', 'rank']
+    """
+
+    _result: Fitted | None = None
+
+    # -- training ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        dataset: Dataset,
+        *,
+        select_on: str | None = None,
+        run: str | Path | None = None,
+        reporter: Reporter | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train on ``dataset``: its train split, and its valid split to pick the best epoch.
+
+        Of several processes (``torchrun``), each calls ``fit`` alike; the first alone writes to
+        ``run`` and tells reporter and callbacks. All have the model, but with ``training.shard``
+        the first alone.
+
+        Parameters
+        ----------
+        dataset
+            See :func:`cnsdiff.load_dataset`.
+        select_on
+            What picks the best epoch, in place of the configured ``training.select_on``:
+            ``"valid"``, or a validation objective that anticipates a shift
+            (:func:`cnsdiff.evaluation.anticipate`).
+        run
+            A run directory to checkpoint to after each epoch. If it holds an unfinished run of
+            this configuration and dataset, training goes on from there, to the same result.
+        reporter
+            Told of progress; silent by default.
+        callbacks
+            Told what is trained, how it goes and what comes of it, as those of
+            :mod:`cnsdiff.tracking`.
+
+        Raises
+        ------
+        DataError
+            The dataset has no valid split, a user has every item, or there is nothing to judge
+            negatives by as ``training.fhn_on`` asks.
+        ConfigError
+            The configuration is wrong.
+        RunError
+            ``run`` holds something else.
+        TrainingError
+            A loss became NaN or infinite.
+        """
+        fit(
+            self.resolve(select_on=select_on),
+            dataset,
+            keep=self._keep,
+            classes=self._given_classes(),
+            run=None if run is None else Path(run),
+            reporter=reporter,
+            callbacks=callbacks,
+        )
+        return self
+
+    def _keep(self, result: Fitted) -> None:
+        self._result = result
+
+    # -- use -----------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Any,
+        k: int = 20,
+        *,
+        seen: SeenItems = "all",
+        exclude: Any = None,
+        only: Any = None,
+        cold: Cold = "error",
+        dial: float | None = None,
+    ) -> Any:
+        """The ``k`` best items of each user, without those the user already has.
+
+        Parameters
+        ----------
+        users
+            User ids: a list, an array, a Series of any data frame library, or a data frame with a
+            column ``user``.
+        k
+            List length; a user with fewer items left gets fewer.
+        seen
+            What a user already has: ``"all"`` that the log says (the held-out splits, what fell
+            below the rating threshold, what the scenario left out), the pairs of ``"train"`` alone
+            (for lists that a held-out split judges), or ``"none"``.
+        exclude, only
+            Items never to show, and the only ones to show: a list of item ids for all users; a
+            data frame with columns ``user`` and ``item``, or a mapping of users to lists, for
+            each. A user whom ``only`` does not name gets no items then.
+        cold
+            What an id unknown to training gets: an ``"error"``, or the most ``"popular"`` items
+            (scored by their number of interactions).
+        dial
+            Read the model here, not at ``dial_``: below 0 popularity counts for less than in
+            training, above for more; 0 leaves the scores as trained.
+
+        Returns
+        -------
+        DataFrame
+            ``user``, ``item``, ``score``, ``rank`` (from 1), in the order asked; of the library
+            ``users`` came from (polars for plain lists and arrays).
+
+        Raises
+        ------
+        InputError
+            A user is unknown and ``cold`` is ``"error"``, ``k`` is no whole number of 1 or more,
+            ``only`` names no known item, or ``dial`` is not finite.
+        """
+        return self.model_.recommend(
+            users, k, seen=seen, exclude=exclude, only=only, cold=cold, dial=dial
+        )
+
+    def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
+        """The score of each pair ``(users[n], items[n])``, ``(n,)`` float32, read at ``dial``.
+
+        Raises
+        ------
+        InputError
+            An id is unknown, the lengths differ, or ``dial`` is not finite.
+        """
+        return self.model_.score(users, items, dial=dial)
+
+    def similar(self, items: Any, k: int = 20, *, exclude: Any = None, only: Any = None) -> Any:
+        """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``.
+
+        Parameters
+        ----------
+        items, k
+            As ``users`` and ``k`` of :meth:`recommend`.
+        exclude, only
+            Lists of items never to show, and the only ones to show.
+
+        Raises
+        ------
+        InputError
+            An item is unknown, or ``k`` is no whole number of 1 or more.
+        """
+        return self.model_.similar(items, k, exclude=exclude, only=only)
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        splits: Sequence[str] | None = None,
+        *,
+        mask: Mask = "train",
+        per_user: bool = False,
+        dial: float | None = None,
+    ) -> Evaluation:
+        """Metrics on the held-out splits of the dataset the model was trained on.
+
+        Read at ``dial``; at ``dial_`` when not given. Lists leave out the training pairs, or the
+        user's whole ``"past"`` (:func:`cnsdiff.evaluation.evaluate`).
+        """
+        config = self._trained_on(dataset).config
+        fabric = make_fabric(config.device, config.precision, config.threads)
+        scorer = self.model_.scorer(fabric.device, dial)
+        ks = config.evaluation.ks
+        return evaluate(scorer, dataset, splits, ks, mask=mask, per_user=per_user)
+
+    def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
+        """The dial at which the model as trained is best on validation.
+
+        One model, read for another environment: nothing is trained, and no test split is read.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on.
+        on
+            ``"valid"``, or a validation objective that anticipates a shift, shaped by the
+            ``training.select_*`` settings the model was trained with.
+
+        Raises
+        ------
+        InputError
+            It is another dataset.
+        ConfigError
+            There is no such objective, or it needs what the dataset lacks.
+        """
+        config, model = self._trained_on(dataset).config, self.model_
+        asked = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
+        try:
+            training = TrainingConfig.model_validate(asked)
+        except ValidationError as error:
+            raise ConfigError(f"best_dial(on={on!r}): {first_problem(error).message}") from error
+        device = make_fabric(config.device, config.precision, config.threads).device
+        selection = Selection(training, dataset, model.train, config.evaluation.ks, device)
+        tables = (model.user_embeddings, model.item_embeddings)
+        return selection.dial(Embeddings(*(table.to(device) for table in tables)))
+
+    def false_negatives(
+        self,
+        dataset: Dataset,
+        on: JudgeKind = "valid",
+        *,
+        n: int = 10_000,
+        neighbours: int = 1,
+        seed: int = 0,
+    ) -> FalseNegatives:
+        """Which of the negatives that the trained sampler makes now the users would like.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on.
+        on
+            Who judges: see :func:`cnsdiff.evaluation.judges.judge_for`. Only ``"valid"`` reads
+            no test data.
+        n, neighbours, seed
+            See :func:`cnsdiff.evaluation.fhn.measure_false_negatives`.
+
+        Raises
+        ------
+        InputError
+            It is another dataset, or the model's sampler is a class that is not at hand.
+        DataError
+            The dataset has nothing to judge by.
+        """
+        sampler = TrainedSampler(self._trained_on(dataset), dataset, self._given_classes())
+        judge = judge_for(dataset, on, sampler.device)
+        return sampler.false_negatives(judge, n=n, neighbours=neighbours, seed=seed)
+
+    def sampled_negatives(
+        self, dataset: Dataset, *, n: int = 1000, seed: int = 0
+    ) -> SampledNegatives:
+        """One negative that the trained sampler makes now for each of some training pairs.
+
+        Parameters
+        ----------
+        dataset
+            The one the model was trained on; of its splits only train is read.
+        n
+            Pairs, drawn at random without repetition; all of them if there are fewer.
+        seed
+            Of the pairs and of the sampler's own draws.
+
+        Raises
+        ------
+        InputError
+            It is another dataset, or the model's sampler is a class that is not at hand.
+        """
+        sampler = TrainedSampler(self._trained_on(dataset), dataset, self._given_classes())
+        return sampler.sampled(n, seed)
+
+    @property
+    def config_(self) -> Config:
+        return self._fitted().config
+
+    @property
+    def model_(self) -> EmbeddingModel:
+        return self._fitted().model
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        return self._fitted().history
+
+    @property
+    def best_epoch_(self) -> int:
+        return self._fitted().best_epoch
+
+    @property
+    def trained_on_(self) -> dict[str, str]:
+        """``name``, ``scenario`` and ``fingerprint`` of the dataset trained on."""
+        dataset = self._fitted().provenance["dataset"]
+        return {key: dataset[key] for key in ("name", "scenario", "fingerprint")}
+
+    @property
+    def dataset_path_(self) -> Path | None:
+        """Where the dataset trained on was, or ``None`` if it was in memory."""
+        path = self._fitted().provenance["dataset"]["path"]
+        return None if path is None else Path(path)
+
+    @property
+    def dial_(self) -> float:
+        return self.model_.dial
+
+    @property
+    def users_(self) -> pl.Series:
+        return self.model_.users
+
+    @property
+    def items_(self) -> pl.Series:
+        return self.model_.items
+
+    @property
+    def user_embeddings_(self) -> Tensor:
+        return self.model_.user_embeddings
+
+    @property
+    def item_embeddings_(self) -> Tensor:
+        return self.model_.item_embeddings
+
+    # -- storage -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a run directory in one step; see :mod:`cnsdiff.recommender.run_directory`.
+
+        Raises
+        ------
+        InputError
+            ``path`` exists (pass ``overwrite``), or holds something that is no run.
+        StorageError
+            It cannot be written; what was there is untouched.
+        """
+        fitted = self._fitted()
+        if overwrite:
+            run_directory.require_replaceable(Path(path))
+        with atomic_directory(Path(path), overwrite=overwrite) as temporary:
+            fitted.write(temporary)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The recommender of a finished run directory, verified; nothing is unpickled.
+
+        Raises
+        ------
+        RunError
+            It is missing, unfinished, damaged, or of another version.
+        """
+        path = Path(path)
+        parts = run_directory.read_run(path)
+        fitted = Fitted.of_run(parts)  # first, since it refuses a configuration that is none
+        tree = parts["config"]
+        options = run_directory.as_options(tree)
+        names = (tree[section]["name"] for section in ("backbone", "sampler"))
+        model = cls(*names, source=f"{path}/config.yaml", **options)
+        model._keep(fitted)
+        return model
+
+    def _fitted(self) -> Fitted:
+        if self._result is None:
+            raise NotFittedError("this Recommender is not fitted yet; call fit(dataset) first")
+        return self._result
+
+    def _trained_on(self, dataset: Dataset) -> Fitted:
+        """What training left, if it was on this dataset."""
+        fitted = self._fitted()
+        trained_on = fitted.provenance["dataset"]
+        if dataset.fingerprint != trained_on["fingerprint"]:
+            raise InputError(
+                f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
+                f"({trained_on['name']!r}, or its content changed); evaluate on that one"
+            )
+        return fitted
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._result is not None

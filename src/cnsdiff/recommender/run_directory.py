@@ -1,0 +1,459 @@
+"""The run directory: everything needed to reproduce a training and to serve its result.
+
+======================  =====================================================================
+``manifest.json``       schema version, status, provenance, best epoch, dial, checksums of the
+                        files below
+``config.yaml``         the resolved configuration
+``weights.safetensors``  the embeddings that score, the environment's share per unit of the dial,
+                        and the best weights of all parts
+``users.parquet``       user ids as given; the row is the internal number (also ``items``)
+``train.parquet``       the training pairs, which recommendations leave out
+``seen.parquet``        what else the log says of its users, which they leave out, too
+``history.parquet``     one row of scalars per epoch
+``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
+``checkpoint.safetensors``  while training only
+``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
+======================  =====================================================================
+
+Reading verifies version and checksums, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from pydantic import BaseModel, Field, FiniteFloat
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cnsdiff.backbones import BACKBONES
+from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.storage import (
+    atomic_directory,
+    first_line,
+    locked,
+    read_json,
+    read_parquet,
+    read_settled,
+    recover,
+    remove_leftovers,
+    sha256,
+    write_json,
+    write_tensors,
+    write_text,
+    write_with,
+)
+from cnsdiff.base.visible import shell_word
+from cnsdiff.data import Dataset
+from cnsdiff.data.directory import ids_misfit, numbers_misfit
+from cnsdiff.data.seen import seen_misfit
+from cnsdiff.recommender.config import Config, read_yaml
+from cnsdiff.samplers import SAMPLERS
+
+SCHEMA_VERSION = 1
+CHECKPOINT = "checkpoint.safetensors"
+TRACKING = "tracking.json"
+_FILES = (
+    "config.yaml",
+    "weights.safetensors",
+    "users.parquet",
+    "items.parquet",
+    "train.parquet",
+    "seen.parquet",
+    "history.parquet",
+)
+#: Runs from before it was kept have none.
+_OPTIONAL = ("seen.parquet",)
+
+
+def config_fingerprint(config: Config) -> str:
+    """Hex SHA-256 of the resolved configuration."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What a run's manifest says from its first moment on."""
+    components = ((BACKBONES, config.backbone.name), (SAMPLERS, config.sampler.name))
+    of_plugins = {name: registry.package_of(name) for registry, name in components}
+    plugins = {name: package for name, package in of_plugins.items() if package is not None}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_by": f"cnsdiff {version('cnsdiff')}",
+        **({"plugins": plugins} if plugins else {}),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "config_fingerprint": config_fingerprint(config),
+        "dataset": {
+            "name": dataset.name,
+            "scenario": dataset.scenario,
+            "path": str(dataset.path.resolve()) if dataset.path else None,
+            "fingerprint": dataset.fingerprint,
+        },
+    }
+
+
+@contextlib.contextmanager
+def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
+    """Open a run directory for training, and hold it until the block or the process ends.
+
+    Raises
+    ------
+    RunError
+        It belongs to something else, or another process trains there.
+    """
+    _begin(path, config, dataset)
+    busy = RunError(
+        f"{path}: another training is running here; wait for it, or choose another --out"
+    )
+    with locked(path, busy):
+        remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
+        for left in path.glob(".tmp??????"):  # of safetensors, by an earlier version
+            left.unlink()
+        _require_same(path, config, dataset)
+        yield
+
+
+def _begin(path: Path, config: Config, dataset: Dataset) -> None:
+    """Make a run directory where there is none: manifest and configuration at once."""
+    recover(path)
+    remove_leftovers(path, ["manifest.json"])
+    if (path / "manifest.json").exists():
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: exists and is no run directory; choose another --out")
+    try:
+        with atomic_directory(path) as temporary:
+            manifest = {"status": "training", **provenance(config, dataset)}
+            write_json(temporary / "manifest.json", manifest)
+            write_text(temporary / "config.yaml", _yaml(config))
+    except InputError:
+        if not (path / "manifest.json").exists():  # else another was quicker
+            raise
+
+
+def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
+    """:class:`RunError` unless ``path`` is an unfinished run of this."""
+    manifest = read_manifest(path)
+    if manifest["status"] == "complete":
+        (path / CHECKPOINT).unlink(missing_ok=True)  # killed before that
+        raise RunError(f"{path}: holds a finished run; choose another --out")
+    if manifest["config_fingerprint"] != config_fingerprint(config):
+        raise RunError(
+            f"{path}: holds an unfinished run of another configuration; resume that one with "
+            f"`cnsdiff train --resume {shell_word(path)}`, or choose another --out"
+        )
+    if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
+        raise RunError(
+            f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
+            "content; prepare that dataset again, or choose another --out"
+        )
+    if not (path / "config.yaml").exists():  # killed before, by an earlier version
+        write_text(path / "config.yaml", _yaml(config))
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise :class:`RunError` unless ``path`` is free, empty or a run directory."""
+    is_run = (path / "manifest.json").is_file() and (path / "config.yaml").is_file()
+    if path.exists() and not is_run and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: holds something that is no run; choose another place")
+
+
+def write_run(
+    path: Path,
+    *,
+    config: Config,
+    provenance: dict[str, Any],
+    weights: dict[str, Tensor],
+    users: pl.Series,
+    items: pl.Series,
+    train: pl.DataFrame,
+    seen: pl.DataFrame | None,
+    history: list[dict[str, Any]],
+    best_epoch: int,
+    dial: float,
+) -> None:
+    """Write all files of a finished run, the manifest last, and drop the checkpoint."""
+    write_text(path / "config.yaml", _yaml(config))
+    write_tensors(path / "weights.safetensors", weights)
+    for name, frame in (
+        ("users", users.alias("id").to_frame()),
+        ("items", items.alias("id").to_frame()),
+        ("train", train),
+        ("seen", seen),
+        ("history", history_table(history)),
+    ):
+        if frame is None:
+            continue
+        write_with(path / f"{name}.parquet", frame.write_parquet)
+    manifest = {
+        "status": "complete",
+        **provenance,
+        "best_epoch": best_epoch,
+        "dial": dial,
+        "epochs": len(history),
+        "sha256": {
+            name: sha256(path / name)
+            for name in _FILES
+            if seen is not None or name not in _OPTIONAL
+        },
+    }
+    write_json(path / "manifest.json", manifest)
+    (path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration tree as the keyword arguments of :class:`cnsdiff.Recommender`."""
+    components = ("backbone", "sampler")
+    options = {key: value for key, value in config.items() if key not in components}
+    return options | {f"{section}_options": config[section] for section in components}
+
+
+def history_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record as one flat row: seconds, ``train/<term>`` and ``valid/<metric>``."""
+    return {
+        "epoch": record["epoch"],
+        "seconds": record["seconds"],
+        "validation_seconds": record["validation_seconds"],
+        **{f"train/{name}": value for name, value in record["train"].items()},
+        **{f"valid/{name}": value for name, value in record["validation"].items()},
+    }
+
+
+def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
+    """One :func:`history_row` per epoch."""
+    return pl.DataFrame([history_row(record) for record in history], infer_schema_length=None)
+
+
+def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """The records that :func:`history_table` was made of."""
+    own = ("epoch", "seconds", "validation_seconds")
+
+    def under(row: dict[str, Any], prefix: str) -> dict[str, float]:
+        return {
+            name.removeprefix(prefix): value
+            for name, value in row.items()
+            if name.startswith(prefix) and value is not None
+        }
+
+    return [
+        {name: row[name] for name in own}
+        | {"train": under(row, "train/"), "validation": under(row, "valid/")}
+        for row in table.iter_rows(named=True)
+    ]
+
+
+class _TrainedOn(Record):
+    name: str
+    scenario: str
+    path: str | None
+    fingerprint: str
+
+
+class RunManifest(Record):
+    """What ``manifest.json`` says from the first moment on."""
+
+    status: Literal["training", "complete"]
+    schema_version: int
+    created_by: str
+    versions: dict[str, str]
+    config_fingerprint: str
+    dataset: _TrainedOn
+
+
+class FinishedRun(RunManifest):
+    """What it says once training is over; one from before the dial has none."""
+
+    best_epoch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    dial: FiniteFloat = 0.0
+    sha256: dict[str, str]
+
+
+class _Component(Record):
+    name: str
+
+
+class _StoredConfig(Record):
+    """As much of ``config.yaml`` as is looked at before the rest is validated."""
+
+    backbone: _Component
+    sampler: _Component
+    training: dict[str, Any]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run, finished or not; a dataset has a manifest as well."""
+    if any((path / name).exists() for name in ("config.yaml", "weights.safetensors")):
+        return True
+    try:
+        manifest = read_json(path / "manifest.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "status" in manifest
+
+
+def without_configuration(path: Path) -> RunError:
+    """The sentence for a run that was killed as it began, by an earlier version."""
+    return RunError(
+        f"{path}: was ended before its configuration was written, so nothing is lost; give the "
+        f"command again that began it, `cnsdiff train DATASET --out {shell_word(path)}` with its "
+        "options"
+    )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run directory, of the right version."""
+    recover(path)
+    file = path / "manifest.json"
+    try:
+        manifest = read_json(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(
+            f"{path}: is no run directory (it has no manifest.json); make one with "
+            "`cnsdiff train DATASET --out RUN`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
+    stated = isinstance(manifest, dict) and "schema_version" in manifest
+    if stated and manifest["schema_version"] != SCHEMA_VERSION:
+        raise RunError(
+            f"{path}: run schema version {shown(manifest['schema_version'])}, this cnsdiff reads "
+            f"{SCHEMA_VERSION}; use the version of cnsdiff that wrote it, or train again"
+        )
+    finished = isinstance(manifest, dict) and manifest.get("status") == "complete"
+    if problem := misfit(FinishedRun if finished else RunManifest, manifest):
+        raise RunError(f"{file}: is damaged ({problem}); train again")
+    return dict(manifest)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in a run directory, as a tree that has its main sections."""
+    file = path / "config.yaml"
+    try:
+        tree = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
+    if problem := misfit(_StoredConfig, tree):
+        raise RunError(f"{file}: is damaged ({problem}); train again")
+    if unknown := tree.keys() - Config.model_fields.keys():
+        raise RunError(f"{file}: is damaged (unknown key {shown(min(unknown))}); train again")
+    tree["training"].setdefault("dial", "off")  # a run from before the dial has none
+    return dict(tree)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """All parts of a finished run, verified.
+
+    Returns
+    -------
+    dict
+        ``path``, ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``,
+        ``items``, ``train``, ``history`` and ``seen`` (``None`` where the run has none).
+    """
+    return read_settled(path / "manifest.json", lambda: _read_run(path))
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path)
+    if manifest["status"] != "complete":
+        if not (path / "config.yaml").exists():
+            raise without_configuration(path)
+        raise RunError(
+            f"{path}: training has not finished; go on with `cnsdiff train --resume "
+            f"{shell_word(path)}`"
+        )
+    files = [name for name in _FILES if name in manifest["sha256"] or name not in _OPTIONAL]
+    for name in files:
+        _verify(path / name, manifest["sha256"].get(name))
+    parts: dict[str, Any] = {"path": path, "manifest": manifest, "config": read_config(path)}
+    parts["seen"] = None
+    for name in (name.removesuffix(".parquet") for name in files if name.endswith(".parquet")):
+        file = path / f"{name}.parquet"
+        try:
+            parts[name] = read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read ({error}); train again") from error
+    file = path / "weights.safetensors"
+    try:
+        parts["weights"] = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({first_line(error)}); train again") from error
+    for name, problem in _misfits(parts):
+        raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
+    return parts
+
+
+def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Files that do not hold what a run's do, and why; an honest run has none."""
+    users, items, train, history = (parts[n] for n in ("users", "items", "train", "history"))
+    for name, ids in (("users", users), ("items", items)):
+        if problem := ids_misfit(ids):
+            yield f"{name}.parquet", problem
+    if problem := numbers_misfit(train, {"user": users.height, "item": items.height}):
+        yield "train.parquet", problem
+    if parts["seen"] is not None and (
+        problem := seen_misfit(parts["seen"], users.height, items.height)
+    ):
+        yield "seen.parquet", problem
+    for name in ("epoch", "seconds", "validation_seconds"):
+        if name not in history.columns or not history[name].dtype.is_numeric():
+            yield "history.parquet", f"has no column {name!r} of numbers"
+    best = parts["manifest"]["best_epoch"]
+    if best not in history["epoch"]:
+        yield "history.parquet", f"has no epoch {best}, which the manifest calls the best"
+    tables: tuple[tuple[str, int], ...] = (
+        ("user_embeddings", users.height),
+        ("item_embeddings", items.height),
+    )
+    widths = set()
+    for name, rows in tables:
+        table = parts["weights"].get(name)
+        if table is None:
+            yield "weights.safetensors", f"has no {name}"
+        if table.dtype != torch.float32 or table.ndim != 2 or len(table) != rows:
+            yield "weights.safetensors", f"has {name} of {table.dtype} and {tuple(table.shape)}"
+        widths.add(table.shape[1])
+        # A product of two vectors is at most that of their lengths: a finite score, if the square
+        # of each length is finite.
+        if not torch.isfinite(torch.linalg.vector_norm(table, dim=1).square()).all():
+            yield "weights.safetensors", f"has {name} that give no finite score"
+    if len(widths) > 1:
+        yield "weights.safetensors", "has vectors of users and items that differ in length"
+    share = parts["weights"].get("environment")
+    if share is not None:
+        if share.dtype != torch.float32 or tuple(share.shape) != (items.height,):
+            yield "weights.safetensors", f"has environment of {share.dtype} and {share.shape}"
+        if not torch.isfinite(share * parts["manifest"].get("dial", 0.0)).all():
+            yield "weights.safetensors", "has an environment that gives no finite score"
+
+
+def _verify(file: Path, expected: str | None) -> None:
+    if not file.is_file():
+        raise RunError(f"{file}: is missing from the run; restore it or train again")
+    if expected is None or sha256(file) != expected:
+        raise RunError(
+            f"{file}: its content does not match the manifest's checksum (truncated or changed); "
+            "restore it or train again"
+        )
+
+
+def _yaml(config: BaseModel) -> str:
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text
