@@ -5,33 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from cnsdiff.base.registry import Registry
 
 EXAMPLE = "Example: cnsdiff plugins"
-
-
-class NamesPlugins(TyperCommand):
-    """A command whose help names the samplers, backbones and scenarios of plugins, too."""
-
-    # Typer brings its own click, whose classes are not named in public.
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        for parameter in self.params:
-            if parameter.name in ("sampler", "backbone", "scenario"):
-                # Here and not at the top: looking through the installed packages takes a while.
-                from cnsdiff.base.registry import installed
-
-                names = sorted({point.name for point in installed(f"cnsdiff.{parameter.name}s")})
-                if names:
-                    from rich.markup import escape
-
-                    from cnsdiff.base.visible import visible
-
-                    told = escape(visible(f" Of plugins: {', '.join(names)}."))
-                    parameter.help += told  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
 
 
 def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
