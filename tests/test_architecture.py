@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,31 +14,17 @@ import cnsdiff
 
 PACKAGE = Path(cnsdiff.__file__).parent
 
-#: From low to high; a module imports from its own layer and those before it.
-LAYERS = [
-    {"base"},
-    {"kernels", "display"},
-    {"data"},
-    {"catalogue"},
-    {"shifts"},
-    {"diagnostics"},
-    {"simulate"},
-    {"backbones"},
-    {"diffusion"},
-    {"samplers"},
-    {"objectives"},
-    {"evaluation"},
-    {"references"},
-    {"training"},
-    {"recommender"},
-    {"tracking", "export"},
-    {"benchmark"},
-    {"audit", "tuning"},
-    {"report"},
-    {"testing"},
-    {"cli"},
-    {"__main__"},
-]
+ROOT = Path(__file__).parents[1]
+
+
+def layers() -> list[set[str]]:
+    """The layers that CONTRIBUTING.md lists, from low to high."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = text.partition("reads this list:")[2].partition(".\n")[0]
+    return [set(re.findall(r"`(\w+)`", layer)) for layer in listed.split("→")]
+
+
+LAYERS = layers()
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
 
@@ -71,7 +58,9 @@ def imports(file: Path) -> set[str]:
 
 def test_every_part_has_its_layer():
     parts = {part_of(name_of(file)) for file in modules()} - {""}
-    assert parts == LEVEL.keys(), "add the new part to LAYERS, as low as it can stand"
+    assert parts == LEVEL.keys(), (
+        "add the new part to CONTRIBUTING.md's layers, as low as it can stand"
+    )
 
 
 # The package itself offers names from everywhere.
