@@ -35,8 +35,7 @@ from cnsdiff.benchmark.task import Task, fit_task
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Scorer, evaluate
-from cnsdiff.evaluation.dial import FINE, Dialled, readings
-from cnsdiff.evaluation.environment import environment
+from cnsdiff.evaluation.dial import FINE, Dialled, exposure_score, readings
 from cnsdiff.recommender.config import parse_assignments
 from cnsdiff.references import REFERENCES
 from cnsdiff.training.config import TrainingConfig
@@ -89,7 +88,7 @@ def walk(task: Task, dataset: Dataset) -> dict[str, Any]:
     at_dials = {
         short: readings(
             trained,
-            environment(dataset),
+            exposure_score(dataset),
             dataset.split(split),
             validation.train,
             gammas=gammas,

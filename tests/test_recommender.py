@@ -65,7 +65,7 @@ def test_lists_are_the_best_items_not_yet_seen(world, model):
     table = model.recommend(world.users, k=7)
     assert table.columns == ["user", "item", "score", "rank"]
     scores = (model.user_embeddings_ @ model.item_embeddings_.T).numpy()
-    scores = scores + model.dial_ * model.model_.environment.numpy()
+    scores = scores + model.dial_ * model.model_.dial_step.numpy()
     for name in world.split_names:
         scores[world.split(name).users, world.split(name).items] = -np.inf
     for number, user in enumerate(world.users):
@@ -524,7 +524,7 @@ def test_load_gives_what_was_saved(world, named_world, model, named_model, tmp_p
         assert loaded.history_ == fitted.history_
         assert loaded.best_epoch_ == fitted.best_epoch_
         assert loaded.dial_ == fitted.dial_ != 0
-        assert torch.equal(loaded.model_.environment, fitted.model_.environment)
+        assert torch.equal(loaded.model_.dial_step, fitted.model_.dial_step)
         assert loaded.best_dial(dataset, "inverse-popularity") == fitted.best_dial(
             dataset, "inverse-popularity"
         )

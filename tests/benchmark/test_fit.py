@@ -17,8 +17,15 @@ from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, anticipate
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, Dialled, best_reading, near, readings
-from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.evaluation.dial import (
+    COARSE,
+    Dialled,
+    best_reading,
+    exposure_counts,
+    exposure_score,
+    near,
+    readings,
+)
 from cnsdiff.recommender.assembly import assemble
 from cnsdiff.recommender.config import Config, resolve_config
 from cnsdiff.references import EASE, MostPop, RandomScores
@@ -317,7 +324,7 @@ def test_a_reference_is_read_at_its_best_dial(world):
     def read(gammas: Sequence[float]) -> dict[float, dict[str, float]]:
         return readings(
             model,
-            environment(world),
+            exposure_score(world),
             world.split("valid"),
             train,
             gammas=gammas,

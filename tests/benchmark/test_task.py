@@ -18,8 +18,7 @@ from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task, run_task
 from cnsdiff.evaluation import evaluate
-from cnsdiff.evaluation.dial import Dialled
-from cnsdiff.evaluation.environment import environment
+from cnsdiff.evaluation.dial import Dialled, exposure_score
 from cnsdiff.references import EASE, RandomScores
 
 JUDGES = ("test_iid", "test_ood", "judgements", "truth_users", "truth_items")
@@ -201,7 +200,7 @@ def test_one_epoch_at_two_dials_is_two_models(world_path, world):
     model = EASE(l2=10).fit(world)
     for selection, scorer in (
         ("valid", model),
-        ("valid+dial", Dialled(model, environment(world), gamma)),
+        ("valid+dial", Dialled(model, exposure_score(world), gamma)),
     ):
         for split, result in evaluate(scorer, world).splits.items():
             for metric, expected in result.metrics.items():

@@ -17,8 +17,15 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.evaluation import dial as dial_module
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
-from cnsdiff.evaluation.dial import COARSE, FINE, Dialled, best_reading, near
-from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.evaluation.dial import (
+    COARSE,
+    FINE,
+    Dialled,
+    best_reading,
+    exposure_counts,
+    exposure_score,
+    near,
+)
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import as_configured
 
@@ -48,7 +55,7 @@ def read_at(
     shifts = [
         as_configured(name, SETTINGS, split, train, (10,), exposure=exposure) for name in PLAIN[1:]
     ]
-    at = environment(dataset)
+    at = exposure_score(dataset)
     return {
         gamma: evaluate_split(
             Dialled(scorer, at, gamma), split, train, ks=(10,), anticipations=shifts
@@ -161,9 +168,9 @@ def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
 
     lists = dial_module.dialled_lists
 
-    def turning(scorer: Any, environment: Any, users: Tensor, *args: Any, **options: Any) -> Any:
+    def turning(scorer: Any, exposure_score: Any, users: Tensor, *args: Any, **options: Any) -> Any:
         counted.update(dict.fromkeys(options["gammas"], len(users)))
-        return lists(scorer, environment, users, *args, **options)
+        return lists(scorer, exposure_score, users, *args, **options)
 
     monkeypatch.setattr(validation_module, "rank", counting)
     for place in (validation_module, dial_module):

@@ -10,7 +10,7 @@ import pytest
 from cnsdiff import prepare
 from cnsdiff.data import load_dataset
 from cnsdiff.evaluation import anticipate, evaluate_split
-from cnsdiff.evaluation.environment import environment, exposure_counts
+from cnsdiff.evaluation.dial import exposure_counts, exposure_score
 from cnsdiff.references import ItemKNN, MostPop
 
 pytestmark = pytest.mark.real
@@ -33,7 +33,7 @@ def test_exposures_of_an_experiment(shared_data, tmp_path, name, ratings):
     assert (counts + held_out).tolist() == [rated[item] for item in dataset.items]
     liked = np.bincount(dataset.split("train").items, minlength=dataset.n_items)
     assert (counts >= liked).all() and counts.sum() > 2 * liked.sum()
-    assert environment(dataset).argmax() == counts.argmax()
+    assert exposure_score(dataset).argmax() == counts.argmax()
 
     valid, train = dataset.split("valid"), dataset.split("train").csr(dataset.n_users, len(counts))
     shifts = [

@@ -164,7 +164,7 @@ def test_the_dial_changes_no_gradient(world):
     ours = Recommender(sampler="random", training=settings).fit(world)
     theirs = Recommender(sampler="random", training={**settings, "dial": "off"}).fit(world)
     assert torch.equal(ours.item_embeddings_, theirs.item_embeddings_)
-    assert torch.equal(ours.model_.environment, theirs.model_.environment)
+    assert torch.equal(ours.model_.dial_step, theirs.model_.dial_step)
     assert (ours.dial_ != 0, theirs.dial_) == (True, 0.0)
     assert "dial" not in theirs.history_[0]["validation"]
 

@@ -66,14 +66,14 @@ def reference_code(method: str, dial: float | None, dataset: Path) -> str:
         "import torch",
         "",
         "import cnsdiff",
-        "from cnsdiff.evaluation import Dialled, environment, rank",
+        "from cnsdiff.evaluation import Dialled, exposure_score, rank",
         f"from cnsdiff.references import {class_name}",
         "",
         f"data = cnsdiff.load_dataset({str(dataset)!r})",
         f"model = {class_name}().fit(data)",
     ]
     if dial:
-        lines.append(f"model = Dialled(model, environment(data), {dial:g})")
+        lines.append(f"model = Dialled(model, exposure_score(data), {dial:g})")
     else:
         lines[3] = "from cnsdiff.evaluation import rank"
     lines += [

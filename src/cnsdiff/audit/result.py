@@ -18,7 +18,7 @@ from cnsdiff.audit.methods import KS
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation.environment import exposure_counts
+from cnsdiff.evaluation.dial import exposure_counts
 from cnsdiff.evaluation.significance import holm
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import as_configured

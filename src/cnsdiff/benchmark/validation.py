@@ -26,10 +26,10 @@ from cnsdiff.evaluation.dial import (
     Dialled,
     best_reading,
     dialled_lists,
+    exposure_counts,
     near,
     standardised_log,
 )
-from cnsdiff.evaluation.environment import exposure_counts
 from cnsdiff.evaluation.metrics import accuracy
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.training.config import TrainingConfig
@@ -142,7 +142,7 @@ class Validation:
         self._sample, self._rows = self._whole, torch.arange(len(self._whole.users))
         dialled = list(dict.fromkeys(map(without_dial, filter(is_dialled, selections))))
         if dialled:
-            self.environment = standardised_log(counts).to(self.device)
+            self.exposure_score = standardised_log(counts).to(self.device)
         if dialled and len(self._rows) > dial_users:
             part = some_users(split, dial_users)
             self._sample = Objectives(dialled, metric, part, self.train, settings, exposure)
@@ -191,7 +191,7 @@ class Validation:
         for name in selections:
             base = without_dial(name)
             gamma, value = best_reading({gamma: at[gamma] for gamma in own[base]}, base)
-            found[name] = Reading(Dialled(scorer, self.environment, gamma), gamma, value)
+            found[name] = Reading(Dialled(scorer, self.exposure_score, gamma), gamma, value)
         return found
 
     def _readings(
@@ -200,7 +200,7 @@ class Validation:
         """The value of each objective at each dial."""
         lists = dialled_lists(
             scorer,
-            self.environment,
+            self.exposure_score,
             objectives.users,
             self._k,
             gammas=gammas,

@@ -2,8 +2,7 @@
 
 from cnsdiff.evaluation.anticipate import anticipate
 from cnsdiff.evaluation.anticipation import Anticipation
-from cnsdiff.evaluation.dial import Dialled, readings
-from cnsdiff.evaluation.environment import environment
+from cnsdiff.evaluation.dial import Dialled, exposure_score, readings
 from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.relevance import Relevance
@@ -19,9 +18,9 @@ __all__ = [
     "Scorer",
     "SplitEvaluation",
     "anticipate",
-    "environment",
     "evaluate",
     "evaluate_split",
+    "exposure_score",
     "rank",
     "readings",
 ]

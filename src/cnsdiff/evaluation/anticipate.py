@@ -64,7 +64,7 @@ def anticipate(
         Share of the held-out pairs that come from a changed taste; seed of whose.
     exposure
         ``(n_items,)`` how often each item was exposed, see
-        :func:`~cnsdiff.evaluation.environment.exposure_counts`; less than one counts as one.
+        :func:`~cnsdiff.evaluation.dial.exposure_counts`; less than one counts as one.
         None: as often as it occurs in train.
 
     Raises

@@ -1,4 +1,4 @@
-"""The dial: how much of the environment a score keeps, read after training (METHOD §9).
+"""The dial: how much of the environment a score keeps, read after training (equation 22).
 
 A model trained in one environment is read under another by adding that environment's share::
 
@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -28,7 +29,7 @@ from cnsdiff.evaluation.ranking import Excluded, best_of, require_room
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
-    from cnsdiff.data import Split
+    from cnsdiff.data import Dataset, Split
 
 #: Where a reading is looked for: a coarse grid while training, a fine one when it is done.
 COARSE = (-2.0, -1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -48,6 +49,25 @@ def near(gamma: float) -> tuple[float, ...]:
 
 #: Users whose scores tell the spread, and how many at a time; a mean over them settles quickly.
 _SPREAD_USERS, _SPREAD_BATCH = 256, 32
+
+
+def exposure_counts(dataset: Dataset) -> Tensor:
+    """``(I,)`` float64: how often the log shows that each item was exposed.
+
+    The side table ``exposures`` where the dataset has it, whatever the users thought of the item;
+    for want of it the training pairs of the item, which also tell how much it is liked. Neither
+    holds anything of the held-out pairs.
+    """
+    if "exposures" in dataset.table_names:
+        counts = dataset.table("exposures")["exposures"].to_numpy()
+    else:
+        counts = np.bincount(dataset.split("train").items, minlength=dataset.n_items)
+    return torch.from_numpy(counts.astype(np.float64))
+
+
+def exposure_score(dataset: Dataset) -> Tensor:
+    """``(I,)`` float32 ``e``: :func:`standardised_log` of :func:`exposure_counts`."""
+    return standardised_log(exposure_counts(dataset))
 
 
 def standardised_log(exposure: Tensor) -> Tensor:
@@ -89,13 +109,13 @@ def spread(scorer: Scorer) -> float:
     return float(torch.cat(deviations).mean())
 
 
-def dial_bias(environment: Tensor, gamma: float) -> Tensor:
+def dial_bias(dial_step: Tensor, gamma: float) -> Tensor:
     """``γ · σ_s · e``: what a dial adds to each item's score.
 
     Parameters
     ----------
-    environment
-        ``(I,)`` ``σ_s · e``, the score per unit of the dial.
+    dial_step
+        ``(I,)`` ``σ_s · e``, what one unit of the dial adds to a score.
     gamma
         The dial.
 
@@ -104,7 +124,7 @@ def dial_bias(environment: Tensor, gamma: float) -> Tensor:
     InputError
         ``gamma`` is not a number, or so large that a score would be infinite.
     """
-    bias = gamma * environment
+    bias = gamma * dial_step
     if not (math.isfinite(gamma) and bool(bias.isfinite().all())):
         raise InputError(f"the dial is {gamma:g}; give a finite number, usually from -4 to 8")
     return bias
@@ -117,8 +137,8 @@ class Dialled:
     ----------
     scorer
         The model as trained.
-    environment
-        ``(I,)`` ``e``, see :func:`standardised_log`.
+    exposure_score
+        ``(I,)`` ``e``, see :func:`exposure_score`.
     gamma
         The dial; 0 leaves the scores as they are.
     sigma
@@ -126,18 +146,18 @@ class Dialled:
     """
 
     def __init__(
-        self, scorer: Scorer, environment: Tensor, gamma: float, sigma: float | None = None
+        self, scorer: Scorer, exposure_score: Tensor, gamma: float, sigma: float | None = None
     ) -> None:
-        if tuple(environment.shape) != (scorer.n_items,):
+        if tuple(exposure_score.shape) != (scorer.n_items,):
             raise InputError(
-                f"the environment has shape {tuple(environment.shape)}, the model knows "
+                f"the exposure score has shape {tuple(exposure_score.shape)}, the model knows "
                 f"{scorer.n_items} items; give one value per item"
             )
         self.scorer = scorer
         self.gamma = gamma
         self.n_users, self.n_items = scorer.n_users, scorer.n_items
         self.sigma = spread(scorer) if sigma is None else sigma
-        self._bias = dial_bias(self.sigma * environment, gamma).to(self.device)
+        self._bias = dial_bias(self.sigma * exposure_score, gamma).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +170,7 @@ class Dialled:
 
 def readings(
     scorer: Scorer,
-    environment: Tensor,
+    exposure_score: Tensor,
     split: Split,
     train: csr_array,
     *,
@@ -166,7 +186,7 @@ def readings(
     ks = check(scorer, train, ks)
     held_out, counts = relevance_of(split, "the split", train.shape), item_counts(train)
     lists = dialled_lists(
-        scorer, environment, held_out.users, max(ks), gammas=gammas, exclude=train, device=device
+        scorer, exposure_score, held_out.users, max(ks), gammas=gammas, exclude=train, device=device
     )
     return {
         gamma: measure(held_out, items, counts, ks, anticipations=anticipations).metrics
@@ -180,7 +200,7 @@ _KEPT_SCORES, _KEPT_USERS = 2**24, 256
 
 def dialled_lists(
     scorer: Scorer,
-    environment: Tensor,
+    exposure_score: Tensor,
     users: Tensor,
     k: int,
     *,
@@ -196,7 +216,7 @@ def dialled_lists(
         ``(n,)`` indices.
     exclude
         ``(U, I)`` pairs left out, usually those of training.
-    scorer, environment, gammas, device
+    scorer, exposure_score, gammas, device
         As in :class:`Dialled` and :func:`~cnsdiff.evaluation.rank`.
     """
     check(scorer, exclude, (k,))
@@ -204,7 +224,7 @@ def dialled_lists(
     sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     excluded = Excluded(exclude, place)
-    biases = {gamma: dial_bias(sigma * environment, gamma).to(place) for gamma in gammas}
+    biases = {gamma: dial_bias(sigma * exposure_score, gamma).to(place) for gamma in gammas}
     batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
     lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
     with torch.no_grad():

@@ -52,7 +52,7 @@ class EmbeddingModel:
     seen
         What the log says of its users beyond them, which recommendations leave out, too; ``None``
         if it is not known (a run from before it was kept).
-    environment
+    dial_step
         ``(I,)`` float32, ``σ_s · e``: what one unit of the dial adds to an item's score
         (:mod:`cnsdiff.evaluation.dial`).
     dial
@@ -64,7 +64,7 @@ class EmbeddingModel:
     user_embeddings: Tensor
     item_embeddings: Tensor
     train: csr_array
-    environment: Tensor
+    dial_step: Tensor
     dial: float = 0.0
     seen: Seen | None = None
 
@@ -81,7 +81,7 @@ class EmbeddingModel:
 
     def _bias(self, dial: float | None) -> Tensor | None:
         gamma = self.dial if dial is None else dial
-        return None if gamma == 0 else dial_bias(self.environment, gamma)
+        return None if gamma == 0 else dial_bias(self.dial_step, gamma)
 
     def recommend(
         self,

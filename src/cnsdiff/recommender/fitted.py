@@ -65,7 +65,7 @@ class Fitted:
             weights={
                 "user_embeddings": model.user_embeddings,
                 "item_embeddings": model.item_embeddings,
-                "environment": model.environment,
+                "environment": model.dial_step,
                 **{f"model.{name}": value for name, value in self.weights.items()},
             },
             users=model.users,
@@ -87,9 +87,9 @@ class Fitted:
             train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
         )
         seen = parts["seen"]
-        shares = weights.pop("environment", None)
-        if shares is None:  # a run from before the dial
-            shares = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(pairs))
+        dial_step = weights.pop("environment", None)
+        if dial_step is None:  # a run from before the dial
+            dial_step = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(pairs))
         return cls(
             # Components of the user's own are not needed to serve, nor to be found by name.
             config=_stored_config(parts["config"], f"{parts['path']}/config.yaml"),
@@ -99,7 +99,7 @@ class Fitted:
                 user_embeddings=tables[0],
                 item_embeddings=tables[1],
                 train=pairs,
-                environment=shares,
+                dial_step=dial_step,
                 dial=manifest.get("dial", 0.0),
                 seen=None if seen is None else Seen.of_table(seen, len(users), len(items)),
             ),

@@ -109,7 +109,7 @@ def fit(
                 user_embeddings=embeddings.users.detach().float().cpu(),
                 item_embeddings=embeddings.items.detach().float().cpu(),
                 train=parts.train,
-                environment=spread(EmbeddingScorer(*embeddings)) * parts.selection.environment,
+                dial_step=spread(EmbeddingScorer(*embeddings)) * parts.selection.exposure_score,
                 dial=dial,
                 seen=_seen(dataset, listeners),
             )

@@ -436,11 +436,14 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "weights.safetensors", f"has {name} that give no finite score"
     if len(widths) > 1:
         yield "weights.safetensors", "has vectors of users and items that differ in length"
-    share = parts["weights"].get("environment")
-    if share is not None:
-        if share.dtype != torch.float32 or tuple(share.shape) != (items.height,):
-            yield "weights.safetensors", f"has environment of {share.dtype} and {share.shape}"
-        if not torch.isfinite(share * parts["manifest"].get("dial", 0.0)).all():
+    dial_step = parts["weights"].get("environment")
+    if dial_step is not None:
+        if dial_step.dtype != torch.float32 or tuple(dial_step.shape) != (items.height,):
+            yield (
+                "weights.safetensors",
+                f"has environment of {dial_step.dtype} and {dial_step.shape}",
+            )
+        if not torch.isfinite(dial_step * parts["manifest"].get("dial", 0.0)).all():
             yield "weights.safetensors", "has an environment that gives no finite score"
 
 

@@ -11,9 +11,8 @@ import polars as pl
 from cnsdiff.data import Dataset, Split
 from cnsdiff.display.palette import SPLITS, method_styles
 from cnsdiff.display.tables import metric_title
-from cnsdiff.evaluation import EmbeddingScorer, environment, readings
-from cnsdiff.evaluation.dial import in_words
-from cnsdiff.evaluation.environment import exposure_counts
+from cnsdiff.evaluation import EmbeddingScorer, exposure_score, readings
+from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.report.accuracy import Measured
@@ -46,7 +45,7 @@ def dial_blocks(
     config
         What chose its dial.
     dataset
-        With the splits and the environment.
+        With the splits and the exposures.
     held_out
         The tests, to describe; nothing is chosen by them.
     references
@@ -56,12 +55,12 @@ def dial_blocks(
     """
     gammas = tuple(sorted({*DIALS, model.dial}))
     scorer = EmbeddingScorer(model.user_embeddings, model.item_embeddings)
-    shares = environment(dataset)
+    score = exposure_score(dataset)
     found: dict[str, Readings] = {}
     some = {split: some_users(pairs, USERS) for split, pairs in held_out.items()}
     for split, pairs in some.items():
         found[split] = readings(
-            scorer, shares, pairs, model.train, gammas=gammas, ks=config.evaluation.ks
+            scorer, score, pairs, model.train, gammas=gammas, ks=config.evaluation.ks
         )
     selecting = config.training.selection_metrics[0]
     if "valid" in dataset.split_names and config.training.selection_split == "valid":
@@ -83,7 +82,7 @@ def dial_blocks(
         )
         found["valid"] = readings(
             scorer,
-            shares,
+            score,
             valid,
             model.train,
             gammas=gammas,

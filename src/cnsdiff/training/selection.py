@@ -15,8 +15,13 @@ from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.evaluation.dial import COARSE, best_reading, near, standardised_log
-from cnsdiff.evaluation.environment import exposure_counts
+from cnsdiff.evaluation.dial import (
+    COARSE,
+    best_reading,
+    exposure_counts,
+    near,
+    standardised_log,
+)
 from cnsdiff.training.config import TrainingConfig
 
 
@@ -88,7 +93,7 @@ class Selection:
     ) -> None:
         self.config, self.train, self.ks, self.device = config, train, ks, device
         exposure = exposure_counts(dataset)
-        self.environment, self._exposure = standardised_log(exposure), exposure.numpy()
+        self.exposure_score, self._exposure = standardised_log(exposure), exposure.numpy()
         self._whole = dataset.split(config.selection_split)
         self.split = self._whole if config.dial != "auto" else some_users(self._whole, DIAL_USERS)
         self.anticipation = self._anticipate(self.split)
@@ -148,7 +153,7 @@ class Selection:
     ) -> dict[float, dict[str, float]]:
         return readings(
             EmbeddingScorer(*embeddings),
-            self.environment,
+            self.exposure_score,
             split,
             self.train,
             gammas=dials,

@@ -1,4 +1,4 @@
-"""How often a dataset's environment put each item before users."""
+"""How often a dataset put each item before users: counts, and their standardised log."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cnsdiff.data import Dataset, Interactions, load_dataset
-from cnsdiff.evaluation import environment
-from cnsdiff.evaluation.environment import exposure_counts
+from cnsdiff.evaluation import exposure_score
+from cnsdiff.evaluation.dial import exposure_counts
 
 PAIRS = [(0, "a"), (1, "a"), (2, "a"), (0, "b"), (1, "b"), (2, "c")]
 
@@ -34,11 +34,11 @@ def test_exposures_where_they_are_known(tmp_path):
     for known in (dataset, load_dataset(dataset.save(tmp_path / "d"))):
         assert exposure_counts(known).dtype == torch.float64
         assert exposure_counts(known).tolist() == [3, 9, 4]
-        assert environment(known).tolist() == pytest.approx(by_hand([3, 9, 4]), abs=1e-6)
+        assert exposure_score(known).tolist() == pytest.approx(by_hand([3, 9, 4]), abs=1e-6)
 
 
 def test_training_counts_for_want_of_them():
     """Of train alone: the pairs of valid, all of item c, change nothing."""
     assert exposure_counts(made()).tolist() == [3, 2, 1]
-    assert environment(made()).tolist() == pytest.approx(by_hand([3, 2, 1]), abs=1e-6)
-    assert environment(made()).dtype == torch.float32
+    assert exposure_score(made()).tolist() == pytest.approx(by_hand([3, 2, 1]), abs=1e-6)
+    assert exposure_score(made()).dtype == torch.float32
