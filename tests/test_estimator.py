@@ -15,7 +15,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from cnsdiff import ConfoundedWorld, Recommender
-from cnsdiff.backbones.mf import MF
+from cnsdiff.backbones.base import MF
 from cnsdiff.base.errors import ConfigError, NotFittedError
 from cnsdiff.samplers.base import Sampler, SamplerConfig
 

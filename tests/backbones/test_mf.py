@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
+from cnsdiff.backbones.base import MF, Backbone, BackboneConfig, Embeddings
 from cnsdiff.backbones.lightgcn import LightGCN, LightGCNConfig
-from cnsdiff.backbones.mf import MF
 from cnsdiff.testing import check_backbone, tiny_positives
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.backbones import MF, Backbone, BackboneConfig, Embeddings, LightGCN, spectral
-from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.backbones.spectral import (
     NEGLIGIBLE,
@@ -64,7 +63,7 @@ def check_triplets(observed: Mask, rank: int, seed: int = 0) -> None:
     """
     dense = dense_normalised(observed)
     values = np.linalg.svd(dense, compute_uv=False)
-    matrix = normalised_matrix(from_mask(observed))
+    matrix = from_mask(observed).normalised_matrix()
     left, sigma, right = leading_triplets(matrix, rank, stream(seed))
     kept = min(rank, int((values > NEGLIGIBLE).sum()))
     assert len(sigma) == kept
@@ -112,7 +111,7 @@ def test_triplets_of_a_graph_that_needs_no_complete_basis(
 def test_each_component_has_its_singular_value_one(count: int, rank: int) -> None:
     observed = components(count)
     check_triplets(observed, rank)
-    _, sigma, _ = leading_triplets(normalised_matrix(from_mask(observed)), rank, stream())
+    _, sigma, _ = leading_triplets(from_mask(observed).normalised_matrix(), rank, stream())
     ones = int((np.abs(sigma - 1) < 1e-4).sum())
     assert ones >= min(count, rank)
 

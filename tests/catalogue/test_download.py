@@ -17,8 +17,7 @@ import pytest
 from misbehaving_server import Reply
 
 from cnsdiff.base.errors import StorageError
-from cnsdiff.catalogue.checksum import Checksum
-from cnsdiff.catalogue.download import DownloadError, Retry, download
+from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)

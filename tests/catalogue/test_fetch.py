@@ -11,8 +11,7 @@ from misbehaving_server import Reply
 
 from cnsdiff.base.errors import CnsdiffError, DataError, InputError, StorageError
 from cnsdiff.catalogue import ENTRIES, fetch, load, status
-from cnsdiff.catalogue.checksum import Checksum
-from cnsdiff.catalogue.download import DownloadError
+from cnsdiff.catalogue.download import Checksum, DownloadError
 
 TRAIN, TEST = "0 5 0\n1 0 2\n", "3 0 0\n0 0 4\n"
 COAT = {"coat/train.ascii": TRAIN, "coat/test.ascii": TEST, "coat/propensities.ascii": "1 1\n"}

@@ -20,8 +20,7 @@ from misbehaving_server import Reply
 from polars.testing import assert_frame_equal
 
 from cnsdiff.catalogue import ENTRIES, fetch, load, pypi, readers
-from cnsdiff.catalogue.checksum import Checksum
-from cnsdiff.catalogue.download import DownloadError
+from cnsdiff.catalogue.download import Checksum, DownloadError
 
 WHEEL = ENTRIES["ml-100k"].wheel
 

@@ -6,7 +6,7 @@ import pytest
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data.reading.dialects import DELIMITERS, NAMES, delimiter_of
-from cnsdiff.data.reading.features import read_features
+from cnsdiff.data.reading.tables import read_features
 
 PAIRS = [(1, 4), (1, 5), (2, 8), (3, 14), (20, 2)]
 RATINGS = ["3,5", "2,5", "4", "4,5", "1"]

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.reading.features import read_features
+from cnsdiff.data.reading.tables import read_features
 
 REVIEWS = (
     'user_id,item_id,review,rating\n1,10,"nice\n7,8,9,5\nend",4\n2,11,"ok",5\n'

@@ -11,7 +11,7 @@ import pytest
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.reading import lines, text
-from cnsdiff.data.reading.features import read_features
+from cnsdiff.data.reading.tables import read_features
 
 
 def rows(interactions: Interactions) -> list[tuple]:

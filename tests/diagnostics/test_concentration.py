@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy
 
-from cnsdiff.diagnostics.concentration import (
+from cnsdiff.diagnostics.measures import (
     CURVE_GRID,
     decile_shares,
     effective_number,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnsdiff.shifts.apportionment import apportion
+from cnsdiff.shifts.popularity import apportion
 
 
 def twin(total: int, weights: list[int], caps: list[int]) -> list[int]:

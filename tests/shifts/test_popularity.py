@@ -8,7 +8,7 @@ import pytest
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.shifts import Popularity
-from cnsdiff.shifts.apportionment import apportion
+from cnsdiff.shifts.popularity import apportion
 
 
 def counts_of(frame, n_items=100):

@@ -31,7 +31,7 @@ from cnsdiff.shifts import (
     UserGroup,
     register_scenario,
 )
-from cnsdiff.shifts.filters import NO_FILTERS
+from cnsdiff.shifts.base import NO_FILTERS
 from cnsdiff.testing import check_scenario
 
 DOCS = Path(__file__).parents[2] / "docs" / "scenarios.md"

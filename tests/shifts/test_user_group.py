@@ -10,7 +10,7 @@ from scipy import sparse
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.data import Interactions, Source
 from cnsdiff.shifts import UserGroup
-from cnsdiff.shifts.clusters import cluster_users
+from cnsdiff.shifts.user_group import cluster_users
 
 SIDE = ("train", "valid", "test_iid")
 

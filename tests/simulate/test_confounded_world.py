@@ -11,8 +11,13 @@ from scipy.special import expit
 
 from cnsdiff import ConfoundedWorld
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.simulate.confounded_world import LOG_START, PERIOD_SECONDS
-from cnsdiff.simulate.features import content_map, item_features, user_features
+from cnsdiff.simulate.confounded_world import (
+    LOG_START,
+    PERIOD_SECONDS,
+    content_map,
+    item_features,
+    user_features,
+)
 
 SMALL = {"n_users": 300, "n_items": 120, "exposures": 40.0, "periods": 4}
 
@@ -347,7 +352,7 @@ def test_a_world_can_be_built_again_from_its_dataset(world):
 
 def test_blocks_do_not_show(world, monkeypatch):
     whole = world.clicks(world.periods), world.exposures(world.periods)
-    monkeypatch.setattr("cnsdiff.simulate.relevance.PAIRS_AT_ONCE", 37 * 120 + 5)
+    monkeypatch.setattr("cnsdiff.simulate.clicks.PAIRS_AT_ONCE", 37 * 120 + 5)
     assert world.clicks(world.periods).equals(whole[0])
     assert world.exposures(world.periods).equals(whole[1])
 

@@ -72,7 +72,7 @@ def test_preferences_are_all_that_is_liked_and_not_in_train(world, monkeypatch):
     expected = {(u, i) for u, i in np.argwhere(truth.relevant(*everyone)).tolist()}
     expected -= set(zip(train.users.tolist(), train.items.tolist(), strict=True))
     for pairs_at_once in (1 << 20, 700):
-        monkeypatch.setattr("cnsdiff.simulate.relevance.PAIRS_AT_ONCE", pairs_at_once)
+        monkeypatch.setattr("cnsdiff.simulate.clicks.PAIRS_AT_ONCE", pairs_at_once)
         found = truth.preferences(train)
         assert len(found) == len(expected)
         assert set(zip(found.users.tolist(), found.items.tolist(), strict=True)) == expected

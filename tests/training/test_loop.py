@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from cnsdiff import Recommender
-from cnsdiff.backbones.base import BackboneConfig
-from cnsdiff.backbones.mf import MF
+from cnsdiff.backbones.base import MF, BackboneConfig
 from cnsdiff.base.errors import DataError, TrainingError
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from cnsdiff import Recommender
-from cnsdiff.backbones.base import BackboneConfig, Embeddings
-from cnsdiff.backbones.mf import MF
+from cnsdiff.backbones.base import MF, BackboneConfig, Embeddings
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset

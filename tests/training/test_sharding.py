@@ -138,7 +138,7 @@ def test_what_cannot_be_sharded(world, options, sentence):
 
 
 def test_a_backbone_of_ones_own_cannot_be_sharded(world):
-    from cnsdiff.backbones.mf import MF
+    from cnsdiff.backbones.base import MF
 
     class Mine(MF):
         pass

@@ -18,7 +18,7 @@ from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.data import Dataset
 from cnsdiff.data.ids import as_integers, id_values
 from cnsdiff.data.reading.columns import ALIASES, RawTable, plain_name
-from cnsdiff.data.reading.raw_tables import read_raw
+from cnsdiff.data.reading.tables import read_raw
 
 #: Names known for the columns that only such files have, as in :mod:`cnsdiff.data.reading.columns`.
 NAMES: dict[str, tuple[str, ...]] = {

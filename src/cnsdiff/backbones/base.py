@@ -89,3 +89,8 @@ def mean_of(layers: Sequence[Embeddings]) -> Embeddings:
 
 #: Backbones by name.
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
+
+
+@BACKBONES.register("mf")
+class MF(Backbone):
+    """Matrix factorisation (Rendle et al. 2009): ``s(u, i) = z_u · z_i``."""

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.backbones.base import BACKBONES, Backbone, BackboneConfig, Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
@@ -65,7 +64,7 @@ class LightGCN(Backbone):
 
 def normalised_adjacency(positives: Positives) -> tuple[SparseMatrix, SparseMatrix]:
     """``R̂ = D_U^-1/2 R D_I^-1/2`` ``(U, I)`` and its transpose."""
-    matrix = normalised_matrix(positives)
+    matrix = positives.normalised_matrix()
     return SparseMatrix(matrix), SparseMatrix(matrix.T)
 
 

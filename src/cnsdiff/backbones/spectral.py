@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from cnsdiff.backbones.adjacency import normalised_matrix
 from cnsdiff.data.positives import Positives
 
 Matrix = NDArray[np.float64]
@@ -65,7 +64,7 @@ def spectral_tables(
         Source of Xavier's entries and of the start of the iteration (on the CPU).
     """
     tables = xavier_tables(positives, dim, generator)
-    left, sigma, right = leading_triplets(normalised_matrix(positives), dim, generator)
+    left, sigma, right = leading_triplets(positives.normalised_matrix(), dim, generator)
     rank = len(sigma)
     if rank == 0:
         return tables

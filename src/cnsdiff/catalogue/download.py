@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,81 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 
 from cnsdiff.base.errors import CnsdiffError
-from cnsdiff.base.storage import storage_error
-from cnsdiff.catalogue.checksum import Checksum
-from cnsdiff.catalogue.part import Part
+from cnsdiff.base.storage import read_json, storage_error, write_json
 from cnsdiff.catalogue.progress import Reporter, in_bytes
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """A published digest of a file.
+
+    Attributes
+    ----------
+    algorithm
+        ``"sha256"``, or ``"md5"`` where the publisher gives no better.
+    digest
+        In hexadecimal, lower case.
+    """
+
+    algorithm: Literal["sha256", "md5"]
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.digest}"
+
+    def of(self, path: Path) -> Checksum:
+        """The digest of a file's bytes by the same algorithm."""
+        with path.open("rb") as file:
+            return Checksum(self.algorithm, hashlib.file_digest(file, self.algorithm).hexdigest())
+
+
+class Part:
+    """The bytes received so far, and what it takes to go on with them.
+
+    ``NAME.part`` holds the bytes, ``NAME.part.json`` their address, the validator that the server
+    gave (an ETag or a date) and the length of the whole.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f"{target.name}.part")
+        self._notes = target.with_name(f"{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        """Bytes received; 0 if there are none."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def notes(self, address: str) -> dict[str, Any]:
+        """What is known of the received part, if it came from ``address``."""
+        try:
+            notes = read_json(self._notes)
+        except (OSError, ValueError):
+            return {}
+        same = isinstance(notes, dict) and notes.get("address") == address
+        return notes if same and self.size else {}
+
+    def begin(self, address: str, validator: str | None, total: int | None) -> None:
+        """Forget what was there; the body starts at its first byte."""
+        self.remove()
+        write_json(self._notes, {"address": address, "validator": validator, "total": total})
+        self.path.touch()
+
+    def remove(self) -> None:
+        """Forget it all."""
+        self.path.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+
+    def finish(self, target: Path) -> None:
+        """The bytes are complete: put them in place in one step."""
+        self.path.replace(target)
+        self._notes.unlink(missing_ok=True)
+
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 

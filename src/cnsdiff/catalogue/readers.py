@@ -12,8 +12,8 @@ import polars as pl
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.storage import read_csv, read_json_lines
 from cnsdiff.data import Interactions, read_interactions
-from cnsdiff.data.reading.features import read_features
-from cnsdiff.data.source import Source
+from cnsdiff.data.interactions import Source
+from cnsdiff.data.reading.tables import read_features
 
 #: The flags of ml-100k's u.item in their order (its README and u.genre).
 _GENRES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import platformdirs
 from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.settings import Record, misfit
 from cnsdiff.base.storage import read_json, recover, sha256
-from cnsdiff.catalogue.entry import Entry, Layout
+from cnsdiff.catalogue.entries import Entry, Layout, find
+from cnsdiff.data.interactions import Source
 
 #: The record beside the files.
 RECORD = "source.json"
@@ -113,3 +115,42 @@ def not_fetched(entry: Entry) -> InputError:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
+
+
+def load(name: str, *, home: Path | str | None = None) -> Source:
+    """Read a data set that ``cnsdiff data fetch`` brought.
+
+    Parameters
+    ----------
+    name
+        As in ``cnsdiff data list``.
+    home
+        Where data sets are kept; see :func:`cnsdiff.catalogue.home`.
+
+    Returns
+    -------
+    Source
+        Tables ``"log"`` and, for randomised experiments, ``"randomised"``; the features there
+        are. ``provenance`` holds ``files`` (size and SHA-256 each), ``address``,
+        ``licence``, ``citation`` and the usual ``threshold``.
+
+    Raises
+    ------
+    InputError
+        No such data set, or it is not fetched yet.
+    DataError
+        Its files are not those that were fetched, or cannot be read.
+    """
+    entry = find(name)
+    folder = folder_of(entry, home)
+    record = read_record(folder)
+    if record is None:
+        raise not_fetched(entry)
+    wrong = damage(folder, record)
+    layout = layout_of(entry, set(record["files"]))
+    if wrong or layout is None:
+        reason = wrong or "files that it needs are missing"
+        raise DataError(f"{folder}: {reason}; run: cnsdiff data fetch {name} --force")
+    kept = ("files", "route", "address", "licence", "terms", "home_page", "citation")
+    provenance = {key: record[key] for key in kept} | {"threshold": entry.threshold}
+    return replace(layout.read(folder), name=name, provenance=provenance)

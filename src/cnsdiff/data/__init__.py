@@ -2,10 +2,9 @@
 
 from cnsdiff.data.dataset import Dataset, load_dataset
 from cnsdiff.data.directory import SIDE_TABLES, SPLITS
-from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.reading.features import read_features
+from cnsdiff.data.interactions import Interactions, Source
 from cnsdiff.data.reading.readers import FORMATS, read_interactions
-from cnsdiff.data.source import Source
+from cnsdiff.data.reading.tables import read_features
 from cnsdiff.data.splits import Split
 
 __all__ = [

@@ -25,8 +25,13 @@ from cnsdiff.data.directory import (
 )
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.seen import seen_misfit, seen_table
-from cnsdiff.data.side_tables import add_to_hash, encode_side_tables, side_table_misfit
+from cnsdiff.data.side_tables import (
+    add_to_hash,
+    encode_side_tables,
+    seen_misfit,
+    seen_table,
+    side_table_misfit,
+)
 from cnsdiff.data.splits import (
     Split,
     content_hash,
@@ -211,7 +216,7 @@ class Dataset:
         DataFrame
             ``user`` (internal number, null for users who are not in train), ``id`` (of those
             users), ``item`` and, where there are times, ``timestamp``; see
-            :func:`cnsdiff.data.seen.seen_table`.
+            :func:`cnsdiff.data.side_tables.seen_table`.
 
         Raises
         ------

@@ -1,10 +1,10 @@
-"""A table of user-item interactions under the user's own ids."""
+"""Tables of user-item interactions under the user's own ids, and what a data set is made of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.reading.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -159,3 +158,97 @@ def _codes(ids: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Dense integers, one for each different id."""
     codes: np.ndarray[tuple[int], np.dtype[np.int64]] = ids.rank("dense").cast(pl.Int64).to_numpy()
     return codes - 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before it is split.
+
+    Attributes
+    ----------
+    tables
+        Interactions by role: ``"log"`` for the one log most scenarios divide, ``"randomised"``
+        for one whose items were shown at random (or all of them), or the names of ready splits.
+    features
+        ``"user_features"`` with a column ``user`` and ``"item_features"`` with a column ``item``,
+        each id once, beside any columns that describe them; in the ids of ``tables``.
+    name
+        What the data set is called.
+    provenance
+        For the manifest's ``source``: ``files``, ``licence``, … No full paths: they say nothing
+        on another machine.
+    """
+
+    tables: Mapping[str, Interactions]
+    features: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    name: str = "unnamed"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Source | Interactions) -> Source:
+        """A lone table of interactions is the log."""
+        return given if isinstance(given, Source) else cls({"log": given})
+
+
+_LONGEST = 60  # characters of an example
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows left out for one reason.
+
+    Attributes
+    ----------
+    reason
+        ``"too few fields"``.
+    rows
+        How many were left out for it.
+    place
+        Of the first: ``"line 5"``, or ``"row 5"`` where there are no lines.
+    example
+        What stands there, shortened.
+    """
+
+    reason: str
+    rows: int
+    place: str
+    example: str
+
+    def __str__(self) -> str:
+        # As Python writes it, so that nothing in it is acted on by a terminal.
+        rows = f"{self.rows:,} row{'s' if self.rows > 1 else ''}"
+        return f"{rows} with {self.reason} (first in {self.place}: {self.example!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return asdict(self)
+
+
+def shortened(text: object) -> str:
+    """The beginning of a line or value, on one line."""
+    given = "" if text is None else str(text)
+    return given if len(given) <= _LONGEST else f"{given[: _LONGEST - 1]}…"
+
+
+def problem_of(reason: str, lines: pl.DataFrame) -> tuple[Problem, ...]:
+    """One problem of all of ``lines`` (columns ``line`` and ``text``), none if there are none."""
+    if lines.height == 0:
+        return ()
+    first = lines.row(0, named=True)
+    return (Problem(reason, lines.height, f"line {first['line']}", shortened(first["text"])),)
+
+
+def rows_of(problems: Iterable[Problem]) -> int:
+    """How many rows were left out in all."""
+    return sum(problem.rows for problem in problems)
+
+
+def merged(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """One problem for each reason; the first example of it stands."""
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        same = found.get(problem.reason)
+        found[problem.reason] = (
+            problem if same is None else replace(same, rows=same.rows + problem.rows)
+        )
+    return tuple(found.values())

@@ -91,6 +91,18 @@ class Positives(nn.Module):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def normalised_matrix(self) -> sparse.csr_array:
+        """``R̂ = D_U^-1/2 R D_I^-1/2``, ``(U, I)`` float32; rows without positives stay empty.
+
+        An item's degree is its count, which may be over more users than the rows are.
+        """
+        user_degree: NDArray[np.float32] = self.matrix.sum(axis=1)
+        item_degree: NDArray[np.float32] = self.item_counts.cpu().numpy().astype(np.float32)
+        coo = self.matrix.tocoo()
+        rows, columns = coo.coords
+        coo.data = (1.0 / (user_degree[rows] * item_degree[columns]) ** 0.5).astype("float32")
+        return coo.tocsr()
+
     @property
     def timestamps(self) -> Tensor | None:
         """When each pair was observed ``(n,)``, float64, or ``None``."""

@@ -1,15 +1,21 @@
-"""Tables beside the splits: features, what an experiment, a simulation or the log found out."""
+"""Tables beside the splits: features, judgements, a simulation's truth, exposures, pairs seen."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data.directory import SIDE_TABLES, numbers_misfit, require_side_table
 from cnsdiff.data.ids import Vocabulary
+from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.splits import Split, pair_matrix
 
 #: The tables with a row for each user or item, and which of the two it is.
 ROW_OF = {
@@ -127,3 +133,139 @@ def add_to_hash(fingerprint: str, tables: Mapping[str, pl.DataFrame]) -> str:
         digest.update(f"{name} {table.height} ".encode())
         digest.update(table.write_ndjson().encode())
     return digest.hexdigest()
+
+
+def seen_table(
+    logs: Iterable[Interactions], users: Vocabulary, items: Vocabulary, train: Split
+) -> pl.DataFrame:
+    """The pairs of some logs whose item is known to train and that are not in train.
+
+    Parameters
+    ----------
+    logs
+        Everything known of the users: held-out splits, and whole logs with what the threshold
+        or a scenario left out.
+    users, items
+        Those of train.
+    train
+        Its pairs are left out.
+
+    Returns
+    -------
+    DataFrame
+        A row per pair: ``user`` (internal number; null for users who are not in train), ``id``
+        (of those users, else null), ``item`` (internal number) and, where a log has times,
+        ``timestamp`` (the earliest).
+    """
+    n_users, n_items = len(users), len(items)
+    parts = [_numbered(log.frame, users, items) for log in logs]
+    if not parts:
+        return pl.DataFrame(schema={"user": pl.Int64, "id": users.ids.dtype, "item": pl.Int64})
+    pairs = pl.concat(parts, how="diagonal_relaxed")
+    # Users who are not in train are numbered after those who are.
+    others = pairs["id"].drop_nulls().unique(maintain_order=True)
+    if len(others):
+        rows = n_users + Vocabulary(others.alias("id")).encode(pairs["id"])
+        is_other = pl.col("id").is_not_null()
+        pairs = pairs.with_columns(
+            pl.when(is_other).then(pl.Series(rows)).otherwise("user").alias("user")
+        )
+    # One number for each pair: far quicker to bring together than two.
+    key = (pl.col("user") * n_items + pl.col("item")).alias("key")
+    keyed = pairs.filter(pl.col("user") >= 0).select(key, pl.col("^timestamp$"))
+    known = pl.DataFrame({"key": train.users * n_items + train.items})
+    fresh = keyed.join(known, on="key", how="anti")
+    once = fresh.group_by("key").agg(pl.col("^timestamp$").min()).sort("key")
+    user, mine = pl.col("key") // n_items, pl.col("key") // n_items < n_users
+    table = once.select(
+        pl.when(mine).then(user).alias("user"),
+        pl.when(~mine).then(user - n_users).alias("id"),
+        (pl.col("key") % n_items).alias("item"),
+        pl.col("^timestamp$"),
+    )
+    return table.with_columns(id=others.gather(table["id"]))
+
+
+def _numbered(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> pl.DataFrame:
+    """Rows under the numbers of train, ``user`` -1 and ``id`` where train has no such user.
+
+    Rows of items unknown to it are left out.
+    """
+    user, item = users.encode(frame["user"]), items.encode(frame["item"])
+    times = [frame["timestamp"]] if "timestamp" in frame.columns else []
+    # An id that cannot be one of train's type is nobody's that a model could be asked for.
+    ids = frame["user"].cast(users.ids.dtype, strict=False).alias("id")
+    table = pl.DataFrame([pl.Series("user", user), ids, pl.Series("item", item), *times])
+    is_other = pl.col("user") < 0
+    return table.filter(pl.col("item") >= 0).with_columns(pl.when(is_other).then("id").alias("id"))
+
+
+def seen_misfit(table: pl.DataFrame, n_users: int, n_items: int) -> str | None:
+    """Why a table is none that :func:`seen_table` made; ``None`` if it is."""
+    if "user" not in table.columns or "id" not in table.columns:
+        return "has no columns 'user' and 'id'"
+    if table["id"].dtype not in (pl.String, pl.Int64, pl.UInt64):
+        return f"has ids of type {table['id'].dtype}"
+    if "timestamp" in table.columns and not table["timestamp"].dtype.is_numeric():
+        return f"has timestamps of type {table['timestamp'].dtype}"
+    if not table["user"].dtype.is_integer():
+        return "has no column 'user' of whole numbers"
+    of_train = table.filter(pl.col("user").is_not_null())
+    problem = numbers_misfit(of_train, {"user": n_users})
+    if problem is None and (table["user"].is_null() & table["id"].is_null()).any():
+        return "holds a pair of nobody"
+    return problem or numbers_misfit(table, {"item": n_items})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A table of :func:`seen_table` as matrices.
+
+    Attributes
+    ----------
+    pairs
+        ``(U, I)`` the pairs of users of train.
+    others
+        Ids of users of the log who are not in train.
+    others_pairs
+        ``(len(others), I)`` their pairs.
+    """
+
+    pairs: csr_array
+    others: pl.Series
+    others_pairs: csr_array
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame, n_users: int, n_items: int) -> Self:
+        """From the columns ``user``, ``id`` and ``item``."""
+        of_train = table.filter(pl.col("user").is_not_null())
+        other = table.filter(pl.col("user").is_null())
+        ids = other["id"].unique(maintain_order=True)
+        rows = Vocabulary(ids.alias("id")).encode(other["id"])
+        return cls(
+            pair_matrix(
+                of_train["user"].to_numpy(), of_train["item"].to_numpy(), (n_users, n_items)
+            ),
+            ids,
+            pair_matrix(rows, other["item"].to_numpy(), (len(ids), n_items)),
+        )
+
+    def table(self) -> pl.DataFrame:
+        """The table again, without times."""
+        users, items = self.pairs.nonzero()
+        rows, theirs = self.others_pairs.nonzero()
+        nobody = pl.lit(None)
+        return pl.concat(
+            [
+                pl.DataFrame({"user": users.astype(np.int64)}).select(
+                    "user",
+                    nobody.cast(self.others.dtype).alias("id"),
+                    pl.Series("item", items.astype(np.int64)),
+                ),
+                pl.DataFrame({"id": self.others.gather(rows)}).select(
+                    nobody.cast(pl.Int64).alias("user"),
+                    "id",
+                    pl.Series("item", theirs.astype(np.int64)),
+                ),
+            ]
+        )

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from cnsdiff.data.directory import SPLIT_TITLES
-from cnsdiff.diagnostics.concentration import CURVE_GRID, DECILES
 from cnsdiff.diagnostics.description import Description, SplitDescription
+from cnsdiff.diagnostics.measures import CURVE_GRID, DECILES
 from cnsdiff.display.palette import SPLITS
 
 

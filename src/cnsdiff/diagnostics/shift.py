@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnsdiff.data import Split
-from cnsdiff.diagnostics.distances import Distances, distances, quantiles, wasserstein
+from cnsdiff.diagnostics.measures import Distances, distances, quantiles, wasserstein
 
 SECONDS_A_DAY = 86_400.0
 #: Cells of equal width into which the whole time of a dataset is divided.
@@ -71,7 +71,7 @@ def measure(train: Split, split: Split, frame: Frame) -> dict[str, Distances]:
 
     ``items`` and ``users``: how the pairs are spread over them. Their positions, for the
     Wasserstein distance, are the quantiles of train's counts (see
-    :func:`~cnsdiff.diagnostics.distances.quantiles`). ``time``: over cells of equal width, the
+    :func:`~cnsdiff.diagnostics.measures.quantiles`). ``time``: over cells of equal width, the
     Wasserstein distance exactly, in days. ``environments``: over their labels.
     """
     found = {}

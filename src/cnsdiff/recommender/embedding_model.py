@@ -25,7 +25,7 @@ from torch import Tensor
 from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.data.frames import column_of, frame_like, id_array
 from cnsdiff.data.ids import IdIndex, id_list
-from cnsdiff.data.seen import Seen
+from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias

@@ -13,7 +13,7 @@ from torch import Tensor
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.base.errors import ConfigError, RunError
 from cnsdiff.base.registry import Registry
-from cnsdiff.data.seen import Seen
+from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
-from cnsdiff.data.seen import Seen
+from cnsdiff.data.side_tables import Seen
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread
 from cnsdiff.kernels.memory import require_memory, shortage_told

@@ -59,7 +59,7 @@ from cnsdiff.base.storage import (
 from cnsdiff.base.visible import shell_word
 from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
-from cnsdiff.data.seen import seen_misfit
+from cnsdiff.data.side_tables import seen_misfit
 from cnsdiff.recommender.config import Config, read_yaml
 from cnsdiff.samplers import SAMPLERS
 

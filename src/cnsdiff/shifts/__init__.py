@@ -1,15 +1,12 @@
 """Shift scenarios: from interactions to a dataset whose test data differ in a known way."""
 
-from cnsdiff.shifts.base import SCENARIOS, Scenario, register_scenario
+from cnsdiff.shifts.base import SCENARIOS, Filters, Scenario, register_scenario
 from cnsdiff.shifts.exposure import Exposure
-from cnsdiff.shifts.filters import Filters
-from cnsdiff.shifts.given import Given, prepare_given
 from cnsdiff.shifts.hybrid import Hybrid
-from cnsdiff.shifts.log import Log
-from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
+from cnsdiff.shifts.log_scenario import Log, LogScenario, OODTest, Parts
 from cnsdiff.shifts.noise import Noise
 from cnsdiff.shifts.popularity import Popularity
-from cnsdiff.shifts.preparation import prepare
+from cnsdiff.shifts.preparation import Given, prepare, prepare_given
 from cnsdiff.shifts.temporal import Temporal
 from cnsdiff.shifts.user_group import UserGroup
 

@@ -12,10 +12,8 @@ from pydantic import Field
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
 from cnsdiff.data.ids import unify
-from cnsdiff.shifts.base import register_scenario, table_of
-from cnsdiff.shifts.filters import Filters
-from cnsdiff.shifts.log import Log
-from cnsdiff.shifts.log_scenario import LogScenario, OODTest, Parts
+from cnsdiff.shifts.base import Filters, register_scenario, table_of
+from cnsdiff.shifts.log_scenario import Log, LogScenario, OODTest, Parts
 
 #: On scales that end here, "auto" takes ratings up to _DISLIKED for a dislike.
 _SCALE = 5.0

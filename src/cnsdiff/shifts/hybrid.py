@@ -11,8 +11,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.shifts.base import SCENARIOS, register_scenario
-from cnsdiff.shifts.log import Log
-from cnsdiff.shifts.log_scenario import LogScenario, Parts
+from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
 from cnsdiff.shifts.popularity import Popularity
 from cnsdiff.shifts.temporal import Temporal
 

@@ -14,8 +14,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rank_within, rounded
-from cnsdiff.shifts.log import Log
-from cnsdiff.shifts.log_scenario import LogScenario, Parts, free_rows
+from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts, free_rows
 
 
 @register_scenario

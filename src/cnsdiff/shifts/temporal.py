@@ -13,8 +13,7 @@ from pydantic import Field, field_validator
 
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.shifts.base import register_scenario
-from cnsdiff.shifts.log import Log
-from cnsdiff.shifts.log_scenario import LogScenario, Parts
+from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
 
 DAY = 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}

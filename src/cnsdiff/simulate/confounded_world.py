@@ -13,7 +13,8 @@ learnt the environment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,12 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.seeding import derive_seed, numpy_generator
-from cnsdiff.data import Dataset
+from cnsdiff.data import Dataset, Interactions
 from cnsdiff.kernels.memory import require_memory
-from cnsdiff.simulate.assemble import Observed, assemble
-from cnsdiff.simulate.environment import Environment, Surroundings
-from cnsdiff.simulate.exposure import ExposurePolicy
-from cnsdiff.simulate.features import item_features, user_features
-from cnsdiff.simulate.interventions import Intervention, intervene
-from cnsdiff.simulate.relevance import Relevance, user_blocks
+from cnsdiff.simulate.clicks import ExposurePolicy, Relevance, user_blocks
+from cnsdiff.simulate.environment import Environment, Intervention, Surroundings, intervene
 from cnsdiff.simulate.settings import ShiftSettings, WorldSettings, validated
 from cnsdiff.simulate.truth import truth_tables
 
@@ -243,3 +241,96 @@ class ConfoundedWorld:
             }
         )
         return frame if clicked else frame.with_columns(relevant=relevant[row[seen], item[seen]])
+
+
+def content_map(settings: WorldSettings) -> NDArray[np.float64]:
+    """``W`` ``(features, dim)`` such that each feature of ``W φ_i`` has variance 1."""
+    draw = numpy_generator(settings.seed, "content-map")
+    rows = draw.normal(size=(settings.content_features, settings.dim))
+    # φ has variance dim^-1/2 in each factor.
+    result: NDArray[np.float64] = (
+        rows * settings.dim**0.25 / np.linalg.norm(rows, axis=1, keepdims=True)
+    )
+    return result
+
+
+def item_features(settings: WorldSettings, attributes: NDArray[np.float64]) -> pl.DataFrame:
+    """``x_i = W φ_i + noise``: columns ``item``, ``content_0``, … ."""
+    signal = attributes @ content_map(settings).T
+    noise = numpy_generator(settings.seed, "content-noise").normal(size=signal.shape)
+    features = signal + settings.content_noise * noise
+    columns = {f"content_{number}": column for number, column in enumerate(features.T)}
+    return pl.DataFrame({"item": np.arange(settings.n_items), **columns})
+
+
+def user_features(settings: WorldSettings, tastes: NDArray[np.float64]) -> pl.DataFrame:
+    """Columns ``user`` and ``group``: users of like taste tend to be in the same group.
+
+    Each group has a direction of taste; a user is in group ``g`` with probability
+    ``softmax_g(2 θ_u·m_g / sd)``.
+    """
+    draw = numpy_generator(settings.seed, "user-groups")
+    directions = draw.normal(size=(settings.user_groups, settings.dim))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    pull = 2 * settings.dim**0.25 * tastes @ directions.T
+    group = (pull + draw.gumbel(size=pull.shape)).argmax(1)
+    names = pl.Series([f"group-{number}" for number in range(settings.user_groups)])
+    return pl.DataFrame(
+        {"user": np.arange(settings.n_users), "group": names.gather(pl.Series(group))}
+    )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The clicks of the log and those of the shifted world, each pair once in each."""
+
+    log: pl.DataFrame
+    shifted: pl.DataFrame
+
+
+def assemble(
+    observed: Observed,
+    tables: Mapping[str, pl.DataFrame],
+    plan: Intervention,
+    world: WorldSettings,
+    shift: ShiftSettings,
+) -> Dataset:
+    """Train, valid and test_iid at random from the log; test_ood without the pairs of the log.
+
+    Raises
+    ------
+    ConfigError
+        A split would be empty.
+    """
+    draw = numpy_generator(world.seed, "split").random(observed.log.height)
+    part = np.where(draw < shift.valid, 1, np.where(draw < shift.valid + shift.test_iid, 2, 0))
+    splits = {
+        name: observed.log.filter(pl.Series(part == number))
+        for number, name in enumerate(("train", "valid", "test_iid"))
+    }
+    splits["test_ood"] = observed.shifted.join(
+        observed.log, on=["user", "item"], how="anti", maintain_order="left"
+    )
+    for name, frame in splits.items():
+        known = frame.join(splits["train"].select("user").unique(), on="user", how="semi")
+        known = known.join(splits["train"].select("item").unique(), on="item", how="semi")
+        if known.height == 0:
+            raise ConfigError(
+                f"ConfoundedWorld: so small a log leaves the {name} split empty; raise n_users, "
+                "n_items or exposures"
+            )
+    return Dataset.from_splits(
+        {name: Interactions(frame, "ConfoundedWorld") for name, frame in splits.items()},
+        name="confounded-world",
+        scenario=shift.shift,
+        source={"simulator": "ConfoundedWorld", "licence": "generated data, free to use"},
+        settings={
+            "world": world.model_dump(),
+            "shift": shift.model_dump(),
+            "environments": {
+                "logged": [environment.label for environment in plan.logged],
+                "test_ood": [environment.label for environment in plan.shifted],
+            },
+        },
+        tables=tables,
+    )

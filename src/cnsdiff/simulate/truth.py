@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnsdiff.base.errors import CnsdiffError, DataError, did_you_mean
 from cnsdiff.data import Dataset, Split
-from cnsdiff.simulate.environment import Surroundings
-from cnsdiff.simulate.interventions import Intervention
-from cnsdiff.simulate.relevance import Relevance, user_blocks
+from cnsdiff.simulate.clicks import Relevance, user_blocks
+from cnsdiff.simulate.environment import Intervention, Surroundings
 from cnsdiff.simulate.settings import WorldSettings, validated
 
 

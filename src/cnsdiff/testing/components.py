@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings, mean_of
-from cnsdiff.backbones.mf import MF
+from cnsdiff.backbones.base import MF, Backbone, BackboneConfig, Embeddings, mean_of
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig

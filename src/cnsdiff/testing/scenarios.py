@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.data import SPLITS, Dataset, Interactions, Source
-from cnsdiff.shifts.base import Scenario
+from cnsdiff.shifts.base import Filters, Scenario
 from cnsdiff.shifts.drawing import rounded
-from cnsdiff.shifts.filters import Filters
 from cnsdiff.shifts.log_scenario import LogScenario
 
 _FILTERS = Filters(threshold=3)

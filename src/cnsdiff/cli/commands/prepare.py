@@ -269,7 +269,7 @@ def _from_log(
 
 def problem_lines(manifest: Mapping[str, Any]) -> list[str]:
     """What was left out of each file while reading, a line for each reason."""
-    from cnsdiff.data.reading.problems import Problem
+    from cnsdiff.data.interactions import Problem
 
     source = manifest["source"]
     return [

@@ -172,8 +172,8 @@ def item_choice(path: Path | None, model: Recommender) -> Any:
 
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.data.reading.columns import known_roles
-    from cnsdiff.data.reading.raw_tables import read_raw
     from cnsdiff.data.reading.readers import is_parquet, require_file
+    from cnsdiff.data.reading.tables import read_raw
 
     if path is None:
         return None

@@ -9,8 +9,8 @@ from typing import Literal
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.data.interactions import problem_of, shortened
 from cnsdiff.data.reading.columns import RawTable
-from cnsdiff.data.reading.problems import problem_of, shortened
 
 _SEPARATORS = " \t,;|"
 _SAMPLE = 1000  # lines by which files are told apart

@@ -11,10 +11,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.reading.columns import NO_COLUMN, RawTable, assign_roles, known_roles
+from cnsdiff.data.interactions import Problem, merged, problem_of, shortened
+from cnsdiff.data.reading.columns import (
+    NO_COLUMN,
+    RawTable,
+    assign_roles,
+    is_header,
+    is_time,
+    known_roles,
+    repeated_headers,
+)
 from cnsdiff.data.reading.dialects import DECIMAL_COMMA, DELIMITERS, Dialect, declared, shown, sniff
-from cnsdiff.data.reading.headers import is_header, is_time, repeated_headers
-from cnsdiff.data.reading.problems import Problem, merged, problem_of, shortened
 from cnsdiff.data.reading.quoting import quoted_records, with_tabs
 
 _BLANKS = " \t"
@@ -71,18 +78,18 @@ def read_delimited(
     if skip_bad and header is not False:
         lines, above = _from_first_whole(lines, dialect)
         problems += above
-    sample = lines["text"].head(_SAMPLE).to_list()
-    names = dialect.split(sample[0])
+    sample = [dialect.split(text) for text in lines["text"].head(_SAMPLE)]
+    names = sample[0]
     told = header
     if header is None:
-        header = is_header(sample, dialect, asked, f"{source}, line {lines['line'][0]}")
+        header = is_header(sample, dialect.width, asked, f"{source}, line {lines['line'][0]}")
     if header:
         lines = lines[1:]
         if lines.height == 0 and problems:
             raise _nothing_left(source)
         if lines.height == 0:
             raise DataError(f"{source}: has a header but no interactions; add at least one row")
-        if not any(len(dialect.split(line)) == len(names) for line in sample[1:]):
+        if not any(len(row) == len(names) for row in sample[1:]):
             raise DataError(
                 f"{source}: the header names {len(names)} column{'s' if len(names) > 1 else ''} "
                 f"and the lines have {dialect.width} fields, divided by {shown(separator)}; "
@@ -93,7 +100,7 @@ def read_delimited(
     else:
         names = [str(position + 1) for position in range(dialect.width)]
         default = _by_position(names, asked, source)
-        rows = [row for row in map(dialect.split, sample) if len(row) == dialect.width]
+        rows = [row for row in sample if len(row) == dialect.width]
         if dialect.width == 3 and all(is_time(row[2]) for row in rows):
             default["timestamp"] = default.pop("rating")
         # Times before ratings.

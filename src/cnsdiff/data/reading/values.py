@@ -9,9 +9,8 @@ import polars as pl
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
-from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.interactions import Interactions, Problem, rows_of, shortened
 from cnsdiff.data.reading.columns import NO_COLUMN, OPTIONAL, RawTable
-from cnsdiff.data.reading.problems import Problem, rows_of, shortened
 from cnsdiff.data.reading.times import (
     moments,
     note_odd_times,

@@ -21,10 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.adjacency import normalised_matrix
-from cnsdiff.backbones.base import Backbone, BackboneConfig, Embeddings
+from cnsdiff.backbones.base import MF, Backbone, BackboneConfig, Embeddings
 from cnsdiff.backbones.lightgcn import LightGCN, LightGCNConfig
-from cnsdiff.backbones.mf import MF
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
 from cnsdiff.kernels.sparse_matrix import SparseMatrix
@@ -219,7 +217,7 @@ class ShardedBackbone(nn.Module):
         self.user_embedding = nn.Parameter(start.users.detach()[shard.own_users].clone())
         self.item_embedding = nn.Parameter(start.items.detach()[shard.own_items].clone())
         if self.n_layers:
-            matrix = normalised_matrix(positives)
+            matrix = positives.normalised_matrix()
             self.user_item = SparseMatrix(matrix)
             self.item_user = SparseMatrix(matrix.T)
         self._gathered: Tensor | None = None

@@ -1,17 +1,97 @@
-"""Exposure: which items a user is shown in an environment."""
+"""Relevance and exposure: a click needs both."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from cnsdiff.base.counted_random import uniforms
 from cnsdiff.base.seeding import derive_seed
 from cnsdiff.simulate.environment import Environment
 from cnsdiff.simulate.settings import WorldSettings
+
+Numbers = NDArray[np.int64]
+#: User-item pairs that are dense in memory at once.
+PAIRS_AT_ONCE = 1 << 20
+
+
+def user_blocks(n_users: int, n_items: int) -> list[Numbers]:
+    """All users in blocks, so few at a time that their rows over all items may be dense."""
+    rows = max(1, PAIRS_AT_ONCE // n_items)
+    return np.split(np.arange(n_users), range(rows, n_users, rows))
+
+
+def paired(users: ArrayLike, items: ArrayLike) -> tuple[Numbers, Numbers]:
+    """Users and items as arrays that broadcast: a user goes with a row of items.
+
+    Users ``(B,)`` and items ``(B, k)`` are ``k`` pairs of each user; equal shapes are pairs as
+    they stand; ``(B, 1)`` and ``(1, I)`` are all pairs.
+    """
+    left, right = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+    if 0 < left.ndim < right.ndim:
+        left = left.reshape(left.shape + (1,) * (right.ndim - left.ndim))
+    return left, right
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """``R_ui ~ Bernoulli(σ(κ (θ_u·φ_i - ρ)))``, drawn once and for all (METHOD §6).
+
+    Every method takes users and items that broadcast (see :func:`paired`) and answers with their
+    common shape, the same to the last bit whatever it is.
+
+    Attributes
+    ----------
+    tastes, attributes
+        ``θ`` ``(U, dim)`` and ``φ`` ``(I, dim)``, float64.
+    sharpness, threshold
+        ``κ`` and ``ρ``.
+    seed
+        Of the world.
+    user_numbers, item_numbers
+        ``(U,)``, ``(I,)``: the world's own number of each row, which names the draw of a pair.
+    world_items
+        Items of the world.
+    """
+
+    tastes: NDArray[np.float64]
+    attributes: NDArray[np.float64]
+    sharpness: float
+    threshold: float
+    seed: int
+    user_numbers: Numbers
+    item_numbers: Numbers
+    world_items: int
+
+    def affinity(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.float64]:
+        """``θ_u·φ_i``; variance about 1."""
+        user, item = paired(users, items)
+        # Not a matrix product: its last bits depend on the shape, and relevance hangs on them.
+        total: Any = self.tastes[user, 0] * self.attributes[item, 0]
+        for factor in range(1, self.tastes.shape[1]):
+            total = total + self.tastes[user, factor] * self.attributes[item, factor]
+        return np.asarray(total)
+
+    def probability(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.float64]:
+        """``P(R_ui = 1)``; no environment enters."""
+        logits = self.sharpness * (self.affinity(users, items) - self.threshold)
+        return np.asarray(expit(logits))
+
+    def drawn(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.bool_]:
+        """``R_ui``: whether the user likes the item."""
+        uniform = uniforms(derive_seed(self.seed, "relevance"), self.pair_numbers(users, items))
+        return np.asarray(uniform < self.probability(users, items))
+
+    def pair_numbers(self, users: ArrayLike, items: ArrayLike) -> Numbers:
+        """The number of each pair in the world: ``u·I + i``."""
+        user, item = paired(users, items)
+        return np.asarray(self.user_numbers[user] * self.world_items + self.item_numbers[item])
+
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()

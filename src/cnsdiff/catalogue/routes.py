@@ -14,10 +14,8 @@ from typing import Any
 from cnsdiff.base.errors import DataError, InputError, did_you_mean
 from cnsdiff.base.storage import atomic_directory, sha256, storage_error, write_json
 from cnsdiff.catalogue.bundle import open_bundle
-from cnsdiff.catalogue.checksum import Checksum
-from cnsdiff.catalogue.download import DownloadError, Retry, download
-from cnsdiff.catalogue.entries import find
-from cnsdiff.catalogue.entry import Entry, Layout
+from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download
+from cnsdiff.catalogue.entries import Entry, Layout, find
 from cnsdiff.catalogue.progress import Reporter
 from cnsdiff.catalogue.pypi import fetch_wheel
 from cnsdiff.catalogue.store import (
