@@ -384,7 +384,7 @@ def test_a_manifest_nested_deeply(run):
 
 def test_a_finished_run_is_not_trained_over(run, world):
     before = {entry.name: entry.read_bytes() for entry in run.iterdir()}
-    with pytest.raises(RunError, match="holds a finished run; choose another --out"):
+    with pytest.raises(RunError, match="holds a finished run; choose another directory"):
         recommender().fit(world, run=run)
     assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
 

@@ -250,7 +250,7 @@ def test_foreign_directories_are_left_alone(grid, tmp_path, entry):
 
 def test_a_file_is_no_directory(grid, tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(RunError, match=r"out: is a file; choose another --out"):
+    with pytest.raises(RunError, match=r"out: is a file; choose another directory"):
         Store(tmp_path / "out").open(grid)
 
 

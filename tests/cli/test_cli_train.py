@@ -215,7 +215,7 @@ def test_the_same_command_again_resumes_too(cli, world, tmp_path, fast, ctrl_c, 
     assert cli("train", world, "--out", tmp_path / "run", *fast).code == 130
     untouched()
     other = cli("train", world, "--out", tmp_path / "run", *fast, "--seed", 9)
-    other.refused("another configuration", "--resume", "choose another --out")
+    other.refused("another configuration", "--resume", "choose another directory")
     untouched()
     assert cli("train", world, "--out", tmp_path / "run", *fast).code == 0
 
@@ -320,7 +320,7 @@ def test_an_existing_out_is_kept(cli, world, run, tmp_path, fast, untouched):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     untouched()
-    cli("train", world, "--out", run, *fast).refused("holds a finished run", "another --out")
+    cli("train", world, "--out", run, *fast).refused("holds a finished run", "another directory")
     cli("train", world, "--out", tmp_path / "notes", *fast).refused("is no run directory")
     cli("train", world, "--out", tmp_path / "notes" / "a.txt", *fast).refused("no run directory")
     untouched()

@@ -333,7 +333,9 @@ def test_files_that_fit_their_checksum_but_not_each_other(saved, tiny):
 
 
 def test_save_never_replaces_unasked_nor_what_is_no_dataset(tiny, saved, tmp_path):
-    with pytest.raises(InputError, match=r"already exists; choose another --out or pass --overw"):
+    with pytest.raises(
+        InputError, match=r"already exists; choose another directory or pass overwrite=True"
+    ):
         tiny.save(saved)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("precious")

@@ -13,6 +13,7 @@ import torch
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.base.spelling import Command
 from cnsdiff.data import Dataset
 from cnsdiff.display.progress import Reporting
 from cnsdiff.display.tables import Table
@@ -195,10 +196,10 @@ def test_training_shows_what_the_history_holds(run, report):
 def test_what_to_run_next(run, report, world):
     said = words(report, "Next")
     assert f"cnsdiff recommend '{run}' --users" in said
-    assert f"--config '{run}'/config.yaml" in said
+    assert f"--config '{run}/config.yaml'" in said
     # It was selected for its shift already; the default sampler would be another.
     assert "The same, with epoch and dial" not in said
-    assert f"--select-on inverse-popularity --out '{run}'-default" in said
+    assert f"--select-on inverse-popularity --out '{run}-default'" in said
 
 
 @pytest.mark.parametrize("name", SHIFTS)
@@ -206,8 +207,9 @@ def test_what_to_run_next_expects_the_shift_as_an_audit_does(run, world, name):
     data = load_dataset(world)
     data.manifest["scenario"] = name
     (found,) = next_steps(run, Recommender.load(run), data, None)
-    (default,) = (line for line in found.text.splitlines() if line.endswith("-default"))
-    assert f" {' '.join(SHIFTS[name].options)} --out " in default
+    (default,) = (line for line in found.text.splitlines() if line.endswith("-default'"))
+    expecting = Command("train", **SHIFTS[name].options).words[2:]
+    assert f" {' '.join(expecting)} --out " in default
     same = f"--select-on {SHIFTS[name].anticipate} "
     assert found.text.count(same) == (2 if "popularity" not in SHIFTS[name].anticipate else 1)
 

@@ -148,7 +148,7 @@ def test_the_table_of_trials():
 
 
 def test_commands_to_go_on_with_can_be_pasted():
-    commands = [command for command, _ in next_commands(study(), Path("my study"))]
+    commands = list(map(str, next_commands(study(), Path("my study"))))
     assert commands[0] == "cnsdiff evaluate 'my study/best' --references"
     assert "train '/data/my shop' --config 'my study/best.yaml'" in commands[2]
 

@@ -240,7 +240,7 @@ def test_a_study_of_something_else_is_refused(undisturbed, world, quick, tmp_pat
         dataset = ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=1).dataset()
     options = {key: change[key] for key in ("search", "prune") if key in change}
     settings = {key: change[key] for key in ("seed", "epochs") if key in change}
-    with pytest.raises(RunError, match=f"holds a study of another {what}; .* another --out"):
+    with pytest.raises(RunError, match=f"holds a study of another {what}; .* another directory"):
         tune(quick(**settings), dataset, trials=11, out=tmp_path, **options)
     assert (tmp_path / "study.json").read_bytes() == before
 

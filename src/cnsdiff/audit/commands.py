@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import Shift
-from cnsdiff.base.visible import shell_word
+from cnsdiff.base.spelling import Command
 
 _COLUMNS = ("user", "item", "rating", "timestamp", "environment")
 
@@ -17,33 +16,33 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
     """``cnsdiff prepare …`` for the splits of a shift; ``None`` where no file holds them so."""
     if shift.name == "exposure" and reading.randomised is None and Path(reading.log).is_file():
         return None  # the rows shown at random are in the log itself
-    parts = ["cnsdiff", "prepare", reading.log, "--scenario", shift.name]
-    for key, value in shift.settings.items():
-        parts += ["--set", f"{key}={value}"]
-    parts += ["--seed", str(seed)] if seed else []
-    options = {
-        "randomised": reading.randomised if shift.name == "exposure" else None,
-        "user-features": reading.user_features,
-        "item-features": reading.item_features,
-        "threshold": None if log.threshold is None else f"{log.threshold:g}",
-        "user-core": reading.user_core or None,
-        "item-core": reading.item_core or None,
-        "format": None if reading.format == "auto" else reading.format,
-        "delimiter": reading.delimiter,
-        "time-unit": None if reading.time_unit == "auto" else reading.time_unit,
-        **{f"{role}-col": reading.columns.get(role) for role in _COLUMNS},
-    }
-    for name, given in options.items():
-        parts += [] if given is None else [f"--{name}", str(given)]
-    if reading.header is not None:
-        parts.append("--header" if reading.header else "--no-header")
-    parts += ["--skip-bad"] if reading.skip_bad else []
-    parts += ["--literal-ids"] if reading.literal_ids else []
-    return " ".join(map(shell_word, [*parts, "--out", str(out)]))
+    columns: dict[str, object] = {f"{role}_col": reading.columns.get(role) for role in _COLUMNS}
+    command = Command(
+        "prepare",
+        reading.log,
+        scenario=shift.name,
+        set=shift.settings,
+        seed=seed or None,
+        randomised=reading.randomised if shift.name == "exposure" else None,
+        user_features=reading.user_features,
+        item_features=reading.item_features,
+        threshold=None if log.threshold is None else f"{log.threshold:g}",
+        user_core=reading.user_core or None,
+        item_core=reading.item_core or None,
+        format=None if reading.format == "auto" else reading.format,
+        delimiter=reading.delimiter,
+        time_unit=None if reading.time_unit == "auto" else reading.time_unit,
+        **columns,
+        header=reading.header,
+        skip_bad=reading.skip_bad or None,
+        literal_ids=reading.literal_ids or None,
+        out=out,
+    )
+    return str(command)
 
 
 def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) -> str | None:
-    """``cnsdiff train …`` for a method; ``None`` for a reference, which has no such command.
+    """``cnsdiff train …`` for a method; ``None`` for a reference, which is fitted from Python.
 
     Parameters
     ----------
@@ -53,10 +52,10 @@ def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) ->
     kind = METHODS[method]
     if kind.train is None:
         return None
-    parts = ["cnsdiff", "train", str(dataset), *shlex.split(kind.train)]
-    if shift is not None:
-        parts += shift.options
-    return " ".join(map(shell_word, [*parts, "--out", str(out)]))
+    expecting = {} if shift is None else shift.options
+    settings = {**kind.train.get("set", {}), **expecting.get("set", {})}
+    options = {**kind.train, **expecting, "set": settings, "out": out}
+    return str(Command("train", dataset, **options))
 
 
 def reference_code(method: str, dial: float | None, dataset: Path) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ class Kind:
     title: str
     about: str
     plain: str
-    train: str | None
+    train: Mapping[str, Any] | None
 
 
 METHODS: dict[str, Kind] = {
@@ -54,9 +55,9 @@ METHODS: dict[str, Kind] = {
         "the usual recommender",
         "LightGCN with BPR and random negatives, as usually trained",
         PLAIN,
-        "--preset bpr-lightgcn --set training.dial=auto",
+        {"preset": "bpr-lightgcn", "set": {"training.dial": "auto"}},
     ),
-    OURS: Kind("cnsdiff", "the default of this tool", PLAIN_DIAL, ""),
+    OURS: Kind("cnsdiff", "the default of this tool", PLAIN_DIAL, {}),
 }
 
 

@@ -14,8 +14,8 @@ from pydantic import Field, FiniteFloat, model_validator
 from cnsdiff.audit.settings import SCHEMA_VERSION
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json
-from cnsdiff.base.visible import shell_word
 
 FILE = "audit.json"
 
@@ -266,7 +266,7 @@ def read_audit(folder: Path) -> dict[str, Any]:
         result: dict[str, Any] = read_json(file)
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder}: holds no finished audit; run cnsdiff audit LOG --out {shell_word(folder)}"
+            f"{folder}: holds no finished audit; run {Command('audit', 'LOG', out=folder)}"
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged ({first_line(error)}); run the audit again") from error

@@ -46,7 +46,7 @@ def take_up(out: Path, identity: Mapping[str, Any], budget: float) -> float | No
     """
     file = out / FILE
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file; choose another --out")
+        raise RunError(f"{out}: is a file; choose another directory")
     before: float | None = None
     if file.is_file():
         known, before = _read(file)
@@ -57,11 +57,11 @@ def take_up(out: Path, identity: Mapping[str, Any], budget: float) -> float | No
                     f" ({_short(known.get(key))} there, {_short(identity.get(key))} here)"
                 )  # fmt: skip
                 raise RunError(
-                    f"{out}: holds an audit that differs in {option}{told}; choose another --out, "
-                    "or pass --overwrite to start anew"
+                    f"{out}: holds an audit that differs in {option}{told}; choose another "
+                    "directory, or pass --overwrite to start anew"
                 )
     elif out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty and holds no audit; choose another --out")
+        raise RunError(f"{out}: is not empty and holds no audit; choose another directory")
     write_json(
         file, {"schema_version": SCHEMA_VERSION, "identity": dict(identity), "budget": budget}
     )
@@ -78,13 +78,13 @@ def _read(file: Path) -> tuple[dict[str, Any], float]:
         found = read_json(file)
         if found["schema_version"] != SCHEMA_VERSION:
             raise RunError(
-                f"{file}: is of another version of audits; choose another --out, or pass "
+                f"{file}: is of another version of audits; choose another directory, or pass "
                 "--overwrite to start anew"
             )
         return dict(found["identity"]), float(found["budget"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{file}: is damaged; choose another --out, or pass --overwrite to start anew"
+            f"{file}: is damaged; choose another directory, or pass --overwrite to start anew"
         ) from error
 
 

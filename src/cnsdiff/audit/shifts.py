@@ -42,10 +42,10 @@ class Shift:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def options(self) -> tuple[str, ...]:
+    def options(self) -> dict[str, Any]:
         """What ``cnsdiff train`` takes to expect this shift."""
-        settings = (f"training.{key}={value}" for key, value in self.training.items())
-        return ("--select-on", self.anticipate, *(w for s in settings for w in ("--set", s)))
+        settings = {f"training.{key}": value for key, value in self.training.items()}
+        return {"select_on": self.anticipate, "set": settings}
 
 
 #: In order of importance: with little time the first come first.

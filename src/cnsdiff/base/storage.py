@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic_core import from_json
 
 from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.visible import json_text, visible
 
 if sys.platform != "win32":
@@ -359,7 +360,7 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def being_written(path: Path) -> RunError:
     """The sentence for a directory that another process holds."""
     return RunError(
-        f"{path}: another command is writing here; wait for it, or choose another --out"
+        f"{path}: another command is writing here; wait for it, or choose another directory"
     )
 
 
@@ -380,7 +381,9 @@ def _require_free(path: Path, overwrite: bool) -> None:
 
 
 def _exists(path: Path) -> InputError:
-    return InputError(f"{path}: already exists; choose another --out or pass --overwrite")
+    return InputError(
+        f"{path}: already exists; choose another directory or pass {parameter('overwrite', True)}"
+    )
 
 
 def _take(new: Path, path: Path) -> None:

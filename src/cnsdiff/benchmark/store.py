@@ -77,12 +77,12 @@ class Store:
             ``path`` holds something else, or results are being added for another grid.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path}: is a file; choose another --out")
+            raise RunError(f"{self.path}: is a file; choose another directory")
         if self.path.is_dir():
             remove_leftovers(self.path, ["grid.yaml"])
             if any(self.path.iterdir()) and not (self.path / "grid.yaml").exists():
                 raise RunError(
-                    f"{self.path}: is not empty and holds no benchmark; choose another --out"
+                    f"{self.path}: is not empty and holds no benchmark; choose another directory"
                 )
         text, file = dump_grid(grid), self.path / "grid.yaml"
         if not file.is_file() or file.read_bytes() != text.encode():
@@ -112,8 +112,8 @@ class Store:
     @property
     def _busy(self) -> RunError:
         return RunError(
-            f"{self.path}: another benchmark is running here; wait for it, choose another --out, "
-            "or look at what is there with --show"
+            f"{self.path}: another benchmark is running here; wait for it, choose another "
+            "directory, or read what is there"
         )
 
     def add(self, task: Task, outcome: Outcome) -> None:

@@ -11,7 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.base.visible import say_json, shell_word, visible
+from cnsdiff.base.spelling import Command
+from cnsdiff.base.visible import say_json, visible
 from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.display.screen import Screen, literal
 
@@ -38,24 +39,23 @@ def note(text: str) -> Text:
     return Text.assemble(("note: ", "yellow"), visible(text))
 
 
-def print_next(screen: Screen, *steps: tuple[str, str]) -> None:
+def print_next(screen: Screen, *commands: Command) -> None:
     """Commands to go on with, and what each is for; never broken, so that they can be copied."""
     screen.print("Next:")
-    widest = max(len(command) for command, _ in steps)
-    beside = widest + max(len(purpose) for _, purpose in steps) + 6 <= screen.width
-    for command, purpose in steps:
-        wide = (f"  {command:<{widest}}  # {purpose}",)
-        for line in wide if beside else (f"  # {purpose}", f"  {command}"):
+    widest = max(len(str(command)) for command in commands)
+    beside = widest + max(len(command.purpose) for command in commands) + 6 <= screen.width
+    for command in commands:
+        wide = (f"  {command!s:<{widest}}  # {command.purpose}",)
+        for line in wide if beside else (f"  # {command.purpose}", f"  {command}"):
             screen.print(line, soft_wrap=True)
 
 
-def after_dataset(path: Path) -> tuple[tuple[str, str], ...]:
+def after_dataset(path: Path) -> tuple[Command, ...]:
     """What to do with a new dataset."""
-    place, run = shell_word(path), shell_word(Path("runs") / path.name)
     return (
-        (f"cnsdiff data describe {place}", "how large the shift is"),
-        (f"cnsdiff evaluate {place}", "what references make of it"),
-        (f"cnsdiff train {place} --out {run}", "a model"),
+        Command("data describe", path, purpose="how large the shift is"),
+        Command("evaluate", path, purpose="what references make of it"),
+        Command("train", path, out=Path("runs") / path.name, purpose="a model"),
     )
 
 

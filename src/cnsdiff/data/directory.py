@@ -141,13 +141,13 @@ def write_directory(
     if overwrite and not _is_replaceable(path):
         raise DataError(
             f"{path}: holds files but no dataset, so --overwrite does not replace it; choose "
-            "another --out"
+            "another directory"
         )
     own = [*map(file_name, ("users", "items", "seen", *SPLITS, *SIDE_TABLES)), MANIFEST, REPORT]
     if overwrite and path.is_dir() and (other := foreign_to(path, own)) is not None:
         raise DataError(
             f"{path}: holds {other!r} beside the dataset, which --overwrite would remove; move it, "
-            "or choose another --out"
+            "or choose another directory"
         )
     with atomic_directory(path, overwrite=overwrite) as temporary:
         files = {}

@@ -50,12 +50,12 @@ def write_export(
     if overwrite and not _is_replaceable(path):
         raise InputError(
             f"{path}: holds something that is no export, so --overwrite does not replace it; "
-            "choose another --out"
+            "choose another directory"
         )
     if overwrite and path.is_dir() and (other := foreign_to(path, _own_files(path))) is not None:
         raise InputError(
             f"{path}: holds {other!r} beside the export, which --overwrite would remove; move it, "
-            "or choose another --out"
+            "or choose another directory"
         )
     with atomic_directory(path, overwrite=overwrite) as temporary:
         more = write(temporary) or {}

@@ -41,6 +41,7 @@ from torch import Tensor
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
@@ -56,7 +57,6 @@ from cnsdiff.base.storage import (
     write_text,
     write_with,
 )
-from cnsdiff.base.visible import shell_word
 from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.data.side_tables import seen_misfit
@@ -120,7 +120,7 @@ def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     """
     _begin(path, config, dataset)
     busy = RunError(
-        f"{path}: another training is running here; wait for it, or choose another --out"
+        f"{path}: another training is running here; wait for it, or choose another directory"
     )
     with locked(path, busy):
         remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
@@ -137,7 +137,7 @@ def _begin(path: Path, config: Config, dataset: Dataset) -> None:
     if (path / "manifest.json").exists():
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: exists and is no run directory; choose another --out")
+        raise RunError(f"{path}: exists and is no run directory; choose another directory")
     try:
         with atomic_directory(path) as temporary:
             manifest = {"status": "training", **provenance(config, dataset)}
@@ -153,16 +153,16 @@ def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     manifest = read_manifest(path)
     if manifest["status"] == "complete":
         (path / CHECKPOINT).unlink(missing_ok=True)  # killed before that
-        raise RunError(f"{path}: holds a finished run; choose another --out")
+        raise RunError(f"{path}: holds a finished run; choose another directory")
     if manifest["config_fingerprint"] != config_fingerprint(config):
         raise RunError(
             f"{path}: holds an unfinished run of another configuration; resume that one with "
-            f"`cnsdiff train --resume {shell_word(path)}`, or choose another --out"
+            f"`{Command('train', resume=path)}`, or choose another directory"
         )
     if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
         raise RunError(
             f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
-            "content; prepare that dataset again, or choose another --out"
+            "content; prepare that dataset again, or choose another directory"
         )
     if not (path / "config.yaml").exists():  # killed before, by an earlier version
         write_text(path / "config.yaml", _yaml(config))
@@ -313,7 +313,7 @@ def without_configuration(path: Path) -> RunError:
     """The sentence for a run that was killed as it began, by an earlier version."""
     return RunError(
         f"{path}: was ended before its configuration was written, so nothing is lost; give the "
-        f"command again that began it, `cnsdiff train DATASET --out {shell_word(path)}` with its "
+        f"command again that began it, `{Command('train', 'DATASET', out=path)}` with its "
         "options"
     )
 
@@ -327,7 +327,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{path}: is no run directory (it has no manifest.json); make one with "
-            "`cnsdiff train DATASET --out RUN`"
+            f"`{Command('train', 'DATASET', out='RUN')}`"
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
@@ -376,8 +376,7 @@ def _read_run(path: Path) -> dict[str, Any]:
         if not (path / "config.yaml").exists():
             raise without_configuration(path)
         raise RunError(
-            f"{path}: training has not finished; go on with `cnsdiff train --resume "
-            f"{shell_word(path)}`"
+            f"{path}: training has not finished; go on with `{Command('train', resume=path)}`"
         )
     files = [name for name in _FILES if name in manifest["sha256"] or name not in _OPTIONAL]
     for name in files:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnsdiff.base.errors import InputError, RunError
-from cnsdiff.base.visible import shell_word
+from cnsdiff.base.spelling import Command
 from cnsdiff.benchmark.findings import Findings, find
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.headline import ABLATION
@@ -38,7 +38,7 @@ def benchmark_document(path: Path) -> Document:
         raise RunError(
             f"{path}: its results do not fit together ({error}); run the benchmark again"
         ) from error
-    again = f"cnsdiff benchmark GRID.yaml --out {shell_word(path)}"
+    again = str(Command("benchmark", "GRID.yaml", out=path))
     grid_section = Section("Grid", _grid(path, grid, results))
     title = f"Benchmark {grid.name}"
     if found is None:

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.base.errors import CnsdiffError, InputError
+from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import read_parquet
-from cnsdiff.base.visible import shell_word
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.display.progress import Reporting
 from cnsdiff.display.tables import Cell, Column, Table, metric_title
@@ -162,7 +162,7 @@ def _measure(
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
                 f"EASE is left out: with {data.n_items:,} items it takes minutes. "
-                f"`cnsdiff evaluate {verbatim(shell_word(path))} --references` measures it."
+                f"`{verbatim(Command('evaluate', path, references=True))}` measures it."
             )
             continue
         told.note(f"fitting {name}")

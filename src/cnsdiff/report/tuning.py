@@ -110,8 +110,8 @@ def _result(study: Study) -> Iterator[Block]:
 
 def _next(study: Study, path: Path) -> Iterator[Block]:
     # The reader has the report already.
-    commands = [(c, why) for c, why in next_commands(study, path) if " report " not in c]
-    text = "\n".join(f"{command}  # {purpose}" for command, purpose in commands)
+    commands = [each for each in next_commands(study, path) if "report" not in each.words]
+    text = "\n".join(f"{command}  # {command.purpose}" for command in commands)
     file = path / BEST_CONFIG
     if study.best is None:
         yield Prose("There is no best configuration yet; the same command goes on.")

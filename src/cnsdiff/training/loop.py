@@ -221,7 +221,7 @@ class Trainer:
             if state.identity.get(what) != value:
                 raise RunError(
                     f"{self.checkpoint}: belongs to another {what}; resume with the same {what}, "
-                    "or choose another --out"
+                    "or choose another directory"
                 )
         state = self.layout.own(state)
         state.restore(step, optimizer, self.checkpoint)

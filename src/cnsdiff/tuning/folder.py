@@ -19,16 +19,16 @@ def opened(folder: Path | None) -> Iterator[None]:
         return
     own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file; choose another --out")
+        raise RunError(f"{folder}: is a file; choose another directory")
     if folder.is_dir() and not (folder / DATABASE).exists():
         others = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
         if others:
             raise RunError(
-                f"{folder}: is not empty and holds no study ({DATABASE}); choose another --out"
+                f"{folder}: is not empty and holds no study ({DATABASE}); choose another directory"
             )
     fresh = not (folder / DATABASE).exists()
     busy = RunError(
-        f"{folder}: another tuning is running here; wait for it, or choose another --out"
+        f"{folder}: another tuning is running here; wait for it, or choose another directory"
     )
     with locked(folder, busy):
         remove_leftovers(folder, own)

@@ -149,7 +149,7 @@ class OptunaStudy:
                 folder = None if self.database is None else self.database.parent
                 raise RunError(
                     f"{folder}: holds a study of another {what}; give the same {what} as before, "
-                    "or choose another --out"
+                    "or choose another directory"
                 )
 
     def trials(self) -> tuple[Trial, ...]:
@@ -229,7 +229,7 @@ def _opening(database: Path | None) -> Iterator[None]:
     except (sqlite3.DatabaseError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise RunError(
             f"{database}: is no database of a study, or is damaged ({_first_line(error)}); move it "
-            "away to begin anew, or choose another --out"
+            "away to begin anew, or choose another directory"
         ) from error
 
 

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json, write_json
-from cnsdiff.base.visible import shell_word
 from cnsdiff.tuning.importance import Importances, ImportancesRecord
 from cnsdiff.tuning.trial import Trial, TrialRecord, best_trial, trials_table
 
@@ -206,17 +206,15 @@ class StudyRecord(Record):
         return self
 
 
-def next_commands(study: Study, folder: Path) -> list[tuple[str, str]]:
-    """Commands to go on with after the study in ``folder``, and what each is for."""
-    dataset = shell_word(study.dataset["path"] or "DATASET")
-    best, config = (shell_word(folder / name) for name in (BEST_RUN, BEST_CONFIG))
+def next_commands(study: Study, folder: Path) -> list[Command]:
+    """Commands to go on with after the study in ``folder``."""
+    best, config = folder / BEST_RUN, folder / BEST_CONFIG
+    dataset = study.dataset["path"] or "DATASET"
+    another = "the same with another seed"
     return [
-        (f"cnsdiff evaluate {best} --references", "what it is worth on the tests"),
-        (f"cnsdiff report {shell_word(folder)}", "which settings matter"),
-        (
-            f"cnsdiff train {dataset} --config {config} --seed 1 --out RUN",
-            "the same with another seed",
-        ),
+        Command("evaluate", best, references=True, purpose="what it is worth on the tests"),
+        Command("report", folder, purpose="which settings matter"),
+        Command("train", dataset, config=config, seed=1, out="RUN", purpose=another),
     ]
 
 
@@ -234,7 +232,7 @@ def read_study(folder: Path) -> Study:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
-            f"`cnsdiff tune DATASET --out {shell_word(folder)}`"
+            f"`{Command('tune', 'DATASET', out=folder)}`"
         ) from error
     except (OSError, ValueError) as error:
         raise _damaged(file, first_line(error)) from error

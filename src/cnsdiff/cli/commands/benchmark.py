@@ -12,6 +12,7 @@ import typer
 from cnsdiff.cli import completion
 
 if TYPE_CHECKING:
+    from cnsdiff.base.spelling import Command
     from cnsdiff.benchmark.grid import Grid
     from cnsdiff.benchmark.plan import Unit
     from cnsdiff.benchmark.run import Results
@@ -80,7 +81,7 @@ def benchmark(
     Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.visible import shell_word
+    from cnsdiff.base.spelling import Command
     from cnsdiff.benchmark.datasets import materialise
     from cnsdiff.benchmark.grid_file import read_grid
     from cnsdiff.benchmark.plan import plan
@@ -107,10 +108,16 @@ def benchmark(
             _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
     results = collect(asked, units, store)
     form = "json" if json else format
-    again = f"cnsdiff benchmark {shell_word(grid)} --out {shell_word(store.path)} --show"
     steps = (
-        (f"cnsdiff report {shell_word(store.path)}", "all of it in one HTML file"),
-        (f"{again} --format markdown", "the tables for a page; latex for a paper"),
+        Command("report", store.path, purpose="all of it in one HTML file"),
+        Command(
+            "benchmark",
+            grid,
+            out=store.path,
+            show=True,
+            format="markdown",
+            purpose="the tables for a page; latex for a paper",
+        ),
     )
     _print(asked, results, form, baseline, ours, rivals, steps)
     if results.failures.height and not show:
@@ -140,7 +147,7 @@ def _print(
     baseline: str | None,
     ours: str | None,
     rivals: str,
-    steps: tuple[tuple[str, str], ...],
+    steps: tuple[Command, ...],
 ) -> None:
     from cnsdiff.base.visible import say
     from cnsdiff.benchmark.findings import PARTS, find
@@ -165,7 +172,7 @@ def _print(
                 **told,
                 **document,
                 "failures": results.failures.to_dicts(),
-                "next": [command for command, _ in steps],
+                "next": [str(command) for command in steps],
             }
         )
         return

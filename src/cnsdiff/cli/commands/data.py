@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.commands import describe, export_dataset
 from cnsdiff.cli.commands.describe import entry_facts
@@ -84,7 +85,10 @@ def fetch(
     from cnsdiff.cli.failure import interruptible
     from cnsdiff.cli.output import console, print_json, print_next
 
-    with interruptible(f"go on with: cnsdiff data fetch {name}"), reporter_for_terminal() as report:
+    with (
+        interruptible(f"go on with: {Command('data fetch', name)}"),
+        reporter_for_terminal() as report,
+    ):
         done = catalogue.fetch(
             name,
             home=home,
@@ -118,15 +122,12 @@ app.command("describe", epilog=describe.EXAMPLE)(describe.describe)
 app.command("export", epilog=export_dataset.EXAMPLE)(export_dataset.export_dataset)
 
 
-def _after_fetch(name: str) -> tuple[tuple[str, str], ...]:
+def _after_fetch(name: str) -> tuple[Command, ...]:
     """What to do with a published data set."""
-    place = name.rpartition("/")[2]
+    out = f"data/{name.rpartition('/')[2]}"
     return (
-        (
-            f"cnsdiff prepare {name} --scenario popularity --out data/{place}",
-            "divide it by a shift",
-        ),
-        (f"cnsdiff audit {name}", "or all at once: what each shift costs, and what to use"),
+        Command("prepare", name, scenario="popularity", out=out, purpose="divide it by a shift"),
+        Command("audit", name, purpose="or all at once: what each shift costs, and what to use"),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Json
 
@@ -53,7 +54,7 @@ def describe(
         if len(found) > 1 or figures is not None:
             raise InputError(
                 f"{entry.name}: is a name of the catalogue, not a dataset directory, so there is "
-                f"nothing to measure; make one with cnsdiff prepare {entry.name} --out DIR"
+                f"nothing to measure; make one with {Command('prepare', entry.name, out='DIR')}"
             )
         _show_entry(entry, json=json)
         return
@@ -160,8 +161,8 @@ def _show_entry(entry: Entry, *, json: bool) -> None:
         out = f"data/{entry.name.rpartition('/')[2]}"
         print_next(
             screen,
-            (f"cnsdiff prepare {entry.name} --scenario popularity --out {out}", "divide it"),
-            (f"cnsdiff data describe {out}", "measure the shift"),
+            Command("prepare", entry.name, scenario="popularity", out=out, purpose="divide it"),
+            Command("data describe", out, purpose="measure the shift"),
         )
     else:
-        print_next(screen, (f"cnsdiff data fetch {entry.name}", "get it"))
+        print_next(screen, Command("data fetch", entry.name, purpose="get it"))

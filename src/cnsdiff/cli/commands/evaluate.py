@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Dial, Json
 
@@ -183,7 +184,7 @@ def evaluate(
             "models": {name: result.to_dict() for name, result in results.items()},
             "left_out": left_out,
             "verdict": verdict,
-            "next": [command for command, _ in steps],
+            "next": [str(command) for command in steps],
         }
         if counts is not None:
             report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
@@ -254,15 +255,13 @@ def _end(notes: list[str], unwritten: StorageError | None, asked: bool) -> None:
         raise typer.Exit(unwritten.exit_code)
 
 
-def _next(target: Path, of_run: bool, references: bool) -> list[tuple[str, str]]:
-    """Commands to go on with, and what each is for."""
-    from cnsdiff.base.visible import shell_word
-
-    place = shell_word(target)
+def _next(target: Path, of_run: bool, references: bool) -> list[Command]:
+    """Commands to go on with."""
     if not of_run:
-        return [(f"cnsdiff train {place} --out RUN", "a model to set beside them")]
-    steps = [(f"cnsdiff report {place}", "all about it in one HTML file")]
-    if not references:
-        steps.insert(0, (f"cnsdiff evaluate {place} --references", "beside what any has to beat"))
-    steps.append((f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"))
-    return steps
+        return [Command("train", target, out="RUN", purpose="a model to set beside them")]
+    beside = Command("evaluate", target, references=True, purpose="beside what any has to beat")
+    page = Command("report", target, purpose="all about it in one HTML file")
+    lists = Command(
+        "recommend", target, all_users=True, out="lists.csv", purpose="the lists themselves"
+    )
+    return [page, lists] if references else [beside, page, lists]

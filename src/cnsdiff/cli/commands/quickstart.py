@@ -29,7 +29,7 @@ def quickstart(
     everything is shown alike. No data and no network are needed.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.visible import shell_word
+    from cnsdiff.base.spelling import Command
     from cnsdiff.cli.output import (
         comparison_table,
         console,
@@ -86,11 +86,13 @@ def quickstart(
         "One seed and one small world prove nothing about your data: try it.",
     ):
         screen.print(line)
-    steps = [("cnsdiff audit ratings.csv", "with your own log: what a shift costs, what to do")]
+    steps = [
+        Command("audit", "ratings.csv", purpose="with your own log: what a shift costs, what to do")
+    ]
     if out is not None:
         run = out / "cnsdiff"
-        steps.append((f"cnsdiff report {shell_word(run)}", "this model in one HTML file"))
-        steps.append((f"cnsdiff recommend {shell_word(run)} --users 0,1", "its lists"))
+        steps.append(Command("report", run, purpose="this model in one HTML file"))
+        steps.append(Command("recommend", run, users="0,1", purpose="its lists"))
         screen.print(f"Kept in {out}", soft_wrap=True)
     print_next(screen, *steps)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnsdiff.base.visible import shell_word
+from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
 
@@ -150,7 +150,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     if manifest["status"] == "complete":
         (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
         raise RunError(
-            f"{run}: this run is finished; evaluate it with `cnsdiff evaluate {shell_word(run)}`"
+            f"{run}: this run is finished; evaluate it with `{Command('evaluate', run)}`"
         )
     if not (run / "config.yaml").exists():
         raise without_configuration(run)
@@ -180,8 +180,7 @@ def _fit(
     def how() -> str:
         if not (run / "manifest.json").exists():
             return "nothing was trained yet, give the same command again"
-        go_on = f"cnsdiff train --resume {shell_word(run)}"
-        return f"the epochs completed are saved, go on with `{go_on}`"
+        return f"the epochs completed are saved, go on with `{Command('train', resume=run)}`"
 
     with interruptible(how) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
@@ -207,14 +206,12 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     # Of all epochs: those before a resumption, too.
     seconds = sum(record["seconds"] + record["validation_seconds"] for record in history)
     memory = peak_memory(make_fabric(config.device, config.precision).device)
-    place = shell_word(run)
     steps = (
-        (
-            f"cnsdiff evaluate {place} --references",
-            "how it does under the shift, what beats it",
+        Command(
+            "evaluate", run, references=True, purpose="how it does under the shift, what beats it"
         ),
-        (f"cnsdiff report {place}", "all about it in one HTML file"),
-        (f"cnsdiff recommend {place} --all-users --out lists.csv", "the lists themselves"),
+        Command("report", run, purpose="all about it in one HTML file"),
+        Command("recommend", run, all_users=True, out="lists.csv", purpose="the lists themselves"),
     )
     if json:
         summary = {
@@ -229,7 +226,7 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
             "seconds": seconds,
             "median_epoch_seconds": median,
             "peak_memory_bytes": memory,
-            "next": [command for command, _ in steps],
+            "next": [str(command) for command in steps],
         }
         print_json(summary)
         return

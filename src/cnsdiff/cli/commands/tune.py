@@ -174,7 +174,7 @@ def _summary(study: Study, out: Path) -> dict[str, Any]:
         "left_out": list(study.left_out),
         "config": str(out / BEST_CONFIG),
         "run": str(out / BEST_RUN),
-        "next": [command for command, _ in next_commands(study, out)],
+        "next": list(map(str, next_commands(study, out))),
     }
 
 
