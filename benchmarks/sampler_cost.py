@@ -24,8 +24,8 @@ from cnsdiff import load_dataset
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
-from cnsdiff.recommender.assembly import assemble
 from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.fitting import assemble
 from cnsdiff.recommender.presets import PRESETS
 from cnsdiff.samplers import SAMPLERS, Batch, Context
 from cnsdiff.training.step import TrainingStep

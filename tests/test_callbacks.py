@@ -9,8 +9,8 @@ import pytest
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.base.errors import InputError, TrainingError
 from cnsdiff.recommender.callbacks import Callback
+from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import PlainReporter, Reporter
-from cnsdiff.training.several.processes import Processes
 
 TRAINING = {"epochs": 3, "batch_size": 64}
 
@@ -152,7 +152,7 @@ def test_a_training_that_fails_is_told(world):
 
 @pytest.mark.parametrize("given", [Callback, PlainReporter(), "tensorboard"])
 def test_what_is_no_callback(world, given):
-    with pytest.raises(InputError, match=r"objects of cnsdiff\.callbacks\.Callback, not "):
+    with pytest.raises(InputError, match=r"recommender\.callbacks\.Callback, not "):
         recommender().fit(world, callbacks=[given])
 
 

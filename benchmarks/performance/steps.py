@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
-from cnsdiff.recommender.assembly import assemble
 from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.fitting import assemble
 from cnsdiff.samplers import Batch, Context
 
 SEED = 0

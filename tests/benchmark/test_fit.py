@@ -26,13 +26,13 @@ from cnsdiff.evaluation.dial import (
     near,
     readings,
 )
-from cnsdiff.recommender.assembly import assemble
 from cnsdiff.recommender.config import Config, resolve_config
+from cnsdiff.recommender.fitting import assemble
 from cnsdiff.references import EASE, MostPop, RandomScores
 from cnsdiff.training import selection
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
+from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
 
 ALL = ("valid", *get_args(Anticipated))

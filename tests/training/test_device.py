@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.training.device import make_fabric
+from cnsdiff.training.processes import make_fabric
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:x", "cuda:-1", "", "mps:0", "cpu:cpu"])

@@ -14,14 +14,13 @@ from launching import ENVIRONMENT, TORCHRUN, furthest, scalars, torchrun, train_
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError, RunError
-from cnsdiff.recommender.assembly import assemble
+from cnsdiff.recommender.fitting import assemble
 from cnsdiff.recommender.run_directory import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
-from cnsdiff.training.several.processes import Processes
-from cnsdiff.training.several.slices import Slices, Streams, number_of_slices
+from cnsdiff.training.processes import Processes, make_fabric
+from cnsdiff.training.slices import Slices, Streams, number_of_slices
 
 #: The last of each epoch's batches is smaller than the others.
 TRAINING = {"epochs": 3, "batch_size": 200, "patience": None}

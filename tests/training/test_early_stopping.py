@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from cnsdiff.training.early_stopping import PUBLISHED_METRICS, EarlyStopping
+from cnsdiff.training.config import PUBLISHED_METRICS
+from cnsdiff.training.selection import EarlyStopping
 
 
 def run(stopping: EarlyStopping, values: list[float]) -> list[bool]:

@@ -21,8 +21,8 @@ from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, tiny_positives
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
+from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 

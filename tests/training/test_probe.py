@@ -23,9 +23,9 @@ from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import FalseNegativeProbe
+from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.step import TrainingStep
 

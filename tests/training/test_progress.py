@@ -10,13 +10,13 @@ import pytest
 
 from cnsdiff import Recommender
 from cnsdiff.display.screen import Screen
-from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.progress import (
     PlainReporter,
     RichReporter,
     describe,
     reporter_for_terminal,
 )
+from cnsdiff.training.selection import EarlyStopping
 
 TRAINING = {"epochs": 3, "batch_size": 8}
 

@@ -12,11 +12,11 @@ from launching import forked, furthest, scalars, train_together
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.recommender.assembly import assemble, assemble_shard
+from cnsdiff.recommender.fitting import assemble, assemble_shard
 from cnsdiff.recommender.run_directory import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
-from cnsdiff.training.several.processes import Processes
-from cnsdiff.training.several.sharding import Shard
+from cnsdiff.training.processes import Processes
+from cnsdiff.training.sharding import Shard
 
 #: No false negatives are counted on a share of the users.
 TRAINING = {"epochs": 4, "batch_size": 200, "patience": None, "fhn_every": None}

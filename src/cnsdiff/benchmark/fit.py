@@ -20,16 +20,15 @@ from cnsdiff.benchmark.grid import PLAIN, is_dialled
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
-from cnsdiff.recommender.assembly import assemble, tell_of_full_users
 from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.fitting import assemble, tell_of_full_users
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
-from cnsdiff.training.early_stopping import EarlyStopping
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
+from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import DIAL_USERS
+from cnsdiff.training.selection import DIAL_USERS, EarlyStopping
 
 
 @dataclass

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.fitted import Fitted
+from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.training.progress import Reporter
 
 if TYPE_CHECKING:
-    from cnsdiff.training.early_stopping import EarlyStopping
+    from cnsdiff.training.selection import EarlyStopping
 
 
 @dataclass(frozen=True)

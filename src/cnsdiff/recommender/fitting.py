@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
+from torch import nn
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.backbones import BACKBONES
+from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
+from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
-from cnsdiff.recommender.assembly import assemble, assemble_shard, tell_of_full_users
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
-from cnsdiff.recommender.fitted import Fitted
-from cnsdiff.training.device import make_fabric
+from cnsdiff.recommender.run_directory import Fitted
+from cnsdiff.samplers import SAMPLERS
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import FalseNegativeProbe, false_negative_probe
+from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.selection import Selection
-from cnsdiff.training.several.layout import Layout
-from cnsdiff.training.several.processes import Processes, joined
+from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
+from cnsdiff.training.slices import Layout
 from cnsdiff.training.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -222,3 +228,105 @@ class _Parts:
             uncounted = "with training.shard no false negatives are counted while training"
         found = (self.selection.note, None if self.probe is None else self.probe.note, uncounted)
         return [note for note in found if note is not None]
+
+
+def assemble(
+    config: Config,
+    dataset: Dataset,
+    *,
+    backbone: type[Any] | None = None,
+    sampler: type[Any] | None = None,
+) -> tuple[TrainingStep, Positives]:
+    """Backbone, sampler and objective as one untrained step, and the training pairs.
+
+    Parameters
+    ----------
+    config
+        Names the components and seeds their weights.
+    dataset
+        Only its train split is read.
+    backbone, sampler
+        Classes to take in place of those named.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown, or a component needs what the train split lacks.
+    DataError
+        Every user has every item.
+    """
+    positives = _training_pairs(dataset)
+    backbone = backbone or BACKBONES.find(config.backbone.name)
+    made = backbone(positives, config.backbone, torch_generator(config.seed, "backbone"))
+    return _step(config, made, sampler, positives), positives
+
+
+def assemble_shard(
+    config: Config,
+    dataset: Dataset,
+    processes: Processes,
+    *,
+    backbone: type[Any] | None = None,
+    sampler: type[Any] | None = None,
+) -> tuple[TrainingStep, Positives, Shard]:
+    """:func:`assemble`, but for one process's share of the tables; its users are renumbered.
+
+    Raises
+    ------
+    ConfigError
+        As there, or the backbone or the sampler cannot be sharded.
+    DataError
+        As there.
+    """
+    require_shardable(
+        backbone or BACKBONES.find(config.backbone.name),
+        sampler or SAMPLERS.find(config.sampler.name),
+        config.precision,
+    )
+    whole = _training_pairs(dataset)
+    shard = Shard(whole, processes)
+    positives = shard.positives(whole)
+    generator = torch_generator(config.seed, "backbone")
+    made = ShardedBackbone(whole, positives, config.backbone, generator, shard)
+    return _step(config, made, sampler, positives), positives, shard
+
+
+def _training_pairs(dataset: Dataset) -> Positives:
+    train = dataset.split("train")
+    positives = Positives(
+        train.users,
+        train.items,
+        dataset.n_users,
+        dataset.n_items,
+        train.timestamps,
+        train.environments,
+    )
+    positives.require_negatives()
+    return positives
+
+
+def tell_of_full_users(step: TrainingStep, dataset: Dataset) -> None:
+    """Warn of users whose rows are not trained on, as they have every item."""
+    train = dataset.split("train")
+    counts = np.bincount(train.users, minlength=dataset.n_users)
+    full = np.flatnonzero(counts == dataset.n_items)
+    if not len(full) or not step.needs_free_items:
+        return
+    one = len(full) == 1
+    warnings.warn(
+        f"{len(full):,} user{' has' if one else 's have'} all {dataset.n_items:,} items and "
+        f"give{'s' if one else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
+        f"{int(counts[full].sum()):,} training pairs are left out of the loss",
+        CnsdiffWarning,
+        stacklevel=2,
+    )
+
+
+def _step(
+    config: Config, backbone: nn.Module, sampler: type[Any] | None, positives: Positives
+) -> TrainingStep:
+    sampler = sampler or SAMPLERS.find(config.sampler.name)
+    made = sampler(
+        positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
+    )
+    return TrainingStep(backbone, made, Objective(config.objective, positives))

@@ -26,12 +26,12 @@ from cnsdiff.recommender.callbacks import Callback
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.eligibility import SeenItems
 from cnsdiff.recommender.embedding_model import Cold, EmbeddingModel
-from cnsdiff.recommender.fitted import Fitted
 from cnsdiff.recommender.fitting import fit
 from cnsdiff.recommender.parameters import Estimator
+from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.trained_sampler import SampledNegatives, TrainedSampler
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.device import make_fabric
+from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.selection import Selection
 

@@ -14,11 +14,11 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
-from cnsdiff.recommender.assembly import assemble
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.fitted import Fitted
+from cnsdiff.recommender.fitting import assemble
+from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.samplers.base import Batch, Context, Negatives
-from cnsdiff.training.device import make_fabric
+from cnsdiff.training.processes import make_fabric
 
 
 class SampledNegatives(NamedTuple):

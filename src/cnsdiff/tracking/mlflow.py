@@ -19,15 +19,14 @@ from urllib.parse import urlsplit
 from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.evaluation import Evaluation
 from cnsdiff.recommender.callbacks import Callback, FitContext, without_passwords
-from cnsdiff.recommender.fitted import Fitted
-from cnsdiff.recommender.run_directory import read_manifest
+from cnsdiff.recommender.run_directory import Fitted, read_manifest
 from cnsdiff.tracking.remembered import remember, remembered
 from cnsdiff.tracking.scalars import of_epoch, of_evaluation, settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from cnsdiff.training.early_stopping import EarlyStopping
+    from cnsdiff.training.selection import EarlyStopping
 
 NAME = "mlflow"
 

@@ -13,15 +13,14 @@ import yaml
 from cnsdiff.base.errors import InputError, StorageError
 from cnsdiff.evaluation import Evaluation
 from cnsdiff.recommender.callbacks import Callback, FitContext
-from cnsdiff.recommender.fitted import Fitted
-from cnsdiff.recommender.run_directory import read_manifest
+from cnsdiff.recommender.run_directory import Fitted, read_manifest
 from cnsdiff.tracking.remembered import remember, remembered
 from cnsdiff.tracking.scalars import of_epoch, of_evaluation
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from cnsdiff.training.early_stopping import EarlyStopping
+    from cnsdiff.training.selection import EarlyStopping
 
 NAME = "tensorboard"
 

@@ -12,7 +12,9 @@ from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
-from cnsdiff.training.early_stopping import PUBLISHED_METRICS
+
+#: The four metrics that must improve together in the published code.
+PUBLISHED_METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
 Dial = Literal["off", "auto"] | float
 

@@ -8,7 +8,6 @@ stream of its own and keeps no gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,30 +30,6 @@ _READS: Mapping[JudgeKind, str] = {
     "experiment": "the experiment's judgements",
     "truth": "the simulated truth",
 }
-
-
-class Probe(Protocol):
-    """Is shown the negatives that training uses."""
-
-    @property
-    def note(self) -> str | None:
-        """What the user should know of it, in one line."""
-
-    def begin(self, epoch: int, n_steps: int) -> None:
-        """An epoch of ``n_steps`` batches begins."""
-        ...
-
-    def looks_at(self, step: int) -> bool:
-        """Whether it wants to see the batch of this number, from 0."""
-        ...
-
-    def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
-        """A batch it looks at, the embeddings that score it, and its negatives."""
-        ...
-
-    def scalars(self) -> Mapping[str, float]:
-        """What was seen in this epoch, for its record; empty if nothing was."""
-        ...
 
 
 class FalseNegativeProbe:
@@ -93,6 +68,7 @@ class FalseNegativeProbe:
         )
 
     def begin(self, epoch: int, n_steps: int) -> None:
+        """An epoch of ``n_steps`` batches begins."""
         self._epoch, self._counts = epoch, FalseNegatives()
         every = self.config.fhn_every
         due = every is not None and (epoch % every == 0 or epoch == self.config.epochs)
@@ -104,9 +80,11 @@ class FalseNegativeProbe:
         self._generator = None
 
     def looks_at(self, step: int) -> bool:
+        """Whether it wants to see the batch of this number, from 0."""
         return step in self._measured
 
     def __call__(self, batch: Batch, embeddings: Embeddings, negatives: Negatives) -> None:
+        """Count among the negatives of a batch it looks at; ``embeddings`` score it."""
         if self._generator is None:
             device = batch.users.device
             self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)
@@ -122,6 +100,7 @@ class FalseNegativeProbe:
         )
 
     def scalars(self) -> Mapping[str, float]:
+        """What was seen in this epoch, for its record; empty if nothing was."""
         return self._counts.scalars()
 
     @property

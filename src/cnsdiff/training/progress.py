@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from cnsdiff.training.early_stopping import EarlyStopping
+    from cnsdiff.training.selection import EarlyStopping
 
 #: Terms of the loss, and what was seen of the negatives: its title and how it is written.
 _SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import Embeddings, mean_of
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
-from cnsdiff.training.probe import Probe
+from cnsdiff.training.probe import FalseNegativeProbe
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class TrainingStep(nn.Module):
         self,
         batch: Batch,
         context: Context,
-        probe: Probe | None = None,
+        probe: FalseNegativeProbe | None = None,
         propagated: Propagated | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch (scalar, with gradient) and detached scalars to log.

@@ -25,7 +25,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import config_fingerprint, provenance, read_manifest
-from cnsdiff.training.several.processes import place
+from cnsdiff.training.processes import place
 from cnsdiff.tuning.folder import opened
 from cnsdiff.tuning.importance import importances
 from cnsdiff.tuning.progress import Reporter

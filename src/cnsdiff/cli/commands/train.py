@@ -26,7 +26,7 @@ def _one_voice() -> Iterator[None]:
     """Of several processes that fail alike, or with one of them, one says so."""
     from cnsdiff.base.errors import CnsdiffError
     from cnsdiff.cli.failure import tell
-    from cnsdiff.training.several.processes import place, tells_of_failure, told
+    from cnsdiff.training.processes import place, tells_of_failure, told
 
     if place().rank:
         # The first has files to leave in order, and says goodbye for all.
@@ -167,8 +167,8 @@ def _fit(
     from cnsdiff.cli.failure import interruptible
     from cnsdiff.data import load_dataset
     from cnsdiff.tracking import resumed_trackers, trackers
+    from cnsdiff.training.processes import place
     from cnsdiff.training.progress import Reporter, reporter_for_terminal
-    from cnsdiff.training.several.processes import place
 
     config = model.resolve()
     callbacks = trackers(track, run) if track else resumed_trackers(run)
@@ -195,7 +195,7 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     from cnsdiff.display.sparkline import spark_line
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.kernels.memory import peak_memory
-    from cnsdiff.training.device import make_fabric
+    from cnsdiff.training.processes import make_fabric
 
     config, history = model.config_, model.history_
     best = next(r for r in history if r["epoch"] == model.best_epoch_)["validation"]

@@ -28,9 +28,8 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.kernels.sparse_matrix import SparseMatrix
 from cnsdiff.samplers.base import SAMPLERS
 from cnsdiff.training.checkpoint import TrainingState
-from cnsdiff.training.several.layout import Layout
-from cnsdiff.training.several.processes import Processes
-from cnsdiff.training.several.slices import Slices
+from cnsdiff.training.processes import Processes
+from cnsdiff.training.slices import Layout, Slices
 from cnsdiff.training.step import TrainingStep
 
 #: Samplers that need, of all users' data, that of the rows of a batch and items' counts alone.
