@@ -37,7 +37,7 @@ def test_the_threshold_that_a_scale_usually_has_is_chosen_and_said(values, thres
     if threshold is not None:
         assert "--threshold changes that" in why
         share = sum(v >= threshold for v in values) / len(values)
-        assert f"{100 * share:.0f} % of {len(values)} rows" in why
+        assert f"{100 * share:.0f}% of {len(values)} rows" in why
 
 
 def test_what_is_asked_for_stands_and_what_is_usual_comes_next():

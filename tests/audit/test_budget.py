@@ -1,47 +1,8 @@
-"""Lengths of time, and how they are shared."""
+"""How a budget of time is shared."""
 
 from __future__ import annotations
 
-import pytest
-
 from cnsdiff.audit.budget import Clock
-from cnsdiff.base.errors import ConfigError
-from cnsdiff.display.wording import in_words, parse_budget
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("2h", 7200), ("1.5m", 90), ("1H 2m 3s", 3723)],
-)
-def test_lengths_of_time(text, seconds):
-    assert parse_budget(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("90", "write 90s for seconds or 90m for minutes"),
-        ("soon", "90s, 10m or 1h30m"),
-        ("", "90s, 10m or 1h30m"),
-        ("m", "90s, 10m or 1h30m"),
-        ("30m1h", "90s, 10m or 1h30m"),
-        ("-5m", "90s, 10m or 1h30m"),
-        ("2s", "too short"),
-        ("0m", "too short"),
-        ("9" * 400 + "h", "over a year"),
-    ],
-)
-def test_what_is_no_length_of_time(text, words):
-    with pytest.raises(ConfigError, match=words):
-        parse_budget(text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(45, "45 s"), (600, "10 min"), (150, "2 min 30 s"), (5400, "1 h 30 min"), (7203, "2 h")],
-)
-def test_time_in_words(seconds, words):
-    assert in_words(seconds) == words
 
 
 class Now:

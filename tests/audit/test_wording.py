@@ -5,36 +5,24 @@ from __future__ import annotations
 import pytest
 
 from cnsdiff.audit.intervals import Estimate
-from cnsdiff.audit.wording import (
-    cost_phrase,
-    difference_phrase,
-    loss_phrase,
-    number,
-    percent,
-    span,
-    verdict,
-)
+from cnsdiff.audit.wording import cost_phrase, difference_phrase, loss_phrase, verdict
 
 NONE = Estimate(0.1, float("nan"), float("nan"))
-
-
-def plain(text: str) -> str:
-    return text.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (Estimate(0.62, 0.55, 0.69), "lose 62 % (55–69 %)"),
-        (Estimate(-0.08, -0.14, -0.03), "gain 8 % (3–14 %)"),
-        (Estimate(0.01, -0.03, 0.05), "lose nothing that this log can show (−3 to 5 %)"),
-        (Estimate(0.2, -0.2, 0.5), "lose an amount that this log cannot tell (−20 to 50 %)"),
+        (Estimate(0.62, 0.55, 0.69), "lose 62% (55–69%)"),
+        (Estimate(-0.08, -0.14, -0.03), "gain 8% (3–14%)"),
+        (Estimate(0.01, -0.03, 0.05), "lose nothing that this log can show (-3 to 5%)"),
+        (Estimate(0.2, -0.2, 0.5), "lose an amount that this log cannot tell (-20 to 50%)"),
         (NONE, "lose an amount that this log cannot tell"),
-        (Estimate(0.004, 0.001, 0.007), "lose 0.4 % (0–1 %)"),
+        (Estimate(0.004, 0.001, 0.007), "lose 0.4% (0–1%)"),
     ],
 )
 def test_a_loss(loss, said):
-    assert plain(loss_phrase(loss)) == said
+    assert loss_phrase(loss) == said
 
 
 def test_the_verdict_is_one_sentence_with_the_largest_loss_first():
@@ -42,9 +30,9 @@ def test_the_verdict_is_one_sentence_with_the_largest_loss_first():
         ("as time goes by", Estimate(0.08, 0.02, 0.14)),
         ("if popularity shifted", Estimate(0.62, 0.55, 0.69)),
     ]
-    assert plain(verdict("Your recommender", "ndcg@20", found)) == (
-        "Your recommender would lose 62 % (55–69 %) of its NDCG@20 if popularity shifted and 8 % "
-        "(2–14 %) as time goes by."
+    assert verdict("Your recommender", "ndcg@20", found) == (
+        "Your recommender would lose 62% (55–69%) of its NDCG@20 if popularity shifted and 8% "
+        "(2–14%) as time goes by."
     )
 
 
@@ -54,9 +42,9 @@ def test_the_verdict_mixes_losses_gains_and_what_cannot_be_told():
         ("B", NONE),
         ("C", Estimate(0.3, 0.2, 0.4)),
     ]
-    said = plain(verdict("It", "recall@10", found))
+    said = verdict("It", "recall@10", found)
     assert said == (
-        "It would lose 30 % (20–40 %) of its Recall@10 C and gain 10 % (5–20 %) A; how much B, "
+        "It would lose 30% (20–40%) of its Recall@10 C and gain 10% (5–20%) A; how much B, "
         "this log cannot tell."
     )
     assert "no shift of this log was measured" in verdict("It", "ndcg@20", [])
@@ -64,22 +52,25 @@ def test_the_verdict_mixes_losses_gains_and_what_cannot_be_told():
 
 def test_a_verdict_of_what_cannot_be_told():
     said = verdict("It", "ndcg@20", [("A", Estimate(0.2, -0.2, 0.5)), ("B", NONE)])
-    assert plain(said) == (
-        "It: this log cannot tell how much of its NDCG@20 it would lose A (−20 to 50 %) or B."
+    assert said == (
+        "It: this log cannot tell how much of its NDCG@20 it would lose A (-20 to 50%) or B."
     )
 
 
 def test_a_verdict_without_a_loss():
-    said = plain(verdict("It", "ndcg@20", [("A", Estimate(0.0, -0.02, 0.02))]))
-    assert said == "It would lose nothing of its NDCG@20 that this log can show (−2 to 2 %) A."
+    said = verdict("It", "ndcg@20", [("A", Estimate(0.0, -0.02, 0.02))])
+    assert said == "It would lose nothing of its NDCG@20 that this log can show (-2 to 2%) A."
 
 
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        (Estimate(0.012, 0.008, 0.016), "+.0120 (+.0080 to +.0160)"),
-        (Estimate(-0.012, -0.016, -0.008), "−.0120 (−.0160 to −.0080)"),
-        (Estimate(0.001, -0.003, 0.004), "no difference that this log can show (−.0030 to +.0040)"),
+        (Estimate(0.012, 0.008, 0.016), "+0.0120 (+0.0080 to +0.0160)"),
+        (Estimate(-0.012, -0.016, -0.008), "-0.0120 (-0.0160 to -0.0080)"),
+        (
+            Estimate(0.001, -0.003, 0.004),
+            "no difference that this log can show (-0.0030 to +0.0040)",
+        ),
         (NONE, "a difference that this log cannot tell"),
     ],
 )
@@ -90,20 +81,12 @@ def test_a_difference(difference, said):
 @pytest.mark.parametrize(
     ("difference", "of", "said"),
     [
-        (Estimate(-0.012, -0.016, -0.008), 0.12, "costs 10 % (.0120; .0080 to .0160)"),
-        (Estimate(0.012, 0.008, 0.016), 0.12, "gains 10 % (.0120; .0080 to .0160)"),
-        (Estimate(-0.012, -0.016, -0.008), None, "costs .0120 (.0080 to .0160)"),
+        (Estimate(-0.012, -0.016, -0.008), 0.12, "costs 10% (0.0120; 0.0080 to 0.0160)"),
+        (Estimate(0.012, 0.008, 0.016), 0.12, "gains 10% (0.0120; 0.0080 to 0.0160)"),
+        (Estimate(-0.012, -0.016, -0.008), None, "costs 0.0120 (0.0080 to 0.0160)"),
         (Estimate(-0.001, -0.004, 0.003), 1.0, "costs nothing that this log can show"),
         (NONE, 1.0, "costs what this log cannot tell"),
     ],
 )
 def test_a_cost(difference, of, said):
-    assert plain(cost_phrase(difference, of)).startswith(said)
-
-
-def test_numbers():
-    assert number(0.04321) == ".0432"
-    assert number(1.5) == "1.5000"
-    assert plain(percent(0.624)) == "62 %"
-    assert plain(percent(0.0042)) == "0.4 %"
-    assert plain(span(-0.2, -0.1)) == "−20 to −10 %"
+    assert cost_phrase(difference, of).startswith(said)

@@ -67,7 +67,7 @@ NASTY = Table(
         (("same", "one"), (Cell(NAN), Cell(0.5, NAN))),
         (("same", "two"), (Cell(0.25, None, 2), Cell(NAN, 0.1))),
     ),
-    ("± and † are 100 % clear_",),
+    ("± and † are 100% clear_",),
 )
 
 

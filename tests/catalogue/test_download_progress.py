@@ -6,25 +6,8 @@ import io
 
 import pytest
 
-from cnsdiff.catalogue.progress import PlainReporter, RichReporter, in_bytes, reporter_for_terminal
+from cnsdiff.catalogue.progress import PlainReporter, RichReporter, reporter_for_terminal
 from cnsdiff.display.screen import Screen
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (12_345, "12 kB"),
-        (4_924_029, "4.9 MB"),
-        (431_964_858, "432 MB"),
-        (4_300_000_000, "4.3 GB"),
-        (5_000_000_000_000, "5000.0 GB"),
-    ],
-)
-def test_sizes(size, text):
-    assert in_bytes(size) == text
 
 
 def test_plain_lines():

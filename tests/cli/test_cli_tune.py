@@ -67,7 +67,7 @@ def test_what_is_searched_is_as_asked(cli, world, tmp_path):
         (("--search", "training.lrr=1..2"), ("--search training.lrr=1..2", "did you mean")),
         (("--only", "nothing"), ("--only nothing", "no such setting declares a space")),
         (("--set", "training.lrr=1"), ("unknown key 'training.lrr'",)),
-        (("--budget", "soon"), ("--budget soon", "is no length of time")),
+        (("--budget", "soon"), ("--budget soon", "is not a duration")),
         (("--select-on", "test_ood", "--set", "training.dial=off"), ("on the test set",)),
         (("--sampler", "dsn"), ("no sampler is called 'dsn'",)),
         (("--config", "absent.yaml"), ("absent.yaml", "no such configuration file")),

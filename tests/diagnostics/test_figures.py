@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics import describe
 from cnsdiff.diagnostics.figures import panels
 from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.wording import SPLIT_TITLES
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,10 @@ def test_distances_with_their_level_of_chance(described, figures):
         assert chance[f"{axis}, OOD test"] == shift.chance.js
     assert not [one for one in figure.data if one.name == "train"]
     # From the bottom: by axis, then by split.
-    axes, titles = ("items", "users", "time", "environments"), ("valid", "IID test", "OOD test")
+    axes, titles = (
+        ("items", "users", "time", "environments"),
+        ("validation", "IID test", "OOD test"),
+    )
     wanted = [f"{axis}, {title}" for axis in axes for title in titles]
     assert list(figure.layout.yaxis.categoryarray) == wanted[::-1]
 

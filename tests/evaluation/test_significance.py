@@ -131,7 +131,7 @@ def test_size_under_the_null(share):
 
 
 def test_power():
-    # A true difference of 4 standard errors is found in 98 % of the experiments.
+    # A true difference of 4 standard errors is found in 98% of the experiments.
     values = np.random.default_rng(6).normal(4 / math.sqrt(200), 1, (200, 500))
     found = bootstrap_differences(values, seed=7, n_resamples=1000)
     assert np.mean([one.p_value < 0.05 for one in found]) == pytest.approx(0.979, abs=0.02)

@@ -59,7 +59,7 @@ def full_document() -> Document:
     )
     return Document(
         f"A run on {HOSTILE}",
-        f"Keeps 47 % of its NDCG@20, says {HOSTILE}.",
+        f"Keeps 47% of its NDCG@20, says {HOSTILE}.",
         (
             Section(
                 "Overview",

@@ -71,7 +71,7 @@ def holds(image: Image.Image, colour: str) -> int:
 
 def test_tabs(page):
     assert visible(page) == ["overview"]
-    assert page.locator(".verdict").inner_text().startswith("Keeps 47 %")
+    assert page.locator(".verdict").inner_text().startswith("Keeps 47%")
     for section in SECTIONS:
         page.click(f"#tab-{section}")
         assert visible(page) == [section]

@@ -85,11 +85,11 @@ def test_it_begins_with_the_verdict_and_what_to_make_of_it(tmp_path):
     found = report(study(*TRIALS, importances=Importances(SHARES, 9, "training.lr")), tmp_path)
     assert found.title == "Tuning on shop"
     assert found.verdict == (
-        "The best of 5 settings reaches NDCG@20 0.3000 on validation, 20.0\u00a0% over the "
-        "configuration as given; training.lr accounts for 60\u00a0% of the differences."
+        "The best of 5 settings reaches NDCG@20 0.3000 on validation, 20.0% over the "
+        "configuration as given; training.lr accounts for 60% of the differences."
     )
     assert "it is optimistic" in found.summary
-    assert "3 trials of 8 are not there" in found.summary
+    assert "3 trials of 8 are missing" in found.summary
     page = render_html(found)
     assert "<b>NaN</b>" not in page
     assert "a loss became &lt;b&gt;NaN" in page

@@ -92,8 +92,8 @@ def test_the_best_of_equal_ones_is_the_first():
         (
             (trial(0, 0.25), trial(1, 0.3)),
             FOUND,
-            "The best of 2 settings reaches ndcg@20 0.3000 on validation, 20.0 % over the "
-            "configuration as given; training.lr accounts for 61 % of the differences.",
+            "The best of 2 settings reaches ndcg@20 0.3000 on validation, 20.0% over the "
+            "configuration as given; training.lr accounts for 61% of the differences.",
         ),
         (
             (trial(0, None, "failed"), trial(1, 0.3)),

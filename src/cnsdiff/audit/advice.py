@@ -12,9 +12,10 @@ from cnsdiff.audit.judging import Choice, Difference, Judged, Setting, title_of
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS, OURS
 from cnsdiff.audit.shifts import Shift
-from cnsdiff.audit.wording import cost_phrase, difference_phrase, number
+from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.benchmark.grid import DIAL
 from cnsdiff.data import Dataset
+from cnsdiff.display.wording import number
 
 
 def recommendation(

@@ -31,7 +31,7 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Task
 from cnsdiff.benchmark.workers import LocalWorkers, ThisProcess, Workers, cores
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.display.wording import in_words
+from cnsdiff.display.wording import duration
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.kernels.memory import free_memory
 from cnsdiff.shifts import prepare
@@ -368,7 +368,7 @@ def _result(
         "metric": options.metric,
         "masked": "train",
         "seed": options.seed,
-        "budget": {"seconds": options.budget, "words": in_words(options.budget), "used": seconds},
+        "budget": {"seconds": options.budget, "words": duration(options.budget), "used": seconds},
         "methods": {
             name: {"title": kind.title, "about": kind.about} for name, kind in METHODS.items()
         },

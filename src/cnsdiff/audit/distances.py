@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.audit.wording import percent
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
+from cnsdiff.display.wording import percent
 
 
 def distances(dataset: Dataset, seed: int) -> dict[str, Any]:

@@ -7,17 +7,11 @@ from typing import Any
 
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.intervals import Estimate
-from cnsdiff.audit.judging import TEST_NAMES, TESTS, Choice, Judged, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, judge
 from cnsdiff.audit.suspicion import TOO_GOOD
-from cnsdiff.audit.wording import (
-    cost_phrase,
-    difference_phrase,
-    loss_phrase,
-    number,
-    percent,
-)
+from cnsdiff.audit.wording import cost_phrase, difference_phrase, loss_phrase
 from cnsdiff.data import Dataset
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
 
 
 def external_result(
@@ -186,8 +180,8 @@ def _notes(one: Outside, judged: Judged, metric: str, own_metric: str) -> list[s
     if counts.get("ordered_by") == "rows":
         notes.append("It has neither ranks nor scores, so rows are taken to come best first.")
     missing = [
-        f"{one.without_list[test]:,} of {judged.n_users[test]:,} users of the {name} test"
-        for test, name in TEST_NAMES.items()
+        f"{one.without_list[test]:,} of {judged.n_users[test]:,} users of the {SPLIT_TITLES[test]}"
+        for test in TESTS
         if one.without_list[test]
     ]
     if missing:

@@ -19,8 +19,6 @@ from cnsdiff.data import Dataset
 from cnsdiff.evaluation.significance import bootstrap_differences
 
 TESTS = ("test_iid", "test_ood")
-#: Each in a sentence.
-TEST_NAMES = {"test_iid": "IID", "test_ood": "OOD"}
 #: The selection of a recommender that we did not train: what it is.
 AS_GIVEN = "as given"
 

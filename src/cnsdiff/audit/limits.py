@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.audit.judging import TEST_NAMES, Judged
+from cnsdiff.audit.judging import TESTS, Judged
 from cnsdiff.audit.methods import METHODS
+from cnsdiff.display.wording import SPLIT_TITLES
 
 #: Fewer users than this in a test make wide intervals.
 FEW_USERS = 100
@@ -25,11 +26,11 @@ def limits_of(told: Mapping[str, Any], judged: Judged) -> list[str]:
         Its settings on both tests.
     """
     limits = []
-    for test, name in TEST_NAMES.items():
+    for test in TESTS:
         if judged.n_users[test] < FEW_USERS:
             limits.append(
-                f"The {name} test has {judged.n_users[test]:,} users only, so its intervals are "
-                "wide and small differences cannot be seen."
+                f"The {SPLIT_TITLES[test]} has {judged.n_users[test]:,} users only, so its "
+                "intervals are wide and small differences cannot be seen."
             )
     if not judged.losses.comparable:
         limits.append(

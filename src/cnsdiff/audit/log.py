@@ -14,6 +14,7 @@ import polars as pl
 
 from cnsdiff.base.storage import sha256
 from cnsdiff.data import Interactions, Source
+from cnsdiff.display.wording import percent
 from cnsdiff.shifts.sources import find_source
 
 #: Labels of an environment in which items were shown at random.
@@ -149,7 +150,7 @@ def choose_threshold(
     column = table.columns.get("rating", "rating")
 
     def share(threshold: float) -> str:
-        return f"{100 * float((ratings >= threshold).mean()):.0f} % of {len(ratings):,} rows"
+        return f"{percent(float((ratings >= threshold).mean()))} of {len(ratings):,} rows"
 
     change = "--threshold changes that"
     if asked is not None:

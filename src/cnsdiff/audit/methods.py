@@ -13,7 +13,7 @@ import torch
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
-from cnsdiff.display.wording import in_words
+from cnsdiff.display.wording import duration
 
 #: Cut-offs, so that shorter lists of other recommenders can be judged too.
 KS = (1, 5, 10, 20)
@@ -118,7 +118,7 @@ def ease_fits(
     if takes > seconds:
         return Ease(
             False,
-            f"EASE would take about {in_words(takes)} on {n_items:,} items, too much of the "
+            f"EASE would take about {duration(takes)} on {n_items:,} items, too much of the "
             "budget, and was left out; a longer --budget brings it back.",
         )
     return Ease(True)

@@ -10,31 +10,10 @@ import math
 from collections.abc import Sequence
 
 from cnsdiff.audit.intervals import Estimate
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import listed, metric_title, number, number_span, percent, percent_span
 
 #: An interval of a loss that is wider than this tells nothing if it holds 0.
 WIDE = 0.3
-#: The sign and the space before it, at which no line breaks.
-PERCENT = "\u00a0%"
-
-
-def percent(share: float) -> str:
-    """``0.624`` -> ``62 %``, with a space that does not break; small ones with a digit more."""
-    value = 100 * share
-    return f"{value:.1f}{PERCENT}" if 0 < abs(value) < 1 else f"{value:.0f}{PERCENT}"
-
-
-def number(value: float) -> str:
-    """A metric: ``.0432``."""
-    return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
-
-
-def span(low: float, high: float) -> str:
-    """An interval of shares: ``55–69 %``; with a sign where one end is below 0."""
-    first, second = f"{100 * low:.0f}", f"{100 * high:.0f}"
-    if low < 0:
-        return f"−{first.lstrip('-')} to {second.replace('-', '−')}{PERCENT}"
-    return f"{first}–{second}{PERCENT}"
 
 
 def can_tell(loss: Estimate) -> bool:
@@ -45,16 +24,16 @@ def can_tell(loss: Estimate) -> bool:
 
 
 def loss_phrase(loss: Estimate, of: str = "") -> str:
-    """Goes on "it would …": ``lose 62 % (55–69 %)``; ``of`` says of what."""
+    """Goes on "it would …": ``lose 62% (55–69%)``; ``of`` says of what."""
     if not math.isfinite(loss.low):
         return f"lose an amount{of} that this log cannot tell"
     if loss.low > 0:
-        return f"lose {percent(loss.value)} ({span(loss.low, loss.high)}){of}"
+        return f"lose {percent(loss.value)} ({percent_span(loss.low, loss.high)}){of}"
     if loss.high < 0:
-        return f"gain {percent(-loss.value)} ({span(-loss.high, -loss.low)}){of}"
+        return f"gain {percent(-loss.value)} ({percent_span(-loss.high, -loss.low)}){of}"
     if not can_tell(loss):
         return f"lose an amount{of} that this log cannot tell{_inside(loss)}"
-    return f"lose nothing{of} that this log can show ({span(loss.low, loss.high)})"
+    return f"lose nothing{of} that this log can show ({percent_span(loss.low, loss.high)})"
 
 
 def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) -> str:
@@ -83,36 +62,30 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) ->
         before, (verb, rest) = verb, said.split(" ", 1)
         parts.append(f"{rest if verb == before else said} {phrase}")
     if not open_:
-        return f"{subject} would {_listed(parts)}."
-    untold = _listed([f"{phrase}{_inside(loss)}" for phrase, loss in open_], "or")
+        return f"{subject} would {listed(parts)}."
+    untold = listed([f"{phrase}{_inside(loss)}" for phrase, loss in open_], "or")
     if not told:
         return f"{subject}: this log cannot tell how much{of} it would lose {untold}."
-    return f"{subject} would {_listed(parts)}; how much {untold}, this log cannot tell."
+    return f"{subject} would {listed(parts)}; how much {untold}, this log cannot tell."
 
 
 def _inside(loss: Estimate) -> str:
     """The interval in brackets, if there is one."""
-    return f" ({span(loss.low, loss.high)})" if math.isfinite(loss.low) else ""
-
-
-def _listed(parts: Sequence[str], word: str = "and") -> str:
-    if len(parts) < 3:
-        return f" {word} ".join(parts)
-    return f"{', '.join(parts[:-1])}, {word} {parts[-1]}"
+    return f" ({percent_span(loss.low, loss.high)})" if math.isfinite(loss.low) else ""
 
 
 def difference_phrase(difference: Estimate) -> str:
-    """``+.0120 (+.0080 to +.0160)``, or that the log shows none."""
+    """``+0.0120 (+0.0080 to +0.0160)``, or that the log shows none."""
     if not math.isfinite(difference.low):
         return "a difference that this log cannot tell"
-    inside = _signed_span(difference)
+    inside = number_span(difference.low, difference.high, signed=True)
     if difference.low <= 0 <= difference.high:
         return f"no difference that this log can show ({inside})"
-    return f"{_signed(difference.value)} ({inside})"
+    return f"{number(difference.value, signed=True)} ({inside})"
 
 
 def cost_phrase(difference: Estimate, of: float | None = None) -> str:
-    """Goes on "today it …": ``costs 5 % (.0120; .0080 to .0160)``.
+    """Goes on "today it …": ``costs 5% (0.0120; 0.0080 to 0.0160)``.
 
     Parameters
     ----------
@@ -124,18 +97,11 @@ def cost_phrase(difference: Estimate, of: float | None = None) -> str:
     if not math.isfinite(difference.low):
         return "costs what this log cannot tell"
     if difference.low <= 0 <= difference.high:
-        return f"costs nothing that this log can show ({_signed_span(difference)})"
+        inside = number_span(difference.low, difference.high, signed=True)
+        return f"costs nothing that this log can show ({inside})"
     verb = "costs" if difference.value < 0 else "gains"
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    size, inside = number(abs(difference.value)), f"{number(low)} to {number(high)}"
+    size, inside = number(abs(difference.value)), number_span(low, high)
     if of:
         return f"{verb} {percent(abs(difference.value) / of)} ({size}; {inside})"
     return f"{verb} {size} ({inside})"
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '−'}{number(abs(value))}"
-
-
-def _signed_span(difference: Estimate) -> str:
-    return f"{_signed(difference.low)} to {_signed(difference.high)}"

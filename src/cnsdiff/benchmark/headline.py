@@ -32,7 +32,7 @@ class Headline:
     gains
         One row per selection and group (of the rivals): selection, method, group, mean, low, high,
         median, n_seeds, n_cells, n_left_out; ``mean`` and ``median`` (over cells) are shares: .1
-        is 10 % better.
+        is 10% better.
     cells
         One row per selection, group, dataset and metric: value, rival (the best), rival_value,
         gain, n_rivals (measured there). Where the cell is left out ``rival`` is null and ``gain``

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from cnsdiff.benchmark.progress import Cell, PlainReporter, Reporter, describe
 from cnsdiff.benchmark.task import Task
-from cnsdiff.display.progress import LiveView, as_time, is_live
+from cnsdiff.display.progress import LiveView, is_live
 from cnsdiff.display.screen import literal
+from cnsdiff.display.wording import clock, count
 
 #: Tasks in hand that are named; of more, their number.
 _NAMED = 4
@@ -67,15 +68,15 @@ class RichReporter(LiveView, Reporter):
         failed = f", {self._failed} failed" if self._failed else ""
         return literal(
             f"{self.label}: {self._done} tasks{known}{failed}, "
-            f"{as_time(time.monotonic() - self._started)}"
+            f"{clock(time.monotonic() - self._started)}"
         )
 
     def _bar(self, width: int) -> RenderableType:
         passed = time.monotonic() - self._started
         left = self._total - self._known - self._done
-        told = f"{self._known + self._done}/{self._total}  {as_time(passed)} gone"
+        told = f"{self._known + self._done}/{self._total}  {clock(passed)} gone"
         if self._done:
-            told += f", about {as_time(passed / self._done * left)} left"
+            told += f", about {clock(passed / self._done * left)} left"
         if self._failed:
             told += f", {self._failed} failed"
         line = Table.grid(padding=(0, 1))
@@ -88,7 +89,7 @@ class RichReporter(LiveView, Reporter):
         return line
 
     def _in_hand(self, task: Task, since: float, width: int) -> Text:
-        taken = as_time(time.monotonic() - since)
+        taken = clock(time.monotonic() - since)
         line = literal(f"now {taken:>5}  {describe(task)}", "dim")
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
@@ -118,7 +119,7 @@ class RichReporter(LiveView, Reporter):
             table.add_row(method, *row)
         metric = next(iter(cells.values())).metric
         more = [
-            f"{left} more {kind}{'s' * (left != 1)}"
+            count(left, f"more {kind}")
             for kind, at in (("method", 0), ("dataset", 1))
             if (left := len({key[at] for key in cells}) - len(shown[at]))
         ]

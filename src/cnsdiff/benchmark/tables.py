@@ -10,12 +10,12 @@ import polars as pl
 from cnsdiff.benchmark.grid import ANTICIPATED
 from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
 from cnsdiff.display.tables import MARK, Cell, Column, Table
+from cnsdiff.display.wording import SHORT_SPLIT_TITLES
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Columns of a leaderboard: split and metric.
 COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))
 
-_SPLITS = {"valid": "valid", "test_iid": "IID", "test_ood": "OOD"}
 _METRICS = {"recall": "R", "ndcg": "N"}
 
 
@@ -262,7 +262,7 @@ def _within_selections(frame: pl.DataFrame, by: str) -> Iterator[dict[str, Any]]
 
 def _title(split: str, metric: str) -> str:
     name, _, k = metric.partition("@")
-    return f"{_SPLITS.get(split, split)} {_METRICS.get(name, name)}@{k}"
+    return f"{SHORT_SPLIT_TITLES.get(split, split)} {_METRICS.get(name, name)}@{k}"
 
 
 def _number(value: float | None) -> float:

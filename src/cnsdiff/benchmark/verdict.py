@@ -5,8 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from cnsdiff.benchmark.headline import ABLATION, pooled
-
-_UNDER = {"test_ood": "under the shift", "test_iid": "on the IID test", "valid": "on validation"}
+from cnsdiff.display.wording import ON_SPLIT, number
 
 
 def deployed(rows: pl.DataFrame) -> pl.DataFrame:
@@ -43,15 +42,14 @@ def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood
     if ranked.height < 2:
         return None
     first, second = ranked.head(2).iter_rows(named=True)
-    where = _UNDER.get(split, split)
+    where = ON_SPLIT.get(split, split)
     chosen = f"({metric}, selected on {rows['label'][0]})"
     if n_datasets == 1:
         values = dict(rows.select("method", "mean").iter_rows())
-        return (
-            f"Best {where}: {first['method']} with {values[first['method']]:.4f}, then "
-            f"{second['method']} with {values[second['method']]:.4f}, of {ranked.height} methods "
-            f"{chosen}."
+        best, next_best = (
+            f"{row['method']} with {number(values[row['method']])}" for row in (first, second)
         )
+        return f"Best {where}: {best}, then {next_best}, of {ranked.height} methods {chosen}."
     return (
         f"Best average rank {where}: {first['method']} with {first['rank']:.2f}, best on "
         f"{first['best']} of {n_datasets} datasets, then {second['method']} with "

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.catalogue.progress import in_bytes
+from cnsdiff.display.wording import byte_size
 
 _BLOCK = 1 << 20
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -56,7 +56,7 @@ class Bundle:
                     left -= len(block)
                     if left < 0:
                         raise DataError(
-                            f"{self.place}: unpacks to more than {in_bytes(limit)}, far above "
+                            f"{self.place}: unpacks to more than {byte_size(limit)}, far above "
                             "what this data set holds, so it is not taken; get the file again "
                             "from its publisher"
                         )

@@ -19,7 +19,8 @@ import httpx
 
 from cnsdiff.base.errors import CnsdiffError
 from cnsdiff.base.storage import read_json, storage_error, write_json
-from cnsdiff.catalogue.progress import Reporter, in_bytes
+from cnsdiff.catalogue.progress import Reporter
+from cnsdiff.display.wording import byte_size
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def _attempt(
         received = part.size
         if received > total:
             part.remove()
-        raise _Failed(f"{in_bytes(received)} of {in_bytes(total)} arrived")
+        raise _Failed(f"{byte_size(received)} of {byte_size(total)} arrived")
 
 
 def _check_status(response: httpx.Response, part: Part, retry: Retry) -> None:
@@ -340,7 +341,7 @@ def _broken(error: httpx.TransportError, received: int) -> str:
         return "the server does not answer in time"
     if isinstance(error, httpx.ConnectError):
         return f"cannot be reached ({error})"
-    return f"the connection broke after {in_bytes(max(received, 0))}"
+    return f"the connection broke after {byte_size(max(received, 0))}"
 
 
 def _verify(part: Part, checksum: Checksum | None) -> None:

@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 from cnsdiff.display.progress import LiveBar, PlainLines, Reporting
+from cnsdiff.display.wording import byte_size
 
 
 class Reporter(Reporting):
@@ -30,8 +31,8 @@ class PlainReporter(PlainLines, Reporter):
 
     def begin(self, name: str, done: int, total: int | None) -> None:
         self._name, self._done, self._total, self._shown = name, done, total, time.monotonic()
-        start = f", going on after {in_bytes(done)}" if done else ""
-        size = "of unknown size" if total is None else in_bytes(total)
+        start = f", going on after {byte_size(done)}" if done else ""
+        size = "of unknown size" if total is None else byte_size(total)
         self.note(f"downloading {name} ({size}{start})")
 
     def advance(self, size: int) -> None:
@@ -39,7 +40,7 @@ class PlainReporter(PlainLines, Reporter):
         if time.monotonic() - self._shown >= self.every:
             self._shown = time.monotonic()
             share = f" ({self._done / self._total:.0%})" if self._total else ""
-            self.note(f"{self._name}: {in_bytes(self._done)}{share}")
+            self.note(f"{self._name}: {byte_size(self._done)}{share}")
 
 
 class RichReporter(LiveBar, Reporter):
@@ -70,16 +71,6 @@ class RichReporter(LiveBar, Reporter):
 
     def advance(self, size: int) -> None:
         self._progress.update(self._task, advance=size)
-
-
-def in_bytes(size: int) -> str:
-    """``4_924_029`` -> ``"4.9 MB"``."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
 
 
 def reporter_for_terminal(label: str = "cnsdiff") -> Reporter:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.data.directory import SPLIT_TITLES
+from cnsdiff.display.wording import SPLIT_TITLES
 
 if TYPE_CHECKING:
     from cnsdiff.diagnostics import Description, Distances, Shift
@@ -35,7 +35,7 @@ def comparison_table(described: list[Description]) -> Table:
         table.add_section()
     table.caption = Text(
         "cold: pairs dropped as user or item is not in train · head: share of the pairs on the "
-        "20 % of items most popular in train\nJS: Jensen–Shannon divergence in nats, 0 to 0.693 · "
+        "20% of items most popular in train\nJS: Jensen–Shannon divergence in nats, 0 to 0.693 · "
         "W1: Wasserstein distance, of items in popularity quantiles, of time in days"
     )
     table.caption_justify = "left"
@@ -67,9 +67,9 @@ def _counts(one: Description) -> Table:
     add("Gini of the items", lambda split: f"{split.items.gini:.3f}")
     add("effective number of items", lambda split: f"{split.items.effective:,.0f}")
     add("effective number of users", lambda split: f"{split.users.effective:,.0f}")
-    add("% of pairs on train's top 20 % of items", lambda split: _percent(split.head))
-    add("% of pairs on train's last 20 % of items", lambda split: _percent(split.tail))
-    add("% of items in train's top 10 %", lambda split: _percent(split.top_decile_items))
+    add("% of pairs on train's top 20% of items", lambda split: _percent(split.head))
+    add("% of pairs on train's last 20% of items", lambda split: _percent(split.tail))
+    add("% of items in train's top 10%", lambda split: _percent(split.top_decile_items))
     return table
 
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.visible import say_json, visible
-from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.display.screen import Screen, literal
+from cnsdiff.display.wording import SPLIT_TITLES
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset

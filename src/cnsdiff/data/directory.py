@@ -32,8 +32,6 @@ MANIFEST = "manifest.json"
 #: What ``report`` writes into a directory.
 REPORT = "report.html"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
-#: What they are called before people.
-SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID test", "test_ood": "OOD test"}
 #: What may lie beside the splits: features of users and items, what an experiment found out
 #: about pairs, what a simulation knows, and how often the log exposed each item.
 SideTable = Literal[

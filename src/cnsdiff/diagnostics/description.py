@@ -105,9 +105,9 @@ class SplitDescription:
     users, items
         Counts of either.
     head, tail
-        Share of the pairs on the 20 % of items most popular in train, and on the 20 % least.
+        Share of the pairs on the 20% of items most popular in train, and on the 20% least.
     top_decile_items
-        Share of the split's items that are among the 10 % most popular in train.
+        Share of the split's items that are among the 10% most popular in train.
     deciles
         Share of the pairs on each tenth of the items, the most popular in train first: ``(10,)``.
     long_tail

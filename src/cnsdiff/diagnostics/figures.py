@@ -10,10 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics.description import Description, SplitDescription
 from cnsdiff.diagnostics.measures import CURVE_GRID, DECILES
 from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.wording import SPLIT_TITLES
 
 
 @dataclass(frozen=True)

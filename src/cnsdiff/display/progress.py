@@ -22,13 +22,6 @@ def is_live() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def as_time(seconds: float) -> str:
-    """``75.2`` -> ``"1:15"``, ``3723`` -> ``"1:02:03"``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class Reporting:
     """Shows nothing; a context manager around the work reported on."""
 

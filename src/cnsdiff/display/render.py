@@ -14,7 +14,8 @@ from rich.text import Text
 from cnsdiff.base.errors import InputError, did_you_mean
 from cnsdiff.base.visible import json_text, visible
 from cnsdiff.display.screen import Screen
-from cnsdiff.display.tables import MARK, NOTHING, Cell, Column, Table
+from cnsdiff.display.tables import MARK, Cell, Column, Table
+from cnsdiff.display.wording import NOTHING
 
 Form = Literal["text", "markdown", "latex", "json"]
 

@@ -7,17 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-#: Stands for a number that is not there.
-NOTHING = "-"
+from cnsdiff.display.wording import number, percent
+
 #: Marks a significant difference from the baseline.
 MARK = "†"
-
-
-def metric_title(metric: str) -> str:
-    """``ndcg@20`` as a reader knows it: ``NDCG@20``; what follows in brackets stays."""
-    name, at, rest = metric.partition("@")
-    spelled = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hitrate": "HitRate"}
-    return f"{spelled.get(name, name.capitalize())}{at}{rest}"
 
 
 @dataclass(frozen=True)
@@ -39,12 +32,10 @@ class Column:
     signed: bool = True
 
     def written(self, value: float) -> str:
-        """A number of this column as text; :data:`NOTHING` if there is none."""
-        if not math.isfinite(value):
-            return NOTHING
+        """A number of this column as text; a hyphen if it is missing."""
         if self.percent:
-            return f"{100 * value:{'+' if self.signed else ''}.{self.digits}f}%"
-        return f"{value:.{self.digits}f}"
+            return percent(value, self.digits, signed=self.signed)
+        return number(value, self.digits)
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,135 @@
-"""Lengths of time as people write them."""
+"""How numbers and names read, on any page and any terminal.
+
+Per cent stand without a space (``74%``), metrics with their zero (``0.0432``), thousands with a
+comma, negative numbers with a hyphen; a number that is missing is :data:`NOTHING`.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 
 from cnsdiff.base.errors import ConfigError
 
-_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-#: Below this nothing can be trained.
-LEAST = 5.0
-MOST = 365 * 24 * 3600.0
+#: Stands for a missing number.
+NOTHING = "-"
+
+#: What the splits are called.
+SPLIT_TITLES = {
+    "train": "train",
+    "valid": "validation",
+    "test_iid": "IID test",
+    "test_ood": "OOD test",
+}
+#: The same where space is short.
+SHORT_SPLIT_TITLES = {"train": "train", "valid": "valid", "test_iid": "IID", "test_ood": "OOD"}
+#: Goes on "reaches 0.0432 …"; from the split that matters most to the one that matters least.
+ON_SPLIT = {"test_ood": "under the shift", "test_iid": "on the IID test", "valid": "on validation"}
+
+_SPELLED = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hitrate": "HitRate"}
 
 
-def parse_budget(text: str) -> float:
-    """``"90s"``, ``"10m"``, ``"1h30m"`` in seconds.
-
-    Raises
-    ------
-    ConfigError
-        It is something else, or too short.
-    """
-    plain = re.sub(r"\s", "", text).lower()
-    found = _BUDGET.fullmatch(plain)
-    if not plain or found is None:
-        number = plain.isdigit()
-        mend = f"write {plain}s for seconds or {plain}m for minutes" if number else (
-            "write it as 90s, 10m or 1h30m"
-        )  # fmt: skip
-        raise ConfigError(f"--budget {text}: is no length of time; {mend}")
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    if total < LEAST:
-        raise ConfigError(f"--budget {text}: is too short to train anything; give 30s or more")
-    if total > MOST:
-        raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
-    return total
+def metric_title(metric: str) -> str:
+    """``ndcg@20`` -> ``NDCG@20``; what follows in brackets stays."""
+    name, at, rest = metric.partition("@")
+    return f"{_SPELLED.get(name, name.capitalize())}{at}{rest}"
 
 
-def in_words(seconds: float) -> str:
-    """``5400`` -> ``"1 h 30 min"``."""
+def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
+    """``0.04321`` -> ``0.0432``, or ``+0.0432`` with its sign."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def number_span(low: float, high: float, *, signed: bool = False) -> str:
+    """``0.0080 to 0.0160``."""
+    return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
+
+
+def percent(share: float | None, digits: int | None = None, *, signed: bool = False) -> str:
+    """``0.624`` -> ``62%``; without ``digits``, shares below 1% have one digit more."""
+    if share is None or not math.isfinite(share):
+        return NOTHING
+    if digits is None:
+        digits = int(0 < abs(share) < 0.01)
+    return f"{100 * share:{'+' if signed else ''}.{digits}f}%"
+
+
+def percent_span(low: float, high: float) -> str:
+    """``55–69%``; ``-3 to 5%`` where an end is below 0."""
+    return f"{100 * low:.0f}{' to ' if low < 0 else '–'}{percent(high, 0)}"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 trial``, ``2,000 trials``."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def listed(parts: Sequence[str], word: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b, and c``."""
+    if len(parts) < 3:
+        return f" {word} ".join(parts)
+    return f"{', '.join(parts[:-1])}, {word} {parts[-1]}"
+
+
+def byte_size(size: float) -> str:
+    """``4_924_029`` -> ``4.9 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+# --- Lengths of time
+
+
+def clock(seconds: float) -> str:
+    """``75.2`` -> ``1:15``, ``3723`` -> ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """``5400`` -> ``1 h 30 min``."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     parts = [(hours, "h"), (minutes, "min"), (left if not hours else 0, "s")]
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount)
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+#: Seconds; in less nothing can be trained.
+_LEAST, _MOST = 5.0, 365 * 24 * 3600.0
+
+
+def parse_budget(text: str) -> float:
+    """``90s``, ``10m``, ``1h30m`` in seconds.
+
+    Raises
+    ------
+    ConfigError
+        It is not a duration, or too short or too long to train in.
+    """
+    plain = re.sub(r"\s", "", text).lower()
+    match = _DURATION.fullmatch(plain)
+    if not plain or match is None:
+        mend = (
+            f"write {plain}s for seconds or {plain}m for minutes"
+            if plain.isdigit()
+            else "write it as 90s, 10m or 1h30m"
+        )
+        raise ConfigError(f"--budget {text}: is not a duration; {mend}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total < _LEAST:
+        raise ConfigError(f"--budget {text}: is too short to train anything; give 30s or more")
+    if total > _MOST:
+        raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
+    return total

@@ -233,7 +233,7 @@ def retained(
     -------
     Interval
         Of ``n`` users with items in either split. NaN where the mean of ``before`` is 0; so are
-        the ends where that happens in more than 1 % of the resamples.
+        the ends where that happens in more than 1% of the resamples.
 
     Raises
     ------

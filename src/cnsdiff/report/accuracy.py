@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data import Dataset, Split
-from cnsdiff.display.tables import MARK, Cell, Column, Table, metric_title
+from cnsdiff.display.tables import MARK, Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.evaluate import item_counts, measure, relevance_of
 from cnsdiff.evaluation.results import protocol
@@ -23,13 +24,13 @@ from cnsdiff.evaluation.significance import (
     holm,
     retained,
 )
-from cnsdiff.report.charts import TITLES, split_dots
+from cnsdiff.report.charts import split_dots
 from cnsdiff.report.document import Block, Figure
 
 TESTS = ("test_iid", "test_ood")
 #: Family-wise error of the marks.
 ALPHA = 0.05
-#: Resamples of users behind an interval; the ends of a 95 % interval settle to 2 % of its width.
+#: Resamples of users behind an interval; the ends of a 95% interval settle to 2% of its width.
 RESAMPLES, KEPT_RESAMPLES = 4_000, 1_000
 
 
@@ -181,8 +182,8 @@ def accuracy_blocks(standing: Standing) -> list[Block]:
         },
         metric_title(metric),
     )
-    where = " and ".join(TITLES[split] for split in splits)
-    of_intervals = "Mean over users, with the 95 % interval that resampling users gives."
+    where = " and ".join(SPLIT_TITLES[split] for split in splits)
+    of_intervals = "Mean over users, with the 95% interval that resampling users gives."
     of_lines = " The longer the line, the more a method depends on the world it was trained in."
     return [
         Figure(
@@ -200,17 +201,17 @@ def _reached_table(standing: Standing) -> Table:
     columns, cells = [], []
     for split in standing.splits:
         for name in standing.metrics:
-            short = TITLES[split].partition(" ")[0]
+            short = SPLIT_TITLES[split].partition(" ")[0]
             columns.append(Column(f"{split}/{name}", f"{short} {metric_title(name)}"))
             found = [standing.reached[one.name, split, name] for one in standing.measured]
             cells.append(placed([interval_cell(one) for one in found]))
-    notes = [protocol(), "± half the width of the 95 % interval over users"]
+    notes = [protocol(), "± half the width of the 95% interval over users"]
     if standing.kept:
         columns.append(Column("kept", "kept", digits=0, percent=True, signed=False))
         cells.append([interval_cell(standing.kept[one.name]) for one in standing.measured])
         notes.append(
             f"kept: {metric_title(standing.metric)} on the OOD test over that on the IID test. "
-            "The tests have other users and items, so what is missing to 100 % is not all loss: "
+            "The tests have other users and items, so what is missing to 100% is not all loss: "
             "compare it with the references"
         )
     rows = tuple(
@@ -238,7 +239,10 @@ def _difference_table(standing: Standing) -> Table:
         tuple(
             column
             for split in standing.splits
-            for column in (Column(f"{split}/difference", TITLES[split]), Column(f"{split}/p", "p"))
+            for column in (
+                Column(f"{split}/difference", SPLIT_TITLES[split]),
+                Column(f"{split}/p", "p"),
+            )
         ),
         tuple(rows),
         (

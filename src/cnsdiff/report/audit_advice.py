@@ -47,7 +47,7 @@ def advice_blocks(result: Mapping[str, Any]) -> list[Block]:
             columns,
             tuple(rows),
             (
-                "± half the 95 % interval over users; † where the interval of a difference leaves "
+                "± half the 95% interval over users; † where the interval of a difference leaves "
                 "0 out.",
             ),
         ),

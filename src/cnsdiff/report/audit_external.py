@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.display.tables import Column, Table, metric_title
+from cnsdiff.display.tables import Column, Table
+from cnsdiff.display.wording import metric_title
 from cnsdiff.report.audit_limits import titles_by_text
 from cnsdiff.report.audit_rows import LOSS, cell, difference_cell
 from cnsdiff.report.document import Block, Prose, verbatim

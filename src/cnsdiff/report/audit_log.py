@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
-from cnsdiff.report.charts import TITLES
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.report.document import Block, Facts, Prose, verbatim
 
 
@@ -33,11 +33,12 @@ def log_blocks(result: Mapping[str, Any]) -> list[Block]:
     if log["notes"]:
         blocks.append(Prose("\n\n".join(map(verbatim, log["notes"]))))
     blocks.append(Facts(methods))
-    names = {"train": "train", **TITLES}
     splits = [
         (
             (shift["title"],),
-            tuple(Cell(float(shift["dataset"]["pairs"].get(name, math.nan))) for name in names),
+            tuple(
+                Cell(float(shift["dataset"]["pairs"].get(name, math.nan))) for name in SPLIT_TITLES
+            ),
         )
         for shift in result["shifts"]
     ]
@@ -45,7 +46,7 @@ def log_blocks(result: Mapping[str, Any]) -> list[Block]:
         Table(
             "Pairs of each split",
             ("shift",),
-            tuple(Column(title, title, digits=0) for title in names.values()),
+            tuple(Column(title, title, digits=0) for title in SPLIT_TITLES.values()),
             tuple(splits),
         )
     )

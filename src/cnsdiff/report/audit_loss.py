@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.display.palette import method_styles
-from cnsdiff.display.tables import Column, Table, metric_title
+from cnsdiff.display.tables import Column, Table
+from cnsdiff.display.wording import metric_title
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, plain_rows, shown_rows, strokes
 from cnsdiff.report.charts import chart
@@ -34,7 +35,7 @@ def short_table(result: Mapping[str, Any]) -> Table:
         ("shift", "setting"),
         (Column("iid", "IID"), Column("ood", "OOD"), LOSS),
         tuple(rows),
-        (protocol(), "± half the 95 % interval over users"),
+        (protocol(), "± half the 95% interval over users"),
     )
 
 
@@ -70,7 +71,7 @@ def loss_blocks(result: Mapping[str, Any]) -> list[Block]:
             for label, row in zip(labels, rows, strict=True)
         ),
         (
-            "± half the 95 % interval over users.",
+            "± half the 95% interval over users.",
             "Loss is 1 − OOD / matched IID: a user with more items to find is easier to please, so "
             "IID accuracy is read as if its users had as many to find as those of the OOD test.",
         ),
@@ -125,7 +126,7 @@ def _loss_figure(result: Mapping[str, Any]) -> Figure:
     )
     return Figure(
         "What each loses",
-        "Each method as usually read, no shift expected; strokes are 95 % intervals over users. "
+        "Each method as usually read, no shift expected; strokes are 95% intervals over users. "
         "Left is better.",
         figure,
         pl.DataFrame(points),

@@ -9,9 +9,10 @@ import polars as pl
 
 from cnsdiff.audit.judging import AS_GIVEN
 from cnsdiff.display.palette import SPLITS
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.report.audit_rows import LOSS, best_places, cell, number, shown_rows, strokes
-from cnsdiff.report.charts import TITLES, chart, rows_of
+from cnsdiff.report.charts import chart, rows_of
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 
 _ENDED = {
@@ -99,7 +100,7 @@ def _against(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Table:
         tuple(rows),
         (
             f"{users['test_iid']:,} users of the IID test and {users['test_ood']:,} of the OOD "
-            "test; ± half the 95 % interval over them.",
+            "test; ± half the 95% interval over them.",
             f"† differs from {usual} at p < 0.05 (paired bootstrap over users, Holm's correction).",
         ),
     )
@@ -132,7 +133,7 @@ def _test_figure(result: Mapping[str, Any], shift: Mapping[str, Any]) -> Figure:
     rows_of(figure, labels)
     return Figure(
         f"{shift['title']}: today and under the shift",
-        "The further a method's two marks lie apart, the more it loses; strokes are 95 % "
+        "The further a method's two marks lie apart, the more it loses; strokes are 95% "
         "intervals over users.",
         figure,
         pl.DataFrame(points),
@@ -143,7 +144,7 @@ def _deciles_figure(shift: Mapping[str, Any]) -> Figure:
     figure = chart(x="tenth of the items, most popular first", y="share of the pairs")
     points = []
     for split in ("train", "test_iid", "test_ood"):
-        title = TITLES.get(split, split)
+        title = SPLIT_TITLES.get(split, split)
         shares = shift["size"]["splits"][split]["deciles"]
         tenths = [str(at + 1) for at in range(len(shares))]
         points += [
@@ -164,12 +165,12 @@ def _deciles_figure(shift: Mapping[str, Any]) -> Figure:
 def _distance_table(shift: Mapping[str, Any]) -> Table:
     splits = shift["size"]["splits"]
     rows = []
-    for split, title in TITLES.items():
+    for split in ("valid", "test_iid", "test_ood"):
         for axis in ("items", "users", "time"):
             found = splits[split].get(axis)
             if found:
-                chance = number(found["chance"])
-                rows.append(((title, axis), (Cell(found["js"]), Cell(chance))))
+                cells = (Cell(found["js"]), Cell(number(found["chance"])))
+                rows.append(((SPLIT_TITLES[split], axis), cells))
     return Table(
         "How large the shift is",
         ("split", "of its"),

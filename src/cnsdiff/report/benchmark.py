@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.run import Results
 from cnsdiff.benchmark.stored import read_stored
 from cnsdiff.benchmark.verdict import benchmark_verdict
+from cnsdiff.display.wording import percent
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels
 from cnsdiff.report.benchmark_cost import cost
@@ -73,14 +75,15 @@ def benchmark_document(path: Path) -> Document:
 
 
 def _summary(found: Findings, results: Results, again: str) -> str:
+    gain = partial(percent, digits=1, signed=True)
     told = []
     if found.headline is not None:
         for row in found.headline.gains.tail(2).iter_rows(named=True):
-            ends = "" if np.isnan(row["low"]) else f" ({row['low']:+.1%} to {row['high']:+.1%})"
+            ends = "" if np.isnan(row["low"]) else f" ({gain(row['low'])} to {gain(row['high'])})"
             told.append(
                 f"Over the best of **{verbatim(row['group'])}** in each cell, "
-                f"{verbatim(row['method'])} gains {row['mean']:+.1%}{ends} on average, "
-                f"{row['median']:+.1%} in the median, under {row['selection']}."
+                f"{verbatim(row['method'])} gains {gain(row['mean'])}{ends} on average, "
+                f"{gain(row['median'])} in the median, under {row['selection']}."
             )
     if results.missing:
         told.append(

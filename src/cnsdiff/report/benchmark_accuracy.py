@@ -11,7 +11,7 @@ from cnsdiff.benchmark.findings import Findings
 from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.verdict import deployed
 from cnsdiff.display.palette import SPLITS, Style, method_styles
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import metric_title
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.report.benchmark_methods import add_points
 from cnsdiff.report.charts import chart, rows_of
@@ -63,7 +63,7 @@ def average_ranks(found: Findings) -> Iterator[Block]:
 
 def both_tests(found: Findings, styles: dict[str, Style]) -> Iterator[Block]:
     yield Prose(
-        "Each method on both tests, selected alike, with 95 % intervals over seeds where there "
+        "Each method on both tests, selected alike, with 95% intervals over seeds where there "
         "are several. Right is better in the world of training, up is better in the shifted one; "
         "the dotted line is where nothing is lost."
     )

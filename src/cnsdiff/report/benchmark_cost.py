@@ -9,7 +9,7 @@ import polars as pl
 from cnsdiff.benchmark.findings import Findings
 from cnsdiff.benchmark.verdict import deployed
 from cnsdiff.display.palette import Style
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import metric_title
 from cnsdiff.report.benchmark_methods import add_points
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose

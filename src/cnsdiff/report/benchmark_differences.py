@@ -10,7 +10,8 @@ import polars as pl
 from cnsdiff.benchmark.findings import Findings
 from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.benchmark.verdict import deployed
-from cnsdiff.display.tables import MARK, Cell, Column, Table, metric_title
+from cnsdiff.display.tables import MARK, Cell, Column, Table
+from cnsdiff.display.wording import metric_title
 from cnsdiff.report.document import Block, Prose
 
 ALPHA = 0.05
@@ -47,7 +48,7 @@ def differences(found: Findings) -> Iterator[Block]:
                 for row in rows.sort("group", maintain_order=True).iter_rows(named=True)
             ),
             (
-                "± half the width of the 95 % interval over users",
+                "± half the width of the 95% interval over users",
                 f"{MARK} differs from {baseline} at p < {ALPHA:g}; {rows['n_users'][0]:,} users",
             ),
         )

@@ -8,10 +8,8 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.display.palette import SPLITS, Style
+from cnsdiff.display.wording import SPLIT_TITLES
 from cnsdiff.evaluation.significance import Interval
-
-#: How the tests are called in a report.
-TITLES = {"valid": "validation", "test_iid": "IID test", "test_ood": "OOD test"}
 
 
 def chart(*, x: str | None = None, y: str | None = None, height: int | None = None) -> Any:
@@ -80,7 +78,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
             x=[one.mean for one in own.values()],
             y=list(own),
             mode="markers",
-            name=TITLES.get(split, split),
+            name=SPLIT_TITLES.get(split, split),
             marker={**SPLITS[split].marker, "size": 11},
             error_x=error_bars(list(own.values())),
             cliponaxis=False,  # a mean of 0 is whole
@@ -116,7 +114,7 @@ def split_lines(
             x=[name for name, _ in there],
             y=[one.mean for _, one in there],
             mode="lines+markers",
-            name=TITLES.get(split, split),
+            name=SPLIT_TITLES.get(split, split),
             marker=SPLITS[split].marker,
             line={**SPLITS[split].line, "width": 1.5},
             error_y=error_bars([one for _, one in there]),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnsdiff.data import load_dataset
-from cnsdiff.data.directory import SPLIT_TITLES
 from cnsdiff.diagnostics import Description, describe
 from cnsdiff.diagnostics.description import SplitDescription
 from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES
 from cnsdiff.report.document import Block, Document, Facts, Section
 from cnsdiff.report.shift import described_blocks
 
@@ -101,7 +101,7 @@ def _counts(one: Description) -> Table:
         Column("per_item", "pairs per item", 1),
         Column("gini", "Gini of the items", 3),
         Column("effective_items", "effective items", 0),
-        Column("head", "on train's top 20 %", 1, percent=True, signed=False),
+        Column("head", "on train's top 20%", 1, percent=True, signed=False),
         Column("dropped", "dropped", 0),
     )
 
@@ -126,7 +126,7 @@ def _counts(one: Description) -> Table:
         tuple(((SPLIT_TITLES[name],), cells(split)) for name, split in one.splits.items()),
         (
             "effective items: as diverse as so many equally frequent ones",
-            "on train's top 20 %: share of the pairs on the items most popular in train",
+            "on train's top 20%: share of the pairs on the items most popular in train",
             "dropped: pairs of users or items that train does not have",
         ),
     )

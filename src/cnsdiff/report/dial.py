@@ -10,13 +10,13 @@ import polars as pl
 
 from cnsdiff.data import Dataset, Split
 from cnsdiff.display.palette import SPLITS, method_styles
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation import EmbeddingScorer, exposure_score, readings
 from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.report.accuracy import Measured
-from cnsdiff.report.charts import TITLES, chart, mark_x
+from cnsdiff.report.charts import chart, mark_x
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.training.selection import as_configured, some_users
 
@@ -191,7 +191,7 @@ def _along(
         best = reached.max()
         columns["dial"] = list(values)
         columns[f"{split}/{own}"] = reached
-        title = TITLES[split] if split != "valid" else f"validation, {metric_title(own)}"
+        title = SPLIT_TITLES[split] if split != "valid" else f"validation, {metric_title(own)}"
         # Evenly spaced dials: most of what happens, happens around 0.
         figure.add_scatter(
             x=list(range(len(values))),
@@ -225,5 +225,5 @@ def _mean_of(one: Measured, split: str, some: Split, metric: str) -> float:
 
 def _of_users(some: Mapping[str, Split]) -> str:
     counts = {split: np.unique(pairs.users).size for split, pairs in some.items()}
-    told = " and ".join(f"{n:,} users of the {TITLES[split]}" for split, n in counts.items())
+    told = " and ".join(f"{n:,} users of the {SPLIT_TITLES[split]}" for split, n in counts.items())
     return f"Of {told}."

@@ -15,6 +15,7 @@ from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.display.palette import SPLITS, Style, method_styles
 from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import percent
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
 from cnsdiff.evaluation.judges import judge_for
 from cnsdiff.recommender.recommender import Recommender
@@ -147,7 +148,7 @@ def _maps(
         "positives": {**grey, "size": 5, "opacity": 0.45},
     }
     plane = (
-        f"The plane holds {100 * explained:.0f} % of the variance of all points: far apart on it "
+        f"The plane holds {percent(explained)} of the variance of all points: far apart on it "
         "is far apart, near on it may still be far."
     )
     figures = []

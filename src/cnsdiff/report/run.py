@@ -15,7 +15,8 @@ from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.display.progress import Reporting
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import metric_title
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.recommender import run_directory

@@ -7,21 +7,17 @@ import math
 import polars as pl
 
 from cnsdiff.data import Dataset
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import metric_title, number, number_span, percent, percent_span
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.report.accuracy import ALPHA, Standing
 from cnsdiff.report.document import verbatim
 
-#: A space at which no line breaks.
-_NARROW = "\u202f"
-
 
 def _percent(found: Interval) -> str:
     if math.isnan(found.low):
-        return f"{100 * found.mean:.0f}{_NARROW}%"
-    ends = f"{100 * found.low:.0f}–{100 * found.high:.0f}"
-    return f"{100 * found.mean:.0f}{_NARROW}% ({ends}{_NARROW}%)"
+        return percent(found.mean, 0)
+    return f"{percent(found.mean, 0)} ({percent_span(found.low, found.high)})"
 
 
 def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
@@ -41,18 +37,18 @@ def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
     sure = gap.p_value < ALPHA
     summary = (
         f"The difference to that reference is {'more than' if sure else 'within what'} chance "
-        f"makes ({gap.difference:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}, paired "
-        "bootstrap over users)."
+        f"makes ({number(gap.difference, signed=True)}, 95% interval "
+        f"{number_span(gap.low, gap.high, signed=True)}, paired bootstrap over users)."
     )
     if len(means) < 2:
         where, other = ("IID", "OOD") if judged == "test_iid" else ("OOD", "IID")
         return (
-            f"{title} of {means[judged]:.4f} on the {where} test, {times}.",
+            f"{title} of {number(means[judged])} on the {where} test, {times}.",
             f"{summary} The dataset has no {other} test, so what the shift costs is not known.",
         )
     kept = standing.kept[own.name]
     shift = "shift" if data.scenario == "given" else f"{data.scenario} shift"
-    moved = f"{means['test_iid']:.4f}\u00a0→\u00a0{means['test_ood']:.4f}"
+    moved = f"{number(means['test_iid'])}\u00a0→\u00a0{number(means['test_ood'])}"
     if math.isnan(kept.mean):
         verdict = f"{title} under the {shift}: {moved}, {times}."
     elif kept.mean >= 1:
@@ -84,7 +80,7 @@ def verdict_without_tests(
     best = history.filter(pl.col("epoch") == model.best_epoch_)
     reached = ""
     if column in history.columns and best.height:
-        reached = f"{metric_title(selecting)} of {best[column][0]:.4f} on validation"
+        reached = f"{metric_title(selecting)} of {number(best[column][0])} on validation"
     why = missing or "Its dataset has no test split"
     verdict = f"{reached or 'Trained'} at epoch {model.best_epoch_}; nothing is known of a test."
     mend = (

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.data import Split
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation.significance import Interval, user_intervals
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy
 from cnsdiff.report.accuracy import Measured, interval_cell, placed
-from cnsdiff.report.charts import TITLES, split_lines
+from cnsdiff.report.charts import split_lines
 from cnsdiff.report.document import Block, Figure, Prose
 
 #: Resamples of users behind the interval of a part.
@@ -167,7 +168,7 @@ def _figure(
     of_rows = [shares[split, part] for split, part in numbers.select("split", "part").iter_rows()]
     return Figure(
         parts.title,
-        f"{metric_title(metric)} of {name}, with 95 % intervals over users. {_in_words(parts)}",
+        f"{metric_title(metric)} of {name}, with 95% intervals over users. {_in_words(parts)}",
         figure,
         numbers.with_columns(share_of_pairs=pl.Series(of_rows, dtype=pl.Float64)),
         small=True,
@@ -182,7 +183,7 @@ def _in_words(parts: Parts) -> str:
     first, second = shares.values()
     at = int(np.abs(first - second).argmax())
     told = " and ".join(
-        f"{100 * own[at]:.0f} % of the {TITLES[split]}" for split, own in shares.items()
+        f"{percent(own[at])} of the {SPLIT_TITLES[split]}" for split, own in shares.items()
     )
     return f"{parts.sentence.format(parts.cut.names[at])} {told}."
 
@@ -195,7 +196,7 @@ def _table(parts: Parts, found: Found, metric: str) -> Table:
             for column in zip(*(own[split] for own in found.values()), strict=True)
         ]
         rows += [
-            ((TITLES[split], name), tuple(column[at] for column in cells))
+            ((SPLIT_TITLES[split], name), tuple(column[at] for column in cells))
             for at, name in enumerate(found)
         ]
     return Table(
@@ -213,7 +214,7 @@ def _share_table(parts: Parts) -> Table:
         ("test",),
         tuple(Column(name, name, 1, percent=True, signed=False) for name in parts.cut.names),
         tuple(
-            ((TITLES[split],), tuple(Cell(float(share)) for share in own))
+            ((SPLIT_TITLES[split],), tuple(Cell(float(share)) for share in own))
             for split, own in parts.shares.items()
         ),
     )

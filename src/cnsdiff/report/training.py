@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from cnsdiff.display.palette import SPLITS, Style, method_styles
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import metric_title
 from cnsdiff.report.charts import curves, mark_x
 from cnsdiff.report.document import Block, Figure, Prose
 

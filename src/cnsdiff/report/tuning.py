@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnsdiff.display.progress import as_time
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import clock, count, metric_title
 from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source, verbatim
 from cnsdiff.report.tuning_importance import importance
 from cnsdiff.report.tuning_search import search
 from cnsdiff.report.tuning_slices import slices
-from cnsdiff.report.tuning_trials import STATES, n_trials
+from cnsdiff.report.tuning_trials import STATES
 from cnsdiff.tuning.study import BEST_CONFIG, Study, next_commands, read_study
 from cnsdiff.tuning.trial import shown
 
@@ -35,8 +35,7 @@ def tuning_document(path: Path) -> Document:
     ]
     return Document(
         title=f"Tuning on {study.dataset['name']}",
-        # No line begins with the sign of per cent.
-        verdict=study.verdict(metric_title(study.objective)).replace(" %", "\u00a0%"),
+        verdict=study.verdict(metric_title(study.objective)),
         sections=sections,
         summary=_summary(study),
     )
@@ -48,13 +47,13 @@ def _summary(study: Study) -> str:
     if study.best is not None:
         told.append(
             "All of this was measured on validation, and no test split was opened. "
-            f"The value is the highest of {n_trials(len(study.trials))} and was picked for that, "
-            "so **it is optimistic**: measure the best run on the tests before you believe it "
-            "([Next](#next))."
+            f"The value is the highest of {count(len(study.trials), 'trial')} and was picked for "
+            "that, so **it is optimistic**: measure the best run on the tests before you believe "
+            "it ([Next](#next))."
         )
     if missing > 0:
         told.append(
-            f"**{n_trials(missing)} of {study.asked} are not there**: the same command goes on."
+            f"**{count(missing, 'trial')} of {study.asked} are missing**: the same command goes on."
         )
     return "\n\n".join(told)
 
@@ -66,7 +65,7 @@ def _result(study: Study) -> Iterator[Block]:
         ("dataset", f"{study.dataset['name']} ({study.dataset['scenario']})"),
         ("judged by", f"{metric_title(study.objective)} on validation"),
         ("trials", f"{len(study.trials)} of {study.asked}: {counts or 'none'}"),
-        ("time", as_time(seconds)),
+        ("time", clock(seconds)),
         ("seed of all trainings", str(study.config["seed"])),
     ]
     best, given = study.best, study.given

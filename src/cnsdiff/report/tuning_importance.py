@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import polars as pl
 
 from cnsdiff.display.palette import SPLITS
+from cnsdiff.display.wording import count
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
-from cnsdiff.report.tuning_trials import STYLES, plural
+from cnsdiff.report.tuning_trials import STYLES
 from cnsdiff.tuning.importance import LEAST_TRIALS, Importances
 from cnsdiff.tuning.study import Study
 
@@ -40,7 +41,7 @@ def importance(study: Study) -> Iterator[Block]:
     yield Prose(told)
     few = found.n_trials < _ENOUGH * len(found.shares)
     if found.leader is None or few:
-        counted = f"{found.n_trials} completed trials for {plural(len(found.shares), 'setting')}"
+        counted = f"{found.n_trials} completed trials for {count(len(found.shares), 'setting')}"
         order = (
             "which setting comes first depends on which trials are left out"
             if found.leader is None

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import polars as pl
 
 from cnsdiff.display.palette import SPLITS
-from cnsdiff.display.tables import Cell, Column, Table, metric_title
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import count, metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Facts, Figure, Prose
-from cnsdiff.report.tuning_trials import STYLES, add_points, n_trials
+from cnsdiff.report.tuning_trials import STYLES, add_points
 from cnsdiff.tuning.study import Study
 from cnsdiff.tuning.trial import Trial, shown
 
@@ -23,9 +24,9 @@ def search(study: Study) -> Iterator[Block]:
     pruned = study.count("pruned")
     if pruned:
         yield Prose(
-            f"{n_trials(pruned)} ended early: after some epochs of grace, a trial that is below "
-            "the median of the others at the same epoch is **pruned**. Its value is the best until "
-            "then."
+            f"{count(pruned, 'trial')} ended early: after some epochs of grace, a trial that is "
+            "below the median of the others at the same epoch is **pruned**. Its value is the "
+            "best until then."
         )
     yield _table(study)
     errors = [trial for trial in study.trials if trial.error is not None]

@@ -10,7 +10,7 @@ import polars as pl
 
 from cnsdiff.base.search_space import Space
 from cnsdiff.display.palette import SPLITS
-from cnsdiff.display.tables import metric_title
+from cnsdiff.display.wording import metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.report.tuning_trials import add_points

@@ -33,11 +33,3 @@ def add_points(figure: Any, trials: list[Trial], x: list[Any]) -> None:
 
 def _settings(trial: Trial) -> list[str]:
     return [f"{key}={shown(value)}" for key, value in trial.setting.items()]
-
-
-def n_trials(n: int) -> str:
-    return plural(n, "trial")
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"

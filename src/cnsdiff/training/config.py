@@ -97,7 +97,7 @@ class TrainingConfig(Settings):
     fhn_sample: int | None = Field(
         None,
         ge=1,
-        description="negatives judged in an epoch that counts; None: 1 % of the training "
+        description="negatives judged in an epoch that counts; None: 1% of the training "
         "interactions, but at least 256 and at most 2048, at a few per cent of an epoch's time",
     )
     fhn_neighbours: int = Field(

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnsdiff.display.progress import LiveView, PlainLines, Reporting, as_time, is_live
+from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.sparkline import SparkLine, spark_line
+from cnsdiff.display.wording import clock, count
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -120,7 +121,7 @@ class RichReporter(LiveView, Reporter):
 
         done = len(self._history) - self._first
         before = f" after {self._first} before" if self._first else ""
-        told = f"{self.label}: {done} epoch{'s' * (done != 1)} in {as_time(self._passed)}{before}"
+        told = f"{self.label}: {count(done, 'epoch')} in {clock(self._passed)}{before}"
         metrics = self._metrics
         if metrics and self._stopping is not None and self._stopping.best:
             best = self._stopping.best[metrics[0]]
@@ -144,10 +145,10 @@ class RichReporter(LiveView, Reporter):
         return list(next((r["validation"] for r in self._history if r["validation"]), {}))[:1]
 
     def _times(self) -> str:
-        told = [f"{as_time(self._passed)} gone"]
+        told = [f"{clock(self._passed)} gone"]
         if self._done:
             left = (self._epochs - self._first) * self._steps - self._done
-            told.append(f"at most {as_time(self._passed / self._done * max(left, 0))} left")
+            told.append(f"at most {clock(self._passed / self._done * max(left, 0))} left")
         stopping = self._stopping
         if stopping is not None and stopping.patience is not None:
             left = max(stopping.patience - stopping.stale, 0)

@@ -38,7 +38,7 @@ class Share:
     share
         The mean over the forests; those of all settings sum to one.
     low, high
-        The 10 % and 90 % quantiles over the forests.
+        The 10% and 90% quantiles over the forests.
     """
 
     share: float

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnsdiff.display.progress import LiveView, PlainLines, Reporting, as_time, is_live
+from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.sparkline import SparkLine
+from cnsdiff.display.wording import clock
 from cnsdiff.tuning.trial import Trial, best_trial, shown
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class RichReporter(LiveView, Reporter):
         """How many trials, and the best of them, in a line."""
         from cnsdiff.display.screen import literal
 
-        told = f"{self.label}: {len(self._trials)} trials in {as_time(self._passed)}"
+        told = f"{self.label}: {len(self._trials)} trials in {clock(self._passed)}"
         best = best_trial(self._trials)
         if best is not None:
             told += f", best {best.value:.4f} in trial {best.number}"
@@ -140,11 +141,11 @@ class RichReporter(LiveView, Reporter):
         return time.monotonic() - self._started
 
     def _times(self) -> str:
-        told = f"{as_time(self._passed)} gone"
+        told = f"{clock(self._passed)} gone"
         new = len(self._trials) - self._known
         if new:
             left = self._passed / new * (self._total - len(self._trials))
-            told += f"; about {as_time(max(left, 0))} left"
+            told += f"; about {clock(max(left, 0))} left"
         return told
 
     def _table(self, width: int) -> Any:

@@ -21,6 +21,7 @@ from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import Record, misfit, shown
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json, write_json
+from cnsdiff.display.wording import count, number, percent
 from cnsdiff.tuning.importance import Importances, ImportancesRecord
 from cnsdiff.tuning.trial import Trial, TrialRecord, best_trial, trials_table
 
@@ -122,23 +123,23 @@ class Study:
         best = self.best
         if best is None:
             return (
-                f"None of {_settings(len(self.trials))} could be trained to its end."
+                f"None of {count(len(self.trials), 'setting')} could be trained to its end."
                 if self.trials
                 else "No setting has been tried yet."
             )
-        told = f"{objective or self.objective} {best.value:.4f} on validation"
+        told = f"{objective or self.objective} {number(best.value)} on validation"
         if best.number == 0:
             if len(self.trials) == 1:
                 return f"The configuration as given reaches {told}; nothing else was tried."
-            others = _settings(len(self.trials) - 1)
+            others = count(len(self.trials) - 1, "setting")
             return f"The configuration as given reaches {told}, and none of {others} is better."
-        sentence = f"The best of {_settings(len(self.trials))} reaches {told}"
+        sentence = f"The best of {count(len(self.trials), 'setting')} reaches {told}"
         if self.gain is not None:
-            sentence += f", {100 * self.gain:.1f} % over the configuration as given"
+            sentence += f", {percent(self.gain, 1)} over the configuration as given"
         if self.importances is not None and self.importances.leader is not None:
             leader = self.importances.leader
             share = self.importances.shares[leader].share
-            sentence += f"; {leader} accounts for {100 * share:.0f} % of the differences"
+            sentence += f"; {leader} accounts for {percent(share, 0)} of the differences"
         return sentence + "."
 
     def write(self, folder: Path) -> None:
@@ -283,7 +284,3 @@ def _wider(space: Space, value: Any) -> Space | None:
     if (low, high) == (space.low, space.high):
         return None
     return space.model_copy(update={"low": low, "high": high})
-
-
-def _settings(n: int) -> str:
-    return f"{n} setting{'s' * (n != 1)}"

@@ -81,9 +81,10 @@ def fetch(
     Broken connections are retried and resumed; after Ctrl-C the same command goes on.
     """
     from cnsdiff import catalogue
-    from cnsdiff.catalogue.progress import in_bytes, reporter_for_terminal
+    from cnsdiff.catalogue.progress import reporter_for_terminal
     from cnsdiff.cli.failure import interruptible
     from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.display.wording import byte_size, count
 
     with (
         interruptible(f"go on with: {Command('data fetch', name)}"),
@@ -109,7 +110,8 @@ def fetch(
         return
     size = sum(file["bytes"] for file in record["files"].values())
     for line in (
-        f"Fetched {name} ({len(record['files'])} files, {in_bytes(size)}) from {record['address']}",
+        f"Fetched {name} ({count(len(record['files']), 'file')}, {byte_size(size)}) from "
+        f"{record['address']}",
         f"Licence: {record['terms']}",
         f"Cite: {record['citation']}",
         f"Kept in {done.folder}",
@@ -136,7 +138,7 @@ def _table(states: Mapping[str, str]) -> Table:
     from rich.table import Table
 
     from cnsdiff.catalogue import find
-    from cnsdiff.catalogue.progress import in_bytes
+    from cnsdiff.display.wording import byte_size
 
     table = Table(header_style="bold")
     table.add_column("name", no_wrap=True)
@@ -149,7 +151,7 @@ def _table(states: Mapping[str, str]) -> Table:
     for name, state in states.items():
         entry = find(name)
         family, _, category = name.partition("/")
-        size = in_bytes(entry.size) if entry.size else "varies"
+        size = byte_size(entry.size) if entry.size else "varies"
         here = {"fetched": "yes", "absent": "-"}.get(state, state)
         if not category or state != "absent":
             table.add_row(name, entry.what, size, entry.licence, entry.shift, here)

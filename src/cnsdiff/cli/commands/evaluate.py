@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 #: Share of lists that end in a tie from which on a reader is told: below it the order of the rows
-#: moved no value by more than 1 % (docs/metrics.md).
+#: moved no value by more than 1% (docs/metrics.md).
 _TIED = 0.25
 
 EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
@@ -200,7 +200,7 @@ def evaluate(
             low, high = counts.interval()
             screen.print(
                 f"False negatives ({false_negatives}): {counts.fhn:.2%} of {counts.judged:,} "
-                f"judged (95 % interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the "
+                f"judged (95% interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the "
                 "hard ones."
             )
         screen.print(verdict, style="bold", soft_wrap=True)

@@ -191,8 +191,8 @@ def _fit(
 def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     """What training found, and what to do with it."""
     from cnsdiff.cli.output import console, print_facts, print_json, print_next
-    from cnsdiff.display.progress import as_time
     from cnsdiff.display.sparkline import spark_line
+    from cnsdiff.display.wording import clock
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.kernels.memory import peak_memory
     from cnsdiff.training.processes import make_fabric
@@ -238,7 +238,7 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
         "best epoch": f"{model.best_epoch_} of {len(history)}",
         "selected by": f"{value}  {course}",
         "dial": in_words(model.dial_),
-        "time": f"{as_time(seconds)}, {median:.2f} s an epoch",
+        "time": f"{clock(seconds)}, {median:.2f} s an epoch",
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),
     }
