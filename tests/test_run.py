@@ -350,7 +350,7 @@ UNFIT = {
         _weights(lambda w: w["user_embeddings"].fill_(torch.nan)),
         "no finite score",
     ),
-    "infinite environment": (
+    "infinite dial step": (
         "weights.safetensors",
         _weights(lambda w: w["environment"].fill_(torch.inf)),
         "no finite score",

@@ -52,14 +52,14 @@ def test_without_ratings_there_is_nothing_to_choose():
     assert choose_threshold(Interactions(frame, "log.csv"), None) == (None, "")
 
 
-def test_rows_shown_at_random_are_told_by_their_environment(tmp_path):
+def test_rows_shown_at_random_are_told_by_their_period(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text("user,item,env\n1,1,feed\n1,2,Random\n2,1,feed\n2,3,random\n")
     found = read_log(Reading(str(file)))
     assert len(found.interactions) == 2
     assert len(found.source.tables["randomised"]) == 2
     assert any("2 rows were shown at random, says 'env'" in note for note in found.notes)
-    assert found.columns == {"user": "user", "item": "item", "environment": "env"}
+    assert found.columns == {"user": "user", "item": "item", "period": "env"}
 
 
 def test_the_checksum_is_of_all_that_is_read(tmp_path):

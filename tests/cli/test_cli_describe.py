@@ -20,7 +20,7 @@ DAY = 86_400
 
 @pytest.fixture(scope="session")
 def shifted(tmp_path_factory) -> Path:
-    """A dataset with times, environments, a name full of brackets, and splits that overlap."""
+    """A dataset with times, periods, a name full of brackets, and splits that overlap."""
     random = np.random.default_rng(0)
 
     def log(first: int, last: int) -> pl.DataFrame:
@@ -72,11 +72,11 @@ def test_tables_of_one_dataset(cli, world, untouched):
     untouched()
 
 
-def test_times_environments_and_problems(cli, shifted):
+def test_times_periods_and_problems(cli, shifted):
     done = cli("data", "describe", shifted)
     assert done.code == 0
     found = describe(load_dataset(shifted))
-    for words in ("Time (UTC)", "1970-01-01", "a [b]", "[red]shop[/] (given)", "environments"):
+    for words in ("Time (UTC)", "1970-01-01", "a [b]", "[red]shop[/] (given)", "periods"):
         assert words in done.out, words
     assert f"note: [red]shop[/]: {found.problems[0]}" in done.out
 

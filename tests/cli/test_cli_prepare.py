@@ -249,7 +249,7 @@ def test_settings_arrive(cli, shop):
     manifest = cli(
         *("prepare", "shop.csv", "--scenario", "popularity", "--strength", 2, "--json"),
         *("--set", "ood_share=0.05", "--set", "valid_share=0.2", "--name", "s", "--out", "here"),
-        *("--threshold", 2, "--environment-col", "environment", "--item-features", "items.csv"),
+        *("--threshold", 2, "--period-col", "period", "--item-features", "items.csv"),
     ).json
     settings = manifest["settings"]
     assert (settings["strength"], settings["ood_share"], settings["valid_share"]) == (2, 0.05, 0.2)

@@ -85,15 +85,15 @@ def test_a_named_id_column(tmp_path):
         read_features(tmp_path / "none.csv", "user")
 
 
-def test_environment_column(tmp_path):
+def test_period_column(tmp_path):
     file = write(tmp_path / "log.csv", "user,item,campaign\n1,2,spring\n1,3,autumn\n")
-    found = read_interactions(file, environment="campaign")
-    assert found.frame["environment"].to_list() == ["spring", "autumn"]
+    found = read_interactions(file, period="campaign")
+    assert found.frame["period"].to_list() == ["spring", "autumn"]
     file = write(tmp_path / "log2.csv", "user,item,env\n1,2,4\n1,3,5\n")
-    assert read_interactions(file).frame["environment"].to_list() == [4, 5]
-    assert "environment" not in read_interactions(file, environment="none").frame.columns
+    assert read_interactions(file).frame["period"].to_list() == [4, 5]
+    assert "period" not in read_interactions(file, period="none").frame.columns
     file = write(tmp_path / "log3.csv", "user,item,env\n1,2,4\n1,3,\n")
-    with pytest.raises(DataError, match="line 3, column 'env': the environment is empty"):
+    with pytest.raises(DataError, match="line 3, column 'env': the period is empty"):
         read_interactions(file)
 
 

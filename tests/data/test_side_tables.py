@@ -82,7 +82,7 @@ def test_asking_for_what_is_not_there():
         make().table("judgements")
     with pytest.raises(DataError, match="did you mean 'judgements'"):
         make().table("judgement")
-    assert make().table_names == () and make().environments == []
+    assert make().table_names == () and make().periods == []
     assert set(SIDE_TABLES) >= {"judgements", "item_features"}
 
 
@@ -97,34 +97,37 @@ def test_a_changed_table_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_environments_are_numbered_from_train_on(tmp_path, saved):
-    train = interactions([1, 2, 1], [5, 5, 6], environment=["sale", "plain", "sale"])
-    valid = interactions([2, 2], [6, 9], environment=["night", "plain"])
-    train.frame.extend(interactions([1], [7], environment=["sale"]).frame)
+def test_periods_are_numbered_from_train_on(tmp_path, saved):
+    train = interactions([1, 2, 1], [5, 5, 6], period=["sale", "plain", "sale"])
+    valid = interactions([2, 2], [6, 9], period=["night", "plain"])
+    train.frame.extend(interactions([1], [7], period=["sale"]).frame)
     test = interactions([2], [7])
     dataset = make({"train": train, "valid": valid, "test_ood": test})
     if saved:
         dataset = load_dataset(dataset.save(tmp_path / "d"))
-    assert dataset.environments == ["sale", "plain", "night"]
-    assert dataset.split("train").environments.tolist() == [0, 1, 0, 0]
-    assert dataset.split("valid").environments.tolist() == [2]
-    assert dataset.split("test_ood").environments is None
+        # Older datasets and versions know the labels as environments.
+        assert pl.read_parquet(tmp_path / "d" / "train.parquet").columns[2:] == ["environment"]
+        assert dataset.manifest["environments"] == ["sale", "plain", "night"]
+    assert dataset.periods == ["sale", "plain", "night"]
+    assert dataset.split("train").periods.tolist() == [0, 1, 0, 0]
+    assert dataset.split("valid").periods.tolist() == [2]
+    assert dataset.split("test_ood").periods is None
 
 
-def test_environments_of_mixed_types_become_text():
-    train = interactions([1], [5], environment=[3])
-    valid = interactions([1], [5], environment=["3"])
-    other = interactions([1, 2], [5, 6], environment=[3, 4])
-    dataset = make({"train": other, "valid": interactions([2], [5], environment=["4"])})
-    assert dataset.environments == ["3", "4"]
-    assert dataset.split("valid").environments.tolist() == [1]
+def test_periods_of_mixed_types_become_text():
+    train = interactions([1], [5], period=[3])
+    valid = interactions([1], [5], period=["3"])
+    other = interactions([1, 2], [5, 6], period=[3, 4])
+    dataset = make({"train": other, "valid": interactions([2], [5], period=["4"])})
+    assert dataset.periods == ["3", "4"]
+    assert dataset.split("valid").periods.tolist() == [1]
     with pytest.raises(DataError, match="in train too"):
         make({"train": train, "valid": valid})
 
 
 def test_labels_are_part_of_the_fingerprint():
     one, two = (
-        make({"train": interactions([1, 2], [5, 6], environment=labels)})
+        make({"train": interactions([1, 2], [5, 6], period=labels)})
         for labels in (["x", "y"], ["x", "x"])
     )
     assert one.fingerprint != two.fingerprint != make({"train": TRAIN}).fingerprint

@@ -15,8 +15,8 @@ def test_the_pairs_of_some_users_with_all_that_goes_with_them() -> None:
     assert part.users.tolist() == [3, 3, 0]
     assert part.items.tolist() == [5, 7, 9]
     assert part.timestamps is not None
-    assert part.environments is not None
+    assert part.periods is not None
     assert part.timestamps.tolist() == [10, 30, 50]
-    assert part.environments.tolist() == [0, 0, 1]
+    assert part.periods.tolist() == [0, 0, 1]
     bare = Split("valid", users, items).of_users(np.array([1]))
-    assert (bare.items.tolist(), bare.timestamps, bare.environments) == ([6], None, None)
+    assert (bare.items.tolist(), bare.timestamps, bare.periods) == ([6], None, None)

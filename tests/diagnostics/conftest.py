@@ -20,7 +20,7 @@ def log(seed: int, pairs: int, first_day: int, last_day: int, *, tilt: float = 2
             "user": random.integers(0, 30, pairs),
             "item": (25 * random.random(pairs) ** tilt).astype(int),
             "timestamp": random.integers(first_day * DAY, last_day * DAY, pairs),
-            "environment": random.choice(["summer", "winter"], pairs),
+            "period": random.choice(["summer", "winter"], pairs),
         }
     ).unique(["user", "item"], maintain_order=True)
 

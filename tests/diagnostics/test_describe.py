@@ -71,7 +71,7 @@ def test_distances_are_those_from_train(timed):
         after = Counter(item for _, item in pairs_of(timed, name))
         p, q = ([c[i] for i in range(timed.n_items)] for c in (before, after))
         assert found[name].shift["items"].observed.js == pytest.approx(jensenshannon(p, q) ** 2)
-        assert set(found[name].shift) == {"items", "users", "time", "environments"}
+        assert set(found[name].shift) == {"items", "users", "time", "periods"}
     excess = {
         name: found[name].shift["items"].observed.js - found[name].shift["items"].chance.js
         for name in ("valid", "test_iid", "test_ood")
@@ -131,14 +131,14 @@ def test_timestamps_in_one_split_only():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_environments(timed, bare):
+def test_periods(timed, bare):
     split = timed.split("valid")
-    labels = [timed.environments[code] for code in split.environments]
-    found = describe(timed).splits["valid"].environments
+    labels = [timed.periods[code] for code in split.periods]
+    found = describe(timed).splits["valid"].periods
     assert found == {
-        label: pytest.approx(labels.count(label) / len(labels)) for label in timed.environments
+        label: pytest.approx(labels.count(label) / len(labels)) for label in timed.periods
     }
-    assert describe(bare).splits["train"].environments is None
+    assert describe(bare).splits["train"].periods is None
 
 
 def test_overlaps(timed):
@@ -198,7 +198,7 @@ def test_chance_of_one_split_does_not_depend_on_the_others(timed):
     splits = {name: timed.split(name) for name in ("train", "test_ood")}
     manifest = timed.manifest | {"splits": {n: timed.manifest["splits"][n] for n in splits}}
     fewer = Dataset(users=timed.users, items=timed.items, manifest=manifest, splits=splits)
-    for axis in ("items", "users", "environments"):
+    for axis in ("items", "users", "periods"):
         found = (describe(one).splits["test_ood"].shift[axis] for one in (timed, fewer))
         assert next(found) == next(found)
 
@@ -226,7 +226,7 @@ def test_json_is_plain_and_complete(timed):
         found.splits["test_ood"].shift["items"].observed.js
     )
     assert document["fingerprint"] == timed.fingerprint
-    assert document["splits"]["valid"]["environments"].keys() == {"summer", "winter"}
+    assert document["splits"]["valid"]["periods"].keys() == {"summer", "winter"}
     assert len(document["overlaps"]) == 6
     assert len(document["splits"]["train"]["long_tail"]) == 101
 

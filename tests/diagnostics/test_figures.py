@@ -50,7 +50,7 @@ def test_distances_with_their_level_of_chance(described, figures):
     assert not [one for one in figure.data if one.name == "train"]
     # From the bottom: by axis, then by split.
     axes, titles = (
-        ("items", "users", "time", "environments"),
+        ("items", "users", "time", "periods"),
         ("validation", "IID test", "OOD test"),
     )
     wanted = [f"{axis}, {title}" for axis in axes for title in titles]

@@ -15,11 +15,11 @@ from cnsdiff.diagnostics.shift import TIME_CELLS, Frame, measure, measure_with_c
 DAY = 86_400
 
 
-def make(name, users, items, timestamps=None, environments=None) -> Split:
+def make(name, users, items, timestamps=None, periods=None) -> Split:
     def array(values):
         return None if values is None else np.asarray(values)
 
-    return Split(name, array(users), array(items), array(timestamps), array(environments))
+    return Split(name, array(users), array(items), array(timestamps), array(periods))
 
 
 def drawn(seed: int, n: int, name: str = "train", n_users: int = 12, n_items: int = 9) -> Split:
@@ -42,16 +42,16 @@ FRAME = Frame(12, 9, 3, first=0.0, last=100.0 * DAY)
 def test_every_axis_by_counting():
     train, split = drawn(0, 60), drawn(1, 25, "test_ood")
     found = measure(train, split, FRAME)
-    assert list(found) == ["items", "users", "time", "environments"]
-    for axis, size in (("items", 9), ("users", 12), ("environments", 3)):
+    assert list(found) == ["items", "users", "time", "periods"]
+    for axis, size in (("items", 9), ("users", 12), ("periods", 3)):
         before, after = (Counter(getattr(one, axis).tolist()) for one in (train, split))
         p, q = ([counts[k] for k in range(size)] for counts in (before, after))
         assert found[axis].js == pytest.approx(jensenshannon(p, q) ** 2)
-        if axis != "environments":
+        if axis != "periods":
             stand = (rankdata(p) - 0.5) / size
             quantiles = ([stand[k] for k in getattr(one, axis)] for one in (train, split))
             assert found[axis].wasserstein == pytest.approx(wasserstein_distance(*quantiles))
-    assert found["environments"].wasserstein is None
+    assert found["periods"].wasserstein is None
     days = wasserstein_distance(train.timestamps / DAY, split.timestamps / DAY)
     assert found["time"].wasserstein == pytest.approx(days)
     cells = [
@@ -95,9 +95,7 @@ def test_redivision_keeps_pairs_and_sizes():
 
 
 def columns(split: Split):
-    return (
-        getattr(split, name).tolist() for name in ("users", "items", "timestamps", "environments")
-    )
+    return (getattr(split, name).tolist() for name in ("users", "items", "timestamps", "periods"))
 
 
 def test_redivision_is_uniform():
@@ -122,7 +120,7 @@ def test_a_random_hold_out_is_at_the_level_of_chance_and_a_shift_is_beyond_it():
     random = measure_with_chance(
         part(order[:5000]), part(order[5000:]), frame, np.random.default_rng(0), draws=20
     )
-    for axis in ("items", "users", "time", "environments"):
+    for axis in ("items", "users", "time", "periods"):
         shift = random[axis]
         assert shift.observed.js > 0
         assert shift.observed.js == pytest.approx(shift.chance.js, rel=0.6, abs=1e-3), axis
@@ -154,7 +152,7 @@ def test_chance_is_the_mean_of_the_draws():
     each = [measure(*redivide(pooled, 25, FRAME, random), FRAME) for _ in range(3)]
     for axis, shift in found.items():
         assert shift.chance.js == pytest.approx(np.mean([one[axis].js for one in each]))
-    assert found["environments"].chance.wasserstein is None
+    assert found["periods"].chance.wasserstein is None
 
 
 def test_no_chance_where_every_division_would_be_empty():

@@ -24,7 +24,7 @@ def pairs(dataset, name):
         "user": dataset.decode_users(split.users),
         "item": dataset.decode_items(split.items),
         "timestamp": split.timestamps,
-        "environment": pl.Series(dataset.environments).gather(split.environments),
+        "period": pl.Series(dataset.periods).gather(split.periods),
     }
     return pl.DataFrame(table)
 
@@ -125,7 +125,7 @@ def test_recbole_reads_the_same_interactions(dataset, recbole):
         assert frame["user_id"].tolist() == expected["user"].to_list()
         assert frame["item_id"].tolist() == expected["item"].to_list()
         assert frame["timestamp"].tolist() == expected["timestamp"].to_list()
-        assert frame["environment"].tolist() == expected["environment"].to_list()
+        assert frame["environment"].tolist() == expected["period"].to_list()
 
 
 def test_features_are_typed_and_every_item_has_a_row(dataset, recbole):

@@ -420,7 +420,7 @@ def test_the_causal_term_is_zero_when_the_denoiser_ignores_the_environment() -> 
 
 def test_given_labels_are_the_environments_whatever_their_number() -> None:
     sampler = build(environment="given", n_environments=7)
-    assert torch.equal(sampler.environments, POSITIVES.environments)
+    assert torch.equal(sampler.environments, POSITIVES.periods)
     assert sampler.denoiser.from_environment is not None
     assert len(sampler.prior) == 3
     torch.testing.assert_close(sampler.prior, torch.bincount(sampler.environments) / len(POSITIVES))

@@ -78,7 +78,7 @@ def test_time_without_timestamps_is_an_error_that_names_the_way_out() -> None:
 
 def test_given_labels_are_taken_as_they_are() -> None:
     labels = np.array([2, 0, 2])
-    positives = Positives(np.zeros(3, np.int64), np.arange(3), 1, 4, environments=labels)
+    positives = Positives(np.zeros(3, np.int64), np.arange(3), 1, 4, periods=labels)
     assert environment_labels(positives, "given", 2).tolist() == [2, 0, 2]
-    with pytest.raises(ConfigError, match=r"needs environment labels.*--environment-col"):
+    with pytest.raises(ConfigError, match=r"needs labels of periods.*--period-col"):
         environment_labels(by_popularity([2, 1]), "given", 2)

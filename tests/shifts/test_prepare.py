@@ -22,13 +22,13 @@ def shop(tmp_path, tiny):
     return folder / "shop.csv"
 
 
-READING = {"user": "who", "item": "what", "rating": "stars", "environment": "none"}
+READING = {"user": "who", "item": "what", "rating": "stars", "period": "none"}
 
 
 def test_a_file_a_frame_and_interactions_give_the_same(shop, tiny):
     same = {"strength": 2, "threshold": 3, "seed": 5, "user_core": 2}
     by_file = prepare(shop, "popularity", **same, **READING)
-    frame = tiny.tables["log"].frame.drop("environment")
+    frame = tiny.tables["log"].frame.drop("period")
     by_frame = prepare(frame.to_pandas(), "popularity", **same)
     by_hand = Popularity(strength=2)(
         cnsdiff.read_interactions(frame), filters=Filters(3, 2), seed=5

@@ -203,7 +203,7 @@ def test_features_environments_and_times_come_along(tiny, named, tmp_path):
     ages = tiny.features["user_features"]
     found = dataset.table("user_features")["age"]
     assert dict(zip(dataset.users, found, strict=True)) == dict(ages.select("user", "age").rows())
-    assert sorted(dataset.environments) == ["app", "web"]
+    assert sorted(dataset.periods) == ["app", "web"]
     log = tiny.tables["log"].deduplicated().frame
     everything = named(dataset, *dataset.split_names)
     assert everything.sort("user", "item").equals(

@@ -221,7 +221,7 @@ def test_a_click_is_the_first_exposure_of_what_is_relevant(world, shift):
         assert clicks.height == table.sum()
         assert np.array_equal(table, exposed.any(0) & relevant)
         first = exposed.argmax(0)[clicks["user"].to_numpy(), clicks["item"].to_numpy()]
-        assert clicks["environment"].to_list() == [environments[n].label for n in first]
+        assert clicks["period"].to_list() == [environments[n].label for n in first]
         moment = (clicks["timestamp"].to_numpy() - LOG_START) / PERIOD_SECONDS
         starts = np.array([one.start for one in environments])[first]
         ends = starts + np.array([one.length for one in environments])[first]

@@ -68,12 +68,12 @@ def test_splits_carry_times_and_environments(world, shift):
     dataset, plan = world.dataset(shift), world.intervene(shift)
     logged = [environment.label for environment in plan.logged]
     shifted = [environment.label for environment in plan.shifted]
-    assert dataset.environments == [*logged, *(name for name in shifted if name not in logged)]
+    assert dataset.periods == [*logged, *(name for name in shifted if name not in logged)]
     for name in dataset.split_names:
         split = dataset.split(name)
         assert split.timestamps is not None
-        assert split.environments is not None
-        used = {dataset.environments[code] for code in np.unique(split.environments)}
+        assert split.periods is not None
+        used = {dataset.periods[code] for code in np.unique(split.periods)}
         assert used == set(shifted if name == "test_ood" else logged)
     assert dataset.manifest["settings"]["environments"] == {"logged": logged, "test_ood": shifted}
 

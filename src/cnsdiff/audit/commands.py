@@ -9,7 +9,7 @@ from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.base.spelling import Command
 
-_COLUMNS = ("user", "item", "rating", "timestamp", "environment")
+_COLUMNS = ("user", "item", "rating", "timestamp", "period")
 
 
 def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Path) -> str | None:

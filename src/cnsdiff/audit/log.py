@@ -17,7 +17,7 @@ from cnsdiff.data import Interactions, Source
 from cnsdiff.display.wording import percent
 from cnsdiff.shifts.sources import find_source
 
-#: Labels of an environment in which items were shown at random.
+#: Labels of a period in which items were shown at random.
 RANDOM_LABELS = ("random", "randomised", "randomized", "uniform")
 
 
@@ -31,7 +31,7 @@ class Reading:
         A file, or the name of a data set fetched before.
     columns
         Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
-        ``timestamp``, ``environment``.
+        ``timestamp``, ``period``.
     format, header, delimiter, skip_bad, time_unit, literal_ids
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
@@ -196,11 +196,11 @@ def _of_scale(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
 
 
 def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
-    """The rows whose environment says that they were shown at random, as a table of their own."""
+    """The rows whose period says that they were shown at random, as a table of their own."""
     table = source.tables["log"]
-    if "environment" not in table.frame.columns:
+    if "period" not in table.frame.columns:
         return source, []
-    label = pl.col("environment").cast(pl.String).str.to_lowercase()
+    label = pl.col("period").cast(pl.String).str.to_lowercase()
     at_random = table.frame.select(label.is_in(RANDOM_LABELS)).to_series()
     n = int(at_random.sum())
     if not 0 < n < table.frame.height:
@@ -209,7 +209,7 @@ def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
         "log": replace(table, frame=table.frame.filter(~at_random)),
         "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0, problems=()),
     }
-    column = table.columns.get("environment", "environment")
+    column = table.columns.get("period", "period")
     told = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."
     return replace(source, tables={**source.tables, **tables}), [told]
 

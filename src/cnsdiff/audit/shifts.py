@@ -154,6 +154,6 @@ def _missing(log: Log, name: str) -> str | None:
     if name == "exposure" and "randomised" not in log.source.tables:
         return (
             "needs interactions with items shown at random; give them with --randomised FILE, or "
-            "mark them 'random' in a column named with --environment-col"
+            "mark them 'random' in a column named with --period-col"
         )
     return None

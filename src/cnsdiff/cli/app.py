@@ -33,7 +33,7 @@ COMMANDS = (
 
 #: Parameters of the library whose options are called otherwise.
 _OPTIONS = {
-    **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "environment")},
+    **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "period")},
     "fixed": "set",
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cnsdiff.diagnostics import Description, Distances, Shift
     from cnsdiff.diagnostics.description import Counts, SplitDescription
 
-#: Labels of environments shown; all are in --json.
+#: Labels of periods shown; all are in --json.
 _SHOWN_LABELS = 12
 
 
@@ -44,7 +44,7 @@ def comparison_table(described: list[Description]) -> Table:
 
 def dataset_tables(one: Description) -> list[Table]:
     """Everything about one dataset but the curves, which are for figures and JSON."""
-    tables = [_counts(one), _distances(one), _time(one), _environments(one), _overlaps(one)]
+    tables = [_counts(one), _distances(one), _time(one), _periods(one), _overlaps(one)]
     return [table for table in tables if table.row_count]
 
 
@@ -79,7 +79,7 @@ def _distances(one: Description) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("W1 in", no_wrap=True)
-    units = {"items": "quantiles", "users": "quantiles", "time": "days", "environments": ""}
+    units = {"items": "quantiles", "users": "quantiles", "time": "days", "periods": ""}
     for name, split in one.splits.items():
         for axis, shift in split.shift.items():
             seen, chance = shift.observed, shift.chance
@@ -119,11 +119,11 @@ def _time(one: Description) -> Table:
     return table
 
 
-def _environments(one: Description) -> Table:
-    shares = {name: split.environments for name, split in one.splits.items() if split.environments}
+def _periods(one: Description) -> Table:
+    shares = {name: split.periods for name, split in one.splits.items() if split.periods}
     labels = list(dict.fromkeys(label for found in shares.values() for label in found))
     more = len(labels) - _SHOWN_LABELS
-    title = "Environments, % of the pairs" + (f" ({more:,} more in --json)" if more > 0 else "")
+    title = "Periods, % of the pairs" + (f" ({more:,} more in --json)" if more > 0 else "")
     table = _table(title, "label")
     for name in shares:
         table.add_column(SPLIT_TITLES[name], justify="right", no_wrap=True)

@@ -56,9 +56,7 @@ UserColumn = Annotated[str | None, typer.Option(help="Name of the user column.")
 ItemColumn = Annotated[str | None, typer.Option(help="Name of the item column.")]
 RatingColumn = Annotated[str | None, typer.Option(help="Name of the rating column, or 'none'.")]
 TimestampColumn = Annotated[str | None, typer.Option(help="Name of the time column, or 'none'.")]
-EnvironmentColumn = Annotated[
-    str | None, typer.Option(help="Name of the environment column, or 'none'.")
-]
+PeriodColumn = Annotated[str | None, typer.Option(help="Name of the column of periods, or 'none'.")]
 TimeUnit = Annotated[
     str,
     typer.Option(

@@ -126,8 +126,8 @@ class Dataset:
         return tuple(name for name in SPLITS if name in self.manifest["splits"])
 
     @property
-    def environments(self) -> list[Any]:
-        """The labels that ``Split.environments`` numbers; empty without environment labels."""
+    def periods(self) -> list[Any]:
+        """The labels that ``Split.periods`` numbers; empty without labels of periods."""
         return list(self.manifest.get("environments", []))
 
     @property
@@ -166,7 +166,7 @@ class Dataset:
         if self.path is None:
             raise DataError(f"{self.name}: its splits are neither in memory nor on disk")
         table = read_table(self.path, name, self.manifest)
-        problem = split_misfit(table, self.n_users, self.n_items, len(self.environments))
+        problem = split_misfit(table, self.n_users, self.n_items, len(self.periods))
         if table.height != (rows := self.manifest["splits"][name]["rows"]):
             problem = f"has {table.height} rows and not {rows}"
         if problem is not None:
@@ -347,7 +347,7 @@ class Dataset:
                 f"{splits['train'].source}: no interaction is left to train on; lower --threshold "
                 "or the k-core"
             )
-        coded, users, items, environments, own = encode_splits(splits)
+        coded, users, items, periods, own = encode_splits(splits)
         numbers = Vocabulary(users), Vocabulary(items)
         side = encode_side_tables(tables or {}, *numbers)
         held_out = [given for split, given in splits.items() if split != "train"]
@@ -368,8 +368,8 @@ class Dataset:
             "settings": dict(settings or {}),
             "seen": {"pairs": seen.height},
         }
-        if environments is not None:
-            manifest["environments"] = environments.to_list()
+        if periods is not None:
+            manifest["environments"] = periods.to_list()
         if side:
             manifest["tables"] = list(side)
         return cls(

@@ -23,7 +23,7 @@ class Interactions:
     frame
         One row per interaction. Columns ``user`` and ``item`` hold the ids as given (Int64,
         UInt64 or String); ``rating`` (Float64), ``timestamp`` (Int64 or Float64, usually epoch
-        seconds) and ``environment`` (a label as given) are optional. No nulls.
+        seconds) and ``period`` (a label as given) are optional. No nulls.
     source
         File path or ``"DataFrame"``, for messages.
     skipped

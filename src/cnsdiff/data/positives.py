@@ -29,8 +29,8 @@ class Positives(nn.Module):
         Size of the catalogue.
     timestamps
         When each pair was observed, ``(n,)``, or ``None``.
-    environments
-        Number of the environment each pair was observed in, ``(n,)`` int64, or ``None``.
+    periods
+        Number of the period each pair was observed in, ``(n,)`` int64, or ``None``.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Positives(nn.Module):
         n_users: int,
         n_items: int,
         timestamps: NDArray[Any] | None = None,
-        environments: NDArray[np.int64] | None = None,
+        periods: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__()
         self.n_users, self.n_items = n_users, n_items
@@ -82,8 +82,8 @@ class Positives(nn.Module):
         }
         if timestamps is not None:
             tensors["_timestamps"] = np.asarray(timestamps, dtype=np.float64)
-        if environments is not None:
-            tensors["_environments"] = np.asarray(environments, dtype=np.int64)
+        if periods is not None:
+            tensors["_periods"] = np.asarray(periods, dtype=np.int64)
         self.full_users = np.flatnonzero(tensors["user_counts"] == n_items)
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
@@ -109,9 +109,9 @@ class Positives(nn.Module):
         return getattr(self, "_timestamps", None)
 
     @property
-    def environments(self) -> Tensor | None:
+    def periods(self) -> Tensor | None:
         """Environment of each pair ``(n,)``, int64, or ``None``."""
-        return getattr(self, "_environments", None)
+        return getattr(self, "_periods", None)
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each pair was observed; shapes broadcast, boolean result."""

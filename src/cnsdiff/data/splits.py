@@ -42,16 +42,16 @@ class Split:
         ``(n,)`` int64 each; every pair occurs once.
     timestamps
         ``(n,)`` int64 or float64 (usually epoch seconds), or None.
-    environments
-        ``(n,)`` int64, the environment each pair was observed in as a number of
-        ``Dataset.environments``, or None.
+    periods
+        ``(n,)`` int64, the period each pair was observed in as a number of
+        ``Dataset.periods``, or None.
     """
 
     name: str
     users: NDArray[np.int64]
     items: NDArray[np.int64]
     timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
-    environments: NDArray[np.int64] | None = None
+    periods: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.users.size
@@ -68,7 +68,7 @@ class Split:
             self.users[kept],
             self.items[kept],
             None if self.timestamps is None else self.timestamps[kept],
-            None if self.environments is None else self.environments[kept],
+            None if self.periods is None else self.periods[kept],
         )
 
 
@@ -78,21 +78,21 @@ class Encoded(NamedTuple):
     splits: dict[str, Split]
     users: pl.Series
     items: pl.Series
-    environments: pl.Series | None
+    periods: pl.Series | None
     counts: dict[str, dict[str, int]]
 
 
 def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     """Number the ids of train and bring all splits into those numbers.
 
-    Environments are numbered in order of first appearance, train's first.
+    Periods are numbered in order of first appearance, train's first.
     """
     users = unify(splits, "user")
     items = unify(splits, "item")
     present = [name for name in SPLITS if name in splits]
-    labelled = [name for name in present if "environment" in splits[name].frame.columns]
-    labels = unify({name: splits[name] for name in labelled}, "environment")
-    environments = (
+    labelled = [name for name in present if "period" in splits[name].frame.columns]
+    labels = unify({name: splits[name] for name in labelled}, "period")
+    periods = (
         pl.concat([labels[name] for name in labelled]).unique(maintain_order=True).alias("id")
         if labelled
         else None
@@ -105,9 +105,9 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     for name in present:
         given = splits[name]
         unified = [users[name].alias("user"), items[name].alias("item")]
-        if environments is not None and name in labels:
-            numbers = Vocabulary(environments).encode(labels[name])
-            unified.append(pl.Series("environment", numbers))
+        if periods is not None and name in labels:
+            numbers = Vocabulary(periods).encode(labels[name])
+            unified.append(pl.Series("period", numbers))
         once = Interactions(given.frame.with_columns(unified), given.source).deduplicated()
         frame = once.frame.with_columns(
             user=pl.Series(user_numbers.encode(once.frame["user"])),
@@ -130,7 +130,7 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
         sizes = {"users": table["user"].n_unique(), "items": table["item"].n_unique()}
         counts[name] = {"rows": table.height, **sizes, **counts[name]}
     coded = {name: _split(name, table) for name, table in tables.items()}
-    return Encoded(coded, user_ids, item_ids, environments, counts)
+    return Encoded(coded, user_ids, item_ids, periods, counts)
 
 
 def _part_from_tests(
@@ -182,7 +182,7 @@ def _split(name: str, table: pl.DataFrame) -> Split:
         table["user"].to_numpy(writable=True),
         table["item"].to_numpy(writable=True),
         _optional(table, "timestamp"),
-        _optional(table, "environment"),
+        _optional(table, "period"),
     )
 
 
@@ -205,7 +205,10 @@ def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str
 
 
 def table_of(split: Split) -> pl.DataFrame:
-    """The Parquet form of a split, in the narrowest integers that hold it."""
+    """The Parquet form of a split, in the narrowest integers that hold it.
+
+    Periods are in the column ``environment``, as they have always been.
+    """
 
     def narrow(numbers: NDArray[np.int64]) -> pl.Series:
         small = numbers.size == 0 or int(numbers.max()) < 2**31
@@ -214,18 +217,16 @@ def table_of(split: Split) -> pl.DataFrame:
     table = pl.DataFrame({"user": narrow(split.users), "item": narrow(split.items)})
     if split.timestamps is not None:
         table = table.with_columns(timestamp=pl.Series(split.timestamps))
-    if split.environments is not None:
-        table = table.with_columns(environment=narrow(split.environments))
+    if split.periods is not None:
+        table = table.with_columns(environment=narrow(split.periods))
     return table
 
 
-def split_misfit(
-    table: pl.DataFrame, n_users: int, n_items: int, n_environments: int
-) -> str | None:
+def split_misfit(table: pl.DataFrame, n_users: int, n_items: int, n_periods: int) -> str | None:
     """Why a table is none that :func:`table_of` wrote; ``None`` if it is."""
     limits = {"user": n_users, "item": n_items}
     if "environment" in table.columns:
-        limits["environment"] = n_environments
+        limits["environment"] = n_periods
     problem = numbers_misfit(table, limits)
     if problem is None and "timestamp" in table.columns:
         times = table["timestamp"]
@@ -263,6 +264,6 @@ def content_hash(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]
         digest.update(split.items.astype("<i8").tobytes())
         if split.timestamps is not None:
             digest.update(split.timestamps.astype("<f8").tobytes())
-        if split.environments is not None:
-            digest.update(b"environments " + split.environments.astype("<i8").tobytes())
+        if split.periods is not None:
+            digest.update(b"environments " + split.periods.astype("<i8").tobytes())
     return digest.hexdigest()

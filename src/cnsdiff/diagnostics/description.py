@@ -116,11 +116,11 @@ class SplitDescription:
     activity
         Share of the split's users with 1, 2-3, 4-7, … pairs in it.
     shift
-        Distances from train by axis (``items``, ``users``, ``time``, ``environments``); empty for
+        Distances from train by axis (``items``, ``users``, ``time``, ``periods``); empty for
         train itself.
     time
         None without timestamps.
-    environments
+    periods
         Share of the pairs under each label; None without labels.
     """
 
@@ -137,7 +137,7 @@ class SplitDescription:
     activity: tuple[float, ...]
     shift: Mapping[str, Shift]
     time: Time | None
-    environments: Mapping[str, float] | None
+    periods: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _frame(dataset: Dataset, splits: dict[str, Split]) -> Frame:
     return Frame(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
-        n_environments=len(dataset.environments),
+        n_periods=len(dataset.periods),
         first=min((float(t.min()) for t in times), default=None),
         last=max((float(t.max()) for t in times), default=None),
     )
@@ -343,7 +343,7 @@ def _describe_split(
         activity=_activity(by_user),
         shift=shift,
         time=_time(train, split, shift, frame),
-        environments=_environments(dataset, split),
+        periods=_periods(dataset, split),
     )
 
 
@@ -401,11 +401,11 @@ def _utc(seconds: float) -> str:
     return str(np.datetime64(int(seconds), "s"))
 
 
-def _environments(dataset: Dataset, split: Split) -> dict[str, float] | None:
-    if split.environments is None:
+def _periods(dataset: Dataset, split: Split) -> dict[str, float] | None:
+    if split.periods is None:
         return None
-    labels = dataset.environments
-    found = shares(np.bincount(split.environments, minlength=len(labels)))
+    labels = dataset.periods
+    found = shares(np.bincount(split.periods, minlength=len(labels)))
     return {str(label): float(share) for label, share in zip(labels, found, strict=True)}
 
 

@@ -46,15 +46,15 @@ class Frame:
 
     Attributes
     ----------
-    n_users, n_items, n_environments
-        Sizes of the categories; no environments, no comparison of them.
+    n_users, n_items, n_periods
+        Sizes of the categories; no periods, no comparison of them.
     first, last
         Earliest and latest timestamp of all splits (epoch seconds); None without timestamps.
     """
 
     n_users: int
     n_items: int
-    n_environments: int = 0
+    n_periods: int = 0
     first: float | None = None
     last: float | None = None
 
@@ -72,7 +72,7 @@ def measure(train: Split, split: Split, frame: Frame) -> dict[str, Distances]:
     ``items`` and ``users``: how the pairs are spread over them. Their positions, for the
     Wasserstein distance, are the quantiles of train's counts (see
     :func:`~cnsdiff.diagnostics.measures.quantiles`). ``time``: over cells of equal width, the
-    Wasserstein distance exactly, in days. ``environments``: over their labels.
+    Wasserstein distance exactly, in days. ``periods``: over their labels.
     """
     found = {}
     for axis, size in (("items", frame.n_items), ("users", frame.n_users)):
@@ -83,11 +83,11 @@ def measure(train: Split, split: Split, frame: Frame) -> dict[str, Distances]:
         cells = distances(frame.time_cells(train.timestamps), frame.time_cells(split.timestamps))
         days = _days_apart(train.timestamps, split.timestamps)
         found["time"] = replace(cells, wasserstein=days)
-    if train.environments is not None and split.environments is not None:
-        size = frame.n_environments
-        found["environments"] = distances(
-            np.bincount(train.environments, minlength=size),
-            np.bincount(split.environments, minlength=size),
+    if train.periods is not None and split.periods is not None:
+        size = frame.n_periods
+        found["periods"] = distances(
+            np.bincount(train.periods, minlength=size),
+            np.bincount(split.periods, minlength=size),
         )
     return found
 
@@ -142,7 +142,7 @@ def _pool(train: Split, split: Split) -> Split:
         np.concatenate([train.users, split.users]),
         np.concatenate([train.items, split.items]),
         joined(train.timestamps, split.timestamps),
-        joined(train.environments, split.environments),
+        joined(train.periods, split.periods),
     )
     if pooled.timestamps is None:
         return pooled
@@ -156,7 +156,7 @@ def _take(pairs: Split, where: NDArray[np.bool_] | NDArray[np.intp]) -> Split:
         users=pairs.users[where],
         items=pairs.items[where],
         timestamps=None if pairs.timestamps is None else pairs.timestamps[where],
-        environments=None if pairs.environments is None else pairs.environments[where],
+        periods=None if pairs.periods is None else pairs.periods[where],
     )
 
 

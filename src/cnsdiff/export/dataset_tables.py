@@ -97,8 +97,8 @@ def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
     }
     if split.timestamps is not None:
         columns["timestamp"] = split.timestamps
-    if split.environments is not None:
-        columns["environment"] = pl.Series(dataset.environments).gather(split.environments)
+    if split.periods is not None:
+        columns["environment"] = pl.Series(dataset.periods).gather(split.periods)
     return pl.DataFrame(columns)
 
 

@@ -299,7 +299,7 @@ def _training_pairs(dataset: Dataset) -> Positives:
         dataset.n_users,
         dataset.n_items,
         train.timestamps,
-        train.environments,
+        train.periods,
     )
     positives.require_negatives()
     return positives

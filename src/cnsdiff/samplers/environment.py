@@ -21,12 +21,12 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
     never fall into different strata. ``given`` takes the dataset's own labels, whatever ``n``.
     """
     if kind == "given":
-        if positives.environments is None:
+        if positives.periods is None:
             raise ConfigError(
-                "sampler.environment: 'given' needs environment labels, which this dataset's "
-                "training split lacks; prepare it with --environment-col or choose 'popularity'"
+                "sampler.environment: 'given' needs labels of periods, which this dataset's "
+                "training split lacks; prepare it with --period-col or choose 'popularity'"
             )
-        return positives.environments
+        return positives.periods
     if kind == "popularity":
         value = positives.item_counts[positives.pairs[:, 1]].double()
     elif kind == "time":

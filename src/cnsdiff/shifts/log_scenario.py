@@ -29,7 +29,7 @@ class Log:
     ----------
     frame
         A row per pair: ``user``, ``item`` (Int64) and, where the log has them, ``rating``,
-        ``timestamp`` and ``environment``.
+        ``timestamp`` and ``period``.
     user_ids, item_ids
         Whose number is which: the row is the number.
     source

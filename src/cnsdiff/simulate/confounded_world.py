@@ -154,8 +154,8 @@ class ConfoundedWorld:
         Returns
         -------
         polars.DataFrame
-            ``user``, ``item`` (numbers), ``timestamp`` (epoch seconds), ``environment`` (label);
-            in the order of time.
+            ``user``, ``item`` (numbers), ``timestamp`` (epoch seconds), ``period``
+            (the label of its environment); in the order of time.
         """
         return self._observe(environments, clicked=True)
 
@@ -237,7 +237,7 @@ class ConfoundedWorld:
                 "user": user[seen],
                 "item": item[seen],
                 "timestamp": time.astype(np.int64),
-                "environment": labels.gather(pl.Series(first)),
+                "period": labels.gather(pl.Series(first)),
             }
         )
         return frame if clicked else frame.with_columns(relevant=relevant[row[seen], item[seen]])

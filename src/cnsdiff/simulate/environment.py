@@ -21,7 +21,7 @@ class Environment:
     Attributes
     ----------
     label
-        Its name: in the ``environment`` column, in the truth, and of its random stream.
+        Its name: in the ``period`` column, in the truth, and of its random stream.
     start, length
         When it holds, in periods.
     exposures

@@ -19,7 +19,7 @@ DIM = 6
 
 
 def tiny_positives(n_users: int = 12, n_items: int = 17, seed: int = 0) -> Positives:
-    """A small long-tailed set of training pairs with timestamps and three environments.
+    """A small long-tailed set of training pairs with timestamps and three periods.
 
     Every user and item has a positive, and every user lacks at least one item.
     """
@@ -39,7 +39,7 @@ def tiny_positives(n_users: int = 12, n_items: int = 17, seed: int = 0) -> Posit
         n_users,
         n_items,
         timestamps,
-        environments=np.arange(len(users)) % 3,
+        periods=np.arange(len(users)) % 3,
     )
 
 

@@ -18,7 +18,7 @@ _FILTERS = Filters(threshold=3)
 def tiny_source(n_users: int = 60, n_items: int = 40, seed: int = 0) -> Source:
     """A small long-tailed log with everything a scenario may ask for.
 
-    Ratings, timestamps of one year, environments, a randomised table, and features: the users'
+    Ratings, timestamps of one year, periods, a randomised table, and features: the users'
     ``age`` and ``country``, the items' ``price``. Ids are text; some pairs occur twice.
     """
     rng = np.random.default_rng(seed)
@@ -29,7 +29,7 @@ def tiny_source(n_users: int = 60, n_items: int = 40, seed: int = 0) -> Source:
             "item": (n_items * rng.random(n) ** 2).astype(np.int64),
             "rating": rng.integers(1, 6, size=n).astype(np.float64),
             "timestamp": 1_577_836_800 + rng.integers(365 * 86_400, size=n),
-            "environment": rng.choice(["app", "web"], size=n),
+            "period": rng.choice(["app", "web"], size=n),
         }
     )
     shown = pl.DataFrame(

@@ -104,14 +104,14 @@ class Shard(Layout):
     def positives(self, whole: Positives) -> Positives:
         """The pairs of this process's users, who are renumbered; items count as in all pairs."""
         users, items = whole.pairs[self._kept].T.numpy()
-        times, environments = whole.timestamps, whole.environments
+        times, periods = whole.timestamps, whole.periods
         own = Positives(
             users // self.processes.count,
             items,
             len(range(self.n_users)[self.own_users]),
             self.n_items,
             None if times is None else times[self._kept].numpy(),
-            None if environments is None else environments[self._kept].numpy(),
+            None if periods is None else periods[self._kept].numpy(),
         )
         own.item_counts = whole.item_counts
         return own

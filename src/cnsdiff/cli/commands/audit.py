@@ -12,7 +12,6 @@ import typer
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
     Delimiter,
-    EnvironmentColumn,
     Format,
     Header,
     ItemColumn,
@@ -20,6 +19,7 @@ from cnsdiff.cli.options import (
     ItemFeatures,
     Json,
     LiteralIds,
+    PeriodColumn,
     Randomised,
     RatingColumn,
     Seed,
@@ -93,7 +93,7 @@ def audit(
     item_col: ItemColumn = None,
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
-    environment_col: EnvironmentColumn = None,
+    period_col: PeriodColumn = None,
     time_unit: TimeUnit = "auto",
     literal_ids: LiteralIds = False,
     rank_col: Annotated[
@@ -146,7 +146,7 @@ def audit(
         "item": item_col,
         "rating": rating_col,
         "timestamp": timestamp_col,
-        "environment": environment_col,
+        "period": period_col,
     }
     options = Options(
         reading=Reading(

@@ -11,7 +11,6 @@ import typer
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
     Delimiter,
-    EnvironmentColumn,
     Format,
     Header,
     ItemColumn,
@@ -19,6 +18,7 @@ from cnsdiff.cli.options import (
     ItemFeatures,
     Json,
     LiteralIds,
+    PeriodColumn,
     Randomised,
     RatingColumn,
     Seed,
@@ -89,7 +89,7 @@ def prepare(
     item_col: ItemColumn = None,
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
-    environment_col: EnvironmentColumn = None,
+    period_col: PeriodColumn = None,
     time_unit: TimeUnit = "auto",
     literal_ids: LiteralIds = False,
     header: Header = None,
@@ -125,7 +125,7 @@ def prepare(
         "item": item_col,
         "rating": rating_col,
         "timestamp": timestamp_col,
-        "environment": environment_col,
+        "period": period_col,
         "header": header,
         "delimiter": delimiter,
         "skip_bad": skip_bad,

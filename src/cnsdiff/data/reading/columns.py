@@ -11,9 +11,9 @@ import polars as pl
 from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.data.interactions import Problem, shortened
 
-ROLES = ("user", "item", "rating", "timestamp", "environment")
+ROLES = ("user", "item", "rating", "timestamp", "period")
 #: Those a table can do without.
-OPTIONAL = ("rating", "timestamp", "environment")
+OPTIONAL = ("rating", "timestamp", "period")
 
 #: Names known for each role, compared without case, ``_``, ``-`` and spaces; the order is the
 #: preference when a table has several of them.
@@ -54,7 +54,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("orderdate", "orderedat", "purchasedate", "purchasetime", "purchasedat", "invoicedate"),
         *("clickedat", "viewedat", "playedat", "listenedat", "watchedat", "occurredat"),
     ),
-    "environment": ("environment", "env"),
+    "period": ("environment", "env", "period"),
 }
 
 #: Column name that means "leave this optional column out although its name is known".
@@ -173,7 +173,7 @@ def assign_roles(
         clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
         raise DataError(
             f"{source}: column {roles[clash]!r} is asked for twice; give each of --user-col, "
-            "--item-col, --rating-col, --timestamp-col and --environment-col a column of its own"
+            "--item-col, --rating-col, --timestamp-col and --period-col a column of its own"
         )
     return roles
 

@@ -33,7 +33,7 @@ def read_interactions(
     item: str | None = None,
     rating: str | None = None,
     timestamp: str | None = None,
-    environment: str | None = None,
+    period: str | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
     skip_bad: bool = False,
@@ -53,9 +53,9 @@ def read_interactions(
         a third field of dates or of nine digits and more is the timestamp); ``"csv"`` and
         ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
         ``user item item …``; ``"parquet"``.
-    user, item, rating, timestamp, environment
+    user, item, rating, timestamp, period
         Column names, where they are not the usual ones; positions from ``"1"`` for text without
-        a header. ``"none"`` leaves an optional one out. ``environment`` labels what an
+        a header. ``"none"`` leaves an optional one out. ``period`` labels what an
         interaction was observed under (a campaign, a season, a version of the site).
     header
         Whether the first line of text names the columns; None tells it from the names.
@@ -95,7 +95,7 @@ def read_interactions(
         "item": item,
         "rating": rating,
         "timestamp": timestamp,
-        "environment": environment,
+        "period": period,
     }
     if not isinstance(source, str | Path):
         table = from_frame(source)

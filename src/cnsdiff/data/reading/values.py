@@ -32,7 +32,7 @@ def finish(
     """Check and convert the values of ``raw`` and give its columns their final names.
 
     Text ids in which every value reads the same as an integer become Int64, any other text
-    stays as it is (environment labels alike); words for a missing value are no ids, unless
+    stays as it is (period labels alike); words for a missing value are no ids, unless
     ``literal_ids``; ratings become Float64, timestamps Int64 or Float64
     seconds since 1970.
 
@@ -47,9 +47,9 @@ def finish(
     columns: dict[str, pl.Series] = {}
     for role, column in roles.items():
         series = raw.frame.get_column(column)
-        if role in ("user", "item", "environment"):
+        if role in ("user", "item", "period"):
             ids = id_values(series, f"{raw.source}: column {column!r}")
-            if role != "environment" and not literal_ids:
+            if role != "period" and not literal_ids:
                 wrong = doubtful(ids)
                 ids = ids.set(wrong, None) if wrong.any() else ids
             columns[role] = ids
@@ -78,7 +78,7 @@ def finish(
             )
     frame = frame.with_columns(
         as_integers(frame[role], f"{raw.source}: column {roles[role]!r}", literal=literal_ids)
-        for role in ("user", "item", "environment")
+        for role in ("user", "item", "period")
         if role in frame.columns
     )
     return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
