@@ -28,8 +28,7 @@ import torch
 from cnsdiff import load_dataset
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.benchmark.fit import Choice
-from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid
-from cnsdiff.benchmark.grid_file import read_grid
+from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid, read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, fit_task
 from cnsdiff.benchmark.validation import Validation

@@ -57,9 +57,8 @@ from cnsdiff.audit.lists import read_lists
 from cnsdiff.audit.vectors import read_vectors
 from cnsdiff.base.errors import CnsdiffError
 from cnsdiff.base.storage import read_parquet, sha256
-from cnsdiff.benchmark.datasets import materialise
-from cnsdiff.benchmark.grid_file import read_grid
-from cnsdiff.benchmark.plan import plan
+from cnsdiff.benchmark.grid import read_grid
+from cnsdiff.benchmark.plan import materialise, plan
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.workers import ThisProcess

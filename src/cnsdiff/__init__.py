@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.shifts import prepare, prepare_given
     from cnsdiff.simulate import ConfoundedWorld
-    from cnsdiff.tuning.tune import tune
+    from cnsdiff.tuning.tuner import tune
 
 __all__ = [
     "CnsdiffError",

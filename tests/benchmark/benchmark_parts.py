@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import polars as pl
 
+from cnsdiff.benchmark.findings import Results, collect
 from cnsdiff.benchmark.grid import Grid
-from cnsdiff.benchmark.run import Results, collect
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
 from cnsdiff.benchmark.workers import Workers

@@ -10,8 +10,8 @@ import pytest
 
 from cnsdiff import ConfoundedWorld, load_dataset, prepare
 from cnsdiff.base.errors import ConfigError, DataError
-from cnsdiff.benchmark.datasets import materialise
 from cnsdiff.benchmark.grid import DatasetEntry
+from cnsdiff.benchmark.plan import materialise
 
 WORLD = {"n_users": 40, "n_items": 30, "exposures": 15, "seed": 2}
 

@@ -9,8 +9,7 @@ import pytest
 from benchmark_parts import Inline
 
 from cnsdiff.base.errors import TrainingError
-from cnsdiff.benchmark.live import RichReporter, reporter_for_terminal
-from cnsdiff.benchmark.progress import Cell, PlainReporter
+from cnsdiff.benchmark.progress import Cell, PlainReporter, RichReporter, reporter_for_terminal
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.display.screen import Screen

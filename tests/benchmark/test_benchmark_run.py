@@ -18,8 +18,9 @@ from benchmark_parts import TIMES, Broken, Deadly, Inline, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import TrainingError
+from cnsdiff.benchmark.findings import collect
 from cnsdiff.benchmark.progress import PlainReporter, Reporter
-from cnsdiff.benchmark.run import collect, run
+from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.benchmark.workers import LocalWorkers
 

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.grid import Grid, digest, dump_grid
-from cnsdiff.benchmark.grid_file import read_grid
+from cnsdiff.benchmark.grid import Grid, digest, dump_grid, read_grid
 from cnsdiff.recommender.config import nested
 
 FULL = """

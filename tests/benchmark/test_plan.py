@@ -12,8 +12,7 @@ from benchmark_parts import small_grid
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space
-from cnsdiff.benchmark.plan import Unit, plan
-from cnsdiff.benchmark.search import settings_of
+from cnsdiff.benchmark.plan import Unit, plan, settings_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 

@@ -15,8 +15,9 @@ from benchmark_parts import Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.benchmark.findings import collect
 from cnsdiff.benchmark.plan import plan
-from cnsdiff.benchmark.run import collect, run
+from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.workers import RayWorkers
 

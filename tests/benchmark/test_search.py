@@ -13,7 +13,7 @@ from scipy.stats import binomtest, chisquare, kstest
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space
-from cnsdiff.benchmark.search import settings_of
+from cnsdiff.benchmark.plan import settings_of
 
 LR = Space(low=0.001, high=0.1, log=True)
 L2 = Space(low=0.0, high=0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnsdiff import ConfoundedWorld
-from cnsdiff.benchmark.grid_file import read_grid
+from cnsdiff.benchmark.grid import read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import REFERENCES

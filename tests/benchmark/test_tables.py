@@ -16,8 +16,7 @@ from markdown_it import MarkdownIt
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.visible import visible
 from cnsdiff.benchmark.headline import Headline
-from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
-from cnsdiff.benchmark.trainings import trainings
+from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.display.render import render
 from cnsdiff.display.tables import Cell, Column, Table
 

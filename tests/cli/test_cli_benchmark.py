@@ -269,9 +269,8 @@ def test_a_damaged_record(cli, tmp_path):
     grid = write(tmp_path, methods={"m": {"reference": "mostpop"}})
     command = ("benchmark", grid, "--out", tmp_path / "out", "--show", "--threads", 1)
     assert cli(*command).code == 0
-    from cnsdiff.benchmark.datasets import materialise
-    from cnsdiff.benchmark.grid_file import read_grid
-    from cnsdiff.benchmark.plan import plan
+    from cnsdiff.benchmark.grid import read_grid
+    from cnsdiff.benchmark.plan import materialise, plan
     from cnsdiff.benchmark.store import Store
 
     asked, store = read_grid(grid), Store(tmp_path / "out")

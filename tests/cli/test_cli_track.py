@@ -73,7 +73,7 @@ def test_by_default_it_is_in_the_run(cli, world, tmp_path, fast):
         (["tensorbord"], "there is no tracker 'tensorbord' (did you mean 'tensorboard'?)"),
         (["wandb"], "choose tensorboard or mlflow"),
         (["mlflow="], "say where after the ="),
-        (["tensorboard", "tensorboard=x"], "--track tensorboard is given twice"),
+        (["tensorboard", "tensorboard=x"], "tracker tensorboard is given twice"),
         (["mlflow=nonsense://x"], "MLflow at nonsense://x: cannot be used"),
     ],
 )

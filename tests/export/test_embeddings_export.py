@@ -15,7 +15,7 @@ from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.base.errors import ConfigError, DataError, InputError, NotFittedError, StorageError
 from cnsdiff.base.storage import sha256
 from cnsdiff.export import to_faiss, to_numpy, to_parquet
-from cnsdiff.export.embeddings_numpy import id_array
+from cnsdiff.export.embeddings import id_array
 
 DIALS = [None, 0.0, -1.4, 4.0]
 K = 6

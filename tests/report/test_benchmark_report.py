@@ -10,14 +10,11 @@ import pytest
 import torch
 
 from cnsdiff.base.errors import RunError
-from cnsdiff.benchmark.datasets import materialise
-from cnsdiff.benchmark.findings import find
+from cnsdiff.benchmark.findings import benchmark_verdict, find, read_stored
 from cnsdiff.benchmark.grid import Grid
-from cnsdiff.benchmark.plan import plan
+from cnsdiff.benchmark.plan import materialise, plan
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
-from cnsdiff.benchmark.stored import read_stored
-from cnsdiff.benchmark.verdict import benchmark_verdict
 from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.display.tables import Table
 from cnsdiff.report.benchmark import benchmark_document

@@ -14,9 +14,7 @@ from cnsdiff.report.build import document_of
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Source
 from cnsdiff.report.html import render_html
 from cnsdiff.report.tuning import tuning_document
-from cnsdiff.tuning.importance import Importances, Share
-from cnsdiff.tuning.study import Study
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.study import Importances, Share, Study, Trial
 
 SPACES = {
     "backbone.dim": Space(choices=(32, 64, None)),

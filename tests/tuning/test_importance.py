@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cnsdiff.base.search_space import Space
-from cnsdiff.tuning.importance import LEAST_TRIALS, Importances, importances
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.importance import LEAST_TRIALS, importances
+from cnsdiff.tuning.study import Importances, Trial
 
 SPACES = {
     "kind": Space(choices=("a", "b", None)),

@@ -12,8 +12,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Searched, Space
 from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.tuning.searches import choose_searches, leaves, read_searches
-from cnsdiff.tuning.variants import Variants
+from cnsdiff.tuning.searches import Variants, choose_searches, leaves, read_searches
 
 
 class OwnConfig(SamplerConfig):

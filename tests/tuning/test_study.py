@@ -12,9 +12,7 @@ import pytest
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.tuning import Study, read_study
-from cnsdiff.tuning.importance import Importances, Share
-from cnsdiff.tuning.study import next_commands
-from cnsdiff.tuning.trial import Trial, best_trial
+from cnsdiff.tuning.study import Importances, Share, Trial, best_trial, next_commands
 
 CONFIG = {"seed": 0, "training": {"lr": 0.002}, "backbone": {"dim": 64}}
 SPACES = {

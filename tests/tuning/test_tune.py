@@ -32,7 +32,7 @@ from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.tuning import read_study, tune
 from cnsdiff.tuning.progress import Reporter
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.study import Trial
 
 LR = {"training.lr": Space(low=0.001, high=0.1, log=True)}
 

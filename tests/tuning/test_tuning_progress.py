@@ -15,7 +15,7 @@ from cnsdiff.tuning.progress import (
     outcome_in_words,
     reporter_for_terminal,
 )
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.study import Trial
 
 SETTING = {"training.lr": 0.0123456, "backbone.dim": None}
 DONE = Trial(3, "completed", SETTING, 0.25, 4, 9, curve=((4, 0.25), (9, 0.2)))

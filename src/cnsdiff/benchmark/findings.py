@@ -3,16 +3,103 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
+from pydantic import ValidationError
 
-from cnsdiff.benchmark.grid import Grid
-from cnsdiff.benchmark.headline import ALL, Headline, headline, rivals_in
-from cnsdiff.benchmark.run import Results
+from cnsdiff.base.errors import RunError
+from cnsdiff.base.settings import first_problem
+from cnsdiff.base.storage import first_line
+from cnsdiff.benchmark.grid import DIAL, Grid
+from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
+from cnsdiff.benchmark.plan import Unit, place_of, plan
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
-from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview
-from cnsdiff.benchmark.trainings import trainings
+from cnsdiff.benchmark.store import Store
+from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
+from cnsdiff.benchmark.task import Task
 from cnsdiff.display.tables import Table
+from cnsdiff.display.wording import ON_SPLIT, number
+from cnsdiff.recommender.config import read_yaml
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a benchmark has found so far.
+
+    Attributes
+    ----------
+    table
+        One row per dataset, method, selection, seed, split and metric, of the finals that are
+        there: with ``scenario``, ``group``, ``anticipated``, ``setting`` and how it trained.
+    failures
+        One row per task that failed: dataset, method, kind, seed, setting, error.
+    missing
+        Finals that are not there yet; those of unfinished searches are counted as one each.
+    """
+
+    table: pl.DataFrame
+    failures: pl.DataFrame
+    missing: int
+    _store: Store
+    _tasks: dict[tuple[str, str, str, int], Task]
+
+    def per_user(
+        self, dataset: str, method: str, selection: str, seed: int, split: str
+    ) -> pl.DataFrame:
+        """Every user's accuracy in one final: ``user`` and the metrics, in order of users."""
+        frame = self._store.per_user(self._tasks[dataset, method, selection, seed])
+        chosen = frame.filter((pl.col("selection") == selection) & (pl.col("split") == split))
+        return chosen.drop("selection", "split")
+
+
+def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
+    """Read what the store has of these units."""
+    finals: list[Task] = []
+    trials: list[Task] = []
+    missing = 0
+    for unit in units:
+        trials += unit.trials if unit.searches else ()
+        found = unit.finals(store)
+        if found is None:
+            missing += 1
+            continue
+        missing += sum(store.status(task) is None for task in found)
+        finals += found
+    records = store.records(finals)
+    everything = pl.concat([store.records(trials), records])
+    failures = everything.filter(status="failed").select(
+        "dataset", "method", "kind", "seed", "setting", "error"
+    )
+    methods = pl.DataFrame(
+        [(name, entry.group) for name, entry in grid.methods.items()],
+        schema=["method", "group"],
+        orient="row",
+    )
+    shifts = pl.DataFrame(
+        [(name, e.anticipate, e.scenario) for name, e in grid.datasets.items()],
+        schema={"dataset": pl.String, "_anticipate": pl.String, "scenario": pl.String},
+        orient="row",
+    )
+    table = (
+        records.filter(status="ok")
+        .join(methods, on="method", how="left", maintain_order="left")
+        .join(shifts, on="dataset", how="left", maintain_order="left")
+        .with_columns(
+            anticipated=pl.col("selection")
+            .str.strip_suffix(DIAL)
+            .eq(pl.col("_anticipate"))
+            .fill_null(False)
+        )
+        .drop("_anticipate", "status", "error")
+    )
+    tasks = {
+        (t.dataset, t.method.name, selection, t.seed): t
+        for t in finals
+        for selection in t.selections
+    }
+    return Results(table, failures, missing, store, tasks)
+
 
 #: The method whose average improvement is computed unless another is named.
 OURS = "cnsdiff"
@@ -111,3 +198,90 @@ def find(
         if groups:
             found = headline(table, ours, groups, metrics=metrics)
     return Findings(max(grid.ks), table, summarise(table), tested, found)
+
+
+def read_stored(path: Path) -> tuple[Grid, Results]:
+    """The grid and what there is of its results.
+
+    The tasks of a grid are told apart by the content of its datasets too, so these have to be
+    there: most are kept in the directory itself, one given by its path is not.
+
+    Raises
+    ------
+    RunError
+        There is no grid, it is of another version, or a dataset is gone.
+    """
+    file = path / "grid.yaml"
+    try:
+        grid = Grid.model_validate(read_yaml(file))
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: holds no benchmark (no grid.yaml)") from error
+    except ValidationError as error:
+        problem = first_problem(error)
+        keys = ".".join(map(str, problem.keys))
+        raise RunError(
+            f"{file}: {keys}: {problem.message}; use the version of cnsdiff that wrote it"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file}: cannot be read ({first_line(error)}); run the benchmark again to restore it"
+        ) from error
+    store = Store(path)
+    datasets = {name: place_of(name, entry, store.data) for name, entry in grid.datasets.items()}
+    for name, place in datasets.items():
+        if not place.is_dir():
+            raise RunError(
+                f"{place}: the dataset {name!r} of the benchmark is gone, and without it its "
+                "results cannot be told from those of another; restore it, or run cnsdiff "
+                "benchmark with the grid again"
+            )
+    return grid, collect(grid, plan(grid, datasets), store)
+
+
+def deployed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one selection: that which anticipates the shift where there is one.
+
+    It is what one would deploy. Of a summary, with the name of the selection as ``label``.
+    """
+    rows = rows.with_columns(label=pooled())
+    labels = rows["label"].unique(maintain_order=True).to_list()
+    label = next((name for name in labels if name.startswith("anticipated")), None)
+    return rows.filter(label=label or (labels[0] if labels else ""))
+
+
+def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood") -> str | None:
+    """Who ranks best over all datasets; ``None`` where less than two methods can be ranked.
+
+    Parameters
+    ----------
+    summary
+        From :func:`cnsdiff.benchmark.statistics.summarise`.
+    metric
+        Such as ``"ndcg@20"``.
+    """
+    rows = summary.filter(pl.col("mean").is_finite(), split=split, metric=metric)
+    rows = deployed(rows.filter(pl.col("group") != ABLATION))
+    n_datasets = rows["dataset"].n_unique()
+    ranked = (
+        rows.with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
+        .group_by("method", maintain_order=True)
+        .agg(rank=pl.col("rank").mean(), n=pl.len(), best=(pl.col("rank") == 1).sum())
+        .filter(n=n_datasets)
+        .sort("rank", maintain_order=True)
+    )
+    if ranked.height < 2:
+        return None
+    first, second = ranked.head(2).iter_rows(named=True)
+    where = ON_SPLIT.get(split, split)
+    chosen = f"({metric}, selected on {rows['label'][0]})"
+    if n_datasets == 1:
+        values = dict(rows.select("method", "mean").iter_rows())
+        best, next_best = (
+            f"{row['method']} with {number(values[row['method']])}" for row in (first, second)
+        )
+        return f"Best {where}: {best}, then {next_best}, of {ranked.height} methods {chosen}."
+    return (
+        f"Best average rank {where}: {first['method']} with {first['rank']:.2f}, best on "
+        f"{first['best']} of {n_datasets} datasets, then {second['method']} with "
+        f"{second['rank']:.2f}, of {ranked.height} methods {chosen}."
+    )

@@ -16,13 +16,16 @@ import polars as pl
 
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space
-from cnsdiff.benchmark.grid import Budget, Grid, MethodEntry, Search
-from cnsdiff.benchmark.search import settings_of
+from cnsdiff.base.seeding import derive_seed
+from cnsdiff.benchmark.grid import INSTALL, Budget, DatasetEntry, Grid, MethodEntry, Search, digest
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.recommender.config import merge, nested, resolve_config
 from cnsdiff.references import REFERENCES
+from cnsdiff.shifts import prepare, prepare_given
+from cnsdiff.simulate import ConfoundedWorld
+from cnsdiff.simulate.settings import ShiftSettings
 
 
 @dataclass(frozen=True)
@@ -207,3 +210,75 @@ def _require_buildable(method: Method) -> None:
         method.config(0)
     else:
         method.build_reference(0)
+
+
+def materialise(name: str, entry: DatasetEntry, folder: Path) -> Path:
+    """The directory of a grid's dataset, made in ``folder`` unless it is there already.
+
+    Raises
+    ------
+    InputError
+        The source cannot be read or prepared as asked.
+    """
+    place = place_of(name, entry, folder)
+    if entry.path is not None:
+        load_dataset(place)  # better now than in a worker
+    elif not place.exists():
+        _make(name, entry).save(place)
+    return place
+
+
+def place_of(name: str, entry: DatasetEntry, folder: Path) -> Path:
+    """Where a grid's dataset is, or will be."""
+    if entry.path is not None:
+        return Path(entry.path)
+    recipe = {"prepare": entry.prepare, "given": entry.given, "simulate": entry.simulate}
+    # Another recipe is another directory: what was made by the old one is never taken for it.
+    return folder / f"{name}-{digest(recipe)[:8]}"
+
+
+def _make(name: str, entry: DatasetEntry) -> Dataset:
+    try:
+        if entry.prepare is not None:
+            return prepare(**{"name": name, **entry.prepare})
+        if entry.given is not None:
+            return prepare_given(**{"name": name, **entry.given})
+    except TypeError as error:
+        # An argument that the function does not have, or lacks.
+        raise ConfigError(f"datasets.{name}: {error}; see docs/benchmark.md") from error
+    assert entry.simulate is not None
+    try:
+        return _simulate(entry.simulate)
+    except ConfigError as error:
+        raise ConfigError(f"datasets.{name}: {error}") from error
+
+
+def _simulate(settings: Mapping[str, Any]) -> Dataset:
+    shift = {key: value for key, value in settings.items() if key in ShiftSettings.model_fields}
+    world = {key: value for key, value in settings.items() if key not in shift}
+    return ConfoundedWorld(**world).dataset(**shift)
+
+
+def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> dict[str, Any]:
+    """What trial ``trial`` sets: nothing for trial 0, else a draw from ``space``.
+
+    Raises
+    ------
+    ConfigError
+        Optuna is not installed.
+    """
+    if trial == 0 or not space:
+        return {}
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(f"a search of more than one trial needs Optuna; {INSTALL}") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = {}
+    for name in sorted(space):
+        # A stream per name: what one method searches beside does not move the others' values.
+        stream = derive_seed(seed, f"search/{name}", trial) % 2**32
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=stream))
+        value = study.ask({name: space[name].distribution()}).params[name]
+        found[name] = space[name].short(value)
+    return found

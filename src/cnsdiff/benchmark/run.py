@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 
 import polars as pl
 
 from cnsdiff.base.errors import CnsdiffError, reason
-from cnsdiff.benchmark.grid import DIAL, Grid
 from cnsdiff.benchmark.plan import Unit
 from cnsdiff.benchmark.progress import Cell, Reporter
 from cnsdiff.benchmark.store import Store
@@ -147,81 +145,3 @@ def _forget_failures(units: tuple[Unit, ...], store: Store) -> None:
         for task in tasks:
             if store.status(task) == "failed":
                 store.forget(task)
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a benchmark has found so far.
-
-    Attributes
-    ----------
-    table
-        One row per dataset, method, selection, seed, split and metric, of the finals that are
-        there: with ``scenario``, ``group``, ``anticipated``, ``setting`` and how it trained.
-    failures
-        One row per task that failed: dataset, method, kind, seed, setting, error.
-    missing
-        Finals that are not there yet; those of unfinished searches are counted as one each.
-    """
-
-    table: pl.DataFrame
-    failures: pl.DataFrame
-    missing: int
-    _store: Store
-    _tasks: dict[tuple[str, str, str, int], Task]
-
-    def per_user(
-        self, dataset: str, method: str, selection: str, seed: int, split: str
-    ) -> pl.DataFrame:
-        """Every user's accuracy in one final: ``user`` and the metrics, in order of users."""
-        frame = self._store.per_user(self._tasks[dataset, method, selection, seed])
-        chosen = frame.filter((pl.col("selection") == selection) & (pl.col("split") == split))
-        return chosen.drop("selection", "split")
-
-
-def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
-    """Read what the store has of these units."""
-    finals: list[Task] = []
-    trials: list[Task] = []
-    missing = 0
-    for unit in units:
-        trials += unit.trials if unit.searches else ()
-        found = unit.finals(store)
-        if found is None:
-            missing += 1
-            continue
-        missing += sum(store.status(task) is None for task in found)
-        finals += found
-    records = store.records(finals)
-    everything = pl.concat([store.records(trials), records])
-    failures = everything.filter(status="failed").select(
-        "dataset", "method", "kind", "seed", "setting", "error"
-    )
-    methods = pl.DataFrame(
-        [(name, entry.group) for name, entry in grid.methods.items()],
-        schema=["method", "group"],
-        orient="row",
-    )
-    shifts = pl.DataFrame(
-        [(name, e.anticipate, e.scenario) for name, e in grid.datasets.items()],
-        schema={"dataset": pl.String, "_anticipate": pl.String, "scenario": pl.String},
-        orient="row",
-    )
-    table = (
-        records.filter(status="ok")
-        .join(methods, on="method", how="left", maintain_order="left")
-        .join(shifts, on="dataset", how="left", maintain_order="left")
-        .with_columns(
-            anticipated=pl.col("selection")
-            .str.strip_suffix(DIAL)
-            .eq(pl.col("_anticipate"))
-            .fill_null(False)
-        )
-        .drop("_anticipate", "status", "error")
-    )
-    tasks = {
-        (t.dataset, t.method.name, selection, t.seed): t
-        for t in finals
-        for selection in t.selections
-    }
-    return Results(table, failures, missing, store, tasks)

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.search import INSTALL
+from cnsdiff.benchmark.grid import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 
 

@@ -1,7 +1,7 @@
-"""Trained embeddings and prepared datasets for other tools, one file a format.
+"""Trained embeddings and prepared datasets for other tools.
 
 Embeddings, so that the inner product of a user's and an item's vector is the score that
-``recommend`` ranks by (:mod:`cnsdiff.export.vectors`)::
+``recommend`` ranks by (:mod:`cnsdiff.export.embeddings`)::
 
     to_parquet(model, "exports/shop")
     to_numpy(model, "exports/shop")
@@ -19,9 +19,8 @@ that manifest.
 
 from cnsdiff.export.dataset_recbole import dataset_to_recbole
 from cnsdiff.export.dataset_tables import dataset_to_csv, dataset_to_parquet
+from cnsdiff.export.embeddings import to_numpy, to_parquet
 from cnsdiff.export.embeddings_faiss import to_faiss
-from cnsdiff.export.embeddings_numpy import to_numpy
-from cnsdiff.export.embeddings_parquet import to_parquet
 
 __all__ = [
     "dataset_to_csv",

@@ -9,14 +9,13 @@ of features, or RecBole would drop the interactions of the others.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import yaml
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset
-from cnsdiff.export.dataset_tables import facts_of, pairs_of, side_table_of
+from cnsdiff.export.dataset_tables import TablesManifest, facts_of, pairs_of, side_table_of
 from cnsdiff.export.directory import write_export
 
 #: What pandas takes for missing, unless told otherwise, and RecBole does not tell.
@@ -33,7 +32,7 @@ _TESTS = {"test_iid": "iid.yaml", "test_ood": "ood.yaml"}
 
 def dataset_to_recbole(
     dataset: Dataset, path: str | Path, *, overwrite: bool = False
-) -> dict[str, Any]:
+) -> TablesManifest:
     """Write a dataset as RecBole's atomic files.
 
     RecBole finds a dataset by the name of its folder, so the files are called after ``path``:
@@ -83,7 +82,7 @@ def dataset_to_recbole(
     features = _features(dataset)
     name = path.resolve().name
 
-    def write(folder: Path) -> dict[str, Any]:
+    def write(folder: Path) -> dict[str, object]:
         fields: list[str] | None = None  # of the interactions, in all splits
         for split in dataset.split_names:
             pairs = pairs_of(dataset, split).rename(_ID)
@@ -98,7 +97,8 @@ def dataset_to_recbole(
         return {"read_as_missing": _read_as_missing(features)}
 
     facts = {**facts_of(dataset, "recbole"), "name": name}
-    return write_export(path, facts, write, overwrite=overwrite)
+    manifest: TablesManifest = write_export(path, facts, write, overwrite=overwrite)
+    return manifest
 
 
 def _require_tokens(ids: pl.Series, side: str) -> None:
@@ -120,14 +120,14 @@ def _require_tokens(ids: pl.Series, side: str) -> None:
 
 def _features(dataset: Dataset) -> dict[str, pl.DataFrame]:
     """The features of each side that has some, under names that RecBole can tell apart."""
-    given = {
+    tables = {
         side: side_table_of(dataset, f"{side}_features", unknown=True).rename(_ID, strict=False)
         for side in _ID
         if f"{side}_features" in dataset.table_names
     }
     renamed = {}
-    for side, table in given.items():
-        others = {name for key, other in given.items() if key != side for name in other.columns}
+    for side, table in tables.items():
+        others = {name for key, other in tables.items() if key != side for name in other.columns}
         own = table.columns[1:]
         for feature in own:
             if any(mark in feature for mark in ":\t\n\r"):
@@ -153,12 +153,12 @@ def _kind(dtype: pl.DataType) -> str:
 
 def _write(table: pl.DataFrame, file: Path) -> None:
     """Columns as text, under a header that types them."""
-    typed = {}
-    for column in table:
-        kind = _kind(column.dtype)
-        if column.name == "timestamp":
-            kind = "float"
-        typed[f"{column.name}:{kind}"] = _text(column)
+    typed = {
+        f"{column.name}:{'float' if column.name == 'timestamp' else _kind(column.dtype)}": (
+            _text(column)
+        )
+        for column in table
+    }
     pl.DataFrame(typed).write_csv(file, separator="\t", quote_style="necessary")
 
 
@@ -191,7 +191,7 @@ def _read_as_missing(features: dict[str, pl.DataFrame]) -> dict[str, int]:
 
 def _settings(path: Path, splits: list[str], loaded: dict[str, list[str]]) -> str:
     """A configuration file for RecBole: our splits, full ranking, our metrics."""
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "data_path": str(path.parent),
         "dataset": path.resolve().name,
         "benchmark_filename": splits,

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cnsdiff.data import Dataset
 from cnsdiff.data.side_tables import ROW_OF
-from cnsdiff.export.directory import write_export
+from cnsdiff.export.directory import ExportManifest, write_export
+
+
+class TablesManifest(ExportManifest):
+    """The manifest of an exported dataset; the last two keys are RecBole's."""
+
+    dataset: dict[str, str]
+    rows: dict[str, int]
+    licence: str | None
+    name: NotRequired[str]
+    read_as_missing: NotRequired[dict[str, int]]
 
 
 def dataset_to_csv(
     dataset: Dataset, path: str | Path, *, overwrite: bool = False
-) -> dict[str, Any]:
+) -> TablesManifest:
     """Write a dataset as CSV files, one for each split and side table.
 
     Splits have the columns ``user``, ``item`` and, where there are, ``timestamp`` and
@@ -49,22 +61,26 @@ def dataset_to_csv(
             flat = _flattened(table)
             flat.write_csv(folder / f"{name}.csv", quote_style="non_numeric")
 
-    return write_export(path, facts_of(dataset, "csv"), write, overwrite=overwrite)
+    facts = facts_of(dataset, "csv")
+    manifest: TablesManifest = write_export(path, facts, write, overwrite=overwrite)
+    return manifest
 
 
 def dataset_to_parquet(
     dataset: Dataset, path: str | Path, *, overwrite: bool = False
-) -> dict[str, Any]:
+) -> TablesManifest:
     """Write a dataset as Parquet files; as :func:`dataset_to_csv`, but columns stay as they are."""
 
     def write(folder: Path) -> None:
         for name, table in tables_of(dataset):
             table.write_parquet(folder / f"{name}.parquet")
 
-    return write_export(path, facts_of(dataset, "parquet"), write, overwrite=overwrite)
+    facts = facts_of(dataset, "parquet")
+    manifest: TablesManifest = write_export(path, facts, write, overwrite=overwrite)
+    return manifest
 
 
-def facts_of(dataset: Dataset, format: str) -> dict[str, Any]:
+def facts_of(dataset: Dataset, format: str) -> dict[str, object]:
     """What the manifest of an export says of a dataset."""
     manifest = dataset.manifest
     return {
@@ -91,7 +107,7 @@ def tables_of(dataset: Dataset) -> Iterator[tuple[str, pl.DataFrame]]:
 def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
     """A split under the ids as given: ``user``, ``item``, ``timestamp?``, ``environment?``."""
     split = dataset.split(name)
-    columns: dict[str, Any] = {
+    columns: dict[str, pl.Series | NDArray[np.int64] | NDArray[np.float64]] = {
         "user": dataset.decode_users(split.users),
         "item": dataset.decode_items(split.items),
     }

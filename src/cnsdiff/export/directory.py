@@ -5,22 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cnsdiff.base.errors import InputError
+from cnsdiff.base.settings import Record
 from cnsdiff.base.storage import atomic_directory, foreign_to, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
 
+class ExportedFile(TypedDict):
+    """A file of an export, in its manifest."""
+
+    bytes: int
+    sha256: str
+
+
+class ExportManifest(TypedDict):
+    """What every export says in ``manifest.json``."""
+
+    schema_version: int
+    created_by: str
+    export: str
+    format: str
+    files: dict[str, ExportedFile]
+
+
+class _EarlierExport(Record):
+    """What has to be known of an export to replace it."""
+
+    export: str
+    files: dict[str, dict[str, int | str]]
+
+
 def write_export(
     path: str | Path,
-    facts: Mapping[str, Any],
-    write: Callable[[Path], Mapping[str, Any] | None],
+    facts: Mapping[str, object],
+    write: Callable[[Path], Mapping[str, object] | None],
     *,
     overwrite: bool,
-) -> dict[str, Any]:
+) -> Any:
     """Write an export as one directory that appears whole or not at all.
 
     Parameters
@@ -36,8 +61,8 @@ def write_export(
 
     Returns
     -------
-    dict
-        The manifest, with the size and the SHA-256 of each file.
+    ExportManifest
+        With ``facts``, and the size and the SHA-256 of each file.
 
     Raises
     ------
@@ -47,16 +72,8 @@ def write_export(
         It cannot be written; what was there is untouched.
     """
     path = Path(path)
-    if overwrite and not _is_replaceable(path):
-        raise InputError(
-            f"{path}: holds something that is no export, so --overwrite does not replace it; "
-            "choose another directory"
-        )
-    if overwrite and path.is_dir() and (other := foreign_to(path, _own_files(path))) is not None:
-        raise InputError(
-            f"{path}: holds {other!r} beside the export, which --overwrite would remove; move it, "
-            "or choose another directory"
-        )
+    if overwrite:
+        _require_replaceable(path)
     with atomic_directory(path, overwrite=overwrite) as temporary:
         more = write(temporary) or {}
         files = {
@@ -74,20 +91,20 @@ def write_export(
     return manifest
 
 
-def _own_files(path: Path) -> list[str]:
-    """What the manifest of an export says is there; nothing if there is none."""
-    try:
-        files = read_json(path / MANIFEST).get("files")
-    except (OSError, ValueError, AttributeError):
-        return []
-    return [MANIFEST, *(files if isinstance(files, dict) else ())]
-
-
-def _is_replaceable(path: Path) -> bool:
+def _require_replaceable(path: Path) -> None:
+    """Refuse to replace anything but nothing, an empty folder, or an export by itself."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return True
+        return
     try:
-        manifest = read_json(path / MANIFEST)
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and "export" in manifest
+        earlier = _EarlierExport.model_validate(read_json(path / MANIFEST))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: holds something that is no export, so --overwrite does not replace it; "
+            "choose another directory"
+        ) from error
+    other = foreign_to(path, [MANIFEST, *earlier.files])
+    if other is not None:
+        raise InputError(
+            f"{path}: holds {other!r} beside the export, which --overwrite would remove; move it, "
+            "or choose another directory"
+        )

@@ -1,4 +1,4 @@
-"""Embeddings for faiss: an inner-product index of the items, and the users' vectors to ask by."""
+"""Embeddings for faiss: an inner-product index of the items, and the users' vectors to query."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.base.errors import ConfigError, InputError, did_you_mean
 from cnsdiff.export.directory import write_export
-from cnsdiff.export.embeddings_numpy import write_arrays
-from cnsdiff.export.vectors import Vectors, vectors_of
+from cnsdiff.export.embeddings import EmbeddingsManifest, Vectors, vectors_of, write_arrays
 from cnsdiff.recommender.eligibility import SeenItems
 
 if TYPE_CHECKING:
@@ -26,10 +25,10 @@ Index = Literal["auto", "flat", "ivf", "hnsw"]
 FLAT_UP_TO = 100_000
 #: Vectors that faiss wants for each cluster it trains.
 _PER_CLUSTER = 39
-#: Of HNSW: neighbours of a node, and the width of the search while building and while asking.
+#: Of HNSW: neighbours of a node, and the width of the search while building and while querying.
 _NEIGHBOURS, _BUILD_WIDTH, _SEARCH_WIDTH = 32, 100, 128
 #: Users and list length by which an approximate index is compared with the exact lists.
-_ASKED, _LISTED = 200, 20
+_QUERIES, _LISTED = 200, 20
 
 
 def to_faiss(
@@ -40,7 +39,7 @@ def to_faiss(
     seen: SeenItems = "all",
     index: Index = "auto",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> EmbeddingsManifest:
     """Write a model's items as a faiss index, with the users' vectors to search it by.
 
     ``items.faiss`` ranks by inner product, its numbers are the rows of ``item_ids.npy``; beside it
@@ -64,8 +63,8 @@ def to_faiss(
     Raises
     ------
     InputError
-        The package faiss is missing, ``path`` exists, ``dial`` is not finite, or there is no such
-        index.
+        The package faiss is missing, ``path`` exists, ``dial`` is not finite, or the index is
+        unknown.
     StorageError
         It cannot be written; what was there is untouched.
     """
@@ -74,25 +73,6 @@ def to_faiss(
             f"there is no index {index!r}{did_you_mean(index, get_args(Index))}; choose one of "
             f"{', '.join(get_args(Index))}"
         )
-    faiss = _require_faiss()
-    vectors = vectors_of(model, dial, seen)
-    kind = index
-    if index == "auto":
-        kind = "flat" if len(vectors.item_vectors) <= FLAT_UP_TO else "ivf"
-
-    def write(folder: Path) -> dict[str, Any]:
-        with _one_thread(faiss):
-            built, facts = _build(faiss, kind, vectors.item_vectors)
-            facts["recall"] = 1.0 if kind == "flat" else _recall(faiss, built, vectors)
-        # Not by faiss' own writer, nor NumPy's: on a full disk neither says so of the last bytes.
-        (folder / "items.faiss").write_bytes(memoryview(faiss.serialize_index(built)))
-        write_arrays(vectors, folder)
-        return {"index": facts}
-
-    return write_export(path, {**vectors.facts, "format": "faiss"}, write, overwrite=overwrite)
-
-
-def _require_faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
@@ -100,7 +80,23 @@ def _require_faiss() -> Any:
             "the export to faiss needs the package faiss, which is not installed; install it with: "
             "pip install 'cnsdiff[faiss]'"
         ) from error
-    return faiss
+    vectors = vectors_of(model, dial, seen)
+    kind = index
+    if index == "auto":
+        kind = "flat" if len(vectors.item_vectors) <= FLAT_UP_TO else "ivf"
+
+    def write(folder: Path) -> dict[str, object]:
+        with _one_thread(faiss):
+            built, settings = _build(faiss, kind, vectors.item_vectors)
+            settings["recall"] = 1.0 if kind == "flat" else _recall(faiss, built, vectors)
+        # Not by faiss' own writer, nor NumPy's: on a full disk neither says so of the last bytes.
+        (folder / "items.faiss").write_bytes(faiss.serialize_index(built).data)
+        write_arrays(vectors, folder)
+        return {"index": settings}
+
+    facts = {**vectors.facts, "format": "faiss"}
+    manifest: EmbeddingsManifest = write_export(path, facts, write, overwrite=overwrite)
+    return manifest
 
 
 @contextmanager
@@ -114,10 +110,12 @@ def _one_thread(faiss: Any) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _build(faiss: Any, kind: str, items: NDArray[np.float32]) -> tuple[Any, dict[str, Any]]:
+def _build(
+    faiss: Any, kind: str, items: NDArray[np.float32]
+) -> tuple[Any, dict[str, str | int | float]]:
     """An index of ``items`` ``(I, d)``, and its settings."""
     n, dim = items.shape
-    settings: dict[str, Any] = {"kind": kind}
+    settings: dict[str, str | int | float] = {"kind": kind}
     if kind == "flat":
         built = faiss.IndexFlatIP(dim)
     elif kind == "ivf":
@@ -140,10 +138,11 @@ def _build(faiss: Any, kind: str, items: NDArray[np.float32]) -> tuple[Any, dict
 def _recall(faiss: Any, built: Any, vectors: Vectors) -> float:
     """The share of the exact lists that the index finds, a mean over some users."""
     n = len(vectors.user_vectors)
-    asked = vectors.user_vectors[np.linspace(0, n - 1, min(_ASKED, n)).round().astype(np.int64)]
+    rows = np.linspace(0, n - 1, min(_QUERIES, n)).round().astype(np.int64)
+    queries = vectors.user_vectors[rows]
     k = min(_LISTED, len(vectors.item_vectors))
     exact = faiss.IndexFlatIP(vectors.item_vectors.shape[1])
     exact.add(vectors.item_vectors)
-    wanted, found = exact.search(asked, k)[1], built.search(asked, k)[1]
-    hits = (wanted[:, :, None] == found[:, None, :]).any(axis=2)
+    right, listed = exact.search(queries, k)[1], built.search(queries, k)[1]
+    hits = (right[:, :, None] == listed[:, None, :]).any(axis=2)
     return float(hits.mean())

@@ -10,12 +10,9 @@ import numpy as np
 
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.spelling import Command
-from cnsdiff.benchmark.findings import Findings, find
+from cnsdiff.benchmark.findings import Findings, Results, benchmark_verdict, find, read_stored
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.headline import ABLATION
-from cnsdiff.benchmark.run import Results
-from cnsdiff.benchmark.stored import read_stored
-from cnsdiff.benchmark.verdict import benchmark_verdict
 from cnsdiff.display.wording import percent
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.benchmark_accuracy import average_ranks, both_tests, duels

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from cnsdiff.benchmark.findings import Findings
+from cnsdiff.benchmark.findings import Findings, deployed
 from cnsdiff.benchmark.headline import ABLATION
-from cnsdiff.benchmark.verdict import deployed
 from cnsdiff.display.palette import SPLITS, Style, method_styles
 from cnsdiff.display.wording import metric_title
 from cnsdiff.evaluation.significance import Interval

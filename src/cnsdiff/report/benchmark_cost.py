@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from cnsdiff.benchmark.findings import Findings
-from cnsdiff.benchmark.verdict import deployed
+from cnsdiff.benchmark.findings import Findings, deployed
 from cnsdiff.display.palette import Style
 from cnsdiff.display.wording import metric_title
 from cnsdiff.report.benchmark_methods import add_points

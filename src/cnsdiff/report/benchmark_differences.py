@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.benchmark.findings import Findings
+from cnsdiff.benchmark.findings import Findings, deployed
 from cnsdiff.benchmark.headline import ABLATION
-from cnsdiff.benchmark.verdict import deployed
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import metric_title
 from cnsdiff.report.document import Block, Prose

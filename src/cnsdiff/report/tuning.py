@@ -12,8 +12,7 @@ from cnsdiff.report.tuning_importance import importance
 from cnsdiff.report.tuning_search import search
 from cnsdiff.report.tuning_slices import slices
 from cnsdiff.report.tuning_trials import STATES
-from cnsdiff.tuning.study import BEST_CONFIG, Study, next_commands, read_study
-from cnsdiff.tuning.trial import shown
+from cnsdiff.tuning.study import BEST_CONFIG, Study, next_commands, read_study, value_text
 
 
 def tuning_document(path: Path) -> Document:
@@ -84,7 +83,12 @@ def _result(study: Study) -> Iterator[Block]:
         columns=columns,
         rows=tuple(
             (
-                (key, shown(best.setting[key]), shown(study.as_given(key)), str(study.spaces[key])),
+                (
+                    key,
+                    value_text(best.setting[key]),
+                    value_text(study.as_given(key)),
+                    str(study.spaces[key]),
+                ),
                 (Cell(100 * found.shares[key].share),) if found is not None else (),
             )
             for key in keys

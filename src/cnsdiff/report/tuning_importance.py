@@ -11,8 +11,8 @@ from cnsdiff.display.wording import count
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.report.tuning_trials import STYLES
-from cnsdiff.tuning.importance import LEAST_TRIALS, Importances
-from cnsdiff.tuning.study import Study
+from cnsdiff.tuning.importance import LEAST_TRIALS
+from cnsdiff.tuning.study import Importances, Study
 
 #: With fewer trials for each setting, the shares are rough.
 _ENOUGH = 5

@@ -12,8 +12,7 @@ from cnsdiff.display.wording import count, metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Facts, Figure, Prose
 from cnsdiff.report.tuning_trials import STYLES, add_points
-from cnsdiff.tuning.study import Study
-from cnsdiff.tuning.trial import Trial, shown
+from cnsdiff.tuning.study import Study, Trial, value_text
 
 
 def search(study: Study) -> Iterator[Block]:
@@ -120,7 +119,7 @@ def _table(study: Study) -> Table:
             outcome += f", as {trial.same_as}"
         # The value stands in front, where a narrow screen shows it.
         value = "" if trial.value is None else f"{trial.value:.4f}"
-        settings = (shown(trial.setting[key]) for key in study.spaces)
+        settings = (value_text(trial.setting[key]) for key in study.spaces)
         epochs = (trial.best_epoch or float("nan"), trial.epochs or float("nan"))
         numbers = tuple(Cell(number) for number in (*epochs, trial.seconds))
         rows.append(((str(trial.number), value, outcome, *settings), numbers))

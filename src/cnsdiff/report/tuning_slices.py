@@ -14,8 +14,7 @@ from cnsdiff.display.wording import metric_title
 from cnsdiff.report.charts import chart
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.report.tuning_trials import add_points
-from cnsdiff.tuning.study import Study
-from cnsdiff.tuning.trial import Trial, shown
+from cnsdiff.tuning.study import Study, Trial, value_text
 
 
 def slices(study: Study) -> Iterator[Block]:
@@ -37,12 +36,12 @@ def _slice(study: Study, key: str, measured: list[Trial]) -> Figure:
     figure = chart(x=key, y=metric_title(study.objective), height=300)
     words = space.choices is not None
     values = [trial.setting[key] for trial in measured]
-    add_points(figure, measured, [shown(value) for value in values] if words else values)
+    add_points(figure, measured, [value_text(value) for value in values] if words else values)
     best = study.best
     if best is not None:
         at = best.setting[key]
         figure.add_scatter(
-            x=[shown(at) if words else at],
+            x=[value_text(at) if words else at],
             y=[best.value],
             mode="markers",
             name="best",
@@ -55,7 +54,7 @@ def _slice(study: Study, key: str, measured: list[Trial]) -> Figure:
             hoverinfo="skip",
         )
     if words:
-        order = [shown(choice) for choice in space.choices or ()]
+        order = [value_text(choice) for choice in space.choices or ()]
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     else:
         figure.update_xaxes(**_axis(space, values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cnsdiff.display.palette import Style, method_styles
-from cnsdiff.tuning.trial import Trial, shown
+from cnsdiff.tuning.study import Trial, value_text
 
 STATES = ("completed", "pruned", "failed")
 STYLES: dict[str, Style] = method_styles(STATES)
@@ -32,4 +32,4 @@ def add_points(figure: Any, trials: list[Trial], x: list[Any]) -> None:
 
 
 def _settings(trial: Trial) -> list[str]:
-    return [f"{key}={shown(value)}" for key, value in trial.setting.items()]
+    return [f"{key}={value_text(value)}" for key, value in trial.setting.items()]

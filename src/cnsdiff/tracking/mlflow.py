@@ -10,25 +10,30 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cnsdiff.base.errors import CnsdiffError, InputError
+from cnsdiff.base.storage import first_line
 from cnsdiff.evaluation import Evaluation
-from cnsdiff.recommender.callbacks import Callback, FitContext, without_passwords
+from cnsdiff.recommender.callbacks import FitContext, without_passwords
 from cnsdiff.recommender.run_directory import Fitted, read_manifest
-from cnsdiff.tracking.remembered import remember, remembered
-from cnsdiff.tracking.scalars import of_epoch, of_evaluation, settings
+from cnsdiff.tracking.tracker import (
+    MLflowPlace,
+    Tracker,
+    dotted,
+    epoch_scalars,
+    evaluation_scalars,
+    read_places,
+    write_place,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from cnsdiff.training.selection import EarlyStopping
-
-NAME = "mlflow"
 
 #: In force during our calls, unless set otherwise. MLflow would ask a silent server for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -36,7 +41,7 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 _PARAMS, _VALUE = 100, 6000
 
 
-class MLflowCallback(Callback):
+class MLflowCallback(Tracker):
     """Writes a training as an MLflow run.
 
     Settings as parameters, one point per epoch of each loss term, validation metric, count of
@@ -95,38 +100,40 @@ class MLflowCallback(Callback):
 
     def begin_fit(self, context: FitContext) -> None:
         self._run, self._client = context.run, None
-        known = remembered(context.run).get(NAME, {})
+        before = read_places(context.run).mlflow
         try:
             with _patience():
-                client = _client(self.tracking_uri or known.get("tracking_uri"))
+                client = _client(self.tracking_uri or (before.tracking_uri if before else None))
                 self._logged = 0
-                if not self._goes_on(client, known.get("run_id")):
+                if before is None or not self._goes_on(client, before.run_id):
                     self.run_id_ = self._created(client, context)
         except CnsdiffError:
             raise
         except Exception as error:  # of MLflow, of its database, of the network
-            said = str(error).partition("\n")[0]
-            place = self.tracking_uri or "its default place"
+            address = self.tracking_uri or "its default place"
             raise InputError(
-                without_passwords(f"MLflow at {place}: cannot be used ({said})")
+                without_passwords(f"MLflow at {address}: cannot be used ({first_line(error)})")
                 + "; check the address, or train without tracking"
             ) from error
         self._client = client
-        told = {"run_id": self.run_id_, "experiment": self.experiment}
-        if not _has_password(client.tracking_uri):
-            told["tracking_uri"] = _from_anywhere(client.tracking_uri)
-        remember(context.run, NAME, told)
+        uri = client.tracking_uri
+        place = MLflowPlace(
+            run_id=self.run_id_,
+            experiment=self.experiment,
+            tracking_uri=None if _has_password(uri) else _from_anywhere(uri),
+        )
+        write_place(context.run, mlflow=place)
         context.note(
             f"MLflow: run {self.run_id_} of the experiment {self.experiment!r} at "
-            f"{without_passwords(client.tracking_uri)}"
+            f"{without_passwords(uri)}"
         )
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
-        for record in history:
-            self._log(record)
-
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
-        self._log(record)
+    def log_epoch(self, record: Mapping[str, Any]) -> None:
+        # A killed training may have a checkpoint of an epoch that was not logged any more.
+        if record["epoch"] > self._logged:
+            with _patience():
+                self._put(epoch_scalars(record), record["epoch"])
+            self._logged = record["epoch"]
 
     def end_fit(self, fitted: Fitted) -> None:
         values = {
@@ -167,33 +174,32 @@ class MLflowCallback(Callback):
             There is no such training.
         """
         run_id, address, step = getattr(self, "run_id_", None), self.tracking_uri, 0
-        place = self._run if run is None else Path(run)
-        if place is not None:
-            known = remembered(place).get(NAME, {})
-            run_id, address = known.get("run_id"), address or known.get("tracking_uri")
-            step = read_manifest(place).get("best_epoch", 0)
+        folder = self._run if run is None else Path(run)
+        if folder is not None:
+            place = read_places(folder).mlflow
+            run_id = place.run_id if place else None
+            address = address or (place.tracking_uri if place else None)
+            step = read_manifest(folder).get("best_epoch", 0)
         if run_id is None:
             raise InputError(
                 f"{run or 'log_evaluation'}: no training was tracked by MLflow; fit with this "
                 "callback first, or name its run directory"
             )
         with _patience():
-            _put(_client(address), run_id, of_evaluation(evaluation), step)
+            _put(_client(address), run_id, evaluation_scalars(evaluation), step)
 
     @property
     def _open(self) -> MlflowClient:
         assert self._client is not None, "begin_fit comes first"
         return self._client
 
-    def _goes_on(self, client: MlflowClient, run_id: str | None) -> bool:
+    def _goes_on(self, client: MlflowClient, run_id: str) -> bool:
         """Whether this store has the run of before, which is then open again."""
         from mlflow.exceptions import MlflowException
 
-        if run_id is None:
-            return False
         try:
-            found = client.get_run(run_id)
-            if found.info.lifecycle_stage != "active":
+            run = client.get_run(run_id)
+            if run.info.lifecycle_stage != "active":
                 return False
             client.update_run(run_id, status="RUNNING")
             logged = client.get_metric_history(run_id, "seconds")
@@ -208,25 +214,18 @@ class MLflowCallback(Callback):
     def _created(self, client: MlflowClient, context: FitContext) -> str:
         from mlflow.entities import Param
 
-        found = client.get_experiment_by_name(self.experiment)
-        experiment = found.experiment_id if found else client.create_experiment(self.experiment)
+        known = client.get_experiment_by_name(self.experiment)
+        experiment = known.experiment_id if known else client.create_experiment(self.experiment)
         name = self.run_name or (context.run.resolve().name if context.run else None)
-        made = client.create_run(experiment, tags=_tags(context), run_name=name)
+        run = client.create_run(experiment, tags=_tags(context), run_name=name)
         params = [
             Param(key, (value if isinstance(value, str) else json.dumps(value))[:_VALUE])
-            for key, value in settings(context.config.model_dump(mode="json"))
+            for key, value in dotted(context.config.model_dump(mode="json"))
         ]
         for start in range(0, len(params), _PARAMS):
-            client.log_batch(made.info.run_id, params=params[start : start + _PARAMS])
-        run_id: str = made.info.run_id
+            client.log_batch(run.info.run_id, params=params[start : start + _PARAMS])
+        run_id: str = run.info.run_id
         return run_id
-
-    def _log(self, record: Mapping[str, Any]) -> None:
-        # A killed training may have a checkpoint of an epoch that was not logged any more.
-        if record["epoch"] > self._logged:
-            with _patience():
-                self._put(of_epoch(record), record["epoch"])
-            self._logged = record["epoch"]
 
     def _put(self, values: Mapping[str, float], step: int) -> None:
         _put(self._open, self.run_id_, values, step)
@@ -241,8 +240,6 @@ def _client(address: str | None) -> MlflowClient:
 
 
 def _put(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:
-    import time
-
     from mlflow.entities import Metric
 
     now = round(time.time() * 1000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,22 @@ import yaml
 
 from cnsdiff.base.errors import InputError, StorageError
 from cnsdiff.evaluation import Evaluation
-from cnsdiff.recommender.callbacks import Callback, FitContext
+from cnsdiff.recommender.callbacks import FitContext
 from cnsdiff.recommender.run_directory import Fitted, read_manifest
-from cnsdiff.tracking.remembered import remember, remembered
-from cnsdiff.tracking.scalars import of_epoch, of_evaluation
+from cnsdiff.tracking.tracker import (
+    TensorBoardPlace,
+    Tracker,
+    epoch_scalars,
+    evaluation_scalars,
+    read_places,
+    write_place,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from cnsdiff.training.selection import EarlyStopping
 
-NAME = "tensorboard"
-
-
-class TensorBoardCallback(Callback):
+class TensorBoardCallback(Tracker):
     """Writes a training for TensorBoard: ``tensorboard --logdir LOG_DIR`` shows it.
 
     One point per epoch of each loss term, validation metric, count of false negatives, hardness
@@ -56,19 +58,20 @@ class TensorBoardCallback(Callback):
         self._best_epoch = 0
 
     def begin_fit(self, context: FitContext) -> None:
-        known = remembered(context.run).get(NAME, {}).get("log_dir")
-        place = self.log_dir
-        if place is None and known is not None:
-            place = Path(known)
-        if place is None and context.run is not None:
+        before = read_places(context.run).tensorboard
+        if self.log_dir is not None:
+            place = self.log_dir
+        elif before is not None:
+            place = Path(before.log_dir)
+        elif context.run is not None:
             place = context.run / "tensorboard"
-        if place is None:
+        else:
             raise InputError(
                 "TensorBoardCallback needs to know where to write; give it a log_dir, or fit a "
                 "run directory"
             )
         self._place = place.resolve()
-        goes_on = known == str(self._place)
+        goes_on = before is not None and before.log_dir == str(self._place)
         if goes_on:
             _wait_for_a_later_name(self._place)
         # What was written of epochs is written again, from the checkpoint's history: the one in
@@ -79,15 +82,15 @@ class TensorBoardCallback(Callback):
             self._writer.add_text("configuration", _verbatim(text), 0)
             text = yaml.safe_dump(dict(context.provenance), sort_keys=False)
             self._writer.add_text("provenance", _verbatim(text), 0)
-            remember(context.run, NAME, {"log_dir": str(self._place)})
+            write_place(context.run, tensorboard=TensorBoardPlace(log_dir=str(self._place)))
         context.note(f"TensorBoard: tensorboard --logdir {self._place}")
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
-        for record in history:
-            self._log(record)
+    def log_epoch(self, record: Mapping[str, Any]) -> None:
+        for name, value in epoch_scalars(record).items():
+            self._open.add_scalar(name, value, record["epoch"])
 
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
-        self._log(record)
+        super().epoch(record, best=best)
         self._open.flush()
 
     def end_fit(self, fitted: Fitted) -> None:
@@ -119,25 +122,22 @@ class TensorBoardCallback(Callback):
         """
         place, step = self._place, self._best_epoch
         if run is not None:
-            known = remembered(Path(run)).get(NAME, {}).get("log_dir")
-            place, step = known and Path(known), read_manifest(Path(run)).get("best_epoch", 0)
+            tracked = read_places(Path(run)).tensorboard
+            place = None if tracked is None else Path(tracked.log_dir)
+            step = read_manifest(Path(run)).get("best_epoch", 0)
         if place is None or not step:
             raise InputError(
                 f"{run or 'log_evaluation'}: no finished training was tracked by TensorBoard; fit "
                 "with this callback first, or name its run directory"
             )
         with _writer(place) as writer:
-            for name, value in of_evaluation(evaluation).items():
+            for name, value in evaluation_scalars(evaluation).items():
                 writer.add_scalar(name, value, step)
 
     @property
     def _open(self) -> SummaryWriter:
         assert self._writer is not None, "begin_fit comes first"
         return self._writer
-
-    def _log(self, record: Mapping[str, Any]) -> None:
-        for name, value in of_epoch(record).items():
-            self._open.add_scalar(name, value, record["epoch"])
 
     def _close(self) -> None:
         if self._writer is not None:

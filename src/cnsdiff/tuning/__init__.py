@@ -2,6 +2,6 @@
 
 from cnsdiff.base.search_space import Searched, Space
 from cnsdiff.tuning.study import Study, read_study
-from cnsdiff.tuning.tune import Tuned, tune
+from cnsdiff.tuning.tuner import Tuned, tune
 
 __all__ = ["Searched", "Space", "Study", "Tuned", "read_study", "tune"]

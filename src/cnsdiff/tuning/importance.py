@@ -9,16 +9,12 @@ and how far they disagree is told with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, FiniteFloat, model_validator
 
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed, numpy_generator
-from cnsdiff.base.settings import Record, shown
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.study import Importances, Share, Trial
 
 #: With fewer completed trials nothing is said.
 LEAST_TRIALS = 8
@@ -27,76 +23,6 @@ _FORESTS, _SHARE = 10, 0.8
 _TREES = 16
 #: A setting leads if it comes first in so many of the forests.
 _LEADS = 0.9
-
-
-@dataclass(frozen=True)
-class Share:
-    """Of the variance of a forest, what one setting explains.
-
-    Attributes
-    ----------
-    share
-        The mean over the forests; those of all settings sum to one.
-    low, high
-        The 10% and 90% quantiles over the forests.
-    """
-
-    share: float
-    low: float
-    high: float
-
-
-class ShareRecord(Record):
-    """A :class:`Share` in ``study.json``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    share: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
-
-
-class ImportancesRecord(Record):
-    """:class:`Importances` in ``study.json``."""
-
-    shares: dict[str, ShareRecord]
-    n_trials: int
-    leader: str | None
-
-    @model_validator(mode="after")
-    def _known(self) -> ImportancesRecord:
-        if self.leader is not None and self.leader not in self.shares:
-            raise ValueError(f"leader is {shown(self.leader)}, which has no share")
-        return self
-
-
-@dataclass(frozen=True)
-class Importances:
-    """The shares of all settings searched.
-
-    Attributes
-    ----------
-    shares
-        By the setting's dotted key, largest first.
-    n_trials
-        Completed trials that they are of.
-    leader
-        The setting that comes first, whichever trials are left out; ``None`` if there is none.
-    """
-
-    shares: dict[str, Share]
-    n_trials: int
-    leader: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Importances:
-        """What :meth:`as_json` was made of."""
-        shares = {key: Share(**share) for key, share in record["shares"].items()}
-        return cls(shares, record["n_trials"], record["leader"])
 
 
 def importances(

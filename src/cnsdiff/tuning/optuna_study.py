@@ -22,7 +22,7 @@ from cnsdiff.base.errors import RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed
 from cnsdiff.base.storage import storage_error
-from cnsdiff.tuning.trial import Trial
+from cnsdiff.tuning.study import Trial
 
 #: Trials before the sampler learns from them, and before one is pruned by them.
 _STARTUP = 8

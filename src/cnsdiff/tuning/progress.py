@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.sparkline import SparkLine
 from cnsdiff.display.wording import clock
-from cnsdiff.tuning.trial import Trial, best_trial, shown
+from cnsdiff.tuning.study import Trial, best_trial, value_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -53,7 +53,7 @@ def in_brief(setting: dict[str, Any]) -> str:
     last = {key: key.rpartition(".")[2] for key in setting}
     often = list(last.values())
     return "  ".join(
-        f"{last[key] if often.count(last[key]) == 1 else key}={shown(value)}"
+        f"{last[key] if often.count(last[key]) == 1 else key}={value_text(value)}"
         for key, value in setting.items()
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
 from cnsdiff.base.settings import Settings
-from cnsdiff.recommender.config import Config, NotYaml, parse_yaml
-from cnsdiff.tuning.variants import Variants
+from cnsdiff.recommender.config import Config, NotYaml, merge, nested, parse_yaml
+from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.run_directory import as_options
 
 _VALIDATION = "what validation measures has to be the same for all trials"
 _MACHINE = "it says how to compute, not what"
@@ -233,3 +234,50 @@ def _refusals(variants: Variants, key: str, space: Space) -> Iterator[ConfigErro
             variants.resolve({key: end})
         except ConfigError as error:
             yield error
+
+
+#: What judges negatives without a look at a test split.
+_HONEST_JUDGE = "valid"
+
+
+class Variants:
+    """Recommenders that differ in some settings from the one given.
+
+    Parameters
+    ----------
+    recommender
+        The one given; it is not changed.
+
+    Attributes
+    ----------
+    config
+        Its configuration. False negatives are not counted where a test split would judge them.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._classes: dict[str, Any] = {
+            name: choice
+            for name in ("backbone", "sampler")
+            if isinstance(choice := getattr(recommender, name), type)
+        }
+        self._source = recommender.source
+        self.config: Config = recommender.resolve()
+        if self.config.training.fhn_on != _HONEST_JUDGE:
+            training = self.config.training.model_copy(update={"fhn_every": None})
+            self.config = self.config.model_copy(update={"training": training})
+
+    def recommender(self, setting: Mapping[str, Any]) -> Recommender:
+        """The one with these values, by dotted key; not fitted, its configuration not checked."""
+        tree = merge(self.config.model_dump(mode="json"), nested(setting))
+        source = " ".join(f"{key}={value}" for key, value in setting.items()) or self._source
+        return Recommender(**self._classes, source=source, **as_options(tree))
+
+    def resolve(self, setting: Mapping[str, Any]) -> Config:
+        """Its configuration.
+
+        Raises
+        ------
+        ConfigError
+            A value is refused, or goes ill with another.
+        """
+        return self.recommender(setting).resolve()

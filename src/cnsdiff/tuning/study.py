@@ -7,29 +7,98 @@ goes on from is ``study.db`` beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
-from cnsdiff.base.errors import RunError
+from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import Record, misfit, shown
 from cnsdiff.base.spelling import Command
-from cnsdiff.base.storage import first_line, read_json, write_json
+from cnsdiff.base.storage import first_line, locked, read_json, remove_leftovers, write_json
 from cnsdiff.display.wording import count, number, percent
-from cnsdiff.tuning.importance import Importances, ImportancesRecord
-from cnsdiff.tuning.trial import Trial, TrialRecord, best_trial, trials_table
 
 SCHEMA_VERSION = 1
 #: A best value in the outer part of a space hints that there are better ones outside; how far
 #: outside to look.
 _NEAR, _FURTHER = 0.05, 4
 STUDY_FILE, BEST_CONFIG, BEST_RUN, DATABASE = "study.json", "best.yaml", "best", "study.db"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of the variance of a forest, what one setting explains.
+
+    Attributes
+    ----------
+    share
+        The mean over the forests; those of all settings sum to one.
+    low, high
+        The 10% and 90% quantiles over the forests.
+    """
+
+    share: float
+    low: float
+    high: float
+
+
+class ShareRecord(Record):
+    """A :class:`Share` in ``study.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class ImportancesRecord(Record):
+    """:class:`Importances` in ``study.json``."""
+
+    shares: dict[str, ShareRecord]
+    n_trials: int
+    leader: str | None
+
+    @model_validator(mode="after")
+    def _known(self) -> ImportancesRecord:
+        if self.leader is not None and self.leader not in self.shares:
+            raise ValueError(f"leader is {shown(self.leader)}, which has no share")
+        return self
+
+
+@dataclass(frozen=True)
+class Importances:
+    """The shares of all settings searched.
+
+    Attributes
+    ----------
+    shares
+        By the setting's dotted key, largest first.
+    n_trials
+        Completed trials that they are of.
+    leader
+        The setting that comes first, whichever trials are left out; ``None`` if there is none.
+    """
+
+    shares: dict[str, Share]
+    n_trials: int
+    leader: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Importances:
+        """What :meth:`as_json` was made of."""
+        shares = {key: Share(**share) for key, share in record["shares"].items()}
+        return cls(shares, record["n_trials"], record["leader"])
 
 
 @dataclass(frozen=True)
@@ -109,7 +178,7 @@ class Study:
         return sum(trial.state == state for trial in self.trials)
 
     def table(self) -> pl.DataFrame:
-        """A row per trial; see :func:`~cnsdiff.tuning.trial.trials_table`."""
+        """A row per trial; see :func:`~cnsdiff.tuning.study.trials_table`."""
         return trials_table(self.trials, self.spaces)
 
     def with_trials(
@@ -284,3 +353,159 @@ def _wider(space: Space, value: Any) -> Space | None:
     if (low, high) == (space.low, space.high):
         return None
     return space.model_copy(update={"low": low, "high": high})
+
+
+#: ``completed``: trained to its end; ``pruned``: ended early, as it lagged behind the others;
+#: ``failed``: could not be trained.
+TrialState = Literal["completed", "pruned", "failed"]
+
+
+class TrialRecord(Record):
+    """A trial in ``study.json``; see :class:`Trial`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = Field(ge=0, lt=2**31)
+    state: TrialState
+    setting: dict[
+        str, bool | Annotated[int, Field(gt=-(2**63), lt=2**63)] | FiniteFloat | str | None
+    ]
+    value: FiniteFloat | None
+    best_epoch: int = Field(ge=0, lt=2**31)
+    epochs: int = Field(ge=0, lt=2**31)
+    dial: FiniteFloat | None
+    curve: list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]]
+    seconds: FiniteFloat
+    error: str | None
+    same_as: int | None
+
+    @model_validator(mode="after")
+    def _valued(self) -> TrialRecord:
+        if self.state == "completed" and self.value is None:
+            raise ValueError("completed, but has no value")
+        return self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a study.
+
+    Attributes
+    ----------
+    number
+        From 0, which is the configuration as given.
+    state
+        See :data:`TrialState`.
+    setting
+        The value of each setting searched, by dotted key.
+    value
+        The validation objective at its best epoch (of a pruned one so far); ``None`` if it failed.
+    best_epoch, epochs
+        Which epoch that was, and how many were trained.
+    dial
+        At which the finished model is read; ``None`` unless completed.
+    curve
+        Epoch and objective of each validation.
+    seconds
+        That it took.
+    error
+        Why it failed, in a sentence.
+    same_as
+        Number of an earlier trial of the same setting, whose outcome this is: nothing was trained.
+    """
+
+    number: int
+    state: TrialState
+    setting: dict[str, Any]
+    value: float | None = None
+    best_epoch: int = 0
+    epochs: int = 0
+    dial: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    error: str | None = None
+    same_as: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Trial:
+        """What :meth:`as_json` was made of."""
+        curve = tuple((int(epoch), float(value)) for epoch, value in record["curve"])
+        return cls(**{**record, "curve": curve})
+
+    def described(self) -> str:
+        """Its setting in a few words."""
+        return "  ".join(f"{key}={value_text(value)}" for key, value in self.setting.items())
+
+
+def value_text(value: Any) -> str:
+    """A value of a setting, a number with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def best_trial(trials: Iterable[Trial]) -> Trial | None:
+    """The completed trial of the highest value, of equal ones the first; ``None`` if none is."""
+    completed = [trial for trial in trials if trial.state == "completed"]
+    return max(completed, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def trials_table(trials: Iterable[Trial], keys: Iterable[str]) -> pl.DataFrame:
+    """A row per trial: ``trial``, ``state``, ``value``, …, and a column per setting searched.
+
+    A setting whose values are of several types is a column of text.
+    """
+    trials = list(trials)
+    own = {
+        "trial": [trial.number for trial in trials],
+        "state": [trial.state for trial in trials],
+        "value": pl.Series([trial.value for trial in trials], dtype=pl.Float64),
+        "best_epoch": [trial.best_epoch for trial in trials],
+        "epochs": [trial.epochs for trial in trials],
+        "dial": pl.Series([trial.dial for trial in trials], dtype=pl.Float64),
+        "seconds": [trial.seconds for trial in trials],
+        "error": pl.Series([trial.error for trial in trials], dtype=pl.String),
+    }
+    return pl.DataFrame(own | {key: _column([t.setting[key] for t in trials]) for key in keys})
+
+
+def _column(values: list[Any]) -> pl.Series:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        kind = pl.Float64 if float in kinds else pl.Int64
+        return pl.Series(values, dtype=kind, strict=False)
+    if kinds == {bool}:
+        return pl.Series(values, dtype=pl.Boolean)
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+
+
+@contextmanager
+def opened(folder: Path | None) -> Iterator[None]:
+    """A directory that holds a study or nothing, and that nobody else writes to."""
+    if folder is None:
+        yield
+        return
+    own = {DATABASE, STUDY_FILE, BEST_CONFIG, BEST_RUN}
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; choose another directory")
+    if folder.is_dir() and not (folder / DATABASE).exists():
+        others = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
+        if others:
+            raise RunError(
+                f"{folder}: is not empty and holds no study ({DATABASE}); choose another directory"
+            )
+    fresh = not (folder / DATABASE).exists()
+    busy = RunError(
+        f"{folder}: another tuning is running here; wait for it, or choose another directory"
+    )
+    with locked(folder, busy):
+        remove_leftovers(folder, own)
+        try:
+            yield
+        except (ConfigError, DataError):
+            if fresh:  # refused before anything was tried: a mended command begins anew
+                for name in (DATABASE, STUDY_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            raise

@@ -198,7 +198,7 @@ def audit(
 
 def _run(options: Options, note: Any, started: float) -> dict[str, Any]:
     from cnsdiff.audit.audit import run_audit
-    from cnsdiff.benchmark.live import reporter_for_terminal
+    from cnsdiff.benchmark.progress import reporter_for_terminal
     from cnsdiff.cli.failure import interruptible
 
     with interruptible(f"what is done is kept in {options.out}, and the same command goes on"):

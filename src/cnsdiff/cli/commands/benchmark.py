@@ -13,9 +13,9 @@ from cnsdiff.cli import completion
 
 if TYPE_CHECKING:
     from cnsdiff.base.spelling import Command
+    from cnsdiff.benchmark.findings import Results
     from cnsdiff.benchmark.grid import Grid
     from cnsdiff.benchmark.plan import Unit
-    from cnsdiff.benchmark.run import Results
     from cnsdiff.benchmark.store import Store
     from cnsdiff.benchmark.workers import Workers
 
@@ -82,10 +82,9 @@ def benchmark(
     """
     from cnsdiff.base.errors import InputError
     from cnsdiff.base.spelling import Command
-    from cnsdiff.benchmark.datasets import materialise
-    from cnsdiff.benchmark.grid_file import read_grid
-    from cnsdiff.benchmark.plan import plan
-    from cnsdiff.benchmark.run import collect
+    from cnsdiff.benchmark.findings import collect
+    from cnsdiff.benchmark.grid import read_grid
+    from cnsdiff.benchmark.plan import materialise, plan
     from cnsdiff.benchmark.store import Store
     from cnsdiff.benchmark.workers import cores
 
@@ -131,7 +130,7 @@ def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
 
 
 def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
-    from cnsdiff.benchmark.live import reporter_for_terminal
+    from cnsdiff.benchmark.progress import reporter_for_terminal
     from cnsdiff.benchmark.run import run
     from cnsdiff.cli.failure import interruptible
 
@@ -150,8 +149,7 @@ def _print(
     steps: tuple[Command, ...],
 ) -> None:
     from cnsdiff.base.visible import say
-    from cnsdiff.benchmark.findings import PARTS, find
-    from cnsdiff.benchmark.verdict import benchmark_verdict
+    from cnsdiff.benchmark.findings import PARTS, benchmark_verdict, find
     from cnsdiff.cli.output import console, print_json, print_next
     from cnsdiff.display.render import render
     from cnsdiff.evaluation.results import protocol

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cnsdiff.tuning.study import Study
-    from cnsdiff.tuning.tune import Tuned
+    from cnsdiff.tuning.tuner import Tuned
 
 EXAMPLE = "Example: cnsdiff tune data/food --trials 20 --out tuned/food"
 
@@ -100,7 +100,7 @@ def tune(
     from cnsdiff.recommender.config import parse_assignments
     from cnsdiff.tuning.progress import reporter_for_terminal
     from cnsdiff.tuning.searches import leaves, read_searches
-    from cnsdiff.tuning.tune import tune as carry_out
+    from cnsdiff.tuning.tuner import tune as carry_out
 
     model = recommender_of(
         backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
@@ -182,7 +182,7 @@ def _table(study: Study) -> Table:
     """Each setting searched: as given, at the best trial, and what it matters."""
     from rich.table import Table
 
-    from cnsdiff.tuning.trial import shown
+    from cnsdiff.tuning.study import value_text
 
     best = study.best
     assert best is not None
@@ -202,7 +202,7 @@ def _table(study: Study) -> Table:
     if found is not None:
         table.add_column("of the differences", justify="right")
     for key in found.shares if found is not None else study.spaces:
-        cells = [str(study.spaces[key]), *map(shown, (study.as_given(key), best.setting[key]))]
+        cells = [str(study.spaces[key]), *map(value_text, (study.as_given(key), best.setting[key]))]
         if found is not None:
             share = found.shares[key]
             cells.append(f"{share.share:.0%} ({100 * share.low:.0f}–{100 * share.high:.0f})")

@@ -26,14 +26,11 @@ from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import config_fingerprint, provenance, read_manifest
 from cnsdiff.training.processes import place
-from cnsdiff.tuning.folder import opened
+from cnsdiff.training.progress import Reporter as TrainingReporter
 from cnsdiff.tuning.importance import importances
 from cnsdiff.tuning.progress import Reporter
-from cnsdiff.tuning.searches import choose_searches
-from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, Study
-from cnsdiff.tuning.trial import Trial, best_trial
-from cnsdiff.tuning.variants import Variants
-from cnsdiff.tuning.watch import LagsError, Watch
+from cnsdiff.tuning.searches import Variants, choose_searches
+from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, Study, Trial, best_trial, opened
 
 if TYPE_CHECKING:
     from cnsdiff.tuning.optuna_study import Asked, OptunaStudy
@@ -72,7 +69,7 @@ class Tuned:
 
     @property
     def trials(self) -> pl.DataFrame:
-        """A row per trial; see :func:`~cnsdiff.tuning.trial.trials_table`."""
+        """A row per trial; see :func:`~cnsdiff.tuning.study.trials_table`."""
         return self.study.table()
 
 
@@ -373,3 +370,35 @@ def _require_optuna() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"tuning needs {error.name}; {INSTALL}") from error
+
+
+class LagsError(Exception):
+    """Ends a training that lags behind the others."""
+
+
+class Watch(TrainingReporter):
+    """Follows a training: its validations go to the study, which may end it."""
+
+    def __init__(self, asked: Asked, reporter: Reporter) -> None:
+        self.asked, self.reporter = asked, reporter
+        self.curve: list[tuple[int, float]] = []
+        self.epochs = self.best_epoch = 0
+        self.value: float | None = None
+        self._metric, self._most = "", 0
+
+    def follow(self, config: Config) -> None:
+        """What is measured, and for how many epochs at most."""
+        self._metric, self._most = config.training.selection_metrics[0], config.training.epochs
+
+    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+        self.epochs = record["epoch"]
+        if not record["validation"]:
+            return
+        value = float(record["validation"][self._metric])
+        self.curve.append((self.epochs, value))
+        if best:
+            self.best_epoch, self.value = self.epochs, value
+        self.reporter.validated(self.epochs, self._most, value)
+        # After its last epoch there is nothing to be saved.
+        if self.asked.lags(self.epochs, value) and self.epochs < self._most:
+            raise LagsError
