@@ -185,7 +185,7 @@ def test_refusals(model, tmp_path, monkeypatch):
 def test_what_is_replaced_and_what_is_not(model, tmp_path):
     out = tmp_path / "out"
     to_numpy(model, out)
-    with pytest.raises(InputError, match=r"already exists; .*--overwrite"):
+    with pytest.raises(InputError, match=r"already exists; .*overwrite=True"):
         to_parquet(model, out)
     to_parquet(model, out, overwrite=True)
     assert not (out / "user_ids.npy").exists()

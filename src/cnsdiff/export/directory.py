@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.settings import Record
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import atomic_directory, foreign_to, read_json, sha256, write_json
 
 SCHEMA_VERSION = 1
@@ -99,12 +100,12 @@ def _require_replaceable(path: Path) -> None:
         earlier = _EarlierExport.model_validate(read_json(path / MANIFEST))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: holds something that is no export, so --overwrite does not replace it; "
-            "choose another directory"
+            f"{path}: holds something that is no export, so {parameter('overwrite', True)} does "
+            "not replace it; choose another directory"
         ) from error
     other = foreign_to(path, [MANIFEST, *earlier.files])
     if other is not None:
         raise InputError(
-            f"{path}: holds {other!r} beside the export, which --overwrite would remove; move it, "
-            "or choose another directory"
+            f"{path}: holds {other!r} beside the export, which "
+            f"{parameter('overwrite', True)} would remove; move it, or choose another directory"
         )
