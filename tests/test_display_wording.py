@@ -25,6 +25,7 @@ NAN = float("nan")
 def test_numbers():
     assert number(0.04321) == "0.0432"
     assert number(1.5, 2) == "1.50"
+    assert number(12345, 0) == "12,345"
     assert number(0.012, signed=True) == "+0.0120"
     assert number(-0.012) == number(-0.012, signed=True) == "-0.0120"
     assert number(NAN) == number(None) == "-"

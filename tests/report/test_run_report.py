@@ -21,8 +21,7 @@ from cnsdiff.references import REFERENCES, STANDARD
 from cnsdiff.report.document import Document, Figure, Prose, Source
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.report.negatives import principal_plane
-from cnsdiff.report.run import run_document
-from cnsdiff.report.run_next import next_steps
+from cnsdiff.report.run import next_commands, run_document
 from cnsdiff.shifts import prepare_given
 
 TRAINING = {"epochs": 3, "batch_size": 128, "select_on": "inverse-popularity"}
@@ -206,7 +205,7 @@ def test_what_to_run_next(run, report, world):
 def test_what_to_run_next_expects_the_shift_as_an_audit_does(run, world, name):
     data = load_dataset(world)
     data.manifest["scenario"] = name
-    (found,) = next_steps(run, Recommender.load(run), data, None)
+    found = next_commands(run, Recommender.load(run), data, None)
     (default,) = (line for line in found.text.splitlines() if line.endswith("-default'"))
     expecting = Command("train", **SHIFTS[name].options).words[2:]
     assert f" {' '.join(expecting)} --out " in default

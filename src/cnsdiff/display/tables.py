@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,15 @@ class Cell:
         return column.written(self.half_width).lstrip("+")
 
 
+def as_cell(value: Cell | float | None) -> Cell:
+    """A plain number as a cell; ``None`` is a missing one."""
+    if isinstance(value, Cell):
+        return value
+    if value is None:
+        return Cell(math.nan)
+    return Cell(value if isinstance(value, int) else float(value))
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of ``(labels, cells)``; rows with the same first label stand together.
@@ -83,6 +92,24 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        labels: Iterable[str],
+        columns: Iterable[Column],
+        rows: Iterable[tuple[Iterable[str], Iterable[Cell | float | None]]],
+        *notes: str,
+    ) -> Table:
+        """A table of cells and of plain numbers, where ``None`` is a missing one."""
+        return cls(
+            title,
+            tuple(labels),
+            tuple(columns),
+            tuple((tuple(names), tuple(map(as_cell, values))) for names, values in rows),
+            notes,
+        )
 
     def grouped(self) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
         """Whether a row begins a group other than the first; its labels, repeated ones empty."""

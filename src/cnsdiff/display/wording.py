@@ -40,7 +40,7 @@ def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str
     """``0.04321`` -> ``0.0432``, or ``+0.0432`` with its sign."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{value:{'+' if signed else ''},.{digits}f}"
 
 
 def number_span(low: float, high: float, *, signed: bool = False) -> str:

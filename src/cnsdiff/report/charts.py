@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -10,6 +10,14 @@ import polars as pl
 from cnsdiff.display.palette import SPLITS, Style
 from cnsdiff.display.wording import SPLIT_TITLES
 from cnsdiff.evaluation.significance import Interval
+
+#: A line that only marks a place.
+DOTTED = {"dash": "dot", "width": 1, "color": SPLITS["train"].colour}
+
+
+def ring(colour: str) -> dict[str, Any]:
+    """The marker around a point that was chosen."""
+    return {"symbol": "circle-open", "size": 17, "line": {"width": 3}, "color": colour}
 
 
 def chart(*, x: str | None = None, y: str | None = None, height: int | None = None) -> Any:
@@ -28,13 +36,20 @@ def chart(*, x: str | None = None, y: str | None = None, height: int | None = No
 
 def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
     """The ends of intervals for a trace of points."""
+    return strokes([(each.mean, each.low, each.high) for each in intervals])
+
+
+def strokes(estimates: Iterable[tuple[float, float, float]], **more: Any) -> dict[str, Any]:
+    """The ends of intervals, each a value with its lower and upper end."""
+    estimates = list(estimates)
     return {
         "type": "data",
         "symmetric": False,
-        "array": [one.high - one.mean for one in intervals],
-        "arrayminus": [one.mean - one.low for one in intervals],
+        "array": [max(high - value, 0) for value, _, high in estimates],
+        "arrayminus": [max(value - low, 0) for value, low, _ in estimates],
         "thickness": 1.5,
         "width": 4,
+        **more,
     }
 
 
@@ -153,7 +168,7 @@ def curves(
 
 def mark_x(figure: Any, at: float, text: str) -> None:
     """A dotted line up the figure, named at its top."""
-    figure.add_vline(x=at, line={"dash": "dot", "width": 1, "color": SPLITS["train"].colour})
+    figure.add_vline(x=at, line=DOTTED)
     named = sum(trace.showlegend is not False for trace in figure.data)
     legend = figure.layout.showlegend or (figure.layout.showlegend is None and named > 1)
     # Above the figure, where it crosses no line, unless the legend is there.

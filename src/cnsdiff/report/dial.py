@@ -16,7 +16,7 @@ from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.report.accuracy import Measured
-from cnsdiff.report.charts import chart, mark_x
+from cnsdiff.report.charts import chart, mark_x, ring
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.training.selection import as_configured, some_users
 
@@ -24,8 +24,10 @@ from cnsdiff.training.selection import as_configured, some_users
 DIALS = (-4.0, -2.0, -1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Users of each split whose lists are read at every dial.
 USERS = 1_000
+_OWN = "this run"
 
-Readings = dict[float, dict[str, float]]
+#: By split and dial, the value of each metric.
+Readings = dict[str, dict[float, dict[str, float]]]
 
 
 def dial_blocks(
@@ -45,7 +47,7 @@ def dial_blocks(
     config
         What chose its dial.
     dataset
-        With the splits and the exposures.
+        With the splits and the exposure.
     held_out
         The tests, to describe; nothing is chosen by them.
     references
@@ -53,58 +55,41 @@ def dial_blocks(
     metric
         With its cut-off.
     """
-    gammas = tuple(sorted({*DIALS, model.dial}))
     scorer = EmbeddingScorer(model.user_embeddings, model.item_embeddings)
-    score = exposure_score(dataset)
-    found: dict[str, Readings] = {}
-    some = {split: some_users(pairs, USERS) for split, pairs in held_out.items()}
-    for split, pairs in some.items():
-        found[split] = readings(
-            scorer, score, pairs, model.train, gammas=gammas, ks=config.evaluation.ks
-        )
-    selecting = config.training.selection_metrics[0]
-    if "valid" in dataset.split_names and config.training.selection_split == "valid":
+    exposure = exposure_score(dataset)
+    gammas, ks = tuple(sorted({*DIALS, model.dial})), config.evaluation.ks
+    tests = {split: some_users(pairs, USERS) for split, pairs in held_out.items()}
+    values: Readings = {
+        split: readings(scorer, exposure, pairs, model.train, gammas=gammas, ks=ks)
+        for split, pairs in tests.items()
+    }
+    # What chose the dial: validation, as training expected the shift.
+    training = config.training
+    if "valid" in dataset.split_names and training.selection_split == "valid":
         valid = some_users(dataset.split("valid"), USERS)
-        anticipated = config.training.anticipated
-        asked = (
-            ()
-            if anticipated is None
-            else (
-                as_configured(
-                    anticipated,
-                    config.training,
-                    valid,
-                    model.train,
-                    config.evaluation.ks,
-                    exposure_counts(dataset).numpy(),
-                ),
-            )
+        expected = []
+        if (shift := training.anticipated) is not None:
+            counts = exposure_counts(dataset).numpy()
+            expected = [as_configured(shift, training, valid, model.train, ks, counts)]
+        values["valid"] = readings(
+            scorer, exposure, valid, model.train, gammas=gammas, ks=ks, anticipations=expected
         )
-        found["valid"] = readings(
-            scorer,
-            score,
-            valid,
-            model.train,
-            gammas=gammas,
-            ks=config.evaluation.ks,
-            anticipations=asked,
-        )
-    blocks: list[Block] = [Prose(_chosen(model.dial, config))]
+    blocks: list[Block] = [Prose(_choice(model.dial, config))]
     if set(held_out) == {"test_iid", "test_ood"}:
-        blocks.append(_frontier(found, some, references, model.dial, metric))
-    blocks.append(_along(found, model.dial, {"valid": selecting}, metric))
+        blocks.append(_frontier(values, tests, references, model.dial, metric))
+    blocks.append(_along(values, model.dial, training.selection_metrics[0], metric))
     return blocks
 
 
-def _chosen(dial: float, config: Config) -> str:
+def _choice(dial: float, config: Config) -> str:
     training = config.training
     how = {
         "auto": f"It was chosen on validation alone, by **{training.selection_metrics[0]}**",
         "off": "It was switched off when training",
     }.get(str(training.dial), "It was fixed when training")
     return (
-        "The dial adds a share of the environment to every score: below 0 popularity counts for "
-        "less than in training, above 0 for more. One training serves all of it. "
+        "The dial adds a share of an item's exposure to every score: below 0 popularity counts "
+        "for less than in training, above 0 for more. One training serves all of it. "
         f"This model is read at **{in_words(dial)}**. {how}; the curves below describe what the "
         "tests would have shown, and chose nothing. Picking a dial from them would be picking on "
         "the test."
@@ -112,29 +97,33 @@ def _chosen(dial: float, config: Config) -> str:
 
 
 def _frontier(
-    found: Mapping[str, Readings],
-    some: Mapping[str, Split],
+    values: Readings,
+    tests: Mapping[str, Split],
     references: Sequence[Measured],
     dial: float,
     metric: str,
 ) -> Figure:
-    figure = chart(x=f"IID {metric_title(metric)}", y=f"OOD {metric_title(metric)}", height=440)
-    gammas = list(found["test_iid"])
+    title = metric_title(metric)
+    gammas = list(values["test_iid"])
     iid, ood = (
-        [found[split][gamma][metric] for gamma in gammas] for split in ("test_iid", "test_ood")
+        [values[split][gamma][metric] for gamma in gammas] for split in ("test_iid", "test_ood")
     )
-    others = {
-        one.name: tuple(_mean_of(one, split, some[split], metric) for split in some)
-        for one in references
+    # The references on the same users.
+    points = {
+        reference.name: tuple(
+            _mean_of(reference, split, tests[split], metric) for split in ("test_iid", "test_ood")
+        )
+        for reference in references
     }
-    styles = method_styles(["this run", *others])
+    styles = method_styles([_OWN, *points])
+    figure = chart(x=f"IID {title}", y=f"OOD {title}", height=440)
     figure.add_scatter(
         x=iid,
         y=ood,
         mode="lines+markers",
-        name="this run, by its dial",
-        marker={**styles["this run"].marker, "size": 6},
-        line=styles["this run"].line,
+        name=f"{_OWN}, by its dial",
+        marker={**styles[_OWN].marker, "size": 6},
+        line=styles[_OWN].line,
         text=[f"dial {gamma:g}" for gamma in gammas],
         hovertemplate="%{text}: IID %{x:.4f}, OOD %{y:.4f}<extra></extra>",
     )
@@ -151,57 +140,49 @@ def _frontier(
         name="the chosen dial",
         text=[f"chosen: {dial:g}"],
         textposition="top right",
-        marker={
-            "symbol": "circle-open",
-            "size": 17,
-            "line": {"width": 3},
-            "color": styles["this run"].colour,
-        },
+        marker=ring(styles[_OWN].colour),
         hoverinfo="skip",
     )
-    for name, (x, y) in others.items():
+    for name, (x, y) in points.items():
         figure.add_scatter(
             x=[x], y=[y], mode="markers", name=name, marker={**styles[name].marker, "size": 11}
         )
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(rangemode="tozero")
-    numbers = pl.DataFrame(
-        [("this run", gamma, x, y) for gamma, x, y in zip(gammas, iid, ood, strict=True)]
-        + [(name, None, x, y) for name, (x, y) in others.items()],
-        schema={"method": pl.String, "dial": pl.Float64, "iid": pl.Float64, "ood": pl.Float64},
-        orient="row",
-    )
+    n_users = {split: np.unique(pairs.users).size for split, pairs in tests.items()}
+    of_users = " and ".join(f"{n:,} users of the {SPLIT_TITLES[s]}" for s, n in n_users.items())
     return Figure(
         "The frontier between the two tests",
-        f"{metric_title(metric)} on either test as the dial turns (numbers along the line). "
-        f"Further right is better today, further up better after the shift. {_of_users(some)}",
+        f"{title} on either test as the dial turns (numbers along the line). Further right is "
+        f"better today, further up better after the shift. Of {of_users}.",
         figure,
-        numbers,
+        pl.DataFrame(
+            [(_OWN, gamma, x, y) for gamma, x, y in zip(gammas, iid, ood, strict=True)]
+            + [(name, None, x, y) for name, (x, y) in points.items()],
+            schema={"method": pl.String, "dial": pl.Float64, "iid": pl.Float64, "ood": pl.Float64},
+            orient="row",
+        ),
     )
 
 
-def _along(
-    found: Mapping[str, Readings], dial: float, selecting: Mapping[str, str], metric: str
-) -> Figure:
+def _along(values: Readings, dial: float, selecting: str, metric: str) -> Figure:
     figure = chart(x="dial", y="share of its own best")
-    columns: dict[str, Any] = {}
-    for split, values in found.items():
-        own = selecting.get(split, metric)
-        reached = np.array([reading[own] for reading in values.values()])
+    gammas = list(next(iter(values.values())))
+    columns: dict[str, Any] = {"dial": gammas}
+    for split, by_dial in values.items():
+        own = selecting if split == "valid" else metric
+        reached = columns[f"{split}/{own}"] = np.array([each[own] for each in by_dial.values()])
         best = reached.max()
-        columns["dial"] = list(values)
-        columns[f"{split}/{own}"] = reached
-        title = SPLIT_TITLES[split] if split != "valid" else f"validation, {metric_title(own)}"
+        title = SPLIT_TITLES[split]
         # Evenly spaced dials: most of what happens, happens around 0.
         figure.add_scatter(
-            x=list(range(len(values))),
+            x=list(range(len(gammas))),
             y=reached / best if best else reached,
             mode="lines+markers",
-            name=title,
+            name=f"{title}, {metric_title(own)}" if split == "valid" else title,
             marker={**SPLITS[split].marker, "size": 7},
             line=SPLITS[split].line,
         )
-    gammas = columns["dial"]
     mark_x(figure, gammas.index(dial), f"chosen: {dial:g}")
     figure.update_xaxes(
         tickmode="array", tickvals=list(range(len(gammas))), ticktext=[f"{g:g}" for g in gammas]
@@ -216,14 +197,8 @@ def _along(
     )
 
 
-def _mean_of(one: Measured, split: str, some: Split, metric: str) -> float:
-    frame = one.splits[split].per_user
-    assert frame is not None
-    users = pl.Series(np.unique(some.users))
-    return float(frame.filter(pl.col("user").is_in(users.implode()))[metric].to_numpy().mean())
-
-
-def _of_users(some: Mapping[str, Split]) -> str:
-    counts = {split: np.unique(pairs.users).size for split, pairs in some.items()}
-    told = " and ".join(f"{n:,} users of the {SPLIT_TITLES[split]}" for split, n in counts.items())
-    return f"Of {told}."
+def _mean_of(model: Measured, split: str, pairs: Split, metric: str) -> float:
+    """Over the users of ``pairs``, some of those of the split."""
+    users = pl.Series(np.unique(pairs.users))
+    own = model.per_user(split).filter(pl.col("user").is_in(users.implode()))
+    return float(own[metric].to_numpy().mean())

@@ -6,36 +6,45 @@ import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
+from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.data import Dataset, Split, load_dataset
+from cnsdiff.diagnostics import describe
 from cnsdiff.display.progress import Reporting
-from cnsdiff.display.tables import Cell, Column, Table
-from cnsdiff.display.wording import metric_title
+from cnsdiff.display.tables import Column, Table
+from cnsdiff.display.wording import (
+    SPLIT_TITLES,
+    metric_title,
+    number,
+    number_span,
+    percent,
+    percent_span,
+)
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
-from cnsdiff.recommender import run_directory
+from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.run_directory import history_table, read_manifest
 from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
+    ALPHA,
     Measured,
+    Standing,
     accuracy_blocks,
     measure_model,
+    slice_blocks,
     stand,
     tests_of,
 )
+from cnsdiff.report.dataset import shift_blocks
 from cnsdiff.report.dial import dial_blocks
 from cnsdiff.report.document import Block, Document, Facts, Prose, Section, Source, verbatim
 from cnsdiff.report.negatives import negative_blocks
-from cnsdiff.report.run_next import next_steps
-from cnsdiff.report.run_verdict import verdict_on_tests, verdict_without_tests
-from cnsdiff.report.shift import shift_blocks
-from cnsdiff.report.slices import slice_blocks
 from cnsdiff.report.training import training_blocks
 
 #: Items up to which EASE is fitted here: its time grows with their cube, and takes minutes beyond.
@@ -66,67 +75,76 @@ def run_document(
     InputError
         ``dataset`` is not the one the run was trained on.
     """
-    told = reporter or Reporting()
-    parts = run_directory.read_run(path)
+    reporter = reporter or Reporting()
     model = Recommender.load(path)
+    config, history = model.config_, history_table(model.history_)
     data, missing = _dataset_of(model, path, dataset)
     metric = _metric(model)
-    sampler, backbone = model.config_.sampler.name, model.config_.backbone.name
-    trained_on = parts["manifest"]["dataset"]
-    title = f"{backbone} + {sampler} on {trained_on['name']} ({trained_on['scenario']})"
     sections: list[Section] = []
-    verdict = summary = ""
+
+    # What it reaches on the tests, or what is known without them.
     held_out = tests_of(data) if data is not None else {}
     if data is not None and held_out:
-        measured, left_out = _measure(model, data, held_out, path, told)
-        told.note("comparing them by resampling users")
+        measured, left_out = _measure(model, data, held_out, path, reporter)
+        reporter.note("comparing them by resampling users")
         standing = stand(measured, metric, seed)
         verdict, summary = verdict_on_tests(standing, data)
-        summary += "".join(f"\n\n{sentence}" for sentence in left_out)
-        sections.append(Section("Accuracy", accuracy_blocks(standing)))
-        sections.append(
-            Section("Slices", slice_blocks(measured, held_out, model.model_.train, metric, seed))
-        )
-        told.note("turning the dial")
-        dial = dial_blocks(model.model_, model.config_, data, held_out, measured[1:], metric)
-        sections.append(Section("Dial", dial))
+        summary = "\n\n".join([summary, *left_out])
+        slices = slice_blocks(measured, held_out, model.model_.train, metric, seed)
+        reporter.note("turning the dial")
+        dial = dial_blocks(model.model_, config, data, held_out, measured[1:], metric)
+        sections += [
+            Section("Accuracy", accuracy_blocks(standing)),
+            Section("Slices", slices),
+            Section("Dial", dial),
+        ]
     else:
-        verdict, summary = verdict_without_tests(model, parts["history"], missing)
+        verdict, summary = verdict_without_tests(model, history, missing)
         if (known := _last_evaluation(path, metric)) is not None:
             sections.append(Section("Accuracy", [known]))
+
+    # What the sampler makes, and how far the splits are apart.
     if data is not None:
-        told.note("asking the trained sampler for negatives")
-        sections.append(
-            Section("Negatives", _or_why_not(lambda: negative_blocks(model, data, seed)))
-        )
-        told.note("measuring the shift")
-        sections.append(Section("Shift", _or_why_not(lambda: shift_blocks(data, seed))))
-    metrics = (model.config_.training.selection_metrics[0], *_plain_metrics(metric))
-    history = training_blocks(parts["history"], model.best_epoch_, tuple(dict.fromkeys(metrics)))
-    sections.append(Section("Training", history))
-    sections.append(Section("Next", next_steps(path, model, data, missing)))
-    sections.append(Section("Run", _provenance(path, parts, model)))
+        reporter.note("asking the trained sampler for negatives")
+        negatives = _or_why_not(lambda: negative_blocks(model, data, seed))
+        reporter.note("measuring the shift")
+        shift = _or_why_not(lambda: shift_blocks(describe(data, seed=seed)))
+        sections += [Section("Negatives", negatives), Section("Shift", shift)]
+
+    # What the run holds itself.
+    k = metric.partition("@")[2]
+    metrics = dict.fromkeys((config.training.selection_metrics[0], f"ndcg@{k}", f"recall@{k}"))
+    sections += [
+        Section("Training", training_blocks(history, model.best_epoch_, tuple(metrics))),
+        Section("Next", [next_commands(path, model, data, missing)]),
+        Section("Run", _provenance(path, model, history)),
+    ]
+    trained_on = model.trained_on_
+    title = (
+        f"{config.backbone.name} + {config.sampler.name} on {trained_on['name']} "
+        f"({trained_on['scenario']})"
+    )
     return Document(title, verdict, sections, summary)
 
 
 def _dataset_of(
-    model: Recommender, path: Path, given: Path | None
+    model: Recommender, path: Path, moved_to: Path | None
 ) -> tuple[Dataset | None, str | None]:
     """The dataset of the run, or why there is none."""
-    place = given or model.dataset_path_
+    place = moved_to or model.dataset_path_
     if place is None:
         return None, "It was trained on a dataset in memory"
     try:
         data = load_dataset(place)
     except CnsdiffError:
-        if given is not None:
+        if moved_to is not None:
             raise
         return None, f"Its dataset is no longer in {place}"
     if data.fingerprint != model.trained_on_["fingerprint"]:
-        if given is not None:
+        if moved_to is not None:
             raise InputError(
-                f"{given}: is not the dataset that {path} was trained on, or its content changed; "
-                "name that one"
+                f"{moved_to}: is not the dataset that {path} was trained on, or its content "
+                "changed; name that one"
             )
         return None, f"The dataset in {place} is no longer the one that it was trained on"
     return data, None
@@ -139,26 +157,20 @@ def _metric(model: Recommender) -> str:
     return chosen if name in ACCURACY and k.isdigit() and int(k) in ks else f"ndcg@{max(ks)}"
 
 
-def _plain_metrics(metric: str) -> tuple[str, ...]:
-    _, _, k = metric.partition("@")
-    return (f"ndcg@{k}", f"recall@{k}")
-
-
 def _measure(
     model: Recommender,
     data: Dataset,
     held_out: Mapping[str, Split],
     path: Path,
-    told: Reporting,
+    reporter: Reporting,
 ) -> tuple[list[Measured], list[str]]:
     """The run and the references on the tests, and what was left out, a sentence each."""
     train, ks = model.model_.train, model.config_.evaluation.ks
-    told.note(f"ranking for the users of {data.name}")
-    own = measure_model(
-        f"{model.config_.sampler.name} (this run)", model.model_.scorer(), held_out, train, ks
-    )
-    measured, left_out = [own], []
-    failed: dict[str, str] = {}
+    reporter.note(f"ranking for the users of {data.name}")
+    name = f"{model.config_.sampler.name} (this run)"
+    measured = [measure_model(name, model.model_.scorer(), held_out, train, ks)]
+    left_out: list[str] = []
+    failures: dict[str, str] = {}
     for name in STANDARD:
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
@@ -166,40 +178,32 @@ def _measure(
                 f"`{verbatim(Command('evaluate', path, references=True))}` measures it."
             )
             continue
-        told.note(f"fitting {name}")
-        with left_out_if_it_fails(name, failed):
+        reporter.note(f"fitting {name}")
+        with left_out_if_it_fails(name, failures):
             reference = REFERENCES[name]().fit(data)
             measured.append(measure_model(name, reference, held_out, train, ks))
-    left_out += [f"{name} is left out: {reason}." for name, reason in failed.items()]
+    left_out += [f"{name} is left out: {reason}." for name, reason in failures.items()]
     return measured, left_out
 
 
 def _last_evaluation(path: Path, metric: str) -> Block | None:
-    """What ``cnsdiff evaluate`` found last, if it did: without intervals."""
+    """What ``cnsdiff evaluate`` wrote last, if it did: without intervals."""
     file = path / "metrics.parquet"
     if not file.is_file():
         return None
+    name, _, k = metric.partition("@")
     try:
-        found = read_parquet(file)
-        name, _, k = metric.partition("@")
-        chosen = found.filter(pl.col("metric") == name, pl.col("k") == int(k))
+        chosen = read_parquet(file).filter(pl.col("metric") == name, pl.col("k") == int(k))
         wide = chosen.pivot("split", index="model", values="value", maintain_order=True)
-        splits = wide.columns[1:]
-        rows = tuple(
-            (
-                (str(row["model"]),),
-                tuple(Cell(math.nan if row[s] is None else float(row[s])) for s in splits),
-            )
-            for row in wide.iter_rows(named=True)
-        )
+        rows = [([str(model)], values) for model, *values in wide.iter_rows()]
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError):
         return Prose("The file `metrics.parquet` of the run is damaged; evaluate it again.")
-    return Table(
+    return Table.of(
         f"{metric_title(metric)} when it was last evaluated",
-        ("method",),
-        tuple(Column(split, split) for split in splits),
+        ["method"],
+        [Column(split, SPLIT_TITLES.get(split, split)) for split in wide.columns[1:]],
         rows,
-        ("from metrics.parquet of the run; without the dataset there are no intervals",),
+        "from metrics.parquet of the run; without the dataset there are no intervals",
     )
 
 
@@ -211,24 +215,162 @@ def _or_why_not(build: Callable[[], list[Block]]) -> list[Block]:
         return [Prose(f"Left out: {verbatim(error)}")]
 
 
-def _provenance(path: Path, parts: Mapping[str, Any], model: Recommender) -> list[Block]:
-    manifest, history = parts["manifest"], parts["history"]
-    versions = manifest["versions"]
+# --- The verdict
+
+
+def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
+    """One sentence, and what has to be known beside it."""
+    own, *others = standing.measured
+    metric, title = standing.metric, metric_title(standing.metric)
+    judged = "test_ood" if "test_ood" in own.splits else "test_iid"
+    means = {split: own.splits[split][metric] for split in own.splits}
+
+    def best_on(split: str) -> tuple[Measured, float]:
+        best = max(others, key=lambda other: other.splits[split][metric])
+        return best, best.splits[split][metric]
+
+    # Beside the best reference.
+    best, reached = best_on(judged)
+    if reached:
+        times = f"{means[judged] / reached:.2f} × the best reference ({best.name})"
+    else:
+        times = f"where the best reference ({best.name}) has 0"
+    gap = standing.differences[best.name, judged]
+    chance = "more than" if gap.p_value < ALPHA else "within what"
+    summary = (
+        f"The difference to that reference is {chance} chance makes "
+        f"({number(gap.difference, signed=True)}, 95% interval "
+        f"{number_span(gap.low, gap.high, signed=True)}, paired bootstrap over users)."
+    )
+    if len(means) < 2:
+        other = SPLIT_TITLES["test_ood" if judged == "test_iid" else "test_iid"]
+        return (
+            f"{title} of {number(means[judged])} on the {SPLIT_TITLES[judged]}, {times}.",
+            f"{summary} The dataset has no {other}, so what the shift costs is not known.",
+        )
+
+    # What it keeps under the shift, and what the references keep.
+    kept = standing.kept[own.name]
+    shift = "shift" if data.scenario == "given" else f"{data.scenario} shift"
+    moved = f"{number(means['test_iid'])}\u00a0→\u00a0{number(means['test_ood'])}"
+    if math.isnan(kept.mean):
+        verdict = f"{title} under the {shift}: {moved}, {times}."
+    elif kept.mean >= 1:
+        verdict = f"Loses nothing of its {title} under the {shift} ({moved}), {times}."
+    else:
+        verdict = f"Keeps {_share(kept)} of its {title} under the {shift} ({moved}), {times}."
+    keeps = [
+        f"{other.name} {_share(standing.kept[other.name])}"
+        for other in others
+        if not math.isnan(standing.kept[other.name].mean)
+    ]
+    if keeps:
+        summary += f" The references keep: {', '.join(keeps)}."
+
+    # What that costs today.
+    today, reached = best_on("test_iid")
+    if reached > 0:
+        summary += (
+            f" What it costs today: on the IID test it has **{means['test_iid'] / reached:.2f} ×** "
+            f"the best reference ({verbatim(today.name)})."
+        )
+    return verdict, summary + " [What to run next](#next)."
+
+
+def _share(kept: Interval) -> str:
+    inside = "" if math.isnan(kept.low) else f" ({percent_span(kept.low, kept.high)})"
+    return percent(kept.mean, 0) + inside
+
+
+def verdict_without_tests(
+    model: Recommender, history: pl.DataFrame, missing: str | None
+) -> tuple[str, str]:
+    """One sentence on what validation says, and why the tests say nothing."""
+    selecting = model.config_.training.selection_metrics[0]
+    best = history.filter(pl.col("epoch") == model.best_epoch_)
+    reached = "Trained"
+    if best.height and (column := f"valid/{selecting}") in best.columns:
+        reached = f"{metric_title(selecting)} of {number(best[column][0])} on validation"
+    verdict = f"{reached} at epoch {model.best_epoch_}; nothing is known of a test."
+    why = missing or "Its dataset has no test split"
+    mend = (
+        "name where it is now with `--dataset` for the rest of this report"
+        if missing
+        else "prepare it with a test for the rest of this report"
+    )
+    return verdict, f"{verbatim(why)}: {mend}. [What to run next](#next)."
+
+
+# --- What to run next, and where the run came from
+
+
+def next_commands(
+    path: Path, model: Recommender, data: Dataset | None, missing: str | None
+) -> Source:
+    """The commands that go on from the run in ``path``."""
+    commands = []
+    if missing:
+        whole = "The whole of this report needs the dataset:"
+        commands.append(Command("report", path, dataset="DATASET", purpose=whole))
+    lists = "Lists for some users, as this model serves them:"
+    commands.append(Command("recommend", path, users=model.users_[0], k=10, purpose=lists))
+    if data is not None and data.path is not None:
+        commands += _more_trainings(path, model, data.path, data.scenario)
+        false = "How many of the sampler's negatives are false:"
+        judge = {"references": True, "false_negatives": "valid"}
+        commands.append(Command("evaluate", path, **judge, purpose=false))
+    text = "".join(f"# {command.purpose}\n{command}\n" for command in commands)
+    return Source("next.sh", text)
+
+
+def _more_trainings(path: Path, model: Recommender, data: Path, scenario: str) -> list[Command]:
+    """Other trainings on the same dataset."""
+    expected = SHIFTS.get(scenario)
+    chosen = model.config_.training.select_on
+    same = {"config": path / "config.yaml"}
+    commands = []
+    if expected is not None and chosen != expected.anticipate:
+        purpose = (
+            f"The same, with epoch and dial chosen for a {scenario} shift, still on validation "
+            f"alone (this run: {chosen}):"
+        )
+        out = f"{path}-{expected.anticipate}"
+        commands.append(
+            Command("train", data, **same, **expected.options, out=out, purpose=purpose)
+        )
+    elif expected is None and chosen == "valid":
+        purpose = (
+            "The same, with epoch and dial chosen for a shift of popularity, if that is what you "
+            "expect:"
+        )
+        select = {"select_on": "inverse-popularity", "out": f"{path}-anticipated"}
+        commands.append(Command("train", data, **same, **select, purpose=purpose))
+    if model.config_.sampler.name != "exposure":
+        options = expected.options if expected else {"select_on": "valid"}
+        default = "The default sampler, for comparison:"
+        commands.append(Command("train", data, **options, out=f"{path}-default", purpose=default))
+    luck = "How much of this is luck of the seed:"
+    again = Command("train", data, **same, seed=1, out=f"{path}-seed-1", purpose=luck)
+    return [*commands, again]
+
+
+def _provenance(path: Path, model: Recommender, history: pl.DataFrame) -> list[Block]:
+    manifest, trained_on = read_manifest(path), model.trained_on_
     facts = [
-        ("users", f"{len(parts['users']):,}"),
-        ("items", f"{len(parts['items']):,}"),
-        ("training pairs", f"{len(parts['train']):,}"),
-        ("epochs", f"{manifest['epochs']}, the best {manifest['best_epoch']}"),
+        ("users", f"{len(model.users_):,}"),
+        ("items", f"{len(model.items_):,}"),
+        ("training pairs", f"{model.model_.train.nnz:,}"),
+        ("epochs", f"{history.height}, the best {model.best_epoch_}"),
         ("seconds of training", f"{history['seconds'].sum():,.0f}"),
         ("dial", in_words(model.dial_)),
         ("seed", str(model.config_.seed)),
         ("written by", manifest["created_by"]),
-        ("Python", versions["python"]),
-        ("torch", versions["torch"]),
-        ("numpy", versions["numpy"]),
+        ("Python", manifest["versions"]["python"]),
+        ("torch", manifest["versions"]["torch"]),
+        ("numpy", manifest["versions"]["numpy"]),
         ("this report by", f"cnsdiff {version('cnsdiff')}"),
-        ("dataset", f"{manifest['dataset']['name']} ({manifest['dataset']['scenario']})"),
-        ("fingerprint of the dataset", manifest["dataset"]["fingerprint"]),
+        ("dataset", f"{trained_on['name']} ({trained_on['scenario']})"),
+        ("fingerprint of the dataset", trained_on["fingerprint"]),
         ("fingerprint of the configuration", manifest["config_fingerprint"]),
         ("run", str(path)),
     ]
