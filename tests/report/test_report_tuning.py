@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,11 +28,15 @@ CONFIG = {
     "training": {"lr": 0.5},
 }
 SHARES = {
-    "training.lr": Share(0.6, 0.5, 0.7),
-    "backbone.dim": Share(0.2, 0.1, 0.3),
-    "objective.repulsion": Share(0.15, 0.1, 0.2),
-    "backbone.layers": Share(0.05, 0.0, 0.1),
+    "training.lr": Share(share=0.6, low=0.5, high=0.7),
+    "backbone.dim": Share(share=0.2, low=0.1, high=0.3),
+    "objective.repulsion": Share(share=0.15, low=0.1, high=0.2),
+    "backbone.layers": Share(share=0.05, low=0.0, high=0.1),
 }
+
+
+def shares_of(n_trials: int, leader: str | None = "training.lr") -> Importances:
+    return Importances(shares=SHARES, n_trials=n_trials, leader=leader)
 
 
 def trial(number: int, value: float | None, state="completed", lr=0.01, **more) -> Trial:
@@ -45,7 +48,8 @@ def trial(number: int, value: float | None, state="completed", lr=0.01, **more) 
     }
     curve = () if value is None else ((1, value / 2), (2, value))
     known = value is not None
-    return Trial(number, state, setting, value, 2 * known, 2 * known, curve=curve, **more)
+    course = {"value": value, "best_epoch": 2 * known, "epochs": 2 * known, "curve": curve}
+    return Trial(number=number, state=state, setting=setting, **course, **more)
 
 
 TRIALS = (
@@ -59,8 +63,17 @@ TRIALS = (
 
 def study(*trials: Trial, **changes) -> Study:
     dataset = {"name": "shop", "scenario": "temporal", "path": "data/shop", "fingerprint": "f"}
-    made = Study(dataset, "ndcg@20", CONFIG, SPACES, ("objective.l2 is left out",), 8, True, trials)
-    return replace(made, **changes)
+    facts = {
+        "dataset": dataset,
+        "objective": "ndcg@20",
+        "config": CONFIG,
+        "searched": SPACES,
+        "left_out": ("objective.l2 is left out",),
+        "asked": 8,
+        "pruning": True,
+        "trials": trials,
+    }
+    return Study(**{**facts, **changes})
 
 
 def report(study: Study, folder: Path) -> Document:
@@ -80,7 +93,10 @@ def words(document: Document, title: str) -> str:
 
 
 def test_it_begins_with_the_verdict_and_what_to_make_of_it(tmp_path):
-    found = report(study(*TRIALS, importances=Importances(SHARES, 9, "training.lr")), tmp_path)
+    found = report(
+        study(*TRIALS, importances=shares_of(9)),
+        tmp_path,
+    )
     assert found.title == "Tuning on shop"
     assert found.verdict == (
         "The best of 5 settings reaches NDCG@20 0.3000 on validation, 20.0% over the "
@@ -94,7 +110,10 @@ def test_it_begins_with_the_verdict_and_what_to_make_of_it(tmp_path):
 
 
 def test_what_was_searched_beside_what_is_best(tmp_path):
-    found = report(study(*TRIALS, importances=Importances(SHARES, 9, "training.lr")), tmp_path)
+    found = report(
+        study(*TRIALS, importances=shares_of(9)),
+        tmp_path,
+    )
     (facts,) = blocks(found, "Result", Facts)
     facts = dict(facts.rows)
     assert facts["best"] == "0.3000, trial 2"
@@ -135,16 +154,22 @@ def test_the_search_shows_every_trial(tmp_path):
 
 
 def test_importances_and_how_rough_they_are(tmp_path):
-    settled = report(study(*TRIALS, importances=Importances(SHARES, 40, "training.lr")), tmp_path)
+    settled = report(
+        study(*TRIALS, importances=shares_of(40)),
+        tmp_path,
+    )
     (figure,) = blocks(settled, "Importance", Figure)
     assert figure.data["setting"].to_list() == list(SHARES)
     assert list(figure.figure.data[0].y) == list(SHARES)[::-1]
     assert "rough" not in words(settled, "Importance")
-    few = report(study(*TRIALS, importances=Importances(SHARES, 9, "training.lr")), tmp_path)
+    few = report(
+        study(*TRIALS, importances=shares_of(9)),
+        tmp_path,
+    )
     assert "9 completed trials for 4 settings, and that training.lr comes first is settled" in (
         words(few, "Importance")
     )
-    open_ = report(study(*TRIALS, importances=Importances(SHARES, 40, None)), tmp_path)
+    open_ = report(study(*TRIALS, importances=shares_of(40, None)), tmp_path)
     assert "depends on which trials are left out" in words(open_, "Importance")
     none = report(study(*TRIALS), tmp_path)
     assert not blocks(none, "Importance", Figure)

@@ -31,7 +31,9 @@ def trials(n: int, value=lambda setting: np.log10(setting["rate"])) -> list[Tria
             "rate": float(10 ** rng.uniform(-3, -1)),
             "steps": int(rng.integers(1, 10)),
         }
-        found.append(Trial(number, "completed", setting, value=float(value(setting))))
+        found.append(
+            Trial(number=number, state="completed", setting=setting, value=float(value(setting)))
+        )
     return found
 
 
@@ -43,7 +45,7 @@ def test_the_setting_that_makes_the_difference_leads():
     assert sum(share.share for share in found.shares.values()) == pytest.approx(1)
     assert all(0 <= share.low <= share.high <= 1 for share in found.shares.values())
     assert found.n_trials == 16
-    assert Importances.from_json(found.as_json()) == found
+    assert Importances.model_validate(found.model_dump(mode="json")) == found
 
 
 def test_the_same_seed_gives_the_same_shares_and_another_others():
@@ -62,10 +64,10 @@ def test_nobody_leads_where_chance_decides():
 def test_only_what_was_trained_to_its_end_within_the_space_counts():
     known = trials(8)
     other = [
-        Trial(8, "pruned", known[0].setting, value=9.0),
-        Trial(9, "failed", known[0].setting),
-        Trial(10, "completed", known[0].setting, value=9.0, same_as=0),
-        Trial(11, "completed", {**known[0].setting, "rate": 0.5}, value=9.0),
+        Trial(number=8, state="pruned", setting=known[0].setting, value=9.0),
+        Trial(number=9, state="failed", setting=known[0].setting),
+        Trial(number=10, state="completed", setting=known[0].setting, value=9.0, same_as=0),
+        Trial(number=11, state="completed", setting={**known[0].setting, "rate": 0.5}, value=9.0),
     ]
     assert importances([*known, *other], SPACES, 0) == importances(known, SPACES, 0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -24,27 +23,30 @@ SPACES = {
 def trial(number: int, value: float | None, state="completed", lr=0.01, **more) -> Trial:
     setting = {"backbone.dim": 64, "training.lr": lr}
     curve = () if value is None else ((1, value / 2), (2, value))
-    return Trial(number, state, setting, value, 2, 2, curve=curve, **more)
+    course = {"value": value, "best_epoch": 2, "epochs": 2, "curve": curve}
+    return Trial(number=number, state=state, setting=setting, **course, **more)
 
 
 def study(*trials: Trial, importances: Importances | None = None) -> Study:
     dataset = {"name": "shop", "scenario": "temporal", "path": "/data/my shop", "fingerprint": "f"}
     return Study(
-        dataset,
-        "ndcg@20",
-        CONFIG,
-        SPACES,
-        ("objective.l2 is fixed",),
-        20,
-        True,
-        trials,
-        importances,
+        dataset=dataset,
+        objective="ndcg@20",
+        config=CONFIG,
+        searched=SPACES,
+        left_out=("objective.l2 is fixed",),
+        asked=20,
+        pruning=True,
+        trials=trials,
+        importances=importances,
     )
 
 
-FOUND = Importances(
-    {"training.lr": Share(0.61, 0.4, 0.8), "backbone.dim": Share(0.39, 0.1, 0.5)}, 9, "training.lr"
-)
+SHARES = {
+    "training.lr": Share(share=0.61, low=0.4, high=0.8),
+    "backbone.dim": Share(share=0.39, low=0.1, high=0.5),
+}
+FOUND = Importances(shares=SHARES, n_trials=9, leader="training.lr")
 
 
 def test_a_file_holds_all_of_it(tmp_path):
@@ -95,7 +97,7 @@ def test_the_best_of_equal_ones_is_the_first():
         ),
         (
             (trial(0, None, "failed"), trial(1, 0.3)),
-            replace(FOUND, leader=None),
+            FOUND.model_copy(update={"leader": None}),
             "The best of 2 settings reaches ndcg@20 0.3000 on validation.",
         ),
     ],
@@ -121,8 +123,11 @@ def test_whole_numbers_stay_whole_and_above_zero():
     spaces = {"n": Space(low=2, high=64, integer=True, log=True)}
 
     def best(n: int) -> dict[str, Space]:
-        tried = (Trial(0, "completed", {"n": 8}, 0.1), Trial(1, "completed", {"n": n}, 0.2))
-        return replace(study(*tried), spaces=spaces).wider()
+        tried = tuple(
+            Trial(number=at, state="completed", setting={"n": size}, value=0.1 + at)
+            for at, size in enumerate((8, n))
+        )
+        return study().model_copy(update={"trials": tried, "searched": spaces}).wider()
 
     assert best(64) == {"n": Space(low=2, high=256, integer=True, log=True)}
     assert best(2) == {"n": Space(low=1, high=64, integer=True, log=True)}
@@ -139,8 +144,10 @@ def test_the_table_of_trials():
     assert table["training.lr"].to_list() == [0.01, 0.002]
     assert table["backbone.dim"].dtype == pl.Int64
     assert table["value"].to_list() == [0.25, None]
-    mixed = replace(study(), spaces={"x": Space(choices=(1, "a", None))})
-    tried = tuple(Trial(n, "failed", {"x": x}) for n, x in enumerate((1, "a", None)))
+    mixed = study().model_copy(update={"searched": {"x": Space(choices=(1, "a", None))}})
+    tried = tuple(
+        Trial(number=n, state="failed", setting={"x": x}) for n, x in enumerate((1, "a", None))
+    )
     assert mixed.with_trials(tried).table()["x"].to_list() == ["1", "a", None]
     assert study().table().height == 0
 
@@ -183,7 +190,7 @@ def test_files_that_cannot_be_read(tmp_path, text, words):
         (("trials", 0, "value"), float("nan"), "trials.0.value: "),
         (("trials", 0, "setting"), {}, "trials.0.setting has no "),
         (("trials", 0, "setting", "training.lr"), [], "trials.0.setting.training.lr"),
-        (("trials", 0, "curve"), [[1]], "trials.0.curve.0: "),
+        (("trials", 0, "curve"), [[1]], "trials.0.curve.0.1: "),
         (("importances",), {"shares": {}, "n_trials": 3, "leader": "x"}, "importances: leader"),
         (("importances",), {"shares": {}, "n_trials": 3, "leader": None}, "importances are not"),
     ],

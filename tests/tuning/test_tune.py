@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import Annotated
 
 import optuna
@@ -39,7 +38,7 @@ LR = {"training.lr": Space(low=0.001, high=0.1, log=True)}
 
 def outcomes(trials) -> list[Trial]:
     """Trials without what the clock says of them."""
-    return [replace(trial, seconds=0.0) for trial in trials]
+    return [trial.model_copy(update={"seconds": 0.0}) for trial in trials]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -193,7 +192,7 @@ def test_a_kill_between_the_outcome_and_its_end_repeats_the_trial(
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     study = optuna.load_study(study_name="cnsdiff", storage=f"sqlite:///{tmp_path / 'study.db'}")
     trial = study.ask()
-    trial.set_user_attr("outcome", tuned.study.trials[-1].as_json())
+    trial.set_user_attr("outcome", tuned.study.trials[-1].model_dump(mode="json"))
     listening = Listening()
     again = tune(quick(), world, trials=11, out=tmp_path, reporter=listening)
     assert listening.told == [("begin", 11, 11)]

@@ -18,9 +18,18 @@ from cnsdiff.tuning.progress import (
 from cnsdiff.tuning.study import Trial
 
 SETTING = {"training.lr": 0.0123456, "backbone.dim": None}
-DONE = Trial(3, "completed", SETTING, 0.25, 4, 9, curve=((4, 0.25), (9, 0.2)))
-PRUNED = Trial(4, "pruned", SETTING, 0.125, 2, 6, curve=((2, 0.125),))
-FAILED = Trial(5, "failed", SETTING, error="a loss became NaN")
+REACHED = {"setting": SETTING, "value": 0.25, "best_epoch": 4, "epochs": 9}
+DONE = Trial(number=3, state="completed", curve=((4, 0.25), (9, 0.2)), **REACHED)
+PRUNED = Trial(
+    number=4,
+    state="pruned",
+    setting=SETTING,
+    value=0.125,
+    best_epoch=2,
+    epochs=6,
+    curve=((2, 0.125),),
+)
+FAILED = Trial(number=5, state="failed", setting=SETTING, error="a loss became NaN")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,7 @@ FAILED = Trial(5, "failed", SETTING, error="a loss became NaN")
         (PRUNED, "0.1250 pruned in epoch 6"),
         (FAILED, "FAILED: a loss became NaN"),
         (
-            Trial(6, "completed", SETTING, 0.25, 4, 9, same_as=3),
+            Trial(number=6, state="completed", same_as=3, **REACHED),
             "0.2500 in epoch 4 of 9 as trial 3, the same setting",
         ),
     ],

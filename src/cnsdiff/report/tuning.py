@@ -33,7 +33,7 @@ def tuning_document(path: Path) -> Document:
         Section("Next", list(_next(study, path))),
     ]
     return Document(
-        title=f"Tuning on {study.dataset['name']}",
+        title=f"Tuning on {study.dataset.name}",
         verdict=study.verdict(metric_title(study.objective)),
         sections=sections,
         summary=_summary(study),
@@ -61,7 +61,7 @@ def _result(study: Study) -> Iterator[Block]:
     seconds = sum(trial.seconds for trial in study.trials)
     counts = ", ".join(f"{study.count(state)} {state}" for state in STATES if study.count(state))
     rows = [
-        ("dataset", f"{study.dataset['name']} ({study.dataset['scenario']})"),
+        ("dataset", f"{study.dataset.name} ({study.dataset.scenario})"),
         ("judged by", f"{metric_title(study.objective)} on validation"),
         ("trials", f"{len(study.trials)} of {study.asked}: {counts or 'none'}"),
         ("time", clock(seconds)),

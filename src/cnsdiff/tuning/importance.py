@@ -62,11 +62,12 @@ def importances(
     for key in spaces:
         values = np.array([forest[key] for forest in forests])
         low, high = np.quantile(values, (0.1, 0.9))
-        shares[key] = Share(float(values.mean()), float(low), float(high))
+        shares[key] = Share(share=float(values.mean()), low=float(low), high=float(high))
     order = sorted(shares, key=lambda key: (-shares[key].share, key))
     first = sum(max(forest, key=lambda key: forest[key]) == order[0] for forest in forests)
     leader = order[0] if first >= _LEADS * len(forests) else None
-    return Importances({key: shares[key] for key in order}, len(known), leader)
+    shares = {key: shares[key] for key in order}
+    return Importances(shares=shares, n_trials=len(known), leader=leader)
 
 
 def _shares(trials: list[Trial], spaces: Mapping[str, Space], seed: int) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed
-from cnsdiff.base.storage import storage_error
-from cnsdiff.tuning.study import Trial
+from cnsdiff.base.storage import first_line, storage_error
+from cnsdiff.tuning.study import Setting, Trial
 
 #: Trials before the sampler learns from them, and before one is pruned by them.
 _STARTUP = 8
@@ -35,7 +36,7 @@ _STATES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialS
 class _AsGiven(optuna.samplers.BaseSampler):
     """Suggests the configuration as given."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Setting) -> None:
         self.given = given
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
@@ -50,28 +51,18 @@ class _AsGiven(optuna.samplers.BaseSampler):
         return self.given[param_name]
 
 
-class Asked:
-    """A trial under way.
+@dataclass(frozen=True)
+class Question:
+    """A trial under way: its number, from 0, and the setting that it tries."""
 
-    Attributes
-    ----------
-    number
-        From 0.
-    setting
-        What it tries.
-    """
-
-    def __init__(
-        self, number: int, setting: dict[str, Any], trial: optuna.Trial, database: Path | None
-    ) -> None:
-        self.number = number
-        self.setting = setting
-        self.trial = trial
-        self._database = database
+    number: int
+    setting: Setting
+    trial: optuna.Trial
+    database: Path | None
 
     def lags(self, epoch: int, value: float) -> bool:
         """Take in a validation; true if the trial lags behind the others and is to be pruned."""
-        with _guarded(self._database):
+        with _guarded(self.database):
             self.trial.report(value, epoch)
             return self.trial.should_prune()
 
@@ -82,7 +73,7 @@ class OptunaStudy:
     Parameters
     ----------
     database
-        File to keep it in; ``None`` keeps it in memory.
+        File to store it in; ``None`` for memory.
     spaces, given
         What is searched, and its values in the configuration as given.
     seed
@@ -104,7 +95,7 @@ class OptunaStudy:
         self,
         database: Path | None,
         spaces: Mapping[str, Space],
-        given: Mapping[str, Any],
+        given: Setting,
         *,
         seed: int,
         warmup: int | None,
@@ -120,7 +111,7 @@ class OptunaStudy:
         with _opening(database):
             storage = _storage(database)
 
-            def begun() -> optuna.Study:
+            def create() -> optuna.Study:
                 return optuna.create_study(
                     storage=storage,
                     study_name=_NAME,
@@ -129,23 +120,23 @@ class OptunaStudy:
                     pruner=pruner,
                 )
 
-            self._study = begun()
+            self._study = create()
             if self._study.user_attrs.get("identity", identity) != identity and not self.trials():
                 # Nothing would be mixed up: another study may begin in its place.
                 optuna.delete_study(study_name=_NAME, storage=storage)
-                self._study = begun()
+                self._study = create()
             self._require_same(identity)
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 # Left by a kill. It has no outcome, and its place will be taken.
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _require_same(self, identity: Mapping[str, str]) -> None:
-        found = self._study.user_attrs.get("identity")
-        if found is None:
+        before = self._study.user_attrs.get("identity")
+        if before is None:
             self._study.set_user_attr("identity", dict(identity))
             return
         for what, value in identity.items():
-            if found.get(what) != value:
+            if before.get(what) != value:
                 folder = None if self.database is None else self.database.parent
                 raise RunError(
                     f"{folder}: holds a study of another {what}; give the same {what} as before, "
@@ -156,9 +147,12 @@ class OptunaStudy:
         """All trials that have an outcome, in order."""
         with _guarded(self.database):
             settled = [t for t in self._study.get_trials(deepcopy=False) if _is_settled(t)]
-        return tuple(_as_trial(number, trial) for number, trial in enumerate(settled))
+        return tuple(
+            Trial.model_validate({**trial.user_attrs["outcome"], "number": number})
+            for number, trial in enumerate(settled)
+        )
 
-    def ask(self, number: int) -> Asked:
+    def ask(self, number: int) -> Question:
         """Begin the trial that comes after ``number`` trials."""
         if number == 0:
             sampler: optuna.samplers.BaseSampler = _AsGiven(self.given)
@@ -178,35 +172,30 @@ class OptunaStudy:
             setting = dict(self.given)
             if number:
                 setting = {k: self.spaces[k].short(trial.params[k]) for k in sorted(self.spaces)}
-        return Asked(number, setting, trial, self.database)
+        return Question(number, setting, trial, self.database)
 
-    def tell(self, asked: Asked, outcome: Trial) -> None:
-        """Keep the outcome of a trial."""
-        kept = outcome.as_json()
+    def tell(self, question: Question, outcome: Trial) -> None:
+        """Store the outcome of a trial."""
         state = next(state for state, name in _STATES.items() if name == outcome.state)
         with _guarded(self.database):
-            known = self._study.trials[asked.trial.number].intermediate_values
+            known = self._study.trials[question.trial.number].intermediate_values
             for epoch, value in outcome.curve:
                 if epoch not in known:
-                    asked.trial.report(value, epoch)
-            asked.trial.set_user_attr("outcome", kept)
+                    question.trial.report(value, epoch)
+            question.trial.set_user_attr("outcome", outcome.model_dump(mode="json"))
             completed = state is TrialState.COMPLETE
-            self._study.tell(asked.trial, outcome.value if completed else None, state=state)
+            self._study.tell(question.trial, outcome.value if completed else None, state=state)
 
-    def give_up(self, asked: Asked) -> None:
+    def give_up(self, question: Question) -> None:
         """End a trial without an outcome; its place will be taken."""
         with _guarded(self.database):
-            self._study.tell(asked.trial, state=TrialState.FAIL)
+            self._study.tell(question.trial, state=TrialState.FAIL)
 
 
 def _is_settled(trial: FrozenTrial) -> bool:
     """Whether it has an outcome; a kill may have come between that and the end of the trial."""
     outcome = trial.user_attrs.get("outcome")
     return outcome is not None and outcome["state"] == _STATES.get(trial.state)
-
-
-def _as_trial(number: int, trial: FrozenTrial) -> Trial:
-    return Trial.from_json({**trial.user_attrs["outcome"], "number": number})
 
 
 def _storage(database: Path | None) -> Any:
@@ -228,7 +217,7 @@ def _opening(database: Path | None) -> Iterator[None]:
             yield
     except (sqlite3.DatabaseError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise RunError(
-            f"{database}: is no database of a study, or is damaged ({_first_line(error)}); move it "
+            f"{database}: is no database of a study, or is damaged ({first_line(error)}); move it "
             "away to begin anew, or choose another directory"
         ) from error
 
@@ -244,10 +233,6 @@ def _guarded(database: Path | None) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, sqlite3.OperationalError):
             full = "full" in str(cause)
-            told = OSError(errno.ENOSPC, str(cause)) if full else cause
-            raise storage_error(database or Path("study"), told) from error
+            reason = OSError(errno.ENOSPC, str(cause)) if full else cause
+            raise storage_error(database or Path("study"), reason) from error
         raise
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,21 @@ from cnsdiff.training.progress import Reporter as TrainingReporter
 from cnsdiff.tuning.importance import importances
 from cnsdiff.tuning.progress import Reporter
 from cnsdiff.tuning.searches import Variants, choose_searches
-from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, DATABASE, Study, Trial, best_trial, opened
+from cnsdiff.tuning.study import (
+    BEST_CONFIG,
+    BEST_RUN,
+    DATABASE,
+    Setting,
+    StudiedDataset,
+    Study,
+    Trial,
+    TrialState,
+    best_trial,
+    opened,
+)
 
 if TYPE_CHECKING:
-    from cnsdiff.tuning.optuna_study import Asked, OptunaStudy
+    from cnsdiff.tuning.optuna_study import Question
 
 INSTALL = "install it with: pip install 'cnsdiff[tune]'"
 
@@ -69,7 +80,7 @@ class Tuned:
 
     @property
     def trials(self) -> pl.DataFrame:
-        """A row per trial; see :func:`~cnsdiff.tuning.study.trials_table`."""
+        """A row per trial; see :func:`~cnsdiff.tuning.study.Study.table`."""
         return self.study.table()
 
 
@@ -137,8 +148,16 @@ def tune(
     TrainingError
         Not one trial could be trained to its end.
     """
-    _require_one_process()
-    _require_optuna()
+    if place().count > 1:
+        raise ConfigError(
+            "a tuning runs in one process; start it without torchrun, and train the best "
+            "configuration with several"
+        )
+    try:
+        import optuna  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"tuning needs {error.name}; {INSTALL}") from error
     if trials < 1:
         raise ConfigError(f"a tuning needs 1 trial or more, not {trials}")
     variants = Variants(recommender)
@@ -150,10 +169,10 @@ def tune(
         )
     searches = choose_searches(variants, search=search, only=only, fixed=fixed)
     study = Study(
-        dataset=provenance(variants.config, dataset)["dataset"],
+        dataset=StudiedDataset.model_validate(provenance(variants.config, dataset)["dataset"]),
         objective=training.selection_metrics[0],
         config=variants.config.model_dump(mode="json"),
-        spaces=searches.spaces,
+        searched=searches.spaces,
         left_out=searches.left_out,
         asked=trials,
         pruning=prune,
@@ -173,7 +192,7 @@ class _Tuning:
         variants: Variants,
         dataset: Dataset,
         study: Study,
-        given: Mapping[str, Any],
+        given: Setting,
         folder: Path | None,
         reporter: Reporter,
     ) -> None:
@@ -181,25 +200,24 @@ class _Tuning:
 
         self.variants, self.dataset = variants, dataset
         self.folder, self.reporter = folder, reporter
-        self.study = study
         self.model: Recommender | None = None
         training = variants.config.training
         least = _WARMUP_VALIDATIONS * training.validate_every
-        warmup = max(least, training.epochs // _WARMUP_SHARE)
-        self.optuna: OptunaStudy = OptunaStudy(
+        warmup = max(least, training.epochs // _WARMUP_SHARE) if study.pruning else None
+        self.optuna = OptunaStudy(
             None if folder is None else folder / DATABASE,
             study.spaces,
             given,
             seed=variants.config.seed,
-            warmup=warmup if study.pruning else None,
+            warmup=warmup,
             identity={
                 "dataset": dataset.fingerprint,
                 "configuration": config_fingerprint(variants.config),
                 "search space": repr(sorted(study.spaces.items())),
-                "way of pruning": str(warmup if study.pruning else None),
+                "way of pruning": str(warmup),
             },
         )
-        self._take_up(self.optuna.trials())
+        self.study = study.with_trials(self.optuna.trials())
 
     def run(self, budget: float | None, clock: Callable[[], float]) -> None:
         """Try settings until all trials are there, or the budget is spent."""
@@ -219,7 +237,11 @@ class _Tuning:
                         break
                     self._try(clock)
             finally:
-                self._keep(final=True)
+                # The importances take a while, so they are computed once.
+                trials, seed = self.study.trials, self.variants.config.seed
+                shares = importances(trials, self.study.spaces, seed)
+                self.study = self.study.with_trials(trials, shares)
+                self._write()
 
     def result(self) -> Tuned:
         """The study and the best trial's model."""
@@ -228,36 +250,26 @@ class _Tuning:
             errors = [trial.error for trial in self.study.trials if trial.error]
             reason = f"; the first: {errors[0]}" if errors else ""
             raise TrainingError(f"none of {len(self.study.trials)} trials ended well{reason}")
-        if self.model is None:
-            assert self.folder is not None
-            self.model = self._stored(best)
-        return Tuned(self.study, self.model)
+        return Tuned(self.study, self.model or self._stored(best))
 
     def _stored(self, best: Trial) -> Recommender:
         """The best trial's run of a study taken up; trained again if it is gone."""
         assert self.folder is not None
         run = self.folder / BEST_RUN
         try:
-            expected = config_fingerprint(self.variants.resolve(self._changes(best)))
+            expected = config_fingerprint(self.variants.resolve(_changes(best)))
             if read_manifest(run)["config_fingerprint"] == expected:
                 return Recommender.load(run)
         except RunError as error:
             self.reporter.note(f"the best trial is trained again: {error}")
-        model = self.variants.recommender(self._changes(best)).fit(self.dataset)
+        model = self.variants.recommender(_changes(best)).fit(self.dataset)
         model.save(run, overwrite=True)
         return model
 
-    @staticmethod
-    def _changes(trial: Trial) -> dict[str, Any]:
-        """What a trial sets; the first is the configuration as given."""
-        return trial.setting if trial.number else {}
-
     def _fits(self, left: float) -> bool:
         """Whether a trial can be expected to end in time; the first is begun in any case."""
-        if not self.study.trials:
-            return True
-        taken = [trial.seconds for trial in self.study.trials if trial.same_as is None]
-        return statistics.median(taken) <= left
+        seconds = [trial.seconds for trial in self.study.trials if trial.same_as is None]
+        return not seconds or statistics.median(seconds) <= left
 
     def _exhausted(self) -> bool:
         """Whether all settings there are have been tried."""
@@ -277,54 +289,52 @@ class _Tuning:
         return True
 
     def _try(self, clock: Callable[[], float]) -> None:
-        """One trial, from question to outcome."""
-        number = len(self.study.trials)
-        asked = self.optuna.ask(number)
+        """One trial: ask for a setting, train it unless it is known, store the outcome."""
+        trials = self.study.trials
+        question = self.optuna.ask(len(trials))
         try:
-            outcome = self._known(asked)
-            if outcome is None:
-                self.reporter.trial_begins(number, asked.setting)
-                outcome = self._trained(asked, clock)
+            # Optuna may suggest a setting again; its outcome would be the same.
+            twin = next((t for t in trials if t.setting == question.setting), None)
+            if twin is not None:
+                change = {"number": question.number, "seconds": 0.0, "same_as": twin.number}
+                trial = twin.model_copy(update=change)
+            else:
+                self.reporter.trial_begins(question.number, question.setting)
+                trial = self._train(question, clock)
         except BaseException:
             # Ctrl-C, or an error that another setting would meet as well.
-            self.optuna.give_up(asked)
+            self.optuna.give_up(question)
             raise
-        self.optuna.tell(asked, outcome)
-        best = best_trial((*self.study.trials, outcome)) is outcome
-        self._take_up((*self.study.trials, outcome))
-        self._keep()
-        self.reporter.trial_ends(outcome, best=best)
+        self.optuna.tell(question, trial)
+        self.study = self.study.with_trials((*trials, trial))
+        self._write()
+        self.reporter.trial_ends(trial, best=self.study.best is trial)
 
-    def _known(self, asked: Asked) -> Trial | None:
-        """The outcome of an earlier trial of the very setting."""
-        for trial in self.study.trials:
-            if trial.setting == asked.setting:
-                return replace(trial, number=asked.number, seconds=0.0, same_as=trial.number)
-        return None
-
-    def _trained(self, asked: Asked, clock: Callable[[], float]) -> Trial:
+    def _train(self, question: Question, clock: Callable[[], float]) -> Trial:
+        """Train a setting, and store the model if none before it was as good."""
         started = clock()
-        watch = Watch(asked, self.reporter)
-        trial = Trial(asked.number, "failed", asked.setting)
+        watch = _Watch(question, self.reporter)
+        state: TrialState = "completed"
+        dial = error = None
         try:
-            model = self.variants.recommender(self._changes(trial))
+            model = self.variants.recommender(question.setting if question.number else {})
             watch.follow(model.resolve())
-            model.fit(self.dataset, reporter=watch)
+            dial = model.fit(self.dataset, reporter=watch).dial_
         except LagsError:
-            trial = replace(trial, state="pruned")
-        except CnsdiffError as error:
-            if asked.number == 0 and isinstance(error, InputError):
+            state = "pruned"
+        except CnsdiffError as failure:
+            if question.number == 0 and isinstance(failure, InputError):
                 raise  # the user's, and not the setting's
-            return replace(trial, seconds=clock() - started, error=str(error))
-        else:
-            trial = replace(trial, state="completed", dial=model.dial_)
-        trial = replace(
-            trial,
-            value=watch.value,
-            best_epoch=watch.best_epoch,
-            epochs=watch.epochs,
-            curve=tuple(watch.curve),
+            state, error = "failed", str(failure)
+        course = {} if state == "failed" else watch.course()
+        trial = Trial(
+            number=question.number,
+            state=state,
+            setting=question.setting,
+            dial=dial,
             seconds=clock() - started,
+            error=error,
+            **course,
         )
         if best_trial((*self.study.trials, trial)) is trial:
             self.model = model
@@ -332,55 +342,33 @@ class _Tuning:
                 model.save(self.folder / BEST_RUN, overwrite=True)
         return trial
 
-    def _take_up(self, trials: tuple[Trial, ...]) -> None:
-        self.study = self.study.with_trials(trials)
-
-    def _keep(self, *, final: bool = False) -> None:
-        """Write what is known; what takes a while, at the end."""
-        if final:
-            study = self.study
-            seed = self.variants.config.seed
-            self.study = study.with_trials(
-                study.trials, importances(study.trials, study.spaces, seed)
-            )
+    def _write(self) -> None:
+        """Write what is known so far."""
         if self.folder is None:
             return
         self.study.write(self.folder)
         best = self.study.best
         if best is not None:
-            config = self.variants.resolve(self._changes(best))
+            config = self.variants.resolve(_changes(best))
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            note = (
-                f"# Trial {best.number}: {self.study.objective} {best.value:.4f} on validation.\n"
-            )
-            write_text(self.folder / BEST_CONFIG, note + text)
+            reached = f"{self.study.objective} {best.value:.4f} on validation"
+            write_text(self.folder / BEST_CONFIG, f"# Trial {best.number}: {reached}.\n{text}")
 
 
-def _require_one_process() -> None:
-    if place().count > 1:
-        raise ConfigError(
-            "a tuning runs in one process; start it without torchrun, and train the best "
-            "configuration with several"
-        )
-
-
-def _require_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"tuning needs {error.name}; {INSTALL}") from error
+def _changes(trial: Trial) -> Setting:
+    """What a trial sets; the first is the configuration as given."""
+    return trial.setting if trial.number else {}
 
 
 class LagsError(Exception):
     """Ends a training that lags behind the others."""
 
 
-class Watch(TrainingReporter):
+class _Watch(TrainingReporter):
     """Follows a training: its validations go to the study, which may end it."""
 
-    def __init__(self, asked: Asked, reporter: Reporter) -> None:
-        self.asked, self.reporter = asked, reporter
+    def __init__(self, question: Question, reporter: Reporter) -> None:
+        self.question, self.reporter = question, reporter
         self.curve: list[tuple[int, float]] = []
         self.epochs = self.best_epoch = 0
         self.value: float | None = None
@@ -400,5 +388,10 @@ class Watch(TrainingReporter):
             self.best_epoch, self.value = self.epochs, value
         self.reporter.validated(self.epochs, self._most, value)
         # After its last epoch there is nothing to be saved.
-        if self.asked.lags(self.epochs, value) and self.epochs < self._most:
+        if self.question.lags(self.epochs, value) and self.epochs < self._most:
             raise LagsError
+
+    def course(self) -> dict[str, Any]:
+        """What a trial says of its training."""
+        names = ("value", "best_epoch", "epochs")
+        return {name: getattr(self, name) for name in names} | {"curve": tuple(self.curve)}
