@@ -1,7 +1,7 @@
 r"""How each method trades IID for OOD as the dial turns, and how the default's settings matter.
 
     python benchmarks/frontier.py DATASET --grid benchmarks/accuracy/all.yaml --dataset NAME \
-        [--methods cnsdiff,dns,ease] [--seed 0] [--json FILE] [--plot FILE.svg] \
+        [--methods exposure,dns,ease] [--seed 0] [--json FILE] [--plot FILE.svg] \
         [--sensitivity objective.temperature=0.1,0.2,0.5 backbone.layers=1,2,3]
 
 DATASET is a directory, NAME what the grid calls it. Each method is trained once, in its own setting
@@ -9,7 +9,7 @@ and with the budget that the grid gives it there. Validation picks epoch and dia
 ``anticipated+dial`` does; then the same weights are measured on both tests at every dial, from -4
 to 8. Beside the dial picked stands the one that plain validation picks for the same weights.
 
-``--sensitivity`` changes one setting of ``cnsdiff`` at a time; ``valid+dial`` and
+``--sensitivity`` changes one setting of ``exposure`` at a time; ``valid+dial`` and
 ``anticipated+dial`` each pick the epoch and the dial of one training. ``--methods ''`` leaves out
 the walks.
 """
@@ -39,7 +39,7 @@ from cnsdiff.recommender.config import parse_assignments
 from cnsdiff.references import REFERENCES
 from cnsdiff.training.config import TrainingConfig
 
-OURS, POPULARITY = "cnsdiff", "mostpop"
+OURS, POPULARITY = "exposure", "mostpop"
 RIVALS = ("dns", "mixgcf", "random", "ssm", "ssm-uniform", "ease", "itemknn")
 PLAIN_DIAL = PLAIN + DIAL
 K = 20

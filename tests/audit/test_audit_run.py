@@ -28,6 +28,7 @@ from cnsdiff.data import Source, load_dataset
 from cnsdiff.evaluation import rank
 from cnsdiff.references import EASE
 from cnsdiff.report.audit import audit_document
+from cnsdiff.report.audit_rows import plain_rows
 from cnsdiff.report.build import document_of
 from cnsdiff.report.html import render_html
 
@@ -130,7 +131,7 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         "--format csv --delimiter ';' --time-unit ms --user-col who --timestamp-col none "
         "--no-header --skip-bad --literal-ids --out data/x"
     )
-    train = train_command("cnsdiff", SHIFTS["user-group"], Path("data/x"), Path("runs/x"))
+    train = train_command("exposure", SHIFTS["user-group"], Path("data/x"), Path("runs/x"))
     assert train == (
         "cnsdiff train data/x --select-on worst-slice --set training.select_slice_by=activity "
         "--out runs/x"
@@ -386,6 +387,19 @@ def test_an_edited_result_is_refused_with_the_field_or_shown(audited, tmp_path):
             assert path[0] == "schema_version" or str(path[0]) in str(error)
             assert "\n" not in str(error)
     assert refused > 15
+
+
+def test_an_audit_that_labels_the_default_cnsdiff_is_read_as_before(audited, tmp_path):
+    _, result = audited
+    text = json.dumps(result)
+    for old, new in (('"exposure"', '"cnsdiff"'), ('"exposure/', '"cnsdiff/')):
+        text = text.replace(old, new)
+    (tmp_path / FILE).write_text(text)
+    before, now = json.loads(text)["shifts"][0], result["shifts"][0]
+    assert "cnsdiff/valid+dial" in {row["key"] for row in plain_rows(before)}
+    values = [[row["loss"] for row in plain_rows(shift)] for shift in (before, now)]
+    assert values[0] == values[1]
+    assert render_html(document_of(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "[" * 99_999, b"\xff", '{"schema_version": 1}'])

@@ -27,7 +27,7 @@ METHODS = {
     "mostpop": {"reference": "mostpop", "group": "reference"},
     "ease": {"reference": "ease", "group": "reference"},
     "mf": {"group": "sampler"},
-    "cnsdiff": {"group": "cnsdiff", "set": {"objective.temperature": 0.5}},
+    "exposure": {"group": "cnsdiff", "set": {"objective.temperature": 0.5}},
 }
 
 
@@ -60,7 +60,7 @@ def run(world_path: Path, grid_file: Path, *options: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(world_path: Path, grid_file: Path) -> dict[str, Any]:
-    options = ("--methods", "cnsdiff,mf,ease", "--seed", "1")
+    options = ("--methods", "exposure,mf,ease", "--seed", "1")
     knobs = ("--sensitivity", "objective.temperature=0.5,0.1", "backbone.dim=2")
     return run(world_path, grid_file, *options, *knobs)
 
@@ -81,7 +81,7 @@ def task_of(world_path: Path, method: str) -> Task:
     )
 
 
-@pytest.mark.parametrize("name", ["cnsdiff", "mf", "ease", "mostpop"])
+@pytest.mark.parametrize("name", ["exposure", "mf", "ease", "mostpop"])
 def test_the_dial_picked_is_that_of_the_grid(found, world_path, name) -> None:
     expected = by_the_grid(task_of(world_path, name), SHIFTED)
     method = found["methods"][name]
@@ -120,7 +120,7 @@ def test_sensitivity_is_the_grid_with_one_setting_changed(found, world_path) -> 
     rows = {(row["setting"], row["value"]): row for row in found["sensitivity"]}
     assert len(rows) == 4
     assert rows["own", ""]["choices"] == rows["objective.temperature", "0.5"]["choices"]
-    own = task_of(world_path, "cnsdiff")
+    own = task_of(world_path, "exposure")
     changes: dict[tuple[str, str], dict[str, Any]] = {
         ("own", ""): {},
         ("objective.temperature", "0.1"): {"objective.temperature": 0.1},
@@ -145,7 +145,7 @@ def test_wrong_names_are_refused_before_anything_is_trained(
 
     monkeypatch.setattr(frontier, "fit_task", lambda *_: pytest.fail("trained"))
     for options, message in (
-        (("--methods", "cnsdif"), "cnsdiff"),
+        (("--methods", "exposur"), "exposure"),
         (("--methods", "", "--sensitivity", "objective.temprature=1"), "temperature"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -187,7 +187,7 @@ def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
         "chance": {"reference": "random"},
         "knn": {"reference": "itemknn", "group": "reference"},
         "part": {"reference": "ease", "group": "ablation"},
-        "cnsdiff": {"reference": "mostpop", "group": "cnsdiff"},
+        "exposure": {"reference": "mostpop", "group": "cnsdiff"},
     }
     grid = write(tmp_path, methods=methods, seeds=[0], select_on=["valid", "valid+dial"])
     command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1)
@@ -201,14 +201,14 @@ def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
     ]
     assert {row["best_rival"] for row in cells["rows"]} <= {"chance", "knn"}
     assert {row["rival"] for row in duels["rows"]} == {"chance", "knn"}
-    assert {row["method"] for row in ranks["rows"]} == {"chance", "knn", "cnsdiff"}
+    assert {row["method"] for row in ranks["rows"]} == {"chance", "knn", "exposure"}
     (trained,) = document["trainings"]
     dials = {
         row["method"]: row["values"]["dial"]["value"]
         for row in trained["rows"]
         if row["selection"] == "valid+dial"
     }
-    assert dials["cnsdiff"] == dials["chance"] == 0
+    assert dials["exposure"] == dials["chance"] == 0
     for form in ("text", "markdown", "latex"):
         printed = cli(*command, "--show", "--format", form).out
         assert "all references" in printed and "selected on valid+dial" in printed

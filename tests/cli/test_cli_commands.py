@@ -72,16 +72,16 @@ def test_quickstart(cli, tmp_path):
     out = tmp_path / "quick"
     done = cli("quickstart", "--epochs", 1, "--out", out)
     assert done.code == 0, done.err
-    for word in ("mostpop", "random", "cnsdiff", "IID test", "OOD test", "Kept in"):
+    for word in ("mostpop", "random", "exposure", "IID test", "OOD test", "Kept in"):
         assert word in done.out
-    assert "cnsdiff: epoch 1/1" in done.err
+    assert "exposure: epoch 1/1" in done.err
     dataset = load_dataset(out / "dataset")
-    for name in ("random", "cnsdiff"):
+    for name in ("random", "exposure"):
         model = Recommender.load(out / name)
-        assert model.config_.sampler.name == {"random": "random", "cnsdiff": "exposure"}[name]
+        assert model.config_.sampler.name == name
         assert model.dataset_path_ == (out / "dataset").resolve()
         model.evaluate(dataset, ["valid"])
-    assert cli("recommend", out / "cnsdiff", "--users", "0,1", "--json").json
+    assert cli("recommend", out / "exposure", "--users", "0,1", "--json").json
     before = sorted(entry.name for entry in out.iterdir())
     cli("quickstart", "--out", out).refused("already exists", "another --out")
     assert sorted(entry.name for entry in out.iterdir()) == before
@@ -95,11 +95,11 @@ def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("cnsdiff.references.MostPop._fit", out_of_memory)
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
-    read_twice = ["random, even exposure", "cnsdiff, even exposure"]
+    read_twice = ["random, even exposure", "exposure, even exposure"]
     models = report["models"]
-    assert list(models) == ["random", "cnsdiff", *read_twice]
+    assert list(models) == ["random", "exposure", *read_twice]
     assert report["left_out"] == {"mostpop": "there is not enough memory for it"}
     assert models["random"] != models["random, even exposure"]
-    assert {"valid", "test_iid", "test_ood"} == models["cnsdiff"]["splits"].keys()
+    assert {"valid", "test_iid", "test_ood"} == models["exposure"]["splits"].keys()
     assert report["path"] is None
     assert not list(tmp_path.iterdir())

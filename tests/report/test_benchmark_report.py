@@ -39,6 +39,7 @@ GRID = {
         "mostpop": {"reference": "mostpop", "group": "reference"},
         "random": {"set": {"sampler.name": "random"}},
         "dns": {"set": {"sampler.name": "dns"}},
+        # What the default was called in earlier results, which must stay readable.
         "cnsdiff": {"set": {"sampler.name": "exposure"}, "group": "cnsdiff"},
         "flat": {"set": {"sampler.name": "popularity"}, "group": "ablation"},
     },

@@ -248,7 +248,7 @@ def _best(settings: Sequence[Setting]) -> Setting | None:
 
 
 def title_of(method: str, selection: str) -> str:
-    """A setting for a reader, among those of one shift: ``cnsdiff set for this shift``."""
+    """A setting for a reader: ``exposure sampling set for this shift``."""
     name = METHODS[method].title if method in METHODS else method
     if selection == AS_GIVEN or (method in METHODS and selection == METHODS[method].plain):
         return name

@@ -21,7 +21,9 @@ KS = (1, 5, 10, 20)
 PLAIN_DIAL, EXPECTED = PLAIN + DIAL, ANTICIPATED + DIAL
 #: The recommender that people have: its loss is the verdict.
 USUAL = "usual"
-OURS = "cnsdiff"
+OURS = "exposure"
+#: Labels of methods in the audits of earlier versions.
+FORMER = {"cnsdiff": OURS}
 REFERENCES = ("mostpop", "itemknn", "ease")
 
 
@@ -57,7 +59,7 @@ METHODS: dict[str, Kind] = {
         PLAIN,
         {"preset": "bpr-lightgcn", "set": {"training.dial": "auto"}},
     ),
-    OURS: Kind("cnsdiff", "the default of this tool", PLAIN_DIAL, {}),
+    OURS: Kind("exposure sampling", "the default of cnsdiff", PLAIN_DIAL, {}),
 }
 
 

@@ -12,7 +12,7 @@ from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import first_line
 from cnsdiff.benchmark.grid import DIAL, Grid
-from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
+from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, headline, pooled, rivals_in
 from cnsdiff.benchmark.plan import Unit, place_of, plan
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
 from cnsdiff.benchmark.store import Store
@@ -101,9 +101,7 @@ def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
     return Results(table, failures, missing, store, tasks)
 
 
-#: The method whose average improvement is computed unless another is named.
-OURS = "cnsdiff"
-#: The group that it is compared with.
+#: The group that our own method is compared with.
 RIVALS = "sampler"
 #: The parts of the tables.
 PARTS = ("leaderboards", "trainings", "overview", "headline")
@@ -176,15 +174,16 @@ def find(
     baseline
         Method to test the others against; by default the best of ``rivals``.
     ours
-        Method whose average improvement is computed; by default :data:`OURS`, if the grid has it.
+        Method whose average improvement is computed; by default the first of the
+        group :data:`~cnsdiff.benchmark.headline.OURS`.
     rivals
         Group that ``ours`` and the tests compare with; ``ours`` with all others too.
     """
     table = results.table
     if not table.height:
         return None
-    if ours is None and OURS in grid.methods:
-        ours = OURS
+    if ours is None:
+        ours = next((name for name, m in grid.methods.items() if m.group == OURS), None)
     metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
     tested = None
     if (rivals if baseline is None else baseline) in set(

@@ -15,7 +15,7 @@ from cnsdiff.benchmark.grid import ANTICIPATED, DIAL
 from cnsdiff.benchmark.statistics import METRICS, check, distinct, require, summarise
 from cnsdiff.evaluation.significance import average_ranks, improvement_interval
 
-#: The group of our own methods: no rivals of one another.
+#: The group of the methods of this package: no rivals of one another.
 OURS = "cnsdiff"
 #: The group of their parts and controls: neither rivals of any nor ranked.
 ABLATION = "ablation"

@@ -8,7 +8,7 @@ from typing import Any
 
 from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.judging import AS_GIVEN
-from cnsdiff.audit.methods import METHODS
+from cnsdiff.audit.methods import FORMER, METHODS
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.display.tables import Cell, Column
 from cnsdiff.evaluation.significance import Interval
@@ -22,8 +22,8 @@ def plain_rows(shift: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The row of each method as it is read when no shift is expected."""
     first: dict[str, dict[str, Any]] = {}
     for row in shift["table"]:
-        plain = METHODS[row["method"]].plain if row["method"] in METHODS else PLAIN
-        if row["selection"] in (plain, AS_GIVEN):
+        kind = METHODS.get(FORMER.get(row["method"], row["method"]))
+        if row["selection"] in (PLAIN if kind is None else kind.plain, AS_GIVEN):
             first.setdefault(row["method"], row)
     return list(first.values())
 

@@ -59,7 +59,10 @@ def benchmark(
     ] = None,
     ours: Annotated[
         str | None,
-        typer.Option(help="Method whose average improvement is computed (default: cnsdiff)."),
+        typer.Option(
+            help="Method whose average improvement is computed (default: the first of the "
+            "group cnsdiff)."
+        ),
     ] = None,
     rivals: Annotated[
         str,

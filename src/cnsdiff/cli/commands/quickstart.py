@@ -59,7 +59,7 @@ def quickstart(
         # So small a world has few steps an epoch: larger ones than usual.
         models = {
             "random": Recommender(sampler="random", seed=seed, training=_training(epochs, 0.01)),
-            "cnsdiff": Recommender(seed=seed, training=_training(epochs, 0.003)),
+            "exposure": Recommender(seed=seed, training=_training(epochs, 0.003)),
         }
         for name, model in models.items():
             model.fit(dataset, run=folder / name, reporter=reporter_for_terminal(name))
@@ -90,7 +90,7 @@ def quickstart(
         Command("audit", "ratings.csv", purpose="with your own log: what a shift costs, what to do")
     ]
     if out is not None:
-        run = out / "cnsdiff"
+        run = out / "exposure"
         steps.append(Command("report", run, purpose="this model in one HTML file"))
         steps.append(Command("recommend", run, users="0,1", purpose="its lists"))
         screen.print(f"Kept in {out}", soft_wrap=True)
