@@ -59,7 +59,7 @@ def measure(scenario: str, rows: int) -> dict[str, Any]:
         "seconds": seconds,
         "sort_seconds": sorting,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "splits": {name: counts["rows"] for name, counts in dataset.manifest["splits"].items()},
+        "splits": {name: counts.rows for name, counts in dataset.manifest.splits.items()},
     }
 
 

@@ -128,7 +128,7 @@ def test_a_dataset_and_a_run_from_before(dataset, model, tmp_path):
     old = Dataset(
         users=dataset.users,
         items=dataset.items,
-        manifest={k: v for k, v in dataset.manifest.items() if k != "seen"},
+        manifest=dataset.manifest.model_copy(update={"seen": None}),
         splits={name: dataset.split(name) for name in dataset.split_names},
     )
     held_out = {

@@ -100,7 +100,7 @@ def run(size: int, threads: int, epochs: int) -> dict[str, Any]:
     made = time.perf_counter()
     epoch = train(dataset, epochs, threads, preset="default")
     return {
-        "interactions": int(dataset.manifest["splits"]["train"]["rows"]),
+        "interactions": dataset.manifest.splits["train"].rows,
         "users": dataset.n_users,
         "items": dataset.n_items,
         "seconds": epoch.seconds,

@@ -384,8 +384,8 @@ def test_references_alone_are_checked_too(world_path):
 
 
 def test_a_dataset_without_validation(world, tmp_path):
-    splits = {n: c for n, c in world.manifest["splits"].items() if n != "valid"}
-    world.manifest = {**world.manifest, "splits": splits}
+    splits = {n: c for n, c in world.manifest.splits.items() if n != "valid"}
+    world.manifest = world.manifest.model_copy(update={"splits": splits})
     path = world.save(tmp_path / "untested")
     with pytest.raises(ConfigError, match=r"datasets\.world: has no valid split"):
         plan(small_grid(path), {"world": path})

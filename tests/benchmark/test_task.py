@@ -228,8 +228,10 @@ def test_users_average_to_the_means(world_path, method):
 def test_a_dataset_without_tests(world, tmp_path):
     """Is measured on validation."""
     splits = {name: world.split(name) for name in ("train", "valid")}
-    world.manifest = {**world.manifest, "splits": {n: world.manifest["splits"][n] for n in splits}}
-    world.manifest.pop("tables", None)
+    world.manifest = world.manifest.model_copy(
+        update={"splits": {n: world.manifest.splits[n] for n in splits}}
+    )
+    world.manifest = world.manifest.model_copy(update={"tables": []})
     path = world.save(tmp_path / "untested")
     outcome = run_task(final(path, "mostpop"))
     assert outcome.per_user is None

@@ -47,27 +47,27 @@ def test_fetch_and_load(get, web, home, below):
     done = get()
     assert (done.already, done.folder) == (False, home / "coat")
     assert set(below(home)) == {"coat/train.ascii", "coat/test.ascii", "coat/source.json"}
-    record = json.loads((home / "coat" / "source.json").read_text())
-    assert record == done.record
+    record = done.record
+    assert json.loads((home / "coat" / "source.json").read_text()) == record.model_dump()
     archive = web.files["coat.zip"]
-    assert record["archive"] == {
+    assert record.archive.model_dump() == {
         "file": "coat.zip",
         "bytes": len(archive),
         "sha256": hashlib.sha256(archive).hexdigest(),
     }
-    assert record["files"]["train.ascii"] == {
+    assert record.files["train.ascii"].model_dump() == {
         "bytes": len(TRAIN),
         "sha256": hashlib.sha256(TRAIN.encode()).hexdigest(),
     }
-    assert (record["address"], record["route"]) == (web.address("coat.zip"), "mirror")
-    assert record["checked_against"] is None
+    assert (record.address, record.route) == (web.address("coat.zip"), "mirror")
+    assert record.checked_against is None
     assert status(ENTRIES["coat"]) == "fetched"
     source = load("coat")
     assert source.name == "coat"
     assert source.tables["log"].frame.rows() == [(0, 1, 5.0), (1, 0, 1.0), (1, 2, 2.0)]
     assert source.tables["randomised"].frame.rows() == [(0, 0, 3.0), (1, 2, 4.0)]
     assert source.provenance["threshold"] == 4.0
-    assert source.provenance["files"] == record["files"]
+    assert source.provenance["files"] == record.model_dump()["files"]
     assert str(home) not in json.dumps(dict(source.provenance))
 
 
@@ -87,7 +87,7 @@ def test_force_fetches_again_and_tells_what_changed(get, web, zipped, notes):
     web.files["coat.zip"] = zipped(COAT | {"coat/train.ascii": "0 1 0\n1 0 2\n"})
     get(force=True)
     assert notes.lines == [
-        f"{web.address('coat.zip')}: has changed since it was fetched on {second.record['fetched']}"
+        f"{web.address('coat.zip')}: has changed since it was fetched on {second.record.fetched}"
     ]
     assert load("coat").tables["log"].frame.row(0) == (0, 1, 1.0)
 
@@ -116,9 +116,9 @@ def test_a_damaged_record(get, home, text):
     (home / "coat" / "source.json").write_text(text)
     assert status(ENTRIES["coat"]) == "damaged"
     for read in (get, lambda: load("coat")):
-        with pytest.raises(DataError, match=r"source\.json: cannot be used .* --force"):
+        with pytest.raises(DataError, match=r"source\.json: cannot be used .* force=True"):
             read()
-    assert get(force=True).record["name"] == "coat"
+    assert get(force=True).record.name == "coat"
     assert load("coat").name == "coat"
 
 
@@ -126,7 +126,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(get, home, web):
     (home / "coat").mkdir(parents=True)
     (home / "coat" / "mine.txt").write_text("mine")
     with pytest.raises(
-        InputError, match="was not fetched by cnsdiff; move it away, or pass --force"
+        InputError, match="was not fetched by cnsdiff; move it away, or pass force=True"
     ):
         get()
     assert (home / "coat" / "mine.txt").read_text() == "mine"
@@ -138,7 +138,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(get, home, web):
 def test_published_checksums_are_verified(get, web, published, home, below):
     published()
     done = get()
-    assert done.record["checked_against"] == f"md5:{hashlib.md5(web.files['coat.zip']).hexdigest()}"
+    assert done.record.checked_against == f"md5:{hashlib.md5(web.files['coat.zip']).hexdigest()}"
     before = below(home)
     web.files["coat.zip"] += b"more"
     with pytest.raises(DownloadError, match=r"expected md5:.*found md5:.*removed"):
@@ -152,7 +152,7 @@ def broken(get, web, zipped, kind):
     other = zipped({"readme": "x"})
     cases = {
         "404": (Reply(code=404), DownloadError, "404"),
-        "403": (Reply(code=403), DownloadError, "--from"),
+        "403": (Reply(code=403), DownloadError, "local_copy="),
         "500": (Reply(code=500), DownloadError, "6 attempts"),
         "drops": (Reply(cut=10), DownloadError, "the connection broke"),
         "evil": (Reply(body=evil), DataError, "outside of the archive"),
@@ -209,14 +209,14 @@ def test_the_advice_names_the_page_and_the_way_by_hand(get, web):
     web.always = Reply(code=404)
     with pytest.raises(DownloadError) as caught:
         get()
-    for words in ("coat.zip: the server says 404", ENTRIES["coat"].home_page, "--from PATH"):
+    for words in ("coat.zip: the server says 404", ENTRIES["coat"].home_page, "local_copy='PATH'"):
         assert words in str(caught.value)
 
 
 def test_the_mirror_of_the_environment(get, web, monkeypatch):
     monkeypatch.setenv("CNSDIFF_MIRROR", web.address("deep/er"))
     web.files["deep/er/coat.zip"] = web.files.pop("coat.zip")
-    assert get(mirror=None).record["address"] == web.address("deep/er/coat.zip")
+    assert get(mirror=None).record.address == web.address("deep/er/coat.zip")
 
 
 def test_a_mirror_that_is_no_address(get):
@@ -245,16 +245,16 @@ def test_by_hand(get, web, tmp_path, home, below, published):
     (folder / "random.txt").write_text("0,0,3\n")
     (folder / "notes.txt").write_text("not taken")
     before = below(tmp_path / "mine")
-    record = get("yahoo-r3", given=tmp_path / "mine", accept_terms=True).record
+    record = get("yahoo-r3", local_copy=tmp_path / "mine", accept_terms=True).record
     assert set(below(home / "yahoo-r3")) == {"user.txt", "random.txt", "source.json"}
-    assert (record["route"], record["address"]) == ("by hand", "mine")
-    assert (record["archive"], record["terms_accepted"]) == (None, True)
+    assert (record.route, record.address) == ("by hand", "mine")
+    assert (record.archive, record.terms_accepted) == (None, True)
     assert below(tmp_path / "mine") == before
     (tmp_path / "c.zip").write_bytes(web.files["coat.zip"])
     published()
-    assert get("coat", given=tmp_path / "c.zip").record["checked_against"] is not None
+    assert get("coat", local_copy=tmp_path / "c.zip").record.checked_against is not None
     (tmp_path / "c.zip").write_bytes(web.files["coat.zip"] + b" ")
-    assert get("coat", given=tmp_path / "c.zip", force=True).record["checked_against"] is None
+    assert get("coat", local_copy=tmp_path / "c.zip", force=True).record.checked_against is None
     assert web.seen == []
 
 
@@ -263,16 +263,16 @@ def test_terms_must_be_accepted_and_files_be_got_by_hand(get, name, web, home, t
     entry = ENTRIES[name]
     for given in (None, tmp_path):
         with pytest.raises(InputError) as caught:
-            get(name, given=given)
+            get(name, local_copy=given)
         assert entry.home_page in str(caught.value)
-        assert "--accept-terms" in str(caught.value)
+        assert "accept_terms=True" in str(caught.value)
     with pytest.raises(InputError, match=r"no open address; .*--from FILE-OR-FOLDER") as caught:
         get(name, accept_terms=True)
     assert entry.home_page in str(caught.value)
     with pytest.raises(DataError, match=entry.layouts[0].required[0]):
-        get(name, accept_terms=True, given=tmp_path)
+        get(name, accept_terms=True, local_copy=tmp_path)
     with pytest.raises(DataError, match="no such file"):
-        get(name, accept_terms=True, given=tmp_path / "missing")
+        get(name, accept_terms=True, local_copy=tmp_path / "missing")
     assert web.seen == []
     assert not home.exists()
 
@@ -282,7 +282,7 @@ def test_terms_must_be_accepted_and_files_be_got_by_hand(get, name, web, home, t
     [
         ({"name": "ml100k"}, ["'ml100k'", "did you mean 'ml-100k'", "data list"]),
         ({"name": "amazon-2023/all_beauty"}, ["did you mean 'amazon-2023/All_Beauty'"]),
-        ({"route": "pipy"}, ["--route", "did you mean 'pypi'"]),
+        ({"route": "pipy"}, ["unknown route", "did you mean 'pypi'"]),
         ({"route": "pypi"}, ["coat: no package carries it"]),
     ],
 )

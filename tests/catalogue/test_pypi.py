@@ -75,7 +75,7 @@ def test_both_forms_of_an_index(index, tmp_path, patience, page, kind):
     index.replies = [Reply(body=page.encode(), headers={"Content-Type": kind})]
     done = fetch("ml-100k", home=tmp_path / "home", route="pypi", retry=patience.retry())
     assert [path for path, _ in index.seen] == ["/simple/recbole/", f"/files/{WHEEL.file}"]
-    assert done.record["route"] == "pypi"
+    assert done.record.route == "pypi"
     source = load("ml-100k", home=tmp_path / "home")
     assert source.tables["log"].frame.rows() == [(1, 2, 3.0, 4)]
     assert source.features["item_features"].rows() == [
@@ -105,7 +105,7 @@ def test_auto_goes_on_by_the_index_when_the_address_fails(index, tmp_path, patie
     index.replies = [Reply(code=500), Reply(body=HTML.encode())]
     options = {"retry": patience.retry(), "report": notes, "mirror": index.address("closed")}
     done = fetch("ml-100k", home=tmp_path / "home", **options)
-    assert done.record["route"] == "pypi"
+    assert done.record.route == "pypi"
     assert patience.waits == []  # one attempt, and on
     assert notes.lines[0].startswith(index.address("closed/ml-100k.zip"))
     assert "going on by PyPI" in notes.lines[1]
@@ -208,8 +208,8 @@ def real(tmp_path_factory):
 def test_ml_100k_by_pip_for_real(real):
     record = fetch("ml-100k", home=real)
     assert record.already
-    assert record.record["archive"]["sha256"] == WHEEL.checksum.digest
-    assert record.record["address"] == "recbole==1.2.1 by pip"
+    assert record.record.archive.sha256 == WHEEL.checksum.digest
+    assert record.record.address == "recbole==1.2.1 by pip"
     source = load("ml-100k", home=real)
     check_ml_100k(source)
     assert source.provenance["threshold"] == 4.0
@@ -217,7 +217,7 @@ def test_ml_100k_by_pip_for_real(real):
 
 def test_ml_100k_without_any_pip_for_real(tmp_path, no_pip, real):
     done = fetch("ml-100k", home=tmp_path, route="pypi")
-    assert done.record["address"].startswith("http")
+    assert done.record.address.startswith("http")
     check_ml_100k(load("ml-100k", home=tmp_path))
 
 
@@ -233,7 +233,7 @@ def test_ml_100k_by_a_pip_on_the_path_for_real(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     assert pypi.pip_command() == [str(folder / "pip3")]
     done = fetch("ml-100k", home=tmp_path / "home", route="pypi")
-    assert done.record["address"] == "recbole==1.2.1 by pip"
+    assert done.record.address == "recbole==1.2.1 by pip"
 
 
 def test_both_layouts_of_ml_100k_say_the_same(real, tmp_path):

@@ -205,7 +205,7 @@ def test_files_of_another_kind(tmp_path, name):
     with pytest.raises(DataError) as caught:
         layout.read(tmp_path)
     text = str(caught.value)
-    assert "--force" in text
+    assert "force=True" in text
     assert "\n" not in text
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.real
 
 
 def test_coat(shared_data, tmp_path):
-    fetch("coat", given=shared_data / "coat", home=tmp_path)
+    fetch("coat", local_copy=shared_data / "coat", home=tmp_path)
     source = load("coat", home=tmp_path)
     log, randomised = source.tables["log"], source.tables["randomised"]
     assert (len(log), log.n_users, len(randomised)) == (6_960, 290, 4_640)
@@ -39,8 +39,8 @@ def test_coat_in_the_form_of_its_archive(shared_data, tmp_path, zipped):
     for path in folder.glob("*_features*"):
         files[f"coat/user_item_features/{path.name}"] = path.read_bytes()
     (tmp_path / "coat.zip").write_bytes(zipped(files))
-    fetch("coat", given=folder, home=tmp_path / "triples")
-    fetch("coat", given=tmp_path / "coat.zip", home=tmp_path / "matrices")
+    fetch("coat", local_copy=folder, home=tmp_path / "triples")
+    fetch("coat", local_copy=tmp_path / "coat.zip", home=tmp_path / "matrices")
     one, other = (load("coat", home=tmp_path / name) for name in ("triples", "matrices"))
     for role in ("log", "randomised"):
         pairs = ["user", "item"]
@@ -50,7 +50,7 @@ def test_coat_in_the_form_of_its_archive(shared_data, tmp_path, zipped):
 
 
 def test_yahoo_r3(shared_data, tmp_path):
-    fetch("yahoo-r3", given=shared_data / "yahoo-r3", accept_terms=True, home=tmp_path)
+    fetch("yahoo-r3", local_copy=shared_data / "yahoo-r3", accept_terms=True, home=tmp_path)
     source = load("yahoo-r3", home=tmp_path)
     log, randomised = source.tables["log"], source.tables["randomised"]
     assert (len(log), log.n_users, log.n_items) == (311_704, 15_400, 1_000)

@@ -46,10 +46,10 @@ def test_files_become_a_dataset(cli, files):
     dataset = load_dataset(files / "data")
     assert dataset.name == "tiny"
     assert [len(dataset.split(name)) for name in dataset.split_names] == [5, 1, 1]
-    assert dataset.manifest["source"]["licence"] == "mine"
-    counts = dataset.manifest["splits"]
-    assert counts["valid"]["dropped_unknown"] == 1
-    assert counts["test_ood"]["overlap_train"] == 1
+    assert dataset.manifest.source["licence"] == "mine"
+    counts = dataset.manifest.splits
+    assert counts["valid"].dropped_unknown == 1
+    assert counts["test_ood"].overlap_train == 1
 
 
 def test_json(cli, files):
@@ -81,8 +81,8 @@ def test_malformed_lines_can_be_skipped_and_are_counted(cli, files):
     done = cli(*arguments(files, "--skip-bad"))
     assert "malformed" in done.out
     manifest = load_dataset(files / "data").manifest
-    assert manifest["splits"]["train"]["skipped"] == 2
-    problems = manifest["source"]["problems"]["train"]
+    assert manifest.splits["train"].skipped == 2
+    problems = manifest.source["problems"]["train"]
     assert sum(problem["rows"] for problem in problems) == 2
     first = problems[0]
     assert f"note: train.txt: left out {first['rows']} rows with {first['reason']}" in done.out
@@ -210,8 +210,8 @@ def test_a_log_becomes_a_dataset(cli, shop, case):
     dataset = load_dataset(shop / f"shop-{scenario}")
     assert dataset.split_names == SPLITS
     assert dataset.scenario == scenario
-    assert dataset.manifest["settings"]["seed"] == 3
-    assert dataset.manifest["source"]["files"]["log"] == "shop.csv"
+    assert dataset.manifest.settings["seed"] == 3
+    assert dataset.manifest.source["files"]["log"] == "shop.csv"
 
 
 def test_the_dataset_is_called_after_its_directory(cli, shop):
@@ -273,7 +273,7 @@ def test_a_fetched_data_set(cli, shop, monkeypatch):
     monkeypatch.setattr(catalogue, "load", lambda name: source)
     done = cli("prepare", "ml-100k", "--scenario", "popularity")
     assert "ratings of 4 and more count as positive, as usual for ml-100k" in done.out
-    assert load_dataset(shop / "ml-100k-popularity").manifest["settings"]["threshold"] == 4
+    assert load_dataset(shop / "ml-100k-popularity").manifest.settings["threshold"] == 4
     quiet = cli("prepare", "ml-100k", "--scenario", "temporal", "--threshold", 2)
     assert "as usual" not in quiet.out
 
@@ -333,12 +333,12 @@ REFUSED = {
     "all ratings below the threshold": (
         log_of(LINES),
         ("popularity", "--threshold", 6),
-        ["log.csv: no rating reaches --threshold 6", "the highest is 5"],
+        ["log.csv: no rating reaches the threshold 6", "the highest is 5"],
     ),
     "no ratings for the threshold": (
         log_of([f"{u},{i}" for u in range(9) for i in range(9)], "user,item"),
         ("popularity", "--threshold", 4),
-        ["log.csv: --threshold 4 needs ratings"],
+        ["log.csv: the threshold 4 needs ratings"],
     ),
     "a strength that leaves the OOD test empty": (
         log_of(LINES),

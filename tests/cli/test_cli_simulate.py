@@ -51,7 +51,7 @@ def test_json(cli, tmp_path):
     report = cli("simulate", "--out", tmp_path / "world", *SMALL, "--json").json
     assert report["path"] == str(tmp_path / "world")
     manifest = {key: value for key, value in report.items() if key != "path"}
-    assert manifest == load_dataset(tmp_path / "world").manifest
+    assert manifest == load_dataset(tmp_path / "world").manifest.to_dict()
 
 
 REFUSED = {
@@ -78,4 +78,4 @@ def test_what_exists_is_replaced_only_when_told(cli, tmp_path, untouched):
     cli(*arguments, "--seed", 1).refused("already exists", "--overwrite")
     untouched()
     assert cli(*arguments, "--seed", 1, "--overwrite").code == 0
-    assert load_dataset(tmp_path / "world").manifest["settings"]["world"]["seed"] == 1
+    assert load_dataset(tmp_path / "world").manifest.settings["world"]["seed"] == 1

@@ -43,7 +43,7 @@ def test_layouts(text, layout):
 
 
 def test_what_may_be_either_is_asked_about(read):
-    with pytest.raises(DataError, match=r"line 1: may be a user and items.*--format"):
+    with pytest.raises(DataError, match=r"line 1: may be a user and items.*format"):
         read(PAIRS)
     assert len(read(PAIRS, format="adjacency")) == 10
     assert len(read(PAIRS, format="text")) == len(read(PAIRS, rating="3")) == 5
@@ -63,23 +63,23 @@ def test_a_split_is_read_as_the_others_are(splits):
     files = splits(train=CLEAR, test_ood="".join(f"{u} {59 - u} {58 - u}\n" for u in range(8)))
     with pytest.raises(DataError, match="may be a user and items"):
         prepare_given(files["test_ood"])
-    test = prepare_given(**files).manifest["splits"]["test_ood"]
-    assert test["read"] == 16
+    test = prepare_given(**files).manifest.splits["test_ood"]
+    assert test.read == 16
 
 
 def test_an_unclear_split_of_a_log_is_a_log(splits):
     log = "".join(f"{n % 5} {31 + n * 3 % 17} {20 + n}\n" for n in range(10))
     valid = "".join(f"{u} {31 + (u * 3 + 3) % 17} {20 + u}\n" for u in range(5))
     files = splits(train=log, valid=valid)
-    assert prepare_given(**files).manifest["splits"]["valid"]["read"] == 5
+    assert prepare_given(**files).manifest.splits["valid"].read == 5
 
 
 def test_splits_that_contradict_each_other(splits):
     files = splits(train=CLEAR, test_iid="1 20 4\n1 21 5\n2 22 3\n")
-    with pytest.raises(DataError, match=r"test_iid: looks like lines of .*train like.*--format"):
+    with pytest.raises(DataError, match=r"test_iid: looks like lines of .*train like.*format"):
         prepare_given(**files)
-    test = prepare_given(**files, format="adjacency").manifest["splits"]["test_iid"]
-    assert test["read"] == 6
+    test = prepare_given(**files, format="adjacency").manifest.splits["test_iid"]
+    assert test.read == 6
 
 
 @pytest.mark.parametrize("first", ["# u items", "user items"])

@@ -49,10 +49,10 @@ def test_numbers_follow_first_appearance_and_everything_is_counted(tiny):
     assert (valid.users.tolist(), valid.items.tolist()) == ([1], [0])
     assert train.users.dtype == np.int64
     assert train.timestamps is None
-    counts = tiny.manifest["splits"]
-    assert counts["train"]["duplicates"] == 1
+    counts = tiny.manifest.splits
+    assert counts["train"].duplicates == 1
     expected = {"rows": 1, "duplicates": 1, "dropped_unknown": 2, "overlap_train": 1}
-    assert {key: counts["valid"][key] for key in expected} == expected
+    assert {key: getattr(counts["valid"], key) for key in expected} == expected
     assert "3 users, 3 items; train 4, valid 1" in repr(tiny)
 
 
@@ -68,9 +68,9 @@ def test_what_valid_shares_with_a_test_is_left_out_of_it_and_told():
     left, both = (str(warning.message) for warning in told)
     assert "valid.txt: 3 of 4 pairs of the valid split are in a test too" in left
     assert "test_ood.txt: 1 of 2 pairs of the test_ood split are in test_iid too" in both
-    counts = made.manifest["splits"]
-    assert (counts["valid"]["rows"], counts["valid"]["overlap_test"]) == (1, 3)
-    assert (counts["test_ood"]["rows"], counts["test_ood"]["overlap_test_iid"]) == (2, 1)
+    counts = made.manifest.splits
+    assert (counts["valid"].rows, counts["valid"].overlap_test) == (1, 3)
+    assert (counts["test_ood"].rows, counts["test_ood"].overlap_test_iid) == (2, 1)
     assert made.decode_items(made.split("valid").items).to_list() == [30]
     with pytest.raises(DataError, match="all 1 pairs of the valid split are in a test too"):
         make(train=TRAIN, valid=[("c", 30)], test_iid=[("c", 30)])
@@ -124,7 +124,7 @@ def test_a_split_is_read_only_when_asked_for(saved, monkeypatch):
 
 
 def test_absent_splits_and_unknown_names(tiny, saved):
-    with pytest.raises(DataError, match=r"has no test_ood split; .*--test-ood FILE.*--split"):
+    with pytest.raises(DataError, match=r"has no test_ood split; .*test_ood='FILE'.*split"):
         load_dataset(saved).split("test_ood")
     with pytest.raises(DataError, match="did you mean 'valid'"):
         tiny.split("validd")
@@ -180,7 +180,7 @@ def test_ids_of_different_types_meet_as_text():
     assert dataset.users.to_list() == ["1", "2"]
     assert dataset.items.to_list() == [1, 5]
     assert dataset.split("test_ood").users.tolist() == [1]
-    assert dataset.manifest["splits"]["test_ood"]["dropped_unknown"] == 2
+    assert dataset.manifest.splits["test_ood"].dropped_unknown == 2
     dates = pl.DataFrame({"user": [1]}).with_columns(item=pl.date(2020, 1, 1))
     with pytest.raises(DataError, match="item ids differ in type"):
         Dataset.from_splits(
@@ -191,7 +191,7 @@ def test_ids_of_different_types_meet_as_text():
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({"valid": TRAIN}, "no train split.*--train FILE"),
+        ({"valid": TRAIN}, "no train split.*train='FILE'"),
         ({"train": TRAIN, "test": TRAIN}, "no split 'test'"),
         ({"train": TRAIN, "valid": [("x", 1)]}, r"valid.txt: none of its 1 pairs.*same ids"),
         ({"train": TRAIN, "valid": TRAIN}, r"valid.txt: all 4 known pairs are in train too"),

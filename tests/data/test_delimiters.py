@@ -1,4 +1,4 @@
-"""The delimiter is the one under which all lines are alike; decimal commas; --delimiter."""
+"""The delimiter is the one under which all lines are alike; decimal commas; delimiter."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_words_with_blanks_are_not_cut(read):
 
 @pytest.mark.parametrize("content", ["1,4;5\n2,6;7\n", "a;b,c\nd;e,f\n", "u::a,b\nv::c,d\n"])
 def test_two_that_fit_alike_are_asked_about(read, content):
-    with pytest.raises(DataError, match=r"line 1: .* and .* both divide .*--delimiter"):
+    with pytest.raises(DataError, match=r"line 1: .* and .* both divide .*delimiter"):
         read(content)
     with pytest.raises(DataError, match="decimal comma"):
         read(content, skip_bad=True)
@@ -72,10 +72,10 @@ def test_the_delimiter_can_be_named(read):
     assert read("1~|~2\n3~|~4\n", delimiter="~|~").frame.rows() == [(1, 2), (3, 4)]
     assert read("1\x012\n3\x014\n", delimiter="\x01").frame.rows() == [(1, 2), (3, 4)]
     assert read("1\x1f2::3\n", delimiter="::").frame.rows() == [("1\x1f2", 3)]
-    with pytest.raises(DataError, match="';' stands in no line: name another --delimiter"):
+    with pytest.raises(DataError, match="';' stands in no line: name another delimiter"):
         read("1,2\n", delimiter=";")
     for wrong in ("a", "7", '"', "\n", ""):
-        with pytest.raises(DataError, match="cannot separate fields; --delimiter takes"):
+        with pytest.raises(DataError, match="cannot separate fields; delimiter takes"):
             read("1,2\n", delimiter=wrong)
 
 

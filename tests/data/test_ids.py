@@ -40,8 +40,8 @@ def test_a_word_for_a_missing_id_is_none(tmp_path, word):
         with pytest.raises(DataError) as caught:
             read_interactions(source)
         assert place in str(caught.value)
-        assert "--skip-bad to leave such" in str(caught.value)
-        assert "--literal-ids if it is an id" in str(caught.value)
+        assert "skip_bad=True to leave such" in str(caught.value)
+        assert "literal_ids=True if it is an id" in str(caught.value)
         left = read_interactions(source, skip_bad=True)
         assert left.frame["user"].to_list() == [1, 2, 4]
         assert left.problems[0].reason == "a user that is missing or cut short"
@@ -91,7 +91,7 @@ def test_floats_and_integers_meet_in_ready_splits_and_features(tmp_path):
             train, test_ood=tmp_path / "test.csv", user_features=tmp_path / "u.csv", skip_bad=True
         )
     assert made.users.to_list() == [1, 2]
-    assert made.manifest["splits"]["test_ood"]["rows"] == 1
+    assert made.manifest.splits["test_ood"].rows == 1
     assert made.table("user_features")["age"].to_list() == [40, 30]
 
 
@@ -108,7 +108,7 @@ def test_features_of_nobody_and_of_some(tmp_path):
 def test_missing_words_among_features(tmp_path):
     frame = pl.DataFrame({"user": ["a", "NULL"], "age": [30, 40]})
     with pytest.raises(
-        DataError, match=r"row 2, .*'NULL' stands for a missing user; .*--literal-ids"
+        DataError, match=r"row 2, .*'NULL' stands for a missing user; .*literal_ids=True"
     ):
         read_features(frame, "user")
     assert read_features(frame, "user", literal_ids=True)["user"].to_list() == ["a", "NULL"]

@@ -25,9 +25,9 @@ def test_positives():
     kept = log.positives(4)
     assert kept.frame["rating"].to_list() == [4.0, 5.0]
     assert (kept.source, kept.skipped) == ("log.csv", 2)
-    with pytest.raises(DataError, match=r"log.csv: no rating reaches --threshold 6 .*is 5"):
+    with pytest.raises(DataError, match=r"log.csv: no rating reaches the threshold 6 .*is 5"):
         log.positives(6)
-    with pytest.raises(DataError, match=r"needs ratings.*--rating-col"):
+    with pytest.raises(DataError, match=r"needs ratings.*rating='NAME'"):
         make([(1, 2)]).positives(4)
 
 

@@ -136,16 +136,19 @@ def test_times_of_every_type():
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"user": [1.5], "item": [1]}, ["'user'", "Float64", "--user-col"]),
+        ({"user": [1.5], "item": [1]}, ["'user'", "Float64", "user='NAME'"]),
         ({"user": [True], "item": [1]}, ["'user'", "Boolean"]),
         ({"user": [[1]], "item": [1]}, ["'user'", "List"]),
-        ({"user": [1], "item": [1], "rating": [[1]]}, ["'rating'", "--rating-col", "none"]),
+        ({"user": [1], "item": [1], "rating": [[1]]}, ["'rating'", "rating='NAME'", "none"]),
         ({"user": [1], "item": [None]}, ["row 1", "'item'", "empty"]),
         ({"user": [""], "item": [1]}, ["row 1", "'user'", "empty"]),
-        ({"user": [1], "item": [1], "rating": [None]}, ["row 1", "rating is empty", "--skip-bad"]),
+        (
+            {"user": [1], "item": [1], "rating": [None]},
+            ["row 1", "rating is empty", "skip_bad=True"],
+        ),
         ({"user": [1], "item": [1], "rating": ["x"]}, ["row 1", "'x' is not a number"]),
         ({"user": [1], "item": [1], "rating": [float("inf")]}, ["row 1", "inf is not a number"]),
-        ({"user": [1], "thing": [1]}, ["items", "'thing'", "--item-col"]),
+        ({"user": [1], "thing": [1]}, ["items", "'thing'", "item='NAME'"]),
         ({"user": [], "item": []}, ["no interactions"]),
     ],
 )

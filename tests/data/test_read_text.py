@@ -209,7 +209,7 @@ def test_path_as_text(tmp_path: Path):
     ],
 )
 def test_words_above_numbers_or_times_are_a_header(read, log, names):
-    with pytest.raises(DataError, match=rf"hold the users and the items.*{names[0]}.*--user-col"):
+    with pytest.raises(DataError, match=rf"hold the users and the items.*{names[0]}.*user='NAME'"):
         read(log)
     assert len(read(log, user=names[0], item=names[1])) == 2
 

@@ -107,7 +107,7 @@ def test_periods_are_numbered_from_train_on(tmp_path, saved):
         dataset = load_dataset(dataset.save(tmp_path / "d"))
         # Older datasets and versions know the labels as environments.
         assert pl.read_parquet(tmp_path / "d" / "train.parquet").columns[2:] == ["environment"]
-        assert dataset.manifest["environments"] == ["sale", "plain", "night"]
+        assert dataset.manifest.environments == ["sale", "plain", "night"]
     assert dataset.periods == ["sale", "plain", "night"]
     assert dataset.split("train").periods.tolist() == [0, 1, 0, 0]
     assert dataset.split("valid").periods.tolist() == [2]

@@ -172,7 +172,8 @@ def test_cold_pairs_come_from_the_manifest():
     dataset = prepare_given(train, test_ood=ood)
     assert describe(dataset).splits["test_ood"].dropped_unknown == 3
     assert describe(dataset).splits["train"].dropped_unknown == 0
-    del dataset.manifest["splits"]["test_ood"]["dropped_unknown"]
+    counts = dataset.manifest.splits
+    counts["test_ood"] = counts["test_ood"].model_copy(update={"dropped_unknown": None})
     assert describe(dataset).splits["test_ood"].dropped_unknown is None
 
 
@@ -196,7 +197,7 @@ def test_the_seed_moves_nothing_but_chance(timed):
 
 def test_chance_of_one_split_does_not_depend_on_the_others(timed):
     splits = {name: timed.split(name) for name in ("train", "test_ood")}
-    manifest = timed.manifest | {"splits": {n: timed.manifest["splits"][n] for n in splits}}
+    manifest = only(timed.manifest, splits)
     fewer = Dataset(users=timed.users, items=timed.items, manifest=manifest, splits=splits)
     for axis in ("items", "users", "periods"):
         found = (describe(one).splits["test_ood"].shift[axis] for one in (timed, fewer))
@@ -209,11 +210,15 @@ def test_saved_and_loaded(timed, tmp_path):
     assert describe(again) == made
 
 
+def only(manifest, splits):
+    return manifest.model_copy(update={"splits": {n: manifest.splits[n] for n in splits}})
+
+
 def prepare_again(dataset, folder):
     copy = Dataset(
         users=dataset.users,
         items=dataset.items,
-        manifest=dict(dataset.manifest),
+        manifest=dataset.manifest,
         splits={name: dataset.split(name) for name in dataset.split_names},
     )
     return load_dataset(copy.save(folder / "copy"))
@@ -251,7 +256,7 @@ def test_table(timed, bare):
 def test_an_empty_split(timed):
     nobody = np.array([], dtype=np.int64)
     splits = {"train": timed.split("train"), "valid": Split("valid", nobody, nobody)}
-    manifest = timed.manifest | {"splits": {n: timed.manifest["splits"][n] for n in splits}}
+    manifest = only(timed.manifest, splits)
     dataset = Dataset(users=timed.users, items=timed.items, manifest=manifest, splits=splits)
     with pytest.raises(DataError, match=r"timed: its valid split has no pairs; prepare"):
         describe(dataset)

@@ -204,7 +204,7 @@ def test_what_to_run_next(run, report, world):
 @pytest.mark.parametrize("name", SHIFTS)
 def test_what_to_run_next_expects_the_shift_as_an_audit_does(run, world, name):
     data = load_dataset(world)
-    data.manifest["scenario"] = name
+    data.manifest = data.manifest.model_copy(update={"scenario": name})
     found = next_commands(run, Recommender.load(run), data, None)
     (default,) = (line for line in found.text.splitlines() if line.endswith("-default'"))
     expecting = Command("train", **SHIFTS[name].options).words[2:]

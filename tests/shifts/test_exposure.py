@@ -42,11 +42,11 @@ def judged(dataset):
 def test_the_test_is_what_is_liked_and_new(named):
     dataset = make()
     assert named(dataset, "test_ood").rows() == [(1, 1), (1, 3)]
-    counts = dataset.manifest["splits"]["test_ood"]
-    assert counts["read"] == len(SHOWN)
-    assert counts["below_threshold"] == 4
-    assert counts["in_log"] == 2
-    assert counts["dropped_unknown"] == 1
+    counts = dataset.manifest.splits["test_ood"]
+    assert counts.read == len(SHOWN)
+    assert counts.below_threshold == 4
+    assert counts.in_log == 2
+    assert counts.dropped_unknown == 1
     side = named(dataset, "train", "valid", "test_iid")
     assert set(side.rows()) == {(u, i) for u, i, rating in LOG if rating == 5}
 
@@ -129,12 +129,12 @@ def test_kuairec(tmp_path):
     small = write("small_matrix.csv", [row for row in rng_rows if row[0] + row[1] >= 12])
     dataset = prepare(big, "exposure", randomised=small, threshold=2.0, rating="watch_ratio")
     assert dataset.name == "big_matrix-exposure"
-    kept = dataset.manifest["splits"]["test_ood"]
+    kept = dataset.manifest.splits["test_ood"]
     # u + v odd and at least 12.
     liked = sum(row[0] + row[1] in (13, 15) for row in rng_rows)
-    assert kept["rows"] == liked
+    assert kept.rows == liked
     assert dataset.table("judgements")["relevant"].sum() == liked
-    assert dataset.manifest["source"]["files"] == {
+    assert dataset.manifest.source["files"] == {
         "log": "big_matrix.csv",
         "randomised": "small_matrix.csv",
     }
@@ -153,7 +153,7 @@ def test_ids_of_different_types_meet(named):
     source = Source({"log": table(LOG), "randomised": Interactions(texts, "b")})
     dataset = Exposure()(source, filters=Filters(4))
     assert named(dataset, "test_ood").rows() == [("1", "1"), ("1", "3")]
-    assert dataset.manifest["splits"]["test_ood"]["in_log"] == 2
+    assert dataset.manifest.splits["test_ood"].in_log == 2
     assert dataset.table("judgements").height == 6
     assert exposures(dataset) == {
         str(item): count for item, count in exposures(make()).items() if str(item) in dataset.items
@@ -161,9 +161,9 @@ def test_ids_of_different_types_meet(named):
 
 
 def test_refusals():
-    with pytest.raises(ConfigError, match=r"random.csv: has ratings.*give --threshold"):
+    with pytest.raises(ConfigError, match=r"random.csv: has ratings.*give threshold"):
         make(threshold=None)
-    with pytest.raises(DataError, match=r"needs a table 'randomised'.*--randomised"):
+    with pytest.raises(DataError, match=r"needs a table 'randomised'.*randomised"):
         Exposure()(table(LOG))
     with pytest.raises(DataError, match=r"random.csv: the test_ood split has no pairs"):
         make(shown=[(2, 3, 5.0)])
@@ -178,8 +178,8 @@ def test_published_experiments(shared_data, name, rows, in_log, judgements):
     folder = shared_data / name
     log, randomised = folder / "user.txt", folder / "random.txt"
     dataset = prepare(log, "exposure", randomised=randomised, threshold=4)
-    counts = dataset.manifest["splits"]["test_ood"]
-    assert (counts["rows"], counts["in_log"]) == (rows, in_log)
+    counts = dataset.manifest.splits["test_ood"]
+    assert (counts.rows, counts.in_log) == (rows, in_log)
     # Counted anew from the files, without the library.
     first, second = (
         pl.read_csv(file, has_header=False, new_columns=["user", "item", "rating"])

@@ -36,8 +36,8 @@ def test_threshold_core_and_counts(files):
     assert dataset.scenario == "given"
     assert dataset.users.to_list() == ["ann", "bob"]
     assert dataset.items.to_list() == [2]
-    train = dataset.manifest["splits"]["train"]
-    assert train == {
+    train = dataset.manifest.splits["train"]
+    assert train.model_dump(exclude_unset=True) == {
         "rows": 2,
         "users": 2,
         "items": 1,
@@ -56,12 +56,12 @@ def test_held_out_splits_keep_what_the_core_would_drop(files):
     dataset = prepare_given(files / "train.csv", test_ood=files / "ood.csv", threshold=4)
     ood = dataset.split("test_ood")
     assert dataset.decode_users(ood.users).to_list() == ["bob", "bob"]
-    counts = dataset.manifest["splits"]["test_ood"]
-    assert counts["below_threshold"] == 2
-    assert counts["users_without_positives"] == 1
-    assert counts["dropped_unknown"] == 1
-    assert counts["overlap_train"] == 1
-    assert counts["read"] == counts["rows"] + 4
+    counts = dataset.manifest.splits["test_ood"]
+    assert counts.below_threshold == 2
+    assert counts.users_without_positives == 1
+    assert counts.dropped_unknown == 1
+    assert counts.overlap_train == 1
+    assert counts.read == counts.rows + 4
 
 
 def test_every_row_read_is_accounted_for(files):
@@ -69,8 +69,8 @@ def test_every_row_read_is_accounted_for(files):
         files / "train.csv", test_ood=files / "ood.csv", threshold=2, user_core=2
     )
     lost = ("below_threshold", "duplicates", "outside_k_core", "dropped_unknown", "overlap_train")
-    for counts in dataset.manifest["splits"].values():
-        assert counts["read"] == counts["rows"] + sum(counts[reason] for reason in lost)
+    for counts in dataset.manifest.splits.values():
+        assert counts.read == counts.rows + sum(getattr(counts, reason) for reason in lost)
 
 
 def test_the_manifest_names_files_without_folders(files, tmp_path):
@@ -92,11 +92,11 @@ def test_frames_need_no_name():
 def test_skip_bad_and_column_names_reach_the_reader(tmp_path):
     (tmp_path / "a.csv").write_text("who,what\n1,2\n3\n")
     dataset = prepare_given(tmp_path / "a.csv", user="who", item="what", skip_bad=True)
-    assert dataset.manifest["splits"]["train"]["skipped"] == 1
+    assert dataset.manifest.splits["train"].skipped == 1
 
 
 def test_nothing_left(files):
-    with pytest.raises(DataError, match=r"train.csv: no rating reaches --threshold 6"):
+    with pytest.raises(DataError, match=r"train.csv: no rating reaches the threshold 6"):
         prepare_given(files / "train.csv", threshold=6)
     with pytest.raises(DataError, match=r"train.csv: no interaction is left.*k-core"):
         prepare_given(files / "train.csv", user_core=50)

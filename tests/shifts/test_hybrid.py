@@ -23,16 +23,16 @@ def test_the_past_trains_and_the_future_is_resampled(long_tail, named):
     level = np.bincount(ood["item"], minlength=100)
     there = np.bincount(future["item"], minlength=100)
     assert (level[there > level] >= level.max() - 1).all()
-    found = dataset.manifest["log"]
+    found = dataset.manifest.log
     assert found["left_out"] == len(long_tail) - named(dataset, *dataset.split_names).height
-    assert found["cut"] == alone.manifest["log"]["cut"]
+    assert found["cut"] == alone.manifest.log["cut"]
 
 
 def test_what_the_first_does_not_know_is_no_candidate():
     source = tiny_source(n_users=30, n_items=300)
     dataset = Hybrid(first=Temporal(quantile=0.5))(source)
-    assert dataset.manifest["splits"]["test_ood"]["dropped_unknown"] == 0
-    assert dataset.manifest["log"]["unknown_to_first"] > 0
+    assert dataset.manifest.splits["test_ood"].dropped_unknown == 0
+    assert dataset.manifest.log["unknown_to_first"] > 0
 
 
 def test_both_corrupt_what_is_observed(long_tail, named):
@@ -58,7 +58,7 @@ def test_parts_may_be_given_in_several_forms():
 
 
 def test_the_manifest_names_both_parts(long_tail):
-    settings = Hybrid(second={"strength": 2})(long_tail).manifest["settings"]
+    settings = Hybrid(second={"strength": 2})(long_tail).manifest.settings
     assert settings["first"] == {"name": "temporal", "quantile": 0.8, "at": None, "gap": 0}
     assert settings["second"]["name"] == "popularity"
     assert settings["second"]["strength"] == 2

@@ -27,7 +27,7 @@ def test_item_counts_are_those_of_the_law(long_tail, named, strength):
     quota = wanted * popularity ** (1.0 - strength) / (popularity ** (1.0 - strength)).sum()
     assert quota.max() < popularity.min() / 2 or strength == 0, "no cap should bind here"
     assert (np.abs(ood - quota) < 1).all()
-    assert dataset.manifest["log"]["distance_to_target"] <= 100 / wanted
+    assert dataset.manifest.log["distance_to_target"] <= 100 / wanted
 
 
 def test_caps_hold_and_the_rest_is_shared_in_proportion(long_tail, named):
@@ -39,7 +39,7 @@ def test_caps_hold_and_the_rest_is_shared_in_proportion(long_tail, named):
     # Few rows are anchored here, so the caps are nearly always half of an item's rows.
     expected = apportion(ood.sum(), np.ones(100), popularity // 2)
     assert np.abs(ood - expected).max() <= 12
-    found = dataset.manifest["log"]
+    found = dataset.manifest.log
     assert found["items_at_cap"] > 10
     distance = np.abs(ood / ood.sum() - 0.01).sum() / 2
     assert found["distance_to_target"] == pytest.approx(distance, abs=1e-4)
@@ -67,7 +67,7 @@ def test_every_user_and_item_is_known_and_nothing_is_lost(long_tail, named):
     assert everything.sort("timestamp").equals(long_tail.frame.sort("timestamp"))
     assert dataset.n_users == long_tail.n_users
     assert dataset.n_items == long_tail.n_items
-    assert dataset.manifest["log"]["left_out"] == 0
+    assert dataset.manifest.log["left_out"] == 0
 
 
 def test_targets_by_name():

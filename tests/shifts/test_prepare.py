@@ -36,7 +36,7 @@ def test_a_file_a_frame_and_interactions_give_the_same(shop, tiny):
     assert by_file.fingerprint == by_frame.fingerprint == by_hand.fingerprint
     assert by_file.name == "shop-popularity"
     assert by_frame.name == "unnamed-popularity"
-    assert by_file.manifest["source"]["files"] == {"log": "shop.csv"}
+    assert by_file.manifest.source["files"] == {"log": "shop.csv"}
 
 
 def test_features_and_licence(shop):
@@ -49,7 +49,7 @@ def test_features_and_licence(shop):
     )
     assert dataset.name == "japan"
     assert dataset.table("user_features")["country"].value_counts().height == 3
-    source = dataset.manifest["source"]
+    source = dataset.manifest.source
     assert source["licence"] == "ours"
     assert source["files"] == {"log": "shop.csv", "user_features": "people.csv"}
 
@@ -92,16 +92,16 @@ def test_a_fetched_data_set_brings_its_threshold_and_features(fetched, tmp_path,
     monkeypatch.chdir(tmp_path)
     usual = prepare("ml-100k", "popularity")
     assert usual.name == "ml-100k-popularity"
-    assert usual.manifest["settings"]["threshold"] == 4
+    assert usual.manifest.settings["threshold"] == 4
     assert usual.table_names == ("user_features", "item_features")
-    assert usual.manifest["source"]["licence"] == "research"
+    assert usual.manifest.source["licence"] == "research"
     all_of_it = prepare("ml-100k", "popularity", threshold=0)
-    assert all_of_it.manifest["log"]["below_threshold"] == 0
+    assert all_of_it.manifest.log["below_threshold"] == 0
     group = UserGroup(attribute="vip", value=1)
     own = pl.DataFrame({"user": [f"u{k}" for k in range(60)], "vip": [0, 1, 0] * 20})
     replaced = prepare("ml-100k", group, user_features=own, licence="mine")
     assert replaced.table("user_features").columns == ["vip"]
-    source = replaced.manifest["source"]
+    source = replaced.manifest.source
     assert source["licence"] == "mine"
     assert source["files"] == {"u.data": {"bytes": 1}, "user_features": "DataFrame"}
 
@@ -110,8 +110,8 @@ def test_a_file_of_that_name_comes_first(fetched, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     tiny.tables["log"].frame.write_csv("ml-100k")
     dataset = prepare("ml-100k", "popularity")
-    assert dataset.manifest["settings"]["threshold"] is None
-    assert dataset.manifest["source"]["files"] == {"log": "ml-100k"}
+    assert dataset.manifest.settings["threshold"] is None
+    assert dataset.manifest.source["files"] == {"log": "ml-100k"}
 
 
 def test_names_that_are_nothing(fetched, tmp_path, monkeypatch):

@@ -89,13 +89,13 @@ class Halves(LogScenario):
     def __call__(self, source, *, filters=NO_FILTERS, seed=0):
         dataset = super().__call__(source, filters=filters, seed=seed)
         if self.fault == "misnamed":
-            dataset.manifest["scenario"] = "thirds"
+            dataset.manifest = dataset.manifest.model_copy(update={"scenario": "thirds"})
         if self.fault == "forgets its seed":
-            del dataset.manifest["settings"]["seed"]
+            del dataset.manifest.settings["seed"]
         if self.fault == "writes no JSON":
-            dataset.manifest["log"]["when"] = {1, 2}
+            dataset.manifest.log["when"] = {1, 2}
         if self.fault == "leaves valid out":
-            del dataset.manifest["splits"]["valid"]
+            del dataset.manifest.splits["valid"]
         return dataset
 
     def _draw_iid(self, log, train, rng):
@@ -183,16 +183,16 @@ def test_one_user_or_one_item(tiny, column, word, name):
 
 
 def test_nothing_left_after_the_core(tiny):
-    with pytest.raises(DataError, match="has no users after --threshold and the k-core"):
+    with pytest.raises(DataError, match="has no users after threshold and the k-core"):
         Popularity()(tiny, filters=Filters(user_core=500))
 
 
 def test_counts_add_up(tiny):
     dataset = Temporal(gap="30d")(tiny, filters=Filters(threshold=2, user_core=5))
-    log, splits = dataset.manifest["log"], dataset.manifest["splits"]
+    log, splits = dataset.manifest.log, dataset.manifest.splits
     lost = ("below_threshold", "duplicates", "outside_k_core", "left_out")
-    dropped = splits["test_ood"]["dropped_unknown"]
-    kept = sum(counts["rows"] for counts in splits.values())
+    dropped = splits["test_ood"].dropped_unknown
+    kept = sum(counts.rows for counts in splits.values())
     assert log["read"] == kept + dropped + sum(log[reason] for reason in lost)
     assert min(log[reason] for reason in ("below_threshold", "duplicates", "left_out")) > 0
 
@@ -211,7 +211,7 @@ def test_features_environments_and_times_come_along(tiny, named, tmp_path):
     )
     loaded = load_dataset(dataset.save(tmp_path / "data"))
     assert loaded.fingerprint == dataset.fingerprint
-    assert loaded.manifest["log"] == dataset.manifest["log"]
+    assert loaded.manifest.log == dataset.manifest.log
 
 
 # -- registry and documentation ------------------------------------------------------------------

@@ -22,11 +22,11 @@ def test_the_quantile_of_the_rows_lies_before_the_cut(long_tail, named):
     n = len(long_tail)
     side = named(dataset, "train", "valid", "test_iid")["timestamp"]
     ood = named(dataset, "test_ood")["timestamp"]
-    cut = dataset.manifest["log"]["cut"]
+    cut = dataset.manifest.log["cut"]
     assert len(side) == int(0.7 * n)
     assert side.max() < cut <= ood.min()
-    counts = dataset.manifest["splits"]["test_ood"]
-    assert counts["rows"] + counts["dropped_unknown"] == n - int(0.7 * n)
+    counts = dataset.manifest.splits["test_ood"]
+    assert counts.rows + counts.dropped_unknown == n - int(0.7 * n)
     assert named(dataset, "valid")["timestamp"].max() < cut
 
 
@@ -36,7 +36,7 @@ def test_a_gap_is_left_out_and_counted(long_tail, named):
     assert named(dataset, "train", "valid", "test_iid")["timestamp"].max() == cut - 1
     assert named(dataset, "test_ood")["timestamp"].min() >= cut + 300
     # The fixture has one row a second.
-    assert dataset.manifest["log"]["left_out"] == 300
+    assert dataset.manifest.log["left_out"] == 300
 
 
 @pytest.mark.parametrize("quantile", [0.45, 0.5, 0.55])
@@ -48,11 +48,11 @@ def test_ties_are_never_split(named, quantile):
     users, items = zip(*early, *late, strict=True)
     frame = pl.DataFrame({"user": users, "item": items, "timestamp": times})
     dataset = Temporal(quantile=quantile)(Interactions(frame, "x"))
-    cut = dataset.manifest["log"]["cut"]
+    cut = dataset.manifest.log["cut"]
     assert cut == (6 if quantile < 0.5 else 7)
     assert named(dataset, "train", "valid", "test_iid")["timestamp"].max() == cut - 1
-    counts = dataset.manifest["splits"]["test_ood"]
-    assert counts["rows"] + counts["dropped_unknown"] == sum(t >= cut for t in times)
+    counts = dataset.manifest.splits["test_ood"]
+    assert counts.rows + counts.dropped_unknown == sum(t >= cut for t in times)
 
 
 @pytest.mark.parametrize(
@@ -127,5 +127,5 @@ def test_the_future_is_refused_but_today_is_not(long_tail):
 
 def test_without_times(long_tail):
     timeless = Interactions(long_tail.frame.drop("timestamp"), "shop.csv")
-    with pytest.raises(DataError, match=r"shop.csv: has no timestamps.*--timestamp-col"):
+    with pytest.raises(DataError, match=r"shop.csv: has no timestamps.*timestamp='NAME'"):
         Temporal()(timeless)

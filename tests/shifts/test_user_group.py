@@ -33,7 +33,7 @@ def test_the_group_and_its_share(tiny, named, settings, group, strength):
     members = set(tiny.features["user_features"].filter(group)["user"])
     ood = named(dataset, "test_ood")
     assert set(ood["user"]) == members
-    assert dataset.manifest["log"]["group_users"] == len(members)
+    assert dataset.manifest.log["group_users"] == len(members)
     rows = tiny.tables["log"].deduplicated().frame["user"].value_counts()
     sizes = dict(rows.rows())
     held = dict(ood["user"].value_counts().rows())
@@ -52,7 +52,7 @@ def test_every_member_stays_known(named):
     scenario = UserGroup(attribute="late", value=True, strength=0.99, test_share=0.1)
     dataset = scenario(source)
     assert dataset.n_users == 40
-    assert dataset.manifest["splits"]["test_ood"]["dropped_unknown"] == 0
+    assert dataset.manifest.splits["test_ood"].dropped_unknown == 0
     assert set(named(dataset, "test_ood")["user"]) <= set(range(1, 40, 2))
 
 
@@ -84,14 +84,14 @@ def test_planted_clusters_are_found(seed):
 
 def test_the_smallest_large_enough_cluster_is_held_out(tiny, named):
     dataset = UserGroup(clusters=4)(tiny)
-    found = dataset.manifest["log"]
+    found = dataset.manifest.log
     sizes = found["cluster_sizes"]
     assert sizes == sorted(sizes, reverse=True)
     assert sum(sizes) == 60
     assert found["cluster"] == max(k for k, size in enumerate(sizes) if size >= 3)
     assert named(dataset, "test_ood")["user"].n_unique() <= sizes[found["cluster"]]
     chosen = UserGroup(clusters=4, cluster=0)(tiny)
-    assert chosen.manifest["log"]["group_users"] == sizes[0]
+    assert chosen.manifest.log["group_users"] == sizes[0]
     assert UserGroup(clusters=4)(tiny).fingerprint == dataset.fingerprint
 
 
@@ -128,7 +128,7 @@ def test_refusals(tiny, settings, sentence):
 
 
 def test_nothing_known_of_users(long_tail):
-    with pytest.raises(DataError, match=r"shop.csv: nothing is known.*--user-features"):
+    with pytest.raises(DataError, match=r"shop.csv: nothing is known.*user_features"):
         UserGroup(attribute="age", value=3)(long_tail)
 
 

@@ -345,7 +345,7 @@ def test_the_seed_decides_everything():
 
 def test_a_world_can_be_built_again_from_its_dataset(world):
     dataset = world.dataset("popularity", strength=0.3)
-    settings = dataset.manifest["settings"]
+    settings = dataset.manifest.settings
     again = ConfoundedWorld(**settings["world"])
     assert again.dataset(**settings["shift"]).fingerprint == dataset.fingerprint
 

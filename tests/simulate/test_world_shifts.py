@@ -75,7 +75,7 @@ def test_splits_carry_times_and_environments(world, shift):
         assert split.periods is not None
         used = {dataset.periods[code] for code in np.unique(split.periods)}
         assert used == set(shifted if name == "test_ood" else logged)
-    assert dataset.manifest["settings"]["environments"] == {"logged": logged, "test_ood": shifted}
+    assert dataset.manifest.settings["environments"] == {"logged": logged, "test_ood": shifted}
 
 
 def test_the_log_is_the_same_under_shifts_of_the_same_periods(world):

@@ -105,7 +105,7 @@ def plain(world: ConfoundedWorld, **changes) -> Dataset:
     """The splits of a world's dataset with other settings and tables."""
     made = world.dataset()
     clicks = pl.DataFrame({"user": made.users.head(5), "item": made.items.head(5)})
-    given = {"settings": made.manifest["settings"], **changes}
+    given = {"settings": made.manifest.settings, **changes}
     return Dataset.from_splits(
         {"train": Interactions(clicks, "log")}, name="mine", scenario="given", **given
     )
@@ -129,7 +129,7 @@ def test_a_dataset_without_truth(world):
 def test_a_truth_that_does_not_fit(world):
     tables = truth_of(world)
     assert WorldTruth.of(plain(world, tables=tables)).relevant([0], [0]).all()
-    settings = world.dataset().manifest["settings"]
+    settings = world.dataset().manifest.settings
     damaged = [
         {"settings": {}},
         {"settings": {**settings, "world": {**settings["world"], "dim": 3}}},

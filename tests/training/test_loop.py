@@ -251,7 +251,7 @@ def test_the_content_of_a_test_split_changes_no_weights(world):
     other = Dataset(
         users=world.users,
         items=world.items,
-        manifest={**world.manifest, "fingerprint": "another"},
+        manifest=world.manifest.model_copy(update={"fingerprint": "another"}),
         splits=swapped,
     )
     for options in ({}, {"sampler": "random"}, {"sampler": "cnsdiff"}):
@@ -283,14 +283,14 @@ def test_selecting_on_valid_is_silent(world, noting):
 
 def test_no_valid_split(world):
     splits = {"train": world.split("train"), "test_ood": world.split("test_ood")}
-    kept = {name: world.manifest["splits"][name] for name in splits}
+    kept = {name: world.manifest.splits[name] for name in splits}
     bare = Dataset(
         users=world.users,
         items=world.items,
-        manifest={**world.manifest, "splits": kept},
+        manifest=world.manifest.model_copy(update={"splits": kept}),
         splits=splits,
     )
-    with pytest.raises(DataError, match=r"has no valid split; prepare it again with --valid FILE"):
+    with pytest.raises(DataError, match=r"has no valid split; prepare it again with valid='FILE'"):
         Recommender(sampler="random").fit(bare)
 
 

@@ -141,7 +141,7 @@ def test_a_dataset_without_judgements(world, tmp_path):
     bare = Dataset(
         users=world.users,
         items=world.items,
-        manifest={**world.manifest, "tables": []},
+        manifest=world.manifest.model_copy(update={"tables": []}),
         splits={name: world.split(name) for name in world.split_names},
     )
     with pytest.raises(DataError, match="judgements"):
@@ -151,11 +151,11 @@ def test_a_dataset_without_judgements(world, tmp_path):
 
 def test_without_a_valid_split_the_default_counts_nothing(world):
     splits = {name: world.split(name) for name in ("train", "test_ood")}
-    kept = {name: world.manifest["splits"][name] for name in splits}
+    kept = {name: world.manifest.splits[name] for name in splits}
     bare = Dataset(
         users=world.users,
         items=world.items,
-        manifest={**world.manifest, "splits": kept},
+        manifest=world.manifest.model_copy(update={"splits": kept}),
         splits=splits,
     )
     assert logged(trained(bare, training={"select_on": "test_ood", "dial": "off"})) == [{}] * 3

@@ -206,7 +206,7 @@ def _make(shift: Shift, log: Log, options: Options) -> Dataset:
 
 def _require_tests(dataset: Dataset) -> None:
     for name in ("valid", "test_iid", "test_ood"):
-        if not dataset.manifest["splits"].get(name, {}).get("rows"):
+        if name not in dataset.manifest.splits:
             raise InputError(f"its {name} split is empty; give a larger log")
 
 
@@ -382,8 +382,7 @@ def _result(
 def _reserve(datasets: Mapping[str, Dataset]) -> float:
     """Seconds for the numbers and the report."""
     shares = [
-        max(1.0, float(dataset.manifest["splits"]["train"]["rows"]) / 100_000)
-        for dataset in datasets.values()
+        max(1.0, dataset.manifest.splits["train"].rows / 100_000) for dataset in datasets.values()
     ]
     return _RESERVE + _RESERVE_A_SHIFT * sum(shares)
 

@@ -67,9 +67,7 @@ def shift_result(
             "fingerprint": dataset.fingerprint,
             "users": dataset.n_users,
             "items": dataset.n_items,
-            "pairs": {
-                name: dataset.manifest["splits"][name]["rows"] for name in dataset.split_names
-            },
+            "pairs": {name: dataset.manifest.splits[name].rows for name in dataset.split_names},
         },
         "size": distances(dataset, seed),
         "n_users": dict(judged.n_users),

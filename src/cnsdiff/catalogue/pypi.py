@@ -24,6 +24,7 @@ from urllib.parse import urldefrag, urljoin
 
 import httpx
 
+from cnsdiff.base.spelling import parameter
 from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download, trusted
 from cnsdiff.catalogue.progress import Reporter
 
@@ -83,7 +84,8 @@ def fetch_wheel(
     except DownloadError as error:
         failures.append(str(error))
     raise DownloadError(
-        f"{'; '.join(failures)}; check pip's settings (PIP_INDEX_URL) or choose another --route"
+        f"{'; '.join(failures)}; check pip's settings (PIP_INDEX_URL) or choose another "
+        f"{parameter('route')}"
     )
 
 

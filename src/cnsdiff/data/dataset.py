@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_settled
 from cnsdiff.data.directory import (
     MANIFEST,
     SCHEMA_VERSION,
     SPLITS,
+    DatasetManifest,
+    SeenCounts,
+    SplitCounts,
     ids_misfit,
     read_manifest,
     read_table,
@@ -67,23 +72,23 @@ class Dataset:
         *,
         users: pl.Series,
         items: pl.Series,
-        manifest: dict[str, Any],
-        splits: Mapping[str, Split] | None = None,
-        tables: Mapping[str, pl.DataFrame] | None = None,
+        manifest: DatasetManifest,
+        splits: Mapping[str, Split] = MappingProxyType({}),
+        tables: Mapping[str, pl.DataFrame] = MappingProxyType({}),
         seen: pl.DataFrame | None = None,
         path: Path | None = None,
     ) -> None:
         self._users = Vocabulary(users.alias("id"))
         self._items = Vocabulary(items.alias("id"))
-        self._splits = splits
-        self._tables = tables
+        # What is in memory: all of it, or what has been read from the directory so far.
+        self._splits, self._tables = dict(splits), dict(tables)
         self._seen = seen
         self.manifest = manifest
         self.path = path
 
     def __repr__(self) -> str:
         counts = ", ".join(
-            f"{name} {self.manifest['splits'][name]['rows']:,}" for name in self.split_names
+            f"{name} {self.manifest.splits[name].rows:,}" for name in self.split_names
         )
         return (
             f"Dataset({self.name!r}, {self.scenario}: {self.n_users:,} users, "
@@ -93,12 +98,12 @@ class Dataset:
     @property
     def name(self) -> str:
         """What the dataset is called."""
-        return str(self.manifest["name"])
+        return self.manifest.name
 
     @property
     def scenario(self) -> str:
         """The name of the shift scenario."""
-        return str(self.manifest["scenario"])
+        return self.manifest.scenario
 
     @property
     def users(self) -> pl.Series:
@@ -123,28 +128,28 @@ class Dataset:
     @property
     def split_names(self) -> tuple[str, ...]:
         """The splits there are, in the order of :data:`SPLITS`."""
-        return tuple(name for name in SPLITS if name in self.manifest["splits"])
+        return tuple(name for name in SPLITS if name in self.manifest.splits)
 
     @property
     def periods(self) -> list[Any]:
         """The labels that ``Split.periods`` numbers; empty without labels of periods."""
-        return list(self.manifest.get("environments", []))
+        return list(self.manifest.environments)
 
     @property
     def table_names(self) -> tuple[str, ...]:
         """The side tables there are, in the order of :data:`~cnsdiff.data.SIDE_TABLES`."""
-        return tuple(self.manifest.get("tables", []))
+        return tuple(self.manifest.tables)
 
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of ids, pairs and side tables: equal for equal content, saved or not."""
-        return str(self.manifest["fingerprint"])
+        return self.manifest.fingerprint
 
     def split(self, name: str) -> Split:
         """The pairs of one split.
 
-        A dataset with a directory reads (and checks) the file at each call and keeps nothing,
-        so that no test split is opened before it is asked for.
+        A dataset with a directory reads and checks the file when it is first asked for, so that
+        no test split is opened before, and keeps it.
 
         Raises
         ------
@@ -153,36 +158,28 @@ class Dataset:
         """
         require_split(name)
         if name not in self.split_names:
-            option = name.replace("_", "-")
-            other = "" if name == "train" else ", or evaluate other splits with --split"
-            if name == "valid":
-                other = " (training picks its best epoch on it)"
+            other = {
+                "train": "",
+                "valid": " (training picks its best epoch on it)",
+            }.get(name, f", or evaluate other splits with {parameter('split')}")
             raise DataError(
                 f"{self.path or self.name}: has no {name} split; prepare it again with "
-                f"--{option} FILE{other}"
+                f"{parameter(name, 'FILE')}{other}"
             )
-        if self._splits is not None:
-            return self._splits[name]
-        if self.path is None:
-            raise DataError(f"{self.name}: its splits are neither in memory nor on disk")
-        table = read_table(self.path, name, self.manifest)
-        problem = split_misfit(table, self.n_users, self.n_items, len(self.periods))
-        if table.height != (rows := self.manifest["splits"][name]["rows"]):
-            problem = f"has {table.height} rows and not {rows}"
-        if problem is not None:
-            raise DataError(
-                f"{self.path}: {name}.parquet {problem}, so it does not fit users.parquet, "
-                "items.parquet and the manifest; prepare the dataset again"
+        if name not in self._splits:
+            n_labels = len(self.periods)
+            table = self._read(
+                name, lambda table: split_misfit(table, self.n_users, self.n_items, n_labels)
             )
-        return split_of(table, name)
+            self._splits[name] = split_of(table, name)
+        return self._splits[name]
 
     def table(self, name: str) -> pl.DataFrame:
         """One side table: features, judgements, the truth of a simulation, exposures.
 
         Tables of users or items have a row for each internal number, with nulls where nothing
         is known (``exposures``: 0); ``judgements`` has ``user`` and ``item``
-        (internal numbers) and ``relevant``. Like a split, a saved one is read and checked at each
-        call.
+        (internal numbers) and ``relevant``. Read and checked as a split is.
 
         Raises
         ------
@@ -192,15 +189,25 @@ class Dataset:
         require_side_table(name)
         if name not in self.table_names:
             raise DataError(f"{self.path or self.name}: has no {name}; prepare it again with them")
-        if self._tables is not None:
-            return self._tables[name]
+        if name not in self._tables:
+            self._tables[name] = self._read(
+                name, lambda table: side_table_misfit(table, name, self.n_users, self.n_items)
+            )
+        return self._tables[name]
+
+    def _read(self, name: str, misfit: Callable[[pl.DataFrame], str | None]) -> pl.DataFrame:
+        """A table of the directory, which must fit the ids and the manifest."""
         if self.path is None:
-            raise DataError(f"{self.name}: its tables are neither in memory nor on disk")
+            raise DataError(f"{self.name}: its {name} is neither in memory nor on disk")
         table = read_table(self.path, name, self.manifest)
-        if problem := side_table_misfit(table, name, self.n_users, self.n_items):
+        problem = misfit(table)
+        rows = self.manifest.splits[name].rows if name in self.split_names else table.height
+        if table.height != rows:
+            problem = f"has {table.height} rows and not {rows}"
+        if problem is not None:
             raise DataError(
-                f"{self.path}: {name}.parquet {problem}, so it does not fit users.parquet and "
-                "items.parquet; prepare the dataset again"
+                f"{self.path}: {name}.parquet {problem}, so it does not fit users.parquet, "
+                "items.parquet and the manifest; prepare the dataset again"
             )
         return table
 
@@ -223,32 +230,21 @@ class Dataset:
         DataError
             Its file is damaged.
         """
-        if self._seen is not None:
-            return self._seen
-        if self.path is not None and "seen" in self.manifest:
-            table = read_table(self.path, "seen", self.manifest)
-            if problem := seen_misfit(table, self.n_users, self.n_items):
-                raise DataError(
-                    f"{self.path}: seen.parquet {problem}, so it does not fit users.parquet and "
-                    "items.parquet; prepare the dataset again"
-                )
-            return table
-        # A dataset from before this table holds no more than its splits.
-        held_out = [self.split(name) for name in self.split_names if name != "train"]
-        as_logs = [
-            Interactions(
-                pl.DataFrame(
-                    {
-                        "user": self.decode_users(split.users),
-                        "item": self.decode_items(split.items),
-                        **({} if split.timestamps is None else {"timestamp": split.timestamps}),
-                    }
-                ),
-                self.name,
+        if self._seen is None and self.path is not None and self.manifest.seen is not None:
+            self._seen = self._read(
+                "seen", lambda table: seen_misfit(table, self.n_users, self.n_items)
             )
-            for split in held_out
-        ]
-        return seen_table(as_logs, self._users, self._items, self.split("train"))
+        if self._seen is None:
+            # A dataset from before this table holds no more than its splits.
+            splits = [self.split(name) for name in self.split_names if name != "train"]
+            logs = [Interactions(self._with_ids(split), self.name) for split in splits]
+            self._seen = seen_table(logs, self._users, self._items, self.split("train"))
+        return self._seen
+
+    def _with_ids(self, split: Split) -> pl.DataFrame:
+        times = {} if split.timestamps is None else {"timestamp": split.timestamps}
+        users, items = self.decode_users(split.users), self.decode_items(split.items)
+        return pl.DataFrame({"user": users, "item": items, **times})
 
     def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
@@ -284,7 +280,8 @@ class Dataset:
             **{name: self.table(name) for name in self.table_names},
             "seen": self.seen(),
         }
-        manifest = {**self.manifest, "seen": {"pairs": tables["seen"].height}}
+        seen = SeenCounts(pairs=tables["seen"].height)
+        manifest = self.manifest.model_copy(update={"seen": seen})
         self.manifest = write_directory(path, manifest, tables, overwrite=overwrite)
         self.path = path
         return path
@@ -299,6 +296,7 @@ class Dataset:
         source: Mapping[str, Any] | str | None = None,
         settings: Mapping[str, Any] | None = None,
         counts: Mapping[str, Mapping[str, int]] | None = None,
+        log: Mapping[str, Any] | None = None,
         tables: Mapping[str, pl.DataFrame] | None = None,
         logs: Iterable[Interactions] = (),
     ) -> Dataset:
@@ -323,6 +321,8 @@ class Dataset:
             How it was prepared (threshold, k-core, …).
         counts
             More counts for each split, put beside those made here.
+        log
+            What became of the log before it was split, for the manifest.
         tables
             Side tables in the ids as given: ``user_features``, ``truth_users`` (a column
             ``user``, a row each), ``item_features``, ``truth_items``, ``exposures`` (``item``;
@@ -341,39 +341,49 @@ class Dataset:
         for split in splits:
             require_split(split)
         if "train" not in splits:
-            raise DataError("there is no train split; give one with --train FILE")
+            raise DataError(f"there is no train split; give one with {parameter('train', 'FILE')}")
         if len(splits["train"]) == 0:
             raise DataError(
-                f"{splits['train'].source}: no interaction is left to train on; lower --threshold "
-                "or the k-core"
+                f"{splits['train'].source}: no interaction is left to train on; lower "
+                f"{parameter('threshold')} or the k-core"
             )
-        coded, users, items, periods, own = encode_splits(splits)
-        numbers = Vocabulary(users), Vocabulary(items)
+        encoded = encode_splits(splits)
+        numbers = Vocabulary(encoded.users), Vocabulary(encoded.items)
         side = encode_side_tables(tables or {}, *numbers)
-        held_out = [given for split, given in splits.items() if split != "train"]
-        seen = seen_table(list(logs) or held_out, *numbers, coded["train"])
-        manifest: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "name": name,
-            "scenario": scenario,
-            "created_by": f"cnsdiff {_version()}",
-            "fingerprint": add_to_hash(content_hash(users, items, coded), side),
-            "n_users": len(users),
-            "n_items": len(items),
-            "splits": {
-                split: {**own[split], **dict((counts or {}).get(split, {}))} for split in coded
-            },
-            "source": {"licence": LICENCE}
-            | ({"description": source} if isinstance(source, str) else dict(source or {})),
-            "settings": dict(settings or {}),
-            "seen": {"pairs": seen.height},
+        held_out = [table for split, table in splits.items() if split != "train"]
+        seen = seen_table(list(logs) or held_out, *numbers, encoded.splits["train"])
+        labels = encoded.periods
+        given = {"description": source} if isinstance(source, str) else dict(source or {})
+        # A field that is not set is not in the file.
+        optional: dict[str, Any] = {
+            "environments": None if labels is None else labels.to_list(),
+            "tables": list(side) or None,
+            "log": None if log is None else dict(log),
         }
-        if periods is not None:
-            manifest["environments"] = periods.to_list()
-        if side:
-            manifest["tables"] = list(side)
+        manifest = DatasetManifest(
+            schema_version=SCHEMA_VERSION,
+            name=name,
+            scenario=scenario,
+            created_by=f"cnsdiff {_version()}",
+            fingerprint=add_to_hash(content_hash(encoded), side),
+            n_users=len(encoded.users),
+            n_items=len(encoded.items),
+            splits={
+                split: SplitCounts(**{**own, **dict((counts or {}).get(split, {}))})
+                for split, own in encoded.counts.items()
+            },
+            source={"licence": LICENCE, **given},
+            settings=dict(settings or {}),
+            seen=SeenCounts(pairs=seen.height),
+            **{field: value for field, value in optional.items() if value is not None},
+        )
         return cls(
-            users=users, items=items, manifest=manifest, splits=coded, tables=side, seen=seen
+            users=encoded.users,
+            items=encoded.items,
+            manifest=manifest,
+            splits=encoded.splits,
+            tables=side,
+            seen=seen,
         )
 
 
@@ -392,11 +402,11 @@ def load_dataset(path: str | Path) -> Dataset:
 def _load(path: Path) -> Dataset:
     manifest = read_manifest(path)
     ids = {}
-    for table, key in (("users", "n_users"), ("items", "n_items")):
+    for table, count in (("users", manifest.n_users), ("items", manifest.n_items)):
         frame = read_table(path, table, manifest)
         problem = ids_misfit(frame)
-        if problem is None and frame.height != manifest[key]:
-            problem = f"has {frame.height} ids and not {manifest[key]}"
+        if problem is None and frame.height != count:
+            problem = f"has {frame.height} ids and not {count}"
         if problem is not None:
             raise DataError(
                 f"{path}: {table}.parquet does not fit the manifest ({problem}); prepare the "

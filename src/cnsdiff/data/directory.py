@@ -10,20 +10,20 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import polars as pl
 from pydantic import Field
 
 from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
     foreign_to,
     read_json,
     recover,
-    sha256,
     write_json,
 )
 
@@ -40,15 +40,47 @@ SideTable = Literal[
 SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
 
 
-class _Counts(Record):
-    """Of a split; all else that is counted is a whole number, too."""
+class SplitCounts(Record):
+    """What a split holds, and what was left out of it on the way; scenarios may count more."""
 
     __pydantic_extra__: dict[str, int]
+
     rows: int = Field(ge=1)
+    """Pairs."""
+    users: int = 0
+    items: int = 0
+    duplicates: int = 0
+    """Repetitions of a pair."""
+    dropped_unknown: int | None = None
+    """Pairs of a user or item that train does not know; None where nobody counted."""
+    overlap_train: int = 0
+    overlap_test: int = 0
+    overlap_test_iid: int = 0
+    """Pairs that are in the other split, too; left out here, but for those of both tests."""
+    read: int = 0
+    skipped: int = 0
+    """Malformed rows."""
+    below_threshold: int = 0
+    users_without_positives: int = 0
+    outside_k_core: int = 0
+    ratings_ignored: int = 0
+    """Rows with a rating that no threshold made use of."""
+    in_log: int = 0
+    """Randomised positives that are in the log, too."""
 
 
-class _Checksum(Record):
+class SeenCounts(Record):
+    """What :meth:`~cnsdiff.data.Dataset.seen` holds."""
+
+    pairs: int = 0
+
+
+class FileRecord(Record):
+    """A file of the dataset as it was written."""
+
     sha256: str
+    bytes: int | None = None
+    rows: int | None = None
 
 
 class DatasetManifest(Record):
@@ -57,17 +89,29 @@ class DatasetManifest(Record):
     schema_version: int
     name: str
     scenario: str
+    created_by: str = ""
     fingerprint: str
+    """Hex SHA-256 of ids, pairs and side tables."""
     n_users: int = Field(ge=1)
     n_items: int = Field(ge=1)
     # Names become file names, so only the known ones are let through.
-    splits: dict[Literal["train", "valid", "test_iid", "test_ood"], _Counts]
-    tables: list[SideTable] = Field(default=[])
-    files: dict[str, _Checksum]
-    environments: list[int | str] = Field(default=[])
+    splits: dict[Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")], SplitCounts]
     source: dict[str, Any] = Field(default={})
+    """Where the data came from: licence, file names, an address."""
     settings: dict[str, Any] = Field(default={})
+    """How it was prepared: the filters, the seed, the scenario's settings."""
+    seen: SeenCounts | None = None
+    """None in datasets from before there was such a table."""
+    environments: list[int | str] = Field(default=[])
+    """Labels of the periods."""
+    tables: list[SideTable] = Field(default=[])
     log: dict[str, Any] = Field(default={})
+    """What became of the log, and what the scenario settled on."""
+    files: dict[str, FileRecord] = Field(default={})
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types, with the keys that were set, as in the file."""
+        return self.model_dump(exclude_unset=True)
 
 
 def require_split(name: str) -> None:
@@ -118,14 +162,14 @@ def file_name(table: str) -> str:
 
 
 def write_directory(
-    path: Path, manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], *, overwrite: bool
-) -> dict[str, Any]:
+    path: Path, manifest: DatasetManifest, tables: Mapping[str, pl.DataFrame], *, overwrite: bool
+) -> DatasetManifest:
     """Write all tables and the manifest as one directory that appears whole or not at all.
 
     Returns
     -------
-    dict
-        The manifest as written, with the checksums of the files.
+    DatasetManifest
+        As written, with the checksums of the files.
 
     Raises
     ------
@@ -136,29 +180,30 @@ def write_directory(
     StorageError
         It cannot be written; what was there is untouched.
     """
+    option = parameter("overwrite", True)
     if overwrite and not _is_replaceable(path):
         raise DataError(
-            f"{path}: holds files but no dataset, so --overwrite does not replace it; choose "
+            f"{path}: holds files but no dataset, so {option} does not replace it; choose "
             "another directory"
         )
     own = [*map(file_name, ("users", "items", "seen", *SPLITS, *SIDE_TABLES)), MANIFEST, REPORT]
     if overwrite and path.is_dir() and (other := foreign_to(path, own)) is not None:
         raise DataError(
-            f"{path}: holds {other!r} beside the dataset, which --overwrite would remove; move it, "
+            f"{path}: holds {other!r} beside the dataset, which {option} would remove; move it, "
             "or choose another directory"
         )
     with atomic_directory(path, overwrite=overwrite) as temporary:
         files = {}
         for table, frame in tables.items():
-            target = temporary / file_name(table)
-            frame.write_parquet(target)
-            files[target.name] = {
-                "sha256": sha256(target),
-                "bytes": target.stat().st_size,
-                "rows": frame.height,
-            }
-        written = {**manifest, "files": files}
-        write_json(temporary / MANIFEST, written)
+            buffer = io.BytesIO()
+            frame.write_parquet(buffer)
+            content = buffer.getbuffer()
+            (temporary / file_name(table)).write_bytes(content)
+            files[file_name(table)] = FileRecord(
+                sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), rows=frame.height
+            )
+        written = manifest.model_copy(update={"files": files})
+        write_json(temporary / MANIFEST, written.to_dict())
     return written
 
 
@@ -172,8 +217,8 @@ def _is_replaceable(path: Path) -> bool:
     return (path / MANIFEST).is_file() and any(map(Path.is_file, tables)) and not is_run
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The checked manifest of a dataset directory.
+def read_manifest(path: Path) -> DatasetManifest:
+    """The manifest of a dataset directory.
 
     Raises
     ------
@@ -183,7 +228,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     recover(path)
     if not path.exists():
-        raise DataError(f"{path}: no such dataset; make it with cnsdiff prepare --out {path}")
+        raise DataError(f"{path}: no such dataset; make it with {Command('prepare', out=path)}")
     if not path.is_dir():
         raise DataError(
             f"{path}: is a file, not a dataset directory; make one from it with cnsdiff prepare"
@@ -194,23 +239,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: has no {MANIFEST}, so it is not a dataset; make one with cnsdiff prepare"
         )
     try:
-        manifest: dict[str, Any] = read_json(file)
+        content = read_json(file)
     except (ValueError, OSError) as error:
         raise DataError(
             f"{file}: is damaged ({first_line(error)}); prepare the dataset again"
         ) from error
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise DataError(
             f"{file}: has schema version {shown(version)}, and this cnsdiff reads "
             f"{SCHEMA_VERSION}; prepare the dataset again with this version"
         )
-    if problem := misfit(DatasetManifest, manifest):
+    if problem := misfit(DatasetManifest, content):
         raise DataError(f"{file}: is damaged ({problem}); prepare the dataset again")
-    tables = manifest.get("tables", [])
-    seen = ("seen",) if "seen" in manifest else ()  # datasets from before it have none
-    for table in ("users", "items", *manifest["splits"], *tables, *seen):
-        if file_name(table) not in manifest["files"]:
+    manifest = DatasetManifest.model_validate(content)
+    seen = () if manifest.seen is None else ("seen",)
+    for table in ("users", "items", *manifest.splits, *manifest.tables, *seen):
+        if file_name(table) not in manifest.files:
             raise DataError(
                 f"{file}: is damaged (no checksum of {file_name(table)}); prepare the dataset again"
             )
@@ -219,7 +264,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFrame:
+def read_table(path: Path, table: str, manifest: DatasetManifest) -> pl.DataFrame:
     """One Parquet file of a dataset directory, checked against its checksum.
 
     Raises
@@ -228,9 +273,13 @@ def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFr
         The file is missing, or is not the one the manifest was written for.
     """
     try:
-        return _read_table(path, table, manifest)
+        return _read_table(path / file_name(table), manifest.files[file_name(table)])
     except DataError as error:
-        if _is_replaced(path, manifest):
+        try:
+            replaced = read_json(path / MANIFEST) != manifest.to_dict()
+        except (OSError, ValueError):
+            replaced = False
+        if replaced:
             raise DataError(
                 f"{path}: has been replaced since it was opened, so that its parts no longer fit "
                 "together; open it, or give the command, again"
@@ -238,26 +287,15 @@ def read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFr
         raise
 
 
-def _is_replaced(path: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether another dataset is there now."""
-    try:
-        return bool(read_json(path / MANIFEST) != manifest)
-    except (OSError, ValueError):
-        return False
-
-
-def _read_table(path: Path, table: str, manifest: Mapping[str, Any]) -> pl.DataFrame:
-    file = path / file_name(table)
+def _read_table(file: Path, record: FileRecord) -> pl.DataFrame:
     try:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read: {error.strerror or error}; prepare the dataset again"
         ) from error
-    entry = manifest["files"][file.name]
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        size = entry.get("bytes")
-        short = isinstance(size, int) and len(data) < size
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        short = record.bytes is not None and len(data) < record.bytes
         raise DataError(
             f"{file}: is {'truncated' if short else 'changed'} (its checksum differs from the "
             "manifest's); prepare the dataset again"

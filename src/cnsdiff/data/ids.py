@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.interactions import Interactions
 
 #: What programs write for a missing id (pandas and its forerunners, Python, SQL, Hive, a shell).
@@ -51,8 +52,8 @@ def id_values(series: pl.Series, what: str) -> pl.Series:
         if bool((whole.cast(dtype) == series).fill_null(series.is_null()).all()):
             return whole
     raise DataError(
-        f"{what} holds {dtype}, which cannot serve as ids; turn it into integers or "
-        "strings, or name another column with --user-col or --item-col"
+        f"{what} holds {dtype}, which cannot serve as ids; turn it into integers or strings, or "
+        f"name another column with {parameter('user', 'NAME')} or {parameter('item', 'NAME')}"
     )
 
 
@@ -91,8 +92,8 @@ def as_integers(ids: pl.Series, what: str | None = None, *, literal: bool = Fals
         if whole is not None and what is not None:
             shown = ids.filter(ids.str.ends_with(".0"))[0]
             warnings.warn(
-                f"{what}: ids such as {shown!r} are taken for the whole number; --literal-ids "
-                "takes them as they are written",
+                f"{what}: ids such as {shown!r} are taken for the whole number; "
+                f"{parameter('literal_ids', True)} takes them as they are written",
                 CnsdiffWarning,
                 stacklevel=2,
             )

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,15 @@ class Interactions:
             return self
         if "rating" not in self.frame.columns:
             raise DataError(
-                f"{self.source}: --threshold {threshold:g} needs ratings, but there is no rating "
-                "column; name it with --rating-col or leave --threshold out"
+                f"{self.source}: the threshold {threshold:g} needs ratings, but there is no rating "
+                f"column; name it with {parameter('rating', 'NAME')} or leave "
+                f"{parameter('threshold')} out"
             )
         kept = self.frame.filter(pl.col("rating") >= threshold)
         if kept.height == 0 and self.frame.height:
             raise DataError(
-                f"{self.source}: no rating reaches --threshold {threshold:g} (the highest is "
-                f"{self.frame['rating'].to_numpy().max():g}); lower --threshold"
+                f"{self.source}: no rating reaches the threshold {threshold:g} (the highest is "
+                f"{self.frame['rating'].to_numpy().max():g}); lower {parameter('threshold')}"
             )
         return replace(self, frame=kept)
 
@@ -222,6 +224,11 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
         return asdict(self)
+
+
+def leave_out(what: str = "lines") -> str:
+    """How to have malformed rows left out, for a sentence."""
+    return f"pass {parameter('skip_bad', True)} to leave such {what} out"
 
 
 def shortened(text: object) -> str:

@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 
 
 class Positives(nn.Module):
@@ -124,7 +125,7 @@ class Positives(nn.Module):
         if len(self.full_users) == int((self.user_counts > 0).sum()):
             raise DataError(
                 f"the training split: every user interacted with all {self.n_items} items, so "
-                "there are no negatives; give a larger log (or a rating --threshold)"
+                f"there are no negatives; give a larger log (or a rating {parameter('threshold')})"
             )
 
     def rows_with_negatives(self) -> Tensor | None:

@@ -249,16 +249,16 @@ def split_of(table: pl.DataFrame, name: str) -> Split:
     )
 
 
-def content_hash(users: pl.Series, items: pl.Series, splits: Mapping[str, Split]) -> str:
+def content_hash(encoded: Encoded) -> str:
     """Hex SHA-256 of ids and pairs, the same on every machine."""
     digest = hashlib.sha256()
-    for ids in (users, items):
+    for ids in (encoded.users, encoded.items):
         # Lengths keep ["ab", "c"] and ["a", "bc"] apart.
         text = ids.cast(pl.String)
         digest.update(f"{ids.dtype} {len(ids)} ".encode())
         digest.update(text.str.len_bytes().to_numpy().astype("<u8").tobytes())
         digest.update((text.str.join("").item() or "").encode())
-    for name, split in splits.items():
+    for name, split in encoded.splits.items():
         digest.update(f"{name} {len(split)} ".encode())
         digest.update(split.users.astype("<i8").tobytes())
         digest.update(split.items.astype("<i8").tobytes())

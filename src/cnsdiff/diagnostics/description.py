@@ -323,7 +323,6 @@ def _describe_split(
     by_user = np.bincount(split.users, minlength=frame.n_users)
     by_item = np.bincount(split.items, minlength=frame.n_items)
     on_decile = decile_shares(deciles, by_item)
-    counts = dataset.manifest["splits"][split.name]
     shift: dict[str, Shift] = {}
     if split is not train:
         # A stream for each split, so that leaving one out changes nothing for the others.
@@ -332,7 +331,7 @@ def _describe_split(
     return SplitDescription(
         pairs=len(split),
         density=len(split) / (frame.n_users * frame.n_items),
-        dropped_unknown=counts.get("dropped_unknown"),
+        dropped_unknown=dataset.manifest.splits[split.name].dropped_unknown,
         users=_counts(by_user),
         items=_counts(by_item),
         head=float(on_decile[: DECILES // 5].sum()),

@@ -82,7 +82,6 @@ def dataset_to_parquet(
 
 def facts_of(dataset: Dataset, format: str) -> dict[str, object]:
     """What the manifest of an export says of a dataset."""
-    manifest = dataset.manifest
     return {
         "export": "dataset",
         "format": format,
@@ -91,8 +90,8 @@ def facts_of(dataset: Dataset, format: str) -> dict[str, object]:
             "scenario": dataset.scenario,
             "fingerprint": dataset.fingerprint,
         },
-        "rows": {name: manifest["splits"][name]["rows"] for name in dataset.split_names},
-        "licence": manifest.get("source", {}).get("licence"),
+        "rows": {name: dataset.manifest.splits[name].rows for name in dataset.split_names},
+        "licence": dataset.manifest.source.get("licence"),
     }
 
 

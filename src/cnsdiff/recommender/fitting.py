@@ -162,7 +162,7 @@ def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
 
 def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
     """What recommendations leave out beside train; read when all has been chosen, not before."""
-    if "seen" not in dataset.manifest:
+    if dataset.manifest.seen is None:
         listeners.note(
             f"{dataset.name}: was prepared before datasets kept all that a log says of its users, "
             "so recommendations will leave out its splits alone; prepare it again"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import Settings, first_problem
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.data.interactions import checked_core, checked_threshold
 
@@ -151,7 +152,8 @@ def table_of(source: Source, role: str, scenario: str) -> Interactions:
     mend = {
         "log": "give one log of interactions, or use the scenario 'given' for ready splits",
         "train": "name the tables after the splits, or choose a scenario that divides a log",
-        "randomised": "name the file of interactions with items shown at random with --randomised",
+        "randomised": "name the file of interactions with items shown at random with "
+        + parameter("randomised"),
     }
     raise DataError(
         f"{source.name}: the scenario {scenario} needs a table {role!r}, and its tables are "

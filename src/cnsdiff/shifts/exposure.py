@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import Field
 
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Interactions, Source
 from cnsdiff.data.ids import unify
 from cnsdiff.shifts.base import Filters, register_scenario, table_of
@@ -59,7 +60,7 @@ class Exposure(LogScenario):
         if rated and filters.threshold is None:
             raise ConfigError(
                 f"{randomised.source}: has ratings, and without a threshold each of them would "
-                "count as liked; give --threshold"
+                f"count as liked; give {parameter('threshold')}"
             )
         filters = Filters(filters.threshold if rated else None)
         positives, counts = filters.clean(randomised, core=False)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.base.seeding import numpy_generator
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.reading.times import require_one_unit
@@ -100,7 +101,8 @@ class Log:
         if "timestamp" not in self.frame.columns:
             raise DataError(
                 f"{self.source}: has no timestamps, which this scenario divides by; name their "
-                "column with --timestamp-col, or choose another --scenario"
+                f"column with {parameter('timestamp', 'NAME')}, or choose another "
+                f"{parameter('scenario')}"
             )
         return self.frame["timestamp"].to_numpy()
 
@@ -115,7 +117,7 @@ class Log:
         if "user_features" not in self.features:
             raise DataError(
                 f"{self.source}: nothing is known of its users; give a table of their attributes "
-                "with --user-features"
+                f"with {parameter('user_features')}"
             )
         table = self.features["user_features"]
         known = table.with_columns(
@@ -220,25 +222,24 @@ class LogScenario(Scenario):
         rest = others(np.concatenate(list(held_out.values())), observed.height)
         iid = {name: log.decode(observed[rows]) for name, rows in held_out.items()}
         more = self.side_tables(source, filters, list(iid.values()))
-        dataset = Dataset.from_splits(
+        left_out = len(log) - len(parts.train) - len(parts.ood)
+        unread = filters.threshold is None and "rating" in log.frame.columns
+        return Dataset.from_splits(
             {"train": log.decode(observed[rest]), **iid, "test_ood": ood.pairs},
             name=source.name,
             scenario=self.name,
             source=source.provenance,
             settings={**filters.settings(), "seed": seed, **self.settings()},
             counts={"test_ood": ood.counts},
+            log={
+                **counts,
+                "ratings_ignored": len(log) if unread else 0,
+                "left_out": left_out,
+                **parts.found,
+            },
             tables={**source.features, **ood.tables, **more},
             logs=source.tables.values(),
         )
-        left_out = len(log) - len(parts.train) - len(parts.ood)
-        unread = filters.threshold is None and "rating" in log.frame.columns
-        dataset.manifest["log"] = {
-            **counts,
-            "ratings_ignored": len(log) if unread else 0,
-            "left_out": left_out,
-            **parts.found,
-        }
-        return dataset
 
     def _draw_iid(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> dict[str, Rows]:
         """Rows of valid and test_iid, among those whose user and item stay known without them."""
@@ -260,7 +261,7 @@ class LogScenario(Scenario):
             raise ConfigError(
                 f"{log.source}: only {len(free)} of the {n} training rows can be held out, since "
                 f"each user and item keeps one, and valid_share and test_share ask for {asked}; "
-                "lower them, or raise --user-core and --item-core"
+                f"lower them, or raise {parameter('user_core')} and {parameter('item_core')}"
             )
         test = draw(free, sizes["test_iid"], rng)
         valid = draw(np.setdiff1d(free, test, assume_unique=True), sizes["valid"], rng)
@@ -301,7 +302,7 @@ def free_rows(log: Log, wanted: int) -> NDArray[np.int64]:
         raise ConfigError(
             f"{log.source}: only {len(free)} of the {len(log)} rows can be held out, since each "
             f"user and item keeps one in train, and ood_share asks for {wanted}; lower it, or "
-            "raise --user-core and --item-core"
+            f"raise {parameter('user_core')} and {parameter('item_core')}"
         )
     return free
 
@@ -310,7 +311,7 @@ def _require_two(log: Log) -> None:
     for n, what in ((log.n_users, "user"), (log.n_items, "item")):
         if n < 2:
             raise DataError(
-                f"{log.source}: has {n or 'no'} {what}{'' if n else 's'} after --threshold and the "
-                f"k-core, and a scenario needs at least two; give a log of more {what}s or lower "
-                "them"
+                f"{log.source}: has {n or 'no'} {what}{'' if n else 's'} after "
+                f"{parameter('threshold')} and the k-core, and a scenario needs at least two; give "
+                f"a log of more {what}s or lower them"
             )

@@ -12,6 +12,7 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.reading.adjacency import layout_of
@@ -83,14 +84,16 @@ def _formats(tables: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str,
     if reading.get("format", "auto") != "auto" or any(reading.get(c) is not None for c in columns):
         return {}
     files = {role: Path(given) for role, given in tables.items() if isinstance(given, str | Path)}
+    if len(files) < 2:
+        return {}
     layouts = {role: layout_of(first_lines(path)) for role, path in files.items() if path.is_file()}
     lists = [files[role] for role, layout in layouts.items() if layout == "adjacency"]
     logs = [files[role] for role, layout in layouts.items() if layout == "log"]
     if lists and logs:
         raise DataError(
             f"{logs[0]}: looks like lines of a user, an item and a rating, and {lists[0]} like "
-            "LightGCN's lines of a user and items; name what both are with --format (text or "
-            "adjacency), or convert one of them"
+            f"LightGCN's lines of a user and items; name what both are with {parameter('format')} "
+            "(text or adjacency), or convert one of them"
         )
     if not lists and not logs:
         return {}

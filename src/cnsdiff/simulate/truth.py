@@ -82,7 +82,7 @@ class WorldTruth:
             )
         users, items = dataset.table("truth_users"), dataset.table("truth_items")
         try:
-            settings = dataset.manifest["settings"]
+            settings = dataset.manifest.settings
             world = validated(WorldSettings, settings["world"])
             environments = {
                 role: tuple(map(str, labels)) for role, labels in settings["environments"].items()

@@ -99,7 +99,7 @@ def check_scenario(
     pairs = {name: _pairs(dataset, name) for name in SPLITS}
     everything = np.concatenate(list(pairs.values()))
     # What valid shares with a test is taken out of it, and counted.
-    shared = dataset.manifest["splits"]["valid"].get("overlap_test", 0)
+    shared = dataset.manifest.splits["valid"].overlap_test
     assert len(np.unique(everything)) == len(everything) and not shared, "a pair is in two splits"
     _check_manifest(scenario, dataset, filters)
     again = scenario(source, filters=filters, seed=0)
@@ -111,14 +111,14 @@ def check_scenario(
 
 
 def _check_manifest(scenario: Scenario, dataset: Dataset, filters: Filters) -> None:
-    settings = dataset.manifest["settings"]
+    settings = dataset.manifest.settings
     assert dataset.scenario == scenario.name, f"the manifest calls it {dataset.scenario!r}"
     asked = {**scenario.settings(), **filters.settings()}
     if isinstance(scenario, LogScenario):
         asked["seed"] = 0
     missing = {key for key, value in asked.items() if settings.get(key, ...) != value}
     assert not missing, f"the manifest lacks the settings {sorted(missing)}"
-    json.dumps(dataset.manifest)
+    json.dumps(dataset.manifest.to_dict())
     assert len(dataset.fingerprint) == 64, "there is no fingerprint"
 
 
@@ -128,7 +128,7 @@ def _check_iid(scenario: LogScenario, dataset: Dataset, source: Source, filters:
     for name, share in shares.items():
         size, wanted = len(dataset.split(name)), rounded(share, side)
         assert size == wanted, f"{name} has {size} pairs, and its share of {side} is {wanted}"
-        lost = dataset.manifest["splits"][name]["dropped_unknown"]
+        lost = dataset.manifest.splits[name].dropped_unknown
         assert lost == 0, f"{lost} pairs of {name} were unknown to train"
     halves = {"valid_share": scenario.valid_share / 2, "test_share": scenario.test_share / 2}
     smaller = scenario.model_copy(update=halves)(source, filters=filters, seed=0)

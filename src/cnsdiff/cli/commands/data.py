@@ -57,7 +57,7 @@ def fetch(
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="You have read its terms and accept them.")
     ] = False,
-    given: Annotated[
+    local_copy: Annotated[
         Path | None,
         typer.Option("--from", help="File, archive or folder got by hand, instead of a download."),
     ] = None,
@@ -94,26 +94,26 @@ def fetch(
             name,
             home=home,
             accept_terms=accept_terms,
-            given=given,
+            local_copy=local_copy,
             route=route,
             mirror=mirror,
             force=force,
             report=report,
         )
     if json:
-        print_json({"path": str(done.folder), "already": done.already, **done.record})
+        print_json({"path": str(done.folder), "already": done.already, **done.record.model_dump()})
         return
     screen, record = console(), done.record
     if done.already:
         screen.print(f"{name} is there already and intact: {done.folder}", soft_wrap=True)
         print_next(screen, *_after_fetch(name))
         return
-    size = sum(file["bytes"] for file in record["files"].values())
+    size = sum(file.bytes for file in record.files.values())
     for line in (
-        f"Fetched {name} ({count(len(record['files']), 'file')}, {byte_size(size)}) from "
-        f"{record['address']}",
-        f"Licence: {record['terms']}",
-        f"Cite: {record['citation']}",
+        f"Fetched {name} ({count(len(record.files), 'file')}, {byte_size(size)}) from "
+        f"{record.address}",
+        f"Licence: {record.terms}",
+        f"Cite: {record.citation}",
         f"Kept in {done.folder}",
     ):
         screen.print(line, soft_wrap=True)

@@ -32,6 +32,7 @@ from cnsdiff.cli.options import (
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
+    from cnsdiff.data.directory import DatasetManifest
 
 EXAMPLE = (
     "Example: cnsdiff prepare ratings.csv --scenario popularity --strength 1 --threshold 4 "
@@ -147,11 +148,11 @@ def prepare(
     out = _place(dataset.name) if out is None else out
     dataset.save(out, overwrite=overwrite)
     if json:
-        print_json({"path": str(out), **dataset.manifest})
+        print_json({"path": str(out), **dataset.manifest.to_dict()})
         return
     screen = console()
     print_dataset(screen, dataset)
-    used = dataset.manifest["settings"].get("threshold")
+    used = dataset.manifest.settings.get("threshold")
     if threshold is None and used is not None:
         told = f"ratings of {used:g} and more count as positive, as usual for {log}"
         screen.print(note(f"{told}; --threshold changes that"), soft_wrap=True)
@@ -161,8 +162,8 @@ def prepare(
         screen.print(note(told), soft_wrap=True)
     for text in problem_lines(dataset.manifest):
         screen.print(note(text), soft_wrap=True)
-    if "log" in dataset.manifest:
-        screen.print(log_line(dataset.manifest["log"]), soft_wrap=True)
+    if dataset.manifest.log:
+        screen.print(log_line(dataset.manifest.log), soft_wrap=True)
     for split, option, use in (
         ("valid", "--valid", "train picks its best epoch on it"),
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
@@ -173,11 +174,11 @@ def prepare(
     print_next(screen, *after_dataset(out))
 
 
-def _with_ignored_ratings(manifest: Mapping[str, Any]) -> str:
+def _with_ignored_ratings(manifest: DatasetManifest) -> str:
     """What has ratings that nothing was made of, and its verb; "" where nothing has."""
-    if manifest.get("log", {}).get("ratings_ignored"):
+    if manifest.log.get("ratings_ignored"):
         return "the log has"
-    splits = [name for name, n in manifest["splits"].items() if n.get("ratings_ignored")]
+    splits = [name for name, counts in manifest.splits.items() if counts.ratings_ignored]
     return f"{', '.join(splits)} {'has' if len(splits) == 1 else 'have'}" if splits else ""
 
 
@@ -267,11 +268,11 @@ def _from_log(
     return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
 
 
-def problem_lines(manifest: Mapping[str, Any]) -> list[str]:
+def problem_lines(manifest: DatasetManifest) -> list[str]:
     """What was left out of each file while reading, a line for each reason."""
     from cnsdiff.data.interactions import Problem
 
-    source = manifest["source"]
+    source = manifest.source
     return [
         f"{source['files'][role]}: left out {Problem(**problem)}"
         for role, problems in source.get("problems", {}).items()

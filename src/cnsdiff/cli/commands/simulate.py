@@ -58,7 +58,7 @@ def simulate(
     dataset = world.dataset(shift, strength=strength)
     dataset.save(out, overwrite=overwrite)
     if json:
-        print_json({"path": str(out), **dataset.manifest})
+        print_json({"path": str(out), **dataset.manifest.to_dict()})
         return
     screen = console()
     print_dataset(screen, dataset)

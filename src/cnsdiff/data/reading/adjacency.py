@@ -9,7 +9,8 @@ from typing import Literal
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.interactions import problem_of, shortened
+from cnsdiff.base.spelling import parameter
+from cnsdiff.data.interactions import leave_out, problem_of, shortened
 from cnsdiff.data.reading.columns import RawTable
 
 _SEPARATORS = " \t,;|"
@@ -82,7 +83,7 @@ def told_format(lines: pl.DataFrame, source: str) -> Literal["adjacency", "auto"
         raise DataError(
             f"{source}, line {lines['line'][0]}: may be a user and items, as in LightGCN's files, "
             "or a user, an item and more, since every line has whole numbers and another user; "
-            "pass --format adjacency or --format text"
+            f"pass {parameter('format', 'adjacency')} or {parameter('format', 'text')}"
         )
     return "adjacency" if layout == "adjacency" else "auto"
 
@@ -111,7 +112,7 @@ def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTa
     if words.height and not skip_bad:
         raise DataError(
             f"{source}, line {words['line'][0]}: {shortened(words['text'][0])!r} is no line of "
-            "numbers as the others are; remove it, or pass --skip-bad to leave such lines out"
+            f"numbers as the others are; remove it, or {leave_out()}"
         )
     lines = lines.filter(numbers) if words.height else lines
     split = lines.select(
@@ -126,7 +127,7 @@ def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTa
     if alone.height and not skip_bad:
         raise DataError(
             f"{source}, line {alone['line'][0]}: user {alone['fields'][0][0]!r} has no items; "
-            "remove the line, or pass --skip-bad to leave such lines out"
+            f"remove the line, or {leave_out()}"
         )
     pairs = (
         split.filter(pl.col("fields").list.len() >= 2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from cnsdiff.base.errors import DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.interactions import Problem, shortened
 
 ROLES = ("user", "item", "rating", "timestamp", "period")
@@ -150,7 +151,7 @@ def assign_roles(
             if not typed:
                 raise DataError(
                     f"{source}: has no column {wanted!r}{did_you_mean(wanted, names)}; its columns "
-                    f"are {listed}: name one of them with --{role}-col"
+                    f"are {listed}: name one of them with {parameter(role, 'NAME')}"
                 )
             roles[role] = typed[0]
     taken = set(roles.values())
@@ -163,17 +164,20 @@ def assign_roles(
     missing = [role for role in ("user", "item") if role not in roles]
     if missing:
         what = " and ".join(f"the {role}s" for role in missing)
-        how = " and ".join(f"--{role}-col" for role in missing)
+        how = " and ".join(parameter(role, "NAME") for role in missing)
         raise DataError(
             f"{source}: no column is known to hold {what}; its columns are {listed}: name "
             f"{'one' if len(missing) == 1 else 'two'} of them with {how}, and those of ratings and "
-            "times, if any, with --rating-col and --timestamp-col"
+            f"times, if any, with {parameter('rating', 'NAME')} and "
+            f"{parameter('timestamp', 'NAME')}"
         )
-    if len(set(roles.values())) < len(roles):
-        clash = next(a for a in roles for b in roles if a < b and roles[a] == roles[b])
+    columns = list(roles.values())
+    shared = next((column for column in columns if columns.count(column) > 1), None)
+    if shared is not None:
+        options = [parameter(role, "NAME") for role in roles if roles[role] == shared]
         raise DataError(
-            f"{source}: column {roles[clash]!r} is asked for twice; give each of --user-col, "
-            "--item-col, --rating-col, --timestamp-col and --period-col a column of its own"
+            f"{source}: column {shared!r} is asked for twice; give {' and '.join(options)} a "
+            "column each"
         )
     return roles
 
@@ -219,8 +223,9 @@ def is_header(
         shown = [shortened(name) for name in names[:6]]
         raise DataError(
             f"{place}: {', '.join(map(repr, shown))} looks like a header, but not both the users "
-            "and the items have a known name in it; pass --header and name their columns with "
-            "--user-col and --item-col, or --no-header if the line is an interaction"
+            f"and the items have a known name in it; pass {parameter('header', True)} and name "
+            f"their columns with {parameter('user', 'NAME')} and {parameter('item', 'NAME')}, or "
+            f"{parameter('header', False)} if the line is an interaction"
         )
     return False
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.reading.columns import known_roles
 from cnsdiff.data.reading.quoting import has_quoted_fields, quoted_records, unquoted
 
@@ -58,8 +59,8 @@ def delimiter_of(given: str) -> str:
     delimiter = NAMES.get(given.lower(), given.strip(" ") or given[:1])
     if delimiter == "" or re.search(r'["\r\n\w]', delimiter):
         raise DataError(
-            f"delimiter {given!r} cannot separate fields; --delimiter takes a character such as "
-            f"';' or one of {', '.join(name for name in NAMES if name.isalpha())}"
+            f"delimiter {given!r} cannot separate fields; {parameter('delimiter')} takes a "
+            f"character such as ';' or one of {', '.join(name for name in NAMES if name.isalpha())}"
         )
     return delimiter
 
@@ -82,7 +83,7 @@ def sniff(
     lines: pl.DataFrame,
     source: str,
     delimiters: Sequence[str] = DELIMITERS,
-    mend: str = "name the one that separates fields with --delimiter",
+    mend: str | None = None,
 ) -> Dialect | None:
     """The dialect of ``lines`` (columns ``line``, ``text``), told from the first of them.
 
@@ -96,6 +97,7 @@ def sniff(
     DataError
         Two delimiters divide the lines equally well, and each leaves the other within fields.
     """
+    mend = mend or f"name the one that separates fields with {parameter('delimiter')}"
     sample = lines.head(_SAMPLE)
     found = [told for d in delimiters if (told := _Divided.by(d, sample)) is not None]
     if not found:

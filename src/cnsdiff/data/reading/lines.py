@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.kernels.memory import require_memory
 
 _SAMPLE = 1000  # lines by which files are told apart
@@ -115,7 +116,7 @@ def _decode(data: bytes, path: Path) -> str:
     if b"\0" in data or data[:4] == b"PK\x03\x04":
         raise DataError(
             f"{path}: is a binary file, not text; give text (unpacked or .gz), or Parquet "
-            "(--format parquet)"
+            f"({parameter('format', 'parquet')})"
         )
     try:
         return data.decode("utf-8-sig")
@@ -140,5 +141,6 @@ def reject_markup(lines: pl.DataFrame, source: str) -> None:
         if first.startswith(start):
             raise DataError(
                 f"{source}, line {lines['line'][0]}: looks like {kind}, not delimited text; "
-                "convert it to CSV or Parquet (or pass --format text if these are ids)"
+                f"convert it to CSV or Parquet (or pass {parameter('format', 'text')} if these are "
+                "ids)"
             )

@@ -11,6 +11,7 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_parquet, read_parquet_schema
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.reading.adjacency import read_adjacency, told_format
@@ -86,8 +87,8 @@ def read_interactions(
     """
     if format not in FORMATS:
         raise DataError(
-            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; --format takes "
-            f"{', '.join(FORMATS)}"
+            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; {parameter('format')} "
+            f"takes {', '.join(FORMATS)}"
         )
     require_time_unit(time_unit)
     asked = {
@@ -176,7 +177,7 @@ def _read_parquet(path: Path, asked: Mapping[str, str | None]) -> tuple[RawTable
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: is not a readable Parquet file (damaged or of another format); write it "
-            "again, or name its --format"
+            f"again, or name its {parameter('format')}"
         ) from error
     return RawTable(frame, str(path)), roles
 

@@ -11,6 +11,7 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.reading.columns import RawTable, known_roles
@@ -142,7 +143,7 @@ def read_features(
         row = int(wrong.arg_true()[0])
         raise DataError(
             f"{raw.place(row, column)}: {ids[row]!r} {why_doubtful(ids[row], side)}; correct it or "
-            "remove the row, or pass --literal-ids if it is an id"
+            f"remove the row, or pass {parameter('literal_ids', True)} if it is an id"
         )
     ids = as_integers(ids, what, literal=literal_ids)
     twice = ids.is_duplicated().arg_true()

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.interactions import Problem, merged, problem_of, shortened
+from cnsdiff.base.spelling import parameter
+from cnsdiff.data.interactions import Problem, leave_out, merged, problem_of, shortened
 from cnsdiff.data.reading.columns import (
     NO_COLUMN,
     RawTable,
@@ -71,7 +72,7 @@ def read_delimited(
     if dialect is None:
         raise DataError(
             f"{source}, line {lines['line'][0]}: has 1 field where at least a user and an item "
-            f"are expected; {_separators(delimiters)}, or name the --format"
+            f"are expected; {_separators(delimiters)}, or name the {parameter('format')}"
         )
     separator = dialect.delimiter
     lines, dialect, problems = whole_records(lines, dialect, source, skip_bad)
@@ -93,7 +94,7 @@ def read_delimited(
             raise DataError(
                 f"{source}: the header names {len(names)} column{'s' if len(names) > 1 else ''} "
                 f"and the lines have {dialect.width} fields, divided by {shown(separator)}; "
-                "correct the header, or name another --delimiter"
+                f"correct the header, or name another {parameter('delimiter')}"
             )
         dialect = replace(dialect, width=len(names))
         default = known_roles(names)
@@ -122,8 +123,9 @@ def read_delimited(
 
 def _separators(delimiters: Sequence[str]) -> str:
     if len(delimiters) == 1:
-        return f"{shown(delimiters[0])} stands in no line: name another --delimiter"
-    return "separate them by space, tab, comma, ';', '|' or '::', name another --delimiter"
+        return f"{shown(delimiters[0])} stands in no line: name another {parameter('delimiter')}"
+    another = parameter("delimiter")
+    return f"separate them by space, tab, comma, ';', '|' or '::', name another {another}"
 
 
 def _from_first_whole(
@@ -158,7 +160,7 @@ def whole_records(
     if broken.height and not skip_bad:
         raise DataError(
             f"{source}, line {broken['line'][0]}: a quote is not closed; correct the line, or "
-            "pass --skip-bad to leave such lines out"
+            f"{leave_out()}"
         )
     if records.height == 0:
         raise _nothing_left(source)
@@ -167,8 +169,8 @@ def whole_records(
 
 def _nothing_left(source: str) -> DataError:
     return DataError(
-        f"{source}: every line is malformed, so nothing is left after --skip-bad; check --format "
-        "and --delimiter"
+        f"{source}: every line is malformed, so nothing is left after "
+        f"{parameter('skip_bad', True)}; check {parameter('format')} and {parameter('delimiter')}"
     )
 
 
@@ -179,13 +181,14 @@ def _by_position(
         if column is not None and column not in names and column != NO_COLUMN:
             raise DataError(
                 f"{source}: has no header line, so there is no column {column!r}; give its "
-                f"position (1 to {len(names)}) with --{role}-col"
+                f"position (1 to {len(names)}) with {parameter(role, 'NAME')}"
             )
     if len(names) > len(_BY_POSITION) and (asked.get("user") is None or asked.get("item") is None):
         raise DataError(
             f"{source}: has {len(names)} fields a line and no known header; name the columns with "
-            "--user-col and --item-col (1, 2, … if there is no header), or pass --format "
-            "adjacency if each line is a user followed by items"
+            f"{parameter('user', 'NAME')} and {parameter('item', 'NAME')} (1, 2, … if there is no "
+            f"header), or pass {parameter('format', 'adjacency')} if each line is a user followed "
+            "by items"
         )
     if len(names) > len(_BY_POSITION):
         return {}
@@ -239,14 +242,13 @@ def parse(
     except pa.ArrowInvalid as error:
         if not bad:
             raise DataError(
-                f"{source}: cannot be read as delimited text: {error}; check --format"
+                f"{source}: cannot be read as delimited text: {error}; check {parameter('format')}"
             ) from error
         at, fields = bad[0]
         raise DataError(
             f"{source}, line {lines['line'][at]}: has {fields} field{'s' if fields > 1 else ''} "
-            f"where {dialect.width} are expected; correct the line, or pass --skip-bad to leave "
-            "such lines out and count them (--format adjacency if each line is a user followed by "
-            "items)"
+            f"where {dialect.width} are expected; correct the line, or {leave_out()} and count "
+            f"them ({parameter('format', 'adjacency')} if each line is a user followed by items)"
         ) from error
     frame = pl.DataFrame(pl.from_arrow(table))  # empty if all is skipped: finish() says so
     if frame.height + len(bad) != lines.height:
@@ -298,8 +300,8 @@ def _without_headers(
     if not skip_bad:
         raise DataError(
             f"{raw.source}, line {raw.lines[at]}: names the columns once more ({told}), as when "
-            "files are put together; remove the line, or pass --skip-bad to leave such lines out"
-            + ("" if header else " (--no-header if these are ids)")
+            f"files are put together; remove the line, or {leave_out()}"
+            + ("" if header else f" ({parameter('header', False)} if these are ids)")
         )
     return _without(raw, repeats, "names of columns once more", told)
 
@@ -313,8 +315,8 @@ def _without_broken_ids(raw: RawTable, roles: Mapping[str, str], skip_bad: bool)
             if not skip_bad:
                 raise DataError(
                     f"{raw.place(at, roles[role])}: the {role} goes on over several lines, as when "
-                    "a quote is left open; correct the line, pass --skip-bad to leave such lines "
-                    "out, or give such ids as Parquet"
+                    f"a quote is left open; correct the line, {leave_out()}, or "
+                    "give such ids as Parquet"
                 )
             raw = _without(raw, broken, f"a line break in the {role}", raw.frame[roles[role]][at])
     return raw

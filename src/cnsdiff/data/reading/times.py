@@ -13,8 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.interactions import Interactions
-from cnsdiff.data.reading.columns import RawTable
+from cnsdiff.data.reading.columns import NO_COLUMN, RawTable
 
 #: Units of a number that is a time since 1970; "auto" tells them apart by its size.
 TIME_UNITS = ("auto", "s", "ms", "us", "ns", "days")
@@ -43,8 +44,8 @@ def require_time_unit(unit: str) -> None:
     """:class:`DataError` unless ``unit`` is one of :data:`TIME_UNITS`."""
     if unit not in TIME_UNITS:
         raise DataError(
-            f"unknown time unit {unit!r}{did_you_mean(str(unit), TIME_UNITS)}; --time-unit takes "
-            f"{', '.join(TIME_UNITS)}"
+            f"unknown time unit {unit!r}{did_you_mean(str(unit), TIME_UNITS)}; "
+            f"{parameter('time_unit')} takes {', '.join(TIME_UNITS)}"
         )
 
 
@@ -73,7 +74,7 @@ def since_1970(raw: RawTable, column: str, numbers: pl.Series, unit: str) -> pl.
         _warn(
             f"{raw.source}: the times in column {column!r} are taken for {_what(found)}, "
             f"{_day(seconds.min())} to {_day(seconds.max())}, and turned into seconds; "
-            "--time-unit says otherwise"
+            f"{parameter('time_unit')} says otherwise"
         )
     return seconds
 
@@ -140,7 +141,7 @@ def note_odd_times(raw: RawTable, column: str, seconds: pl.Series) -> None:
             _warn(
                 f"{raw.place(row, column)}: {raw.frame[column][row]!r} lies {where} and most times "
                 f"do not ({len(rows):,} of {len(kept):,}); if it stands for a missing time, remove "
-                "such rows or leave the column out with --timestamp-col none"
+                f"such rows or leave the column out with {parameter('timestamp', NO_COLUMN)}"
             )
 
 
@@ -153,7 +154,7 @@ def why_no_time(given: Any) -> str:
     if number:
         return (
             f"{given!r} is not a number or date like the other times: it counts in another unit, "
-            "or is no time of the years 1 to 9999 (--time-unit names a unit)"
+            f"or is no time of the years 1 to 9999 ({parameter('time_unit')} names a unit)"
         )
     return f"{given!r} is not a number or date (write {ACCEPTED}, or seconds since 1970)"
 
@@ -178,7 +179,7 @@ def require_one_unit(tables: Mapping[str, Interactions]) -> None:
         raise DataError(
             f"{tables[other].source}: as seconds since 1970, the times of {other} are about "
             f"{_day(middles[other])} and those of {one} about {_day(middles[one])}; give both in "
-            "one unit, or leave the column out with --timestamp-col none"
+            f"one unit, or leave the column out with {parameter('timestamp', NO_COLUMN)}"
         )
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import polars as pl
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
-from cnsdiff.data.interactions import Interactions, Problem, rows_of, shortened
+from cnsdiff.data.interactions import Interactions, Problem, leave_out, rows_of, shortened
 from cnsdiff.data.reading.columns import NO_COLUMN, OPTIONAL, RawTable
 from cnsdiff.data.reading.times import (
     moments,
@@ -73,8 +74,8 @@ def finish(
         frame = frame.filter(~bad)
         if frame.height == 0:
             raise DataError(
-                f"{raw.source}: every row is malformed, so nothing is left after --skip-bad; "
-                "check --format and the column names"
+                f"{raw.source}: every row is malformed, so nothing is left after "
+                f"{parameter('skip_bad', True)}; check {parameter('format')} and the column names"
             )
     frame = frame.with_columns(
         as_integers(frame[role], f"{raw.source}: column {roles[role]!r}", literal=literal_ids)
@@ -103,7 +104,7 @@ def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
         return series.cast(pl.Float64)
     raise DataError(
         f"{source}: column {series.name!r} holds {series.dtype}, not numbers; convert it, or name "
-        f"another column with --{role}-col ({NO_COLUMN!r} leaves it out)"
+        f"another column with {parameter(role, 'NAME')} ({NO_COLUMN!r} leaves it out)"
     )
 
 
@@ -179,7 +180,7 @@ def _problems_of_values(
 def _first_bad_value(
     raw: RawTable, roles: Mapping[str, str], frame: pl.DataFrame, row: int
 ) -> DataError:
-    unit = "row" if raw.lines is None else "line"
+    unit = "rows" if raw.lines is None else "lines"
     for role, column in roles.items():
         value = frame[role][row]
         if value is not None and (frame.schema[role] != pl.Float64 or abs(value) < float("inf")):
@@ -194,11 +195,15 @@ def _first_bad_value(
             wrong = f"{given!r} is not a number"
         else:
             wrong = f"{given!r} {why_doubtful(given, role)}{_others_like(raw, column, given)}"
-            more = ", or --literal-ids if it is an id"
+            more = f", or {parameter('literal_ids', True)} if it is an id"
         return DataError(
             f"{raw.place(row, column)}: {wrong}; correct it, "
-            + (f"leave the column out with --{role}-col {NO_COLUMN}, " if role in OPTIONAL else "")
-            + f"or pass --skip-bad to leave such {unit}s out{more}"
+            + (
+                f"leave the column out with {parameter(role, NO_COLUMN)}, "
+                if role in OPTIONAL
+                else ""
+            )
+            + f"or {leave_out(unit)}{more}"
         )
     raise AssertionError("no bad value in a row marked bad")  # pragma: no cover
 
