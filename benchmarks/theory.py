@@ -1,4 +1,4 @@
-"""What a negative distribution makes the score forget (METHOD §9), in numbers.
+"""What a negative distribution makes the score forget (equation 21), in numbers.
 
     python benchmarks/theory.py [--steps 4000] [--draws 8 64 512] [--seeds 0 1 2] [--json FILE]
 

@@ -115,6 +115,23 @@ def test_help_and_readme_name_every_choice(option: str) -> None:
         assert choice == "valid" or re.search(rf"`[^`\n]*(?<![\w-]){choice}`", readme), choice
 
 
+def test_every_equation_that_is_cited_exists() -> None:
+    page = (ROOT / "docs/equations.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^### (\d+)\. ", page, flags=re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    cited = set()
+    for folder in ("src", "tests", "benchmarks"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            text = file.read_text(encoding="utf-8")
+            assert "METHOD \N{SECTION SIGN}" not in text, (
+                f"{file} cites no page of the documentation"
+            )
+            for listed in re.findall(r"equations? (\d+(?:(?:,| and| to) \d+)*)", text, flags=re.I):
+                cited |= set(map(int, re.findall(r"\d+", listed)))
+    assert cited
+    assert cited <= set(numbers)
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [line for line in readme.splitlines() if "python3 -m venv" in line]

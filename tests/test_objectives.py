@@ -1,4 +1,4 @@
-"""Losses against their formulas, PyTorch's own, and the theory of METHOD §9."""
+"""Losses against their formulas, PyTorch's own, and what a score forgets (equation 21)."""
 
 from __future__ import annotations
 
@@ -455,7 +455,7 @@ def test_the_samplers_own_loss_is_a_term_as_it_is() -> None:
     assert terms(NO_L2, negatives)["sampler"].item() == 1.25
 
 
-# -- METHOD §9: what a score forgets -----------------------------------------------------------
+# -- equation 21: what a score forgets ----------------------------------------------------------
 
 
 def optimal_scores(joint: np.ndarray, gamma: float) -> np.ndarray:

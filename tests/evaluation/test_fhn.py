@@ -28,7 +28,7 @@ from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
 
 POSITIVES = tiny_positives()
-U, I = POSITIVES.n_users, POSITIVES.n_items  # noqa: E741 (METHOD's own letters)
+U, I = POSITIVES.n_users, POSITIVES.n_items  # noqa: E741 (the usual letters)
 OBSERVED = {tuple(pair) for pair in POSITIVES.pairs.tolist()}
 
 

@@ -24,7 +24,7 @@ class LightGCNConfig(BackboneConfig):
 
 @BACKBONES.register("lightgcn")
 class LightGCN(Backbone):
-    """``E^(k+1) = Â E^(k)``, output the mean over layers ``0..K`` (METHOD §2).
+    """``E^(k+1) = Â E^(k)``, output the mean over layers ``0..K`` (equation 1).
 
     ``Â = D^-1/2 A D^-1/2`` of a bipartite graph has only two non-zero blocks, ``R̂`` (users ×
     items) and its transpose; both are kept in CSR form, so that every product is row-parallel

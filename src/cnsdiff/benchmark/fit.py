@@ -5,7 +5,7 @@ validation objective, the epochs themselves do not: so a method is trained once,
 keeps the epoch it likes best. Training ends when none has found a better one for as long as the
 configured patience says, or when the budget is spent.
 
-An objective may pick the *dial* too (METHOD §9). While training it knows an epoch by the best of a
+An objective may pick the *dial* too (equation 22). While training it knows an epoch by the best of a
 few dials on a sample of the users; the epoch that it keeps is read again, finely and on all.
 """
 

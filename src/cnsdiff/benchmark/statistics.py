@@ -27,7 +27,7 @@ from cnsdiff.evaluation.significance import (
 #: ``per_user(dataset, method, selection, seed, split)``: ``user`` and one column per metric.
 PerUser = Callable[[str, str, str, int, str], pl.DataFrame]
 
-#: The paper's headline is over these (METHOD §5).
+#: The paper's headline is over these.
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 #: A baseline ``"best:GROUP"`` is the best method of that group.
 BEST = "best:"

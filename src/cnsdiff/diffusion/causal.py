@@ -1,4 +1,4 @@
-"""Causal regularisation of the reverse process, in the two forms of METHOD §3.
+"""Causal regularisation of the reverse process, in two forms (equations 12 and 14).
 
 Both are Kullback–Leibler divergences between Gaussians, given per row as the mean over the
 embedding's axes (so that their size does not grow with ``d``).

@@ -1,4 +1,4 @@
-"""The denoiser ``f_θ(z_t, t, c)``: an MLP that predicts ``z_0`` (METHOD §3)."""
+"""The denoiser ``f_θ(z_t, t, c)``: an MLP that predicts ``z_0`` (equation 9)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Timesteps run ``t = 1 … T``; ``t = 0`` is the data. Everything here is arithmetic on vectors
 whose last axis is the embedding; timesteps are integer tensors that broadcast against the
-other axes. Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (strided steps), METHOD §3.
+other axes. Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (strided steps); equations 7 to 11.
 """
 
 from __future__ import annotations

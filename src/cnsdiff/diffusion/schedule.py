@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the data is left after ``t`` steps of noise (METHOD §3).
+"""Noise schedules: how much of the data is left after ``t`` steps of noise (equation 6).
 
 A schedule is a pure function that returns ``ᾱ_0 … ᾱ_T``, a float64 tensor of ``T + 1`` values
 that starts at exactly 1 and falls: ``q(z_t | z_0) = N(sqrt(ᾱ_t) z_0, (1 - ᾱ_t) I)``.

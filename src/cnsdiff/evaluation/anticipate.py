@@ -1,4 +1,4 @@
-"""Which weights anticipate which shift (METHOD §8.1)."""
+"""Which weights anticipate which shift (equation 23)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation objectives that anticipate a shift, from IID validation data alone (METHOD §8.1).
+"""Validation objectives that anticipate a shift, from IID validation data alone (equation 23).
 
 A test set under a shift is not at hand when the best epoch is chosen, and must not be. But IID
 validation pairs can be *weighted* so that they count as they would under the shift: by the inverse

@@ -1,4 +1,4 @@
-"""The validation objective for tastes that change by the time of the test (METHOD §8.1).
+"""The validation objective for tastes that change by the time of the test (equation 23).
 
 With probability ``δ`` a held-out pair comes from a changed taste. Nobody knows to what it will
 change, so it is modelled as somebody else's: each of the users with validation pairs gets the pairs

@@ -1,4 +1,4 @@
-"""False hard negatives (METHOD §5): the share of a sampler's negatives that the user would like.
+"""False hard negatives: the share of a sampler's negatives that the user would like.
 
 A negative picked from the catalogue is judged itself; a synthesised one through the ``k``
 catalogue items nearest to it by cosine. It is *hard* when it scores above the user's median

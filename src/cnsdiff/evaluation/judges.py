@@ -1,8 +1,7 @@
 """Who can say whether a user would like an item: held-out pairs, an experiment, the truth.
 
 A judge is asked about pairs that training has not seen, and answers with :data:`LIKED`,
-:data:`NOT_LIKED` or :data:`UNKNOWN`. Which one a dataset has depends on how it was made
-(METHOD §5).
+:data:`NOT_LIKED` or :data:`UNKNOWN`. Which one a dataset has depends on how it was made.
 """
 
 from __future__ import annotations

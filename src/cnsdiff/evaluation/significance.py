@@ -323,7 +323,7 @@ def average_ranks(scores: ArrayLike) -> AverageRanks:
 
 
 def relative_improvement(ours: ArrayLike, rivals: ArrayLike) -> Improvement:
-    """Mean over cells of ``ours / best rival - 1``: the paper's headline (METHOD §5).
+    """Mean over cells of ``ours / best rival - 1``: the paper's headline.
 
     Parameters
     ----------

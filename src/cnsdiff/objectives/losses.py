@@ -1,4 +1,4 @@
-"""The losses (METHOD §3, §9): BPR, sampled softmax, alignment, L2.
+"""The losses (equations 3, 4, 19 and 20): BPR, sampled softmax, alignment, L2.
 
 Functions of scores or vectors that return scalars;
 :class:`~cnsdiff.objectives.objective.Objective` assembles
@@ -59,7 +59,7 @@ def sampled_softmax(
 
 
 def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """``L_CL = - mean cos(a, p)/τ + mean logsumexp_n cos(a, n)/τ`` (METHOD §3).
+    """``L_CL = - mean cos(a, p)/τ + mean logsumexp_n cos(a, n)/τ`` (equation 19).
 
     Shapes ``(B, d)``, ``(B, d)`` and ``(M, d)``.
     """

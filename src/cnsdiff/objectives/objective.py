@@ -1,4 +1,4 @@
-"""The joint objective of a batch (METHOD §3, §9): its settings, and the sum of the losses.
+"""The joint objective of a batch (equation 20): its settings, and the sum of the losses.
 
 The losses themselves are in :mod:`cnsdiff.objectives.losses`.
 """

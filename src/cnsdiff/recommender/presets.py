@@ -14,7 +14,7 @@ from cnsdiff.base.settings import shown
 #: What a configuration starts from unless a preset is named.
 DEFAULT = "default"
 
-#: Hyper-parameters the paper and the authors' code share (METHOD §3).
+#: Hyper-parameters the paper and the authors' code share.
 _PUBLISHED_SAMPLER: dict[str, Any] = {
     "name": "cnsdiff",
     "steps": 20,
@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "condition_dropout": 0.1,
         },
     },
-    # Their published code, with its departures (METHOD §4).
+    # Their published code, with its departures (docs/method.md).
     "authors": {
         **_PUBLISHED,
         "objective": {**_PUBLISHED["objective"], "l2_form": "authors"},

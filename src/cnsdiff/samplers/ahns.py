@@ -35,7 +35,7 @@ class AHNSConfig(CandidateConfig):
 
 @SAMPLERS.register("ahns")
 class AHNSSampler(CandidateSampler):
-    """``argmin_{n ∈ C_u} |s(u,n) - β (s(u,p) + α)^{q+1}|`` (METHOD §7).
+    """``argmin_{n ∈ C_u} |s(u,n) - β (s(u,p) + α)^{q+1}|``.
 
     With ``q < -1`` the score aimed at has a pole where ``s(u,p) + α = 0`` and is negative, or not
     a number, beyond it: of the positives the model ranks worst, the authors' code asks for the

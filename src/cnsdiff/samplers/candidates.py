@@ -1,6 +1,6 @@
 """Candidates of the samplers that pick hard negatives: how they are drawn and scored.
 
-``C_u`` of METHOD §7: ``N`` items drawn uniformly, with replacement, from those outside the user's
+``C_u``: ``N`` items drawn uniformly, with replacement, from those outside the user's
 training positives, afresh for each negative.
 """
 

@@ -2,8 +2,8 @@
 
 The positive's embedding is noised to a starting step and denoised back; the starting step, a
 curriculum and a cap control hardness; a causal term frees the generator of the environment.
-METHOD §3 gives the equations, METHOD §4 where the authors' code departs from their paper
-(each departure is a field of :class:`CNSDiffConfig`).
+docs/method.md lists where the authors' code departs from their paper; each departure is a field of
+:class:`CNSDiffConfig`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class CNSDiffConfig(SamplerConfig):
 
 @SAMPLERS.register("cnsdiff")
 class CNSDiffSampler(Sampler):
-    """The diffusion negative sampler of METHOD §3."""
+    """The diffusion negative sampler: equations 6 to 19."""
 
     Config = CNSDiffConfig
     config: CNSDiffConfig

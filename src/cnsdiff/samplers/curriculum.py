@@ -9,7 +9,7 @@ from cnsdiff.samplers.candidates import CandidateSampler, pick
 
 @SAMPLERS.register("curriculum")
 class CurriculumSampler(CandidateSampler):
-    """DNS over the first ``max(1, ⌊(1 - t/T) N⌋)`` candidates (METHOD §7; read in AHNS).
+    """DNS over the first ``max(1, ⌊(1 - t/T) N⌋)`` candidates (as read in AHNS).
 
     ``t/T`` is the progress of training. Candidates are drawn independently, so the others are
     not drawn at all.

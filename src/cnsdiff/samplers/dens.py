@@ -32,7 +32,7 @@ class DENSConfig(CandidateConfig):
 
 @SAMPLERS.register("dens")
 class DENSSampler(Sampler):
-    """Disentangled negative sampling (METHOD §7).
+    """Disentangled negative sampling.
 
     Gates split the embedding of each layer ``l`` into a relevant and an irrelevant factor::
 

@@ -9,7 +9,7 @@ from cnsdiff.samplers.candidates import CandidateSampler, pick
 
 @SAMPLERS.register("dns")
 class DNSSampler(CandidateSampler):
-    """``argmax_{n ∈ C_u} s(u, n)`` (METHOD §7)."""
+    """``argmax_{n ∈ C_u} s(u, n)``."""
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
         return Negatives(items=pick(*self.scored(batch, embeddings, context)))

@@ -43,7 +43,7 @@ class DNSMNConfig(CandidateConfig):
 
 @SAMPLERS.register("dns_mn")
 class DNSMNSampler(CandidateSampler):
-    """The top ``M`` of ``C_u`` by ``s(u, n)`` (METHOD §7).
+    """The top ``M`` of ``C_u`` by ``s(u, n)``.
 
     ``use="one"`` takes one of them uniformly, afresh for each negative (AHNS's form); ``"all"``
     takes the ``M`` of them with weight 1, so that BPR sums over them (the original's). Candidates

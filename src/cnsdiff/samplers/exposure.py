@@ -1,4 +1,4 @@
-"""Exposure sampling: negatives as the environment would have shown them (METHOD §9)."""
+"""Exposure sampling: negatives as the environment would have shown them (equation 21)."""
 
 from __future__ import annotations
 

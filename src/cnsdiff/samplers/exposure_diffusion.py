@@ -2,7 +2,7 @@
 
 :class:`~cnsdiff.samplers.exposure.ExposureSampler` draws catalogue items from ``q(i | e)``; here
 a diffusion model of their embeddings, conditioned on the environment ``e``, makes vectors instead
-(METHOD §9). The user is no condition: given the environment, exposure is independent of taste.
+(equation 21). The user is no condition: given the environment, exposure is independent of taste.
 """
 
 from __future__ import annotations

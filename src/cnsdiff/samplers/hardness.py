@@ -1,4 +1,4 @@
-"""The three knobs that control how hard a synthesised negative is (METHOD §3)."""
+"""The three knobs that control how hard a synthesised negative is (equations 16 to 18)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class MixGCFConfig(CandidateConfig):
 
 @SAMPLERS.register("mixgcf")
 class MixGCFSampler(Sampler):
-    """Positive mixing and hop mixing (METHOD §7).
+    """Positive mixing and hop mixing.
 
     With ``u`` the user's embedding, pooled over layers, and per negative one set of candidates
     ``C`` and one ``a_l ~ U(0, 1)`` per layer::
@@ -45,7 +45,7 @@ class MixGCFSampler(Sampler):
     choice is without gradient, the mixed vector carries it into ``p_l`` and ``n_l``.
 
     The vector is part positive and its layers may come from different items, so it is no item.
-    Counts of false negatives judge it by its nearest items (METHOD §5): often that is the
+    Counts of false negatives judge it by its nearest items: often that is the
     positive itself, which then shows as ``known_positive`` (a complete judge calls it false).
     """
 

@@ -29,7 +29,7 @@ class PopularityConfig(SamplerConfig):
 
 @SAMPLERS.register("popularity")
 class PopularitySampler(Sampler):
-    """``P(n) ∝ pop_n^α`` over ``I ∖ I_u⁺``, exactly (METHOD §7).
+    """``P(n) ∝ pop_n^α`` over ``I ∖ I_u⁺``, exactly.
 
     ``pop`` is the number of training interactions. Each item has a whole number of units of a
     mass of about ``2^40``, at least one. Leaving out the user's positives, the free units are

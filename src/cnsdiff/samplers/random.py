@@ -10,7 +10,7 @@ from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 
 @SAMPLERS.register("random")
 class RandomSampler(Sampler):
-    """``n ~ U(I ∖ I_u⁺)``, exactly (METHOD §7)."""
+    """``n ~ U(I ∖ I_u⁺)``, exactly."""
 
     reads_embeddings: ClassVar[bool] = False
 

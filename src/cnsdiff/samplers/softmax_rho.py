@@ -36,7 +36,7 @@ class SoftmaxRhoConfig(CandidateConfig):
 
 @SAMPLERS.register("softmax_rho")
 class SoftmaxRhoSampler(CandidateSampler):
-    """All of ``C_u``, weighted by ``softmax(Z / τ - log q)`` (METHOD §7).
+    """All of ``C_u``, weighted by ``softmax(Z / τ - log q)``.
 
     ``Z = -log σ(s(u,p) - s(u,n))`` is each candidate's BPR loss, and ``τ = sqrt(Var Z / 2λ)`` with
     the unbiased variance over the row's candidates, as in the authors' code; the weights carry no

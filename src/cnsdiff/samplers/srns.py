@@ -46,7 +46,7 @@ class SRNSConfig(SamplerConfig):
 
 @SAMPLERS.register("srns")
 class SRNSSampler(Sampler):
-    """Simplified and robustified negative sampling (METHOD §7).
+    """Simplified and robustified negative sampling.
 
     From the user's memory ``M_u`` of ``S1`` items, the ``n`` with the largest::
 

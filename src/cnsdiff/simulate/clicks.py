@@ -40,7 +40,7 @@ def paired(users: ArrayLike, items: ArrayLike) -> tuple[Numbers, Numbers]:
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """``R_ui ~ Bernoulli(σ(κ (θ_u·φ_i - ρ)))``, drawn once and for all (METHOD §6).
+    """``R_ui ~ Bernoulli(σ(κ (θ_u·φ_i - ρ)))``, drawn once and for all.
 
     Every method takes users and items that broadcast (see :func:`paired`) and answers with their
     common shape, the same to the last bit whatever it is.
@@ -166,7 +166,7 @@ class ExposurePolicy:
         return np.asarray(shown)
 
     def law(self, environment: Environment) -> NDArray[np.float64]:
-        """``p(i | do(e))`` ``(I,)``: which item an exposure is of, free of ``u`` (METHOD §9).
+        """``p(i | do(e))`` ``(I,)``: which item an exposure is of, free of ``u`` (equation 21).
 
         The mean is over users as the world draws them, not over those it happened to draw. The
         integral is by Gauss-Hermite quadrature.

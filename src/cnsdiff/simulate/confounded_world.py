@@ -1,4 +1,4 @@
-"""ConfoundedWorld: a structural causal model of clicks whose truth is known (METHOD §6).
+"""ConfoundedWorld: a structural causal model of clicks whose truth is known (docs/world.md).
 
 Taste causes relevance; the environment causes exposure and nothing else; a click needs both::
 
@@ -135,7 +135,7 @@ class ConfoundedWorld:
         return self._policy.drawn(affinity, np.asarray(items), numbers, environment)
 
     def exposure_law(self, environment: Environment) -> NDArray[np.float64]:
-        """``p(i | do(e))`` ``(I,)``: which item an exposure is of, free of ``u`` (METHOD §9)."""
+        """``p(i | do(e))`` ``(I,)``: which item an exposure is of, free of ``u`` (equation 21)."""
         return self._policy.law(environment)
 
     def intervene(self, shift: str = "exposure", **options: Any) -> Intervention:

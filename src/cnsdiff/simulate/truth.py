@@ -142,7 +142,7 @@ class WorldTruth:
         return Split("true_preferences", users, items)
 
     def exposure_law(self, environment: str) -> NDArray[np.float64]:
-        """``p(i | do(e))`` ``(n_items,)``, free of ``u`` (METHOD §9).
+        """``p(i | do(e))`` ``(n_items,)``, free of ``u`` (equation 21).
 
         It sums to 1 over the items of the world, so to less where some do not occur in train.
 
