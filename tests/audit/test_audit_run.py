@@ -17,7 +17,6 @@ from cnsdiff.audit import audit as audit_module
 from cnsdiff.audit.audit import FILE, clear, prepare_splits, run_audit
 from cnsdiff.audit.budget import Clock
 from cnsdiff.audit.commands import prepare_command, reference_code, train_command
-from cnsdiff.audit.intervals import Estimate
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS
 from cnsdiff.audit.shifts import SHIFTS
@@ -26,6 +25,7 @@ from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.data import Source, load_dataset
 from cnsdiff.evaluation import rank
+from cnsdiff.evaluation.significance import Interval
 from cnsdiff.references import EASE
 from cnsdiff.report.audit import audit_document
 from cnsdiff.report.audit_rows import plain_rows
@@ -59,7 +59,7 @@ def test_the_result_holds_numbers_with_intervals_and_the_words_that_go_with_them
         for key in ("iid", "ood", "loss"):
             value, low, high = row[key]
             assert low <= value <= high
-    loss = Estimate(*rows["usual/valid"]["loss"])
+    loss = Interval(*rows["usual/valid"]["loss"])
     usual = "The usual recommender (LightGCN with random negatives)"
     assert result["verdict"] == verdict(usual, "ndcg@20", [("if popularity shifted", loss)])
     assert result["log"]["threshold"] == 4

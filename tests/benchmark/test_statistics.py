@@ -79,7 +79,9 @@ def test_summary_is_the_interval_over_seeds():
         key = {name: row[name] for name in ("dataset", "method", "selection", "split", "metric")}
         wanted = seed_interval(values_of(RESULTS, **key))
         found = [row[name] for name in ("mean", "low", "high", "n_seeds")]
-        assert found == pytest.approx([wanted.mean, wanted.low, wanted.high, wanted.n], nan_ok=True)
+        assert found == pytest.approx(
+            [wanted.value, wanted.low, wanted.high, wanted.n], nan_ok=True
+        )
         assert row["group"] == GROUPS[row["method"]]
         assert row["anticipated"] == SELECTIONS[row["dataset"]][row["selection"]]
     one = summary.filter(method="MostPop")
@@ -127,7 +129,7 @@ def test_comparison_is_the_paired_bootstrap_of_means_over_seeds():
 
         for row in rows.iter_rows(named=True):
             one = paired_bootstrap(means(row["method"]), means("dns"), seed=0, n_resamples=2000)
-            assert row["difference"] == pytest.approx(one.difference)
+            assert row["difference"] == pytest.approx(one.value)
             assert (row["low"], row["high"]) == pytest.approx((one.low, one.high))
             assert row["p"] == pytest.approx(one.p_value)
             assert row["n_users"] == N_USERS

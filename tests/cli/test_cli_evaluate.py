@@ -54,7 +54,7 @@ def test_json(cli, run, world):
     models = report["models"]
     assert models == {"random": json.loads(json.dumps(expected))}
     assert set(models["random"]["splits"]) == set(SPLITS)
-    assert "gap" in models["random"]
+    assert "kept" in models["random"]
     assert report["masked"] == models["random"]["mask"] == "train"
     assert (report["dataset"], report["scenario"]) == ("confounded-world", "exposure")
     assert report["next"][0] == f"cnsdiff evaluate {run} --references"
@@ -97,7 +97,7 @@ def test_references_beside_the_run(cli, run):
 def test_chosen_splits(cli, run):
     report = cli("evaluate", run, "--split", "test_ood", "--split", "valid", "--json").json
     assert list(report["models"]["random"]["splits"]) == ["test_ood", "valid"]
-    assert "gap" not in report["models"]["random"]
+    assert "kept" not in report["models"]["random"]
     assert "IID test" not in cli("evaluate", run, "--split", "valid").out
 
 

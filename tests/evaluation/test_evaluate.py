@@ -79,17 +79,19 @@ def test_table(dataset: Dataset, scorer: EmbeddingScorer) -> None:
     assert row["n_users"] == result.n_users["test_iid"]
 
 
-def test_gap_is_the_ratio_of_the_accuracy_metrics(
+def test_kept_is_the_ratio_of_the_accuracy_metrics(
     dataset: Dataset, scorer: EmbeddingScorer
 ) -> None:
     result = evaluate(scorer, dataset, ks=(10,))
-    gap = result.gap()
-    assert set(gap) == {f"{m}@10" for m in ("recall", "ndcg", "precision", "hitrate", "mrr", "map")}
+    kept = result.kept()
+    assert set(kept) == {
+        f"{m}@10" for m in ("recall", "ndcg", "precision", "hitrate", "mrr", "map")
+    }
     expected = result["test_ood"]["ndcg@10"] / result["test_iid"]["ndcg@10"]
-    assert gap["ndcg@10"] == pytest.approx(expected)
+    assert kept["ndcg@10"] == pytest.approx(expected)
     result["test_iid"].metrics["recall@10"] = 0.0
-    assert math.isnan(result.gap()["recall@10"])
-    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["gap"]["recall@10"] is None
+    assert math.isnan(result.kept()["recall@10"])
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["kept"]["recall@10"] is None
 
 
 def test_only_the_splits_there_are() -> None:
@@ -98,9 +100,9 @@ def test_only_the_splits_there_are() -> None:
     result = evaluate(scorer, dataset)
     assert list(result.splits) == ["valid"]
     assert result.per_user == {}
-    assert "gap" not in result.to_dict()
+    assert "kept" not in result.to_dict()
     with pytest.raises(InputError, match="'test_iid', which was not evaluated"):
-        result.gap()
+        result.kept()
     with pytest.raises(DataError, match="test_ood"):
         evaluate(scorer, dataset, ["test_ood"])
     with pytest.raises(DataError, match="at least one held-out split"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from dataclasses import astuple
 
 import numpy as np
@@ -17,15 +16,13 @@ from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation import significance
 from cnsdiff.evaluation.significance import (
     average_ranks,
-    bootstrap_differences,
+    bootstrap_means,
     half_width,
     holm,
     improvement_interval,
     paired_bootstrap,
     relative_improvement,
-    retained,
     seed_interval,
-    user_intervals,
 )
 
 # --- over seeds
@@ -36,21 +33,21 @@ def test_seed_interval_is_scipys(level):
     values = np.random.default_rng(0).normal(3, 2, 6)
     found = seed_interval(values, level)
     low, high = stats.t.interval(level, 5, values.mean(), stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
     assert found.n == 6
 
 
 def test_one_seed_has_no_interval():
     found = seed_interval([0.25])
-    assert (found.mean, found.n) == (0.25, 1)
+    assert (found.value, found.n) == (0.25, 1)
     assert math.isnan(found.low) and math.isnan(found.high)
-    assert math.isnan(seed_interval([]).mean) and seed_interval([]).n == 0
+    assert math.isnan(seed_interval([]).value) and seed_interval([]).n == 0
     assert seed_interval([2.0, 2.0]).low == seed_interval([2.0, 2.0]).high == 2
 
 
 def test_a_failed_seed_shows():
     found = seed_interval([1.0, math.nan, 2.0])
-    assert math.isnan(found.mean) and math.isnan(found.low) and found.n == 3
+    assert math.isnan(found.value) and math.isnan(found.low) and found.n == 3
 
 
 def test_half_widths_of_many():
@@ -87,7 +84,7 @@ def test_interval_is_scipys(share):
         rng=np.random.default_rng(3),
     )
     interval = theirs.confidence_interval
-    assert found.difference == pytest.approx((first - second).mean())
+    assert found.value == pytest.approx((first - second).mean())
     # The quantiles of 20,000 draws err by about .02 standard errors, those of theirs as well.
     assert (found.low, found.high) == pytest.approx(interval, abs=0.1 * theirs.standard_error)
 
@@ -122,7 +119,7 @@ def test_size_under_the_null(share):
     # Columns are as good as separate experiments: their users' values are independent.
     rng = np.random.default_rng(4)
     values = sparse(rng, 300, share, 2000) * rng.choice([-1.0, 1.0], (300, 2000))
-    found = bootstrap_differences(values, seed=5, n_resamples=1000)
+    found = bootstrap_means(values, seed=5, n_resamples=1000)
     p_values = np.array([one.p_value for one in found])
     covered = [one.low <= 0 <= one.high for one in found]
     assert 0.035 < (p_values < 0.05).mean() < 0.065
@@ -133,7 +130,7 @@ def test_size_under_the_null(share):
 def test_power():
     # A true difference of 4 standard errors is found in 98% of the experiments.
     values = np.random.default_rng(6).normal(4 / math.sqrt(200), 1, (200, 500))
-    found = bootstrap_differences(values, seed=7, n_resamples=1000)
+    found = bootstrap_means(values, seed=7, n_resamples=1000)
     assert np.mean([one.p_value < 0.05 for one in found]) == pytest.approx(0.979, abs=0.02)
 
 
@@ -151,7 +148,7 @@ def test_never_zero_and_never_sure_of_nothing():
     assert certain.p_value == 0.01
     assert (certain.low, certain.high) == (1, 1)
     same = paired_bootstrap(np.ones(50), np.ones(50), seed=0, n_resamples=99)
-    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
 def test_the_seed_decides_and_exchange_mirrors(monkeypatch):
@@ -161,8 +158,8 @@ def test_the_seed_decides_and_exchange_mirrors(monkeypatch):
     assert there == paired_bootstrap(first, second, seed=3, n_resamples=500)
     assert there != paired_bootstrap(first, second, seed=4, n_resamples=500)
     back = paired_bootstrap(second, first, seed=3, n_resamples=500)
-    assert (-back.difference, -back.high, -back.low, back.p_value) == pytest.approx(
-        (there.difference, there.low, there.high, there.p_value)
+    assert (-back.value, -back.high, -back.low, back.p_value) == pytest.approx(
+        (there.value, there.low, there.high, there.p_value)
     )
     # In blocks of 2 resamples instead of one block: the same distribution, from other draws.
     monkeypatch.setattr(significance, "BLOCK", 161)
@@ -173,7 +170,7 @@ def test_the_seed_decides_and_exchange_mirrors(monkeypatch):
 
 def test_columns_are_compared_one_by_one():
     values = np.random.default_rng(10).normal(0.1, 1, (60, 3))
-    together = bootstrap_differences(values, seed=1, n_resamples=300)
+    together = bootstrap_means(values, seed=1, n_resamples=300)
     for column, found in zip(values.T, together, strict=True):
         alone = paired_bootstrap(column, np.zeros(60), seed=1, n_resamples=300)
         assert astuple(found) == pytest.approx(astuple(alone))
@@ -189,62 +186,17 @@ def test_what_cannot_be_paired(first, second):
 
 def test_interval_of_a_mean_is_scipys():
     values = sparse(np.random.default_rng(11), 150, 0.4, 2)
-    found, other = user_intervals(values, seed=0, n_resamples=20_000)
-    assert other.mean == pytest.approx(values[:, 1].mean())
+    found, other = bootstrap_means(values, seed=0, n_resamples=20_000)
+    assert other.value == pytest.approx(values[:, 1].mean())
     values = values[:, 0]
     theirs = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(12)
     )
-    assert (found.mean, found.n) == (pytest.approx(values.mean()), 150)
+    assert (found.value, found.n) == (pytest.approx(values.mean()), 150)
     interval = theirs.confidence_interval
     assert (found.low, found.high) == pytest.approx(interval, abs=0.1 * theirs.standard_error)
     with pytest.raises(InputError, match="at least one user"):
-        user_intervals(np.zeros((0, 1)), seed=0)
-
-
-def test_what_is_retained_of_all_resamples_of_five_users():
-    before = np.array([0.5, 0.2, math.nan, 0.4, 0.9])
-    after = np.array([0.1, math.nan, 0.3, 0.2, 0.6])
-    ratios = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of resamples without a user of one split
-        for drawn in itertools.product(range(5), repeat=5):
-            each = list(drawn)
-            ratios.append(np.nanmean(after[each]) / np.nanmean(before[each]))
-    defined = np.array(ratios)[np.isfinite(ratios)]
-    assert len(defined) > 0.99 * len(ratios)
-    found = retained(before, after, seed=0, n_resamples=400)
-    assert found.mean == pytest.approx(np.nanmean(after) / np.nanmean(before))
-    assert found.n == 5
-    for end, at in ((found.low, 0.025), (found.high, 0.975)):
-        around = np.quantile(defined, [at - 0.02, at + 0.02])
-        assert around[0] - 1e-9 <= end <= around[1] + 1e-9
-
-
-def test_retained_covers_the_true_ratio():
-    # Half of the users are in both splits, and good for one is good for the other.
-    rng = np.random.default_rng(13)
-    covered = 0
-    for trial in range(200):
-        own = rng.random(300)
-        before, after = own + rng.random(300), 0.5 * own + rng.random(300) / 2
-        before[:75], after[-75:] = math.nan, math.nan
-        found = retained(before, after, seed=trial, n_resamples=400)
-        covered += found.low <= 0.5 <= found.high
-    assert 0.9 <= covered / 200 <= 0.99
-
-
-def test_retained_is_the_seeds_and_knows_its_limits():
-    rng = np.random.default_rng(14)
-    before, after = rng.random(50), rng.random(50)
-    assert retained(before, after, seed=1) == retained(before, after, seed=1)
-    assert retained(before, after, seed=1) != retained(before, after, seed=2)
-    nothing = retained(np.zeros(9), after[:9], seed=1)
-    assert math.isnan(nothing.mean) and math.isnan(nothing.low)
-    with pytest.raises(InputError, match="same users"):
-        retained(before, after[:9], seed=1)
-    with pytest.raises(InputError, match="in each split"):
-        retained(before, np.full(50, math.nan), seed=1)
+        bootstrap_means(np.zeros((0, 1)), seed=0)
 
 
 # --- many tests
@@ -366,7 +318,7 @@ def test_interval_by_loops():
     wanted = seed_interval(parts)
     assert (found.interval.low, found.interval.high) == pytest.approx((wanted.low, wanted.high))
     means = relative_improvement(ours.mean(0), rivals.mean(0))
-    assert found.mean == pytest.approx(means.mean) == pytest.approx(wanted.mean)
+    assert found.mean == pytest.approx(means.mean) == pytest.approx(wanted.value)
     assert found.gains == pytest.approx(means.gains)
     assert found.best.tolist() == means.best.tolist()
 

@@ -105,7 +105,7 @@ def test_numbers_are_those_of_evaluate(run, world, report):
         for split in ("test_iid", "test_ood"):
             for metric in ("ndcg@20", "recall@20"):
                 assert reached[(name,)][f"{split}/{metric}"] == pytest.approx(found[split][metric])
-        assert reached[(name,)]["kept"] == pytest.approx(found.gap()["ndcg@20"])
+        assert reached[(name,)]["kept"] == pytest.approx(found.kept()["ndcg@20"])
     own = measured["cnsdiff (this run)"]
     before, after = own["test_iid"]["ndcg@20"], own["test_ood"]["ndcg@20"]
     assert f"{before:.4f}\u00a0→\u00a0{after:.4f}" in report.verdict

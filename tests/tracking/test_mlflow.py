@@ -80,7 +80,7 @@ def test_parameters_curves_tags_and_the_run_itself(world, recommender, tmp_path,
     for split in ("valid", "test_iid", "test_ood"):
         expected = evaluation[split]["ndcg@20"]
         assert metrics[f"{split}/ndcg_at_20"] == expected or split == "valid"
-    assert math.isclose(metrics["gap/recall_at_10"], evaluation.gap()["recall@10"])
+    assert math.isclose(metrics["kept/recall_at_10"], evaluation.kept()["recall@10"])
     MLflowCallback().log_evaluation(evaluation, tmp_path / "run")
     (first, second) = client.get_metric_history(callback.run_id_, "test_ood/mrr_at_10")
     assert first.step == second.step == model.best_epoch_

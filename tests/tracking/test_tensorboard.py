@@ -57,8 +57,8 @@ def test_curves_configuration_and_outcome(world, recommender, tmp_path, noting):
     assert event.step == model.best_epoch_ == read_manifest(tmp_path / "run")["best_epoch"]
     assert math.isclose(event.value, evaluation["test_ood"]["ndcg@20"], rel_tol=1e-5)
     TensorBoardCallback().log_evaluation(evaluation, tmp_path / "run")
-    gap = read(folder).Scalars("gap/ndcg@20")
-    assert [round(event.value, 4) for event in gap] == [round(evaluation.gap()["ndcg@20"], 4)] * 2
+    kept = read(folder).Scalars("kept/ndcg@20")
+    assert [round(event.value, 4) for event in kept] == [round(evaluation.kept()["ndcg@20"], 4)] * 2
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["logged", "the last epoch not logged"])

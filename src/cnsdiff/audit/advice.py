@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.audit.commands import prepare_command, reference_code, train_command
-from cnsdiff.audit.intervals import Estimate
-from cnsdiff.audit.judging import Choice, Difference, Judged, Setting, title_of
+from cnsdiff.audit.judging import Choice, Judged, Setting, difference_dict, title_of
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import METHODS, OURS
 from cnsdiff.audit.shifts import Shift
@@ -16,6 +15,7 @@ from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.benchmark.grid import DIAL
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
+from cnsdiff.evaluation.significance import Difference
 
 
 def recommendation(
@@ -77,10 +77,10 @@ def recommendation(
         "plain": plain.row,
         "trained": _row(choice.trained),
         "reference": _row(choice.reference),
-        "brings": brings.to_dict(),
-        "costs": costs.to_dict(),
-        "use_over_usual": over_usual.to_dict(),
-        "use_costs": use_costs.to_dict(),
+        "brings": difference_dict(brings),
+        "costs": difference_dict(costs),
+        "use_over_usual": difference_dict(over_usual),
+        "use_costs": difference_dict(use_costs),
         "words": _advice(judged, choice, brings, costs),
         "reference_words": _reference_words(judged, choice, use),
         "commands": [command for command in commands if command],
@@ -96,16 +96,16 @@ def _row(setting: Setting | None) -> str | None:
 def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
     """What to use for the shift, in two sentences."""
     expected, plain = choice.expected, choice.plain
-    losses = judged.losses
+    losses = judged.kept
     reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
-    alike = brings.estimate == costs.estimate == Estimate(0.0, 0.0, 0.0)
+    alike = all(d.value == d.low == d.high == 0 for d in (brings, costs))
     if expected.key == plain.key or alike:
         return (
             f"Use {plain.title}: validation chooses it for this shift and for today alike. "
             f"Under the shift it reaches {reached}."
         )
-    cost = cost_phrase(costs.estimate, losses.iid[judged.at(plain)].value)
-    said = difference_phrase(brings.estimate)
+    cost = cost_phrase(costs, losses.iid[judged.at(plain)].value)
+    said = difference_phrase(brings)
     if brings.sign > 0:
         return (
             f"Use {expected.title}: under the shift it reaches {reached} where {plain.title}, "
@@ -126,19 +126,19 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
         return "Nothing was trained: the time was up. A longer --budget goes on from here."
     if reference is None:
         return ""
-    losses = judged.losses
+    losses = judged.kept
     if METHODS[use.method].train is None:
         mine, rival, own = trained, use, use.title
     else:
         mine, rival = use, reference
         (costs,) = judged.differences("test_iid", [(reference, choice.plain)])
-        today = f"today it {cost_phrase(costs.estimate, losses.iid[judged.at(choice.plain)].value)}"
+        today = f"today it {cost_phrase(costs, losses.iid[judged.at(choice.plain)].value)}"
         if reference.key == choice.plain.key:
             today = "it is the best today, too"
         reached = number(losses.ood[judged.at(reference)].value)
         own = f"{reference.title}, which reaches {reached}; {today}"
     (over,) = judged.differences("test_ood", [(mine, rival)])
-    said = f"Beside it, {mine.title}: {difference_phrase(over.estimate)}"
+    said = f"Beside it, {mine.title}: {difference_phrase(over)}"
     if over.sign > 0:
         return f"It beats the references. The best of them is {own}. {said}."
     if over.sign < 0:

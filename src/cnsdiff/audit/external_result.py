@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnsdiff.audit.external import Outside
-from cnsdiff.audit.intervals import Estimate
-from cnsdiff.audit.judging import TESTS, Choice, Judged, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, difference_dict, from_list, judge, to_list
 from cnsdiff.audit.suspicion import TOO_GOOD
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, loss_phrase
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
+from cnsdiff.evaluation.kept import lost
 
 
 def external_result(
@@ -41,7 +41,7 @@ def external_result(
         differences = here.differences(test, [(given, rival) for rival in rivals.values()])
         against[test] = {
             name: {
-                **difference.to_dict(),
+                **difference_dict(difference),
                 "title": rival.title,
                 "value": here.estimates(rival)["ood" if test == "test_ood" else "iid"],
             }
@@ -54,12 +54,12 @@ def external_result(
         (iid,) = here.differences("test_iid", [(turned, given)])
         dialled = {
             "dial": turned.dial,
-            "brings": ood.to_dict(),
-            "costs": iid.to_dict(),
+            "brings": difference_dict(ood),
+            "costs": difference_dict(iid),
             "words": (
                 f"Its vectors read at dial {turned.dial:g}, which validation picks for this shift: "
-                f"{difference_phrase(ood.estimate)} under the shift; today it "
-                f"{cost_phrase(iid.estimate)}."
+                f"{difference_phrase(ood)} under the shift; today it "
+                f"{cost_phrase(iid)}."
             ),
             **here.estimates(turned),
         }
@@ -74,9 +74,9 @@ def external_result(
         "against": against,
         "dialled": dialled,
         "signs": {
-            "train": one.signs.train.to_list(),
-            "held_out": one.signs.held_out.to_list(),
-            "ratio": one.signs.ratio.to_list(),
+            "train": to_list(one.signs.train),
+            "held_out": to_list(one.signs.held_out),
+            "ratio": to_list(one.signs.ratio),
             "n_users": one.signs.n_users,
         },
         "words": _words(one, here, choice, against, own_metric),
@@ -95,12 +95,13 @@ def _words(
 ) -> str:
     """What it reaches and loses, and what the chosen setting reaches beside it."""
     at = judged.at(one.settings[0])
-    found = judged.losses
-    beside = Estimate.from_list(against["test_ood"]["expected"]["difference"])
-    today = Estimate.from_list(against["test_iid"]["plain"]["difference"])
+    found = judged.kept
+    loss = loss_phrase(lost(found.kept[at]))
+    beside = from_list(against["test_ood"]["expected"]["difference"])
+    today = from_list(against["test_iid"]["plain"]["difference"])
     return (
         f"{one.name} reaches {number(found.iid[at].value)} of {metric_title(metric)} today and "
-        f"{number(found.ood[at].value)} under the shift: it would {loss_phrase(found.loss[at])}. "
+        f"{number(found.ood[at].value)} under the shift: it would {loss}. "
         f"Under the shift, beside {choice.expected.title}: {difference_phrase(beside)}. Today, "
         f"beside {choice.plain.title}: {difference_phrase(today)}."
     )
@@ -130,7 +131,7 @@ def _warnings(one: Outside, judged: Judged, choice: Choice) -> list[str]:
             "lists hold fewer of a user's own held-out items than strangers' lists do. Its numbers "
             "are then too low, and say nothing."
         ]
-    values = judged.losses.iid
+    values = judged.kept.iid
     rivals = (choice.plain, choice.usual, choice.expected)
     best = max(rivals, key=lambda s: values[judged.at(s)].value)
     (over,) = judged.differences("test_iid", [(given, best)])

@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.audit.intervals import Estimate, Losses, Measured, losses
 from cnsdiff.audit.methods import METHODS, OURS, USUAL
 from cnsdiff.benchmark.grid import DIAL, PLAIN, without_dial
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import DIALLED, Task
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation.significance import bootstrap_differences
+from cnsdiff.evaluation.kept import Kept, UserAccuracy, kept_matched, lost
+from cnsdiff.evaluation.significance import Difference, Interval, bootstrap_means
 
 TESTS = ("test_iid", "test_ood")
 #: The selection of a recommender that we did not train: what it is.
@@ -68,23 +68,6 @@ class Setting:
         return title_of(self.method, self.selection)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over users, and its p-value."""
-
-    estimate: Estimate
-    p_value: float
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval leaves 0 out, else 0."""
-        return int(self.estimate.low > 0) - int(self.estimate.high < 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"difference": self.estimate.to_list(), "p": self.p_value, "sign": self.sign}
-
-
 def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
     """The settings of one shift that the store has, in the order of the tasks."""
     found = []
@@ -124,15 +107,15 @@ class Judged:
         By which.
     settings
         In order.
-    losses
-        Of each, in the same order.
+    kept
+        Accuracy of each on both tests and what it keeps, matched; in the same order.
     n_users
         By test.
     """
 
     metric: str
     settings: tuple[Setting, ...]
-    losses: Losses
+    kept: Kept
     n_users: Mapping[str, int]
     seed: int
 
@@ -149,12 +132,11 @@ class Judged:
     def estimates(self, setting: Setting) -> dict[str, list[float | None]]:
         """For JSON: accuracy on both tests and the loss, each with its interval."""
         at = self.at(setting)
-        found = self.losses
         return {
-            "iid": found.iid[at].to_list(),
-            "ood": found.ood[at].to_list(),
-            "iid_matched": found.iid_matched[at].to_list(),
-            "loss": found.loss[at].to_list(),
+            "iid": to_list(self.kept.iid[at]),
+            "ood": to_list(self.kept.ood[at]),
+            "iid_matched": to_list(self.kept.iid_matched[at]),
+            "loss": to_list(lost(self.kept.kept[at])),
         }
 
     def differences(self, test: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
@@ -164,10 +146,7 @@ class Judged:
         columns = [
             self._values(first, test) - self._values(second, test) for first, second in pairs
         ]
-        found = bootstrap_differences(np.stack(columns, axis=1), seed=self.seed)
-        return [
-            Difference(Estimate(one.difference, one.low, one.high), one.p_value) for one in found
-        ]
+        return bootstrap_means(np.stack(columns, axis=1), seed=self.seed)
 
     def _values(self, setting: Setting, test: str) -> NDArray[np.float64]:
         return setting.per_user[test][self.metric].cast(pl.Float64).to_numpy()
@@ -194,10 +173,30 @@ def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: i
         values = np.stack(
             [s.per_user[test][metric].cast(pl.Float64).to_numpy() for s in settings], axis=1
         )
-        tested[test] = Measured(users, counts[users], values)
-    found = losses(tested["test_iid"], tested["test_ood"], seed=seed)
+        tested[test] = UserAccuracy(users, values, counts[users])
+    kept = kept_matched(tested["test_iid"], tested["test_ood"], seed=seed)
     n_users = {test: len(tested[test].users) for test in TESTS}
-    return Judged(metric, tuple(settings), found, n_users, seed)
+    return Judged(metric, tuple(settings), kept, n_users, seed)
+
+
+def to_list(interval: Interval) -> list[float | None]:
+    """For JSON: value, low, high; null where they are unknown."""
+    ends = (interval.value, interval.low, interval.high)
+    return [end if np.isfinite(end) else None for end in ends]
+
+
+def from_list(values: Sequence[float | None]) -> Interval:
+    """What :func:`to_list` wrote."""
+    return Interval(*(float("nan") if value is None else float(value) for value in values))
+
+
+def difference_dict(difference: Difference) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "difference": to_list(difference),
+        "p": difference.p_value,
+        "sign": difference.sign,
+    }
 
 
 @dataclass(frozen=True)

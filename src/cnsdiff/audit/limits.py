@@ -32,7 +32,7 @@ def limits_of(told: Mapping[str, Any], judged: Judged) -> list[str]:
                 f"The {SPLIT_TITLES[test]} has {judged.n_users[test]:,} users only, so its "
                 "intervals are wide and small differences cannot be seen."
             )
-    if not judged.losses.comparable:
+    if not judged.kept.comparable:
         limits.append(
             "The users of the OOD test have far more or fewer items to find than those of the IID "
             "test, so what is lost cannot be told; methods can be compared all the same."

@@ -11,7 +11,7 @@ from cnsdiff.audit.advice import recommendation
 from cnsdiff.audit.distances import distances
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.external_result import external_result
-from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge, to_list
 from cnsdiff.audit.limits import limits_of
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.methods import KS
@@ -93,7 +93,7 @@ def _table(judged: Judged, choice: Choice) -> list[dict[str, Any]]:
         adjusted = holm([one.p_value for one in differences]).tolist() if differences else []
         for setting, one, p_holm in zip(others, differences, adjusted, strict=True):
             against[setting.key][test] = {
-                "difference": one.estimate.to_list(),
+                "difference": to_list(one),
                 "p": one.p_value,
                 "p_holm": p_holm,
             }

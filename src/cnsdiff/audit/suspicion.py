@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnsdiff.audit.intervals import RESAMPLES, Estimate, resampled_sums
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.significance import Interval, resampled_sums
 
 #: Fewer users than this tell nothing; of more than this, some are enough.
 LEAST_USERS, _MOST_USERS = 20, 4000
@@ -35,7 +35,10 @@ TOO_GOOD = 1.5
 #: Places of a list that are looked at.
 DEPTH = 20
 
-_UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+#: Resamples of users.
+RESAMPLES = 2_000
+
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Signs:
         Of whom there are a list, training pairs and held-out pairs.
     """
 
-    train: Estimate
-    held_out: Estimate
-    ratio: Estimate
+    train: Interval
+    held_out: Interval
+    ratio: Interval
     n_users: int
 
     @property
@@ -112,8 +115,8 @@ def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = means[:, 1] / means[:, 0]
     return Signs(
-        Estimate.of(float(observed[0]), means[:, 0]),
-        Estimate.of(float(observed[1]), means[:, 1]),
-        Estimate.of(ratio, ratios),
+        Interval.of_draws(float(observed[0]), means[:, 0], n=len(users)),
+        Interval.of_draws(float(observed[1]), means[:, 1], n=len(users)),
+        Interval.of_draws(ratio, ratios, n=len(users)),
         len(users),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnsdiff.audit.intervals import Estimate
+from cnsdiff.audit.judging import from_list
 from cnsdiff.audit.methods import USUAL
 from cnsdiff.audit.wording import verdict
 
@@ -23,7 +23,7 @@ def verdicts(metric: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         if any(one["warnings"] for one in own) or len({one["metric"] for one in own}) > 1:
             continue
         losses = [
-            (str(result["phrase"]), Estimate.from_list(one["loss"]))
+            (str(result["phrase"]), from_list(one["loss"]))
             for result in results
             for one in result["outside"]
             if one["name"] == name
@@ -36,7 +36,7 @@ def verdicts(metric: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         titles = {row["title"] for r in results for row in r["table"] if row["key"] == r["usual"]}
         subject = titles.pop() if len(titles) == 1 else "The best of the references"
     losses = [
-        (str(result["phrase"]), Estimate.from_list(row["loss"]))
+        (str(result["phrase"]), from_list(row["loss"]))
         for result in usual
         for row in result["table"]
         if row["key"] == result["usual"]

@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cnsdiff.audit.intervals import Estimate
 from cnsdiff.display.wording import listed, metric_title, number, number_span, percent, percent_span
+from cnsdiff.evaluation.significance import Interval
 
 #: An interval of a loss that is wider than this tells nothing if it holds 0.
 WIDE = 0.3
 
 
-def can_tell(loss: Estimate) -> bool:
+def can_tell(loss: Interval) -> bool:
     """Whether the log shows a loss or a gain, or that there is hardly one."""
     return math.isfinite(loss.low) and (
         loss.low > 0 or loss.high < 0 or loss.high - loss.low <= WIDE
     )
 
 
-def loss_phrase(loss: Estimate, of: str = "") -> str:
+def loss_phrase(loss: Interval, of: str = "") -> str:
     """Goes on "it would …": ``lose 62% (55–69%)``; ``of`` says of what."""
     if not math.isfinite(loss.low):
         return f"lose an amount{of} that this log cannot tell"
@@ -36,7 +36,7 @@ def loss_phrase(loss: Estimate, of: str = "") -> str:
     return f"lose nothing{of} that this log can show ({percent_span(loss.low, loss.high)})"
 
 
-def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) -> str:
+def verdict(subject: str, metric: str, found: Sequence[tuple[str, Interval]]) -> str:
     """One sentence on what a recommender loses, the largest loss first; then what cannot be told.
 
     Parameters
@@ -69,12 +69,12 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Estimate]]) ->
     return f"{subject} would {listed(parts)}; how much {untold}, this log cannot tell."
 
 
-def _inside(loss: Estimate) -> str:
+def _inside(loss: Interval) -> str:
     """The interval in brackets, if there is one."""
     return f" ({percent_span(loss.low, loss.high)})" if math.isfinite(loss.low) else ""
 
 
-def difference_phrase(difference: Estimate) -> str:
+def difference_phrase(difference: Interval) -> str:
     """``+0.0120 (+0.0080 to +0.0160)``, or that the log shows none."""
     if not math.isfinite(difference.low):
         return "a difference that this log cannot tell"
@@ -84,7 +84,7 @@ def difference_phrase(difference: Estimate) -> str:
     return f"{number(difference.value, signed=True)} ({inside})"
 
 
-def cost_phrase(difference: Estimate, of: float | None = None) -> str:
+def cost_phrase(difference: Interval, of: float | None = None) -> str:
     """Goes on "today it …": ``costs 5% (0.0120; 0.0080 to 0.0160)``.
 
     Parameters

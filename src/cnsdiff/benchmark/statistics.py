@@ -9,7 +9,6 @@ values are better. Methods and datasets keep the order of the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from cnsdiff.base.errors import InputError, did_you_mean
 from cnsdiff.evaluation.significance import (
     N_RESAMPLES,
-    bootstrap_differences,
+    bootstrap_means,
     half_width,
     holm,
 )
@@ -124,7 +123,7 @@ def compare(
         methods = list(groups)
         rival_at = [methods.index(rival) for rival in tested.values()]
         rivals = values[:, rival_at, np.arange(len(tested))]
-        found = bootstrap_differences(
+        found = bootstrap_means(
             (values - rivals[:, None]).reshape(len(values), -1),
             seed=seed,
             n_resamples=n_resamples,
@@ -139,7 +138,7 @@ def compare(
             adjusted = holm([one.p_value for one in others.values()]).tolist()
             for (method, one), p_holm in zip(others.items(), adjusted, strict=True):
                 names = (dataset, method, groups[method], selection, split, metric, rival)
-                rows.append((*names, *astuple(one), p_holm, len(values)))
+                rows.append((*names, one.value, one.low, one.high, one.p_value, p_holm, one.n))
     return pl.DataFrame(rows, schema=_COMPARISON, orient="row")
 
 

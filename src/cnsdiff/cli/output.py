@@ -130,8 +130,8 @@ def comparison_table(
             table.add_row(first, SPLIT_TITLES[split], *cells)
             first = ""
         if {"test_iid", "test_ood"} <= set(evaluation.splits):
-            gap = evaluation.gap()
-            table.add_row("", "OOD / IID", *(_ratio(gap[name]) for name in shown))
+            kept = evaluation.kept()
+            table.add_row("", "OOD / IID", *(_ratio(kept[name]) for name in shown))
         table.add_section()
     return table
 
@@ -186,24 +186,24 @@ class GrowingComparison:
 
 
 def metrics_table(title: str, evaluation: Evaluation) -> Table:
-    """All metrics of one model, a row each: its value on every split, and the robustness gap."""
-    gap = evaluation.gap() if {"test_iid", "test_ood"} <= set(evaluation.splits) else {}
+    """All metrics of one model, a row each: its value on every split, and what is kept."""
+    kept = evaluation.kept() if {"test_iid", "test_ood"} <= set(evaluation.splits) else {}
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("metric")
     for split in evaluation.splits:
         table.add_column(SPLIT_TITLES[split], justify="right")
-    if gap:
+    if kept:
         table.add_column("OOD/IID", justify="right")
     for metric in next(iter(evaluation.splits.values())).metrics:
         cells = [f"{evaluation[split][metric]:.4f}" for split in evaluation.splits]
-        if gap:
-            cells.append(_ratio(gap.get(metric)))
+        if kept:
+            cells.append(_ratio(kept.get(metric)))
         table.add_row(metric, *cells)
     return table
 
 
 def _ratio(value: float | None) -> str:
-    """A robustness gap; nothing where it is not defined."""
+    """What is kept; nothing where it is not defined."""
     return "-" if value is None or value != value else f"{value:.2f}"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from cnsdiff.base.errors import InputError
+from cnsdiff.evaluation.kept import kept_share
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Whose pairs are left out of lists that are measured.
@@ -101,12 +102,13 @@ class Evaluation:
             if split.per_user is not None
         }
 
-    def gap(self, iid: str = "test_iid", ood: str = "test_ood") -> dict[str, float]:
-        """Robustness gap: each accuracy metric on ``ood`` divided by that on ``iid``.
+    def kept(self, iid: str = "test_iid", ood: str = "test_ood") -> dict[str, float]:
+        """What is kept of each accuracy metric: its value on ``ood`` over that on ``iid``.
 
         1 means that nothing is lost under the shift. NaN where the metric is 0 on ``iid``. The
-        two splits have other users and other numbers of relevant items, so compare the gaps of
-        models on one dataset, not of one model on two.
+        two splits have other users and other numbers of relevant items, so compare what models
+        keep on one dataset, not what one model keeps on two
+        (:func:`cnsdiff.evaluation.kept.kept_matched` allows for the numbers).
 
         Raises
         ------
@@ -116,13 +118,12 @@ class Evaluation:
         for name in (iid, ood):
             if name not in self.splits:
                 raise InputError(
-                    f"the robustness gap needs the split {name!r}, which was not evaluated "
+                    f"what is kept under a shift needs the split {name!r}, which was not evaluated "
                     f"(evaluated: {', '.join(self.splits)})"
                 )
-        below, above = self.splits[iid].metrics, self.splits[ood].metrics
         return {
-            name: above[name] / value if value else math.nan
-            for name, value in below.items()
+            name: kept_share(value, self.splits[ood].metrics[name])
+            for name, value in self.splits[iid].metrics.items()
             if name.partition("@")[0] in ACCURACY
         }
 
@@ -153,7 +154,7 @@ class Evaluation:
             },
         }
         if {"test_iid", "test_ood"} <= self.splits.keys():
-            result["gap"] = _finite(self.gap())
+            result["kept"] = _finite(self.kept())
         return result
 
 

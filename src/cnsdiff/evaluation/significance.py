@@ -8,7 +8,7 @@ speaks, and *users* (another sample of people), for which :func:`paired_bootstra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,21 +26,54 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of ``n`` values and its interval; the ends are NaN where they are unknown."""
+    """An estimate with the ends of its interval.
 
-    mean: float
+    Attributes
+    ----------
+    value
+        NaN where it is not defined.
+    low, high
+        NaN where they are unknown.
+    n
+        Seeds or users that it is of; 0 where nobody counted.
+    """
+
+    value: float
     low: float
     high: float
-    n: int
+    n: int = field(default=0, kw_only=True)
+
+    @property
+    def half_width(self) -> float:
+        """Half the way from end to end."""
+        return (self.high - self.low) / 2
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves 0 out, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    @classmethod
+    def of_draws(
+        cls, value: float, draws: NDArray[np.float64], *, n: int, level: float = 0.95
+    ) -> Interval:
+        """The percentile interval of bootstrap draws (Efron & Tibshirani, 1993, §13.3).
+
+        Draws that are not finite are left out; where they are more than 1% of all, or the value
+        is not finite, the ends are unknown.
+        """
+        defined = draws[np.isfinite(draws)]
+        if not np.isfinite(value) or len(defined) < 0.99 * len(draws):
+            return cls(float(value) if np.isfinite(value) else np.nan, np.nan, np.nan, n=n)
+        tail = (1 - level) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        return cls(float(value), float(low), float(high), n=n)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A mean difference over users, its interval and the two-sided p-value of "no difference"."""
+class Difference(Interval):
+    """A mean over users with the two-sided p-value of "it is 0"."""
 
-    difference: float
-    low: float
-    high: float
     p_value: float
 
 
@@ -76,7 +109,7 @@ class Improvement:
     @property
     def mean(self) -> float:
         """Mean gain over the cells that count."""
-        return self.interval.mean
+        return self.interval.value
 
     @property
     def n_cells(self) -> int:
@@ -109,13 +142,13 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     One value has an unknown interval: both ends are NaN. A value that is NaN makes all NaN, since
     a seed that failed may not go unnoticed.
     """
-    given = np.asarray(values, dtype=np.float64)
-    if len(given) == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    mean = float(given.mean())
-    deviation = given.std(ddof=1) if len(given) > 1 else np.nan
-    half = float(half_width(np.asarray(deviation), np.asarray(len(given)), level))
-    return Interval(mean, mean - half, mean + half, len(given))
+    of_seeds = np.asarray(values, dtype=np.float64)
+    if len(of_seeds) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    mean = float(of_seeds.mean())
+    deviation = of_seeds.std(ddof=1) if len(of_seeds) > 1 else np.nan
+    half = float(half_width(np.asarray(deviation), np.asarray(len(of_seeds)), level))
+    return Interval(mean, mean - half, mean + half, n=len(of_seeds))
 
 
 def paired_bootstrap(
@@ -125,7 +158,7 @@ def paired_bootstrap(
     seed: int,
     n_resamples: int = N_RESAMPLES,
     level: float = 0.95,
-) -> Comparison:
+) -> Difference:
     """Compare two methods on the same users by resampling users with replacement.
 
     Efron & Tibshirani (1993, §16.4), Sakai (2006) for information retrieval.
@@ -143,7 +176,7 @@ def paired_bootstrap(
 
     Returns
     -------
-    Comparison
+    Difference
         The mean of ``first - second``; the percentile interval of its bootstrap distribution; and
         the share of that distribution, moved to mean 0, that lies as far out as the difference
         does, with one added above and below so that it is never 0.
@@ -159,132 +192,79 @@ def paired_bootstrap(
             f"a paired comparison needs two lists of the same users, not the shapes "
             f"{ours.shape} and {theirs.shape}"
         )
-    return bootstrap_differences(
-        (ours - theirs)[:, None], seed=seed, n_resamples=n_resamples, level=level
-    )[0]
+    columns = (ours - theirs)[:, None]
+    return bootstrap_means(columns, seed=seed, n_resamples=n_resamples, level=level)[0]
 
 
-def bootstrap_differences(
-    differences: ArrayLike,
-    *,
-    seed: int,
-    n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
-) -> list[Comparison]:
-    """:func:`paired_bootstrap` of each column of ``differences (U, J)``, with the same resamples.
+def bootstrap_means(
+    values: ArrayLike, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
+) -> list[Difference]:
+    """:func:`paired_bootstrap` for each column of ``values (U, J)``, values or differences.
 
-    For many methods and metrics on the same users, at little more than the cost of one.
+    All columns share their resamples, so that ``J`` of them, for the same users, cost little more
+    than one.
     """
-    given = np.asarray(differences, dtype=np.float64)
-    if given.ndim != 2 or not given.size or not np.isfinite(given).all():
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise InputError("a bootstrap needs at least one user and finite differences")
     if n_resamples < 1 or not 0 < level < 1:
         raise InputError(
             "a bootstrap needs at least one resample and a level between 0 and 1, "
             f"not {n_resamples} and {level}"
         )
-    # Users whose differences are all 0 add nothing to a sum: it only matters how often one of the
+    # Users whose values are all 0 add nothing to a sum: it only matters how often one of the
     # others is drawn. Hits are sparse, so these are few.
-    moved = given[(given != 0).any(1)]
+    moved = rows[(rows != 0).any(1)]
     rng = numpy_generator(seed, "paired-bootstrap")
-    means = _resampled_sums(moved, len(given), n_resamples, rng) / len(given)
-    observed = moved.sum(0) / len(given)
+    means = resampled_sums(moved, rng, n_resamples, n_users=len(rows)) / len(rows)
+    observed = moved.sum(0) / len(rows)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     # Few users with a difference make ties with the observed value, which rounding must not break.
-    threshold = np.abs(observed) - ROUNDING * np.abs(given).mean(0)
+    threshold = np.abs(observed) - ROUNDING * np.abs(rows).mean(0)
     extreme = (np.abs(means - observed) >= threshold).sum(0)
     p_values = (1 + extreme) / (1 + n_resamples)
     columns = np.stack([observed, low, high, p_values], axis=1).tolist()
-    return [Comparison(*column) for column in columns]
+    return [Difference(*column, n=len(rows)) for column in columns]
 
 
-def user_intervals(
-    values: ArrayLike, *, seed: int, n_resamples: int = N_RESAMPLES, level: float = 0.95
-) -> list[Interval]:
-    """The mean of each column of ``values (U, J)``, with the interval that resampling users gives.
-
-    Parameters and errors as of :func:`bootstrap_differences`; all columns share their resamples.
-    """
-    found = bootstrap_differences(values, seed=seed, n_resamples=n_resamples, level=level)
-    n = len(np.asarray(values))
-    return [Interval(one.difference, one.low, one.high, n) for one in found]
-
-
-def retained(
-    before: ArrayLike,
-    after: ArrayLike,
+def resampled_sums(
+    values: NDArray[np.float64],
+    rng: np.random.Generator,
+    n_resamples: int,
     *,
-    seed: int,
-    n_resamples: int = 2_000,
-    level: float = 0.95,
-) -> Interval:
-    """The mean of ``after`` over that of ``before``, with the interval that resampling users gives.
+    n_users: int | None = None,
+) -> NDArray[np.float64]:
+    """The bootstrap of this package: sums over users drawn again with replacement.
 
     Parameters
     ----------
-    before, after
-        ``(U,)`` a metric of each user on either split; NaN for a user without items in that split,
-        who counts in the other mean only. Users that are in both are redrawn together.
-    seed, n_resamples, level
-        As in :func:`paired_bootstrap`.
+    values
+        ``(M, J)``, a row for each user.
+    rng
+        Of the draws.
+    n_resamples
+        How often ``n_users`` users are drawn.
+    n_users
+        With the users left out of ``values`` because all of theirs are 0; ``M`` by default.
 
     Returns
     -------
-    Interval
-        Of ``n`` users with items in either split. NaN where the mean of ``before`` is 0; so are
-        the ends where that happens in more than 1% of the resamples.
-
-    Raises
-    ------
-    InputError
-        The two differ in length, or one of them has no user.
+    ``(n_resamples, J)``.
     """
-    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1:
-        raise InputError(
-            f"a ratio over users needs two lists of the same users, not the shapes {first.shape} "
-            f"and {second.shape}"
-        )
-    measured = ~np.isnan(np.stack([first, second], axis=1))
-    if not measured.any(0).all():
-        raise InputError("a ratio over users needs at least one user with items in each split")
-    sums_of = np.column_stack([np.nan_to_num(first), np.nan_to_num(second), measured])
-    sums_of = sums_of[measured.any(1)]
-    rng = numpy_generator(seed, "retained-bootstrap")
-    drawn = _resampled_sums(sums_of, len(sums_of), n_resamples, rng)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios, ratio = (
-            (sums[..., 1] / sums[..., 3]) / (sums[..., 0] / sums[..., 2])
-            for sums in (drawn, sums_of.sum(0))
-        )
-    ratio = float(ratio) if np.isfinite(ratio) else float("nan")
-    tail = (1 - level) / 2
-    defined = ratios[np.isfinite(ratios)]
-    enough = defined.size >= 0.99 * n_resamples
-    low, high = np.quantile(defined, [tail, 1 - tail]) if enough else (np.nan, np.nan)
-    return Interval(ratio, float(low), float(high), len(sums_of))
-
-
-def _resampled_sums(
-    values: NDArray[np.float64], n_users: int, n_resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Sums ``(n_resamples, J)`` over ``n_users`` users drawn with replacement.
-
-    ``values (M, J)`` are those of the first M users; the rest count 0. A resample holds a binomial
-    number of the M, each of them drawn uniformly.
-    """
-    n_moved, n_columns = values.shape
+    n_rows, n_columns = values.shape
+    n_users = n_rows if n_users is None else n_users
     sums = np.zeros((n_resamples, n_columns))
-    if n_moved == 0:
+    if n_rows == 0:
         return sums
-    sizes = rng.binomial(n_users, n_moved / n_users, n_resamples)
-    step = max(1, BLOCK // n_moved)
+    # A resample holds a binomial number of the M, each of them drawn uniformly.
+    sizes = rng.binomial(n_users, n_rows / n_users, n_resamples)
+    step = max(1, BLOCK // n_rows)
     for start in range(0, n_resamples, step):
         size = sizes[start : start + step]
-        cell = np.repeat(np.arange(len(size)) * n_moved, size)
-        cell += rng.integers(n_moved, size=len(cell))
-        counts = np.bincount(cell, minlength=len(size) * n_moved).reshape(len(size), n_moved)
+        cell = np.repeat(np.arange(len(size)) * n_rows, size)
+        cell += rng.integers(n_rows, size=len(cell))
+        counts = np.bincount(cell, minlength=len(size) * n_rows).reshape(len(size), n_rows)
         sums[start : start + step] = counts.astype(np.float64) @ values
     return sums
 

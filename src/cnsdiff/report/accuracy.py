@@ -17,15 +17,9 @@ from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import SHORT_SPLIT_TITLES, SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.evaluate import item_counts, measure, relevance_of
+from cnsdiff.evaluation.kept import UserAccuracy, kept
 from cnsdiff.evaluation.results import protocol
-from cnsdiff.evaluation.significance import (
-    Comparison,
-    Interval,
-    bootstrap_differences,
-    holm,
-    retained,
-    user_intervals,
-)
+from cnsdiff.evaluation.significance import Difference, Interval, bootstrap_means, holm
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy
 from cnsdiff.report.charts import split_dots, split_lines
 from cnsdiff.report.document import Block, Figure, Prose
@@ -70,16 +64,6 @@ class Measured:
         frame = self.splits[split].per_user
         assert frame is not None
         return frame
-
-    def kept(self, metric: str, seed: int) -> Interval:
-        """OOD over IID, with its interval over users."""
-        aligned = []
-        for split in TESTS:
-            frame = self.per_user(split)
-            whole = np.full(int(self.users.max()) + 1, np.nan)
-            whole[frame["user"].to_numpy()] = frame[metric].to_numpy()
-            aligned.append(whole)
-        return retained(*aligned, seed=seed, n_resamples=KEPT_RESAMPLES)
 
 
 def measure_model(
@@ -127,7 +111,7 @@ class Standing:
     metric: str
     metrics: tuple[str, ...]
     means: Mapping[tuple[str, str, str], Interval]
-    differences: Mapping[tuple[str, str], Comparison]
+    differences: Mapping[tuple[str, str], Difference]
     kept: Mapping[str, Interval]
 
     @property
@@ -152,21 +136,30 @@ def stand(measured: Sequence[Measured], metric: str, seed: int) -> Standing:
     _, _, k = metric.partition("@")
     metrics = tuple(dict.fromkeys((metric, f"ndcg@{k}", f"recall@{k}")))
     means: dict[tuple[str, str, str], Interval] = {}
-    differences: dict[tuple[str, str], Comparison] = {}
+    differences: dict[tuple[str, str], Difference] = {}
     for split in first.splits:
         # One column for each mean, then one for each difference, under the same resampling.
         keys = [(model.name, split, name) for model in measured for name in metrics]
         columns = [model.per_user(split)[name].to_numpy() for model in measured for name in metrics]
         own = first.per_user(split)[metric].to_numpy()
         columns += [own - other.per_user(split)[metric].to_numpy() for other in others]
-        results = bootstrap_differences(np.column_stack(columns), seed=seed, n_resamples=RESAMPLES)
+        results = bootstrap_means(np.column_stack(columns), seed=seed, n_resamples=RESAMPLES)
         for key, mean in zip(keys, results, strict=False):
-            means[key] = Interval(mean.difference, mean.low, mean.high, len(own))
+            means[key] = mean
         for other, difference in zip(others, results[len(keys) :], strict=True):
             differences[other.name, split] = difference
-    both = set(TESTS) <= first.splits.keys()
-    kept = {model.name: model.kept(metric, seed) for model in measured} if both else {}
-    return Standing(tuple(measured), metric, metrics, means, differences, kept)
+    shares: dict[str, Interval] = {}
+    if set(TESTS) <= first.splits.keys():
+        iid, ood = (
+            UserAccuracy(
+                first.per_user(test)["user"].to_numpy(),
+                np.column_stack([model.per_user(test)[metric].to_numpy() for model in measured]),
+            )
+            for test in TESTS
+        )
+        of_models = kept(iid, ood, seed=seed, n_resamples=KEPT_RESAMPLES).kept
+        shares = {model.name: share for model, share in zip(measured, of_models, strict=True)}
+    return Standing(tuple(measured), metric, metrics, means, differences, shares)
 
 
 # --- The section "Accuracy"
@@ -233,8 +226,10 @@ def _difference_table(standing: Standing) -> Table:
         cells: list[Cell | float] = []
         for split in standing.splits:
             difference, p_value = differences[other.name, split], adjusted[other.name, split]
-            half = (difference.high - difference.low) / 2
-            cells += [Cell(difference.difference, half, differs=p_value < ALPHA), p_value]
+            cells += [
+                Cell(difference.value, difference.half_width, differs=p_value < ALPHA),
+                p_value,
+            ]
         rows.append(([other.name], cells))
     return Table.of(
         f"{first.name} less the other, {metric_title(standing.metric)}",
@@ -250,7 +245,7 @@ def interval_cell(mean: Interval | None) -> Cell:
     """A mean with half the width of its interval; NaN for ``None``."""
     if mean is None:
         return Cell(float("nan"))
-    return Cell(mean.mean, (mean.high - mean.low) / 2)
+    return Cell(mean.value, mean.half_width)
 
 
 def placed(cells: Sequence[Cell]) -> list[Cell]:
@@ -394,7 +389,7 @@ def _slice_means(
             own = values[part_of_row == part]
             intervals: Sequence[Interval | None] = [None] * len(measured)
             if len(own):
-                intervals = user_intervals(own, seed=seed, n_resamples=SLICE_RESAMPLES)
+                intervals = bootstrap_means(own, seed=seed, n_resamples=SLICE_RESAMPLES)
             for model, interval in zip(measured, intervals, strict=True):
                 means[model.name][split].append(interval)
     return means

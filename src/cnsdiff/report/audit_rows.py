@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnsdiff.audit.intervals import Estimate
-from cnsdiff.audit.judging import AS_GIVEN
+from cnsdiff.audit.judging import AS_GIVEN, from_list
 from cnsdiff.audit.methods import FORMER, METHODS
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.display.tables import Cell, Column
@@ -38,7 +37,7 @@ def shown_rows(shift: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def cell(estimate: Sequence[float | None], place: int | None = None, differs: bool = False) -> Cell:
     """An estimate as audit.json has it: the value with half its interval."""
-    found = Estimate.from_list(estimate)
+    found = from_list(estimate)
     return Cell(found.value, (found.high - found.low) / 2, place, differs)
 
 
@@ -62,5 +61,5 @@ def number(value: float | None) -> float:
 
 def strokes(estimates: Sequence[Sequence[float]], colour: str) -> dict[str, Any]:
     """The intervals of a trace of points, along x."""
-    intervals = [Interval(value, low, high, 0) for value, low, high in estimates]
+    intervals = [Interval(value, low, high) for value, low, high in estimates]
     return {**error_bars(intervals), "color": colour}

@@ -96,7 +96,7 @@ def both_tests(found: Findings, styles: dict[str, Style]) -> Iterator[Block]:
         iid = _intervals(wide, "")
         ood = _intervals(wide, "_ood")
         add_points(
-            figure, wide, styles, [one.mean for one in iid], [one.mean for one in ood], iid, ood
+            figure, wide, styles, [one.value for one in iid], [one.value for one in ood], iid, ood
         )
         for axis in (figure.update_xaxes, figure.update_yaxes):
             axis(rangemode="tozero")
@@ -163,6 +163,6 @@ def _intervals(rows: pl.DataFrame, suffix: str) -> list[Interval]:
         mean, low, high = (row[f"{name}{suffix}"] for name in ("mean", "low", "high"))
         known = np.isfinite(low)
         found.append(
-            Interval(mean, low if known else mean, high if known else mean, row["n_seeds"])
+            Interval(mean, low if known else mean, high if known else mean, n=row["n_seeds"])
         )
     return found

@@ -36,7 +36,7 @@ def chart(*, x: str | None = None, y: str | None = None, height: int | None = No
 
 def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
     """The ends of intervals for a trace of points."""
-    return strokes([(each.mean, each.low, each.high) for each in intervals])
+    return strokes([(each.value, each.low, each.high) for each in intervals])
 
 
 def strokes(estimates: Iterable[tuple[float, float, float]], **more: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
     figure = chart(x=x, height=110 + 46 * len(values))
     for name, found in values.items():
         if len(found) > 1:
-            ends = [one.mean for one in found.values()]
+            ends = [one.value for one in found.values()]
             figure.add_scatter(
                 x=ends,
                 y=[name] * len(ends),
@@ -90,7 +90,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
     for split in dict.fromkeys(split for found in values.values() for split in found):
         own = {name: found[split] for name, found in values.items() if split in found}
         figure.add_scatter(
-            x=[one.mean for one in own.values()],
+            x=[one.value for one in own.values()],
             y=list(own),
             mode="markers",
             name=SPLIT_TITLES.get(split, split),
@@ -102,7 +102,7 @@ def split_dots(values: Mapping[str, Mapping[str, Interval]], x: str) -> tuple[An
     rows_of(figure, list(values), showgrid=False)
     figure.update_xaxes(rangemode="tozero")
     rows = [
-        (name, split, one.mean, one.low, one.high, one.n)
+        (name, split, one.value, one.low, one.high, one.n)
         for name, found in values.items()
         for split, one in found.items()
     ]
@@ -127,14 +127,14 @@ def split_lines(
         there = [(name, one) for name, one in zip(names, found, strict=True) if one is not None]
         figure.add_scatter(
             x=[name for name, _ in there],
-            y=[one.mean for _, one in there],
+            y=[one.value for _, one in there],
             mode="lines+markers",
             name=SPLIT_TITLES.get(split, split),
             marker=SPLITS[split].marker,
             line={**SPLITS[split].line, "width": 1.5},
             error_y=error_bars([one for _, one in there]),
         )
-        rows += [(name, split, one.mean, one.low, one.high, one.n) for name, one in there]
+        rows += [(name, split, one.value, one.low, one.high, one.n) for name, one in there]
     # Ranges such as "2–3" are words, not numbers or dates.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(names))
     figure.update_yaxes(rangemode="tozero")

@@ -239,7 +239,7 @@ def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
     chance = "more than" if gap.p_value < ALPHA else "within what"
     summary = (
         f"The difference to that reference is {chance} chance makes "
-        f"({number(gap.difference, signed=True)}, 95% interval "
+        f"({number(gap.value, signed=True)}, 95% interval "
         f"{number_span(gap.low, gap.high, signed=True)}, paired bootstrap over users)."
     )
     if len(means) < 2:
@@ -253,16 +253,16 @@ def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
     kept = standing.kept[own.name]
     shift = "shift" if data.scenario == "given" else f"{data.scenario} shift"
     moved = f"{number(means['test_iid'])}\u00a0→\u00a0{number(means['test_ood'])}"
-    if math.isnan(kept.mean):
+    if math.isnan(kept.value):
         verdict = f"{title} under the {shift}: {moved}, {times}."
-    elif kept.mean >= 1:
+    elif kept.value >= 1:
         verdict = f"Loses nothing of its {title} under the {shift} ({moved}), {times}."
     else:
         verdict = f"Keeps {_share(kept)} of its {title} under the {shift} ({moved}), {times}."
     keeps = [
         f"{other.name} {_share(standing.kept[other.name])}"
         for other in others
-        if not math.isnan(standing.kept[other.name].mean)
+        if not math.isnan(standing.kept[other.name].value)
     ]
     if keeps:
         summary += f" The references keep: {', '.join(keeps)}."
@@ -279,7 +279,7 @@ def verdict_on_tests(standing: Standing, data: Dataset) -> tuple[str, str]:
 
 def _share(kept: Interval) -> str:
     inside = "" if math.isnan(kept.low) else f" ({percent_span(kept.low, kept.high)})"
-    return percent(kept.mean, 0) + inside
+    return percent(kept.value, 0) + inside
 
 
 def verdict_without_tests(

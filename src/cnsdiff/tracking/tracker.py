@@ -90,14 +90,14 @@ def epoch_scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_scalars(evaluation: Evaluation) -> dict[str, float]:
-    """``test_ood/ndcg@20`` of each split, and ``gap/ndcg@20``; what is not finite is left out."""
+    """``test_ood/ndcg@20`` of each split, and ``kept/ndcg@20``; what is not finite is left out."""
     scalars = {
         f"{split}/{name}": value
         for split, metrics in evaluation.metrics.items()
         for name, value in metrics.items()
     }
     if {"test_iid", "test_ood"} <= evaluation.splits.keys():
-        scalars |= {f"gap/{name}": value for name, value in evaluation.gap().items()}
+        scalars |= {f"kept/{name}": value for name, value in evaluation.kept().items()}
     return {name: value for name, value in scalars.items() if math.isfinite(value)}
 
 
