@@ -239,7 +239,7 @@ def test_directories_are_replaced_only_when_asked(tmp_path):
             (temporary / content).write_text(content)
     assert names(path) == ["two"]
     assert names(path.parent) == ["d"]
-    with pytest.raises(InputError, match="--overwrite"), storage.atomic_directory(path):
+    with pytest.raises(InputError, match="overwrite=True"), storage.atomic_directory(path):
         pass
     (tmp_path / "empty").mkdir()
     with storage.atomic_directory(tmp_path / "empty") as temporary:

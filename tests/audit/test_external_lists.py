@@ -137,8 +137,8 @@ def test_the_places_of_a_list(dataset, tmp_path):
 
 
 WRONG = {
-    "user,rank\n1,1\n": ("no column is known to hold the items", "'rank'", "--item-col"),
-    "thing,item\n1,1\n": ("no column is known to hold the users", "--user-col"),
+    "user,rank\n1,1\n": ("no column is known to hold the items", "'rank'", "item="),
+    "thing,item\n1,1\n": ("no column is known to hold the users", "user="),
     "user,item,rank\n1,1\n1,2,2,2\n1,3,3\n1,4,4\n": ("line",),
     "user,item,score\n1,1,0.5\n1,2,NaN\n": ("line 3", "'score'", "no finite number"),
     "user,item,score\n1,1,0.5\n1,2,\n": ("line 3", "nothing is no finite number"),

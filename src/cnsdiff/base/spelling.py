@@ -12,19 +12,23 @@ from typing import TypeAlias
 
 from cnsdiff.base.visible import shell_word
 
-#: Writes a parameter and its value (``...`` where there is none).
+#: In the place of a value: the parameter is only named.
+NAMED = object()
+#: Writes a parameter and its value, which may be ``NAMED``, or ``...`` where the reader chooses it.
 Speller: TypeAlias = Callable[[str, object], str]
 
 
 def in_python(name: str, value: object) -> str:
-    """``skip_bad=True``, or the bare name."""
-    return name if value is ... else f"{name}={value!r}"
+    """``skip_bad=True``, ``user=...`` or the bare name."""
+    if value is NAMED:
+        return name
+    return f"{name}=..." if value is ... else f"{name}={value!r}"
 
 
 _speller: Speller = in_python
 
 
-def parameter(name: str, value: object = ...) -> str:
+def parameter(name: str, value: object = NAMED) -> str:
     """A parameter of the public functions, as the reader of a message would type it.
 
     Parameters
@@ -32,7 +36,7 @@ def parameter(name: str, value: object = ...) -> str:
     name
         As in Python: ``"skip_bad"``.
     value
-        What to pass; without it, the parameter is only named.
+        What to pass, ``...`` if that is the reader's choice; without it, the parameter is named.
     """
     return _speller(name, value)
 

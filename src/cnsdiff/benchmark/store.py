@@ -26,6 +26,7 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.base.errors import RunError
+from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import locked, read_parquet, remove_leftovers, write_text, write_with
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
@@ -113,7 +114,7 @@ class Store:
     def _busy(self) -> RunError:
         return RunError(
             f"{self.path}: another benchmark is running here; wait for it, choose another "
-            "directory, or read what is there"
+            f"directory, or look at it with {Command('benchmark', 'GRID.yaml', show=True)}"
         )
 
     def add(self, task: Task, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cnsdiff.base.spelling import Speller, in_python, spelled
+from cnsdiff.base.spelling import NAMED, Speller, in_python, spelled
 from cnsdiff.base.visible import shell_word, visible
 from cnsdiff.cli.commands import data
 
@@ -34,6 +34,7 @@ COMMANDS = (
 #: Parameters of the library whose options are called otherwise.
 _OPTIONS = {
     **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "period")},
+    "splits": "split",
     "fixed": "set",
 }
 
@@ -81,7 +82,7 @@ def speller_of(application: Any) -> Speller:
         if value is False and option.secondary_opts:
             return str(option.secondary_opts[0])
         flag = str(option.opts[0])
-        if value is ... or value is True:
+        if value is NAMED or value is ... or value is True:
             return flag
         return f"{flag} {'none' if value is None else shell_word(value)}"
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.spelling import parameter
 
 #: Stands for a missing number.
 NOTHING = "-"
