@@ -38,6 +38,7 @@ def test_parameters_are_python_until_a_command_runs():
         ("threshold", ..., "--threshold"),
         ("format", "my own", "--format 'my own'"),
         ("rating", None, "--rating-col none"),
+        ("shifts", ["hybrid", "temporal"], "--shifts hybrid,temporal"),
         ("fixed", ..., "--set"),
         ("no_such_option", 1, "no_such_option=1"),
     ],

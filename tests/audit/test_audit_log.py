@@ -35,7 +35,7 @@ def test_the_threshold_that_a_scale_usually_has_is_chosen_and_said(values, thres
     assert found == threshold
     assert "'stars'" in why
     if threshold is not None:
-        assert "--threshold changes that" in why
+        assert "threshold changes that" in why
         share = sum(v >= threshold for v in values) / len(values)
         assert f"{100 * share:.0f}% of {len(values)} rows" in why
 

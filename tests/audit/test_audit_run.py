@@ -64,7 +64,7 @@ def test_the_result_holds_numbers_with_intervals_and_the_words_that_go_with_them
     assert result["verdict"] == verdict(usual, "ndcg@20", [("if popularity shifted", loss)])
     assert result["log"]["threshold"] == 4
     assert result["log"]["columns"]["rating"] == "rating"
-    assert any("--threshold changes that" in note for note in result["log"]["notes"])
+    assert any("threshold changes that" in note for note in result["log"]["notes"])
     assert result["failures"] == []
     assert len(result["log"]["checksum"]) == 64
 
@@ -209,9 +209,9 @@ def test_after_ctrl_c_the_same_command_goes_on(log, tmp_path, monkeypatch):
 def test_another_audit_in_the_same_place_is_refused(audited, log, tmp_path):
     asked, _ = audited
     other = replace(asked, reading=replace(asked.reading, threshold=3.0))
-    with pytest.raises(RunError, match=r"differs in --threshold \(4.0 there, 3.0 here\)"):
+    with pytest.raises(RunError, match=r"differs in threshold \(4.0 there, 3.0 here\)"):
         run_audit(other)
-    with pytest.raises(RunError, match=r"differs in --seed \(0 there, 1 here\)"):
+    with pytest.raises(RunError, match=r"differs in seed \(0 there, 1 here\)"):
         run_audit(replace(asked, seed=1))
     changed = tmp_path / "shop.csv"
     changed.write_text(log.read_text() + "1,2,5,1600000001\n")

@@ -68,5 +68,5 @@ def test_the_nearest_mend(path, words, tmp_path):
 
 
 def test_a_dataset_belongs_to_a_run(tmp_path):
-    with pytest.raises(InputError, match=r"--dataset belongs to a run, and .* is a benchmark"):
+    with pytest.raises(InputError, match=r"dataset belongs to a run, and .* is a benchmark"):
         document_of(make(tmp_path / "b", "grid.yaml"), dataset=tmp_path)

@@ -80,5 +80,5 @@ def test_given_labels_are_taken_as_they_are() -> None:
     labels = np.array([2, 0, 2])
     positives = Positives(np.zeros(3, np.int64), np.arange(3), 1, 4, periods=labels)
     assert environment_labels(positives, "given", 2).tolist() == [2, 0, 2]
-    with pytest.raises(ConfigError, match=r"needs labels of periods.*--period-col"):
+    with pytest.raises(ConfigError, match=r"needs labels of periods.*period="):
         environment_labels(by_popularity([2, 1]), "given", 2)

@@ -115,7 +115,7 @@ def test_only_and_a_search_beside_it():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"only": ["training.rate"]}, r"--only training.rate: no such setting declares a space"),
+        ({"only": ["training.rate"]}, r"only training.rate: no such setting declares a space"),
         ({"only": ["samplr.exponent"]}, r"did you mean 'sampler.exponent'"),
         ({"search": {"training.lrr": Space(low=1, high=2)}}, r"did you mean 'training.lr'"),
         ({"search": {"seed": Space(low=1, high=2)}}, r"seed is not searched; .* luck"),

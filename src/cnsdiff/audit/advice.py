@@ -123,7 +123,7 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
     """Whether anything that was trained beats the references, said plainly."""
     trained, reference = choice.trained, choice.reference
     if trained is None:
-        return "Nothing was trained: the time was up. A longer --budget goes on from here."
+        return "Nothing was trained: the time was up. A longer budget goes on from here."
     if reference is None:
         return ""
     losses = judged.kept

@@ -24,6 +24,7 @@ from cnsdiff.audit.shifts import SHIFTS, LeftOut, Plan, Shift, plan_shifts
 from cnsdiff.audit.size import seconds_a_shift, thinned
 from cnsdiff.audit.verdicts import verdicts
 from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import being_written, locked, remove_whole, write_json, write_with
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import Reporter
@@ -400,7 +401,7 @@ def _workers(n: int) -> Workers:
 def require_replaceable(out: Path) -> None:
     """:class:`InputError` if a directory holds something that is no audit."""
     if out.exists() and not is_audit(out) and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: holds no audit, so --overwrite does not remove it")
+        raise InputError(f"{out}: holds no audit, so {parameter('overwrite')} does not remove it")
 
 
 def clear(out: Path) -> None:

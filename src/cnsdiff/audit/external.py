@@ -17,6 +17,7 @@ from cnsdiff.audit.naming import Given
 from cnsdiff.audit.suspicion import DEPTH, Signs, signs
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
@@ -242,5 +243,5 @@ def _nothing_known(source: str, counts: Mapping[str, Any], dataset: Dataset) -> 
     return DataError(
         f"{source}: none of its {side}s is known to the log, whose {side}s are called "
         f"{ids[0]!r}, {ids[min(1, len(ids) - 1)]!r}, …; give the same ids, or name the column with "
-        f"--{side}-col"
+        f"{parameter(side, ...)}"
     )

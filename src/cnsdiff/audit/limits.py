@@ -53,7 +53,7 @@ def limits_of(told: Mapping[str, Any], judged: Judged) -> list[str]:
     if cut:
         names = " and ".join(METHODS[name].title for name in cut)
         limits.append(
-            f"The clock ended the training of {names}: with a longer --budget the numbers may rise."
+            f"The clock ended the training of {names}: with a longer budget the numbers may rise."
         )
     limits += [
         f"{METHODS[name].title} was left out: the time was up." for name in told["unfinished"]

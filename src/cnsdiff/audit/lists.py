@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import DataError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Dataset
 from cnsdiff.data.ids import as_integers, id_values
 from cnsdiff.data.reading.columns import ALIASES, RawTable, plain_name
@@ -84,7 +85,8 @@ def read_lists(file: Path, columns: Mapping[str, str | None] | None = None) -> L
         if role not in found:
             raise DataError(
                 f"{raw.source}: no column is known to hold the {role}s; its columns are "
-                f"{', '.join(map(repr, raw.frame.columns))}: name one of them with --{role}-col"
+                f"{', '.join(map(repr, raw.frame.columns))}: name one of them with "
+                f"{parameter(role, ...)}"
             )
     table: dict[str, pl.Series] = {}
     for role in ("user", "item"):

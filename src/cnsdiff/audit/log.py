@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import sha256
 from cnsdiff.data import Interactions, Source
 from cnsdiff.display.wording import percent
@@ -123,7 +124,10 @@ def read_log(reading: Reading) -> Log:
             f"{problem.rows:,} with {problem.reason} (first in {problem.place.partition(',')[0]})"
             for problem in table.problems
         )
-        notes.append(f"{table.skipped:,} malformed rows were left out (--skip-bad): {why}.")
+        notes.append(
+            f"{table.skipped:,} malformed rows were left out ({parameter('skip_bad', True)}): "
+            f"{why}."
+        )
     if "randomised" not in source.tables:
         source, found = _randomised_rows(source)
         notes += found
@@ -152,7 +156,7 @@ def choose_threshold(
     def share(threshold: float) -> str:
         return f"{percent(float((ratings >= threshold).mean()))} of {len(ratings):,} rows"
 
-    change = "--threshold changes that"
+    change = f"{parameter('threshold')} changes that"
     if asked is not None:
         return asked, f"Ratings of {asked:g} and more are positive, as asked: {share(asked)}."
     if usual is not None:
@@ -168,13 +172,13 @@ def choose_threshold(
     if chosen is None:
         return None, (
             f"The values of {column!r} go from {low:g} to {high:g} and look like no scale of "
-            "ratings, so every row is positive whatever its value; --threshold X makes those of X "
-            "and more positive."
+            f"ratings, so every row is positive whatever its value; {parameter('threshold')} X "
+            "makes those of X and more positive."
         )
     return chosen, (
         f"The values of {column!r} look like ratings from {low:g} to {high:g}, so those of "
-        f"{chosen:g} and more are positive: {share(chosen)}; {change}, and --rating-col none makes "
-        "every row positive."
+        f"{chosen:g} and more are positive: {share(chosen)}; {change}, and "
+        f"{parameter('rating', 'none')} makes every row positive."
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
 from cnsdiff.display.wording import duration
 
@@ -74,8 +75,8 @@ def require_metric(metric: str) -> str:
     known = [f"{name}@{k}" for name in ("recall", "ndcg") for k in KS]
     if metric not in known:
         raise ConfigError(
-            f"--metric {metric}: is not measured{did_you_mean(metric, known)}; there are "
-            f"{', '.join(known)}"
+            f"{parameter('metric')} {metric}: is not measured{did_you_mean(metric, known)}; there "
+            f"are {', '.join(known)}"
         )
     return metric
 
@@ -121,7 +122,7 @@ def ease_fits(
         return Ease(
             False,
             f"EASE would take about {duration(takes)} on {n_items:,} items, too much of the "
-            "budget, and was left out; a longer --budget brings it back.",
+            "budget, and was left out; a longer budget brings it back.",
         )
     return Ease(True)
 

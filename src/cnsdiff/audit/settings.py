@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.base.errors import RunError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_json, write_json
 
 SCHEMA_VERSION = 1
 FILE = "settings.json"
 
-#: What a setting is called on the command line, where not by its own name.
-_OPTIONS = {
+#: What a setting is called, where not by its own name.
+_TITLES = {
     "log": "LOG",
-    "columns": "--…-col",
+    "columns": "the names of the columns",
     "checksum": "the content of LOG",
-    "users_drawn": "the number of users drawn (by --budget)",
+    "users_drawn": "the number of users drawn (by the budget)",
 }
 
 
@@ -52,13 +53,13 @@ def take_up(out: Path, identity: Mapping[str, Any], budget: float) -> float | No
         known, before = _read(file)
         for key in {**known, **identity}:
             if known.get(key) != identity.get(key):
-                option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+                option = _TITLES.get(key) or parameter(key)
                 told = "" if key == "checksum" else (
                     f" ({_short(known.get(key))} there, {_short(identity.get(key))} here)"
                 )  # fmt: skip
                 raise RunError(
                     f"{out}: holds an audit that differs in {option}{told}; choose another "
-                    "directory, or pass --overwrite to start anew"
+                    f"directory, or pass {parameter('overwrite', True)} to start anew"
                 )
     elif out.is_dir() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty and holds no audit; choose another directory")
@@ -79,12 +80,13 @@ def _read(file: Path) -> tuple[dict[str, Any], float]:
         if found["schema_version"] != SCHEMA_VERSION:
             raise RunError(
                 f"{file}: is of another version of audits; choose another directory, or pass "
-                "--overwrite to start anew"
+                f"{parameter('overwrite', True)} to start anew"
             )
         return dict(found["identity"]), float(found["budget"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{file}: is damaged; choose another directory, or pass --overwrite to start anew"
+            f"{file}: is damaged; choose another directory, or pass "
+            f"{parameter('overwrite', True)} to start anew"
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cnsdiff.audit.log import Log
 from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.spelling import parameter
 from cnsdiff.evaluation.anticipation import Anticipated
 
 
@@ -130,18 +131,19 @@ def plan_shifts(log: Log, most: int, asked: Sequence[str] = ()) -> Plan:
     for name in asked:
         if name not in SHIFTS:
             raise ConfigError(
-                f"--shifts: no shift is called {name!r}{did_you_mean(name, SHIFTS)}; there are "
-                f"{', '.join(SHIFTS)}"
+                f"{parameter('shifts')}: no shift is called {name!r}{did_you_mean(name, SHIFTS)}; "
+                f"there are {', '.join(SHIFTS)}"
             )
         if (reason := _missing(log, name)) is not None:
-            raise ConfigError(f"--shifts {name}: {reason}")
+            raise ConfigError(f"{parameter('shifts')} {name}: {reason}")
     if asked:
         return Plan(tuple(shift for name, shift in SHIFTS.items() if name in asked), ())
     missing = {name: _missing(log, name) for name in SHIFTS}
     possible = [shift for name, shift in SHIFTS.items() if missing[name] is None]
     left_out = [LeftOut(name, reason) for name, reason in missing.items() if reason is not None]
     for shift in possible[max(most, 1) :]:
-        reason = f"the budget is too short for it; give more, or ask with --shifts {shift.name}"
+        ask = parameter("shifts", [shift.name])
+        reason = f"the budget is too short for it; give more, or ask with {ask}"
         left_out.append(LeftOut(shift.name, reason))
     return Plan(tuple(possible[: max(most, 1)]), tuple(left_out))
 
@@ -150,10 +152,12 @@ def _missing(log: Log, name: str) -> str | None:
     """What the log lacks for a shift, or ``None``."""
     columns = log.interactions.frame.columns
     if name in ("temporal", "hybrid") and "timestamp" not in columns:
-        return "needs times, and the log has none that are known; name them with --timestamp-col"
+        mend = f"name them with {parameter('timestamp', ...)}"
+        return f"needs times, and the log has none that are known; {mend}"
     if name == "exposure" and "randomised" not in log.source.tables:
         return (
-            "needs interactions with items shown at random; give them with --randomised FILE, or "
-            "mark them 'random' in a column named with --period-col"
+            "needs interactions with items shown at random; give them with "
+            f"{parameter('randomised', ...)}, or mark them 'random' in a column named with "
+            f"{parameter('period', ...)}"
         )
     return None

@@ -8,6 +8,7 @@ import polars as pl
 
 from cnsdiff.audit.log import Log
 from cnsdiff.base.seeding import numpy_generator
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Interactions
 
 #: So many seconds make a shift's numbers mean something on a log of this size, and on larger ones
@@ -62,9 +63,9 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
             break
     frame = table.frame.filter(pl.col("user").is_in(kept.implode()))
     why = (
-        "as --max-pairs asks"
+        f"as {parameter('max_pairs')} asks"
         if most is not None
-        else "as many as the budget is enough for; --budget and --max-pairs change that"
+        else f"as many as the budget is enough for; it and {parameter('max_pairs')} change that"
     )
     note = (
         f"Of {len(users):,} users {len(kept):,} were drawn at random, with {len(positive):,} "

@@ -84,6 +84,8 @@ def speller_of(application: Any) -> Speller:
         flag = str(option.opts[0])
         if value is NAMED or value is ... or value is True:
             return flag
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
         return f"{flag} {'none' if value is None else shell_word(value)}"
 
     return spell

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.spelling import parameter
 
 #: Stands for a missing number.
 NOTHING = "-"

@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffWarning, InputError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.data.frames import column_of, frame_like, id_array
 from cnsdiff.data.ids import IdIndex, id_list
 from cnsdiff.data.side_tables import Seen
@@ -103,7 +104,7 @@ class EmbeddingModel:
         asked = id_list(given)
         numbers = self._user_index.find(asked)
         if cold == "error":
-            mend = "; pass cold='popular' (--cold popular) to fall back"
+            mend = f"; pass {parameter('cold', 'popular')} to fall back"
             _require_known(numbers, asked, "user", mend)
         excluded = ItemChoice.of("exclude", exclude, self._item_index)
         allowed = ItemChoice.of("only", only, self._item_index)

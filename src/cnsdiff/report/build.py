@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.base.errors import InputError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.display.progress import Reporting
 from cnsdiff.report.document import Document
 
@@ -102,7 +103,9 @@ def document_of(
     if kind is None:
         raise InputError(f"{path}: {_none_of_ours(path)}")
     if dataset is not None and kind is not RUN:
-        raise InputError(f"--dataset belongs to a run, and {path} is {kind.name}; leave it out")
+        raise InputError(
+            f"{parameter('dataset')} belongs to a run, and {path} is {kind.name}; leave it out"
+        )
     return kind.build(path, dataset=None if dataset is None else Path(dataset), reporter=reporter)
 
 

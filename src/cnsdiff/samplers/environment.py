@@ -25,7 +25,8 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
         if positives.periods is None:
             raise ConfigError(
                 "sampler.environment: 'given' needs labels of periods, which this dataset's "
-                "training split lacks; prepare it with --period-col or choose 'popularity'"
+                f"training split lacks; prepare it with {parameter('period', ...)} or choose "
+                "'popularity'"
             )
         return positives.periods
     if kind == "popularity":

@@ -9,6 +9,7 @@ from typing import Any
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
 from cnsdiff.base.settings import Settings
+from cnsdiff.base.spelling import parameter
 from cnsdiff.recommender.config import Config, NotYaml, merge, nested, parse_yaml
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import as_options
@@ -209,8 +210,8 @@ def choose_searches(
     for name in only or ():
         if name not in everything and not any(_within(key, name) for key in everything):
             raise ConfigError(
-                f"--only {name}: no such setting declares a space"
-                f"{did_you_mean(name, everything)}; give one with --search {name}=LOW..HIGH"
+                f"{parameter('only')} {name}: no such setting declares a space"
+                f"{did_you_mean(name, everything)}; give one with {parameter('search', ...)}"
             )
     named = {*search, *(only or ())}
     spaces: dict[str, Space] = {}
@@ -225,7 +226,7 @@ def choose_searches(
             if given != _default(config, key):
                 left_out.append(
                     f"{key} is not searched: {given!r} is outside {space}; "
-                    f"search it with --search {key}=LOW..HIGH"
+                    f"search it with {parameter('search', ...)}"
                 )
             continue
         refused = next(_refusals(variants, key, space), None)
@@ -237,8 +238,8 @@ def choose_searches(
         spaces[key] = space
     if not spaces:
         raise ConfigError(
-            "nothing is left to search; name a setting with --search KEY=LOW..HIGH, or fix fewer "
-            "with --set"
+            f"nothing is left to search; name a setting with {parameter('search', ...)}, or fix "
+            f"fewer with {parameter('fixed', ...)}"
         )
     return Searches(spaces, {key: value_at(config, key) for key in spaces}, tuple(left_out))
 
