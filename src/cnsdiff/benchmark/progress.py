@@ -1,21 +1,24 @@
-"""What a benchmark tells of its progress: nothing shown, or plain lines."""
+"""Showing a benchmark: methods by datasets on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
-
-from rich.console import Console, Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from cnsdiff.benchmark.task import Task
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
-from cnsdiff.display.screen import literal
 from cnsdiff.display.wording import clock, count
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+#: Tasks in hand that are named; of more, their number.
+_NAMED = 4
+#: Columns of a dataset and of a method's name, and lines that are not rows of the table.
+_CELL, _NAME, _AROUND = 13, 20, 6
 
 
 @dataclass(frozen=True)
@@ -91,25 +94,17 @@ class PlainReporter(PlainLines, Reporter):
         self._total -= n
 
 
-#: Tasks in hand that are named; of more, their number.
-_NAMED = 4
-#: Columns of a dataset and of a method's name, and lines that are not rows of the table.
-_CELL, _NAME, _AROUND = 13, 20, 6
-
-
 class RichReporter(LiveView, Reporter):
     """A live table of methods and datasets; failures are lines above it."""
 
     def __init__(self, label: str = "benchmark") -> None:
-        super().__init__()
-        self.label = label
+        super().__init__(label)
         self._cells: dict[tuple[str, str], Cell] = {}
         self._since: dict[str, tuple[Task, float]] = {}  # of the tasks in hand, by key
         self._total = self._known = self._done = self._failed = 0
-        self._started = time.monotonic()
 
     def begin(self, total: int, known: int) -> None:
-        self._total, self._known, self._started = total, known, time.monotonic()
+        self._total, self._known, self.started = total, known, time.monotonic()
 
     def done(self, task: Task, seconds: float | None, error: str | None) -> None:
         self._done += 1
@@ -129,108 +124,100 @@ class RichReporter(LiveView, Reporter):
 
     def picture(self, console: Console) -> RenderableType:
         """A bar, the table, and what the workers do."""
-        plain = console.options.ascii_only or console.legacy_windows
+        from rich.console import Group
+        from rich.text import Text
+
         in_hand = list(self._since.values())
-        now = [self._in_hand(task, since, console.width) for task, since in in_hand[:_NAMED]]
+        now = [_in_hand(task, since, console.width) for task, since in in_hand[:_NAMED]]
         if len(in_hand) > _NAMED:
             now.append(Text(f"and {len(in_hand) - _NAMED} more", style="dim"))
-        room = console.height - _AROUND - len(now)
-        return Group(self._bar(console.width), *self._table(console.width, room, plain), *now)
+        settled = self._known + self._done
+        text = f"{settled}/{self._total}  {clock(self.passed)} gone"
+        if self._done:
+            text += f", about {clock(self.passed / self._done * (self._total - settled))} left"
+        if self._failed:
+            text += f", {self._failed} failed"
+        bar = self.bar(console.width, settled, self._total, text)
+        return Group(bar, *self._table(console, console.height - _AROUND - len(now)), *now)
 
     def closing(self) -> RenderableType:
         """What was done and how long it took, in a line."""
+        from cnsdiff.display.screen import literal
+
         known = f" and {self._known} before" if self._known else ""
         failed = f", {self._failed} failed" if self._failed else ""
-        return literal(
-            f"{self.label}: {self._done} tasks{known}{failed}, "
-            f"{clock(time.monotonic() - self._started)}"
-        )
+        return literal(f"{self.label}: {self._done} tasks{known}{failed}, {clock(self.passed)}")
 
-    def _bar(self, width: int) -> RenderableType:
-        passed = time.monotonic() - self._started
-        left = self._total - self._known - self._done
-        told = f"{self._known + self._done}/{self._total}  {clock(passed)} gone"
-        if self._done:
-            told += f", about {clock(passed / self._done * left)} left"
-        if self._failed:
-            told += f", {self._failed} failed"
-        line = Table.grid(padding=(0, 1))
-        line.add_column(no_wrap=True)
-        line.add_column()
-        line.add_column(no_wrap=True, overflow="ellipsis")
-        room = max(min(width - len(self.label) - len(told) - 2, 40), 4)
-        bar = ProgressBar(max(self._total, 1), self._known + self._done, width=room)
-        line.add_row(literal(self.label, "bold"), bar, told)
-        return line
-
-    def _in_hand(self, task: Task, since: float, width: int) -> Text:
-        taken = clock(time.monotonic() - since)
-        line = literal(f"now {taken:>5}  {describe(task)}", "dim")
-        line.no_wrap = True
-        line.truncate(width, overflow="ellipsis")
-        return line
-
-    def _table(self, width: int, room: int, plain: bool) -> list[RenderableType]:
+    def _table(self, console: Console, room: int) -> list[RenderableType]:
         """The rows and columns that fit, those under way first, and a line on the others."""
-        if not self._cells:
-            return []
+        from rich.table import Table
+        from rich.text import Text
+
         cells = self._cells
+        if not cells:
+            return []
+        plain = console.options.ascii_only or console.legacy_windows
         busy = {(task.method.name, task.dataset) for task, _ in self._since.values()}
-        shown = {
-            at: _chosen(cells.values(), at, busy, max(n, 1))
-            for at, n in ((0, room), (1, (width - _NAME) // _CELL))
-        }
+        methods = _first(cells, 0, busy, max(room, 1))
+        datasets = _first(cells, 1, busy, max((console.width - _NAME) // _CELL, 1))
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_NAME - 1)
-        for dataset in shown[1]:
+        for dataset in datasets:
             table.add_column(dataset, no_wrap=True, overflow="ellipsis", width=_CELL - 1)
-        for method in shown[0]:
+        for method in methods:
             row = [
-                _written(cells[method, name], (method, name) in busy, plain)
-                if (method, name) in cells
-                else Text()
-                for name in shown[1]
+                _cell_text(cells[at], at in busy, plain) if at in cells else Text()
+                for at in ((method, dataset) for dataset in datasets)
             ]
             table.add_row(method, *row)
-        metric = next(iter(cells.values())).metric
-        more = [
-            count(left, f"more {kind}")
-            for kind, at in (("method", 0), ("dataset", 1))
-            if (left := len({key[at] for key in cells}) - len(shown[at]))
-        ]
-        settled = sum(cell.done == cell.total for cell in cells.values())
-        legend = f"{metric} on validation, the best so far"
-        if more:
+        legend = f"{next(iter(cells.values())).metric} on validation, the best so far"
+        hidden = (
+            ("more method", len({method for method, _ in cells}) - len(methods)),
+            ("more dataset", len({dataset for _, dataset in cells}) - len(datasets)),
+        )
+        if more := [count(n, noun) for noun, n in hidden if n]:
+            settled = sum(cell.done == cell.total for cell in cells.values())
             legend = f"and {', '.join(more)}; {settled} of {len(cells)} are done; {legend}"
         return [table, Text(legend, style="dim", no_wrap=True, overflow="ellipsis")]
 
 
-def _chosen(cells: Iterable[Cell], at: int, busy: set[tuple[str, str]], room: int) -> list[str]:
+def _in_hand(task: Task, since: float, width: int) -> Text:
+    """A task that a worker has in hand, and for how long."""
+    from cnsdiff.display.screen import literal
+
+    line = literal(f"now {clock(time.monotonic() - since):>5}  {describe(task)}", "dim")
+    line.no_wrap = True
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _first(
+    cells: Mapping[tuple[str, str], Cell], at: int, busy: set[tuple[str, str]], room: int
+) -> list[str]:
     """So many methods (0) or datasets (1): those under way, then unfinished, then done ones."""
     rank: dict[str, int] = {}
-    for cell in cells:
-        key = (cell.method, cell.dataset)
-        of = (
-            0 if key in busy else 1 if 0 < cell.done < cell.total else 2 + (cell.done == cell.total)
-        )
-        rank[key[at]] = min(rank.get(key[at], 9), of)
-    kept = set(sorted(rank, key=lambda name: rank[name])[:room])
-    return [name for name in rank if name in kept]
+    for key, cell in cells.items():
+        begun, done = 0 < cell.done < cell.total, cell.done == cell.total
+        urgency = 0 if key in busy else 1 if begun else 3 if done else 2
+        rank[key[at]] = min(rank.get(key[at], 9), urgency)
+    names = set(sorted(rank, key=lambda name: rank[name])[:room])
+    return [name for name in rank if name in names]
 
 
-def _written(cell: Cell, busy: bool, plain: bool) -> Text:
+def _cell_text(cell: Cell, busy: bool, plain: bool) -> Text:
     """What the table says of a cell: failed, done, under way or waiting, and its value."""
+    from rich.text import Text
+
     value = "" if cell.value is None else f" {cell.value:.4f}"
-    if cell.done == cell.total:
-        if cell.failed:
-            return Text(f"{'x' if plain else '✗'}{cell.failed}{value}", style="red")
-        return Text(f"{'ok' if plain else '✓'}{value}", style="green")
+    done = cell.done == cell.total
     part = f"{cell.done}/{cell.total}{value}"
     if cell.failed:
-        return Text(f"{'x' if plain else '✗'}{part}", style="red")
+        return Text(("x" if plain else "✗") + (f"{cell.failed}{value}" if done else part), "red")
+    if done:
+        return Text(f"{'ok' if plain else '✓'}{value}", "green")
     if busy:
-        return Text(f"{'>' if plain else '▸'}{part}", style="bold")
-    return Text(part if cell.done else "-" if plain else "·", style="dim")
+        return Text(f"{'>' if plain else '▸'}{part}", "bold")
+    return Text(part if cell.done else "-" if plain else "·", "dim")
 
 
 def reporter_for_terminal(label: str = "benchmark") -> Reporter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -82,12 +83,43 @@ class LiveView(Reporting):
 
     Override :meth:`picture` and :meth:`closing`. Either is asked for in a thread of its own, so
     what they show should change by assignments of whole values.
+
+    Attributes
+    ----------
+    label
+        What is under way.
+    started
+        When it began, by ``time.monotonic``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: str) -> None:
         from cnsdiff.display.live_picture import LivePicture
 
+        self.label = label
+        self.started = time.monotonic()
         self._live = LivePicture(lambda: self.picture(self.console), per_second=_DRAWN)
+
+    @property
+    def passed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.started
+
+    def bar(self, width: int, done: float, total: float, text: str) -> RenderableType:
+        """The label, a bar that is ``done / total`` full, and ``text``, in one line."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        from cnsdiff.display.screen import literal
+
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True)
+        line.add_column()
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        room = max(min(width - len(self.label) - len(text) - 2, 40), 4)
+        line.add_row(
+            literal(self.label, "bold"), ProgressBar(max(total, 1), done, width=room), text
+        )
+        return line
 
     @property
     def console(self) -> Console:

@@ -65,14 +65,12 @@ class RichReporter(LiveView, Reporter):
     """A live table: loss terms and validation over the epochs, the time left, the patience left."""
 
     def __init__(self, label: str = "training") -> None:
-        super().__init__()
-        self.label = label
+        super().__init__(label)
         self._history: list[Mapping[str, Any]] = []
         self._stopping: EarlyStopping | None = None
         self._first = self._epochs = self._steps = self._done = 0
         self._epoch = 0
         self._scalars: Mapping[str, float] = {}
-        self._started = time.monotonic()
 
     def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
         self._history, self._stopping = list(history), stopping
@@ -80,7 +78,7 @@ class RichReporter(LiveView, Reporter):
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         self._first, self._epochs, self._steps = first_epoch, epochs, steps
         self._epoch = first_epoch + 1
-        self._started = time.monotonic()
+        self.started = time.monotonic()
 
     def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
         self._epoch = epoch
@@ -94,25 +92,15 @@ class RichReporter(LiveView, Reporter):
     def picture(self, console: Console) -> RenderableType:
         """A bar, a line of times, and a row per number with its course."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
         from cnsdiff.display.screen import literal
 
         if not self._epochs:
             return literal(self.label, "bold")
-        bar = Table.grid(padding=(0, 1), expand=False)
-        bar.add_column(no_wrap=True)
-        bar.add_column()
-        bar.add_column(no_wrap=True)
-        width = max(min(console.width - len(self.label) - 18, 40), 8)
-        total = self._epochs * self._steps
-        bar.add_row(
-            literal(self.label, "bold"),
-            ProgressBar(total, self._first * self._steps + self._done, width=width),
-            f"epoch {min(self._epoch, self._epochs)}/{self._epochs}",
-        )
+        epoch = f"epoch {min(self._epoch, self._epochs)}/{self._epochs}"
+        done = self._first * self._steps + self._done
+        bar = self.bar(console.width, done, self._epochs * self._steps, epoch)
         return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
 
     def closing(self) -> RenderableType:
@@ -121,7 +109,7 @@ class RichReporter(LiveView, Reporter):
 
         done = len(self._history) - self._first
         before = f" after {self._first} before" if self._first else ""
-        told = f"{self.label}: {count(done, 'epoch')} in {clock(self._passed)}{before}"
+        told = f"{self.label}: {count(done, 'epoch')} in {clock(self.passed)}{before}"
         metrics = self._metrics
         if metrics and self._stopping is not None and self._stopping.best:
             best = self._stopping.best[metrics[0]]
@@ -134,10 +122,6 @@ class RichReporter(LiveView, Reporter):
         return literal(told)
 
     @property
-    def _passed(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
     def _metrics(self) -> list[str]:
         """Those that pick the epoch."""
         if self._stopping is not None:
@@ -145,10 +129,10 @@ class RichReporter(LiveView, Reporter):
         return list(next((r["validation"] for r in self._history if r["validation"]), {}))[:1]
 
     def _times(self) -> str:
-        told = [f"{clock(self._passed)} gone"]
+        told = [f"{clock(self.passed)} gone"]
         if self._done:
             left = (self._epochs - self._first) * self._steps - self._done
-            told.append(f"at most {clock(self._passed / self._done * max(left, 0))} left")
+            told.append(f"at most {clock(self.passed / self._done * max(left, 0))} left")
         stopping = self._stopping
         if stopping is not None and stopping.patience is not None:
             left = max(stopping.patience - stopping.stale, 0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.sparkline import SparkLine
 from cnsdiff.display.wording import clock
-from cnsdiff.tuning.study import Trial, best_trial, value_text
+from cnsdiff.display.wording import number as number_text
+from cnsdiff.tuning.study import Setting, Trial, best_trial, value_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
 #: Rows of the live table: the best trials, and those that ended last.
 _BEST, _LAST = 3, 5
@@ -26,7 +28,7 @@ class Reporter(Reporting):
     def begin(self, total: int, known: Sequence[Trial]) -> None:
         """Of ``total`` trials, ``known`` are there already."""
 
-    def trial_begins(self, number: int, setting: dict[str, Any]) -> None:
+    def trial_begins(self, number: int, setting: Setting) -> None:
         """A setting is about to be trained."""
 
     def validated(self, epoch: int, epochs: int, value: float) -> None:
@@ -40,15 +42,15 @@ def outcome_in_words(trial: Trial) -> str:
     """What came of a trial, in a few words."""
     if trial.state == "failed":
         return f"FAILED: {trial.error}"
-    told = f"{trial.value:.4f}"
+    text = f"{trial.value:.4f}"
     if trial.state == "pruned":
-        told += f" pruned in epoch {trial.epochs}"
+        text += f" pruned in epoch {trial.epochs}"
     else:
-        told += f" in epoch {trial.best_epoch} of {trial.epochs}"
-    return told + ("" if trial.same_as is None else f" as trial {trial.same_as}, the same setting")
+        text += f" in epoch {trial.best_epoch} of {trial.epochs}"
+    return text + ("" if trial.same_as is None else f" as trial {trial.same_as}, the same setting")
 
 
-def in_brief(setting: dict[str, Any]) -> str:
+def in_brief(setting: Setting) -> str:
     """A setting by the last parts of its keys, where these tell them apart."""
     last = {key: key.rpartition(".")[2] for key in setting}
     often = list(last.values())
@@ -80,20 +82,18 @@ class RichReporter(LiveView, Reporter):
     """A live table: the trial under way, the best so far, and those that ended last."""
 
     def __init__(self, label: str = "tuning") -> None:
-        super().__init__()
-        self.label = label
+        super().__init__(label)
         self._total = self._known = 0
         self._trials: list[Trial] = []
-        self._now: tuple[int, dict[str, Any]] | None = None
+        self._now: tuple[int, Setting] | None = None
         self._course: list[float] = []
         self._epochs = (0, 0)
-        self._started = time.monotonic()
 
     def begin(self, total: int, known: Sequence[Trial]) -> None:
         self._total, self._known, self._trials = total, len(known), list(known)
-        self._started = time.monotonic()
+        self.started = time.monotonic()
 
-    def trial_begins(self, number: int, setting: dict[str, Any]) -> None:
+    def trial_begins(self, number: int, setting: Setting) -> None:
         self._course, self._epochs, self._now = [], (0, 0), (number, setting)
 
     def validated(self, epoch: int, epochs: int, value: float) -> None:
@@ -107,48 +107,32 @@ class RichReporter(LiveView, Reporter):
     def picture(self, console: Console) -> RenderableType:
         """A bar, a line of times, and a row per trial shown."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        from cnsdiff.display.screen import literal
-
         done = len(self._trials)
-        bar = Table.grid(padding=(0, 1), expand=False)
-        bar.add_column(no_wrap=True)
-        bar.add_column()
-        bar.add_column(no_wrap=True)
-        width = max(min(console.width - len(self.label) - 18, 40), 8)
-        bar.add_row(
-            literal(self.label, "bold"),
-            ProgressBar(max(self._total, 1), done, width=width),
-            f"trial {min(done + 1, self._total)}/{self._total}",
-        )
+        trial = f"trial {min(done + 1, self._total)}/{self._total}"
+        bar = self.bar(console.width, done, self._total, trial)
         return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
 
     def closing(self) -> RenderableType:
         """How many trials, and the best of them, in a line."""
         from cnsdiff.display.screen import literal
 
-        told = f"{self.label}: {len(self._trials)} trials in {clock(self._passed)}"
+        text = f"{self.label}: {len(self._trials)} trials in {clock(self.passed)}"
         best = best_trial(self._trials)
         if best is not None:
-            told += f", best {best.value:.4f} in trial {best.number}"
-        return literal(told)
-
-    @property
-    def _passed(self) -> float:
-        return time.monotonic() - self._started
+            text += f", best {best.value:.4f} in trial {best.number}"
+        return literal(text)
 
     def _times(self) -> str:
-        told = f"{clock(self._passed)} gone"
+        text = f"{clock(self.passed)} gone"
         new = len(self._trials) - self._known
         if new:
-            left = self._passed / new * (self._total - len(self._trials))
-            told += f"; about {clock(max(left, 0))} left"
-        return told
+            left = self.passed / new * (self._total - len(self._trials))
+            text += f"; about {clock(max(left, 0))} left"
+        return text
 
-    def _table(self, width: int) -> Any:
+    def _table(self, width: int) -> Table:
         from rich.table import Table
 
         table = Table(
@@ -162,30 +146,30 @@ class RichReporter(LiveView, Reporter):
         # Last, and cut where the terminal is narrow.
         table.add_column("setting", no_wrap=True, overflow="ellipsis", ratio=1)
 
-        def row(trial: Trial, style: str) -> None:
-            value = "-" if trial.value is None else f"{trial.value:.4f}"
-            course = SparkLine([value for _, value in trial.curve], style)
-            mark = {"pruned": " pruned", "failed": " failed"}.get(trial.state, "")
-            add(str(trial.number), value, f"{trial.epochs}{mark}", course, trial.setting, style)
+        def row(number: int, epochs: str, curve: list[float], setting: Setting, style: str) -> None:
+            value = number_text(max(curve) if curve else None)
+            courses = [SparkLine(curve, style)] if width >= _WITH_COURSE else []
+            own = "" if style == "cyan" else style
+            table.add_row(str(number), value, epochs, *courses, in_brief(setting), style=own)
 
-        def add(
-            number: str, value: str, epochs: str, course: SparkLine, setting: Any, style: str
-        ) -> None:
-            courses = (course,) if width >= _WITH_COURSE else ()
-            table.add_row(number, value, epochs, *courses, in_brief(setting), style=style)
-
+        # The trial under way, the best, and the last.
         if self._now is not None:
-            number, setting = self._now
-            value = f"{max(self._course):.4f}" if self._course else "-"
-            epochs = f"{self._epochs[0]}/{self._epochs[1]}" if self._epochs[1] else "-"
-            add(str(number), value, epochs, SparkLine(self._course, "cyan"), setting, "")
+            epoch, epochs = self._epochs
+            row(
+                self._now[0],
+                f"{epoch}/{epochs}" if epochs else "-",
+                self._course,
+                self._now[1],
+                "cyan",
+            )
         completed = [trial for trial in self._trials if trial.state == "completed"]
         best = sorted(completed, key=lambda trial: (-(trial.value or 0.0), trial.number))[:_BEST]
-        for trial in best:
-            row(trial, "green")
-        for trial in self._trials[::-1][:_LAST]:
-            if trial not in best:
-                row(trial, "dim")
+        last = [trial for trial in self._trials[::-1][:_LAST] if trial not in best]
+        for trial in best + last:
+            mark = "" if trial.state == "completed" else f" {trial.state}"
+            curve = [value for _, value in trial.curve]
+            style = "green" if trial in best else "dim"
+            row(trial.number, f"{trial.epochs}{mark}", curve, trial.setting, style)
         return table
 
 
