@@ -173,7 +173,7 @@ def test_without_its_datasets(results, tmp_path):
 
 
 def test_many_methods_are_named_by_group(results, report, monkeypatch):
-    monkeypatch.setattr("cnsdiff.report.benchmark_methods.NAMED", 3)
+    monkeypatch.setattr("cnsdiff.report.benchmark.NAMED", 3)
     figure = blocks(benchmark_document(results), "IID and OOD", Figure)[0].figure
     named = [trace.name for trace in figure.data if trace.showlegend]
     assert named == ["reference", "sampler", "cnsdiff", "ablation"]
