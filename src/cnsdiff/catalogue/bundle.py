@@ -28,26 +28,17 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files by their base names.
-
-    Attributes
-    ----------
-    place
-        Where they are, for messages.
-    files
-        How to open each of them.
-    """
+    """Files by their base names."""
 
     place: str
+    """Where they are, for messages."""
     files: Mapping[str, Callable[[], IO[bytes]]]
+    """How to open each of them."""
 
     def copy(self, names: Iterable[str], into: Path, *, limit: int) -> None:
         """Write the named files into a folder.
 
-        Raises
-        ------
-        DataError
-            They hold more than ``limit`` bytes together, or are damaged.
+        :class:`DataError` if they hold more than ``limit`` bytes together, or are damaged.
         """
         left = limit
         for name in sorted(names, key=list(self.files).index):
@@ -67,13 +58,8 @@ class Bundle:
 def open_bundle(path: Path) -> Iterator[Bundle]:
     """The files in a folder (at any depth), in a zip or tar archive, or the one file itself.
 
-    Where a name occurs more than once, the one nearest to the top counts.
-
-    Raises
-    ------
-    DataError
-        There is nothing at ``path``, the archive is damaged, or one of its names points outside
-        of it.
+    Where a name occurs more than once, the one nearest to the top counts. :class:`DataError` if
+    there is nothing at ``path``, the archive is damaged, or one of its names points outside of it.
     """
     place = path.name or str(path)
     if path.is_dir():

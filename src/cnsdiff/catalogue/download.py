@@ -25,18 +25,12 @@ from cnsdiff.display.wording import byte_size
 
 @dataclass(frozen=True)
 class Checksum:
-    """A published digest of a file.
-
-    Attributes
-    ----------
-    algorithm
-        ``"sha256"``, or ``"md5"`` where the publisher gives no better.
-    digest
-        In hexadecimal, lower case.
-    """
+    """A published digest of a file."""
 
     algorithm: Literal["sha256", "md5"]
+    """``"sha256"``, or ``"md5"`` where the publisher gives no better."""
     digest: str
+    """In hexadecimal, lower case."""
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.digest}"
@@ -98,31 +92,22 @@ class DownloadError(CnsdiffError):
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient a download is.
-
-    Attributes
-    ----------
-    attempts
-        How often in a row an address may fail before the next is tried; receiving
-        ``worthwhile`` more bytes than ever before starts the count again.
-    first_wait, longest_wait
-        Seconds before the second attempt, doubled before each one after it, up to the longest.
-    longest_request
-        Seconds of a server's ``Retry-After`` that are honoured at most.
-    connect_timeout, read_timeout
-        Seconds for a connection to stand, and between two pieces of the body.
-    sleep
-        What waits (tests give their own).
-    """
+    """How patient a download is."""
 
     attempts: int = 6
+    """How often in a row an address may fail before the next is tried; receiving
+    ``worthwhile`` more bytes than ever before starts the count again."""
     first_wait: float = 1.0
     longest_wait: float = 60.0
+    """Seconds before the second attempt, doubled before each one after it, up to the longest."""
     longest_request: float = 120.0
+    """Seconds of a server's ``Retry-After`` that are honoured at most."""
     connect_timeout: float = 15.0
     read_timeout: float = 60.0
+    """Seconds for a connection to stand, and between two pieces of the body."""
     worthwhile: int = 1 << 20
     sleep: Callable[[float], None] = time.sleep
+    """What waits (tests give their own)."""
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""

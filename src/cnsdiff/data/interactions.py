@@ -123,13 +123,7 @@ class Interactions:
 
 
 def checked_threshold(threshold: Any) -> float | None:
-    """The least rating of a positive as a number.
-
-    Raises
-    ------
-    DataError
-        It is none.
-    """
+    """The least rating of a positive as a number; :class:`DataError` if it is none."""
     if threshold is None:
         return None
     number = isinstance(threshold, int | float | np.integer | np.floating | Decimal)
@@ -140,13 +134,7 @@ def checked_threshold(threshold: Any) -> float | None:
 
 
 def checked_core(least: Any, side: str) -> int:
-    """The least number of rows of each user or item, for a k-core.
-
-    Raises
-    ------
-    DataError
-        It is none.
-    """
+    """The least number of rows of each user or item; :class:`DataError` if it is none."""
     whole = isinstance(least, int | np.integer) and not isinstance(least, bool | np.bool_)
     if not whole or least < 0:
         raise DataError(
@@ -197,24 +185,16 @@ _LONGEST = 60  # characters of an example
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows left out for one reason.
-
-    Attributes
-    ----------
-    reason
-        ``"too few fields"``.
-    rows
-        How many were left out for it.
-    place
-        Of the first: ``"line 5"``, or ``"row 5"`` where there are no lines.
-    example
-        What stands there, shortened.
-    """
+    """Rows left out for one reason."""
 
     reason: str
+    """``"too few fields"``."""
     rows: int
+    """How many were left out for it."""
     place: str
+    """Of the first: ``"line 5"``, or ``"row 5"`` where there are no lines."""
     example: str
+    """What stands there, shortened."""
 
     def __str__(self) -> str:
         # As Python writes it, so that nothing in it is acted on by a terminal.

@@ -30,28 +30,15 @@ ROW_OF = {
 def encode_side_tables(
     given: Mapping[str, pl.DataFrame], users: Vocabulary, items: Vocabulary
 ) -> dict[str, pl.DataFrame]:
-    """Bring tables in the ids as given into internal numbers.
+    """Bring tables from the ids as given into internal numbers.
 
-    Parameters
-    ----------
-    given
-        By name, one of :data:`~cnsdiff.data.directory.SIDE_TABLES`. ``judgements`` holds
-        ``user``, ``item`` and ``relevant`` (Boolean); the others one row for each ``user`` or
-        ``item``. The one column of ``exposures`` beside ``item`` is a count of that name.
-    users, items
-        Those of train.
+    ``judgements`` holds ``user``, ``item`` and ``relevant`` (Boolean); the others one row for each
+    ``user`` or ``item``. The one column of ``exposures`` beside ``item`` is a count of that name.
 
-    Returns
-    -------
-    dict
-        Tables of one side without their id column, a row for each internal number (nulls where
-        the id had no row); ``judgements`` with Int64 numbers, pairs unknown to train left out;
-        ``exposures`` as Int64, 0 where the id had no row.
-
-    Raises
-    ------
-    DataError
-        A name or column is not one of these, an id comes twice, or a count is none.
+    Returns the tables of one side without their id column, a row for each internal number (nulls
+    where the id had no row, for ``exposures`` 0); ``judgements`` with Int64 numbers, without the
+    pairs unknown to train. Raises :class:`DataError` if a name or column is not one of these, an id
+    comes twice, or a count is none.
     """
     coded = {}
     for name, table in given.items():
@@ -140,22 +127,10 @@ def seen_table(
 ) -> pl.DataFrame:
     """The pairs of some logs whose item is known to train and that are not in train.
 
-    Parameters
-    ----------
-    logs
-        Everything known of the users: held-out splits, and whole logs with what the threshold
-        or a scenario left out.
-    users, items
-        Those of train.
-    train
-        Its pairs are left out.
-
-    Returns
-    -------
-    DataFrame
-        A row per pair: ``user`` (internal number; null for users who are not in train), ``id``
-        (of those users, else null), ``item`` (internal number) and, where a log has times,
-        ``timestamp`` (the earliest).
+    The logs hold everything known of the users: held-out splits, and what the threshold or a
+    scenario left out. A row per pair: ``user`` (internal number; null for users who are not in
+    train), ``id`` (of those users, else null), ``item`` (internal number) and, where a log has
+    times, ``timestamp`` (the earliest).
     """
     n_users, n_items = len(users), len(items)
     parts = [_numbered(log.frame, users, items) for log in logs]
@@ -219,21 +194,14 @@ def seen_misfit(table: pl.DataFrame, n_users: int, n_items: int) -> str | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """A table of :func:`seen_table` as matrices.
-
-    Attributes
-    ----------
-    pairs
-        ``(U, I)`` the pairs of users of train.
-    others
-        Ids of users of the log who are not in train.
-    others_pairs
-        ``(len(others), I)`` their pairs.
-    """
+    """A table of :func:`seen_table` as matrices."""
 
     pairs: csr_array
+    """``(U, I)`` the pairs of users of train."""
     others: pl.Series
+    """Ids of users of the log who are not in train."""
     others_pairs: csr_array
+    """``(len(others), I)`` their pairs."""
 
     @classmethod
     def of_table(cls, table: pl.DataFrame, n_users: int, n_items: int) -> Self:

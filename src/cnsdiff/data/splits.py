@@ -32,26 +32,18 @@ def pair_matrix(
 
 @dataclass(frozen=True)
 class Split:
-    """The positive pairs of one split, in internal numbers.
-
-    Attributes
-    ----------
-    name
-        One of :data:`SPLITS`.
-    users, items
-        ``(n,)`` int64 each; every pair occurs once.
-    timestamps
-        ``(n,)`` int64 or float64 (usually epoch seconds), or None.
-    periods
-        ``(n,)`` int64, the period each pair was observed in as a number of
-        ``Dataset.periods``, or None.
-    """
+    """The positive pairs of one split, in internal numbers."""
 
     name: str
+    """One of :data:`SPLITS`."""
     users: NDArray[np.int64]
     items: NDArray[np.int64]
+    """``(n,)`` int64 each; every pair occurs once."""
     timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None
+    """``(n,)`` int64 or float64 (usually epoch seconds), or None."""
     periods: NDArray[np.int64] | None = None
+    """``(n,)`` int64, the period each pair was observed in as a number of
+    ``Dataset.periods``, or None."""
 
     def __len__(self) -> int:
         return self.users.size

@@ -36,164 +36,112 @@ from cnsdiff.diagnostics.shift import (
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of the ``present`` users (or items) of a split there are, and their pairs.
-
-    Attributes
-    ----------
-    present
-        Those with at least one pair in the split.
-    mean, median
-        Pairs of one that is present.
-    gini
-        Unevenness over all of the dataset's, absent ones included: 0 (all alike) to 1.
-    effective
-        ``exp(entropy)``: as diverse as so many equally frequent ones.
-    """
+    """How many of the ``present`` users (or items) of a split there are, and their pairs."""
 
     present: int
+    """Those with at least one pair in the split."""
     mean: float
     median: float
+    """Pairs of one that is present."""
     gini: float
+    """Unevenness over all of the dataset's, absent ones included: 0 (all alike) to 1."""
     effective: float
+    """``exp(entropy)``: as diverse as so many equally frequent ones."""
 
 
 @dataclass(frozen=True)
 class Time:
-    """When the pairs of a split were observed.
-
-    Attributes
-    ----------
-    first, median, last
-        UTC, ISO 8601 (taking timestamps for epoch seconds).
-    span_days
-        ``last - first``.
-    overlap_days
-        Length of the time that lies within both the split's range and train's; None, like the
-        next, if train has no timestamps.
-    after_train
-        Share of the split's pairs later than train's last.
-    moved_spans
-        Wasserstein-1 distance of the split's time from train's, in spans of train; None for train
-        itself and where that span is 0.
-    cells
-        Share of the split's pairs in each of the equal cells of ``Description.time_edges``.
-    """
+    """When the pairs of a split were observed."""
 
     first: str
     median: str
     last: str
+    """UTC, ISO 8601 (taking timestamps for epoch seconds)."""
     span_days: float
+    """``last - first``."""
     overlap_days: float | None
+    """Length of the time that lies within both the split's range and train's; None, like the
+    next, if train has no timestamps."""
     after_train: float | None
+    """Share of the split's pairs later than train's last."""
     moved_spans: float | None
+    """Wasserstein-1 distance of the split's time from train's, in spans of train; None for train
+    itself and where that span is 0."""
     cells: tuple[float, ...]
+    """Share of the split's pairs in each of the equal cells of ``Description.time_edges``."""
 
 
 @dataclass(frozen=True)
 class SplitDescription:
-    """One split.
-
-    Attributes
-    ----------
-    pairs
-        Number of interactions.
-    density
-        Pairs over ``n_users x n_items`` of the dataset.
-    dropped_unknown
-        Held-out pairs that preparing dropped as their user or item is cold (not in train); None
-        if the manifest does not say.
-    users, items
-        Counts of either.
-    head, tail
-        Share of the pairs on the 20% of items most popular in train, and on the 20% least.
-    top_decile_items
-        Share of the split's items that are among the 10% most popular in train.
-    deciles
-        Share of the pairs on each tenth of the items, the most popular in train first: ``(10,)``.
-    long_tail
-        Share of the pairs on the split's own most popular items, at
-        :data:`~cnsdiff.diagnostics.measures.CURVE_GRID`: ``(101,)``.
-    activity
-        Share of the split's users with 1, 2-3, 4-7, … pairs in it.
-    shift
-        Distances from train by axis (``items``, ``users``, ``time``, ``periods``); empty for
-        train itself.
-    time
-        None without timestamps.
-    periods
-        Share of the pairs under each label; None without labels.
-    """
+    """One split."""
 
     pairs: int
+    """Number of interactions."""
     density: float
+    """Pairs over ``n_users x n_items`` of the dataset."""
     dropped_unknown: int | None
+    """Held-out pairs that preparing dropped as their user or item is cold (not in train); None
+    if the manifest does not say."""
     users: Counts
     items: Counts
+    """Counts of either."""
     head: float
     tail: float
+    """Share of the pairs on the 20% of items most popular in train, and on the 20% least."""
     top_decile_items: float
+    """Share of the split's items that are among the 10% most popular in train."""
     deciles: tuple[float, ...]
+    """Share of the pairs on each tenth of the items, the most popular in train first: ``(10,)``."""
     long_tail: tuple[float, ...]
+    """Share of the pairs on the split's own most popular items, at
+    :data:`~cnsdiff.diagnostics.measures.CURVE_GRID`: ``(101,)``."""
     activity: tuple[float, ...]
+    """Share of the split's users with 1, 2-3, 4-7, … pairs in it."""
     shift: Mapping[str, Shift]
+    """Distances from train by axis (``items``, ``users``, ``time``, ``periods``); empty for
+    train itself."""
     time: Time | None
+    """None without timestamps."""
     periods: Mapping[str, float] | None
+    """Share of the pairs under each label; None without labels."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two splits share.
-
-    Attributes
-    ----------
-    left, right
-        Names of the splits.
-    pairs
-        Interactions in both; must be 0.
-    users_jaccard, items_jaccard
-        Users (items) in both over users (items) in either.
-    """
+    """What two splits share."""
 
     left: str
     right: str
+    """Names of the splits."""
     pairs: int
+    """Interactions in both; must be 0."""
     users_jaccard: float
     items_jaccard: float
+    """Users (items) in both over users (items) in either."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A dataset described; made by :func:`~cnsdiff.diagnostics.description`.
-
-    Attributes
-    ----------
-    name, scenario, fingerprint
-        Of the dataset.
-    n_users, n_items
-        Those of train.
-    seed, draws
-        Behind the levels of chance.
-    splits
-        By name, train first.
-    overlaps
-        For every two splits.
-    time_edges
-        The ``TIME_CELLS + 1`` edges of the cells of time, UTC; empty without timestamps.
-    problems
-        What is wrong with the dataset, a sentence each.
-    """
+    """A dataset described; made by :func:`~cnsdiff.diagnostics.description`."""
 
     name: str
     scenario: str
     fingerprint: str
+    """Of the dataset."""
     n_users: int
     n_items: int
+    """Those of train."""
     seed: int
     draws: int
+    """Behind the levels of chance."""
     splits: Mapping[str, SplitDescription]
+    """By name, train first."""
     overlaps: tuple[Overlap, ...]
+    """For every two splits."""
     time_edges: tuple[str, ...]
+    """The ``TIME_CELLS + 1`` edges of the cells of time, UTC; empty without timestamps."""
     problems: tuple[str, ...]
+    """What is wrong with the dataset, a sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in dicts, lists, numbers, strings and None: ready for JSON, without NaN."""

@@ -18,22 +18,15 @@ from cnsdiff.display.wording import SPLIT_TITLES
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, the words around it, and the numbers that it draws.
-
-    Attributes
-    ----------
-    title, caption
-        Plain text; kept out of the figure, where a narrow screen would cut it.
-    figure
-        A ``plotly.graph_objects.Figure`` without a fixed width.
-    data
-        A row per point drawn.
-    """
+    """A figure, the words around it, and the numbers that it draws."""
 
     title: str
     caption: str
+    """Plain text; kept out of the figure, where a narrow screen would cut it."""
     figure: Any
+    """A ``plotly.graph_objects.Figure`` without a fixed width."""
     data: pl.DataFrame
+    """A row per point drawn."""
 
 
 def panels(description: Description) -> tuple[Panel, ...]:

@@ -25,25 +25,17 @@ SMOOTHING = 0.5
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances of a split's distribution ``q`` from train's ``p``.
-
-    Attributes
-    ----------
-    js
-        Jensen–Shannon divergence in nats, 0 to ln 2 = 0.693. The headline.
-    kl_split_train, kl_train_split
-        Kullback–Leibler divergences ``KL(q ‖ p)`` and ``KL(p ‖ q)`` in nats, of smoothed counts.
-    tv
-        Total variation, 0 to 1: the share of pairs that would have to move.
-    wasserstein
-        Wasserstein-1 distance in the unit of the positions; None where categories have none.
-    """
+    """Distances of a split's distribution ``q`` from train's ``p``."""
 
     js: float
+    """Jensen–Shannon divergence in nats, 0 to ln 2 = 0.693. The headline."""
     kl_split_train: float
     kl_train_split: float
+    """Kullback–Leibler divergences ``KL(q ‖ p)`` and ``KL(p ‖ q)`` in nats, of smoothed counts."""
     tv: float
+    """Total variation, 0 to 1: the share of pairs that would have to move."""
     wasserstein: float | None
+    """Wasserstein-1 distance in the unit of the positions; None where categories have none."""
 
 
 def distances(
@@ -60,13 +52,7 @@ def distances(
 
 
 def shares(counts: Counts) -> NDArray[np.float64]:
-    """Counts ``(n,)`` scaled to sum one.
-
-    Raises
-    ------
-    ValueError
-        A count is negative or not finite, or all are zero.
-    """
+    """Counts ``(n,)`` scaled to sum one; ValueError if one is negative or infinite, or all 0."""
     given = np.asarray(counts, dtype=np.float64)
     total = given.sum()
     if not np.isfinite(total) or total <= 0 or given.min() < 0:

@@ -25,38 +25,26 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class Shift:
-    """Distances of one split from train, on one axis.
-
-    Attributes
-    ----------
-    observed
-        As measured.
-    chance
-        Mean over random re-divisions of the same pairs into parts of the same sizes; None if the
-        data are so few that every re-division left the split empty.
-    """
+    """Distances of one split from train, on one axis."""
 
     observed: Distances
+    """As measured."""
     chance: Distances | None
+    """Mean over random re-divisions of the same pairs into parts of the same sizes; None if the
+    data are so few that every re-division left the split empty."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the splits of a dataset have in common, so that they can be compared.
-
-    Attributes
-    ----------
-    n_users, n_items, n_periods
-        Sizes of the categories; no periods, no comparison of them.
-    first, last
-        Earliest and latest timestamp of all splits (epoch seconds); None without timestamps.
-    """
+    """What the splits of a dataset have in common, so that they can be compared."""
 
     n_users: int
     n_items: int
     n_periods: int = 0
+    """Sizes of the categories; no periods, no comparison of them."""
     first: float | None = None
     last: float | None = None
+    """Earliest and latest timestamp of all splits (epoch seconds); None without timestamps."""
 
     def time_cells(self, timestamps: NDArray[Any]) -> NDArray[np.int64]:
         """Number of pairs in each of ``TIME_CELLS`` cells between ``first`` and ``last``."""

@@ -18,19 +18,13 @@ from cnsdiff.data.interactions import checked_core, checked_threshold
 
 @dataclass(frozen=True)
 class Filters:
-    """What makes an interaction count.
-
-    Attributes
-    ----------
-    threshold
-        Least rating of a positive; None takes every interaction for one.
-    user_core, item_core
-        Least number of positives of a user and of an item (0 keeps all).
-    """
+    """What makes an interaction count."""
 
     threshold: float | None = None
+    """Least rating of a positive; None takes every interaction for one."""
     user_core: int = 0
     item_core: int = 0
+    """Least number of positives of a user and of an item (0 keeps all)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", checked_threshold(self.threshold))
@@ -41,10 +35,7 @@ class Filters:
     def clean(self, given: Interactions, *, core: bool) -> tuple[Interactions, dict[str, int]]:
         """Positives, each pair once, in the k-core if ``core``; and what was left out.
 
-        Raises
-        ------
-        DataError
-            There are no ratings for the threshold, or none reaches it.
+        :class:`DataError` if there are no ratings for the threshold, or none reaches it.
         """
         positive = given.positives(self.threshold)
         once = positive.deduplicated()
@@ -140,13 +131,7 @@ class Scenario(Settings, ABC):
 
 
 def table_of(source: Source, role: str, scenario: str) -> Interactions:
-    """The source's table of that role.
-
-    Raises
-    ------
-    DataError
-        There is none; the message says how to give it.
-    """
+    """The source's table of that role; :class:`DataError` if there is none."""
     if role in source.tables:
         return source.tables[role]
     mend = {

@@ -45,15 +45,10 @@ def rank_within(groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[
 def anchors(
     users: NDArray[np.int64], items: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Mark at least one random row of each user and of each item.
+    """Mark at least one random row of each user ``(n,)`` and of each item ``(n,)``, both from 0.
 
-    As long as the marked rows stay in train, so does every user and item. A row marked for its
-    user serves its item too, so fewer rows than users and items are marked.
-
-    Parameters
-    ----------
-    users, items
-        ``(n,)`` integers from 0.
+    As long as the marked rows stay in train, so does every user and item. A row marked for its user
+    serves its item too, so fewer rows than users and items are marked.
     """
     marked = np.zeros(len(users), dtype=bool)
     for groups in (users, items):

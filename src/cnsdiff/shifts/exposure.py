@@ -35,19 +35,15 @@ class Exposure(LogScenario):
     valid and of the IID test do not count, so the table says nothing of them. Only this scenario
     has the table: elsewhere rows are held out that training may not know of even when disliked,
     such as those after the cut in time.
-
-    Attributes
-    ----------
-    negative_threshold
-        A randomised rating up to this is a dislike, one between it and the threshold is left
-        out of the judgements. None: all below the threshold are dislikes. ``"auto"``: 2 where
-        no rating is above 5, else None.
     """
 
     name: ClassVar[str] = "exposure"
     ood_from_log: ClassVar[bool] = False
 
     negative_threshold: float | Literal["auto"] | None = Field("auto")
+    """A randomised rating up to this is a dislike, one between it and the threshold is left
+    out of the judgements. None: all below the threshold are dislikes. ``"auto"``: 2 where
+    no rating is above 5, else None."""
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """The whole log trains."""

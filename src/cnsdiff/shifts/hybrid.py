@@ -28,18 +28,14 @@ class Hybrid(LogScenario):
 
     Rows that the first holds out and the second does not choose are left out, and so are those
     of users and items that the first's training side does not know.
-
-    Attributes
-    ----------
-    first, second
-        A scenario, its name, or a mapping of ``name`` and settings; a mapping without a name
-        changes settings of the default.
     """
 
     name: ClassVar[str] = "hybrid"
 
     first: SerializeAsAny[LogScenario] = Field(_DEFAULTS["first"])
     second: SerializeAsAny[LogScenario] = Field(_DEFAULTS["second"])
+    """A scenario, its name, or a mapping of ``name`` and settings; a mapping without a name
+    changes settings of the default."""
 
     @field_validator("first", mode="before")
     @classmethod

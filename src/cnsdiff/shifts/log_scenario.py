@@ -24,29 +24,20 @@ from cnsdiff.shifts.drawing import Rows, anchors, draw, others, rounded
 
 @dataclass(frozen=True)
 class Log:
-    """Positive pairs, each once, with users and items numbered from 0.
-
-    Attributes
-    ----------
-    frame
-        A row per pair: ``user``, ``item`` (Int64) and, where the log has them, ``rating``,
-        ``timestamp`` and ``period``.
-    user_ids, item_ids
-        Whose number is which: the row is the number.
-    source
-        File or ``"DataFrame"``, for messages.
-    anchored
-        ``(n,)`` rows that must stay in train, so that every user and item is known there.
-    features
-        As in :class:`~cnsdiff.data.Source`.
-    """
+    """Positive pairs, each once, with users and items numbered from 0."""
 
     frame: pl.DataFrame
+    """A row per pair: ``user``, ``item`` (Int64) and, where the log has them, ``rating``,
+    ``timestamp`` and ``period``."""
     user_ids: pl.Series
     item_ids: pl.Series
+    """Whose number is which: the row is the number."""
     source: str
+    """File or ``"DataFrame"``, for messages."""
     anchored: NDArray[np.bool_]
+    """``(n,)`` rows that must stay in train, so that every user and item is known there."""
     features: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """As in :class:`~cnsdiff.data.Source`."""
 
     @classmethod
     def of(
@@ -91,13 +82,7 @@ class Log:
 
     @property
     def timestamps(self) -> NDArray[Any]:
-        """``(n,)`` time of each row in epoch seconds.
-
-        Raises
-        ------
-        DataError
-            The log has none.
-        """
+        """``(n,)`` time of each row in epoch seconds; :class:`DataError` if the log has none."""
         if "timestamp" not in self.frame.columns:
             raise DataError(
                 f"{self.source}: has no timestamps, which this scenario divides by; name their "
@@ -109,10 +94,7 @@ class Log:
     def user_features(self) -> pl.DataFrame:
         """What is known of the users: a row per user number, nulls where nothing is.
 
-        Raises
-        ------
-        DataError
-            The source has none.
+        :class:`DataError` if the source has none.
         """
         if "user_features" not in self.features:
             raise DataError(
@@ -141,20 +123,14 @@ class Log:
 
 @dataclass(frozen=True)
 class Parts:
-    """How a log is divided; rows in neither part are left out.
-
-    Attributes
-    ----------
-    train, ood
-        Row numbers of the training side (of which valid and the IID test are taken) and of the
-        OOD test.
-    found
-        What the scenario settled on the way (a cut in time, a cluster), for the manifest.
-    """
+    """How a log is divided; rows in neither part are left out."""
 
     train: Rows
     ood: Rows
+    """Row numbers of the training side (of which valid and the IID test are taken) and of the
+    OOD test."""
     found: Mapping[str, Any] = field(default_factory=dict)
+    """What the scenario settled on the way (a cut in time, a cluster), for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -290,13 +266,7 @@ class LogScenario(Scenario):
 
 
 def free_rows(log: Log, wanted: int) -> NDArray[np.int64]:
-    """The rows that may be held out, if they are ``wanted`` or more.
-
-    Raises
-    ------
-    ConfigError
-        They are fewer.
-    """
+    """The rows that may be held out; :class:`ConfigError` if they are fewer than ``wanted``."""
     free = log.free
     if wanted > len(free):
         raise ConfigError(

@@ -23,23 +23,17 @@ class Noise(LogScenario):
 
     Valid and the IID test come from the noisy side. One row of each user and item stays as it
     is, so that the OOD test is the same for every ``strength``.
-
-    Attributes
-    ----------
-    kind
-        ``"flip"``: the item is replaced by one that the user has nowhere in the log.
-        ``"drop"``: the row is removed.
-    strength
-        Share of the training side's rows that this happens to.
-    ood_share
-        Share of the log that becomes the OOD test.
     """
 
     name: ClassVar[str] = "noise"
 
     kind: Literal["flip", "drop"] = "flip"
+    """``"flip"``: the item is replaced by one that the user has nowhere in the log.
+    ``"drop"``: the row is removed."""
     strength: float = Field(0.2, ge=0, lt=1)
+    """Share of the training side's rows that this happens to."""
     ood_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the log that becomes the OOD test."""
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Hold out a random sample."""

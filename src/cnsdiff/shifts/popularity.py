@@ -24,25 +24,18 @@ class Popularity(LogScenario):
     more than ``max_share`` of its rows; what it cannot give, the others give in proportion. How
     far the result is from the target for that reason (total variation, 0 to 1) and how many items
     gave all they may is written to the manifest; a smaller ``ood_share`` comes nearer.
-
-    Attributes
-    ----------
-    strength
-        0: no shift; 1: all items alike; 2: popularity inverted.
-    target
-        The same by name: ``"uniform"``, ``"inverted"``, or ``"tempered"`` with a ``strength``.
-    ood_share
-        Share of the log that becomes the OOD test.
-    max_share
-        Largest share of an item's rows that the OOD test takes.
     """
 
     name: ClassVar[str] = "popularity"
 
     strength: float = Field(1.0, ge=0, le=5)
+    """0: no shift; 1: all items alike; 2: popularity inverted."""
     target: Literal["uniform", "inverted", "tempered"] | None = None
+    """The same by name: ``"uniform"``, ``"inverted"``, or ``"tempered"`` with a ``strength``."""
     ood_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the log that becomes the OOD test."""
     max_share: float = Field(0.5, gt=0, le=1)
+    """Largest share of an item's rows that the OOD test takes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -94,30 +87,15 @@ _EQUAL = 1e-9
 def apportion(
     total: int, weights: NDArray[np.float64], caps: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Divide ``total`` in proportion to ``weights``, at most ``caps[i]`` for the ``i``-th.
+    """Divide ``total`` in proportion to ``weights`` ``(n,)``, at most ``caps`` ``(n,)`` each.
 
-    First the real quotas: ``min(caps[i], level * weights[i])`` with the one ``level`` at which
-    they sum to ``total`` (water-filling). Then whole numbers: each quota is rounded down, and
-    the largest remainders are rounded up, ties in order of index (Hamilton's method).
+    First the real quotas: ``min(caps[i], level * weights[i])`` with the one ``level`` at which they
+    sum to ``total`` (water-filling). Then whole numbers: each quota is rounded down, and the
+    largest remainders are rounded up, ties in order of index (Hamilton's method). A weight of zero
+    gets nothing.
 
-    Parameters
-    ----------
-    total
-        The sum asked for.
-    weights
-        ``(n,)``, finite and not negative; a weight of zero gets nothing.
-    caps
-        ``(n,)`` not negative.
-
-    Returns
-    -------
-    array
-        ``(n,)`` int64, summing to ``total``; each within 1 of its quota.
-
-    Raises
-    ------
-    ValueError
-        The caps of the positive weights do not hold ``total``, or an argument is out of range.
+    Returns int64 ``(n,)`` summing to ``total``, each within 1 of its quota. ValueError if the caps
+    of the positive weights do not hold ``total``, or an argument is out of range.
     """
     weights = np.asarray(weights, dtype=np.float64)
     caps = np.where(weights > 0, np.asarray(caps, dtype=np.int64), 0)

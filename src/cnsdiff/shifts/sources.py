@@ -32,16 +32,8 @@ def read_source(
 ) -> Source:
     """Read interactions by role, and features.
 
-    Parameters
-    ----------
-    tables
-        As :func:`~cnsdiff.data.read_interactions` takes them, or read already.
-    name, licence
-        Of the source; see :class:`~cnsdiff.data.Source`.
-    user_features, item_features
-        As :func:`~cnsdiff.data.read_features` takes them.
-    **reading
-        For :func:`~cnsdiff.data.read_interactions`.
+    Tables and features as :func:`~cnsdiff.data.read_interactions` and
+    :func:`~cnsdiff.data.read_features` take them; tables may have been read already.
     """
     asked = {"user_features": user_features, "item_features": item_features}
     features = {role: given for role, given in asked.items() if given is not None}
@@ -75,10 +67,7 @@ def read_source(
 def _formats(tables: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The format of files that taken alone may be adjacency lists or a log: that of the others.
 
-    Raises
-    ------
-    DataError
-        One file can only be adjacency lists and another only a log.
+    :class:`DataError` if one file can only be adjacency lists and another only a log.
     """
     columns = ("user", "item", "rating", "timestamp", "period", "header", "delimiter")
     if reading.get("format", "auto") != "auto" or any(reading.get(c) is not None for c in columns):
@@ -113,12 +102,8 @@ def find_source(
 ) -> Source:
     """The source that ``log`` names: a file, a data frame, or a data set fetched before.
 
-    What is given beside a fetched data set replaces its own.
-
-    Raises
-    ------
-    DataError
-        ``log`` is neither a file nor a known data set.
+    What is given beside a fetched data set replaces its own. :class:`DataError` if ``log`` is
+    neither a file nor a known data set.
     """
     if isinstance(log, str) and not Path(log).exists() and _could_be_name(log):
         source = _fetched(log, reading)

@@ -26,23 +26,17 @@ class Temporal(LogScenario):
     Rows before the cut train, rows at ``cut + gap`` or later are the OOD test, rows between are
     left out. Rows of the very moment of the cut are never split: all are after it. Users and
     items seen only after the cut are dropped from the test, and counted.
-
-    Attributes
-    ----------
-    quantile
-        Share of the rows that lie before the cut (fewer where several share its moment).
-    at
-        The cut itself, in place of ``quantile``: an ISO date or date-time (UTC unless it says
-        otherwise) or epoch seconds.
-    gap
-        Length of the gap in seconds, or as ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``.
     """
 
     name: ClassVar[str] = "temporal"
 
     quantile: float = Field(0.8, gt=0, lt=1)
+    """Share of the rows that lie before the cut (fewer where several share its moment)."""
     at: float | None = Field(None, allow_inf_nan=False)
+    """The cut itself, in place of ``quantile``: an ISO date or date-time (UTC unless it says
+    otherwise) or epoch seconds."""
     gap: float = Field(0, ge=0, allow_inf_nan=False)
+    """Length of the gap in seconds, or as ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``."""
 
     @field_validator("at", mode="before")
     @classmethod

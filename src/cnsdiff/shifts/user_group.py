@@ -32,37 +32,26 @@ class UserGroup(LogScenario):
 
     Every user of the group keeps at least one row in train, since a model with an embedding per
     user knows nothing of one without.
-
-    Attributes
-    ----------
-    strength
-        Share of each group member's rows that go to the OOD test.
-    attribute
-        A column of the user features; None divides by clusters.
-    value
-        The value, or list of values, that is held out.
-    range
-        Of a numeric attribute: least and first too large value, either of them None.
-    clusters
-        How many clusters there are, without an attribute.
-    cluster
-        Which is held out; None takes the smallest with ``min_share`` of the users.
-    min_share
-        See ``cluster``.
-    dimensions
-        How many singular vectors are used.
     """
 
     name: ClassVar[str] = "user-group"
 
     strength: float = Field(0.8, gt=0, lt=1)
+    """Share of each group member's rows that go to the OOD test."""
     attribute: str | None = None
+    """A column of the user features; None divides by clusters."""
     value: Value | tuple[Value, ...] | None = None
+    """The value, or list of values, that is held out."""
     range: tuple[float | None, float | None] | None = None
+    """Of a numeric attribute: least and first too large value, either of them None."""
     clusters: int = Field(5, ge=2, le=10**6)
+    """How many clusters there are, without an attribute."""
     cluster: int | None = Field(None, ge=0)
+    """Which is held out; None takes the smallest with ``min_share`` of the users."""
     min_share: float = Field(0.05, ge=0, lt=1)
+    """See ``cluster``."""
     dimensions: int = Field(16, ge=1, le=2**16)
+    """How many singular vectors are used."""
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Hold out a share of the rows of each user of the group."""
@@ -183,22 +172,12 @@ def cluster_users(
 ) -> NDArray[np.int64]:
     """k-means on the scaled left singular vectors of a matrix, each row scaled to length 1.
 
-    Parameters
-    ----------
-    matrix
-        ``(n_users, n_items)``, at least 2 × 2, a one for each interaction.
-    clusters
-        How many, at most the number of users with an interaction.
-    dimensions
-        Singular vectors used, at most; the matrix may allow fewer.
-    rng
-        Chooses the users whose places the clusters start from.
+    ``matrix`` is ``(n_users, n_items)``, at least 2 × 2, with a one for each interaction; it may
+    allow fewer singular vectors than ``dimensions``. ``clusters`` is at most the number of users
+    with an interaction.
 
-    Returns
-    -------
-    array
-        ``(n_users,)`` cluster of each user, numbered from 0 by falling size; -1 for users
-        without interactions. A cluster may run empty, so that there are fewer.
+    Returns ``(n_users,)`` the cluster of each user, numbered from 0 by falling size; -1 for users
+    without interactions. A cluster may run empty, so that there are fewer.
     """
     present = np.flatnonzero(np.diff(matrix.indptr))
     # A start of our own makes the solver reproducible, whatever SciPy's version.

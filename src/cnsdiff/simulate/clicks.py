@@ -44,29 +44,21 @@ class Relevance:
 
     Every method takes users and items that broadcast (see :func:`paired`) and answers with their
     common shape, the same to the last bit whatever it is.
-
-    Attributes
-    ----------
-    tastes, attributes
-        ``θ`` ``(U, dim)`` and ``φ`` ``(I, dim)``, float64.
-    sharpness, threshold
-        ``κ`` and ``ρ``.
-    seed
-        Of the world.
-    user_numbers, item_numbers
-        ``(U,)``, ``(I,)``: the world's own number of each row, which names the draw of a pair.
-    world_items
-        Items of the world.
     """
 
     tastes: NDArray[np.float64]
     attributes: NDArray[np.float64]
+    """``θ`` ``(U, dim)`` and ``φ`` ``(I, dim)``, float64."""
     sharpness: float
     threshold: float
+    """``κ`` and ``ρ``."""
     seed: int
+    """Of the world."""
     user_numbers: Numbers
     item_numbers: Numbers
+    """``(U,)``, ``(I,)``: the world's own number of each row, which names the draw of a pair."""
     world_items: int
+    """Items of the world."""
 
     def affinity(self, users: ArrayLike, items: ArrayLike) -> NDArray[np.float64]:
         """``θ_u·φ_i``; variance about 1."""

@@ -297,10 +297,7 @@ def assemble(
 ) -> Dataset:
     """Train, valid and test_iid at random from the log; test_ood without the pairs of the log.
 
-    Raises
-    ------
-    ConfigError
-        A split would be empty.
+    :class:`ConfigError` if a split would be empty.
     """
     draw = numpy_generator(world.seed, "split").random(observed.log.height)
     part = np.where(draw < shift.valid, 1, np.where(draw < shift.valid + shift.test_iid, 2, 0))

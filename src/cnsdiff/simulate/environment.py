@@ -16,33 +16,23 @@ Row = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """What decides, beside taste, which items are shown for a while.
-
-    Attributes
-    ----------
-    label
-        Its name: in the ``period`` column, in the truth, and of its random stream.
-    start, length
-        When it holds, in periods.
-    exposures
-        Mean number of items a user is shown.
-    popularity, season, promotion
-        ``(I,)`` each: the parts of ``E``.
-    salience
-        ``E`` ``(I,)``, their standardised sum.
-    randomised
-        Share of the logging policy given up for chance: at 1 all items are shown alike.
-    """
+    """What decides, beside taste, which items are shown for a while."""
 
     label: str
+    """Its name: in the ``period`` column, in the truth, and of its random stream."""
     start: int
     length: int
+    """When it holds, in periods."""
     exposures: float
+    """Mean number of items a user is shown."""
     popularity: Row
     season: Row
     promotion: Row
+    """``(I,)`` each: the parts of ``E``."""
     salience: Row
+    """``E`` ``(I,)``, their standardised sum."""
     randomised: float = 0.0
+    """Share of the logging policy given up for chance: at 1 all items are shown alike."""
 
 
 class Surroundings:
@@ -153,10 +143,7 @@ def intervene(
 ) -> Intervention:
     """The environments under a shift of the logged ``periods``.
 
-    Raises
-    ------
-    ConfigError
-        The temporal cut leaves no period on one side.
+    :class:`ConfigError` if the temporal cut leaves no period on one side.
     """
     plan = Intervention(periods, periods)
     if "temporal" in settings.parts:

@@ -47,32 +47,22 @@ def truth_tables(
 
 @dataclass(frozen=True, eq=False)
 class WorldTruth:
-    """What is true in the world behind a dataset, for the dataset's internal numbers.
-
-    Attributes
-    ----------
-    environments
-        Labels of the environments behind ``"logged"`` (train, valid, test_iid) and
-        ``"test_ood"``, in time order.
-    relevance
-        What users like.
-    salience, log_laws
-        ``E`` and ``log p(i | do(e))`` by label, ``(n_items,)`` each.
-    """
+    """What is true in the world behind a dataset, for the dataset's internal numbers."""
 
     environments: dict[str, tuple[str, ...]]
+    """Labels of the environments behind ``"logged"`` (train, valid, test_iid) and
+    ``"test_ood"``, in time order."""
     relevance: Relevance
+    """What users like."""
     salience: dict[str, NDArray[np.float64]]
     log_laws: dict[str, NDArray[np.float64]]
+    """``E`` and ``log p(i | do(e))`` by label, ``(n_items,)`` each."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> WorldTruth:
         """The truth of a dataset made by :meth:`ConfoundedWorld.dataset`, saved or not.
 
-        Raises
-        ------
-        DataError
-            The dataset is not of a simulated world, or its truth is damaged.
+        :class:`DataError` if the dataset is not of a simulated world, or its truth is damaged.
         """
         place = dataset.path or dataset.name
         if not {"truth_users", "truth_items"} <= set(dataset.table_names):

@@ -26,14 +26,11 @@ Layout = Literal["adjacency", "unclear", "log", "other"]
 def layout_of(sample: Sequence[str]) -> Layout:
     """What lines look like, taken by themselves.
 
-    Returns
-    -------
-    str
-        ``"adjacency"`` for whole numbers on lines that each start with another user, and that
-        are of clearly uneven length or go on with what can only be items; ``"log"`` where such
-        lines hold three fields or more and a user comes twice, or what follows the item looks
-        like ratings or times; ``"unclear"`` where both may be; ``"other"`` for lines that are
-        not of whole numbers between blanks, or that both would read alike.
+    ``"adjacency"``: whole numbers on lines that each start with another user, and that are of
+    clearly uneven length or go on with what can only be items. ``"log"``: such lines of three
+    fields or more where a user comes twice, or what follows the item looks like ratings or times.
+    ``"unclear"``: both may be. ``"other"``: not whole numbers between blanks, or lines that both
+    would read alike.
     """
     rows = [line.split() for line in sample]
     if not rows or not all(field.isdecimal() for row in rows for field in row):
@@ -70,10 +67,7 @@ def layout_of(sample: Sequence[str]) -> Layout:
 def told_format(lines: pl.DataFrame, source: str) -> Literal["adjacency", "auto"]:
     """``"adjacency"`` where these lines can be nothing else.
 
-    Raises
-    ------
-    DataError
-        They may be LightGCN's or a log's, and nobody can tell.
+    :class:`DataError` if they may be LightGCN's or a log's, and nobody can tell.
     """
     layout = layout_of(lines["text"].head(_SAMPLE).to_list())
     if layout == "unclear":
@@ -91,19 +85,8 @@ def told_format(lines: pl.DataFrame, source: str) -> Literal["adjacency", "auto"
 def read_adjacency(lines: pl.DataFrame, source: str, *, skip_bad: bool) -> RawTable:
     """One row per (user, item) of adjacency lines.
 
-    Parameters
-    ----------
-    lines
-        Non-blank lines: columns ``line`` (1-based number) and ``text``.
-    source
-        For messages.
-    skip_bad
-        Leave out, and count, users without items, and words among lines of numbers.
-
-    Raises
-    ------
-    DataError
-        A user has no items, or a line is a comment or a header.
+    Raises :class:`DataError` if a user has no items, or a line is a comment or a header;
+    ``skip_bad`` leaves these out, and counts them.
     """
     numbers = lines["text"].str.contains(rf"^[\d{_SEPARATORS}]+$")
     words = lines.filter(~numbers)

@@ -64,24 +64,16 @@ NO_COLUMN = "none"
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table as read, before its values are checked.
-
-    Attributes
-    ----------
-    frame
-        Columns under the file's own names (or ``"1", "2", …`` when there is no header).
-    source
-        File or ``"DataFrame"``, for messages.
-    lines
-        1-based line of every row in the file; None where rows themselves are counted.
-    problems
-        Why malformed lines have been left out already, each reason once.
-    """
+    """A table as read, before its values are checked."""
 
     frame: pl.DataFrame
+    """Columns under the file's own names (or ``"1", "2", …`` when there is no header)."""
     source: str
+    """File or ``"DataFrame"``, for messages."""
     lines: pl.Series | None = None
+    """1-based line of every row in the file; None where rows themselves are counted."""
     problems: tuple[Problem, ...] = ()
+    """Why malformed lines have been left out already, each reason once."""
 
     def where(self, row: int) -> str:
         """``"line 5"``, or ``"row 5"`` where there are no lines."""
@@ -116,24 +108,10 @@ def assign_roles(
     *,
     default: Mapping[str, str],
 ) -> dict[str, str]:
-    """Which column plays which role.
+    """Which column plays which role: as ``asked`` by the caller, else as the ``default`` says.
 
-    Parameters
-    ----------
-    names
-        The table's columns.
-    asked
-        Column named by the caller for each role, or None.
-    source
-        For messages.
-    default
-        Roles to assume where the caller names none (by name or by position).
-
-    Raises
-    ------
-    DataError
-        A named column is absent, one that is wanted is there twice, or no column for users or
-        items can be told.
+    Raises :class:`DataError` where a column is not there, comes twice or has two roles, or where
+    nobody knows which holds the users or the items.
     """
     listed = ", ".join(repr(name) for name in names)
     roles: dict[str, str] = {}
@@ -190,21 +168,9 @@ def is_header(
 ) -> bool:
     """Whether the first of some records names the columns, where nobody has said so.
 
-    Parameters
-    ----------
-    sample
-        Fields of the records, from the first on.
-    width
-        The usual number of fields.
-    asked
-        Column named by the caller for each role, or None.
-    place
-        Of the first record, for messages.
-
-    Raises
-    ------
-    DataError
-        It looks unlike the rest, but like no header that is known.
+    ``sample`` holds the fields of the first records, ``width`` is their usual number, ``place``
+    where the first record is. Raises :class:`DataError` if it looks unlike the rest, but like no
+    header that is known.
     """
     names = sample[0]
     if {"user", "item"} <= known_roles(names).keys():
@@ -269,13 +235,8 @@ def is_time(field: str) -> bool:
 def repeated_headers(users: pl.Series, items: pl.Series, *, header: bool) -> pl.Series | None:
     """Rows that name the columns once more, as concatenated files have them; None if none does.
 
-    Parameters
-    ----------
-    users, items
-        Columns as read, named as in the file.
-    header
-        Whether these are names of the file; then other names count only where they end in "id",
-        since nobody could say that a customer likes a book.
+    If the file has a ``header``, other names than its own count only where they end in "id", since
+    nobody could say that a customer likes a book.
     """
     # Where ids are whole numbers, only what is none is looked at; else each different id once.
     suspects = items.filter(items.cast(pl.Int64, strict=False).is_null()).unique()

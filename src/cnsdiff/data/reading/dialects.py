@@ -50,10 +50,7 @@ class Dialect:
 def delimiter_of(given: str) -> str:
     """The delimiter that a caller means by ``","``, ``"tab"`` or ``"::"``.
 
-    Raises
-    ------
-    DataError
-        It cannot divide lines.
+    :class:`DataError` if it cannot divide lines.
     """
     # Blanks around fields are never part of them.
     delimiter = NAMES.get(given.lower(), given.strip(" ") or given[:1])
@@ -85,17 +82,10 @@ def sniff(
     delimiters: Sequence[str] = DELIMITERS,
     mend: str | None = None,
 ) -> Dialect | None:
-    """The dialect of ``lines`` (columns ``line``, ``text``), told from the first of them.
+    """The dialect of ``lines``, told from the first of them; None if no delimiter gives two fields.
 
-    Returns
-    -------
-    Dialect or None
-        None if no delimiter gives two fields.
-
-    Raises
-    ------
-    DataError
-        Two delimiters divide the lines equally well, and each leaves the other within fields.
+    Raises :class:`DataError` if two delimiters divide the lines equally well, and each leaves the
+    other within fields; ``mend`` says what to do then.
     """
     mend = mend or f"name the one that separates fields with {parameter('delimiter')}"
     sample = lines.head(_SAMPLE)

@@ -28,17 +28,9 @@ _COPIES = 4  # of a text that reading holds at once, at the least
 def read_lines(path: Path) -> pl.DataFrame:
     """The non-blank lines of a (possibly gzipped) UTF-8 file, without byte-order marks.
 
-    Returns
-    -------
-    DataFrame
-        Columns ``line`` (1-based number in the file) and ``text``.
-
-    Raises
-    ------
-    DataError
-        The file is empty, binary, not UTF-8, a damaged gzip, or unpacks to more than a log can.
-    InputError
-        It is too large for the memory.
+    A table with the columns ``line`` (1-based number in the file) and ``text``. Raises
+    :class:`DataError` if the file is empty, binary, not UTF-8, a damaged gzip, or unpacks to more
+    than a log can; :class:`InputError` if it is too large for the memory.
     """
     _require_room(path.stat().st_size, path)
     data = path.read_bytes()
@@ -76,10 +68,7 @@ def first_lines(path: Path) -> list[str]:
 def _unpacked(data: bytes, path: Path) -> bytes:
     """The members of a gzip file, one after the other.
 
-    Raises
-    ------
-    DataError
-        It is damaged, or a small file would fill the memory.
+    :class:`DataError` if it is damaged, or a small file would fill the memory.
     """
     limit = max(_ALWAYS, _RATIO * len(data))
     unpacked = bytearray()
@@ -129,13 +118,7 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def reject_markup(lines: pl.DataFrame, source: str) -> None:
-    """Stop at what would pass for delimited text only by accident.
-
-    Raises
-    ------
-    DataError
-        The first line opens a JSON value or a web page.
-    """
+    """Stop with a :class:`DataError` at JSON or a web page, which may pass for delimited text."""
     first = lines["text"][0].lstrip()
     for start, kind in (("{", "JSON"), ("[", "JSON"), ("<", "a web page or XML")):
         if first.startswith(start):

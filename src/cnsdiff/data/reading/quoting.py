@@ -95,22 +95,12 @@ def quoted_records(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Lines whose fields may be quoted as records, one for each row of the table.
 
-    Parameters
-    ----------
-    lines
-        Columns ``line`` (1-based number) and ``text``, in order.
-    delimiter
-        One character, and no space.
-    width
-        Usual number of fields, where it is known: a long field all of whose lines have as many
-        was left open.
+    ``lines`` has the columns ``line`` (1-based number) and ``text``; ``delimiter`` is one
+    character, and no space. A long field all of whose lines have ``width`` fields was left open.
 
-    Returns
-    -------
-    records, broken
-        Both with the columns of ``lines``. Records are numbered by their first line, and have no
-        blanks around fields. Broken lines have a quote that is not closed; they are left out
-        alone, so that they never swallow the lines after them.
+    Returns ``records, broken`` with the columns of ``lines``. Records are numbered by their first
+    line, and have no blanks around fields. Broken lines have a quote that is not closed; they are
+    left out alone, so that they never swallow the lines after them.
     """
     pattern = _patterns(delimiter)
     tidy = lines["text"].str.contains(pattern.tidy)

@@ -26,17 +26,8 @@ _DELIMITERS = ("\t", ",", ";", "|")
 def read_raw(source: Any, what: str) -> RawTable:
     """A CSV, TSV or RecBole-like file with a header, a Parquet file, or a data frame, as it is.
 
-    Parameters
-    ----------
-    source
-        A path (text may be gzipped), or any data frame narwhals knows.
-    what
-        It holds, for messages: ``"features"``.
-
-    Raises
-    ------
-    DataError
-        It cannot be read, a line is malformed, or two columns have one name.
+    ``what`` it holds is for messages: ``"features"``. Raises :class:`DataError` if it cannot be
+    read, a line is malformed, or two columns have one name.
     """
     if not isinstance(source, str | Path):
         return from_frame(source)

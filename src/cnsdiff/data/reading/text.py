@@ -43,23 +43,18 @@ def read_delimited(
     header: bool | None = None,
     skip_bad: bool = False,
 ) -> tuple[RawTable, dict[str, str]]:
-    """Split delimited lines into columns and tell which column plays which role.
+    """Split delimited lines into columns and assign these to roles.
 
     Parameters
     ----------
     lines
         From :func:`~cnsdiff.data.reading.lines.read_lines`.
-    source
-        For messages.
     asked
-        Column named by the caller for each role, or None. Without a header, columns are called
-        by their position: ``"1"``, ``"2"``, …
-    delimiters
-        Those to choose from.
+        Column named by the caller for each role, or None; by position (``"1"``) without a header.
     header
         Whether the first line names the columns; None tells it from known names.
     skip_bad
-        Leave out, and count, lines with another number of fields than the rest.
+        Leave out, and count, malformed lines.
 
     Raises
     ------
@@ -146,10 +141,7 @@ def whole_records(
 ) -> tuple[pl.DataFrame, Dialect, tuple[Problem, ...]]:
     """Lines as records, which begin and end with their fields; how these are divided; problems.
 
-    Raises
-    ------
-    DataError
-        A quote is not closed.
+    :class:`DataError` if a quote is not closed.
     """
     if not dialect.quoted:
         return lines, dialect, ()
@@ -336,10 +328,7 @@ def _without(raw: RawTable, rows: pl.Series, reason: str, example: str) -> RawTa
 def _with_decimal_points(raw: RawTable, column: str) -> RawTable:
     """Numbers with a decimal comma as such with a point.
 
-    Raises
-    ------
-    DataError
-        Some have a comma and some a point, or every comma may as well part thousands.
+    :class:`DataError` if some have a comma and some a point, or every comma may part thousands.
     """
     values = raw.frame[column]
     comma = values.str.contains(f"^{DECIMAL_COMMA.pattern}$")

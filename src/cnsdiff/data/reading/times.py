@@ -162,10 +162,7 @@ def why_no_time(given: Any) -> str:
 def require_one_unit(tables: Mapping[str, Interactions]) -> None:
     """Stop where the times of one table are times of our days and those of another are not.
 
-    Raises
-    ------
-    DataError
-        They cannot be of one unit, so they cannot be put in order.
+    The :class:`DataError` says that they cannot be put in order.
     """
     middles = {
         name: _number(given.frame["timestamp"].median())

@@ -32,16 +32,13 @@ def finish(
 ) -> Interactions:
     """Check and convert the values of ``raw`` and give its columns their final names.
 
-    Text ids in which every value reads the same as an integer become Int64, any other text
-    stays as it is (period labels alike); words for a missing value are no ids, unless
-    ``literal_ids``; ratings become Float64, timestamps Int64 or Float64
-    seconds since 1970.
+    Text ids in which every value reads the same as an integer become Int64, any other text stays as
+    it is (period labels alike); words for a missing value are no ids, unless ``literal_ids``;
+    ratings become Float64, timestamps Int64 or Float64 seconds since 1970.
 
-    Raises
-    ------
-    DataError
-        A value is empty or not a number (unless ``skip_bad``), an id column is of a type that
-        cannot hold ids, some times name a zone and some do not, or no row is left.
+    Raises :class:`DataError` if a value is empty or not a number (unless ``skip_bad``), an id
+    column is of a type that cannot hold ids, some times name a zone and some do not, or no row is
+    left.
     """
     if raw.frame.height == 0:
         raise DataError(f"{raw.source}: has no interactions; give a file with at least one row")
