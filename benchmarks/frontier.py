@@ -27,11 +27,10 @@ import torch
 
 from cnsdiff import load_dataset
 from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.benchmark.fit import Choice
+from cnsdiff.benchmark.fit import Choice, selection_by
 from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid, read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, fit_task
-from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Scorer, evaluate
 from cnsdiff.evaluation.dial import FINE, Dialled, exposure_score, readings
@@ -81,15 +80,15 @@ def walk(task: Task, dataset: Dataset) -> dict[str, Any]:
     gammas = FINE if reference is None or REFERENCES[reference].dialled else (0.0,)
     # Plain validation is shaped by no setting.
     settings = TrainingConfig()
-    validation = Validation(dataset, [PLAIN_DIAL], task.metric, settings, reading.device)
+    selection = selection_by(dataset, [PLAIN_DIAL], task.metric, settings, reading.device)
     # As the grid looks for a dial: near the best coarse one, where there is more than one.
-    plain = validation.read(trained, [PLAIN_DIAL], None if len(gammas) > 1 else gammas)[PLAIN_DIAL]
+    plain = selection.place(trained, [PLAIN_DIAL], None if len(gammas) > 1 else gammas)[PLAIN_DIAL]
     at_dials = {
         short: readings(
             trained,
             exposure_score(dataset),
             dataset.split(split),
-            validation.train,
+            selection.train,
             gammas=gammas,
             ks=(K,),
             device=reading.device,
@@ -109,7 +108,7 @@ def walk(task: Task, dataset: Dataset) -> dict[str, Any]:
     return {
         "gamma": choice.gamma,
         "value": choice.value,
-        "plain_gamma": plain.gamma,
+        "plain_gamma": plain.dial,
         "plain_value": plain.value,
         "epoch": choice.epoch,
         "epochs": fitted.epochs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ import torch
 
 from cnsdiff import Recommender
 from cnsdiff.base.errors import TrainingError
-from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
-from cnsdiff.benchmark.validation import Validation
+from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference, selection_by
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, anticipate
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
@@ -29,11 +28,12 @@ from cnsdiff.evaluation.dial import (
 from cnsdiff.recommender.config import Config, resolve_config
 from cnsdiff.recommender.fitting import assemble
 from cnsdiff.references import EASE, MostPop, RandomScores
-from cnsdiff.training import selection
+from cnsdiff.training import selection as module
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
+from cnsdiff.training.selection import Selection
 
 ALL = ("valid", *get_args(Anticipated))
 METRIC = "ndcg@20"
@@ -88,10 +88,14 @@ def test_what_is_chosen_stays_as_it_was(world):
     given = options(epochs=20, patience=None, lr=0.2)
     given["backbone"] = {"name": "mf", "dim": 8}
     fitted = fit_model(resolve_config(given), world, ALL, METRIC)
-    validation = Validation(world, ALL, METRIC, TrainingConfig())
+    selection = selection_by(world, ALL, METRIC, TrainingConfig())
     assert min(choice.epoch for choice in fitted.choices.values()) < 20
     for on, choice in fitted.choices.items():
-        assert validation(choice.scorer)[on] == choice.value
+        assert value_of(selection, choice.scorer, on) == choice.value
+
+
+def value_of(selection: Selection, scorer: Any, on: str) -> float:
+    return selection(scorer, [on])[on][selection.objectives[on].selection_metrics[0]]
 
 
 def test_patience_runs_out_for_each_alone(world):
@@ -128,9 +132,9 @@ def test_objectives_have_the_shape_that_is_set(world):
 def test_another_metric(world):
     settings = config(epochs=5, patience=None)
     fitted = fit_model(settings, world, ("valid", "recency"), "recall@5")
-    validation = Validation(world, ("valid", "recency"), "recall@5", settings.training)
+    selection = selection_by(world, ("valid", "recency"), "recall@5", settings.training)
     for on, choice in fitted.choices.items():
-        assert choice.value == validation(choice.scorer)[on]
+        assert choice.value == value_of(selection, choice.scorer, on)
 
 
 def test_what_the_configuration_selects_by_is_not_used(world):
@@ -177,16 +181,20 @@ def best_of(values: dict[float, float]) -> float:
 
 def embeddings_of_epochs(settings: Config, dataset: Dataset) -> list[tuple[Any, Any]]:
     """Users' and items' after each epoch, of a training that stops nowhere."""
-    step, positives = assemble(settings, dataset)
+    step, positives, *_ = assemble(settings, dataset)
     found: list[tuple[Any, Any]] = []
 
-    def keep(embeddings: Any) -> dict[str, float]:
-        found.append(tuple(table.clone().numpy() for table in embeddings))
-        return {METRIC: 0.0}
+    class Keeping:
+        objectives: ClassVar = {"valid": TrainingConfig(select_metric=METRIC)}
 
-    training = settings.training.model_copy(update={"patience": None, "select_metric": METRIC})
+        def __call__(self, scorer: Any, names: Any) -> dict[str, dict[str, float]]:
+            tables = scorer.user_embeddings, scorer.item_embeddings
+            found.append(tuple(table.clone().numpy() for table in tables))
+            return {"valid": {METRIC: 0.0}}
+
+    training = settings.training.model_copy(update={"patience": None})
     fabric = make_fabric("cpu", settings.precision, 1)
-    Trainer(training, seed=settings.seed, fabric=fabric).fit(step, positives, keep, Reporter())
+    Trainer(training, step, positives, seed=settings.seed, fabric=fabric).fit(Keeping(), Reporter())
     return found
 
 
@@ -214,23 +222,25 @@ def ndcg_by_hand(users: Any, items: Any, dataset: Dataset, gamma: float, weighte
 
 @pytest.mark.parametrize("dial_users", [2000, 9])
 def test_a_training_by_itself_chooses_the_same_dial(world, monkeypatch, dial_users):
-    monkeypatch.setattr(selection, "DIAL_USERS", dial_users)
+    monkeypatch.setattr(module, "DIAL_USERS", dial_users)
     training = {"epochs": 12, "patience": 2}
-    fitted = fit_model(config(**training), world, DIALLED, METRIC, dial_users=dial_users)
+    fitted = fit_model(config(**training), world, DIALLED, METRIC)
     for on in ("valid", "inverse-popularity", "worst-slice"):
         choice, model = fitted.choices[f"{on}+dial"], alone(world, on, dial="auto", **training)
         assert (choice.epoch, choice.gamma) == (model.best_epoch_, model.dial_)
+        assert choice.training == model.history_[choice.epoch - 1]["train"]
         assert isinstance(choice.scorer, Dialled)
         assert torch.equal(choice.scorer.scorer.item_embeddings, model.item_embeddings_)
 
 
 @pytest.mark.parametrize("dial_users", [2000, 17])
-def test_a_dial_beside_changes_nothing_else(world, dial_users):
+def test_a_dial_beside_changes_nothing_else(world, monkeypatch, dial_users):
     """Bit by bit, in both directions, also where one goes on after the other has stopped."""
+    monkeypatch.setattr(module, "DIAL_USERS", dial_users)
     settings = config(epochs=30, patience=2)
-    both = fit_model(settings, world, (*ALL, *DIALLED), METRIC, dial_users=dial_users)
+    both = fit_model(settings, world, (*ALL, *DIALLED), METRIC)
     plain = fit_model(settings, world, ALL, METRIC)
-    dialled = fit_model(settings, world, DIALLED, METRIC, dial_users=dial_users)
+    dialled = fit_model(settings, world, DIALLED, METRIC)
     assert list(both.choices) == [*ALL, *DIALLED]
     for name in (*ALL, *DIALLED):
         one, other = both.choices[name], {**plain.choices, **dialled.choices}[name]
@@ -362,7 +372,8 @@ def test_all_objectives_read_one_reference(world):
     assert (fitted.epochs, fitted.stopped_by) == (0, "itself")
     assert fitted.seconds > 0
     assert list(fitted.choices) == list(ALL)
-    expected = Validation(world, ALL, METRIC, TrainingConfig())(EASE(l2=10).fit(world))
+    selection, model = selection_by(world, ALL, METRIC, TrainingConfig()), EASE(l2=10).fit(world)
+    expected = {on: value_of(selection, model, on) for on in ALL}
     assert {on: choice.value for on, choice in fitted.choices.items()} == expected
     assert len(set(expected.values())) > 1
     for choice in fitted.choices.values():

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffError, DataError
-from cnsdiff.benchmark import validation as validation_module
-from cnsdiff.benchmark.validation import Validation
+from cnsdiff.benchmark.fit import selection_by
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.evaluation import dial as dial_module
@@ -26,8 +25,9 @@ from cnsdiff.evaluation.dial import (
     exposure_score,
     near,
 )
+from cnsdiff.training import selection as selection_module
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.selection import as_configured
+from cnsdiff.training.selection import Reading, as_configured
 
 PLAIN = ("valid", *get_args(Anticipated))
 DIALLED = tuple(f"{name}+dial" for name in PLAIN)
@@ -39,6 +39,29 @@ def model(dataset: Dataset, seed: int = 0) -> EmbeddingScorer:
     random = torch.Generator().manual_seed(seed)
     users, items = (torch.randn(n, 4, generator=random) for n in (dataset.n_users, dataset.n_items))
     return EmbeddingScorer(users, items)
+
+
+class Validation:
+    """A selection by the names of a benchmark: the value of each."""
+
+    def __init__(self, dataset, names, metric, settings) -> None:
+        self.selection = selection_by(dataset, names, metric, settings)
+
+    def __call__(self, scorer: Any, names: Any = None) -> dict[str, float]:
+        objectives = self.selection.objectives
+        return {
+            name: values[objectives[name].selection_metrics[0]]
+            for name, values in self.selection(scorer, names).items()
+        }
+
+    def read(self, *args: Any) -> dict[str, Reading]:
+        return self.selection.place(*args)
+
+
+@pytest.fixture
+def dial_users(request, monkeypatch) -> int:
+    monkeypatch.setattr(selection_module, "DIAL_USERS", request.param)
+    return int(request.param)
 
 
 def key(name: str) -> str:
@@ -78,16 +101,16 @@ def test_an_epoch_is_worth_what_it_is_at_its_best_dial(world):
 def sample_of(world: Dataset, validation: Validation) -> Split:
     """The pairs of the users that place the dial."""
     valid = world.split("valid")
-    drawn = np.unique(valid.users)[validation._rows.numpy()]
+    drawn = np.unique(validation.selection._sample.users)
     rows = np.isin(valid.users, drawn)
     assert valid.timestamps is not None
     return Split("valid", valid.users[rows], valid.items[rows], valid.timestamps[rows])
 
 
-@pytest.mark.parametrize("dial_users", [2000, 10])
+@pytest.mark.parametrize("dial_users", [2000, 10], indirect=True)
 def test_a_dial_that_is_done_is_read_finely_about_where_the_sample_has_it(world, dial_users):
     """On all users, each objective by itself."""
-    validation = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=dial_users)
+    validation = Validation(world, DIALLED, METRIC, SETTINGS)
     missed = 0
     for seed in range(4):
         scorer = model(world, seed)
@@ -97,23 +120,22 @@ def test_a_dial_that_is_done_is_read_finely_about_where_the_sample_has_it(world,
             base = key(name.removesuffix("+dial"))
             about, _ = best_reading(coarse, base)
             expected = best_reading({gamma: fine[gamma] for gamma in near(about)}, base)
-            assert (reading.gamma, reading.value) == expected
-            assert reading.scorer.gamma == reading.gamma
-            assert reading.scorer.scorer is scorer
+            assert tuple(reading) == expected
             missed += best_reading(fine, base)[1] > reading.value
     assert missed, "no other dial was better, so looking everywhere would pass, too"
 
 
-def test_objectives_read_together_are_those_read_alone(world):
+@pytest.mark.parametrize("dial_users", [10], indirect=True)
+def test_objectives_read_together_are_those_read_alone(world, dial_users):
     """A dial that is better for one, but read for another's sake only, is not its own."""
-    validation = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=10)
+    validation = Validation(world, DIALLED, METRIC, SETTINGS)
     elsewhere = 0
     for scorer in (model(world, seed) for seed in range(4)):
         together = validation.read(scorer, DIALLED)
-        fine = read_at(scorer, world, {reading.gamma for reading in together.values()})
+        fine = read_at(scorer, world, {reading.dial for reading in together.values()})
         for name, reading in together.items():
             (alone,) = validation.read(scorer, [name]).values()
-            assert (alone.gamma, alone.value) == (reading.gamma, reading.value)
+            assert (alone.dial, alone.value) == (reading.dial, reading.value)
             others = best_reading(fine, key(name.removesuffix("+dial")))[1]
             elsewhere += others > reading.value
     assert elsewhere, "no other's dial would have been better"
@@ -125,15 +147,16 @@ def test_dials_that_are_given_are_all_that_is_read(world, monkeypatch):
     at, counted = read_at(model(world), world, gammas), ranked(monkeypatch)
     for name, reading in validation.read(model(world), DIALLED, gammas).items():
         expected = best_reading(at, key(name.removesuffix("+dial")))
-        assert (reading.gamma, reading.value) == expected
+        assert (reading.dial, reading.value) == expected
     assert set(counted) == set(gammas)
     assert validation.read(model(world), []) == {}
 
 
-def test_a_sample_of_the_users_places_the_dial(world):
+@pytest.mark.parametrize("dial_users", [15], indirect=True)
+def test_a_sample_of_the_users_places_the_dial(world, dial_users):
     """And all are measured where there is none."""
     scorer = model(world)
-    sampled = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS, dial_users=15)
+    sampled = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS)
     found = sampled(scorer)
     part = sample_of(world, sampled)
     assert len(np.unique(part.users)) == 15 < len(np.unique(world.split("valid").users))
@@ -143,8 +166,8 @@ def test_a_sample_of_the_users_places_the_dial(world):
         assert found[name] == pytest.approx(expected, abs=1e-12)
     plain = Validation(world, PLAIN, METRIC, SETTINGS)(scorer)
     assert {name: found[name] for name in PLAIN} == plain
-    alone = Validation(world, DIALLED, METRIC, SETTINGS, dial_users=15)
-    assert torch.equal(alone._rows, sampled._rows)
+    alone = Validation(world, DIALLED, METRIC, SETTINGS)
+    assert np.array_equal(alone.selection._sample.users, sampled.selection._sample.users)
     assert alone(scorer) == pytest.approx({name: found[name] for name in DIALLED}, abs=1e-12)
 
 
@@ -160,21 +183,13 @@ def test_only_what_is_asked_for_is_measured(world):
 def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
     """Users ranked at each dial from now on."""
     counted: Counter[float] = Counter()
-    rank = validation_module.rank
-
-    def counting(scorer: Any, users: Tensor, *args: Any, **options: Any) -> Any:
-        counted[scorer.gamma if isinstance(scorer, Dialled) else 0.0] += len(users)
-        return rank(scorer, users, *args, **options)
-
     lists = dial_module.dialled_lists
 
     def turning(scorer: Any, exposure_score: Any, users: Tensor, *args: Any, **options: Any) -> Any:
         counted.update(dict.fromkeys(options["gammas"], len(users)))
         return lists(scorer, exposure_score, users, *args, **options)
 
-    monkeypatch.setattr(validation_module, "rank", counting)
-    for place in (validation_module, dial_module):
-        monkeypatch.setattr(place, "dialled_lists", turning)
+    monkeypatch.setattr(dial_module, "dialled_lists", turning)
     return counted
 
 
@@ -188,17 +203,19 @@ class Counting(EmbeddingScorer):
         return super().score_block(users, start, stop)
 
 
-@pytest.mark.parametrize("dial_users", [2000, 15])
+@pytest.mark.parametrize("dial_users", [2000, 15], indirect=True)
 def test_nothing_is_ranked_or_scored_twice(world, monkeypatch, dial_users):
     counted = ranked(monkeypatch)
     n = len(np.unique(world.split("valid").users))
     some, spread = min(n, dial_users), world.n_users
     tables = vars(model(world))
     scorer = Counting(tables["user_embeddings"], tables["item_embeddings"])
-    validation = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS, dial_users=dial_users)
+    validation = Validation(world, (*PLAIN, *DIALLED), METRIC, SETTINGS)
     validation(scorer)
-    assert counted == {0.0: n} | {gamma: some for gamma in COARSE if gamma}
-    assert scorer.asked == n + some + spread
+    # A sample is ranked by itself, at 0 too; all users are read once for all.
+    sampled = some if some < n else 0
+    assert counted == dict.fromkeys(COARSE, some) | {0.0: n + sampled}
+    assert scorer.asked == n + sampled + spread
     counted.clear()
     validation(scorer, PLAIN)
     assert counted == {0.0: n}
@@ -225,7 +242,7 @@ def test_batches_change_nothing(world, monkeypatch):
         monkeypatch.setattr(dial_module, setting, value)
         assert validation(scorer) == pytest.approx(whole, abs=1e-12)
         again = validation.read(scorer, DIALLED)
-        assert [r.gamma for r in again.values()] == [r.gamma for r in read.values()]
+        assert [r.dial for r in again.values()] == [r.dial for r in read.values()]
 
 
 def test_what_is_never_recommended_stays_so(world):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.base.errors import RunError, StorageError
 from cnsdiff.recommender.run_directory import CHECKPOINT
-from cnsdiff.training.checkpoint import TrainingState, optimizer_moments, restore_moments
+from cnsdiff.training.checkpoint import TrainingState, optimizer_moments
 
 TRAINING = {"epochs": 4, "batch_size": 64}
 
@@ -157,7 +158,8 @@ def test_adam_goes_on_as_if_never_stopped():
     first = torch.optim.Adam([part], lr=0.1, fused=True)
     train(first, part, 3)
     second = torch.optim.Adam([part], lr=0.1, fused=True)
-    restore_moments(second, {k: dict(v) for k, v in optimizer_moments(first).items()})
+    moments = {k: dict(v) for k, v in optimizer_moments(first).items()}
+    TrainingState(3, optimizer=moments).restore(torch.nn.Module(), second, Path("checkpoint"))
     train(second, part, 3, start=3)
     assert torch.equal(whole, part)
 
@@ -182,7 +184,7 @@ def test_a_checkpoint_of_another_run_is_refused(world, tmp_path, interrupting):
     before = ours.read_bytes()
     for folder, what in (("b", "configuration"), ("c", "dataset")):
         ours.write_bytes((tmp_path / folder / CHECKPOINT).read_bytes())
-        with pytest.raises(RunError, match=f"{CHECKPOINT}: belongs to another {what}; .*--out"):
+        with pytest.raises(RunError, match=f"{CHECKPOINT}: belongs to another {what}; .*directory"):
             Recommender(sampler="random", training=TRAINING).fit(world, run=tmp_path / "a")
     ours.write_bytes(before)
     Recommender(sampler="random", training=TRAINING).fit(world, run=tmp_path / "a")

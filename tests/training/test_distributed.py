@@ -289,18 +289,18 @@ def test_a_run_is_gone_on_with_in_as_many_slices(world, tmp_path, interrupting):
     assert torch.equal(resumed.user_embeddings_, whole.user_embeddings_)
 
 
-def trainer_of_two() -> Trainer:
+def trainer_of_two(world, sampler: str) -> Trainer:
+    step, positives, *_ = assemble(Recommender(sampler=sampler).resolve(), world)
+    fabric = make_fabric("cpu", "32-true")
     return Trainer(
-        TrainingConfig(), seed=0, fabric=make_fabric("cpu", "32-true"), processes=Processes(0, 2)
+        TrainingConfig(), step, positives, seed=0, fabric=fabric, processes=Processes(0, 2)
     )
 
 
 def test_a_sampler_with_memory_is_refused_by_several_processes(world):
-    step, _ = assemble(Recommender(sampler="srns").resolve(), world)
     with pytest.raises(ConfigError, match=r"'srns' remembers .*; train it in one process$"):
-        trainer_of_two().require_fit(step)
-    step, _ = assemble(Recommender(sampler="cnsdiff").resolve(), world)
-    trainer_of_two().require_fit(step)  # all that it keeps is learnt
+        trainer_of_two(world, "srns")
+    trainer_of_two(world, "cnsdiff")  # all that it keeps is learnt
 
 
 def test_slices_that_more_processes_cannot_share_are_refused(world, tmp_path, interrupting):
@@ -310,4 +310,4 @@ def test_slices_that_more_processes_cannot_share_are_refused(world, tmp_path, in
         )
     state = TrainingState.load(tmp_path / "run" / CHECKPOINT)
     with pytest.raises(RunError, match=r"in 1 slice\(s\), which 2 processes cannot share"):
-        trainer_of_two()._slices_of(state)
+        trainer_of_two(world, "random")._slices_of(state)

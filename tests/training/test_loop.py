@@ -50,22 +50,32 @@ def build(sampler_class=RandomSampler) -> tuple[TrainingStep, object]:
     return TrainingStep(backbone, sampler, Objective(ObjectiveConfig(), positives)), positives
 
 
-def fit(values, *, sampler=RandomSampler, checkpoint=None, reporter=None, **config):
+class Scripted:
+    """A selection whose validations return ``values``, by objective."""
+
+    def __init__(self, **values):
+        self.objectives = dict.fromkeys(values, TrainingConfig())
+        self.values, self.seen = {name: iter(given) for name, given in values.items()}, []
+        self.asked = []
+
+    def __call__(self, scorer, names):
+        self.seen.append([scorer.user_embeddings.clone(), scorer.item_embeddings.clone()])
+        self.asked.append(names)
+        return {name: {"recall@10": 0.0, "ndcg@20": next(self.values[name])} for name in names}
+
+
+def fit(values, *, sampler=RandomSampler, checkpoint=None, reporter=None, stop=None, **config):
     """Train with validations that return ``values``; the step, its state, and the snapshots."""
     step, positives = build(sampler)
-    given, seen = iter(values), []
-
-    def validate(embeddings):
-        seen.append([table.detach().clone() for table in embeddings])
-        return {"recall@10": 0.0, "ndcg@20": next(given)}
-
+    selection = values if isinstance(values, Scripted) else Scripted(valid=values)
     settings = {"epochs": 6, "batch_size": 20, "patience": None, "patience_steps": 0, **config}
     lr = settings.pop("lr", TrainingConfig().lr)
     # Not checked, so that it may be too large.
     config = TrainingConfig(**settings).model_copy(update={"lr": lr})
-    trainer = Trainer(config, seed=0, fabric=make_fabric("cpu", "32-true"), checkpoint=checkpoint)
-    state = trainer.fit(step, positives, validate, reporter or Reporter())
-    return step, state, seen
+    fabric = make_fabric("cpu", "32-true")
+    trainer = Trainer(config, step, positives, seed=0, fabric=fabric, checkpoint=checkpoint)
+    state = trainer.fit(selection, reporter or Reporter(), stop=stop)
+    return step, state, selection.seen
 
 
 def test_the_best_weights_are_put_back():
@@ -75,6 +85,36 @@ def test_the_best_weights_are_put_back():
         assert torch.equal(table, at_best)
         assert not torch.equal(table, at_end)
     assert not step.training
+
+
+def test_objectives_choose_as_if_alone_and_stop_by_themselves():
+    """The weights of the epoch that each likes; the training lasts as long as one has patience."""
+    curves = {"early": [0.3, 0.2, 0.1], "late": [0.1, 0.2, 0.15, 0.3, 0.2, 0.1]}
+    selection = Scripted(**curves)
+    step, state, seen = fit(selection, patience=2)
+    assert selection.asked == [["early", "late"]] * 3 + [["late"]] * 3
+    assert state.epoch == 6
+    for name, epoch in (("late", 4), ("early", 1)):
+        choice = state.choices[name]
+        assert choice.stopping.best_epoch == epoch
+        step.load_state_dict(choice.weights)
+        for table, at_best in zip(step.embeddings(), seen[epoch - 1], strict=True):
+            assert torch.equal(table, at_best)
+        _, alone, _ = fit(Scripted(**{name: curves[name]}), patience=2)
+        assert alone.stopping == vars(choice.stopping)
+        assert all(torch.equal(alone.best[key], choice.weights[key]) for key in alone.best)
+
+
+def test_a_training_that_is_told_to_stop_keeps_its_best():
+    records = []
+
+    def third(record):
+        records.append(record)
+        return record["epoch"] == 3
+
+    _, state, _ = fit([0.1, 0.3, 0.2, 0.9], stop=third)
+    assert (state.epoch, state.stopping["best_epoch"]) == (3, 2)
+    assert records == state.history
 
 
 def test_patience_ends_training(noting):

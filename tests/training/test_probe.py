@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -209,8 +210,18 @@ def fit(judge, sampler_class=RandomSampler, **config):
     step = TrainingStep(backbone, sampler, Objective(ObjectiveConfig(), positives))
     config = TrainingConfig(**{"epochs": 3, "batch_size": 20, "patience": None, **config})
     probe = FalseNegativeProbe(judge, positives, config, seed=0)
-    trainer = Trainer(config, seed=0, fabric=make_fabric("cpu", "32-true"), probe=probe)
-    return trainer.fit(step, positives, lambda _: {"ndcg@20": 0.0}, Reporter())
+    fabric = make_fabric("cpu", "32-true")
+    trainer = Trainer(config, step, positives, seed=0, fabric=fabric, probe=probe)
+    return trainer.fit(Indifferent(), Reporter())
+
+
+class Indifferent:
+    """A selection to which all epochs are alike."""
+
+    objectives: ClassVar = {"valid": TrainingConfig()}
+
+    def __call__(self, scorer, names):
+        return {"valid": {"ndcg@20": 0.0}}
 
 
 @pytest.mark.parametrize("sampler_class", [RandomSampler, CNSDiffSampler])

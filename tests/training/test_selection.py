@@ -11,6 +11,7 @@ import torch
 from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset
+from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import COARSE, FINE
 from cnsdiff.training import selection as module
 from cnsdiff.training.config import TrainingConfig
@@ -27,9 +28,23 @@ def tables(world: Dataset, seed: int = 0) -> Embeddings:
     )
 
 
-def selection(world: Dataset, **training) -> Selection:
+def selection(world: Dataset, **training) -> One:
     train = world.split("train").csr(world.n_users, world.n_items)
-    return Selection(TrainingConfig(**training), world, train, (10, 20), "cpu")
+    return One({"it": TrainingConfig(**training)}, world, train, (10, 20))
+
+
+class One(Selection):
+    """A selection by one objective, of embeddings."""
+
+    def __call__(self, embeddings):
+        return super().__call__(EmbeddingScorer(*embeddings))["it"]
+
+    def dial(self, embeddings):
+        return self.place(EmbeddingScorer(*embeddings), ["it"])["it"].dial
+
+    @property
+    def split(self):
+        return self.split_of("it")
 
 
 def ndcg_by_hand(
@@ -117,7 +132,7 @@ def test_some_users_tell_it_coarsely_and_all_finely(world, monkeypatch, on):
         found = chosen(embeddings)
         assert found["dial"] == coarse
         value = ndcg_by_hand(world, embeddings, coarse, users, weighted)
-        assert found[chosen.config.selection_metrics[0]] == pytest.approx(value, rel=1e-9)
+        assert found[chosen.objectives["it"].selection_metrics[0]] == pytest.approx(value, rel=1e-9)
         dial = chosen.dial(embeddings)
         assert dial == best_by_hand(world, embeddings, neighbours(coarse), None, weighted)
         apart.append(dial != whole.dial(embeddings))
@@ -131,7 +146,8 @@ def test_a_dial_that_is_fixed(world, dial):
     gamma = 0.0 if dial == "off" else dial
     assert found["ndcg@20"] == pytest.approx(ndcg_by_hand(world, tables(world), gamma), rel=1e-9)
     assert found.get("dial") == (None if dial == "off" else dial)
-    assert selection(world, dial=dial).dial(tables(world)) == gamma
+    training = {**EPOCHS, "epochs": 1, "dial": dial}
+    assert Recommender(sampler="random", training=training).fit(world).dial_ == gamma
 
 
 def test_one_objective_picks_the_epoch_and_the_dial(world):

@@ -12,7 +12,7 @@ from launching import forked, furthest, scalars, train_together
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.recommender.fitting import assemble, assemble_shard
+from cnsdiff.recommender.fitting import assemble
 from cnsdiff.recommender.run_directory import CHECKPOINT
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.processes import Processes
@@ -96,10 +96,10 @@ def test_interrupted_and_resumed(dataset, tmp_path):
 
 def test_shares_are_all_there_is(world):
     config = Recommender(sampler="random").resolve()
-    whole, pairs = assemble(config, world)
+    whole, pairs, *_ = assemble(config, world)
     n_pairs, users, items = 0, [], []
     for rank in range(3):
-        step, positives, shard = assemble_shard(config, world, Processes(rank, 3))
+        step, positives, _, shard = assemble(config, world, processes=Processes(rank, 3))
         n_pairs += len(positives)
         assert positives.n_users == len(step.backbone.user_embedding)
         assert torch.equal(positives.item_counts, pairs.item_counts)
@@ -134,7 +134,7 @@ def test_one_process_has_everything(world):
 def test_what_cannot_be_sharded(world, options, sentence):
     config = Recommender(**options).resolve()
     with pytest.raises(ConfigError, match=sentence):
-        assemble_shard(config, world, Processes(0, 2))
+        assemble(config, world, processes=Processes(0, 2))
 
 
 def test_a_backbone_of_ones_own_cannot_be_sharded(world):
@@ -145,11 +145,11 @@ def test_a_backbone_of_ones_own_cannot_be_sharded(world):
 
     config = Recommender(backbone=Mine, sampler="random").resolve()
     with pytest.raises(ConfigError, match="backbone Mine does not say how it propagates"):
-        assemble_shard(config, world, Processes(0, 2), backbone=Mine)
+        assemble(config, world, processes=Processes(0, 2), classes={"backbone": Mine})
 
 
 def test_more_processes_than_items(world):
-    _, positives = assemble(Recommender().resolve(), world)
+    _, positives, *_ = assemble(Recommender().resolve(), world)
     with pytest.raises(ConfigError, match="too few for 51 processes"):
         Shard(positives, Processes(0, 51))
 

@@ -18,10 +18,10 @@ from cnsdiff.audit.suspicion import DEPTH, Signs, signs
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.spelling import parameter
+from cnsdiff.benchmark.fit import selection_by
 from cnsdiff.benchmark.grid import DIAL, PLAIN
-from cnsdiff.benchmark.validation import Validation
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation import Scorer, rank
+from cnsdiff.evaluation import Dialled, Scorer, rank
 from cnsdiff.evaluation.evaluate import evaluate, item_counts, measure, relevance_of
 from cnsdiff.training.config import TrainingConfig
 
@@ -227,10 +227,10 @@ def _read_at_dials(
 ) -> list[Setting]:
     """The vectors as they are, and at the dials that validation picks for today and the shift."""
     selections = (PLAIN + DIAL, anticipate + DIAL)
-    validation = Validation(dataset, selections, metric, TrainingConfig(**training))
-    readings = validation.read(scorer, selections)
+    selection = selection_by(dataset, selections, metric, TrainingConfig(**training))
     read: list[tuple[str, Scorer, float | None]] = [(AS_GIVEN, scorer, None)]
-    read += [(key, reading.scorer, reading.gamma) for key, reading in readings.items()]
+    for key, (dial, _) in selection.place(scorer, selections).items():
+        read.append((key, Dialled(scorer, selection.exposure_score, dial), dial))
     return [
         _setting(name, key, evaluate(one, dataset, TESTS, KS, per_user=True).per_user, gamma)
         for key, one, gamma in read

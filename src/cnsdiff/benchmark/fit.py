@@ -1,34 +1,75 @@
 """One training, read by several validation objectives.
 
-The epochs of one training are what early stopping chooses from. Which epoch is best depends on the
-validation objective, the epochs themselves do not: so a method is trained once, and each objective
-keeps the epoch it likes best. Training ends when none has found a better one for as long as the
-configured patience says, or when the budget is spent.
+A method is trained once, and each objective keeps the epoch it likes best, as
+:mod:`cnsdiff.training.selection` says. Training ends when none has found a better one for as long
+as the configured patience says, or when the budget is spent.
 
-An objective may pick the *dial* too (equation 22). While training it knows an epoch by the best of a
-few dials on a sample of the users; the epoch that it keeps is read again, finely and on all.
+An objective may pick the *dial* too (equation 22). While training it knows an epoch by the best of
+a few dials on a sample of the users; the epoch that it keeps is read again, finely and on all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cnsdiff.backbones.base import Embeddings
-from cnsdiff.benchmark.grid import PLAIN, is_dialled
-from cnsdiff.benchmark.validation import Validation
+import torch
+
+from cnsdiff.benchmark.grid import is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
+from cnsdiff.evaluation.dial import Dialled
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.fitting import assemble, tell_of_full_users
+from cnsdiff.recommender.fitting import Training
 from cnsdiff.references import Reference
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.loop import Trainer
-from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import DIAL_USERS, EarlyStopping
+from cnsdiff.training.selection import Selection
+
+
+def objectives(
+    names: Iterable[str], metric: str, settings: TrainingConfig
+) -> dict[str, TrainingConfig]:
+    """The validation objectives of a benchmark, as training configurations.
+
+    Parameters
+    ----------
+    names
+        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`; with
+        ``"+dial"`` behind, at the dial where the objective is best.
+    metric
+        Recall or NDCG at a cut-off.
+    settings
+        Its ``select_*`` fields shape the anticipated ones.
+    """
+    return {
+        name: settings.model_copy(
+            update={
+                "select_on": without_dial(name),
+                "select_metric": metric,
+                "dial": "auto" if is_dialled(name) else "off",
+            }
+        )
+        for name in names
+    }
+
+
+def selection_by(
+    dataset: Dataset,
+    names: Iterable[str],
+    metric: str,
+    settings: TrainingConfig,
+    device: torch.device | str = "cpu",
+) -> Selection:
+    """A selection by these :func:`objectives`, for a scorer that is not trained here."""
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    return Selection(objectives(names, metric, settings), dataset, train, _ks(metric), device)
+
+
+def _ks(metric: str) -> tuple[int]:
+    return (int(metric.partition("@")[2]),)
 
 
 @dataclass
@@ -78,19 +119,6 @@ class Fitted:
     stopped_by: str
 
 
-class _Track:
-    """What one objective has chosen so far."""
-
-    def __init__(self, name: str, patience: int | None) -> None:
-        self.name = name
-        self.stopping = EarlyStopping([name], patience)
-        self.embeddings: Embeddings | None = None
-
-    def update(self, epoch: int, values: Mapping[str, float], embeddings: Embeddings) -> None:
-        if self.stopping.update(epoch, values):
-            self.embeddings = Embeddings(*(table.detach().clone() for table in embeddings))
-
-
 def fit_model(
     config: Config,
     dataset: Dataset,
@@ -99,7 +127,6 @@ def fit_model(
     *,
     seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-    dial_users: int = DIAL_USERS,
 ) -> Fitted:
     """Train a configuration and let each validation objective pick its epoch.
 
@@ -109,8 +136,8 @@ def fit_model(
         Its ``training.select_on``, ``select_metric`` and ``dial`` are not used.
     dataset
         No test split is read.
-    selections, metric, dial_users
-        See :class:`~cnsdiff.benchmark.validation.Validation`.
+    selections, metric
+        See :func:`objectives`.
     seconds
         Training ends with the first validation that ends after so long.
     clock
@@ -122,61 +149,33 @@ def fit_model(
         A loss became NaN or infinite.
     """
     started = clock()
-    step, positives = assemble(config, dataset)
-    tell_of_full_users(step, dataset)
-    fabric = make_fabric(config.device, config.precision, config.threads)
-    settings = config.training
-    # The trainer's own choice goes by plain validation and never ends the training.
-    plain = {"select_on": "valid", "select_metric": metric, "patience": None}
-    validation = Validation(dataset, selections, metric, settings, fabric.device, dial_users)
-    size = settings.batch_size_for(len(positives))
-    patience = settings.patience_in_validations(-(-len(positives) // size))
-    tracks = [_Track(name, patience) for name in selections]
-    done = 0
-    fresh = False  # whether the epoch just trained has been validated
-
-    def validate(embeddings: Embeddings) -> dict[str, float]:
-        nonlocal done, fresh
-        fresh = True
-        done = min(done + settings.validate_every, settings.epochs)
-        # Out of patience, it would have stopped: what others train on for is not its own.
-        going = [track for track in tracks if not track.stopping.should_stop]
-        values = validation(EmbeddingScorer(*embeddings), [track.name for track in going])
-        for track in going:
-            track.update(done, values, embeddings)
-        return {metric: values.get(PLAIN, next(iter(values.values())))}
-
-    def late() -> bool:
-        return seconds is not None and clock() - started >= seconds
-
-    def stale() -> bool:
-        return all(track.stopping.should_stop for track in tracks)
-
-    def ends() -> bool:
-        nonlocal fresh
-        validated, fresh = fresh, False
-        return validated and (stale() or late())
-
-    trainer = Trainer(
-        settings.model_copy(update=plain),
-        seed=config.seed,
-        fabric=fabric,
-        probe=false_negative_probe(settings, dataset, positives, config.seed, fabric.device),
+    training = Training.of(
+        config,
+        dataset,
+        make_fabric(config.device, config.precision, config.threads),
+        objectives=objectives(selections, metric, config.training),
+        ks=_ks(metric),
     )
-    state = trainer.fit(step, positives, validate, Reporter(), stop=ends)
-    history = {record["epoch"]: record["train"] for record in state.history}
+    training.warn_of_full_users(dataset)
+    state = training.trainer.fit(
+        training.selection,
+        Reporter(),
+        stop=lambda record: (
+            bool(record["validation"]) and seconds is not None and clock() - started >= seconds
+        ),
+    )
     choices = {}
-    for track in tracks:
-        assert track.embeddings is not None
-        epoch = track.stopping.best_epoch
-        choices[track.name] = Choice(
-            EmbeddingScorer(*track.embeddings),
-            track.stopping.best[track.name],
-            epoch,
-            history[epoch],
-        )
-    _place_dials(choices, validation)
-    ended = "patience" if stale() else "epochs" if state.epoch == settings.epochs else "time"
+    for name, choice in state.choices.items():
+        training.trainer.step.load_state_dict(choice.weights, strict=False)
+        epoch = choice.stopping.best_epoch
+        (value,) = choice.stopping.best.values()
+        # Copies: embeddings may be the weights themselves, which the next choice replaces.
+        scorer = EmbeddingScorer(*(table.clone() for table in training.embeddings()))
+        choices[name] = Choice(scorer, value, epoch, state.history[epoch - 1]["train"])
+    _place_dials(choices, training.selection)
+    ended = "epochs" if state.epoch == config.training.epochs else "time"
+    if all(choice.stopping.should_stop for choice in state.choices.values()):
+        ended = "patience"
     return Fitted(choices, state.epoch, clock() - started, ended)
 
 
@@ -190,21 +189,29 @@ def fit_reference(
     """Fit a reference; every objective reads the same one."""
     started = time.monotonic()
     scorer = reference.fit(dataset)
-    validation = Validation(dataset, selections, metric, settings)
-    values = validation(scorer, [name for name in selections if not is_dialled(name)])
-    choices = {name: Choice(scorer, values.get(name, float("nan"))) for name in selections}
-    _place_dials(choices, validation, None if reference.dialled else (0.0,))
+    selection = selection_by(dataset, selections, metric, settings)
+    values = selection(scorer, [name for name in selections if not is_dialled(name)])
+    choices = {
+        name: Choice(
+            scorer,
+            values[name][objective.selection_metrics[0]] if name in values else float("nan"),
+        )
+        for name, objective in selection.objectives.items()
+    }
+    _place_dials(choices, selection, None if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
 
 
 def _place_dials(
-    choices: Mapping[str, Choice], validation: Validation, gammas: Sequence[float] | None = None
+    choices: Mapping[str, Choice], selection: Selection, dials: Sequence[float] | None = None
 ) -> None:
     """Read each choice that has a dial at the best; those of one epoch are read together."""
     by_epoch: dict[int, list[str]] = {}
     for name in filter(is_dialled, choices):
         by_epoch.setdefault(choices[name].epoch, []).append(name)
     for names in by_epoch.values():
-        for name, found in validation.read(choices[names[0]].scorer, names, gammas).items():
+        scorer = choices[names[0]].scorer
+        for name, (dial, value) in selection.place(scorer, names, dials).items():
             choice = choices[name]
-            choice.scorer, choice.gamma, choice.value = found
+            choice.scorer = Dialled(scorer, selection.exposure_score, dial)
+            choice.gamma, choice.value = dial, value

@@ -51,17 +51,18 @@ def near(gamma: float) -> tuple[float, ...]:
 _SPREAD_USERS, _SPREAD_BATCH = 256, 32
 
 
-def exposure_counts(dataset: Dataset) -> Tensor:
+def exposure_counts(dataset: Dataset, train: csr_array | None = None) -> Tensor:
     """``(I,)`` float64: how often the log shows that each item was exposed.
 
     The side table ``exposures`` where the dataset has it, whatever the users thought of the item;
     for want of it the training pairs of the item, which also tell how much it is liked. Neither
-    holds anything of the held-out pairs.
+    holds anything of the held-out pairs. ``train (U, I)`` are those pairs, if they are at hand.
     """
     if "exposures" in dataset.table_names:
         counts = dataset.table("exposures")["exposures"].to_numpy()
     else:
-        counts = np.bincount(dataset.split("train").items, minlength=dataset.n_items)
+        items = dataset.split("train").items if train is None else train.indices
+        counts = np.bincount(items, minlength=dataset.n_items)
     return torch.from_numpy(counts.astype(np.float64))
 
 

@@ -19,6 +19,7 @@ from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.training.progress import Reporter
 
 if TYPE_CHECKING:
+    from cnsdiff.training.checkpoint import EpochRecord
     from cnsdiff.training.selection import EarlyStopping
 
 
@@ -110,7 +111,7 @@ class Listeners(Reporter):
         self.reporter.note(message)
         self._tell(lambda callback: callback.note(message))
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+    def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         self.reporter.before(history, stopping)
         self._tell(lambda callback: callback.before(history, stopping))
 
@@ -122,7 +123,7 @@ class Listeners(Reporter):
         self.reporter.step(epoch, scalars)
         self._tell(lambda callback: callback.step(epoch, scalars))
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         self.reporter.epoch(record, best=best)
         self._tell(lambda callback: callback.epoch(record, best=best))
 

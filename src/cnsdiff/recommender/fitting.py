@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from cnsdiff.backbones import BACKBONES
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
@@ -30,8 +31,10 @@ from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.samplers import SAMPLERS
+from cnsdiff.training.checkpoint import EpochRecord
+from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.loop import Trainer
-from cnsdiff.training.probe import FalseNegativeProbe, false_negative_probe
+from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
 from cnsdiff.training.selection import Selection
@@ -41,6 +44,9 @@ from cnsdiff.training.step import TrainingStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+#: The name of the objective that a configuration itself states.
+CONFIGURED = "configured"
 
 
 @shortage_told(
@@ -55,6 +61,7 @@ def fit(
     run: Path | None = None,
     reporter: Reporter | None = None,
     callbacks: Sequence[Callback] = (),
+    stop: Callable[[EpochRecord], bool] | None = None,
 ) -> None:
     """Train, and write the run directory.
 
@@ -67,7 +74,7 @@ def fit(
         it; of processes that share the tables, called in the first alone.
     classes
         Components to take in place of those named, by ``"backbone"`` and ``"sampler"``.
-    run, reporter, callbacks
+    run, reporter, callbacks, stop
         See :meth:`cnsdiff.Recommender.fit`, whose errors these are.
     """
     listeners = Listeners(reporter, callbacks)
@@ -77,45 +84,44 @@ def fit(
             listeners = Listeners()
         if not processes.several:  # the tables may be cut among them, or lie on other machines
             _require_memory(config, dataset, on_cpu=fabric.device.type == "cpu")
+        # Prepare: components, trainer and selection; then the run directory.
         provenance = run_directory.provenance(config, dataset)
-        parts = _Parts.of(config, dataset, classes, fabric, processes)
-        trainer = Trainer(
-            config.training,
-            seed=config.seed,
-            fabric=fabric,
+        training = Training.of(
+            config,
+            dataset,
+            fabric,
+            processes=processes,
+            classes=classes,
             checkpoint=None if run is None else run / run_directory.CHECKPOINT,
             identity={
                 "configuration": provenance["config_fingerprint"],
                 "dataset": provenance["dataset"]["fingerprint"],
             },
-            probe=parts.probe,
-            processes=processes,
-            layout=parts.layout,
         )
-        trainer.require_fit(parts.step)
-        for note in parts.notes(config):
+        for note in training.notes:
             listeners.note(note)
         if processes.first:
-            tell_of_full_users(parts.step, dataset)
+            training.warn_of_full_users(dataset)
         if run is not None:
-            training = run_directory.training_in(run, config, dataset)
-            processes.from_first(lambda: stack.enter_context(training))
+            opened = run_directory.training_in(run, config, dataset)
+            processes.from_first(lambda: stack.enter_context(opened))
         context = FitContext(config, provenance, run, listeners.reporter.note)
         try:
+            # Train, place the dial, and write.
             processes.from_first(lambda: listeners.begin_fit(context))
-            state = trainer.fit(parts.step, parts.positives, parts.selection, listeners)
-            with torch.no_grad():
-                embeddings = parts.layout.embeddings(parts.step.embeddings())
-            dial = processes.from_first(lambda: parts.selection.dial(embeddings))
-            if parts.sharded and not processes.first:
+            state = training.trainer.fit(training.selection, listeners, stop=stop)
+            embeddings = training.embeddings()
+            dial = processes.from_first(lambda: training.dial(embeddings))
+            if training.sharded and not processes.first:
                 return  # what it has is no model
+            scorer = EmbeddingScorer(*embeddings)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
                 user_embeddings=embeddings.users.detach().float().cpu(),
                 item_embeddings=embeddings.items.detach().float().cpu(),
-                train=parts.train,
-                dial_step=spread(EmbeddingScorer(*embeddings)) * parts.selection.exposure_score,
+                train=training.train,
+                dial_step=spread(scorer) * training.selection.exposure_score,
                 dial=dial,
                 seen=_seen(dataset, listeners),
             )
@@ -128,6 +134,201 @@ def fit(
             listeners.abort_fit(error)
             raise
         listeners.end_fit(fitted)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains in this process, and what picks the epochs: all that fitting prepares.
+
+    Attributes
+    ----------
+    config
+        The resolved configuration.
+    trainer
+        Has the step, the pairs whose rows are here, and where the tables lie.
+    selection
+        The objectives.
+    train
+        ``(U, I)`` the training pairs of all users.
+    """
+
+    config: Config
+    trainer: Trainer
+    selection: Selection
+    train: csr_array
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        dataset: Dataset,
+        fabric: Fabric,
+        *,
+        objectives: Mapping[str, TrainingConfig] | None = None,
+        ks: Sequence[int] | None = None,
+        processes: Processes | None = None,
+        classes: Mapping[str, type[Any]] | None = None,
+        checkpoint: Path | None = None,
+        identity: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Prepare a training.
+
+        Parameters
+        ----------
+        config, dataset, fabric
+            What to train, on what, and on which device.
+        objectives, ks
+            What picks epochs, and cut-offs; by default what the configuration says.
+        processes, classes, checkpoint, identity
+            As in :func:`fit` and :class:`~cnsdiff.training.loop.Trainer`.
+        """
+        settings = config.training
+        processes = processes or Processes()
+        parts = assemble(config, dataset, classes=classes, processes=processes)
+        sharded = isinstance(parts.layout, Shard)
+        probe = None
+        if processes.first and not sharded:
+            probe = false_negative_probe(
+                settings, dataset, parts.positives, config.seed, fabric.device
+            )
+        selection = Selection(
+            objectives or {CONFIGURED: settings},
+            dataset,
+            parts.train,
+            ks or config.evaluation.ks,
+            parts.layout.device(fabric.device),
+        )
+        trainer = Trainer(
+            settings,
+            parts.step,
+            parts.positives,
+            seed=config.seed,
+            fabric=fabric,
+            checkpoint=checkpoint,
+            identity=identity,
+            probe=probe,
+            processes=processes,
+            layout=parts.layout,
+        )
+        return cls(config, trainer, selection, parts.train)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the tables are cut among processes."""
+        return isinstance(self.trainer.layout, Shard)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know beforehand, each in one line."""
+        notes = self.selection.notes
+        probe = self.trainer.probe
+        if probe is not None and probe.note is not None:
+            notes.append(probe.note)
+        if self.sharded and self.config.training.fhn_every is not None:
+            notes.append("with training.shard no false negatives are counted while training")
+        return notes
+
+    def warn_of_full_users(self, dataset: Dataset) -> None:
+        """Warn of users whose rows are not trained on, as they have every item."""
+        counts = np.diff(self.train.indptr)
+        full = np.flatnonzero(counts == dataset.n_items)
+        if not len(full) or not self.trainer.step.needs_free_items:
+            return
+        one = len(full) == 1
+        warnings.warn(
+            f"{len(full):,} user{' has' if one else 's have'} all {dataset.n_items:,} items and "
+            f"give{'s' if one else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
+            f"{int(counts[full].sum()):,} training pairs are left out of the loss",
+            CnsdiffWarning,
+            stacklevel=2,
+        )
+
+    def embeddings(self) -> Embeddings:
+        """All embeddings of the weights that the step has now, in the first process."""
+        with torch.no_grad():
+            return self.trainer.layout.embeddings(self.trainer.step.embeddings())
+
+    def dial(self, embeddings: Embeddings) -> float:
+        """The dial of a trained model by the first objective, or as it is fixed."""
+        name, objective = next(iter(self.selection.objectives.items()))
+        if objective.fixed_dial is not None:
+            return objective.fixed_dial
+        return self.selection.place(EmbeddingScorer(*embeddings), [name])[name].dial
+
+
+class Parts(NamedTuple):
+    """What a configuration names, made: see :func:`assemble`."""
+
+    step: TrainingStep
+    positives: Positives
+    train: csr_array
+    layout: Layout
+
+
+def assemble(
+    config: Config,
+    dataset: Dataset,
+    *,
+    classes: Mapping[str, type[Any]] | None = None,
+    processes: Processes | None = None,
+) -> Parts:
+    """Backbone, sampler and objective as one untrained step.
+
+    Parameters
+    ----------
+    config
+        Names the components and seeds their weights.
+    dataset
+        Only its train split is read.
+    classes
+        To take in place of those named, by ``"backbone"`` and ``"sampler"``.
+    processes
+        Who shares the tables, with ``training.shard``; the users of a share are renumbered.
+
+    Returns
+    -------
+    Parts
+        The step, the pairs of the users whose rows are here, ``(U, I)`` those of all, and where
+        the tables lie.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown, or a component needs what the train split lacks, or it cannot be
+        sharded.
+    DataError
+        Every user has every item.
+    """
+    classes = classes or {}
+    backbone = classes.get("backbone") or BACKBONES.find(config.backbone.name)
+    sampler = classes.get("sampler") or SAMPLERS.find(config.sampler.name)
+    sharded = config.training.shard and processes is not None and processes.several
+    if sharded:
+        require_shardable(backbone, sampler, config.precision)
+    split = dataset.split("train")
+    positives = whole = Positives(
+        split.users,
+        split.items,
+        dataset.n_users,
+        dataset.n_items,
+        split.timestamps,
+        split.periods,
+    )
+    whole.require_negatives()
+    generator = torch_generator(config.seed, "backbone")
+    tables: nn.Module
+    layout = Layout()
+    if sharded and processes is not None:
+        layout = Shard(whole, processes)
+        positives = layout.positives(whole)
+        tables = ShardedBackbone(whole, positives, config.backbone, generator, layout)
+    else:
+        tables = backbone(whole, config.backbone, generator)
+    negatives = sampler(
+        positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
+    )
+    step = TrainingStep(tables, negatives, Objective(config.objective, positives))
+    return Parts(step, positives, whole.matrix, layout)
 
 
 def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
@@ -172,161 +373,3 @@ def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
     except DataError as error:  # hours of training are worth more
         listeners.note(f"recommendations will leave out training pairs only: {error}")
         return None
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What trains, in this process.
-
-    Attributes
-    ----------
-    train
-        ``(U, I)`` the training pairs of all users.
-    positives
-        Those of the users whose rows are here.
-    sharded
-        Whether the tables are cut among processes.
-    """
-
-    step: TrainingStep
-    positives: Positives
-    train: csr_array
-    layout: Layout
-    probe: FalseNegativeProbe | None
-    selection: Selection
-    sharded: bool
-
-    @classmethod
-    def of(
-        cls,
-        config: Config,
-        dataset: Dataset,
-        classes: Mapping[str, type[Any]],
-        fabric: Fabric,
-        processes: Processes,
-    ) -> _Parts:
-        layout, probe = Layout(), None
-        sharded = config.training.shard and processes.several
-        if sharded:
-            step, positives, layout = assemble_shard(config, dataset, processes, **classes)
-            train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-        else:
-            step, positives = assemble(config, dataset, **classes)
-            train = positives.matrix
-            if processes.first:
-                probe = false_negative_probe(
-                    config.training, dataset, positives, config.seed, fabric.device
-                )
-        device = layout.device(fabric.device)
-        selection = Selection(config.training, dataset, train, config.evaluation.ks, device)
-        return cls(step, positives, train, layout, probe, selection, sharded)
-
-    def notes(self, config: Config) -> list[str]:
-        """What the user should know beforehand, each in one line."""
-        uncounted = None
-        if self.sharded and config.training.fhn_every is not None:
-            uncounted = "with training.shard no false negatives are counted while training"
-        found = (self.selection.note, None if self.probe is None else self.probe.note, uncounted)
-        return [note for note in found if note is not None]
-
-
-def assemble(
-    config: Config,
-    dataset: Dataset,
-    *,
-    backbone: type[Any] | None = None,
-    sampler: type[Any] | None = None,
-) -> tuple[TrainingStep, Positives]:
-    """Backbone, sampler and objective as one untrained step, and the training pairs.
-
-    Parameters
-    ----------
-    config
-        Names the components and seeds their weights.
-    dataset
-        Only its train split is read.
-    backbone, sampler
-        Classes to take in place of those named.
-
-    Raises
-    ------
-    ConfigError
-        A name is unknown, or a component needs what the train split lacks.
-    DataError
-        Every user has every item.
-    """
-    positives = _training_pairs(dataset)
-    backbone = backbone or BACKBONES.find(config.backbone.name)
-    made = backbone(positives, config.backbone, torch_generator(config.seed, "backbone"))
-    return _step(config, made, sampler, positives), positives
-
-
-def assemble_shard(
-    config: Config,
-    dataset: Dataset,
-    processes: Processes,
-    *,
-    backbone: type[Any] | None = None,
-    sampler: type[Any] | None = None,
-) -> tuple[TrainingStep, Positives, Shard]:
-    """:func:`assemble`, but for one process's share of the tables; its users are renumbered.
-
-    Raises
-    ------
-    ConfigError
-        As there, or the backbone or the sampler cannot be sharded.
-    DataError
-        As there.
-    """
-    require_shardable(
-        backbone or BACKBONES.find(config.backbone.name),
-        sampler or SAMPLERS.find(config.sampler.name),
-        config.precision,
-    )
-    whole = _training_pairs(dataset)
-    shard = Shard(whole, processes)
-    positives = shard.positives(whole)
-    generator = torch_generator(config.seed, "backbone")
-    made = ShardedBackbone(whole, positives, config.backbone, generator, shard)
-    return _step(config, made, sampler, positives), positives, shard
-
-
-def _training_pairs(dataset: Dataset) -> Positives:
-    train = dataset.split("train")
-    positives = Positives(
-        train.users,
-        train.items,
-        dataset.n_users,
-        dataset.n_items,
-        train.timestamps,
-        train.periods,
-    )
-    positives.require_negatives()
-    return positives
-
-
-def tell_of_full_users(step: TrainingStep, dataset: Dataset) -> None:
-    """Warn of users whose rows are not trained on, as they have every item."""
-    train = dataset.split("train")
-    counts = np.bincount(train.users, minlength=dataset.n_users)
-    full = np.flatnonzero(counts == dataset.n_items)
-    if not len(full) or not step.needs_free_items:
-        return
-    one = len(full) == 1
-    warnings.warn(
-        f"{len(full):,} user{' has' if one else 's have'} all {dataset.n_items:,} items and "
-        f"give{'s' if one else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
-        f"{int(counts[full].sum()):,} training pairs are left out of the loss",
-        CnsdiffWarning,
-        stacklevel=2,
-    )
-
-
-def _step(
-    config: Config, backbone: nn.Module, sampler: type[Any] | None, positives: Positives
-) -> TrainingStep:
-    sampler = sampler or SAMPLERS.find(config.sampler.name)
-    made = sampler(
-        positives, config.backbone.dim, config.sampler, torch_generator(config.seed, "sampler")
-    )
-    return TrainingStep(backbone, made, Objective(config.objective, positives))

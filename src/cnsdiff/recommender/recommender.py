@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import atomic_directory
@@ -30,6 +29,7 @@ from cnsdiff.recommender.fitting import fit
 from cnsdiff.recommender.parameters import Estimator
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.trained_sampler import SampledNegatives, TrainedSampler
+from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
@@ -98,6 +98,7 @@ class Recommender(Estimator):
         run: str | Path | None = None,
         reporter: Reporter | None = None,
         callbacks: Sequence[Callback] = (),
+        stop: Callable[[EpochRecord], bool] | None = None,
     ) -> Self:
         """Train on ``dataset``: its train split, and its valid split to pick the best epoch.
 
@@ -121,6 +122,9 @@ class Recommender(Estimator):
         callbacks
             Told what is trained, how it goes and what comes of it, as those of
             :mod:`cnsdiff.tracking`.
+        stop
+            Asked after each epoch, with its record, whether it shall be the last; the best so far
+            is kept, as when patience ends.
 
         Raises
         ------
@@ -142,6 +146,7 @@ class Recommender(Estimator):
             run=None if run is None else Path(run),
             reporter=reporter,
             callbacks=callbacks,
+            stop=stop,
         )
         return self
 
@@ -275,9 +280,8 @@ class Recommender(Estimator):
         except ValidationError as error:
             raise ConfigError(f"best_dial(on={on!r}): {first_problem(error).message}") from error
         device = make_fabric(config.device, config.precision, config.threads).device
-        selection = Selection(training, dataset, model.train, config.evaluation.ks, device)
-        tables = (model.user_embeddings, model.item_embeddings)
-        return selection.dial(Embeddings(*(table.to(device) for table in tables)))
+        selection = Selection({on: training}, dataset, model.train, config.evaluation.ks, device)
+        return selection.place(model.scorer(device, dial=0.0), [on])[on].dial
 
     def false_negatives(
         self,
@@ -342,7 +346,7 @@ class Recommender(Estimator):
         return self._fitted().model
 
     @property
-    def history_(self) -> list[dict[str, Any]]:
+    def history_(self) -> list[EpochRecord]:
         return self._fitted().history
 
     @property

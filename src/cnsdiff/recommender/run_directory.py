@@ -69,6 +69,7 @@ from cnsdiff.evaluation.evaluate import item_counts
 from cnsdiff.recommender.config import Config, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.samplers import SAMPLERS, Sampler
+from cnsdiff.training.checkpoint import EpochRecord
 
 SCHEMA_VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -192,7 +193,7 @@ def write_run(
     items: pl.Series,
     train: pl.DataFrame,
     seen: pl.DataFrame | None,
-    history: list[dict[str, Any]],
+    history: list[EpochRecord],
     best_epoch: int,
     dial: float,
 ) -> None:
@@ -232,7 +233,7 @@ def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options | {f"{section}_options": config[section] for section in components}
 
 
-def history_row(record: Mapping[str, Any]) -> dict[str, Any]:
+def history_row(record: EpochRecord) -> dict[str, Any]:
     """An epoch's record as one flat row: seconds, ``train/<term>`` and ``valid/<metric>``."""
     return {
         "epoch": record["epoch"],
@@ -243,14 +244,13 @@ def history_row(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def history_table(history: list[dict[str, Any]]) -> pl.DataFrame:
+def history_table(history: list[EpochRecord]) -> pl.DataFrame:
     """One :func:`history_row` per epoch."""
     return pl.DataFrame([history_row(record) for record in history], infer_schema_length=None)
 
 
-def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
+def history_records(table: pl.DataFrame) -> list[EpochRecord]:
     """The records that :func:`history_table` was made of."""
-    own = ("epoch", "seconds", "validation_seconds")
 
     def under(row: dict[str, Any], prefix: str) -> dict[str, float]:
         return {
@@ -260,8 +260,13 @@ def history_records(table: pl.DataFrame) -> list[dict[str, Any]]:
         }
 
     return [
-        {name: row[name] for name in own}
-        | {"train": under(row, "train/"), "validation": under(row, "valid/")}
+        {
+            "epoch": row["epoch"],
+            "seconds": row["seconds"],
+            "validation_seconds": row["validation_seconds"],
+            "train": under(row, "train/"),
+            "validation": under(row, "valid/"),
+        }
         for row in table.iter_rows(named=True)
     ]
 
@@ -495,7 +500,7 @@ class Fitted:
     config: Config
     model: EmbeddingModel
     weights: Mapping[str, Tensor]
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     best_epoch: int
     provenance: Mapping[str, Any]
 

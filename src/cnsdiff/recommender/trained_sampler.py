@@ -70,7 +70,7 @@ class TrainedSampler:
 
     def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
         config = fitted.config
-        step, positives = assemble(_started_plainly(config), dataset, **classes)
+        step, positives, *_ = assemble(_started_plainly(config), dataset, classes=classes)
         try:
             step.load_state_dict(dict(fitted.weights))
         except RuntimeError as error:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cnsdiff.base.errors import CnsdiffError, InputError
@@ -31,6 +31,7 @@ from cnsdiff.tracking.tracker import (
     read_places,
     write_place,
 )
+from cnsdiff.training.checkpoint import EpochRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -128,7 +129,7 @@ class MLflowCallback(Tracker):
             f"{without_passwords(uri)}"
         )
 
-    def log_epoch(self, record: Mapping[str, Any]) -> None:
+    def log_epoch(self, record: EpochRecord) -> None:
         # A killed training may have a checkpoint of an epoch that was not logged any more.
         if record["epoch"] > self._logged:
             with _patience():

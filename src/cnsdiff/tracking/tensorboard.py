@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -22,6 +21,7 @@ from cnsdiff.tracking.tracker import (
     read_places,
     write_place,
 )
+from cnsdiff.training.checkpoint import EpochRecord
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -85,11 +85,11 @@ class TensorBoardCallback(Tracker):
             write_place(context.run, tensorboard=TensorBoardPlace(log_dir=str(self._place)))
         context.note(f"TensorBoard: tensorboard --logdir {self._place}")
 
-    def log_epoch(self, record: Mapping[str, Any]) -> None:
+    def log_epoch(self, record: EpochRecord) -> None:
         for name, value in epoch_scalars(record).items():
             self._open.add_scalar(name, value, record["epoch"])
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         super().epoch(record, best=best)
         self._open.flush()
 

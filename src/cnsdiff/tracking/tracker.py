@@ -17,6 +17,7 @@ from cnsdiff.base.storage import read_json, write_json
 from cnsdiff.evaluation import Evaluation
 from cnsdiff.recommender.callbacks import Callback
 from cnsdiff.recommender.run_directory import TRACKING, history_row
+from cnsdiff.training.checkpoint import EpochRecord
 
 if TYPE_CHECKING:
     from cnsdiff.training.selection import EarlyStopping
@@ -72,18 +73,18 @@ class Tracker(Callback):
     """A callback that logs each epoch once, those before a resumption included."""
 
     @abstractmethod
-    def log_epoch(self, record: Mapping[str, Any]) -> None:
+    def log_epoch(self, record: EpochRecord) -> None:
         """Log the numbers of an epoch's record."""
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+    def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         for record in history:
             self.log_epoch(record)
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         self.log_epoch(record)
 
 
-def epoch_scalars(record: Mapping[str, Any]) -> dict[str, float]:
+def epoch_scalars(record: EpochRecord) -> dict[str, float]:
     """``train/loss``, ``valid/ndcg@20``, ``seconds`` and so on of an epoch's record."""
     row = history_row(record)
     return {name: float(value) for name, value in row.items() if name != "epoch"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from pydantic import Field
@@ -21,8 +21,23 @@ from torch import Tensor, nn
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, misfit, shown
 from cnsdiff.base.storage import first_line, write_tensors
+from cnsdiff.training.selection import EarlyStopping
 
 VERSION = 1
+
+
+class EpochRecord(TypedDict):
+    """What is known of an epoch: scalars of its training, metrics of its validation if it had one.
+
+    ``train`` has the mean of each loss term and what was seen of the negatives, ``validation`` the
+    metric that picks the epoch first.
+    """
+
+    epoch: int
+    train: dict[str, float]
+    validation: dict[str, float]
+    seconds: float
+    validation_seconds: float
 
 
 class _Epoch(Record):
@@ -49,6 +64,22 @@ class _State(Record):
 
 
 @dataclass
+class Choice:
+    """The epoch that an objective chose.
+
+    Attributes
+    ----------
+    stopping
+        Which epoch, and what it is worth.
+    weights
+        Those of that epoch, by name.
+    """
+
+    stopping: EarlyStopping
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
 class TrainingState:
     """Where training stands after an epoch.
 
@@ -63,18 +94,22 @@ class TrainingState:
     stopping
         The early-stopping counters.
     history
-        One record of scalars per epoch.
+        One record per epoch.
     identity
         What the checkpoint belongs to (configuration and dataset fingerprint).
+    choices
+        What each objective chose, by its name; only the first one's choice, ``best`` and
+        ``stopping``, is saved.
     """
 
     epoch: int
-    model: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Tensor]]
-    stopping: dict[str, Any]
-    history: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    stopping: dict[str, Any] = field(default_factory=dict)
+    history: list[EpochRecord] = field(default_factory=list)
     identity: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write atomically; the file that was there stays whole until the new one is."""
@@ -138,7 +173,10 @@ class TrainingState:
                     "step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape
                 }:  # fmt: skip
                     raise ValueError(f"optimizer.{index} is not of this model")
-            restore_moments(optimizer, self.optimizer)
+            # The parameter groups stay as constructed.
+            optimizer.load_state_dict(
+                {"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         except (RuntimeError, ValueError, LookupError) as error:
             raise _damaged(path, error) from error
 
@@ -156,12 +194,3 @@ def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, T
         index: {name: value for name, value in moments.items() if isinstance(value, Tensor)}
         for index, moments in optimizer.state_dict()["state"].items()
     }
-
-
-def restore_moments(
-    optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]
-) -> None:
-    """Put saved moments back; the parameter groups stay as constructed."""
-    optimizer.load_state_dict(
-        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
-    )

@@ -13,36 +13,39 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, RunError, TrainingError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data.positives import Positives
+from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.kernels.memory import freed_memory_kept
 from cnsdiff.samplers.base import Batch
-from cnsdiff.training.checkpoint import TrainingState, optimizer_moments
+from cnsdiff.training.checkpoint import Choice, EpochRecord, TrainingState, optimizer_moments
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.probe import FalseNegativeProbe
 from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EarlyStopping
-from cnsdiff.training.slices import Layout, Part, Slices, Step, Streams, number_of_slices
+from cnsdiff.training.selection import EarlyStopping, Selection
+from cnsdiff.training.slices import Layout, Slices, Step, Streams, number_of_slices
 from cnsdiff.training.step import Cut, TrainingStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: Metrics by name of the given embeddings on the split that selects.
-Validate = Callable[[Embeddings], Mapping[str, float]]
+#: Steps between readings of the loss from the device (each is a synchronisation).
+_READ_EVERY = 20
 
 #: In a checkpoint's identity: how many slices a batch has (one in those from before slices).
 _SLICES = "slices"
+
+Scalars = dict[str, Tensor]
 
 
 class Trainer:
@@ -51,7 +54,9 @@ class Trainer:
     Parameters
     ----------
     config
-        Epochs, batch size, learning rate, stopping.
+        Epochs, batch size, learning rate, patience.
+    step, positives
+        What is trained, and the pairs it is trained on.
     seed
         The one seed.
     fabric
@@ -72,12 +77,14 @@ class Trainer:
     Raises
     ------
     ConfigError
-        The slices cannot be shared by the processes.
+        The slices cannot be shared by the processes, or several processes cannot train this step.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
+        step: TrainingStep,
+        positives: Positives,
         *,
         seed: int,
         fabric: Fabric,
@@ -87,21 +94,15 @@ class Trainer:
         processes: Processes | None = None,
         layout: Layout | None = None,
     ) -> None:
-        self.config = config
-        self.seed = seed
-        self.fabric = fabric
-        self.checkpoint = checkpoint
-        self.identity = dict(identity or {})
+        self.config, self.step, self.positives = config, step, positives
+        self.seed, self.fabric = seed, fabric
+        self.checkpoint, self.identity = checkpoint, dict(identity or {})
         self.probe = probe
-        self.processes = processes or Processes()
-        self.layout = layout or Layout()
+        self.processes, self.layout = processes or Processes(), layout or Layout()
         self.n_slices = number_of_slices(config.slices, self.processes)
-
-    def require_fit(self, step: TrainingStep) -> None:
-        """Raise :class:`ConfigError` if several processes cannot train this step together."""
         sampler = step.sampler
-        kept = sampler.state_dict().keys() - dict(sampler.named_parameters()).keys()
-        if self.processes.several and kept:
+        memory = sampler.state_dict().keys() - dict(sampler.named_parameters()).keys()
+        if self.processes.several and memory:
             raise ConfigError(
                 f"the sampler {sampler.config.name!r} remembers more than its parameters from one "
                 "batch to the next, which several processes would remember differently; train it "
@@ -110,16 +111,23 @@ class Trainer:
 
     def fit(
         self,
-        step: TrainingStep,
-        positives: Positives,
-        validate: Validate,
+        selection: Selection,
         reporter: Reporter,
         *,
-        stop: Callable[[], bool] | None = None,
+        stop: Callable[[EpochRecord], bool] | None = None,
     ) -> TrainingState:
-        """Train to the end or until stopped early, and leave ``step`` with the best weights.
+        """Train until the end, until no objective has patience left, or until told to stop.
 
-        ``stop`` is asked after each epoch whether it shall be the last, whatever the patience.
+        The step is left with the weights of the epoch that the first objective chose.
+
+        Parameters
+        ----------
+        selection
+            Its objectives each choose an epoch. A checkpoint keeps the first one's choice.
+        reporter
+            Told of progress.
+        stop
+            Asked after each epoch whether it shall be the last, whatever the patience.
 
         Raises
         ------
@@ -128,52 +136,59 @@ class Trainer:
         RunError
             If the checkpoint found belongs to another configuration or dataset.
         """
-        config = self.config
-        self.require_fit(step)
-        step.to(self.fabric.device)
+        config, step, device = self.config, self.step, self.fabric.device
+        assert self.checkpoint is None or len(selection.objectives) == 1
+        # Prepare: the step on its device, the optimiser, what a checkpoint says, the batches.
+        step.to(device)
         groups = list(step.parameter_groups(config.lr))
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         # The wrapped module is not called: Fabric cannot convert the inputs of this one.
         _, optimizer = self.fabric.setup(step, optimizer)
-        metrics = config.selection_metrics
-        state = self._resume(step, optimizer)
+        state = self._resume(optimizer)
         slices = self.layout.slices(
-            positives, self._slices_of(state), self.processes, lacking=step.needs_free_items
+            self.positives, self._slices_of(state), self.processes, lacking=step.needs_free_items
         )
-        epochs = Epochs(
-            config=config,
-            seed=self.seed,
-            fabric=self.fabric,
-            processes=self.processes,
-            layout=self.layout,
-            probe=self.probe,
-            step=step,
-            optimizer=optimizer,
-            pairs=positives.pairs,
-            slices=slices,
-            checkpoint=self.checkpoint,
-        )
-        stopping = EarlyStopping(metrics, config.patience_in_validations(epochs.n_steps))
-        for name in ("best_epoch", "best", "stale") if state.epoch else ():
-            setattr(stopping, name, state.stopping[name])
-        with reporter, freed_memory_kept(), _deterministic(self.fabric.device):
+        batch_size = config.batch_size_for(slices.n_rows)
+        n_steps = math.ceil(slices.n_rows / batch_size)
+        patience = config.patience_in_validations(n_steps)
+        choices = state.choices = {
+            name: Choice(EarlyStopping(objective.selection_metrics, patience))
+            for name, objective in selection.objectives.items()
+        }
+        first_name, first = next(iter(choices.items()))
+        if state.epoch:
+            first.weights = state.best
+            for name in ("best_epoch", "best", "stale"):
+                setattr(first.stopping, name, state.stopping[name])
+        with reporter, freed_memory_kept(), _deterministic(device):
             if state.epoch:
                 reporter.note(f"going on after epoch {state.epoch}")
-            reporter.before(state.history, stopping)
-            reporter.begin(state.epoch, config.epochs, epochs.n_steps)
+            reporter.before(state.history, first.stopping)
+            reporter.begin(state.epoch, config.epochs, n_steps)
             for epoch in range(state.epoch + 1, config.epochs + 1):
-                if stopping.should_stop:
+                # An objective out of patience would have ended a training of its own.
+                waiting = [name for name in choices if not choices[name].stopping.should_stop]
+                if not waiting:
                     break
+                # Train.
                 started = time.perf_counter()
-                means = epochs.train(epoch, reporter)
+                means = self._train_epoch(epoch, optimizer, slices, batch_size, n_steps, reporter)
                 trained = time.perf_counter()
+                # Validate: each objective may find the epoch the best so far.
                 validation: dict[str, float] = {}
-                best = False
+                improved: list[str] = []
                 if epoch % config.validate_every == 0 or epoch == config.epochs:
-                    values = self._validated(step, validate)
-                    validation = {name: values[name] for name in metrics} | values
-                    best = stopping.update(epoch, values)
-                record = {
+                    values = self._validated(selection, waiting)
+                    metrics = choices[waiting[0]].stopping.metrics
+                    shown = values[waiting[0]]
+                    validation = {name: shown[name] for name in metrics} | shown
+                    improved = [
+                        name
+                        for name in waiting
+                        if choices[name].stopping.update(epoch, values[name])
+                    ]
+                # Record, save and report.
+                record: EpochRecord = {
                     "epoch": epoch,
                     "train": means,
                     "validation": validation,
@@ -182,24 +197,109 @@ class Trainer:
                 }
                 state.epoch = epoch
                 state.history.append(record)
-                state.model = _weights(step)
-                if best or not state.best:
-                    state.best = state.model  # fresh copies each epoch: sharing is safe
+                state.model = _weights(step)  # fresh copies each epoch: sharing is safe
+                for name, choice in choices.items():
+                    if name in improved or not choice.weights:
+                        choice.weights = state.model
                 state.optimizer = optimizer_moments(optimizer)
-                state.stopping = asdict(stopping)
+                state.best, state.stopping = first.weights, asdict(first.stopping)
                 self._save(state)
-                reporter.epoch(record, best=best)
-                if stop is not None and self.processes.from_first(stop):
+                reporter.epoch(record, best=first_name in improved)
+                if stop is not None and self.processes.from_first(partial(stop, record)):
                     break
         step.load_state_dict(state.best, strict=False)
         step.eval()
         return self.layout.whole(state)
 
-    def _validated(self, step: TrainingStep, validate: Validate) -> dict[str, float]:
-        step.eval()
+    def _train_epoch(
+        self,
+        epoch: int,
+        optimizer: torch.optim.Optimizer,
+        slices: Slices,
+        batch_size: int,
+        n_steps: int,
+        reporter: Reporter,
+    ) -> dict[str, float]:
+        """Train over all pairs once; the mean of each scalar, and what the probe saw.
+
+        Raises
+        ------
+        TrainingError
+            A loss or a weight became NaN or infinite.
+        """
+        step, probe, device, n_rows = self.step, self.probe, self.fabric.device, slices.n_rows
+        order_stream = torch_generator(self.seed, "order", epoch, device=device)
+        order = torch.randperm(n_rows, generator=order_stream, device=device)
+        streams = Streams(self.seed, epoch, slices, alike=step.sampler.shares_draws, device=device)
+        shared = list(self.layout.shared_parameters(step))
+        step.train()
+        if probe is not None:
+            probe.begin(epoch, n_steps)
+        sums: Scalars = {}
+        for number, batch in enumerate(slices.epoch(order, batch_size)):
+            looked_at = probe is not None and probe.looks_at(number)
+            optimizer.zero_grad(set_to_none=True)
+            scalars = self._backward(batch, epoch, streams, probe if looked_at else None)
+            self.processes.add_up_gradients(shared)
+            optimizer.step()
+            streams.catch_up(batch)
+            _add(sums, scalars, batch.rows / n_rows)
+            values = None
+            if number % _READ_EVERY == 0:
+                values = self.processes.added({k: float(v) for k, v in scalars.items()})
+                self._require_finite(epoch, number + 1, values)
+            reporter.step(epoch, values)
+        means = self.processes.added({name: float(value) for name, value in sums.items()})
+        self._require_finite(epoch, number + 1, means)
+        finite = all(bool(p.isfinite().all()) for p in step.parameters())
+        if not self.processes.every(finite):
+            self._require_finite(epoch, number + 1, {"weights": math.nan})
+        return means | self.processes.from_first(lambda: dict(probe.scalars()) if probe else {})
+
+    def _backward(
+        self, batch: Step, epoch: int, streams: Streams, probe: FalseNegativeProbe | None
+    ) -> Scalars:
+        """Gradients of this process's slices of a batch; scalars, as their share in its mean."""
+        filled = [part for part in batch.parts if len(part.index)]
+        together = self.layout.propagates_together or len(filled) > 1
+        cut = None
+        if together:
+            # Once for all slices: propagation costs more than they do.
+            with self.fabric.autocast():
+                cut = Cut(self.step.propagate())
+        scalars: Scalars = {}
+        for part in filled:
+            users, items = self.positives.pairs.index_select(0, part.index).t().contiguous()
+            context = streams.context(part.number, (epoch - 1) / self.config.epochs, epoch)
+            with self.fabric.autocast():
+                loss, terms = self.step(
+                    Batch(part.index, users, items),
+                    context,
+                    probe if part.number == 0 else None,
+                    None if cut is None else cut.propagated,
+                )
+            _add(scalars, terms, part.share)
+            self.fabric.backward(loss if part.share == 1 else part.share * loss)
+        if cut is not None:
+            cut.backward()
+        return scalars
+
+    def _require_finite(self, epoch: int, number: int, values: Mapping[str, float]) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if not broken:
+            return
+        saved = f"; {self.checkpoint} keeps epoch {epoch - 1}" if self.checkpoint else ""
+        raise TrainingError(
+            f"training stopped in epoch {epoch}, step {number}: {', '.join(broken)} became NaN or "
+            f"infinite{saved if epoch > 1 else ''}; lower training.lr (now {self.config.lr:g}) or "
+            "raise objective.temperature"
+        )
+
+    def _validated(self, selection: Selection, names: list[str]) -> dict[str, dict[str, float]]:
+        self.step.eval()
         with torch.no_grad():
-            embeddings = self.layout.embeddings(step.embeddings())
-            return self.processes.from_first(lambda: dict(validate(embeddings)))
+            embeddings = self.layout.embeddings(self.step.embeddings())
+            return self.processes.from_first(lambda: selection(EmbeddingScorer(*embeddings), names))
 
     def _save(self, state: TrainingState) -> None:
         path = self.checkpoint
@@ -207,27 +307,29 @@ class Trainer:
             whole = self.layout.whole(state)
             self.processes.from_first(lambda: whole.save(path))
 
-    def _resume(self, step: TrainingStep, optimizer: torch.optim.Optimizer) -> TrainingState:
+    def _resume(self, optimizer: torch.optim.Optimizer) -> TrainingState:
         """The state to go on from: the checkpoint's if there is one, else the beginning."""
-        state = TrainingState(0, {}, {}, {}, {}, [], {**self.identity, _SLICES: str(self.n_slices)})
-        found = self.checkpoint is not None and self.checkpoint.exists()
-        if self.checkpoint is not None and found:
-            state = TrainingState.load(self.checkpoint)
+        path = self.checkpoint if self.checkpoint and self.checkpoint.exists() else None
+        if path is not None:
+            state = TrainingState.load(path)
+        else:
+            identity = {**self.identity, _SLICES: str(self.n_slices)}
+            state = TrainingState(epoch=0, identity=identity)
         if self.processes.from_first(lambda: state.epoch) != state.epoch:
             raise RunError(
                 f"{self.checkpoint}: not all processes see the same checkpoint; put the run where "
                 "all can read it"
             )
-        if self.checkpoint is None or not found:
+        if path is None:
             return state
         for what, value in self.identity.items():
             if state.identity.get(what) != value:
                 raise RunError(
-                    f"{self.checkpoint}: belongs to another {what}; resume with the same {what}, "
-                    "or choose another directory"
+                    f"{path}: belongs to another {what}; resume with the same {what}, or choose "
+                    "another directory"
                 )
         state = self.layout.own(state)
-        state.restore(step, optimizer, self.checkpoint)
+        state.restore(self.step, optimizer, path)
         return state
 
     def _slices_of(self, state: TrainingState) -> int:
@@ -240,6 +342,12 @@ class Trainer:
                 "process(es)"
             )
         return count
+
+
+def _add(sums: Scalars, scalars: Mapping[str, Tensor], share: float) -> None:
+    for name, value in scalars.items():
+        part = value if share == 1 else value * share
+        sums[name] = sums[name] + part if name in sums else part
 
 
 def _weights(step: TrainingStep) -> dict[str, Tensor]:
@@ -257,144 +365,3 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-
-
-#: Steps between readings of the loss from the device (each is a synchronisation).
-_READ_EVERY = 20
-
-Scalars = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Epochs:
-    """What all epochs of a training have in common.
-
-    Attributes
-    ----------
-    step, optimizer
-        What is trained.
-    pairs
-        ``(n, 2)`` user and item of the training interactions.
-    slices
-        Who computes what of each batch.
-    checkpoint
-        Where the last epoch was saved, for messages.
-    """
-
-    config: TrainingConfig
-    seed: int
-    fabric: Fabric
-    processes: Processes
-    layout: Layout
-    probe: FalseNegativeProbe | None
-    step: TrainingStep
-    optimizer: torch.optim.Optimizer
-    pairs: Tensor
-    slices: Slices
-    checkpoint: Path | None
-
-    @property
-    def batch_size(self) -> int:
-        return self.config.batch_size_for(self.slices.n_rows)
-
-    @property
-    def n_steps(self) -> int:
-        return math.ceil(self.slices.n_rows / self.batch_size)
-
-    def train(self, epoch: int, reporter: Reporter) -> dict[str, float]:
-        """Train over all pairs once; the mean of each scalar, and what the probe saw.
-
-        Raises
-        ------
-        TrainingError
-            A loss or a weight became NaN or infinite.
-        """
-        device, n_rows = self.fabric.device, self.slices.n_rows
-        order_stream = torch_generator(self.seed, "order", epoch, device=device)
-        order = torch.randperm(n_rows, generator=order_stream, device=device)
-        alike = self.step.sampler.shares_draws
-        streams = Streams(self.seed, epoch, self.slices, alike=alike, device=device)
-        parameters = list(self.layout.shared_parameters(self.step))
-        self.step.train()
-        sums: Scalars = {}
-        if self.probe is not None:
-            self.probe.begin(epoch, self.n_steps)
-        for number, step in enumerate(self.slices.epoch(order, self.batch_size)):
-            looked_at = self.probe is not None and self.probe.looks_at(number)
-            self.optimizer.zero_grad(set_to_none=True)
-            scalars = self._backward(step, epoch, streams, self.probe if looked_at else None)
-            self.processes.add_up_gradients(parameters)
-            self.optimizer.step()
-            streams.catch_up(step)
-            _add(sums, scalars, step.rows / n_rows)
-            values = None
-            if number % _READ_EVERY == 0:
-                values = self.processes.added({k: float(v) for k, v in scalars.items()})
-                self._require_finite(epoch, number + 1, values)
-            reporter.step(epoch, values)
-        means = self.processes.added({name: float(value) for name, value in sums.items()})
-        self._require_finite(epoch, number + 1, means)
-        finite = all(bool(p.isfinite().all()) for p in self.step.parameters())
-        if not self.processes.every(finite):
-            self._require_finite(epoch, number + 1, {"weights": math.nan})
-        seen = self.processes.from_first(lambda: dict(self.probe.scalars()) if self.probe else {})
-        return means | seen
-
-    def _backward(
-        self, step: Step, epoch: int, streams: Streams, probe: FalseNegativeProbe | None
-    ) -> Scalars:
-        """Gradients of this process's slices of a batch; scalars, as their share in its mean."""
-        filled = [part for part in step.parts if len(part.index)]
-        scalars: Scalars = {}
-        if len(filled) == 1 and not self.layout.propagates_together:
-            loss = self._loss(filled[0], epoch, streams, probe, None, scalars)
-            self.fabric.backward(loss)
-        elif filled or self.layout.propagates_together:
-            # Once for all slices: propagation costs more than they do.
-            with self.fabric.autocast():
-                cut = Cut(self.step.propagate())
-            for part in filled:
-                loss = self._loss(part, epoch, streams, probe, cut, scalars)
-                self.fabric.backward(loss)
-            cut.backward()
-        return scalars
-
-    def _loss(
-        self,
-        part: Part,
-        epoch: int,
-        streams: Streams,
-        probe: FalseNegativeProbe | None,
-        cut: Cut | None,
-        scalars: Scalars,
-    ) -> Tensor:
-        """A slice's part in the loss of the batch; its scalars are added to ``scalars``."""
-        users, items = self.pairs.index_select(0, part.index).t().contiguous()
-        context = streams.context(part.number, (epoch - 1) / self.config.epochs, epoch)
-        with self.fabric.autocast():
-            loss, found = self.step(
-                Batch(part.index, users, items),
-                context,
-                probe if part.number == 0 else None,
-                None if cut is None else cut.propagated,
-            )
-        _add(scalars, found, part.share)
-        scaled: Tensor = loss if part.share == 1 else part.share * loss
-        return scaled
-
-    def _require_finite(self, epoch: int, number: int, values: Mapping[str, float]) -> None:
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if not broken:
-            return
-        kept = f"; {self.checkpoint} keeps epoch {epoch - 1}" if self.checkpoint else ""
-        raise TrainingError(
-            f"training stopped in epoch {epoch}, step {number}: {', '.join(broken)} became NaN or "
-            f"infinite{kept if epoch > 1 else ''}; lower training.lr (now {self.config.lr:g}) or "
-            "raise objective.temperature"
-        )
-
-
-def _add(sums: Scalars, scalars: Mapping[str, Tensor], share: float) -> None:
-    for name, value in scalars.items():
-        part = value if share == 1 else value * share
-        sums[name] = sums[name] + part if name in sums else part

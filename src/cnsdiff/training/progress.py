@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.sparkline import SparkLine, spark_line
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from cnsdiff.training.checkpoint import EpochRecord
     from cnsdiff.training.selection import EarlyStopping
 
 #: Terms of the loss, and what was seen of the negatives: its title and how it is written.
@@ -25,7 +26,7 @@ _SEEN = {"fhn": ("false negatives", ".2%"), "hardness": ("hardness", ".4f")}
 class Reporter(Reporting):
     """What the training loop tells; shows nothing itself. Override what is to be shown."""
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+    def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         """The records of the epochs before this start, and what will tell when to stop.
 
         Told once, before :meth:`begin`; ``stopping`` is kept up to date by the loop.
@@ -37,7 +38,7 @@ class Reporter(Reporting):
     def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
         """A step is done; ``scalars`` only when they were read from the device."""
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         """An epoch is done and its record written to the history."""
 
 
@@ -52,7 +53,7 @@ class PlainReporter(PlainLines, Reporter):
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         self._first, self._epochs, self._started = first_epoch, epochs, time.monotonic()
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         done = record["epoch"] - self._first
         left = (time.monotonic() - self._started) / done * (self._epochs - record["epoch"])
         self.note(
@@ -66,13 +67,13 @@ class RichReporter(LiveView, Reporter):
 
     def __init__(self, label: str = "training") -> None:
         super().__init__(label)
-        self._history: list[Mapping[str, Any]] = []
+        self._history: list[EpochRecord] = []
         self._stopping: EarlyStopping | None = None
         self._first = self._epochs = self._steps = self._done = 0
         self._epoch = 0
         self._scalars: Mapping[str, float] = {}
 
-    def before(self, history: Sequence[Mapping[str, Any]], stopping: EarlyStopping) -> None:
+    def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         self._history, self._stopping = list(history), stopping
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
@@ -86,7 +87,7 @@ class RichReporter(LiveView, Reporter):
         if scalars is not None:
             self._scalars = scalars
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         self._history = [*self._history, record]
 
     def picture(self, console: Console) -> RenderableType:
@@ -173,18 +174,21 @@ class RichReporter(LiveView, Reporter):
                 row(name, f"{value:.4f}", "", "", self._course("train", name, "cyan"))
         for name, (title, form) in _SEEN.items():
             if name in terms:
-                value = format(terms[name], form)
-                row(title, value, "", "", self._course("train", name, "magenta"))
+                row(
+                    title, format(terms[name], form), "", "", self._course("train", name, "magenta")
+                )
         if last:
             seconds = [r["seconds"] + r["validation_seconds"] for r in self._history]
             row("seconds an epoch", f"{seconds[-1]:.2f}", "", "", SparkLine(seconds, "dim"))
         return table
 
-    def _course(self, part: str, name: str, style: str = "") -> SparkLine:
+    def _course(
+        self, part: Literal["train", "validation"], name: str, style: str = ""
+    ) -> SparkLine:
         return SparkLine([r[part].get(name) for r in self._history if r[part]], style)
 
 
-def describe(record: Mapping[str, Any]) -> str:
+def describe(record: EpochRecord) -> str:
     """Loss terms and validation metric of an epoch's record, in a few words."""
     parts = [f"{name} {record['train'][name]:.4f}" for name in _SHOWN if name in record["train"]]
     parts += [f"{name} {value:.4f}" for name, value in list(record["validation"].items())[:1]]

@@ -1,20 +1,25 @@
-"""What picks the best epoch and the dial: validation, as it is or under an anticipated shift."""
+"""What picks the best epoch and the dial: validation, as it is or under an anticipated shift.
+
+An *objective* is what the ``select_*`` fields and the ``dial`` of a training configuration say. The
+epochs of a training do not depend on it, so that several objectives may read one training: each
+keeps the epoch that it likes best, and waits for a better one as long as its patience lasts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
-from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, readings
+from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import (
     COARSE,
@@ -25,152 +30,8 @@ from cnsdiff.evaluation.dial import (
 )
 from cnsdiff.training.config import TrainingConfig
 
-
-def as_configured(
-    anticipated: Anticipated,
-    config: TrainingConfig,
-    split: Split,
-    train: csr_array,
-    ks: Sequence[int],
-    exposure: NDArray[Any] | None = None,
-) -> Anticipation:
-    """The validation objective for an anticipated shift, shaped by the ``select_*`` fields.
-
-    ``exposure (I,)`` is how often each item was exposed; None: as often as it occurs in train.
-    """
-    return anticipate(
-        anticipated,
-        split,
-        train,
-        ks=ks,
-        strength=config.select_strength,
-        half_life=config.select_half_life,
-        slices=config.select_slices,
-        slice_by=config.select_slice_by,
-        drift=config.select_drift,
-        exposure=exposure,
-    )
-
-
 #: Validation users whose lists tell the dial coarsely; all tell it finely.
 DIAL_USERS = 2000
-
-
-class Selection:
-    """Measures embeddings on the split that selects; of the held-out splits it opens no other.
-
-    Where the dial is chosen (``training.dial="auto"``), an epoch is worth what it is at its best
-    dial of :data:`~cnsdiff.evaluation.dial.COARSE`: the same pairs and the same metric pick both.
-    It keeps no state from one validation to the next.
-
-    Parameters
-    ----------
-    config
-        Its ``select_*`` fields and its ``dial``.
-    dataset
-        Has the split that selects; its environment is what the dial turns.
-    train
-        ``(U, I)`` training pairs, which are masked.
-    ks
-        Cut-offs.
-    device
-        Where to rank.
-
-    Raises
-    ------
-    DataError
-        The dataset has no such split.
-    ConfigError
-        The anticipated shift needs what the split lacks.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        dataset: Dataset,
-        train: csr_array,
-        ks: Sequence[int],
-        device: torch.device | str,
-    ) -> None:
-        self.config, self.train, self.ks, self.device = config, train, ks, device
-        exposure = exposure_counts(dataset)
-        self.exposure_score, self._exposure = standardised_log(exposure), exposure.numpy()
-        self._whole = dataset.split(config.selection_split)
-        self.split = self._whole if config.dial != "auto" else some_users(self._whole, DIAL_USERS)
-        self.anticipation = self._anticipate(self.split)
-
-    def _anticipate(self, split: Split) -> Anticipation | None:
-        if self.config.anticipated is None:
-            return None
-        return as_configured(
-            self.config.anticipated, self.config, split, self.train, self.ks, self._exposure
-        )
-
-    @property
-    def note(self) -> str | None:
-        """What the user should know of it, in one line."""
-        if self.config.select_on == "test_ood":
-            return (
-                "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
-                "code does; these numbers are not an honest estimate"
-            )
-        if self.anticipation is not None:
-            return (
-                f"selecting on {self.anticipation.name}: the {len(self.split):,} validation pairs "
-                f"weigh as much as {self.anticipation.effective_pairs:,.0f} equal ones"
-            )
-        return None
-
-    def __call__(self, embeddings: Embeddings) -> Mapping[str, float]:
-        """Metrics by name, and ``"dial"`` where one is in use: the one they are read at."""
-        if self.config.dial == "off":
-            return self._read(embeddings, (0.0,), self.split, self.anticipation)[0.0]
-        fixed = self.config.fixed_dial
-        dials = COARSE if fixed is None else (fixed,)
-        found = self._read(embeddings, dials, self.split, self.anticipation)
-        dial, _ = best_reading(found, self.config.selection_metrics[0])
-        return found[dial] | {"dial": dial}
-
-    def dial(self, embeddings: Embeddings) -> float:
-        """The dial of a trained model, or as fixed.
-
-        Of the fine ones about the coarse one that the sample likes best, the best on all validation
-        users. Readings that are equally good count as the one nearest 0.
-        """
-        if self.config.fixed_dial is not None:
-            return self.config.fixed_dial
-        metric = self.config.selection_metrics[0]
-        coarse = self._read(embeddings, COARSE, self.split, self.anticipation)
-        dials = near(best_reading(coarse, metric)[0])
-        fine = self._read(embeddings, dials, self._whole, self._anticipate(self._whole))
-        return best_reading(fine, metric)[0]
-
-    def _read(
-        self,
-        embeddings: Embeddings,
-        dials: Sequence[float],
-        split: Split,
-        anticipation: Anticipation | None,
-    ) -> dict[float, dict[str, float]]:
-        return readings(
-            EmbeddingScorer(*embeddings),
-            self.exposure_score,
-            split,
-            self.train,
-            gammas=dials,
-            ks=self.ks,
-            anticipations=() if anticipation is None else (anticipation,),
-            device=self.device,
-        )
-
-
-def some_users(split: Split, n: int) -> Split:
-    """The pairs of ``n`` users of a split, the same ones whatever the seed of the run."""
-    users = np.unique(split.users)
-    if len(users) <= n:
-        return split
-    chosen = numpy_generator(0, "dial users").choice(users, n, replace=False)
-    return split.of_users(chosen)
 
 
 @dataclass
@@ -209,3 +70,201 @@ class EarlyStopping:
     @property
     def should_stop(self) -> bool:
         return self.patience is not None and self.stale >= self.patience
+
+
+class Reading(NamedTuple):
+    """The dial at which an objective is best, and its value there."""
+
+    dial: float
+    value: float
+
+
+class Selection:
+    """Measures a model by one or more objectives, on the split that selects and on no other.
+
+    Where an objective picks the dial (``dial="auto"``), an epoch is worth what it is at its best
+    dial of :data:`~cnsdiff.evaluation.dial.COARSE`: the same pairs and the same metric pick both.
+    All objectives read the same lists, and each user is scored once for all dials. Nothing is kept
+    from one validation to the next.
+
+    Parameters
+    ----------
+    objectives
+        By name; all select on one split, and what shapes a shift is the same for all.
+    dataset
+        Has that split; its exposures are what the dial turns.
+    train
+        ``(U, I)`` training pairs, which are masked.
+    ks
+        Cut-offs.
+    device
+        Where to rank.
+
+    Raises
+    ------
+    DataError
+        The dataset has no such split, or nothing is in it.
+    ConfigError
+        An anticipated shift needs what the split lacks.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, TrainingConfig],
+        dataset: Dataset,
+        train: csr_array,
+        ks: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.objectives, self.train, self.ks, self.device = dict(objectives), train, ks, device
+        exposure = exposure_counts(dataset, train)
+        self.exposure_score, self._exposure = standardised_log(exposure), exposure.numpy()
+        (split_name,) = {objective.selection_split for objective in self.objectives.values()}
+        self._whole = self._sample = dataset.split(split_name)
+        if not len(self._whole):
+            raise DataError(
+                f"the {split_name} split holds no interactions, so nothing can be selected"
+            )
+        if any(objective.dial == "auto" for objective in self.objectives.values()):
+            self._sample = some_users(self._whole, DIAL_USERS)
+        self._anticipations: dict[tuple[str, int], Anticipation] = {}
+        for name in self.objectives:  # what is wrong is said before anything is trained
+            self._anticipation(name, self.split_of(name))
+
+    def split_of(self, name: str) -> Split:
+        """The pairs that an epoch is measured on: those of a sample of users, for a dial's sake."""
+        return self._sample if self.objectives[name].dial == "auto" else self._whole
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of each objective, in one line."""
+        notes = []
+        for name, objective in self.objectives.items():
+            split = self.split_of(name)
+            anticipation = self._anticipation(name, split)
+            if objective.select_on == "test_ood":
+                notes.append(
+                    "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
+                    "code does; these numbers are not an honest estimate"
+                )
+            elif anticipation is not None:
+                notes.append(
+                    f"selecting on {anticipation.name}: the {len(split):,} validation pairs "
+                    f"weigh as much as {anticipation.effective_pairs:,.0f} equal ones"
+                )
+        return notes
+
+    def __call__(
+        self, scorer: Scorer, names: Iterable[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """The metrics by each of these objectives (all by default), at the dial that it reads at.
+
+        Where a dial is in use, it is among them as ``"dial"``.
+        """
+        groups: dict[int, list[str]] = {}
+        for name in self.objectives if names is None else names:
+            groups.setdefault(id(self.split_of(name)), []).append(name)
+        values: dict[str, dict[str, float]] = {}
+        for group in groups.values():
+            dials = {name: self._dials(name) for name in group}
+            at = self._read(scorer, self.split_of(group[0]), group, dials)
+            for name in group:
+                dial = self._best({dial: at[dial] for dial in dials[name]}, name).dial
+                turned = self.objectives[name].dial != "off"
+                values[name] = at[dial] | ({"dial": dial} if turned else {})
+        return values
+
+    def place(
+        self, scorer: Scorer, names: Iterable[str], dials: Sequence[float] | None = None
+    ) -> dict[str, Reading]:
+        """The best dial by each of these objectives, on all users; of equal ones that nearest 0.
+
+        Of ``dials``; by default of the fine ones about the coarse one that the sample likes best.
+        """
+        names = list(names)
+        if not names:
+            return {}
+        # Each objective has a neighbourhood of its own, whatever others are read beside it.
+        own = {name: tuple(dials or ()) for name in names}
+        if dials is None:
+            coarse = self._read(scorer, self._sample, names, dict.fromkeys(names, COARSE))
+            own = {name: near(self._best(coarse, name).dial) for name in names}
+        fine = self._read(scorer, self._whole, names, own)
+        return {name: self._best({dial: fine[dial] for dial in own[name]}, name) for name in names}
+
+    def _dials(self, name: str) -> tuple[float, ...]:
+        fixed = self.objectives[name].fixed_dial
+        return COARSE if fixed is None else (fixed,)
+
+    def _best(self, at: dict[float, dict[str, float]], name: str) -> Reading:
+        return Reading(*best_reading(at, self.objectives[name].selection_metrics[0]))
+
+    def _read(
+        self,
+        scorer: Scorer,
+        split: Split,
+        names: Iterable[str],
+        dials: Mapping[str, Sequence[float]],
+    ) -> dict[float, dict[str, float]]:
+        """The metrics of a split at each dial that any of these objectives wants."""
+        anticipations = {
+            anticipation.name: anticipation
+            for name in names
+            if (anticipation := self._anticipation(name, split)) is not None
+        }
+        return readings(
+            scorer,
+            self.exposure_score,
+            split,
+            self.train,
+            gammas=sorted({dial for wanted in dials.values() for dial in wanted}),
+            ks=self.ks,
+            anticipations=tuple(anticipations.values()),
+            device=self.device,
+        )
+
+    def _anticipation(self, name: str, split: Split) -> Anticipation | None:
+        objective = self.objectives[name]
+        if objective.anticipated is None:
+            return None
+        key = objective.anticipated, id(split)
+        if key not in self._anticipations:
+            self._anticipations[key] = as_configured(
+                objective.anticipated, objective, split, self.train, self.ks, self._exposure
+            )
+        return self._anticipations[key]
+
+
+def as_configured(
+    anticipated: Anticipated,
+    config: TrainingConfig,
+    split: Split,
+    train: csr_array,
+    ks: Sequence[int],
+    exposure: NDArray[Any] | None = None,
+) -> Anticipation:
+    """The validation objective for an anticipated shift, shaped by the ``select_*`` fields.
+
+    ``exposure (I,)`` is how often each item was exposed; None: as often as it occurs in train.
+    """
+    return anticipate(
+        anticipated,
+        split,
+        train,
+        ks=ks,
+        strength=config.select_strength,
+        half_life=config.select_half_life,
+        slices=config.select_slices,
+        slice_by=config.select_slice_by,
+        drift=config.select_drift,
+        exposure=exposure,
+    )
+
+
+def some_users(split: Split, n: int) -> Split:
+    """The pairs of ``n`` users of a split, the same ones whatever the seed of the run."""
+    users = np.unique(split.users)
+    if len(users) <= n:
+        return split
+    chosen = numpy_generator(0, "dial users").choice(users, n, replace=False)
+    return split.of_users(chosen)

@@ -25,6 +25,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import config_fingerprint, provenance, read_manifest
+from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.processes import place
 from cnsdiff.training.progress import Reporter as TrainingReporter
 from cnsdiff.tuning.importance import importances
@@ -319,9 +320,11 @@ class _Tuning:
         try:
             model = self.variants.recommender(question.setting if question.number else {})
             watch.follow(model.resolve())
-            dial = model.fit(self.dataset, reporter=watch).dial_
-        except LagsError:
-            state = "pruned"
+            model.fit(self.dataset, reporter=watch, stop=lambda _: watch.lags)
+            if watch.lags:
+                state = "pruned"
+            else:
+                dial = model.dial_
         except CnsdiffError as failure:
             if question.number == 0 and isinstance(failure, InputError):
                 raise  # the user's, and not the setting's
@@ -360,25 +363,22 @@ def _changes(trial: Trial) -> Setting:
     return trial.setting if trial.number else {}
 
 
-class LagsError(Exception):
-    """Ends a training that lags behind the others."""
-
-
 class _Watch(TrainingReporter):
-    """Follows a training: its validations go to the study, which may end it."""
+    """Follows a training: its validations go to the study, which may say that it lags."""
 
     def __init__(self, question: Question, reporter: Reporter) -> None:
         self.question, self.reporter = question, reporter
         self.curve: list[tuple[int, float]] = []
         self.epochs = self.best_epoch = 0
         self.value: float | None = None
+        self.lags = False
         self._metric, self._most = "", 0
 
     def follow(self, config: Config) -> None:
         """What is measured, and for how many epochs at most."""
         self._metric, self._most = config.training.selection_metrics[0], config.training.epochs
 
-    def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
+    def epoch(self, record: EpochRecord, *, best: bool) -> None:
         self.epochs = record["epoch"]
         if not record["validation"]:
             return
@@ -388,8 +388,7 @@ class _Watch(TrainingReporter):
             self.best_epoch, self.value = self.epochs, value
         self.reporter.validated(self.epochs, self._most, value)
         # After its last epoch there is nothing to be saved.
-        if self.question.lags(self.epochs, value) and self.epochs < self._most:
-            raise LagsError
+        self.lags = self.question.lags(self.epochs, value) and self.epochs < self._most
 
     def course(self) -> dict[str, Any]:
         """What a trial says of its training."""
