@@ -18,11 +18,11 @@ import cnsdiff.simulate  # noqa: F401 (with the shifts and the grid, for their s
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.settings import Settings
+from cnsdiff.cli.parsing import parse_assignments
 from cnsdiff.objectives.objective import ObjectiveConfig
 from cnsdiff.recommender.config import (
     Config,
     merge,
-    parse_assignments,
     parse_yaml,
     read_config_file,
     resolve_config,

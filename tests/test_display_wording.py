@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.cli.parsing import parse_budget
 from cnsdiff.display.wording import (
     byte_size,
     clock,
@@ -14,7 +15,6 @@ from cnsdiff.display.wording import (
     metric_title,
     number,
     number_span,
-    parse_budget,
     percent,
     percent_span,
 )

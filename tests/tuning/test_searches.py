@@ -10,9 +10,10 @@ from pydantic import Field
 from cnsdiff import Recommender
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Searched, Space
+from cnsdiff.cli.parsing import read_searches
 from cnsdiff.samplers import SamplerConfig
 from cnsdiff.samplers.random import RandomSampler
-from cnsdiff.tuning.searches import Variants, choose_searches, leaves, read_searches
+from cnsdiff.tuning.searches import Variants, choose_searches, leaves
 
 
 class OwnConfig(SamplerConfig):
@@ -164,13 +165,13 @@ def test_spaces_from_the_command_line():
         ("training.lr", "write it as KEY=LOW..HIGH"),
         ("=1..2", "write it as KEY=LOW..HIGH"),
         ("training.lr=", "write it as KEY=LOW..HIGH"),
-        ("training.lr=a..2", "'a..2' is no interval of two numbers"),
+        ("training.lr=a..2", "'a..2' is not an interval of two numbers"),
         ("training.lr=2..1", "low below high"),
         ("training.lr=0..1:log", "log needs a low above 0"),
         ("training.lr=1..2:ln", "only 'log' can stand, not 'ln'"),
         ("backbone.layers=1.5..3", "integer needs whole low and high"),
-        ("backbone.dim=8,8", "a choice is there twice"),
-        ("backbone.dim=[,2", "is no list of values"),
+        ("backbone.dim=8,8", "a choice is named twice"),
+        ("backbone.dim=[,2", "is not a list of values"),
         ("training.lrr=1..2", "did you mean 'training.lr'"),
         ("training=1..2", "has no setting 'training'"),
         ("threads=1,2", "threads is not searched"),

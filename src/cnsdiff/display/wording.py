@@ -7,10 +7,7 @@ comma, negative numbers with a hyphen; a number that is missing is :data:`NOTHIN
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-
-from cnsdiff.base.errors import ConfigError
 
 #: Stands for a missing number.
 NOTHING = "-"
@@ -102,34 +99,3 @@ def duration(seconds: float) -> str:
     minutes, left = divmod(rest, 60)
     parts = [(hours, "h"), (minutes, "min"), (left if not hours else 0, "s")]
     return " ".join(f"{amount} {unit}" for amount, unit in parts if amount)
-
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-#: Seconds; in less nothing can be trained.
-_LEAST, _MOST = 5.0, 365 * 24 * 3600.0
-
-
-def parse_budget(text: str) -> float:
-    """``90s``, ``10m``, ``1h30m`` in seconds.
-
-    Raises
-    ------
-    ConfigError
-        It is not a duration, or too short or too long to train in.
-    """
-    plain = re.sub(r"\s", "", text).lower()
-    match = _DURATION.fullmatch(plain)
-    if not plain or match is None:
-        mend = (
-            f"write {plain}s for seconds or {plain}m for minutes"
-            if plain.isdigit()
-            else "write it as 90s, 10m or 1h30m"
-        )
-        raise ConfigError(f"--budget {text}: is not a duration; {mend}")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    if total < _LEAST:
-        raise ConfigError(f"--budget {text}: is too short to train anything; give 30s or more")
-    if total > _MOST:
-        raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
-    return total

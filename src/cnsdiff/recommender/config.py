@@ -194,24 +194,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """``["training.epochs=5"]`` as a nested mapping; values are read as YAML."""
-    tree: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {assignment}: write it as key=value, e.g. training.epochs=5")
-        try:
-            value = parse_yaml(text)
-        except NotYaml as error:
-            odd = "" if error.problem.startswith("not valid") else f" ({error.problem})"
-            raise ConfigError(
-                f"--set {assignment}: the value is not valid YAML{odd}; quote it"
-            ) from error
-        tree = merge(tree, _nest(key.strip(), value))
-    return tree
-
-
 def _nest(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.base.search_space import Space, declared_spaces, takes_whole_numbers_only, value_at
+from cnsdiff.base.search_space import Space, declared_spaces, value_at
 from cnsdiff.base.settings import Settings
 from cnsdiff.base.spelling import parameter
-from cnsdiff.recommender.config import Config, NotYaml, merge, nested, parse_yaml
+from cnsdiff.recommender.config import Config, merge, nested
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import as_options
 
@@ -102,66 +102,6 @@ class Searches:
     left_out: tuple[str, ...]
 
 
-def read_searches(texts: Iterable[str], config: Config) -> dict[str, Space]:
-    """Spaces as they are written on the command line.
-
-    ``training.lr=0.001..0.01:log`` is an interval, ``backbone.dim=32,64,128`` a choice.
-
-    Raises
-    ------
-    ConfigError
-        It is written in another way, or names no setting of ``config``.
-    """
-    found = {}
-    for text in texts:
-        key, equals, values = text.partition("=")
-        key, values = key.strip(), values.strip()
-        if not (key and equals and values):
-            raise ConfigError(
-                f"--search {text}: write it as KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C"
-            )
-        _require_setting(f"--search {text}", key, config)
-        try:
-            found[key] = _space(values, takes_whole_numbers_only(config, key))
-        except ValueError as error:
-            # pydantic's sentence stands in the midst of others.
-            lines = [line.strip() for line in str(error).splitlines()]
-            said = next((line for line in lines if line.startswith("Value error, ")), lines[0])
-            said = said.removeprefix("Value error, ").partition(" [type=")[0]
-            raise ConfigError(f"--search {text}: {said}") from error
-    return found
-
-
-def _space(text: str, whole: bool) -> Space:
-    interval, colon, scale = text.partition(":")
-    low, dots, high = interval.partition("..")
-    if dots:
-        if colon and scale != "log":
-            raise ValueError(f"after the colon only 'log' can stand, not {scale!r}")
-        try:
-            bounds = {"low": float(low), "high": float(high)}
-        except ValueError:
-            raise ValueError(f"{interval!r} is no interval of two numbers") from None
-        return Space(**bounds, log=bool(colon), integer=whole)
-    try:
-        choices = tuple(parse_yaml(part) for part in text.split(","))
-    except NotYaml:
-        raise ValueError(f"{text!r} is no list of values; write A,B,C") from None
-    if len(set(map(repr, choices))) < len(choices):
-        raise ValueError("a choice is there twice")
-    return Space(choices=tuple(_number(choice) for choice in choices))
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The dotted keys of the values in a nested mapping."""
     found = []
@@ -204,7 +144,7 @@ def choose_searches(
     """
     config, search = variants.config, dict(search or {})
     for key in search:
-        _require_setting(f"search {key}", key, config)
+        require_setting(f"search {key}", key, config)
     declared = declared_spaces(config)
     everything = declared | search
     for name in only or ():
@@ -255,7 +195,7 @@ def _default(config: Config, key: str) -> Any:
     return type(owner).model_fields[name].default
 
 
-def _require_setting(place: str, key: str, config: Config) -> None:
+def require_setting(place: str, key: str, config: Config) -> None:
     for name, reason in _NEVER.items():
         if _within(key, name):
             raise ConfigError(f"{place}: {name} is not searched; {reason}")

@@ -138,8 +138,8 @@ def audit(
     from cnsdiff.audit.log import Reading
     from cnsdiff.audit.methods import require_metric
     from cnsdiff.cli.output import print_json
+    from cnsdiff.cli.parsing import parse_budget
     from cnsdiff.display.progress import PlainLines
-    from cnsdiff.display.wording import parse_budget
 
     named = {
         "user": user_col,

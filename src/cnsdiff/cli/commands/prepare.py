@@ -254,7 +254,7 @@ def _from_log(
     common: dict[str, Any],
 ) -> Dataset:
     from cnsdiff.base.errors import ConfigError
-    from cnsdiff.recommender.config import parse_assignments
+    from cnsdiff.cli.parsing import parse_assignments
     from cnsdiff.shifts import SCENARIOS
     from cnsdiff.shifts import prepare as prepare_log
 

@@ -115,7 +115,7 @@ def train(
     Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
     """
     from cnsdiff.base.errors import ConfigError
-    from cnsdiff.cli.recommenders import recommender_of
+    from cnsdiff.cli.parsing import recommender_of
 
     if resume is not None:
         given = [out, sampler, backbone, config, set_, select_on, seed, device, threads]

@@ -94,12 +94,15 @@ def tune(
     or a crash the same command goes on, to the very result of an undisturbed one.
     """
     from cnsdiff.cli.failure import interruptible
-    from cnsdiff.cli.recommenders import recommender_of
+    from cnsdiff.cli.parsing import (
+        parse_assignments,
+        parse_budget,
+        read_searches,
+        recommender_of,
+    )
     from cnsdiff.data import load_dataset
-    from cnsdiff.display.wording import parse_budget
-    from cnsdiff.recommender.config import parse_assignments
     from cnsdiff.tuning.progress import reporter_for_terminal
-    from cnsdiff.tuning.searches import leaves, read_searches
+    from cnsdiff.tuning.searches import leaves
     from cnsdiff.tuning.tuner import tune as carry_out
 
     model = recommender_of(

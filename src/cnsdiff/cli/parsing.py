@@ -1,0 +1,173 @@
+"""Options whose text has a form of its own, read into what the library takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.search_space import Space, takes_whole_numbers_only
+from cnsdiff.base.settings import shown
+from cnsdiff.recommender.config import (
+    Config,
+    NotYaml,
+    merge,
+    nested,
+    parse_yaml,
+    read_config_file,
+)
+
+if TYPE_CHECKING:
+    from cnsdiff.recommender.recommender import Recommender
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+#: Seconds; in less nothing can be trained.
+_LEAST, _MOST = 5.0, 365 * 24 * 3600.0
+
+
+def parse_budget(text: str) -> float:
+    """``90s``, ``10m``, ``1h30m`` in seconds.
+
+    Raises
+    ------
+    ConfigError
+        It is not a duration, or too short or too long to train in.
+    """
+    plain = re.sub(r"\s", "", text).lower()
+    match = _DURATION.fullmatch(plain)
+    if not plain or match is None:
+        mend = (
+            f"write {plain}s for seconds or {plain}m for minutes"
+            if plain.isdigit()
+            else "write it as 90s, 10m or 1h30m"
+        )
+        raise ConfigError(f"--budget {text}: is not a duration; {mend}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total < _LEAST:
+        raise ConfigError(f"--budget {text}: is too short to train anything; give 30s or more")
+    if total > _MOST:
+        raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
+    return total
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["training.epochs=5"]`` as a nested mapping; values are read as YAML."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write it as key=value, e.g. training.epochs=5")
+        try:
+            value = parse_yaml(text)
+        except NotYaml as error:
+            odd = "" if error.problem.startswith("not valid") else f" ({error.problem})"
+            raise ConfigError(
+                f"--set {assignment}: the value is not valid YAML{odd}; quote it"
+            ) from error
+        tree = merge(tree, nested({key.strip(): value}))
+    return tree
+
+
+def read_searches(texts: Iterable[str], config: Config) -> dict[str, Space]:
+    """Spaces as they are written on the command line.
+
+    ``training.lr=0.001..0.01:log`` is an interval, ``backbone.dim=32,64,128`` a choice.
+
+    Raises
+    ------
+    ConfigError
+        It is written in another way, or names no setting of ``config``.
+    """
+    from cnsdiff.tuning.searches import require_setting
+
+    spaces = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        key, values = key.strip(), values.strip()
+        if not (key and equals and values):
+            raise ConfigError(
+                f"--search {text}: write it as KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C"
+            )
+        require_setting(f"--search {text}", key, config)
+        try:
+            spaces[key] = _space(values, takes_whole_numbers_only(config, key))
+        except ValueError as error:
+            # pydantic's sentence stands in the midst of others.
+            lines = [line.strip() for line in str(error).splitlines()]
+            said = next((line for line in lines if line.startswith("Value error, ")), lines[0])
+            said = said.removeprefix("Value error, ").partition(" [type=")[0]
+            raise ConfigError(f"--search {text}: {said}") from error
+    return spaces
+
+
+def _space(text: str, whole: bool) -> Space:
+    interval, colon, scale = text.partition(":")
+    low, dots, high = interval.partition("..")
+    if dots:
+        if colon and scale != "log":
+            raise ValueError(f"after the colon only 'log' can stand, not {scale!r}")
+        try:
+            bounds = {"low": float(low), "high": float(high)}
+        except ValueError:
+            raise ValueError(f"{interval!r} is not an interval of two numbers") from None
+        return Space(**bounds, log=bool(colon), integer=whole)
+    try:
+        choices = tuple(parse_yaml(part) for part in text.split(","))
+    except NotYaml:
+        raise ValueError(f"{text!r} is not a list of values; write A,B,C") from None
+    if len(set(map(repr, choices))) < len(choices):
+        raise ValueError("a choice is named twice")
+    return Space(choices=tuple(_number(choice) for choice in choices))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def recommender_of(
+    backbone: str | None,
+    sampler: str | None,
+    preset: str,
+    config: Path | None,
+    assignments: Sequence[str],
+    select_on: str | None,
+    seed: int | None,
+    device: str | None,
+    threads: int | None,
+) -> Recommender:
+    """The recommender that ``--backbone``, ``--sampler``, ``--config``, ``--set`` … ask for.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, an assignment is malformed, or a key is unknown.
+    """
+    from cnsdiff.recommender.recommender import Recommender
+    from cnsdiff.recommender.run_directory import as_options
+
+    overrides = read_config_file(config) if config else {}
+    overrides = merge(overrides, parse_assignments(assignments))
+    for key, value in (("seed", seed), ("device", device), ("threads", threads)):
+        if value is not None:
+            overrides[key] = value
+    if select_on is not None:
+        overrides = merge(overrides, {"training": {"select_on": select_on}})
+    sources = [str(config)] * bool(config) + ["--set"] * bool(assignments or not config)
+    source = " or ".join(sources)
+    # Before they are arguments: `source` in a file is no argument of the recommender.
+    for key in overrides:
+        if key not in Config.model_fields:
+            known = list(Config.model_fields)
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {shown(key)}{hint}")
+    options = as_options({"backbone": {}, "sampler": {}} | overrides)
+    return Recommender(backbone, sampler, preset=preset, source=source, **options)
