@@ -27,8 +27,7 @@ from cnsdiff.data import Source, load_dataset
 from cnsdiff.evaluation import rank
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.references import EASE
-from cnsdiff.report.audit import audit_document
-from cnsdiff.report.audit_rows import plain_rows
+from cnsdiff.report.audit import audit_document, plain_rows
 from cnsdiff.report.build import document_of
 from cnsdiff.report.html import render_html
 

@@ -220,8 +220,7 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
     from cnsdiff.base.visible import say
     from cnsdiff.cli.output import console
     from cnsdiff.display.render import render
-    from cnsdiff.report.audit_limits import limits_of_shifts
-    from cnsdiff.report.audit_loss import short_table
+    from cnsdiff.report.audit import limits_of_shifts, short_table
 
     screen = console()
 
