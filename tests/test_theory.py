@@ -1,4 +1,4 @@
-"""What negatives from ``q`` make of a score that the library's sampler and loss teach (equation 21).
+"""What negatives from ``q`` make of a score that our sampler and loss teach (equation 21).
 
 The scores are a free table: the users' vectors are its rows, the items' the unit vectors. Its
 optimum is known in closed form from ``p(i|u)``, which no code under test computes.

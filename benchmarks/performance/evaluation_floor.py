@@ -39,7 +39,7 @@ from torch import Tensor
 
 from cnsdiff.data.splits import Split
 from cnsdiff.evaluation import EmbeddingScorer
-from cnsdiff.evaluation.evaluate import evaluate_split
+from cnsdiff.evaluation.protocol import evaluate_split
 from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH
 
 ROW = "evaluation_floor"

@@ -25,8 +25,8 @@ from cnsdiff.data.reading.dialects import NAMES
 from cnsdiff.data.reading.readers import FORMATS
 from cnsdiff.data.reading.times import TIME_UNITS
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
 from cnsdiff.evaluation.judges import JudgeKind
+from cnsdiff.evaluation.protocol import STANDARD_SPLITS
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.presets import PRESETS
 from cnsdiff.samplers import SAMPLERS

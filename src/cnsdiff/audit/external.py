@@ -22,7 +22,8 @@ from cnsdiff.benchmark.fit import selection_by
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Dialled, Scorer, rank
-from cnsdiff.evaluation.evaluate import evaluate, item_counts, measure, relevance_of
+from cnsdiff.evaluation.protocol import evaluate, measure
+from cnsdiff.evaluation.relevance import item_counts, relevance_of
 from cnsdiff.training.config import TrainingConfig
 
 

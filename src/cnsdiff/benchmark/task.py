@@ -20,7 +20,7 @@ from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
 from cnsdiff.benchmark.grid import digest
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.evaluation import Evaluation, evaluate
-from cnsdiff.evaluation.evaluate import STANDARD_SPLITS
+from cnsdiff.evaluation.protocol import STANDARD_SPLITS
 from cnsdiff.recommender.config import Config, merge, nested, resolve_config
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig

@@ -1,9 +1,8 @@
 """Exact full ranking, metrics and their comparison across splits."""
 
-from cnsdiff.evaluation.anticipate import anticipate
-from cnsdiff.evaluation.anticipation import Anticipation
+from cnsdiff.evaluation.anticipation import Anticipation, anticipate
 from cnsdiff.evaluation.dial import Dialled, exposure_score, readings
-from cnsdiff.evaluation.evaluate import evaluate, evaluate_split
+from cnsdiff.evaluation.protocol import evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.evaluation.relevance import Relevance
 from cnsdiff.evaluation.results import Evaluation, SplitEvaluation

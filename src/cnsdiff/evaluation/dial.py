@@ -24,8 +24,9 @@ from torch import Tensor
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
-from cnsdiff.evaluation.evaluate import check, item_counts, measure, relevance_of
+from cnsdiff.evaluation.protocol import check, measure
 from cnsdiff.evaluation.ranking import Excluded, best_of, require_room
+from cnsdiff.evaluation.relevance import item_counts, relevance_of
 from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:

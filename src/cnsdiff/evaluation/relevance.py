@@ -1,13 +1,15 @@
-"""The held-out positives of a split, ready for look-up."""
+"""The held-out positives of a split, ready for look-up, and the counts of the training pairs."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.data import Split
 
 
 class Relevance:
@@ -90,3 +92,22 @@ class Relevance:
         at = torch.searchsorted(self._keys, wanted).clamp_(max=len(self._keys) - 1)
         # The padding's key, one below the user's first, is the previous user's last item.
         return at, (self._keys[at] == wanted) & (items >= 0)
+
+
+def relevance_of(split: Split, name: str, shape: tuple[int, int]) -> Relevance:
+    """The held-out pairs of a split of ``(users, items)``.
+
+    Raises
+    ------
+    DataError
+        There are none; ``name`` is what the message calls the split.
+    """
+    found = Relevance(split.users, split.items, *shape)
+    if not len(found.users):
+        raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
+    return found
+
+
+def item_counts(train: csr_array) -> Tensor:
+    """``(I,)`` training pairs of each item."""
+    return torch.from_numpy(np.bincount(train.indices, minlength=train.shape[1]))

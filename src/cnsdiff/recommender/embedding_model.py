@@ -30,7 +30,7 @@ from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
-from cnsdiff.evaluation.evaluate import item_counts
+from cnsdiff.evaluation.relevance import item_counts
 from cnsdiff.evaluation.scorer import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
 

@@ -65,7 +65,7 @@ from cnsdiff.data.side_tables import Seen, seen_misfit
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
-from cnsdiff.evaluation.evaluate import item_counts
+from cnsdiff.evaluation.relevance import item_counts
 from cnsdiff.recommender.config import Config, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.samplers import SAMPLERS, Sampler

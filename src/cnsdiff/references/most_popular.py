@@ -7,7 +7,7 @@ from typing import ClassVar
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.evaluation.evaluate import item_counts
+from cnsdiff.evaluation.relevance import item_counts
 from cnsdiff.references.base import Reference
 
 

@@ -94,8 +94,9 @@ def evaluate(
     from cnsdiff.cli.verdict import evaluation_verdict
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation import evaluate as measure
-    from cnsdiff.evaluation.evaluate import STANDARD_SPLITS, relevance_of, splits_to_evaluate
     from cnsdiff.evaluation.judges import judge_for
+    from cnsdiff.evaluation.protocol import STANDARD_SPLITS, splits_to_evaluate
+    from cnsdiff.evaluation.relevance import relevance_of
     from cnsdiff.recommender.config import EvaluationConfig
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import is_run

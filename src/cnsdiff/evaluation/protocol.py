@@ -18,7 +18,7 @@ from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import metrics
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank
-from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.relevance import Relevance, item_counts, relevance_of
 from cnsdiff.evaluation.results import Evaluation, Mask, SplitEvaluation
 from cnsdiff.evaluation.scorer import Scorer
 
@@ -254,25 +254,6 @@ def check(scorer: Scorer, train: csr_array, ks: Sequence[int]) -> list[int]:
     if not ks or min(ks) < 1:
         raise ConfigError(f"the cut-offs are {list(ks)}; give at least one, each 1 or more")
     return sorted(set(ks))
-
-
-def relevance_of(split: Split, name: str, shape: tuple[int, int]) -> Relevance:
-    """The held-out pairs of a split of ``(users, items)``.
-
-    Raises
-    ------
-    DataError
-        There are none; ``name`` is what the message calls the split.
-    """
-    found = Relevance(split.users, split.items, *shape)
-    if not len(found.users):
-        raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
-    return found
-
-
-def item_counts(train: csr_array) -> Tensor:
-    """``(I,)`` training pairs of each item."""
-    return torch.from_numpy(np.bincount(train.indices, minlength=train.shape[1]))
 
 
 def measure(

@@ -13,7 +13,7 @@ import torch
 from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.data import Dataset, Split, read_interactions
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
-from cnsdiff.evaluation.evaluate import past_pairs
+from cnsdiff.evaluation.protocol import past_pairs
 
 
 def make_dataset(*held_out: str, seed: int = 0) -> Dataset:
