@@ -69,11 +69,11 @@ def spectral_tables(
     if rank == 0:
         return tables
     start = torch.cat(tables)[:, :rank]
-    found = torch.from_numpy(np.concatenate([left, right]) * np.sqrt(sigma)).float()
-    norms = found.norm(dim=1, keepdim=True)
+    singular = torch.from_numpy(np.concatenate([left, right]) * np.sqrt(sigma)).float()
+    norms = singular.norm(dim=1, keepdim=True)
     reached = norms > UNREACHED * norms.mean()
     factor = start.norm(dim=1, keepdim=True)[reached].mean() / norms[reached].mean()
-    mixed = torch.where(reached, factor * found, start)
+    mixed = torch.where(reached, factor * singular, start)
     users, items = tables
     users[:, :rank], items[:, :rank] = mixed[: len(users)], mixed[len(users) :]
     return tables
@@ -142,8 +142,8 @@ def _leading_eigenpairs(
         # Again, since subtracting once leaves rounding: the smaller the rest, the more of it.
         block = _orthonormal(block[:, : n - size], basis)
     sigma = np.sqrt(np.maximum(values[::-1], 0))
-    kept = sigma > NEGLIGIBLE
-    return sigma[kept], basis @ vectors[:, ::-1][:, kept]
+    positive = sigma > NEGLIGIBLE
+    return sigma[positive], basis @ vectors[:, ::-1][:, positive]
 
 
 def _orthonormal(block: Matrix, basis: Matrix) -> Matrix:

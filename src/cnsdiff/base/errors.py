@@ -7,6 +7,7 @@ its message as it is and exits with its ``exit_code``.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -18,6 +19,11 @@ class CnsdiffError(Exception):
 
 class CnsdiffWarning(UserWarning):
     """Something worth knowing that stops nothing; the command line prints it as one line."""
+
+
+def warn(text: str) -> None:
+    """Give a :class:`CnsdiffWarning` in the name of whoever called the caller."""
+    warnings.warn(text, CnsdiffWarning, stacklevel=3)
 
 
 class InputError(CnsdiffError):

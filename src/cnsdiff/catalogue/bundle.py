@@ -63,9 +63,9 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
     """
     place = path.name or str(path)
     if path.is_dir():
-        found = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        entries = sorted(entry for entry in path.rglob("*") if entry.is_file())
         yield Bundle(
-            place, _nearest({str(entry.relative_to(path)): _opener(entry) for entry in found})
+            place, _nearest({str(entry.relative_to(path)): _opener(entry) for entry in entries})
         )
     elif not path.is_file():
         raise DataError(f"{path}: no such file or folder; check the path")

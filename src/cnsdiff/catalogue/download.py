@@ -332,11 +332,11 @@ def _broken(error: httpx.TransportError, received: int) -> str:
 def _verify(part: Part, checksum: Checksum | None) -> None:
     if checksum is None:
         return
-    found = checksum.of(part.path)
-    if found != checksum:
+    digest = checksum.of(part.path)
+    if digest != checksum:
         part.remove()
         raise _Refused(
-            f"the file that came is not the published one (expected {checksum}, found {found}) "
+            f"the file that came is not the published one (expected {checksum}, found {digest}) "
             "and was removed"
         )
 

@@ -49,10 +49,10 @@ class Entry:
     """Where it is described, and the work to cite."""
     columns: tuple[str, ...]
     """What an interaction has."""
-    threshold: float
-    """The rating from which an interaction usually counts as positive."""
     layouts: tuple[Layout, ...]
     """How its files may be named, the preferred first."""
+    threshold: float = 4.0
+    """The rating from which an interaction usually counts as positive."""
     addresses: tuple[str, ...] = ()
     checksum: Checksum | None = None
     """Where it is, and what the file must have; no address where a login or a request is
@@ -90,7 +90,6 @@ _ML_100K = Entry(
     home_page="https://grouplens.org/datasets/movielens/100k/",
     citation=_MOVIELENS,
     columns=_TIMED,
-    threshold=4.0,
     layouts=(
         Layout(("u.data", "u.user", "u.item"), readers.ml_100k_grouplens, ("README", "u.genre")),
         Layout(("ml-100k.inter", "ml-100k.user", "ml-100k.item"), readers.ml_100k_recbole),
@@ -115,7 +114,6 @@ _ML_1M = Entry(
     home_page="https://grouplens.org/datasets/movielens/1m/",
     citation=_MOVIELENS,
     columns=_TIMED,
-    threshold=4.0,
     layouts=(Layout(("ratings.dat", "users.dat", "movies.dat"), readers.ml_1m, ("README",)),),
     addresses=("https://files.grouplens.org/datasets/movielens/ml-1m.zip",),
     checksum=Checksum("md5", "c4d9eecfca2ab87c1945afe126590906"),
@@ -154,7 +152,6 @@ _COAT = Entry(
     home_page="https://www.cs.cornell.edu/~schnabts/mnar/",
     citation="T. Schnabel et al., Recommendations as Treatments, ICML 2016",
     columns=_RATED,
-    threshold=4.0,
     layouts=(
         Layout(("train.ascii", "test.ascii"), readers.coat_matrices, _COAT_FEATURES),
         Layout(("user.txt", "random.txt"), readers.coat_triples, _COAT_FEATURES),
@@ -173,7 +170,6 @@ _YAHOO_R3 = Entry(
     citation="B. M. Marlin and R. S. Zemel, Collaborative Prediction and Ranking with Non-Random "
     "Missing Data, RecSys 2009",
     columns=_RATED,
-    threshold=4.0,
     layouts=(
         Layout(
             (
@@ -199,7 +195,6 @@ _FOOD = Entry(
     citation="B. P. Majumder et al., Generating Personalized Recipes from Historical User "
     "Preferences, EMNLP 2019",
     columns=_TIMED,
-    threshold=4.0,
     layouts=(Layout(("RAW_interactions.csv",), readers.food, ("RAW_recipes.csv",)),),
     ask=True,
     unpacked=1 << 31,
@@ -215,7 +210,6 @@ _YELP = Entry(
     home_page="https://business.yelp.com/data/resources/open-dataset/",
     citation="Yelp Open Dataset",
     columns=_TIMED,
-    threshold=4.0,
     layouts=(
         Layout(
             ("yelp_academic_dataset_review.json",),
@@ -254,7 +248,6 @@ def _amazon(category: str) -> Entry:
         citation="Y. Hou et al., Bridging Language and Items for Retrieval and Recommendation, "
         "arXiv 2403.03952",
         columns=_TIMED,
-        threshold=4.0,
         layouts=tuple(
             Layout((f"{category}{ending}",), readers.amazon_2023) for ending in (".csv.gz", ".csv")
         ),

@@ -110,19 +110,19 @@ def _with_pip(command: list[str], wheel: Wheel, target: Path) -> None:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise DownloadError(f"pip did not bring {requirement} ({error})") from error
-        found = Path(folder) / wheel.file
-        if done.returncode or not found.is_file():
+        file = Path(folder) / wheel.file
+        if done.returncode or not file.is_file():
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             reason = lines[-1].removeprefix("ERROR: ") if lines else "it gave another file"
             raise DownloadError(f"pip did not bring {requirement} ({reason.rstrip('.')})")
-        got = wheel.checksum.of(found)
-        if got != wheel.checksum:
+        digest = wheel.checksum.of(file)
+        if digest != wheel.checksum:
             raise DownloadError(
                 f"pip brought another {wheel.file} than the known one (expected "
-                f"{wheel.checksum}, found {got})"
+                f"{wheel.checksum}, found {digest})"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found, target)
+        shutil.copyfile(file, target)
 
 
 def _from_index(wheel: Wheel, target: Path, retry: Retry, report: Reporter) -> str:

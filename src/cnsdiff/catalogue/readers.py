@@ -82,10 +82,10 @@ def ml_1m(folder: Path) -> Source:
 
 def kuairec(folder: Path) -> Source:
     """The sparse log, and the matrix in which every user saw (nearly) every video."""
-    kept, named = ("user_id", "video_id", "watch_ratio"), {"watch_ratio": "rating"}
-    log = _csv(folder / "big_matrix.csv", *kept, "timestamp").rename(named)
+    columns, names = ("user_id", "video_id", "watch_ratio"), {"watch_ratio": "rating"}
+    log = _csv(folder / "big_matrix.csv", *columns, "timestamp").rename(names)
     # Pairs of the second stage of the experiment carry no time, so none is read.
-    full = _csv(folder / "small_matrix.csv", *kept).rename(named)
+    full = _csv(folder / "small_matrix.csv", *columns).rename(names)
     features = {}
     if (folder / "user_features.csv").is_file():
         features["user_features"] = read_features(folder / "user_features.csv", "user")
@@ -136,8 +136,8 @@ def food(folder: Path) -> Source:
     log = _csv(path, "user_id", "recipe_id", "rating", "date")
     features = {}
     if (folder / "RAW_recipes.csv").is_file():
-        kept = ("id", "name", "minutes", "submitted", "n_steps", "n_ingredients")
-        recipes = _csv(folder / "RAW_recipes.csv", *kept).rename({"id": "item"})
+        columns = ("id", "name", "minutes", "submitted", "n_steps", "n_ingredients")
+        recipes = _csv(folder / "RAW_recipes.csv", *columns).rename({"id": "item"})
         features["item_features"] = read_features(recipes, "item")
     return Source({"log": _interactions(log, path)}, features)
 

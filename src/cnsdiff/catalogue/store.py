@@ -59,10 +59,10 @@ class FetchRecord(Record):
     files: dict[str, FetchedFile]
 
 
-def home(given: Path | str | None = None) -> Path:
+def home(path: Path | str | None = None) -> Path:
     """Where data sets are kept: as given, else ``$CNSDIFF_HOME``, else the user's data folder."""
-    if given is not None:
-        return Path(given).expanduser()
+    if path is not None:
+        return Path(path).expanduser()
     named = os.environ.get("CNSDIFF_HOME")
     return Path(named).expanduser() if named else platformdirs.user_data_path("cnsdiff")
 
@@ -180,7 +180,7 @@ def load(name: str, *, home: Path | str | None = None) -> Source:
     if wrong or layout is None:
         reason = wrong or "files that it needs are missing"
         raise DataError(f"{folder}: {reason}; run: {Command('data fetch', name, force=True)}")
-    kept = ("files", "route", "address", "licence", "terms", "home_page", "citation")
+    keys = ("files", "route", "address", "licence", "terms", "home_page", "citation")
     content = record.model_dump()
-    provenance = {key: content[key] for key in kept} | {"threshold": entry.threshold}
+    provenance = {key: content[key] for key in keys} | {"threshold": entry.threshold}
     return replace(layout.read(folder), name=name, provenance=provenance)

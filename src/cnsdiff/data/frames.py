@@ -17,18 +17,18 @@ from cnsdiff.base.errors import DataError
 from cnsdiff.data.ids import id_list
 
 
-def column_of(given: Any, name: str) -> Any:
+def column_of(ids: Any, name: str) -> Any:
     """``given``, or its column ``name`` where it is a data frame; a list where it is an iterator.
 
     :class:`DataError` if it is a data frame without such a column.
     """
-    if isinstance(given, Iterator):
-        return list(given)
-    if isinstance(given, pl.LazyFrame):
-        given = given.collect()
-    if not nw.dependencies.is_into_dataframe(given):
-        return given
-    frame = nw.from_native(given, eager_only=True)
+    if isinstance(ids, Iterator):
+        return list(ids)
+    if isinstance(ids, pl.LazyFrame):
+        ids = ids.collect()
+    if not nw.dependencies.is_into_dataframe(ids):
+        return ids
+    frame = nw.from_native(ids, eager_only=True)
     if name not in frame.columns:
         raise DataError(
             f"expected a list of {name}s, not a data frame without a column {name!r} (it has "
@@ -37,15 +37,15 @@ def column_of(given: Any, name: str) -> Any:
     return frame[name].to_native()
 
 
-def id_array(given: Any) -> pa.Array:
+def id_array(ids: Any) -> pa.Array:
     """Ids in any container as they are; text where some are text and some are numbers."""
-    if isinstance(given, pl.Series):
-        return given.to_arrow()
-    if isinstance(given, pa.ChunkedArray):
-        return given.combine_chunks()
-    if isinstance(given, pa.Array):
-        return given
-    values = id_list(given)
+    if isinstance(ids, pl.Series):
+        return ids.to_arrow()
+    if isinstance(ids, pa.ChunkedArray):
+        return ids.combine_chunks()
+    if isinstance(ids, pa.Array):
+        return ids
+    values = id_list(ids)
     if len({type(value) for value in values}) > 1:
         values = [None if value is None else str(value) for value in values]
     try:
@@ -54,12 +54,12 @@ def id_array(given: Any) -> pa.Array:
         return pa.array(list(map(str, values)))
 
 
-def frame_like(columns: Mapping[str, pa.Array], given: Any) -> Any:
+def frame_like(columns: Mapping[str, pa.Array], like: Any) -> Any:
     """A frame of the library that ``given`` (a Series or frame) belongs to; else of Polars."""
-    if isinstance(given, pa.Array):
+    if isinstance(like, pa.Array):
         return pa.table(dict(columns))
-    if nw.dependencies.is_into_series(given) or nw.dependencies.is_into_dataframe(given):
-        implementation = nw.from_native(given, allow_series=True, eager_only=True).implementation
+    if nw.dependencies.is_into_series(like) or nw.dependencies.is_into_dataframe(like):
+        implementation = nw.from_native(like, allow_series=True, eager_only=True).implementation
         if implementation.is_pandas():
             return pa.table(dict(columns)).to_pandas(use_threads=False)
         if implementation.is_pyarrow():

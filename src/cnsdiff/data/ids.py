@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.errors import DataError, warn
 from cnsdiff.base.spelling import parameter
 from cnsdiff.data.interactions import Interactions
 
@@ -88,11 +87,9 @@ def as_integers(ids: pl.Series, what: str | None = None, *, literal: bool = Fals
         whole = _as_written(ids.str.strip_suffix(".0"))
         if whole is not None and what is not None:
             shown = ids.filter(ids.str.ends_with(".0"))[0]
-            warnings.warn(
+            warn(
                 f"{what}: ids such as {shown!r} are taken for the whole number; "
-                f"{parameter('literal_ids', True)} takes them as they are written",
-                CnsdiffWarning,
-                stacklevel=2,
+                f"{parameter('literal_ids', True)} takes them as they are written"
             )
     return ids if whole is None else whole
 
@@ -107,18 +104,18 @@ def doubtful(ids: pl.Series) -> pl.Series:
     """Which text ids are no ids but a word for a missing one, or a number cut short."""
     if ids.dtype != pl.String:
         return pl.repeat(False, len(ids), dtype=pl.Boolean, eager=True)
-    found = ids.is_in(list(MISSING))
+    doubts = ids.is_in(list(MISSING))
     if ids.str.contains("+", literal=True).any():
-        found |= ids.str.contains(_CUT_SHORT)
+        doubts |= ids.str.contains(_CUT_SHORT)
     long_float = ids.str.ends_with(".0") & (ids.str.len_bytes() > 17)
     if long_float.any():
-        found |= long_float & (ids.cast(pl.Float64, strict=False).abs() >= 2.0**53)
-    return found.fill_null(False)
+        doubts |= long_float & (ids.cast(pl.Float64, strict=False).abs() >= 2.0**53)
+    return doubts.fill_null(False)
 
 
-def why_doubtful(given: Any, role: str) -> str:
+def why_doubtful(value: Any, role: str) -> str:
     """What is wrong with a doubtful id."""
-    if given in MISSING:
+    if value in MISSING:
         return f"stands for a missing {role}"
     return f"is a number whose last digits are lost, so different {role}s may look alike"
 
@@ -155,12 +152,12 @@ class Vocabulary:
         Integers may be asked for as text and the other way round, if the text is the same.
         :class:`DataError` if ``ids`` is not a one-dimensional list of integers or strings.
         """
-        asked = _like(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
+        column = _like(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
         if self._table is None:
             numbers = pl.int_range(len(self.ids), dtype=pl.Int64, eager=True)
             self._table = pl.DataFrame({"id": self.ids, "number": numbers})
-        found = asked.to_frame().join(self._table, on="id", how="left", maintain_order="left")
-        return found["number"].fill_null(-1).to_numpy(writable=True)
+        matches = column.to_frame().join(self._table, on="id", how="left", maintain_order="left")
+        return matches["number"].fill_null(-1).to_numpy(writable=True)
 
     def decode(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> pl.Series:
         """The ids of internal numbers; ValueError for one that is nobody's, such as -1."""
@@ -224,15 +221,17 @@ def id_list(ids: Iterable[Any]) -> list[Any]:
     """
     if isinstance(ids, str | bytes):
         raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
-    given: Any = ids
-    if nw.dependencies.is_into_dataframe(given) or isinstance(given, pl.LazyFrame | Mapping):
+    container: Any = ids
+    if nw.dependencies.is_into_dataframe(container) or isinstance(
+        container, pl.LazyFrame | Mapping
+    ):
         raise DataError(
-            f"expected a list of ids, not a {type(given).__name__}; give one of its columns"
+            f"expected a list of ids, not a {type(container).__name__}; give one of its columns"
         )
-    if isinstance(given, pa.Array | pa.ChunkedArray):
-        return list(given.to_pylist())
+    if isinstance(container, pa.Array | pa.ChunkedArray):
+        return list(container.to_pylist())
     try:
-        return list(given.tolist() if hasattr(given, "tolist") else given)
+        return list(container.tolist() if hasattr(container, "tolist") else container)
     except TypeError as error:
         raise DataError(f"ids must be a list of integers or strings: {error}") from error
 
@@ -245,13 +244,13 @@ def id_column(ids: Iterable[Any]) -> pl.Series:
     if isinstance(ids, str | bytes):
         raise DataError(f"expected a list of ids, not the single id {ids!r}; put it in a list")
     try:
-        given: Any = ids
-        if isinstance(given, pl.Series):
-            return given
-        if isinstance(given, pa.Array):
-            given = pa.chunked_array([given])
-        if nw.dependencies.is_into_series(given):
-            column: pl.Series = nw.from_native(given, series_only=True).to_polars()
+        container: Any = ids
+        if isinstance(container, pl.Series):
+            return container
+        if isinstance(container, pa.Array):
+            container = pa.chunked_array([container])
+        if nw.dependencies.is_into_series(container):
+            column: pl.Series = nw.from_native(container, series_only=True).to_polars()
             return column
         values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         kinds = {type(value) for value in values}
@@ -262,14 +261,14 @@ def id_column(ids: Iterable[Any]) -> pl.Series:
         raise DataError(f"ids must be a list of integers or strings: {error}") from error
 
 
-def _like(asked: pl.Series, dtype: pl.DataType) -> pl.Series:
-    if asked.dtype == dtype:
-        return asked
+def _like(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    if ids.dtype == dtype:
+        return ids
     if dtype == pl.String:
-        return asked.cast(pl.String)
-    if asked.dtype != pl.String:
-        return asked.cast(dtype, strict=False)
+        return ids.cast(pl.String)
+    if ids.dtype != pl.String:
+        return ids.cast(dtype, strict=False)
     # "007" is not the id 7, and "7.0" is, as where ids are read.
-    plain = asked.str.strip_suffix(".0")
+    plain = ids.str.strip_suffix(".0")
     cast = plain.cast(dtype, strict=False)
     return cast.set((cast.cast(pl.String) != plain).fill_null(False), None)

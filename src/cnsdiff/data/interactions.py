@@ -72,13 +72,13 @@ class Interactions:
                 f"column; name it with {parameter('rating', 'NAME')} or leave "
                 f"{parameter('threshold')} out"
             )
-        kept = self.frame.filter(pl.col("rating") >= threshold)
-        if kept.height == 0 and self.frame.height:
+        positives = self.frame.filter(pl.col("rating") >= threshold)
+        if positives.height == 0 and self.frame.height:
             raise DataError(
                 f"{self.source}: no rating reaches the threshold {threshold:g} (the highest is "
                 f"{self.frame['rating'].to_numpy().max():g}); lower {parameter('threshold')}"
             )
-        return replace(self, frame=kept)
+        return replace(self, frame=positives)
 
     def deduplicated(self) -> Interactions:
         """One row per (user, item): the earliest, or the first where times are equal or absent.
@@ -175,9 +175,9 @@ class Source:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Source | Interactions) -> Source:
+    def of(cls, source: Source | Interactions) -> Source:
         """A lone table of interactions is the log."""
-        return given if isinstance(given, Source) else cls({"log": given})
+        return source if isinstance(source, Source) else cls({"log": source})
 
 
 _LONGEST = 60  # characters of an example
@@ -213,8 +213,8 @@ def leave_out(what: str = "lines") -> str:
 
 def shortened(text: object) -> str:
     """The beginning of a line or value, on one line."""
-    given = "" if text is None else str(text)
-    return given if len(given) <= _LONGEST else f"{given[: _LONGEST - 1]}…"
+    line = "" if text is None else str(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def problem_of(reason: str, lines: pl.DataFrame) -> tuple[Problem, ...]:
@@ -232,10 +232,10 @@ def rows_of(problems: Iterable[Problem]) -> int:
 
 def merged(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """One problem for each reason; the first example of it stands."""
-    found: dict[str, Problem] = {}
+    by_reason: dict[str, Problem] = {}
     for problem in problems:
-        same = found.get(problem.reason)
-        found[problem.reason] = (
+        same = by_reason.get(problem.reason)
+        by_reason[problem.reason] = (
             problem if same is None else replace(same, rows=same.rows + problem.rows)
         )
-    return tuple(found.values())
+    return tuple(by_reason.values())

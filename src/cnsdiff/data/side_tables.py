@@ -28,7 +28,7 @@ ROW_OF = {
 
 
 def encode_side_tables(
-    given: Mapping[str, pl.DataFrame], users: Vocabulary, items: Vocabulary
+    tables: Mapping[str, pl.DataFrame], users: Vocabulary, items: Vocabulary
 ) -> dict[str, pl.DataFrame]:
     """Bring tables from the ids as given into internal numbers.
 
@@ -41,7 +41,7 @@ def encode_side_tables(
     comes twice, or a count is none.
     """
     coded = {}
-    for name, table in given.items():
+    for name, table in tables.items():
         require_side_table(name)
         if name == "judgements":
             coded[name] = _judgements(table, users, items)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.errors import DataError, warn
 from cnsdiff.data.directory import SPLITS, numbers_misfit
 from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
@@ -54,13 +53,13 @@ class Split:
 
     def of_users(self, users: NDArray[np.int64]) -> Split:
         """The pairs of some users, in the order they have."""
-        kept = np.isin(self.users, users)
+        mask = np.isin(self.users, users)
         return Split(
             self.name,
-            self.users[kept],
-            self.items[kept],
-            None if self.timestamps is None else self.timestamps[kept],
-            None if self.periods is None else self.periods[kept],
+            self.users[mask],
+            self.items[mask],
+            None if self.timestamps is None else self.timestamps[mask],
+            None if self.periods is None else self.periods[mask],
         )
 
 
@@ -139,33 +138,29 @@ def _part_from_tests(
     if "valid" in tables and tests:
         valid, source = tables["valid"], splits["valid"].source
         held = pl.concat([tables[name].select(_PAIR) for name in tests])
-        kept = valid.join(held, on=_PAIR, how="anti", maintain_order="left")
-        shared = valid.height - kept.height
-        if kept.height == 0:
+        fresh = valid.join(held, on=_PAIR, how="anti", maintain_order="left")
+        shared = valid.height - fresh.height
+        if fresh.height == 0:
             raise DataError(
                 f"{source}: all {shared} pairs of the valid split are in a test too, so epoch and "
                 "dial would be chosen on the test; give another file, or leave valid out"
             )
         if shared:
-            _warn(
+            warn(
                 f"{source}: {shared:,} of {valid.height:,} pairs of the valid split are in a test "
                 "too; they are left out of valid, so that nothing is chosen on the test"
             )
-        tables["valid"] = kept
+        tables["valid"] = fresh
         counts["valid"]["overlap_test"] = shared
     if len(tests) == 2:
         shared = tables["test_ood"].join(tables["test_iid"], on=_PAIR, how="semi").height
         counts["test_ood"]["overlap_test_iid"] = shared
         if shared:
-            _warn(
+            warn(
                 f"{splits['test_ood'].source}: {shared:,} of {tables['test_ood'].height:,} pairs "
                 "of the test_ood split are in test_iid too and stay in both, so the two tests "
                 "differ less than they seem to"
             )
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, CnsdiffWarning, stacklevel=2)
 
 
 def _split(name: str, table: pl.DataFrame) -> Split:
@@ -182,16 +177,16 @@ def _optional(frame: pl.DataFrame, column: str) -> NDArray[Any] | None:
     return frame[column].to_numpy(writable=True) if column in frame.columns else None
 
 
-def _nothing_left(given: Interactions, name: str, pairs: int, known: int) -> str:
+def _nothing_left(table: Interactions, name: str, pairs: int, known: int) -> str:
     if pairs == 0:
-        return f"{given.source}: the {name} split has no pairs; leave it out or give another file"
+        return f"{table.source}: the {name} split has no pairs; leave it out or give another file"
     if known == 0:
         return (
-            f"{given.source}: none of its {pairs} pairs has a user and an item that occur in "
+            f"{table.source}: none of its {pairs} pairs has a user and an item that occur in "
             f"train, so the {name} split would be empty; check that both use the same ids"
         )
     return (
-        f"{given.source}: all {known} known pairs are in train too, so the {name} split would be "
+        f"{table.source}: all {known} known pairs are in train too, so the {name} split would be "
         "empty; give another file"
     )
 

@@ -352,8 +352,8 @@ def _periods(dataset: Dataset, split: Split) -> dict[str, float] | None:
     if split.periods is None:
         return None
     labels = dataset.periods
-    found = shares(np.bincount(split.periods, minlength=len(labels)))
-    return {str(label): float(share) for label, share in zip(labels, found, strict=True)}
+    parts = shares(np.bincount(split.periods, minlength=len(labels)))
+    return {str(label): float(share) for label, share in zip(labels, parts, strict=True)}
 
 
 def _overlap(left: Split, right: Split, frame: Frame) -> Overlap:

@@ -81,9 +81,9 @@ def _distances(description: Description) -> Any:
     chance: dict[str, float] = {}
     order: list[str] = []
     for name, split in description.splits.items():
-        bars = {f"{axis}, {SPLIT_TITLES[name]}": found for axis, found in split.shift.items()}
+        bars = {f"{axis}, {SPLIT_TITLES[name]}": shift for axis, shift in split.shift.items()}
         order += bars
-        values = [found.observed.js for found in bars.values()]
+        values = [shift.observed.js for shift in bars.values()]
         if bars:
             figure.add_bar(y=list(bars), x=values, orientation="h", **_named(name, "marker"))
         chance |= {bar: s.chance.js for bar, s in bars.items() if s.chance is not None}
@@ -148,9 +148,9 @@ def _middles(description: Description) -> list[str]:
 
 def _distance_numbers(description: Description) -> pl.DataFrame:
     rows = [
-        (axis, name, found.observed.js, None if found.chance is None else found.chance.js)
+        (axis, name, shift.observed.js, None if shift.chance is None else shift.chance.js)
         for name, split in description.splits.items()
-        for axis, found in split.shift.items()
+        for axis, shift in split.shift.items()
     ]
     schema = {"of": pl.String, "split": pl.String, "js": pl.Float64, "by_chance": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -53,11 +53,11 @@ def distances(
 
 def shares(counts: Counts) -> NDArray[np.float64]:
     """Counts ``(n,)`` scaled to sum one; ValueError if one is negative or infinite, or all 0."""
-    given = np.asarray(counts, dtype=np.float64)
-    total = given.sum()
-    if not np.isfinite(total) or total <= 0 or given.min() < 0:
+    weights = np.asarray(counts, dtype=np.float64)
+    total = weights.sum()
+    if not np.isfinite(total) or total <= 0 or weights.min() < 0:
         raise ValueError("counts must be finite, not negative, and not all zero")
-    result: NDArray[np.float64] = given / total
+    result: NDArray[np.float64] = weights / total
     return result
 
 
@@ -147,10 +147,10 @@ def popularity_deciles(counts: Counts) -> NDArray[np.int64]:
 
     Deciles hold equal numbers of categories (up to one); ties are broken by position.
     """
-    given = np.asarray(counts)
-    rank = np.empty(given.size, dtype=np.int64)
-    rank[np.argsort(-given, kind="stable")] = np.arange(given.size)
-    result: NDArray[np.int64] = DECILES * rank // given.size
+    values = np.asarray(counts)
+    rank = np.empty(values.size, dtype=np.int64)
+    rank[np.argsort(-values, kind="stable")] = np.arange(values.size)
+    result: NDArray[np.int64] = DECILES * rank // values.size
     return result
 
 

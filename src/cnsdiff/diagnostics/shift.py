@@ -62,22 +62,22 @@ def measure(train: Split, split: Split, frame: Frame) -> dict[str, Distances]:
     :func:`~cnsdiff.diagnostics.measures.quantiles`). ``time``: over cells of equal width, the
     Wasserstein distance exactly, in days. ``periods``: over their labels.
     """
-    found = {}
+    by_axis = {}
     for axis, size in (("items", frame.n_items), ("users", frame.n_users)):
         before = np.bincount(getattr(train, axis), minlength=size)
         after = np.bincount(getattr(split, axis), minlength=size)
-        found[axis] = distances(before, after, quantiles(before))
+        by_axis[axis] = distances(before, after, quantiles(before))
     if train.timestamps is not None and split.timestamps is not None:
         cells = distances(frame.time_cells(train.timestamps), frame.time_cells(split.timestamps))
         days = _days_apart(train.timestamps, split.timestamps)
-        found["time"] = replace(cells, wasserstein=days)
+        by_axis["time"] = replace(cells, wasserstein=days)
     if train.periods is not None and split.periods is not None:
         size = frame.n_periods
-        found["periods"] = distances(
+        by_axis["periods"] = distances(
             np.bincount(train.periods, minlength=size),
             np.bincount(split.periods, minlength=size),
         )
-    return found
+    return by_axis
 
 
 def measure_with_chance(
@@ -122,8 +122,8 @@ def _days_apart(left: NDArray[Any], right: NDArray[Any]) -> float:
 
 
 def _pool(train: Split, split: Split) -> Split:
-    def joined(one: NDArray[Any] | None, other: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if one is None or other is None else np.concatenate([one, other])
+    def joined(left: NDArray[Any] | None, right: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if left is None or right is None else np.concatenate([left, right])
 
     pooled = Split(
         "pooled",

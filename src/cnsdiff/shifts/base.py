@@ -32,23 +32,25 @@ class Filters:
             name = f"{side}_core"
             object.__setattr__(self, name, checked_core(getattr(self, name), side))
 
-    def clean(self, given: Interactions, *, core: bool) -> tuple[Interactions, dict[str, int]]:
+    def clean(
+        self, interactions: Interactions, *, core: bool
+    ) -> tuple[Interactions, dict[str, int]]:
         """Positives, each pair once, in the k-core if ``core``; and what was left out.
 
         :class:`DataError` if there are no ratings for the threshold, or none reaches it.
         """
-        positive = given.positives(self.threshold)
-        once = positive.deduplicated()
-        kept = once
+        positives = interactions.positives(self.threshold)
+        distinct = positives.deduplicated()
+        in_core = distinct
         if core and (self.user_core > 1 or self.item_core > 1):
-            kept = once.k_core(self.user_core, self.item_core)
-        return kept, {
-            "read": len(given),
-            "skipped": given.skipped,
-            "below_threshold": len(given) - len(positive),
-            "users_without_positives": given.n_users - positive.n_users,
-            "duplicates": len(positive) - len(once),
-            "outside_k_core": len(once) - len(kept),
+            in_core = distinct.k_core(self.user_core, self.item_core)
+        return in_core, {
+            "read": len(interactions),
+            "skipped": interactions.skipped,
+            "below_threshold": len(interactions) - len(positives),
+            "users_without_positives": interactions.n_users - positives.n_users,
+            "duplicates": len(positives) - len(distinct),
+            "outside_k_core": len(distinct) - len(in_core),
         }
 
     def settings(self) -> dict[str, Any]:

@@ -65,9 +65,9 @@ class Exposure(LogScenario):
         seen = pl.DataFrame({"user": users["log"], "item": items["log"]})
         fresh = positives.frame.with_columns(user=users["randomised"], item=items["randomised"])
         fresh = fresh.join(seen, on=["user", "item"], how="anti", maintain_order="left")
-        kept = Interactions(fresh, positives.source)
+        pairs = Interactions(fresh, positives.source)
         tables = {"judgements": self.judgements(randomised, filters.threshold)} if rated else {}
-        return OODTest(kept, {**counts, "in_log": len(positives) - len(kept)}, tables)
+        return OODTest(pairs, {**counts, "in_log": len(positives) - len(pairs)}, tables)
 
     def side_tables(
         self, source: Source, filters: Filters, held_out: Sequence[Interactions]
@@ -77,8 +77,8 @@ class Exposure(LogScenario):
             return {}
         pair = ["user", "item"]
         rated = table_of(source, "log", self.name).frame.select(pair).unique()
-        for given in held_out:
-            rated = rated.join(given.frame, on=pair, how="anti")
+        for pairs in held_out:
+            rated = rated.join(pairs.frame, on=pair, how="anti")
         return {"exposures": rated.group_by("item").agg(exposures=pl.len().cast(pl.Int64))}
 
     def judgements(self, randomised: Interactions, threshold: float | None) -> pl.DataFrame:

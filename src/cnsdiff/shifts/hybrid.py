@@ -39,13 +39,13 @@ class Hybrid(LogScenario):
 
     @field_validator("first", mode="before")
     @classmethod
-    def _first(cls, given: Any) -> Any:
-        return _part(given, "first")
+    def _first(cls, value: Any) -> Any:
+        return _part(value, "first")
 
     @field_validator("second", mode="before")
     @classmethod
-    def _second(cls, given: Any) -> Any:
-        part = _part(given, "second")
+    def _second(cls, value: Any) -> Any:
+        part = _part(value, "second")
         if isinstance(part, Temporal):
             raise ConfigError(
                 "scenario hybrid: temporal cannot be the second, since train would then hold rows "
@@ -63,19 +63,19 @@ class Hybrid(LogScenario):
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Divide by the first, and choose by the second among what it holds out."""
-        one = self.first.divide(log, rng)
-        train = log.frame[one.train]
-        known = _seen(train["user"], log.n_users)[log.users[one.ood]]
-        known &= _seen(train["item"], log.n_items)[log.items[one.ood]]
-        rows = one.ood[known]
+        first = self.first.divide(log, rng)
+        train = log.frame[first.train]
+        known = _seen(train["user"], log.n_users)[log.users[first.ood]]
+        known &= _seen(train["item"], log.n_items)[log.items[first.ood]]
+        rows = first.ood[known]
         if len(rows) == 0:
             raise ConfigError(
                 f"{log.source}: nothing that the first scenario, {self.first.name}, holds out has "
                 "a user and an item of its training side; change its settings or give a larger log"
             )
-        two = self.second.divide(log.part(rows), rng)
-        found = {"unknown_to_first": int((~known).sum()), **one.found, **two.found}
-        return Parts(one.train, rows[two.ood], found)
+        second = self.second.divide(log.part(rows), rng)
+        facts = {"unknown_to_first": int((~known).sum()), **first.facts, **second.facts}
+        return Parts(first.train, rows[second.ood], facts)
 
     def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
         """What is recorded of the training side after both."""
@@ -88,18 +88,18 @@ def _seen(numbers: pl.Series, n: int) -> np.ndarray[tuple[int], np.dtype[np.bool
     return seen
 
 
-def _part(given: Any, key: str) -> Any:
+def _part(value: Any, key: str) -> Any:
     """A part of the hybrid from whatever it may be given as."""
-    part = given
-    if isinstance(given, str):
-        part = SCENARIOS.find(given)()
-    elif isinstance(given, Mapping):
-        named = dict(given)
+    part = value
+    if isinstance(value, str):
+        part = SCENARIOS.find(value)()
+    elif isinstance(value, Mapping):
+        settings = dict(value)
         base = _DEFAULTS[key]
-        if "name" in named:
-            part = SCENARIOS.find(named.pop("name"))(**named)
+        if "name" in settings:
+            part = SCENARIOS.find(settings.pop("name"))(**settings)
         else:
-            part = type(base)(**{**base.model_dump(exclude_unset=True), **named})
+            part = type(base)(**{**base.model_dump(exclude_unset=True), **settings})
     if not isinstance(part, LogScenario) or not part.ood_from_log:
         what = getattr(part, "name", part)
         raise ConfigError(

@@ -41,16 +41,19 @@ class Log:
 
     @classmethod
     def of(
-        cls, given: Interactions, features: Mapping[str, pl.DataFrame], rng: np.random.Generator
+        cls,
+        interactions: Interactions,
+        features: Mapping[str, pl.DataFrame],
+        rng: np.random.Generator,
     ) -> Log:
         """Number the users and items of ``given`` and choose the anchored rows."""
-        frame, ids = given.frame, {}
+        frame, ids = interactions.frame, {}
         for side in ("user", "item"):
             ids[side] = frame[side].unique(maintain_order=True)
             numbers = Vocabulary(ids[side].alias("id")).encode(frame[side])
             frame = frame.with_columns(pl.Series(side, numbers))
         anchored = anchors(frame["user"].to_numpy(), frame["item"].to_numpy(), rng)
-        return cls(frame, ids["user"], ids["item"], given.source, anchored, features)
+        return cls(frame, ids["user"], ids["item"], interactions.source, anchored, features)
 
     def __len__(self) -> int:
         return self.frame.height
@@ -129,7 +132,7 @@ class Parts:
     ood: Rows
     """Row numbers of the training side (of which valid and the IID test are taken) and of the
     OOD test."""
-    found: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """What the scenario settled on the way (a cut in time, a cluster), for the manifest."""
 
 
@@ -211,7 +214,7 @@ class LogScenario(Scenario):
                 **counts,
                 "ratings_ignored": len(log) if unread else 0,
                 "left_out": left_out,
-                **parts.found,
+                **parts.facts,
             },
             tables={**source.features, **ood.tables, **more},
             logs=source.tables.values(),
@@ -232,11 +235,11 @@ class LogScenario(Scenario):
                 )
         marked = anchors(train["user"].to_numpy(), train["item"].to_numpy(), rng)
         free = np.flatnonzero(~marked)
-        asked = sum(sizes.values())
-        if asked > len(free):
+        wanted = sum(sizes.values())
+        if wanted > len(free):
             raise ConfigError(
                 f"{log.source}: only {len(free)} of the {n} training rows can be held out, since "
-                f"each user and item keeps one, and valid_share and test_share ask for {asked}; "
+                f"each user and item keeps one, and valid_share and test_share ask for {wanted}; "
                 f"lower them, or raise {parameter('user_core')} and {parameter('item_core')}"
             )
         test = draw(free, sizes["test_iid"], rng)

@@ -39,10 +39,10 @@ class Popularity(LogScenario):
 
     @model_validator(mode="before")
     @classmethod
-    def _strength_of_target(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("target") is None:
-            return given
-        target, strength = given["target"], given.get("strength")
+    def _strength_of_target(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("target") is None:
+            return values
+        target, strength = values["target"], values.get("strength")
         if target == "tempered" and strength is None:
             raise ValueError("target 'tempered' needs a strength; add it, for instance 0.5")
         named = _STRENGTHS.get(target) if isinstance(target, str) else None
@@ -51,7 +51,7 @@ class Popularity(LogScenario):
                 f"target {target!r} is strength {named:g}, and strength {strength} is given too; "
                 "drop one of the two"
             )
-        return given if named is None else {**given, "strength": named}
+        return values if named is None else {**values, "strength": named}
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Draw the OOD test; all other rows train."""
@@ -73,11 +73,11 @@ class Popularity(LogScenario):
         ood = free[rank_within(items, rng) < counts[items]]
         # An empty test is refused by the caller, in words.
         missed = np.abs(counts / max(wanted, 1) - weights / weights.sum()).sum() / 2
-        found = {
+        facts = {
             "items_at_cap": int(np.count_nonzero((counts == caps) & (counts > 0))),
             "distance_to_target": round(float(missed), 4),
         }
-        return Parts(others(ood, len(log)), ood, found)
+        return Parts(others(ood, len(log)), ood, facts)
 
 
 #: Quotas nearer than this to each other, or to a whole number, count as equal.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import polars as pl
 from narwhals.typing import IntoFrame
 
-from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError, did_you_mean
+from cnsdiff.base.errors import ConfigError, DataError, did_you_mean, warn
 from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
 from cnsdiff.data.ids import Vocabulary
@@ -148,19 +147,17 @@ def _require_matches(
     for role, table in features.items():
         side, file = _SIDES[role], files[role]
         ids = main.frame[side].unique(maintain_order=True)
-        found = int((Vocabulary(ids.alias("id")).encode(table[side]) >= 0).sum())
-        if found == 0:
+        matches = int((Vocabulary(ids.alias("id")).encode(table[side]) >= 0).sum())
+        if matches == 0:
             raise DataError(
                 f"{file}: none of its {len(table):,} {side}s is in {main.source}: it has "
                 f"{table[side][0]!r}, and the other {ids[0]!r}; write the ids alike in both"
             )
-        if found < len(ids):
-            rest = len(table) - found
-            warnings.warn(
-                f"{file}: has features of {found:,} of the {len(ids):,} {side}s of {main.source}"
-                + (f", and of {rest:,} that are not in it" if rest else ""),
-                CnsdiffWarning,
-                stacklevel=2,
+        if matches < len(ids):
+            rest = len(table) - matches
+            warn(
+                f"{file}: has features of {matches:,} of the {len(ids):,} {side}s of {main.source}"
+                + (f", and of {rest:,} that are not in it" if rest else "")
             )
 
 
@@ -190,15 +187,15 @@ def _could_be_name(log: str) -> bool:
     return log in ENTRIES or Path(log).name == log
 
 
-def _interactions(given: Any, reading: Mapping[str, Any]) -> Interactions:
-    return given if isinstance(given, Interactions) else read_interactions(given, **reading)
+def _interactions(table: Any, reading: Mapping[str, Any]) -> Interactions:
+    return table if isinstance(table, Interactions) else read_interactions(table, **reading)
 
 
-def _short(given: Any) -> str:
+def _short(table: Any) -> str:
     """A file's own name: its folders would mean nothing elsewhere."""
-    if isinstance(given, Interactions):
-        return Path(given.source).name
-    return Path(given).name if isinstance(given, str | Path) else "DataFrame"
+    if isinstance(table, Interactions):
+        return Path(table.source).name
+    return Path(table).name if isinstance(table, str | Path) else "DataFrame"
 
 
 def _stem(path: str | Path) -> str:

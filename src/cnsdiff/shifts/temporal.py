@@ -40,14 +40,14 @@ class Temporal(LogScenario):
 
     @field_validator("at", mode="before")
     @classmethod
-    def _moment(cls, given: Any) -> Any:
+    def _moment(cls, value: Any) -> Any:
         # YAML reads a bare 2020-01-31 as a date.
-        if isinstance(given, dt.date):
-            given = given.isoformat()
-        if not isinstance(given, str) or re.fullmatch(r"-?\d+(\.\d*)?", given):
-            return given
+        if isinstance(value, dt.date):
+            value = value.isoformat()
+        if not isinstance(value, str) or re.fullmatch(r"-?\d+(\.\d*)?", value):
+            return value
         try:
-            moment = dt.datetime.fromisoformat(given)
+            moment = dt.datetime.fromisoformat(value)
         except ValueError as error:
             raise ValueError(
                 "write it as 2020-01-31, 2020-01-31T12:00, or epoch seconds"
@@ -56,10 +56,10 @@ class Temporal(LogScenario):
 
     @field_validator("gap", mode="before")
     @classmethod
-    def _length(cls, given: Any) -> Any:
-        if not isinstance(given, str):
-            return given
-        parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", given.strip())
+    def _length(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", value.strip())
         if parts is None:
             raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
         return float(parts[1]) * _UNITS[parts[2] or "s"]

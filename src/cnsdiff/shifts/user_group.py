@@ -56,14 +56,14 @@ class UserGroup(LogScenario):
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Hold out a share of the rows of each user of the group."""
         by_cluster = self.attribute is None
-        group, found = self._cluster(log, rng) if by_cluster else (self._with_attribute(log), {})
+        group, facts = self._cluster(log, rng) if by_cluster else (self._with_attribute(log), {})
         rows = np.flatnonzero(group[log.users] & ~log.anchored)
         users = log.users[rows]
         sizes = np.bincount(log.users, minlength=log.n_users)
         counts = np.floor(self.strength * sizes + 0.5).astype(np.int64)
         ood = rows[rank_within(users, rng) < counts[users]]
         size = int(np.count_nonzero(group[np.flatnonzero(sizes)]))
-        return Parts(others(ood, len(log)), ood, {**found, "group_users": size})
+        return Parts(others(ood, len(log)), ood, {**facts, "group_users": size})
 
     def _with_attribute(self, log: Log) -> NDArray[np.bool_]:
         """``(n_users,)`` whether each user has the attribute's value."""
@@ -112,16 +112,16 @@ class UserGroup(LogScenario):
         return inside
 
     def _with_value(self, column: pl.Series) -> pl.Series:
-        asked = self.value if isinstance(self.value, tuple) else (self.value,)
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
         texts = _texts(column)
         # 25 and 25.0 are the same value of a numeric attribute.
-        wanted = _texts(pl.Series(asked, dtype=column.dtype, strict=False)).to_list()
+        wanted = _texts(pl.Series(values, dtype=column.dtype, strict=False)).to_list()
         known = texts.drop_nulls().unique().to_list()
-        for given, text in zip(asked, wanted, strict=True):
+        for value, text in zip(values, wanted, strict=True):
             if text not in known:
                 raise ConfigError(
-                    f"scenario user-group: no user has {column.name} {given!r}"
-                    f"{did_you_mean(str(given), known)}; its values are {_listed(column)}"
+                    f"scenario user-group: no user has {column.name} {value!r}"
+                    f"{did_you_mean(str(value), known)}; its values are {_listed(column)}"
                 )
         return texts.is_in(wanted)
 

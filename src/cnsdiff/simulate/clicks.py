@@ -114,9 +114,9 @@ class ExposurePolicy:
         self._offsets: WeakKeyDictionary[Environment, float] = WeakKeyDictionary()
 
     def _means(self, environment: Environment, offset: float) -> NDArray[np.float64]:
-        kept = 1 - environment.randomised
-        centre = kept * self._settings.confounding * environment.salience + offset
-        slope = kept * self._settings.personalisation * self._spread
+        share = 1 - environment.randomised
+        centre = share * self._settings.confounding * environment.salience + offset
+        slope = share * self._settings.personalisation * self._spread
         return np.asarray(expit(centre[:, None] + slope[:, None] * _NODES) @ _WEIGHTS)
 
     def offset(self, environment: Environment) -> float:
@@ -141,9 +141,9 @@ class ExposurePolicy:
         self, affinity: NDArray[np.float64], items: NDArray[np.int64], environment: Environment
     ) -> NDArray[np.float64]:
         """``P(O_ui = 1 | do(E = e))`` of pairs whose affinity is given; shapes broadcast."""
-        kept = 1 - environment.randomised
-        pull = kept * self._settings.confounding * environment.salience + self.offset(environment)
-        return np.asarray(expit(kept * self._settings.personalisation * affinity + pull[items]))
+        share = 1 - environment.randomised
+        pull = share * self._settings.confounding * environment.salience + self.offset(environment)
+        return np.asarray(expit(share * self._settings.personalisation * affinity + pull[items]))
 
     def drawn(
         self,

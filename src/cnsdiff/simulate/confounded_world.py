@@ -207,8 +207,8 @@ class ConfoundedWorld:
 
     def _observe(self, environments: Sequence[Environment], *, clicked: bool) -> pl.DataFrame:
         blocks = user_blocks(self.n_users, self.n_items)
-        found = [self._observe_block(users, environments, clicked) for users in blocks]
-        return pl.concat(found).sort("timestamp", "user", "item")
+        frames = [self._observe_block(users, environments, clicked) for users in blocks]
+        return pl.concat(frames).sort("timestamp", "user", "item")
 
     def _observe_block(
         self, users: NDArray[np.int64], environments: Sequence[Environment], clicked: bool

@@ -165,13 +165,13 @@ def _temporal(
     groups, so that the periods just before say little about those after.
     """
     count = len(plan.shifted)
-    kept = settings.test_periods or max(1, count // 4)
-    if kept >= count:
+    n_test = settings.test_periods or max(1, count // 4)
+    if n_test >= count:
         raise ConfigError(
-            f"ConfoundedWorld: test_periods {kept} of {count} periods leave none to train on; "
+            f"ConfoundedWorld: test_periods {n_test} of {count} periods leave none to train on; "
             "lower test_periods or raise periods"
         )
-    logged, later = plan.shifted[:-kept], plan.shifted[-kept:]
+    logged, later = plan.shifted[:-n_test], plan.shifted[-n_test:]
     if settings.abrupt:
         later = tuple(_turned_over(environment, surroundings) for environment in later)
     if settings.strength < 1:

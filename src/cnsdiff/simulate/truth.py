@@ -123,12 +123,12 @@ class WorldTruth:
         n_users, n_items = len(self.relevance.user_numbers), len(self.relevance.item_numbers)
         seen = train.csr(n_users, n_items)
         everything = np.arange(n_items)
-        found = []
+        pairs = []
         for users in user_blocks(n_users, n_items):
             liked = self.relevant(users[:, None], everything[None, :])
             row, item = np.nonzero(liked & (seen[users].toarray() == 0))
-            found.append((users[row], item))
-        users, items = (np.concatenate(side) for side in zip(*found, strict=True))
+            pairs.append((users[row], item))
+        users, items = (np.concatenate(side) for side in zip(*pairs, strict=True))
         return Split("true_preferences", users, items)
 
     def exposure_law(self, environment: str) -> NDArray[np.float64]:

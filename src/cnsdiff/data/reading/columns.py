@@ -94,16 +94,16 @@ def known_roles(names: Iterable[str]) -> dict[str, str]:
     plain: dict[str, str] = {}
     for name in names:
         plain.setdefault(plain_name(name), name)
-    found = {
+    columns = {
         role: next((plain[alias] for alias in ALIASES[role] if alias in plain), None)
         for role in ROLES
     }
-    return {role: column for role, column in found.items() if column is not None}
+    return {role: column for role, column in columns.items() if column is not None}
 
 
 def assign_roles(
     names: Sequence[str],
-    asked: Mapping[str, str | None],
+    choices: Mapping[str, str | None],
     source: str,
     *,
     default: Mapping[str, str],
@@ -116,7 +116,7 @@ def assign_roles(
     listed = ", ".join(repr(name) for name in names)
     roles: dict[str, str] = {}
     for role in ROLES:
-        wanted = asked.get(role)
+        wanted = choices.get(role)
         if wanted is None:
             continue
         if wanted in names:
@@ -134,7 +134,7 @@ def assign_roles(
             roles[role] = typed[0]
     taken = set(roles.values())
     for role, column in default.items():
-        if role not in roles and asked.get(role) is None and column not in taken:
+        if role not in roles and choices.get(role) is None and column not in taken:
             roles[role] = column
     twice = next((column for column in roles.values() if list(names).count(column) > 1), None)
     if twice is not None:
@@ -164,7 +164,7 @@ _RECENT = 100_000_000  # seconds; 1973 as a time, and nobody's rating
 
 
 def is_header(
-    sample: Sequence[Sequence[str]], width: int, asked: Mapping[str, str | None], place: str
+    sample: Sequence[Sequence[str]], width: int, choices: Mapping[str, str | None], place: str
 ) -> bool:
     """Whether the first of some records names the columns, where nobody has said so.
 
@@ -175,15 +175,17 @@ def is_header(
     names = sample[0]
     if {"user", "item"} <= known_roles(names).keys():
         return True
-    wanted = [column for column in asked.values() if column not in (None, NO_COLUMN)]
+    wanted = [column for column in choices.values() if column not in (None, NO_COLUMN)]
     if wanted:
         return not all(column.isdecimal() for column in wanted if column)
     # Words above columns of numbers or times are a header whose names we do not know.
     rows = [row for row in sample[1:] if len(row) == len(names)]
     if len(names) != width or not rows or not all(map(_is_word, names)):
         return False
-    told = [all(is_number(row[at]) or is_time(row[at]) for row in rows) for at in range(len(names))]
-    if all(told[:2]) or (len(told) > 2 and all(told[2:])):
+    numeric = [
+        all(is_number(row[at]) or is_time(row[at]) for row in rows) for at in range(len(names))
+    ]
+    if all(numeric[:2]) or (len(numeric) > 2 and all(numeric[2:])):
         return True
     if _is_unlike(names, rows):
         shown = [shortened(name) for name in names[:6]]
@@ -245,8 +247,8 @@ def repeated_headers(users: pl.Series, items: pl.Series, *, header: bool) -> pl.
         return None
     rows = items.is_in(named.implode())
     who = users.filter(rows).unique()
-    found = rows & users.is_in(_names_among(who, users.name, header=header).implode())
-    return found if found.any() else None
+    headers = rows & users.is_in(_names_among(who, users.name, header=header).implode())
+    return headers if headers.any() else None
 
 
 def _names_among(values: pl.Series, own: str, *, header: bool) -> pl.Series:

@@ -47,16 +47,16 @@ class Dialect:
         return unquoted(line, self.delimiter, self.quoted)
 
 
-def delimiter_of(given: str) -> str:
+def delimiter_of(name: str) -> str:
     """The delimiter that a caller means by ``","``, ``"tab"`` or ``"::"``.
 
     :class:`DataError` if it cannot divide lines.
     """
     # Blanks around fields are never part of them.
-    delimiter = NAMES.get(given.lower(), given.strip(" ") or given[:1])
+    delimiter = NAMES.get(name.lower(), name.strip(" ") or name[:1])
     if delimiter == "" or re.search(r'["\r\n\w]', delimiter):
         raise DataError(
-            f"delimiter {given!r} cannot separate fields; {parameter('delimiter')} takes a "
+            f"delimiter {name!r} cannot separate fields; {parameter('delimiter')} takes a "
             f"character such as ';' or one of {', '.join(name for name in NAMES if name.isalpha())}"
         )
     return delimiter
@@ -89,16 +89,16 @@ def sniff(
     """
     mend = mend or f"name the one that separates fields with {parameter('delimiter')}"
     sample = lines.head(_SAMPLE)
-    found = [told for d in delimiters if (told := _Divided.by(d, sample)) is not None]
-    if not found:
+    divisions = [division for d in delimiters if (division := _Division.by(d, sample)) is not None]
+    if not divisions:
         return None
-    chosen = _choose(found, f"{source}, line {sample['line'][0]}", mend)
+    chosen = _choose(divisions, f"{source}, line {sample['line'][0]}", mend)
     quoted = has_quoted_fields(lines["text"], chosen.dialect.delimiter)
     return Dialect(chosen.dialect.delimiter, chosen.dialect.width, quoted)
 
 
 @dataclass(frozen=True)
-class _Divided:
+class _Division:
     """The sample as one delimiter divides it."""
 
     dialect: Dialect
@@ -108,7 +108,7 @@ class _Divided:
     has_known_header: bool
 
     @classmethod
-    def by(cls, delimiter: str, sample: pl.DataFrame) -> _Divided | None:
+    def by(cls, delimiter: str, sample: pl.DataFrame) -> _Division | None:
         quoted = has_quoted_fields(sample["text"], delimiter)
         if quoted and delimiter != " ":
             # A field may go on over several lines; a line left open counts as one alone.
@@ -133,8 +133,8 @@ class _Divided:
     def sense(self) -> float:
         """How much the fields look like ids, numbers, times and words, from 0 to 1."""
         rows = self.rows[:200]
-        told = [_sense(field, at) for row in rows for at, field in enumerate(row)]
-        return sum(told) / len(told)
+        scores = [_sense(field, at) for row in rows for at, field in enumerate(row)]
+        return sum(scores) / len(scores)
 
     @property
     def cuts_decimal_commas(self) -> bool:
@@ -156,22 +156,24 @@ def _sense(field: str, at: int) -> float:
     return 0.7 if " " in field else 0.8
 
 
-def _choose(found: Sequence[_Divided], place: str, mend: str) -> _Divided:
-    named = [one for one in found if one.has_known_header and one.share >= 0.5]
-    if named:
-        return named[0]
-    even = [one for one in found if one.share >= _SHARE]
-    even = [one for one in even if one.first_fits] or even
-    blank = next((one for one in even if one.dialect.delimiter == " "), None)
-    marks = [one for one in even if one.dialect.delimiter != " "]
+def _choose(divisions: Sequence[_Division], place: str, mend: str) -> _Division:
+    with_header = [
+        division for division in divisions if division.has_known_header and division.share >= 0.5
+    ]
+    if with_header:
+        return with_header[0]
+    regular = [division for division in divisions if division.share >= _SHARE]
+    regular = [division for division in regular if division.first_fits] or regular
+    blank = next((division for division in regular if division.dialect.delimiter == " "), None)
+    marks = [division for division in regular if division.dialect.delimiter != " "]
     if not marks:
-        return blank or max(found, key=lambda one: one.share)
+        return blank or max(divisions, key=lambda division: division.share)
     if len(marks) > 1:
-        marks.sort(key=lambda one: -one.sense)
+        marks.sort(key=lambda division: -division.sense)
         first, second = marks[:2]
         close = first.sense - second.sense < _MARGIN
         # A tab stands in hardly any text, so it needs no more to be believed.
-        tab = next((one for one in marks[:2] if one.dialect.delimiter == "\t"), None)
+        tab = next((division for division in marks[:2] if division.dialect.delimiter == "\t"), None)
         if close and tab is None:
             raise DataError(
                 f"{place}: {shown(first.dialect.delimiter)} and "

@@ -34,12 +34,12 @@ def _patterns(delimiter: str) -> _Patterns:
     d = r"\t" if delimiter == "\t" else re.escape(delimiter)
     blank = " " if delimiter == "\t" else r" \t"
     blanks = f"[{blank}]*"
-    one = f"[^{d}\\n]"
+    inner = f"[^{d}\\n]"
     quoted = f'"{_INSIDE}"'
-    plain = f'[^"{blank}{d}\\n]{one}*'
-    field = f'{blanks}(?:{quoted}(?:[^"{d}\\n]{one}*)?|{plain})?'
+    plain = f'[^"{blank}{d}\\n]{inner}*'
+    field = f'{blanks}(?:{quoted}(?:[^"{d}\\n]{inner}*)?|{plain})?'
     strict = f"{blanks}(?:{quoted}{blanks}|{plain})?"
-    neat = f'(?:{quoted}|[^"{blank}{d}\\n](?:{one}*[^{blank}{d}\\n])?)?'
+    neat = f'(?:{quoted}|[^"{blank}{d}\\n](?:{inner}*[^{blank}{d}\\n])?)?'
     return _Patterns(
         tidy=f"^{neat}(?:{d}{neat})*$",
         closed=f"^{field}(?:{d}{field})*$",
@@ -86,8 +86,8 @@ def unquoted(line: str, delimiter: str, quoted: bool) -> list[str]:
 
 
 def _tidy(text: str, delimiter: str) -> str:
-    kept = re.sub(_patterns(delimiter).around, r"\1\2", text)
-    return kept.strip(" " if delimiter == "\t" else " \t")
+    tidy = re.sub(_patterns(delimiter).around, r"\1\2", text)
+    return tidy.strip(" " if delimiter == "\t" else " \t")
 
 
 def quoted_records(
@@ -121,10 +121,10 @@ def quoted_records(
     kept_rows = np.ones(lines.height, dtype=bool)
     kept_rows[[*inside, *broken]] = False
     records = lines.with_row_index("_at")
-    kept = records.join(changed, on="_at", how="left", maintain_order="left").with_columns(
+    tidied = records.join(changed, on="_at", how="left", maintain_order="left").with_columns(
         pl.coalesce("_text", "text").alias("text")
     )
-    return kept.filter(kept_rows).select("line", "text"), lines[broken]
+    return tidied.filter(kept_rows).select("line", "text"), lines[broken]
 
 
 def _joined(

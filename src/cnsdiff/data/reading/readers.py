@@ -91,7 +91,7 @@ def read_interactions(
             f"takes {', '.join(FORMATS)}"
         )
     require_time_unit(time_unit)
-    asked = {
+    choices = {
         "user": user,
         "item": item,
         "rating": rating,
@@ -101,12 +101,12 @@ def read_interactions(
     if not isinstance(source, str | Path):
         table = from_frame(source)
         roles = assign_roles(
-            table.frame.columns, asked, table.source, default=known_roles(table.frame.columns)
+            table.frame.columns, choices, table.source, default=known_roles(table.frame.columns)
         )
     else:
         path = Path(source)
         try:
-            table, roles = _read_file(path, format, asked, header, delimiter, skip_bad)
+            table, roles = _read_file(path, format, choices, header, delimiter, skip_bad)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read: {error.strerror or error}; check the file"
@@ -117,7 +117,7 @@ def read_interactions(
 def _read_file(
     path: Path,
     format: str,
-    asked: Mapping[str, str | None],
+    choices: Mapping[str, str | None],
     header: bool | None,
     delimiter: str | None,
     skip_bad: bool,
@@ -126,11 +126,11 @@ def _read_file(
     name = str(path)
     separator = None if delimiter is None else delimiter_of(delimiter)
     if format == "parquet" or (format == "auto" and is_parquet(path)):
-        return _read_parquet(path, asked)
+        return _read_parquet(path, choices)
     lines = read_lines(path)
     if format == "auto":
         reject_markup(lines, name)
-    by_place = not any(asked.values()) and header is None and separator in (None, " ")
+    by_place = not any(choices.values()) and header is None and separator in (None, " ")
     if format == "auto" and by_place:
         format = told_format(lines, name)
     if format == "adjacency":
@@ -141,7 +141,7 @@ def _read_file(
     return read_delimited(
         lines,
         name,
-        asked=asked,
+        choices=choices,
         delimiters=[separator] if separator else _DELIMITERS.get(format, DELIMITERS),
         header=True if format == "inter" else header,
         skip_bad=skip_bad,
@@ -169,10 +169,10 @@ def is_parquet(path: Path) -> bool:
     return start == b"PAR1" or (path.suffix in (".parquet", ".pq") and start != b"")
 
 
-def _read_parquet(path: Path, asked: Mapping[str, str | None]) -> tuple[RawTable, dict[str, str]]:
+def _read_parquet(path: Path, choices: Mapping[str, str | None]) -> tuple[RawTable, dict[str, str]]:
     try:
         columns = list(read_parquet_schema(path))
-        roles = assign_roles(columns, asked, str(path), default=known_roles(columns))
+        roles = assign_roles(columns, choices, str(path), default=known_roles(columns))
         frame = read_parquet(path, list(roles.values()))
     except (OSError, ValueError) as error:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import polars as pl
 from narwhals.typing import IntoFrame
 
-from cnsdiff.base.errors import CnsdiffWarning, DataError, did_you_mean
+from cnsdiff.base.errors import DataError, did_you_mean, warn
 from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
@@ -69,11 +68,9 @@ def _with_decimal_points(frame: pl.DataFrame, source: str) -> pl.DataFrame:
         if not decimal.any() or not (comma | filled.str.contains(r"^[+-]?\d+$")).all():
             continue
         frame = frame.with_columns(values.str.replace(",", ".", literal=True))
-        warnings.warn(
+        warn(
             f"{source}: column {values.name!r} is read as numbers with a decimal comma "
-            f"({filled.filter(decimal)[0]!r}); put another character between parts of lists",
-            CnsdiffWarning,
-            stacklevel=2,
+            f"({filled.filter(decimal)[0]!r}); put another character between parts of lists"
         )
     return frame
 

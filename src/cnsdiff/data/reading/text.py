@@ -38,7 +38,7 @@ def read_delimited(
     lines: pl.DataFrame,
     source: str,
     *,
-    asked: Mapping[str, str | None],
+    choices: Mapping[str, str | None],
     delimiters: Sequence[str] = DELIMITERS,
     header: bool | None = None,
     skip_bad: bool = False,
@@ -62,6 +62,7 @@ def read_delimited(
         A line has the wrong number of fields, two delimiters fit or none does, the header comes
         again, or a column is missing.
     """
+    # How lines are divided into fields.
     lines, delimiters = declared(lines, delimiters)
     dialect = sniff(lines, source, delimiters)
     if dialect is None:
@@ -70,16 +71,17 @@ def read_delimited(
             f"are expected; {_separators(delimiters)}, or name the {parameter('format')}"
         )
     separator = dialect.delimiter
+    # A record may be several lines, where a field is quoted.
     lines, dialect, problems = whole_records(lines, dialect, source, skip_bad)
     if skip_bad and header is not False:
         lines, above = _from_first_whole(lines, dialect)
         problems += above
     sample = [dialect.split(text) for text in lines["text"].head(_SAMPLE)]
     names = sample[0]
-    told = header
-    if header is None:
-        header = is_header(sample, dialect.width, asked, f"{source}, line {lines['line'][0]}")
-    if header:
+    # Which column plays which role: by the names of a header, or by position.
+    place = f"{source}, line {lines['line'][0]}"
+    has_header = is_header(sample, dialect.width, choices, place) if header is None else header
+    if has_header:
         lines = lines[1:]
         if lines.height == 0 and problems:
             raise _nothing_left(source)
@@ -95,21 +97,22 @@ def read_delimited(
         default = known_roles(names)
     else:
         names = [str(position + 1) for position in range(dialect.width)]
-        default = _by_position(names, asked, source)
+        default = _by_position(names, choices, source)
         rows = [row for row in sample if len(row) == dialect.width]
         if dialect.width == 3 and all(is_time(row[2]) for row in rows):
             default["timestamp"] = default.pop("rating")
         # Times before ratings.
         if dialect.width == 4 and all(is_time(row[2]) and not is_time(row[3]) for row in rows):
             default["timestamp"], default["rating"] = default["rating"], default["timestamp"]
-    roles = assign_roles(names, asked, source, default=default)
+    roles = assign_roles(names, choices, source, default=default)
+    # The columns that have a role, and what is wrong with their rows.
     frame, numbers, bad = parse(lines, dialect, source, skip_bad)
     positions = {column: names.index(column) for column in roles.values()}
     table = frame.select(pl.nth(at).alias(column) for column, at in positions.items())
     raw = RawTable(table, source, numbers, merged((*problems, *bad)))
     raw = _without_broken_ids(raw, roles, skip_bad) if dialect.quoted else raw
-    if told is not False:
-        raw = _without_headers(raw, roles, header, skip_bad)
+    if header is not False:
+        raw = _without_headers(raw, roles, has_header, skip_bad)
     for role in ("rating", "timestamp"):
         if role in roles and (dialect.delimiter != "," or dialect.quoted):
             raw = _with_decimal_points(raw, roles[role])
@@ -167,15 +170,17 @@ def _nothing_left(source: str) -> DataError:
 
 
 def _by_position(
-    names: Sequence[str], asked: Mapping[str, str | None], source: str
+    names: Sequence[str], choices: Mapping[str, str | None], source: str
 ) -> dict[str, str]:
-    for role, column in asked.items():
+    for role, column in choices.items():
         if column is not None and column not in names and column != NO_COLUMN:
             raise DataError(
                 f"{source}: has no header line, so there is no column {column!r}; give its "
                 f"position (1 to {len(names)}) with {parameter(role, 'NAME')}"
             )
-    if len(names) > len(_BY_POSITION) and (asked.get("user") is None or asked.get("item") is None):
+    if len(names) > len(_BY_POSITION) and (
+        choices.get("user") is None or choices.get("item") is None
+    ):
         raise DataError(
             f"{source}: has {len(names)} fields a line and no known header; name the columns with "
             f"{parameter('user', 'NAME')} and {parameter('item', 'NAME')} (1, 2, … if there is no "
@@ -253,8 +258,8 @@ def parse(
     if bad:
         rows, widths = zip(*bad, strict=True)
         problems = _wrong_widths(lines[list(rows)], widths, dialect.width)
-        kept = pl.repeat(True, lines.height, eager=True).scatter(list(rows), False)
-        numbers = numbers.filter(kept)
+        whole = pl.repeat(True, lines.height, eager=True).scatter(list(rows), False)
+        numbers = numbers.filter(whole)
     if not dialect.quoted:
         frame = frame.with_columns(pl.all().str.strip_chars(_BLANKS))
     return frame, numbers, problems
@@ -288,14 +293,14 @@ def _without_headers(
     if repeats is None or raw.lines is None:
         return raw
     at = int(repeats.arg_true()[0])
-    told = f"{users[at]}, {items[at]}"
+    example = f"{users[at]}, {items[at]}"
     if not skip_bad:
         raise DataError(
-            f"{raw.source}, line {raw.lines[at]}: names the columns once more ({told}), as when "
+            f"{raw.source}, line {raw.lines[at]}: names the columns once more ({example}), as when "
             f"files are put together; remove the line, or {leave_out()}"
             + ("" if header else f" ({parameter('header', False)} if these are ids)")
         )
-    return _without(raw, repeats, "names of columns once more", told)
+    return _without(raw, repeats, "names of columns once more", example)
 
 
 def _without_broken_ids(raw: RawTable, roles: Mapping[str, str], skip_bad: bool) -> RawTable:

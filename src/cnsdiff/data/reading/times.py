@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.base.errors import CnsdiffWarning, DataError, did_you_mean
+from cnsdiff.base.errors import DataError, did_you_mean, warn
 from cnsdiff.base.spelling import parameter
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.reading.columns import NO_COLUMN, RawTable
@@ -60,19 +59,19 @@ def since_1970(raw: RawTable, column: str, numbers: pl.Series, unit: str) -> pl.
         numbers = numbers.set(~numbers.is_finite(), None)
     if numbers.null_count() == len(numbers):
         return numbers
-    asked = unit != "auto"
-    found: str | None = unit if asked else _unit_of(numbers)
-    seconds = _in_seconds(numbers, found or "s")
+    explicit = unit != "auto"
+    actual: str | None = unit if explicit else _unit_of(numbers)
+    seconds = _in_seconds(numbers, actual or "s")
     beyond = ~seconds.is_between(_LEAST, _MOST)
-    if not asked and found in _FINER:
+    if not explicit and actual in _FINER:
         size = numbers.abs()
         for other, finer in _FINER.items():
-            if other != found:
+            if other != actual:
                 beyond = beyond | size.is_between(_FIRST * finer, _LAST * finer)
     seconds = seconds.set(beyond.fill_null(False), None)
-    if not asked and found not in (None, "s"):
-        _warn(
-            f"{raw.source}: the times in column {column!r} are taken for {_what(found)}, "
+    if not explicit and actual not in (None, "s"):
+        warn(
+            f"{raw.source}: the times in column {column!r} are taken for {_what(actual)}, "
             f"{_day(seconds.min())} to {_day(seconds.max())}, and turned into seconds; "
             f"{parameter('time_unit')} says otherwise"
         )
@@ -125,11 +124,11 @@ def since_1970_of_dates(moments: pl.Series) -> pl.Series:
 
 def note_odd_times(raw: RawTable, column: str, seconds: pl.Series) -> None:
     """Say where a few times stand far from the rest, as made-up dates for missing times do."""
-    kept = seconds.drop_nulls()
-    if not len(kept):
+    times = seconds.drop_nulls()
+    if not len(times):
         return
-    least, most = _number(kept.min()), _number(kept.max())
-    if (least >= _FIRST and most < _LAST) or not _FIRST <= _number(kept.median()) < _LAST:
+    least, most = _number(times.min()), _number(times.max())
+    if (least >= _FIRST and most < _LAST) or not _FIRST <= _number(times.median()) < _LAST:
         return
     for odd, where in (
         (seconds < _FIRST, "before 1973"),
@@ -138,25 +137,25 @@ def note_odd_times(raw: RawTable, column: str, seconds: pl.Series) -> None:
         rows = odd.fill_null(False).arg_true()
         if len(rows):
             row = int(rows[0])
-            _warn(
+            warn(
                 f"{raw.place(row, column)}: {raw.frame[column][row]!r} lies {where} and most times "
-                f"do not ({len(rows):,} of {len(kept):,}); if it stands for a missing time, remove "
-                f"such rows or leave the column out with {parameter('timestamp', NO_COLUMN)}"
+                f"do not ({len(rows):,} of {len(times):,}); if it stands for a missing time, "
+                f"remove such rows or leave the column out with {parameter('timestamp', NO_COLUMN)}"
             )
 
 
-def why_no_time(given: Any) -> str:
+def why_no_time(value: Any) -> str:
     """What is wrong with a value that could not be read as a time."""
     try:
-        number = math.isfinite(float(given))
+        number = math.isfinite(float(value))
     except (TypeError, ValueError):
         number = False
     if number:
         return (
-            f"{given!r} is not a number or date like the other times: it counts in another unit, "
+            f"{value!r} is not a number or date like the other times: it counts in another unit, "
             f"or is no time of the years 1 to 9999 ({parameter('time_unit')} names a unit)"
         )
-    return f"{given!r} is not a number or date (write {ACCEPTED}, or seconds since 1970)"
+    return f"{value!r} is not a number or date (write {ACCEPTED}, or seconds since 1970)"
 
 
 def require_one_unit(tables: Mapping[str, Interactions]) -> None:
@@ -165,9 +164,9 @@ def require_one_unit(tables: Mapping[str, Interactions]) -> None:
     The :class:`DataError` says that they cannot be put in order.
     """
     middles = {
-        name: _number(given.frame["timestamp"].median())
-        for name, given in tables.items()
-        if "timestamp" in given.frame.columns and given.frame.height
+        name: _number(table.frame["timestamp"].median())
+        for name, table in tables.items()
+        if "timestamp" in table.frame.columns and table.frame.height
     }
     ours = [name for name, middle in middles.items() if middle >= _FIRST]
     others = [name for name, middle in middles.items() if middle < _FIRST]
@@ -207,10 +206,6 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, CnsdiffWarning, stacklevel=2)
-
-
 # -- text ----------------------------------------------------------------------------------------
 
 _CLOCKS = ("%H:%M:%S%.f", "%H:%M")
@@ -232,13 +227,13 @@ def moments(text: pl.Series) -> pl.Series:
     # Nearly always all rows have one form, so the one that fits a sample comes first.
     sample = plain.head(_SAMPLE)
     forms = sorted(_FORMS, key=lambda form: _parsed(sample, form).null_count())
-    found = _parsed(plain, forms[0])
+    instants = _parsed(plain, forms[0])
     for form in forms[1:]:
-        left = found.is_null().arg_true()
+        left = instants.is_null().arg_true()
         if not len(left):
             break
-        found = found.scatter(left, _parsed(plain.gather(left), form))
-    return found
+        instants = instants.scatter(left, _parsed(plain.gather(left), form))
+    return instants
 
 
 def _parsed(text: pl.Series, form: str) -> pl.Series:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import polars as pl
 
-from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.errors import DataError, warn
 from cnsdiff.base.spelling import parameter
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.interactions import Interactions, Problem, leave_out, rows_of, shortened
@@ -128,11 +127,9 @@ def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
     else:
         numbers = _numbers(series, raw.source, "timestamp")
         if series.dtype == pl.Float32 and (series.abs() >= 2**24).any():
-            warnings.warn(
+            warn(
                 f"{raw.source}: column {series.name!r} holds Float32, which keeps times only to "
-                "some minutes; give it as integers or Float64",
-                CnsdiffWarning,
-                stacklevel=2,
+                "some minutes; give it as integers or Float64"
             )
     return since_1970(raw, series.name, numbers, unit)
 
@@ -149,18 +146,18 @@ def _problems_of_values(
     free = pl.repeat(True, frame.height, eager=True)
     for role, column in roles.items():
         values = frame[role]
-        wrong = values.is_null() if values.dtype != pl.Float64 else ~values.is_finite()
-        wrong = wrong.fill_null(True) & free
-        free &= ~wrong
-        given = raw.frame[column]
-        empty = given.is_null()
-        if given.dtype == pl.String:
-            empty |= given == ""
+        bad = values.is_null() if values.dtype != pl.Float64 else ~values.is_finite()
+        bad = bad.fill_null(True) & free
+        free &= ~bad
+        raw_values = raw.frame[column]
+        empty = raw_values.is_null()
+        if raw_values.dtype == pl.String:
+            empty |= raw_values == ""
         other = {
             "rating": "a rating that is no number",
             "timestamp": "a timestamp that is no time",
         }.get(role, f"a {role} that is missing or cut short")
-        for rows, reason in ((wrong & empty, f"an empty {role}"), (wrong & ~empty, other)):
+        for rows, reason in ((bad & empty, f"an empty {role}"), (bad & ~empty, other)):
             if rows.any():
                 first = int(rows.arg_true()[0])
                 problems.append(
@@ -168,7 +165,7 @@ def _problems_of_values(
                         reason,
                         int(rows.sum()),
                         f"{raw.where(first)}, column {column!r}",
-                        shortened(given[first]),
+                        shortened(raw_values[first]),
                     )
                 )
     return tuple(problems)
@@ -182,16 +179,17 @@ def _first_bad_value(
         value = frame[role][row]
         if value is not None and (frame.schema[role] != pl.Float64 or abs(value) < float("inf")):
             continue
-        given = raw.frame[column][row]
+        raw_value = raw.frame[column][row]
         more = ""
-        if given is None or given == "":
+        if raw_value is None or raw_value == "":
             wrong = f"the {role} is empty"
         elif role == "timestamp":
-            wrong = why_no_time(given)
+            wrong = why_no_time(raw_value)
         elif role == "rating":
-            wrong = f"{given!r} is not a number"
+            wrong = f"{raw_value!r} is not a number"
         else:
-            wrong = f"{given!r} {why_doubtful(given, role)}{_others_like(raw, column, given)}"
+            others = _others_like(raw, column, raw_value)
+            wrong = f"{raw_value!r} {why_doubtful(raw_value, role)}{others}"
             more = f", or {parameter('literal_ids', True)} if it is an id"
         return DataError(
             f"{raw.place(row, column)}: {wrong}; correct it, "
@@ -205,9 +203,9 @@ def _first_bad_value(
     raise AssertionError("no bad value in a row marked bad")  # pragma: no cover
 
 
-def _others_like(raw: RawTable, column: str, given: object) -> str:
+def _others_like(raw: RawTable, column: str, value: object) -> str:
     """How often a value comes, and where first; "" if it comes once."""
-    same = (raw.frame[column].cast(pl.String) == str(given)).fill_null(False)
+    same = (raw.frame[column].cast(pl.String) == str(value)).fill_null(False)
     places = same.arg_true() + 1 if raw.lines is None else raw.lines.filter(same)
     if len(places) < 2:
         return ""
