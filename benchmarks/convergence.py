@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff import Recommender, load_dataset
+from cnsdiff.cli.parsing import parse_assignments
 from cnsdiff.data import Dataset
-from cnsdiff.recommender.config import merge, parse_assignments
+from cnsdiff.recommender.config import merge
 from cnsdiff.recommender.run_directory import as_options
 from cnsdiff.training.progress import Reporter
 

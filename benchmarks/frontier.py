@@ -31,10 +31,10 @@ from cnsdiff.benchmark.fit import Choice, selection_by
 from cnsdiff.benchmark.grid import DIAL, PLAIN, Grid, read_grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, fit_task
+from cnsdiff.cli.parsing import parse_assignments
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Scorer, evaluate
 from cnsdiff.evaluation.dial import FINE, Dialled, exposure_score, readings
-from cnsdiff.recommender.config import parse_assignments
 from cnsdiff.references import REFERENCES
 from cnsdiff.training.config import TrainingConfig
 

@@ -31,9 +31,8 @@ def _run() -> int:
     from cnsdiff.base.errors import CnsdiffError, is_of_memory
     from cnsdiff.base.visible import visible
     from cnsdiff.cli.app import app
-    from cnsdiff.cli.failure import document, tell, wants_json
+    from cnsdiff.cli.failure import document, tell, tell_warnings_in_one_line, wants_json
     from cnsdiff.cli.streams import is_of_standard_output
-    from cnsdiff.cli.warned import tell_warnings_in_one_line
 
     tell_warnings_in_one_line()
     # Standing alone, Typer itself shows wrong usage, in colours and a frame, to the letter.

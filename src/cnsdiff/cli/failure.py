@@ -1,15 +1,16 @@
-"""How a command tells that it failed: a sentence for people, a document for machines."""
+"""How a command reports failures and warnings: a sentence for people, JSON for machines."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cnsdiff.base.errors import Interrupted
-from cnsdiff.base.visible import say, say_json
+from cnsdiff.base.errors import CnsdiffWarning, Interrupted
+from cnsdiff.base.visible import say, say_json, visible
 
 #: Ask a process to end.
 _POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -30,6 +31,24 @@ def tell(message: str, exit_code: int) -> None:
 def document(message: str, exit_code: int) -> None:
     """The JSON document of a failure."""
     say_json({"error": {"message": message, "exit_code": exit_code}})
+
+
+def tell_warnings_in_one_line() -> None:
+    """From now on a ``CnsdiffWarning`` is a line without file and code."""
+    written = warnings.formatwarning
+
+    def in_one_line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, CnsdiffWarning):
+            return f"cnsdiff: {visible(message)}\n"
+        return written(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_one_line
 
 
 @contextmanager

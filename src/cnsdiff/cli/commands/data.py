@@ -10,7 +10,7 @@ import typer
 
 from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
-from cnsdiff.cli.commands import describe, export_dataset
+from cnsdiff.cli.commands import describe, export
 from cnsdiff.cli.commands.describe import entry_facts
 from cnsdiff.cli.options import Json
 
@@ -121,7 +121,7 @@ def fetch(
 
 
 app.command("describe", epilog=describe.EXAMPLE)(describe.describe)
-app.command("export", epilog=export_dataset.EXAMPLE)(export_dataset.export_dataset)
+app.command("export", epilog=export.DATASET_EXAMPLE)(export.export_dataset)
 
 
 def _after_fetch(name: str) -> tuple[Command, ...]:

@@ -91,7 +91,6 @@ def evaluate(
         print_next,
         user_counts,
     )
-    from cnsdiff.cli.verdict import evaluation_verdict
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation import evaluate as measure
     from cnsdiff.evaluation.judges import judge_for
@@ -175,7 +174,7 @@ def evaluate(
         unwritten = _write(file, results)
     if model is not None and false_negatives is not None:
         counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
-    verdict = evaluation_verdict(results, label, f"ndcg@{max(ks)}")
+    verdict = _verdict(results, label, f"ndcg@{max(ks)}")
     steps = _next(target, of_run, references)
     if json:
         report: dict[str, object] = {
@@ -207,6 +206,45 @@ def evaluate(
         screen.print(verdict, style="bold", soft_wrap=True)
         print_next(screen, *steps)
     _end([*_ties(results, max(ks)), *_missing(left_out)], unwritten, out is not None)
+
+
+def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) -> str:
+    """How much is kept under the shift, and which reference is better there.
+
+    Parameters
+    ----------
+    results
+        By name: the model and references, or references alone.
+    model
+        Which of them is the model, if one is.
+    metric
+        Such as ``"ndcg@20"``.
+    """
+    from cnsdiff.display.wording import ON_SPLIT, number, percent
+
+    splits = next(iter(results.values())).splits
+    judged = next((name for name in ON_SPLIT if name in splits), next(iter(splits)))
+    where = ON_SPLIT.get(judged, judged)
+    values = {name: result[judged][metric] for name, result in results.items()}
+    if model is None:
+        best = max(values, key=lambda name: values[name])
+        return f"The best reference {where} is {best}: {metric} {number(values[best])}."
+    own = values[model]
+    told = f"{model} has {metric} {number(own)} {where}"
+    if judged == "test_ood" and "test_iid" in splits:
+        before = results[model]["test_iid"][metric]
+        if before:
+            told += f", {percent(own / before)} of the {number(before)} on the IID test"
+    others = sorted(
+        ((value, name) for name, value in values.items() if name != model), reverse=True
+    )
+    better = [f"{name} ({number(value)})" for value, name in others if value >= own]
+    if better:
+        told += f"; better there: {', '.join(better)}"
+    elif others:
+        value, name = others[0]
+        told += f"; the best reference, {name}, has {number(value)}"
+    return f"{told}."
 
 
 def _ties(results: Mapping[str, Evaluation], k: int) -> list[str]:
