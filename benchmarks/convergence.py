@@ -22,7 +22,6 @@ from cnsdiff import Recommender, load_dataset
 from cnsdiff.cli.parsing import parse_assignments
 from cnsdiff.data import Dataset
 from cnsdiff.recommender.config import merge
-from cnsdiff.recommender.run_directory import as_options
 from cnsdiff.training.progress import Reporter
 
 METRIC = "ndcg@20"
@@ -71,7 +70,7 @@ def train(name: str, dataset: Dataset, options: argparse.Namespace) -> dict[str,
     }
     if options.epochs is not None:
         fixed["training"]["epochs"] = options.epochs
-    model = Recommender(preset=preset, **as_options(merge(fixed, parse_assignments(settings))))
+    model = Recommender.from_config(merge(fixed, parse_assignments(settings)), preset=preset)
     clock = Clock()
     model.fit(dataset, reporter=clock)
     values = [record["validation"][METRIC] for record in model.history_]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import pickle
 import sys
 
@@ -41,7 +42,7 @@ ESTIMATORS = {
     },
     "preset": {"preset": "authors", "device": "cpu"},
     "classes": {"backbone": MF, "sampler": Own, "sampler_options": {"extra": 4}},
-    "wrong, which only fit tells": {"sampler": "randon", "nonsense": [1]},
+    "wrong, which only fit tells": {"sampler": "randon", "training": {"epoch": [1]}},
 }
 
 
@@ -66,8 +67,8 @@ def test_a_clone_has_the_same_parameters_and_shares_none(options, copied):
     assert type(made) is Recommender
     assert made is not model
     assert made.get_params(deep=False) == model.get_params(deep=False)
-    for name, value in model.config.items():
-        assert isinstance(value, int | str) or made.config[name] is not value
+    for name, value in model.get_params(deep=False).items():
+        assert not isinstance(value, dict) or made.get_params(deep=False)[name] is not value
     for name in ("backbone", "sampler"):
         assert getattr(made, name) is getattr(model, name)
 
@@ -113,9 +114,21 @@ def test_shallow_parameters_are_the_arguments_as_given():
     training = {"epochs": 2}
     params = Recommender("mf", training=training, seed=1).get_params(deep=False)
     assert params.pop("training") is training
-    assert params == {
-        "backbone": "mf", "sampler": None, "preset": "default", "source": "Recommender", "seed": 1,
-    }  # fmt: skip
+    given = {name: value for name, value in params.items() if value is not None}
+    assert given == {"backbone": "mf", "preset": "default", "seed": 1}
+    named = inspect.signature(Recommender).parameters.keys() - {"unknown"}
+    assert params.keys() | {"training"} == named
+
+
+def test_an_unknown_argument_is_told_at_once():
+    with pytest.raises(ConfigError, match=r"^Recommender: unknown parameter 'sed' \(did you mean"):
+        Recommender(sed=1)
+    with pytest.raises(ConfigError, match=r"unknown parameter 'x'; known: backbone, sampler, pres"):
+        Recommender(x=1)
+    with pytest.raises(ConfigError, match=r"^a.yaml: unknown key 'trainin' \(did you mean 'trai"):
+        Recommender.from_config({"trainin": {}}, source="a.yaml")
+    with pytest.raises(ConfigError, match=r"^a.yaml: seed has no value; give it one, or leave it"):
+        Recommender.from_config({"seed": None}, source="a.yaml")
 
 
 def test_deep_parameters_are_all_settings_resolved():
@@ -248,13 +261,13 @@ def test_pickled_it_is_the_same(fitted, world):
             "Recommender(sampler='dns')",
         ),
         ({"preset": "paper", "seed": 4}, "Recommender(preset='paper', seed=4)"),
-        ({"sampler": "randon", "x": [1]}, "Recommender(sampler='randon', x=[1])"),
+        ({"sampler": "randon", "seed": [1]}, "Recommender(sampler='randon', seed=[1])"),
     ],
 )
 def test_what_is_shown_is_what_is_not_the_default(options, shown):
     model = Recommender(**options)
     assert repr(model) == shown
-    if "x" not in options:
+    if options.get("sampler") != "randon":
         made = eval(shown, {"Recommender": Recommender, "MF": MF, "Own": Own})
         assert made.resolve() == model.resolve()
 

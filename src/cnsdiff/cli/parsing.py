@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnsdiff.base.errors import ConfigError, did_you_mean
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space, takes_whole_numbers_only
-from cnsdiff.base.settings import shown
 from cnsdiff.recommender.config import (
     Config,
     NotYaml,
@@ -152,7 +151,6 @@ def recommender_of(
         The file cannot be read, an assignment is malformed, or a key is unknown.
     """
     from cnsdiff.recommender.recommender import Recommender
-    from cnsdiff.recommender.run_directory import as_options
 
     overrides = read_config_file(config) if config else {}
     overrides = merge(overrides, parse_assignments(assignments))
@@ -163,11 +161,4 @@ def recommender_of(
         overrides = merge(overrides, {"training": {"select_on": select_on}})
     sources = [str(config)] * bool(config) + ["--set"] * bool(assignments or not config)
     source = " or ".join(sources)
-    # Before they are arguments: `source` in a file is no argument of the recommender.
-    for key in overrides:
-        if key not in Config.model_fields:
-            known = list(Config.model_fields)
-            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
-            raise ConfigError(f"{source}: unknown key {shown(key)}{hint}")
-    options = as_options({"backbone": {}, "sampler": {}} | overrides)
-    return Recommender(backbone, sampler, preset=preset, source=source, **options)
+    return Recommender.from_config(overrides, backbone, sampler, preset=preset, source=source)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
 
 from cnsdiff.backbones import Backbone
 from cnsdiff.base.errors import CnsdiffError, ConfigError, did_you_mean
-from cnsdiff.base.settings import Settings
+from cnsdiff.base.settings import Settings, shown
 from cnsdiff.recommender.config import Config, component_settings, merge, resolve_config
-from cnsdiff.recommender.run_directory import as_options
 from cnsdiff.samplers import Sampler
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ _DEFAULT = "default"
 class Estimator:
     """The arguments of :class:`cnsdiff.Recommender`, and the configuration they make.
 
-    The constructor keeps what it is given, as it is; nothing is looked at before it is needed.
+    The constructor keeps what it is given, as it is; no value is looked at before it is needed.
     """
+
+    #: What messages call the configuration: the file that it comes from, say.
+    _source = "Recommender"
 
     def __init__(
         self,
@@ -38,14 +41,79 @@ class Estimator:
         sampler: str | type[Sampler] | None = None,
         *,
         preset: str = _DEFAULT,
-        source: str = "Recommender",
-        **config: Any,
+        seed: int | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        training: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            hint = did_you_mean(name, _ARGUMENTS) or f"; known: {', '.join(_ARGUMENTS)}"
+            raise ConfigError(f"{type(self).__name__}: unknown parameter {name!r}{hint}")
         self.backbone = backbone
         self.sampler = sampler
         self.preset = preset
-        self.source = source
-        self.config = config
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.threads = threads
+        self.training = training
+        self.objective = objective
+        self.evaluation = evaluation
+        self.backbone_options = backbone_options
+        self.sampler_options = sampler_options
+
+    @classmethod
+    def from_config(
+        cls,
+        tree: Mapping[str, Any],
+        backbone: str | type[Backbone] | None = None,
+        sampler: str | type[Sampler] | None = None,
+        *,
+        preset: str = _DEFAULT,
+        source: str = "the configuration",
+    ) -> Self:
+        """The estimator that sections of a configuration ask for, as a YAML file has them.
+
+        Parameters
+        ----------
+        tree
+            Sections and settings, of the names that :class:`cnsdiff.recommender.config.Config` has.
+        backbone, sampler
+            In place of those that ``tree`` names.
+        preset
+            What is underneath.
+        source
+            Where the configuration comes from, for messages.
+
+        Raises
+        ------
+        ConfigError
+            There is no such section or setting, or it has no value.
+        """
+        known = list(Config.model_fields)
+        for key, value in tree.items():
+            if key not in known:
+                hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+                raise ConfigError(f"{source}: unknown key {shown(key)}{hint}")
+            if value is None and key not in (*_COMPONENTS, "threads"):
+                raise ConfigError(f"{source}: {key} has no value; give it one, or leave it out")
+        options = {key: value for key, value in tree.items() if key not in _COMPONENTS}
+        choices: dict[str, Any] = {"backbone": backbone, "sampler": sampler}
+        for section, choice in choices.items():
+            settings = tree.get(section) or {}
+            if isinstance(settings, Mapping) and choice is None:
+                settings = dict(settings)
+                choices[section] = settings.pop("name", None)
+            options[f"{section}_options"] = settings or None
+        estimator = cls(**choices, preset=preset, **options)
+        estimator._source = source
+        return estimator
 
     def resolve(self, *, select_on: str | None = None) -> Config:
         """The validated configuration, as ``fit`` will use it.
@@ -75,16 +143,12 @@ class Estimator:
         ConfigError
             ``deep``, and the configuration is wrong.
         """
-        given = {
-            "backbone": self.backbone,
-            "sampler": self.sampler,
-            "preset": self.preset,
-            "source": self.source,
-            **self.config,
-        }
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
         if not deep:
-            return given
-        return {**dict(_leaves(self._options())), **given}
+            return arguments
+        # Settings that are no section of their own are known resolved.
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return {**arguments, **dict(_leaves(self._options())), **given}
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by the names that :meth:`get_params` gives; returns the estimator.
@@ -99,9 +163,10 @@ class Estimator:
             There is no such parameter (the message names the nearest), or no such component or
             preset; nothing is set.
         """
-        one = {name: value for name, value in params.items() if _SEPARATOR not in name}
-        changed = Estimator(**{**self.get_params(deep=False), **one})
-        known = ["backbone", "sampler", "preset", "source", *changed._names()]
+        plain = {name: value for name, value in params.items() if name in _ARGUMENTS}
+        changed = Estimator(**{**self.get_params(deep=False), **plain})
+        changed._source = self._source
+        known = [*_ARGUMENTS, *changed._names()]
         for name in params:
             if name not in known:
                 raise ConfigError(
@@ -109,8 +174,9 @@ class Estimator:
                     "get_params() has them all"
                 )
         # Sections before what is in them.
-        for name in sorted(params.keys() - one.keys(), key=lambda name: name.count(_SEPARATOR)):
-            changed.config = _put(changed.config, name.split(_SEPARATOR), params[name])
+        for name in sorted(params.keys() - plain.keys(), key=lambda name: name.count(_SEPARATOR)):
+            section, *path = name.split(_SEPARATOR)
+            setattr(changed, section, _put(getattr(changed, section), path, params[name]))
         self.__dict__.update(vars(changed))
         return self
 
@@ -121,17 +187,17 @@ class Estimator:
     def __repr__(self) -> str:
         """The call that makes an equal one, without what is the default anyway."""
         choices = {section: self._choice(section) for section in _COMPONENTS}
-        shown = {name: choice for name, choice in choices.items() if choice is not None}
+        arguments = {name: choice for name, choice in choices.items() if choice is not None}
         if self.preset != _DEFAULT:
-            shown["preset"] = self.preset
+            arguments["preset"] = self.preset
         try:
             usual = Estimator(choices["backbone"], choices["sampler"], preset=self.preset)
-            shown |= _difference(self._options(), usual._options())
+            arguments |= _difference(self._options(), usual._options())
         except CnsdiffError:
-            shown |= self.config
+            arguments |= self._settings()
         said = (
             f"{name}={value.__name__ if isinstance(value, type) else repr(value)}"
-            for name, value in shown.items()
+            for name, value in arguments.items()
         )
         return f"{type(self).__name__}({', '.join(said)})"
 
@@ -150,12 +216,12 @@ class Estimator:
 
     def _overrides(self) -> dict[str, Any]:
         """The tree of settings that the arguments write on top of the preset."""
-        overrides = dict(self.config)
+        overrides = self._settings()
         for section in _COMPONENTS:
             options = overrides.pop(f"{section}_options", None) or {}
             if not isinstance(options, Mapping):
                 raise ConfigError(
-                    f"{self.source}: {section} must be a section with keys, not {options!r}; a "
+                    f"{self._source}: {section} must be a section with keys, not {options!r}; a "
                     f"{section} is chosen by its name"
                 )
             choice = getattr(self, section)
@@ -166,22 +232,28 @@ class Estimator:
                 overrides = merge(overrides, {section: options})
         return overrides
 
+    def _settings(self) -> dict[str, Any]:
+        """The arguments that set something, but for components and preset."""
+        settings = {name: getattr(self, name) for name in _ARGUMENTS[3:]}
+        return {name: value for name, value in settings.items() if value is not None}
+
     def _where(self) -> dict[str, Any]:
         """What else the configuration is resolved with."""
         classes = self._given_classes()
         given = {f"{section}s": {found.__name__: found} for section, found in classes.items()}
-        return {"preset": self.preset, "source": self.source, **given}
+        return {"preset": self.preset, "source": self._source, **given}
 
     def _options(self) -> dict[str, Any]:
         """The resolved settings as arguments of the constructor, without the components' names."""
-        options = as_options(self.resolve().model_dump())
+        options = self.resolve().model_dump()
         for section in _COMPONENTS:
-            del options[f"{section}_options"]["name"]
+            settings = options.pop(section)
+            options[f"{section}_options"] = {k: v for k, v in settings.items() if k != "name"}
         return options
 
     def _choice(self, section: str) -> str | type[Any] | None:
         """The component asked for, by its argument or as a name among its options."""
-        options = self.config.get(f"{section}_options")
+        options = getattr(self, f"{section}_options")
         named = options.get("name") if isinstance(options, Mapping) else None
         return named if getattr(self, section) is None else getattr(self, section)
 
@@ -193,17 +265,21 @@ class Estimator:
             argument = f"{name}_options" if name in sections else name
             yield argument
             if isinstance(settings, type) and issubclass(settings, Settings):
-                for inner in _settings(settings):
+                for inner in _inner_settings(settings):
                     if not (name in sections and inner == "name"):
                         yield f"{argument}{_SEPARATOR}{inner}"
 
 
-def _settings(section: type[Settings]) -> Iterator[str]:
+#: The constructor's, in its order.
+_ARGUMENTS = tuple(signature(Estimator).parameters)[:-1]
+
+
+def _inner_settings(section: type[Settings]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield name
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
-            yield from (f"{name}{_SEPARATOR}{other}" for other in _settings(inner))
+            yield from (f"{name}{_SEPARATOR}{other}" for other in _inner_settings(inner))
 
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -214,12 +290,13 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _put(tree: Mapping[str, Any] | None, path: list[str], value: Any) -> dict[str, Any]:
     """A copy of ``tree`` with one setting changed."""
+    tree = tree if isinstance(tree, Mapping) else {}
     name, *rest = path
     if rest:
         below = tree.get(name)
-        value = _put(below if isinstance(below, Mapping) else {}, rest, value)
+        value = _put(below, rest, value)
     return {**tree, name: value}
 
 

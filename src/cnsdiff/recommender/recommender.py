@@ -50,13 +50,13 @@ class Recommender(Estimator):
         A named configuration to start from: ``"default"``, ``"paper"``, ``"authors"``, … The
         default is one of the sampler ``"exposure"``: with another sampler, the plain settings of
         :class:`cnsdiff.recommender.config.Config` are underneath.
-    source
-        Where the configuration comes from, for messages.
-    **config
-        Configuration on top: ``seed=1``, ``training={"epochs": 20}``,
-        ``sampler_options={"exponent": 1.0}`` and so on, as in
-        :class:`cnsdiff.recommender.config.Config`
-        (``backbone_options`` and ``sampler_options`` set the components' own fields).
+    seed, device, precision, threads
+        On top of the preset, as in :class:`cnsdiff.recommender.config.Config`; None keeps what the
+        preset says.
+    training, objective, evaluation
+        Settings of these sections on top of the preset: ``training={"epochs": 20}``.
+    backbone_options, sampler_options
+        Settings of the components: ``sampler_options={"exponent": 1.0}``.
 
     Attributes
     ----------
@@ -416,10 +416,7 @@ class Recommender(Estimator):
         path = Path(path)
         parts = run_directory.read_run(path)
         fitted = Fitted.of_run(parts)  # first, since it refuses a configuration that is none
-        tree = parts["config"]
-        options = run_directory.as_options(tree)
-        names = (tree[section]["name"] for section in ("backbone", "sampler"))
-        model = cls(*names, source=f"{path}/config.yaml", **options)
+        model = cls.from_config(parts["config"], source=f"{path}/config.yaml")
         model._keep(fitted)
         return model
 

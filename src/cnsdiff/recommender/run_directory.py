@@ -226,13 +226,6 @@ def write_run(
     (path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def as_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration tree as the keyword arguments of :class:`cnsdiff.Recommender`."""
-    components = ("backbone", "sampler")
-    options = {key: value for key, value in config.items() if key not in components}
-    return options | {f"{section}_options": config[section] for section in components}
-
-
 def history_row(record: EpochRecord) -> dict[str, Any]:
     """An epoch's record as one flat row: seconds, ``train/<term>`` and ``valid/<metric>``."""
     return {

@@ -12,7 +12,6 @@ from cnsdiff.base.settings import Settings
 from cnsdiff.base.spelling import parameter
 from cnsdiff.recommender.config import Config, merge, nested
 from cnsdiff.recommender.recommender import Recommender
-from cnsdiff.recommender.run_directory import as_options
 
 _VALIDATION = "what validation measures has to be the same for all trials"
 _MACHINE = "it says how to compute, not what"
@@ -60,7 +59,7 @@ class Variants:
             for name in ("backbone", "sampler")
             if isinstance(choice := getattr(recommender, name), type)
         }
-        self._source = recommender.source
+        self._source = recommender._source
         self.config: Config = recommender.resolve()
         if self.config.training.fhn_on != _HONEST_JUDGE:
             training = self.config.training.model_copy(update={"fhn_every": None})
@@ -70,7 +69,7 @@ class Variants:
         """The one with these values, by dotted key; not fitted, its configuration not checked."""
         tree = merge(self.config.model_dump(mode="json"), nested(setting))
         source = " ".join(f"{key}={value}" for key, value in setting.items()) or self._source
-        return Recommender(**self._classes, source=source, **as_options(tree))
+        return Recommender.from_config(tree, **self._classes, source=source)
 
     def resolve(self, setting: Mapping[str, Any]) -> Config:
         """Its configuration.

@@ -140,7 +140,6 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import (
         CHECKPOINT,
-        as_options,
         read_config,
         read_manifest,
         without_configuration,
@@ -154,11 +153,11 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
         )
     if not (run / "config.yaml").exists():
         raise without_configuration(run)
-    options = as_options(read_config(run))
+    tree = read_config(run)
     path = manifest["dataset"]["path"]
     if path is None:
         raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")
-    return Recommender(source=f"{run}/config.yaml", **options), Path(path)
+    return Recommender.from_config(tree, source=f"{run}/config.yaml"), Path(path)
 
 
 def _fit(
