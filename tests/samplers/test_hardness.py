@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import beta, kstest
 from torch import Tensor
 
-from cnsdiff.samplers.hardness import cap, curriculum_share, hardest
+from cnsdiff.samplers.cnsdiff import cap, curriculum_share, hardest
 
 DIM = 4
 START, END = (1.0, 9.0), (9.0, 1.0)

@@ -193,9 +193,11 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
-def drop_condition(condition: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def drop_condition(
+    condition: Tensor | None, probability: float, generator: torch.Generator
+) -> Tensor | None:
     """Classifier-free dropout: the whole condition of a row ``(B, c)`` becomes zero."""
-    if not probability:
+    if condition is None or not probability:
         return condition
     uniform = torch.rand((len(condition), 1), generator=generator, device=condition.device)
     return condition * (uniform >= probability)

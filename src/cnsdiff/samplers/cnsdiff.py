@@ -1,9 +1,21 @@
-"""CNSDiff: negatives synthesised by a conditional diffusion model (arXiv 2508.07243).
+"""CNSDiff: negatives synthesised by a conditional diffusion model (Zhao et al. 2025).
 
-The positive's embedding is noised to a starting step and denoised back; the starting step, a
-curriculum and a cap control hardness; a causal term frees the generator of the environment.
-docs/method.md lists where the authors' code departs from their paper; each departure is a field of
-:class:`CNSDiffConfig`.
+Source: arXiv 2508.07243. A training pair's negative is its positive, noised and denoised again: the
+starting step, a curriculum and a cap control how hard it is, a causal term frees it of the
+environment. Six steps a batch; the numbers are those of docs/equations.md.
+
+===  =================================================  ===========  ============================
+no.  step                                               equations    code
+===  =================================================  ===========  ============================
+1    what is diffused, and under which condition        7            ``_scales``, ``_environment``
+2    train the denoiser, with the causal term           8, 11 to 14  ``_loss``
+3    generate from every starting step                  9, 10, 15    ``_generate``
+4    keep the candidate that the user scores highest    16           :func:`hardest`
+5    mix it with a random item, the less the later      17           :func:`curriculum_share`
+6    pull back what scores above its own positive       18           :func:`cap`
+===  =================================================  ===========  ============================
+
+docs/method.md lists where the authors' code departs from their paper; each departure is a setting.
 """
 
 from __future__ import annotations
@@ -25,29 +37,32 @@ from cnsdiff.diffusion.process import GaussianDiffusion
 from cnsdiff.diffusion.schedule import SCHEDULES
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
-from cnsdiff.samplers.hardness import cap, curriculum_share, hardest
 
 
 class CNSDiffConfig(SamplerConfig):
     """Settings of :class:`CNSDiffSampler`; the defaults are ours."""
 
-    # The process
+    # Process: how the positive is noised
     steps: int = Field(20, ge=2, le=10_000, description="T, the number of noise steps")
-    schedule: Literal["linear", "linear-var", "cosine"] = "cosine"
+    schedule: Literal["linear", "linear-var", "cosine"] = Field(
+        "cosine", description="how the signal's share ᾱ_t falls with t"
+    )
     noise_scale: float = Field(1.0, gt=0, description="factor s of the schedule's bounds")
     noise_min: float = Field(1e-4, gt=0, description="lower bound (linear, linear-var)")
     noise_max: float = Field(0.9, gt=0, description="upper bound (linear, linear-var)")
     standardise: bool = Field(True, description="diffuse vectors of unit variance")
 
-    # The denoiser
-    train_denoiser: bool = True
-    hidden: int = Field(64, ge=1, le=2**14)
-    depth: int = Field(1, ge=1, le=100)
+    # Denoiser: its network, its condition and its losses
+    train_denoiser: bool = Field(True, description="off: it stays as it was initialised")
+    hidden: int = Field(64, ge=1, le=2**14, description="width of its hidden layers")
+    depth: int = Field(1, ge=1, le=100, description="number of its hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the noisy vector")
-    dropout_in_generation: bool = False
-    normalise_input: bool = False
-    condition_user: bool = True
-    environment: EnvironmentKind = "popularity"
+    dropout_in_generation: bool = Field(False, description="drop out while generating, too")
+    normalise_input: bool = Field(False, description="bring the noisy vector to unit length")
+    condition_user: bool = Field(True, description="condition on the user's embedding")
+    environment: EnvironmentKind = Field(
+        "popularity", description="what tells the environment e of a training pair"
+    )
     n_environments: int = Field(4, ge=2, le=10_000, description="K, unless the data name their own")
     condition_dropout: float = Field(0.1, ge=0, lt=1, description="classifier-free dropout")
     guidance: Annotated[float, Searched(low=0.0, high=3.0)] = Field(
@@ -56,29 +71,33 @@ class CNSDiffConfig(SamplerConfig):
     learning_rate: Annotated[float | None, Searched(low=1e-4, high=1e-2, log=True)] = Field(
         None, gt=0, description="of the denoiser; None: training's"
     )
-
-    # Its losses
-    diffusion_weight: float = Field(1.0, ge=0, description="λ_diff")
-    weighting: Literal["snr", "uniform"] = "uniform"
-    causal: Literal["none", "step_kl", "backdoor"] = "backdoor"
-    causal_weight: Annotated[float, Searched(low=0.01, high=1.0, log=True)] = Field(
-        0.1, ge=0, description="λ_c"
+    diffusion_weight: float = Field(1.0, ge=0, description="λ_diff, of all its losses")
+    weighting: Literal["snr", "uniform"] = Field(
+        "uniform", description="w_t of the reconstruction: the ELBO's, or 1"
     )
-    detach_positive: bool = True
+    causal: Literal["none", "step_kl", "backdoor"] = Field(
+        "backdoor", description="the causal term: the authors' code's, or the intervention itself"
+    )
+    causal_weight: Annotated[float, Searched(low=0.01, high=1.0, log=True)] = Field(
+        0.1, ge=0, description="λ_c, of the causal term beside the reconstruction"
+    )
+    detach_positive: bool = Field(True, description="its losses do not move the positive")
 
-    # Generation and hardness
-    starts: tuple[int, ...] = (10, 14, 18)
-    full_chain: bool = False
+    # Hardness: what is generated, and how hard it may be
+    starts: tuple[int, ...] = Field((10, 14, 18), description="t_s: small is near, large generic")
+    full_chain: bool = Field(False, description="run every chain from T, whatever its start")
     calls: int | None = Field(
         1,
         ge=1,
         le=10_000,
         description="denoiser calls per chain; 1 jumps to E[z_0 | z_t], None: every step",
     )
-    stochastic: bool = True
-    curriculum_start: tuple[float, float] = (1.0, 9.0)
-    curriculum_end: tuple[float, float] = (9.0, 1.0)
-    cap_margin: float | None = Field(0.0, description="None: no cap")
+    stochastic: bool = Field(True, description="draw reverse steps in place of taking their mean")
+    curriculum_start: tuple[float, float] = Field((1.0, 9.0), description="(a, b) of Beta at first")
+    curriculum_end: tuple[float, float] = Field((9.0, 1.0), description="(a, b) of Beta at the end")
+    cap_margin: float | None = Field(
+        0.0, description="m, of a score over its positive's; None: no cap"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> CNSDiffConfig:
@@ -101,7 +120,7 @@ class CNSDiffConfig(SamplerConfig):
 
 @SAMPLERS.register("cnsdiff")
 class CNSDiffSampler(Sampler):
-    """The diffusion negative sampler: equations 6 to 19."""
+    """The diffusion negative sampler, in the six steps of :mod:`cnsdiff.samplers.cnsdiff`."""
 
     Config = CNSDiffConfig
     config: CNSDiffConfig
@@ -118,10 +137,8 @@ class CNSDiffSampler(Sampler):
         super().__init__(positives, dim, config, generator)
         low, high = config.noise_scale * config.noise_min, config.noise_scale * config.noise_max
         self.process = GaussianDiffusion(SCHEDULES[config.schedule](config.steps, low, high))
+        labels = environment_labels(positives, config.environment, config.n_environments)
         n_environments = 0 if config.environment == "none" else config.n_environments
-        labels = None
-        if config.environment not in ("none", "learned"):
-            labels = environment_labels(positives, config.environment, n_environments)
         if config.environment == "given" and labels is not None:
             n_environments = int(labels.max()) + 1
         self.denoiser = Denoiser(
@@ -152,28 +169,32 @@ class CNSDiffSampler(Sampler):
         return self.config.learning_rate
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        config = self.config
+        config, n = self.config, self.config.n_negatives
         users = embeddings.users.index_select(0, batch.users)
         positives = embeddings.items.index_select(0, batch.positives)
+        rows = torch.arange(len(batch), device=users.device).repeat_interleave(n)
+
+        # 1. What is diffused, z_0, and the condition c = (user, environment), of unit variance.
         user_scale, item_scale = self._scales(users, positives)
         z_0 = (positives.detach() if config.detach_positive else positives) / item_scale
         condition = users.detach() / user_scale if config.condition_user else None
         environment, prior = self._environment(batch)
 
+        # 2. Train the denoiser at a random timestep, with the causal term (11, 12 or 14).
         loss, diagnostics = self._loss(z_0, condition, environment, prior, context)
-        n = config.n_negatives
+
         with torch.no_grad():
-            rows = torch.arange(len(batch), device=z_0.device).repeat_interleave(n)
+            # 3. Generate a candidate from every starting step, under do(environment) (10, 13, 15).
             wide = None if condition is None else condition[rows]
-            candidates = self._generate(z_0.detach()[rows], wide, prior, context)
-            candidates = candidates * item_scale
+            candidates = self._generate(z_0.detach()[rows], wide, prior, context) * item_scale
             if context.cosine:
                 candidates = F.normalize(candidates, dim=-1)
+            # 4. Keep the one that the user scores highest (16).
             generated = hardest(users[rows], candidates)
 
-        # Random items with gradient: the easy end of the curriculum, and the cap's refuge.
-        random_items = self.positives.sample_negatives(batch.users, n, context.negatives)
-        random = embeddings.items.index_select(0, random_items.flatten())
+        # 5. Mix it with a random item, the easy end of the curriculum, which has gradient (17).
+        ids = self.positives.sample_negatives(batch.users, n, context.negatives)
+        random = embeddings.items.index_select(0, ids.flatten())
         share = curriculum_share(
             len(rows), context.progress, config.curriculum_start, config.curriculum_end,
             context.noise,
@@ -181,9 +202,12 @@ class CNSDiffSampler(Sampler):
         mixed = share * generated + (1 - share) * random
         if context.cosine:
             mixed = F.normalize(mixed, dim=-1)
+
+        # 6. Pull towards the random item what scores above its positive by more than m (18).
         if config.cap_margin is not None:
             mixed, pulled = cap(users[rows], positives[rows], mixed, random, config.cap_margin)
             diagnostics["capped"] = pulled.float().mean()
+
         with torch.no_grad():
             gap = ((mixed - positives[rows]) * users[rows]).sum(-1)
             diagnostics["hardness"] = torch.sigmoid(gap).mean()
@@ -197,10 +221,10 @@ class CNSDiffSampler(Sampler):
 
     def _scales(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Root mean squares of this batch's vectors: the unit in which they are diffused."""
+        if not self.config.standardise:
+            return users.new_ones(()), items.new_ones(())
+        tiny = torch.finfo(users.dtype).tiny
         with torch.no_grad():
-            if not self.config.standardise:
-                return users.new_ones(()), items.new_ones(())
-            tiny = torch.finfo(users.dtype).tiny
             return (
                 users.square().mean().sqrt().clamp(min=tiny),
                 items.square().mean().sqrt().clamp(min=tiny),
@@ -224,20 +248,22 @@ class CNSDiffSampler(Sampler):
         prior: Tensor | None,
         context: Context,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``λ_diff (L_rec + L_causal)`` at one random timestep per row, and its parts."""
+        """``λ_diff (L_rec + λ_c L_causal)`` at one random timestep per row, and its parts."""
         config, process, generator = self.config, self.process, context.noise
-        shape, device = (len(z_0),), z_0.device
-        t = torch.randint(1, process.steps + 1, shape, generator=generator, device=device)
-        noise = torch.randn(z_0.shape, generator=generator, device=device)
+        # Forward (7): z_t of a random t.
+        t = torch.randint(1, process.steps + 1, (len(z_0),), generator=generator, device=z_0.device)
+        noise = torch.randn(z_0.shape, generator=generator, device=z_0.device)
         z_t = process.add_noise(z_0, t, noise)
-        condition = self._drop(condition, generator)
-        kept_environment = self._drop(environment, generator)
-        denoised = self.denoiser(z_t, t, condition, kept_environment, dropout_generator=generator)
+        # Reconstruction (11), with parts of the condition dropped (15).
+        condition = drop_condition(condition, config.condition_dropout, generator)
+        seen = drop_condition(environment, config.condition_dropout, generator)
+        denoised = self.denoiser(z_t, t, condition, seen, dropout_generator=generator)
         reconstruction = (z_0 - denoised).square().mean(dim=-1)
         if config.weighting == "snr":
             reconstruction = process.elbo_weight(t).to(z_0.dtype) * reconstruction
         total = reconstruction.mean()
         diagnostics = {"reconstruction": total.detach()}
+        # Causal term: the authors' (12), or the intervention's (13, 14).
         if config.causal == "step_kl":
             # As in the authors' code, z_1 stands in for z_0 itself at t = 1.
             previous = process.add_noise(z_0, (t - 1).clamp(min=1), noise)
@@ -254,21 +280,15 @@ class CNSDiffSampler(Sampler):
         total = total + config.causal_weight * regulariser
         return config.diffusion_weight * total, diagnostics
 
-    def _drop(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        """What the denoiser sees of a condition while it trains."""
-        if condition is None:
-            return None
-        return drop_condition(condition, self.config.condition_dropout, generator)
-
     def _generate(
         self, z_0: Tensor, condition: Tensor | None, prior: Tensor | None, context: Context
     ) -> Tensor:
-        """Candidates ``(G, B, d)``, one per starting step, under the intervention on ``E``."""
+        """Candidates ``(G, B, d)``, one per starting step, whatever the environment."""
         config = self.config
         dropout = context.noise if config.dropout_in_generation else None
 
         def predict(z_t: Tensor, t: Tensor, user: Tensor | None) -> Tensor:
-            if prior is not None and config.causal == "backdoor":
+            if prior is not None and config.causal == "backdoor":  # (13)
                 return self.denoiser.interventional(z_t, t, user, prior, dropout_generator=dropout)
             # Without the backdoor term the environment is dropped: the learned marginal.
             denoised: Tensor = self.denoiser(z_t, t, user, None, dropout_generator=dropout)
@@ -278,7 +298,7 @@ class CNSDiffSampler(Sampler):
             conditional = predict(z_t, t, condition)
             if condition is None or config.guidance == 1.0:
                 return conditional
-            return guided(conditional, predict(z_t, t, None), config.guidance)
+            return guided(conditional, predict(z_t, t, None), config.guidance)  # (15)
 
         return self.process.generate(
             denoise,
@@ -289,3 +309,63 @@ class CNSDiffSampler(Sampler):
             stochastic=config.stochastic,
             full_chain=config.full_chain,
         )
+
+
+def hardest(users: Tensor, candidates: Tensor) -> Tensor:
+    """Of ``G`` candidates per row keep the one the user scores highest.
+
+    ``users`` is ``(B, d)``, ``candidates`` ``(G, B, d)``; the result ``(B, d)``.
+    """
+    best = (candidates * users).sum(dim=-1).argmax(dim=0)
+    return candidates[best, torch.arange(len(users), device=users.device)]
+
+
+def curriculum_share(
+    n: int,
+    progress: float,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    generator: torch.Generator,
+) -> Tensor:
+    """``m ~ Beta(a_p, b_p)``, the generated share of a negative, ``(n, 1)``.
+
+    ``(a_p, b_p)`` moves linearly from ``start`` to ``end`` with the training progress ``p``.
+    """
+    a, b = (first + (last - first) * progress for first, last in zip(start, end, strict=True))
+    # A Beta variate is a ratio of Gamma variates; torch.distributions takes no generator.
+    gamma = torch._standard_gamma(
+        torch.tensor([a, b], device=generator.device).expand(n, 2).contiguous(),
+        generator=generator,
+    )
+    return gamma[:, :1] / gamma.sum(dim=1, keepdim=True)
+
+
+def cap(
+    users: Tensor, positives: Tensor, negatives: Tensor, fallback: Tensor, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Guard against synthetic false negatives: pull those scored too high toward ``fallback``.
+
+    A negative may not score above its own positive by more than ``margin``. One that does is
+    moved along the line to its fallback (a random item) until it scores exactly at the limit,
+    or all the way if the fallback itself scores above it.
+
+    Parameters
+    ----------
+    users, positives, negatives, fallback
+        ``(B, d)`` each.
+    margin
+        Allowed excess in score.
+
+    Returns
+    -------
+    tuple
+        The guarded negatives ``(B, d)`` and which rows were pulled back ``(B,)``.
+    """
+    with torch.no_grad():
+        limit = (users * positives).sum(-1) + margin
+        score = (users * negatives).sum(-1)
+        floor = (users * fallback).sum(-1)
+        over = score > limit
+        kept = ((limit - floor) / (score - floor)).clamp(0.0, 1.0)
+        kept = torch.where(over & (floor < limit), kept, (~over).to(kept.dtype)).unsqueeze(-1)
+    return kept * negatives + (1 - kept) * fallback, over

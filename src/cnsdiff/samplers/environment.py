@@ -14,12 +14,13 @@ from cnsdiff.data.positives import Positives
 EnvironmentKind = Literal["none", "popularity", "time", "given", "learned"]
 
 
-def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> Tensor:
+def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> Tensor | None:
     """The environment ``0 … n-1`` of every training interaction, ``(len(positives),)``.
 
     ``popularity`` ranks interactions by the popularity of their item, ``time`` by when they
     happened; either ranking is cut into ``n`` strata of about equal mass, and equal values
     never fall into different strata. ``given`` takes the dataset's own labels, whatever ``n``.
+    ``none`` and ``learned`` have no labels: ``None``.
     """
     if kind == "given":
         if positives.periods is None:
@@ -39,7 +40,7 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
             )
         value = positives.timestamps
     else:
-        raise ValueError(f"environment kind {kind!r} has no labels")
+        return None
     return strata(value, n)
 
 
