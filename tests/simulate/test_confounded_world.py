@@ -386,7 +386,7 @@ IMPOSSIBLE = [
     ({"persistence": 1.5}, "persistence: input should be less than or equal to 1"),
     ({"seed": -1}, "seed: input should be greater than or equal to 0"),
     ({"confunding": 1}, "unknown setting 'confunding' \\(did you mean 'confounding'\\?\\)"),
-    ({"zzz": 1}, "unknown setting 'zzz'; settings are n_users, "),
+    ({"zzz": 1}, "unknown setting 'zzz'; its settings are n_users, "),
 ]
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from cnsdiff.base.errors import did_you_mean
+
 #: Seeds, and all whole numbers in settings, stay below this: what 64 bits hold.
 BEYOND_WHOLE = 2**63
 #: No number in settings is larger, whichever its sign: single precision ends at 3e38.
@@ -73,6 +75,19 @@ def first_problem(error: ValidationError) -> Problem:
         message=message[0].lower() + message[1:],
         given=problem["input"],
     )
+
+
+def complaint(error: ValidationError, model: type[BaseModel], place: str) -> str:
+    """The first thing wrong with settings, in a sentence that begins with their place."""
+    problem = first_problem(error)
+    setting = ".".join(map(str, problem.keys))
+    if problem.unknown:
+        known = list(model.model_fields)
+        listed = f"its settings are {', '.join(known)}" if known else "it has none"
+        return f"{place}: unknown setting {setting!r}{did_you_mean(setting, known)}; {listed}"
+    if not setting:
+        return f"{place}: {problem.message}"
+    return f"{place}: {setting}: {problem.message} (got {problem.given!r})"
 
 
 def misfit(model: type[BaseModel], value: object) -> str | None:

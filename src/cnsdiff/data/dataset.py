@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -87,9 +88,8 @@ class Dataset:
         self.path = path
 
     def __repr__(self) -> str:
-        counts = ", ".join(
-            f"{name} {self.manifest.splits[name].rows:,}" for name in self.split_names
-        )
+        splits = self.manifest.splits
+        counts = ", ".join(f"{name} {splits[name].rows:,}" for name in self.split_names)
         return (
             f"Dataset({self.name!r}, {self.scenario}: {self.n_users:,} users, "
             f"{self.n_items:,} items; {counts})"
@@ -216,19 +216,14 @@ class Dataset:
 
         The held-out splits, what fell below the rating threshold and what the scenario left out,
         as far as train knows the item. It does not tell which pair is of which split, belongs to
-        no measurement, and is not part of :attr:`fingerprint`.
+        no measurement, and is not part of :attr:`fingerprint`. :class:`DataError` if its file is
+        damaged.
 
         Returns
         -------
         DataFrame
-            ``user`` (internal number, null for users who are not in train), ``id`` (of those
-            users), ``item`` and, where there are times, ``timestamp``; see
-            :func:`cnsdiff.data.side_tables.seen_table`.
-
-        Raises
-        ------
-        DataError
-            Its file is damaged.
+            See :func:`~cnsdiff.data.side_tables.seen_table`: ``user`` (internal number, null for
+            users who are not in train), ``id`` (of those users), ``item``, ``timestamp?``.
         """
         if self._seen is None and self.path is not None and self.manifest.seen is not None:
             self._seen = self._read(
@@ -236,15 +231,22 @@ class Dataset:
             )
         if self._seen is None:
             # A dataset from before this table holds no more than its splits.
-            splits = [self.split(name) for name in self.split_names if name != "train"]
-            logs = [Interactions(self._with_ids(split), self.name) for split in splits]
+            logs = [
+                Interactions(
+                    pl.DataFrame(
+                        {
+                            "user": self.decode_users(split.users),
+                            "item": self.decode_items(split.items),
+                            **({} if split.timestamps is None else {"timestamp": split.timestamps}),
+                        }
+                    ),
+                    self.name,
+                )
+                for split in map(self.split, self.split_names)
+                if split.name != "train"
+            ]
             self._seen = seen_table(logs, self._users, self._items, self.split("train"))
         return self._seen
-
-    def _with_ids(self, split: Split) -> pl.DataFrame:
-        times = {} if split.timestamps is None else {"timestamp": split.timestamps}
-        users, items = self.decode_users(split.users), self.decode_items(split.items)
-        return pl.DataFrame({"user": users, "item": items, **times})
 
     def encode_users(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """Internal numbers ``(n,)`` of user ids, -1 where unknown to train."""
@@ -362,9 +364,9 @@ class Dataset:
         }
         manifest = DatasetManifest(
             schema_version=SCHEMA_VERSION,
-            name=name,
+            name=str(name),
             scenario=scenario,
-            created_by=f"cnsdiff {_version()}",
+            created_by=f"cnsdiff {version('cnsdiff')}",
             fingerprint=add_to_hash(content_hash(encoded), side),
             n_users=len(encoded.users),
             n_items=len(encoded.items),
@@ -414,12 +416,3 @@ def _load(path: Path) -> Dataset:
             )
         ids[table] = frame["id"]
     return Dataset(users=ids["users"], items=ids["items"], manifest=manifest, path=path)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("cnsdiff")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

@@ -120,7 +120,7 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     for name, table in tables.items():
         sizes = {"users": table["user"].n_unique(), "items": table["item"].n_unique()}
         counts[name] = {"rows": table.height, **sizes, **counts[name]}
-    coded = {name: _split(name, table) for name, table in tables.items()}
+    coded = {name: split_of(table, name) for name, table in tables.items()}
     return Encoded(coded, user_ids, item_ids, periods, counts)
 
 
@@ -161,20 +161,6 @@ def _part_from_tests(
                 "of the test_ood split are in test_iid too and stay in both, so the two tests "
                 "differ less than they seem to"
             )
-
-
-def _split(name: str, table: pl.DataFrame) -> Split:
-    return Split(
-        name,
-        table["user"].to_numpy(writable=True),
-        table["item"].to_numpy(writable=True),
-        _optional(table, "timestamp"),
-        _optional(table, "period"),
-    )
-
-
-def _optional(frame: pl.DataFrame, column: str) -> NDArray[Any] | None:
-    return frame[column].to_numpy(writable=True) if column in frame.columns else None
 
 
 def _nothing_left(table: Interactions, name: str, pairs: int, known: int) -> str:
@@ -226,13 +212,11 @@ def split_misfit(table: pl.DataFrame, n_users: int, n_items: int, n_periods: int
 
 
 def split_of(table: pl.DataFrame, name: str) -> Split:
-    """The split that :func:`table_of` wrote."""
+    """The split that :func:`table_of` wrote, or one of a table in internal numbers."""
+    table = table.rename({"environment": "period"}, strict=False).cast({pl.Int32: pl.Int64})
+    columns = {column: table[column].to_numpy(writable=True) for column in table.columns}
     return Split(
-        name,
-        table["user"].cast(pl.Int64).to_numpy(writable=True),
-        table["item"].cast(pl.Int64).to_numpy(writable=True),
-        _optional(table, "timestamp"),
-        _optional(table.cast({pl.Int32: pl.Int64}), "environment"),
+        name, columns["user"], columns["item"], columns.get("timestamp"), columns.get("period")
     )
 
 

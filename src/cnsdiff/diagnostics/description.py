@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -211,10 +211,30 @@ def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Descript
         if len(split) == 0:
             place = dataset.path or dataset.name
             raise DataError(f"{place}: its {name} split has no pairs; prepare the dataset again")
-    frame = _frame(dataset, splits)
+    # What all splits are compared on: the ids of train, the periods, the whole time.
+    times = [split.timestamps for split in splits.values() if split.timestamps is not None]
+    frame = Frame(
+        n_users=dataset.n_users,
+        n_items=dataset.n_items,
+        n_periods=len(dataset.periods),
+        first=min((float(t.min()) for t in times), default=None),
+        last=max((float(t.max()) for t in times), default=None),
+    )
+    edges: NDArray[np.float64] = np.array([])
+    if frame.first is not None and frame.last is not None:
+        edges = np.linspace(frame.first, frame.last, TIME_CELLS + 1)
     train = splits["train"]
     deciles = popularity_deciles(np.bincount(train.items, minlength=frame.n_items))
+    # What is wrong with the dataset: times that are no seconds, pairs in two splits.
+    unit = None if train.timestamps is None else looks_unlike_seconds(train.timestamps)
+    problems = [] if unit is None else [f"its times {unit}; prepare the dataset again"]
     overlaps = tuple(_overlap(splits[a], splits[b], frame) for a, b in combinations(splits, 2))
+    problems += [
+        f"{shared.pairs:,} pairs are both in {shared.left} and in {shared.right}; prepare the "
+        "dataset again from splits that do not overlap"
+        for shared in overlaps
+        if shared.pairs
+    ]
     return Description(
         name=dataset.name,
         scenario=dataset.scenario,
@@ -228,33 +248,8 @@ def describe(dataset: Dataset, *, seed: int = 0, draws: int = DRAWS) -> Descript
             for name, split in splits.items()
         },
         overlaps=overlaps,
-        time_edges=_time_edges(frame),
-        problems=(*_problems_of_time(train), *_problems_of_overlap(overlaps)),
-    )
-
-
-def _problems_of_overlap(overlaps: Sequence[Overlap]) -> list[str]:
-    return [
-        f"{shared.pairs:,} pairs are both in {shared.left} and in {shared.right}; prepare the "
-        "dataset again from splits that do not overlap"
-        for shared in overlaps
-        if shared.pairs
-    ]
-
-
-def _problems_of_time(train: Split) -> list[str]:
-    unit = None if train.timestamps is None else looks_unlike_seconds(train.timestamps)
-    return [] if unit is None else [f"its times {unit}; prepare the dataset again"]
-
-
-def _frame(dataset: Dataset, splits: dict[str, Split]) -> Frame:
-    times = [split.timestamps for split in splits.values() if split.timestamps is not None]
-    return Frame(
-        n_users=dataset.n_users,
-        n_items=dataset.n_items,
-        n_periods=len(dataset.periods),
-        first=min((float(t.min()) for t in times), default=None),
-        last=max((float(t.max()) for t in times), default=None),
+        time_edges=tuple(map(_utc, edges)),
+        problems=tuple(problems),
     )
 
 
@@ -271,6 +266,12 @@ def _describe_split(
     by_user = np.bincount(split.users, minlength=frame.n_users)
     by_item = np.bincount(split.items, minlength=frame.n_items)
     on_decile = decile_shares(deciles, by_item)
+    # frexp is exact where log2 of a whole number would round.
+    octaves = np.frexp(by_user[by_user > 0].astype(np.float64))[1] - 1
+    periods = None
+    if split.periods is not None:
+        parts = shares(np.bincount(split.periods, minlength=frame.n_periods))
+        periods = dict(zip(map(str, dataset.periods), map(float, parts), strict=True))
     shift: dict[str, Shift] = {}
     if split is not train:
         # A stream for each split, so that leaving one out changes nothing for the others.
@@ -287,10 +288,10 @@ def _describe_split(
         top_decile_items=float((deciles[by_item > 0] == 0).mean()),
         deciles=_floats(on_decile),
         long_tail=_floats(long_tail_curve(by_item)),
-        activity=_activity(by_user),
+        activity=_floats(shares(np.bincount(octaves))),
         shift=shift,
         time=_time(train, split, shift, frame),
-        periods=_periods(dataset, split),
+        periods=periods,
     )
 
 
@@ -303,13 +304,6 @@ def _counts(counts: NDArray[Any]) -> Counts:
         gini=gini(counts),
         effective=effective_number(counts),
     )
-
-
-def _activity(by_user: NDArray[Any]) -> tuple[float, ...]:
-    """Share of the users with 1, 2-3, 4-7, … pairs, among those with any."""
-    # frexp is exact where log2 of a whole number would round.
-    octave = np.frexp(by_user[by_user > 0].astype(np.float64))[1] - 1
-    return _floats(shares(np.bincount(octave)))
 
 
 def _time(train: Split, split: Split, shift: Mapping[str, Shift], frame: Frame) -> Time | None:
@@ -337,23 +331,9 @@ def _time(train: Split, split: Split, shift: Mapping[str, Shift], frame: Frame) 
     )
 
 
-def _time_edges(frame: Frame) -> tuple[str, ...]:
-    if frame.first is None or frame.last is None:
-        return ()
-    return tuple(map(_utc, np.linspace(frame.first, frame.last, TIME_CELLS + 1)))
-
-
 def _utc(seconds: float) -> str:
     # datetime ends in the year 9999; datetime64 takes whatever stands in a file.
     return str(np.datetime64(int(seconds), "s"))
-
-
-def _periods(dataset: Dataset, split: Split) -> dict[str, float] | None:
-    if split.periods is None:
-        return None
-    labels = dataset.periods
-    parts = shares(np.bincount(split.periods, minlength=len(labels)))
-    return {str(label): float(share) for label, share in zip(labels, parts, strict=True)}
 
 
 def _overlap(left: Split, right: Split, frame: Frame) -> Overlap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,12 @@ def panels(description: Description) -> tuple[Panel, ...]:
             "Popularity of the items",
             "Share of a split's pairs on each tenth of the items, from the most popular in train "
             "(1) to the least (10).",
-            _deciles(description),
+            _bars(
+                description,
+                ("tenth of the items", "share of the pairs"),
+                tenths,
+                lambda split: split.deciles,
+            ),
             _long(description, "tenth_of_items", tenths, lambda split: split.deciles),
         ),
         Panel(
@@ -60,7 +65,12 @@ def panels(description: Description) -> tuple[Panel, ...]:
         Panel(
             "Activity of the users",
             "Share of a split's users by the number of their pairs in it.",
-            _activity(description),
+            _bars(
+                description,
+                ("pairs of a user", "share of the users"),
+                octaves,
+                lambda split: split.activity,
+            ),
             _long(description, "pairs_of_a_user", octaves, lambda split: split.activity),
         ),
     ]
@@ -103,13 +113,6 @@ def _distances(description: Description) -> Any:
     return figure
 
 
-def _deciles(description: Description) -> Any:
-    figure = _figure(x="tenth of the items", y="share of the pairs")
-    labels = [str(decile + 1) for decile in range(DECILES)]
-    _bars(figure, labels, {name: split.deciles for name, split in description.splits.items()})
-    return figure
-
-
 def _long_tail(description: Description) -> Any:
     figure = _figure(x="share of the items", y="share of the pairs")
     for name, split in description.splits.items():
@@ -118,14 +121,6 @@ def _long_tail(description: Description) -> Any:
         )
     dotted = {"dash": "dot", "color": SPLITS["train"].colour, "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dotted, name="all alike")
-    return figure
-
-
-def _activity(description: Description) -> Any:
-    figure = _figure(x="pairs of a user", y="share of the users")
-    longest = max(len(split.activity) for split in description.splits.values())
-    labels = [_octave(exponent) for exponent in range(longest)]
-    _bars(figure, labels, {name: split.activity for name, split in description.splits.items()})
     return figure
 
 
@@ -183,11 +178,19 @@ def _octave(exponent: int) -> str:
     return "1" if low == 1 else f"{low}–{2 * low - 1}"
 
 
-def _bars(figure: Any, labels: Sequence[str], values: Mapping[str, Iterable[float]]) -> None:
-    for name, heights in values.items():
-        figure.add_bar(x=list(labels), y=list(heights), **_named(name, "marker"))
+def _bars(
+    description: Description,
+    axes: tuple[str, str],
+    labels: Sequence[object],
+    shares: Callable[[SplitDescription], Sequence[float]],
+) -> Any:
+    figure = _figure(x=axes[0], y=axes[1])
+    for name, split in description.splits.items():
+        heights = list(shares(split))
+        figure.add_bar(x=list(map(str, labels)), y=heights, **_named(name, "marker"))
     # Labels such as "2–3" are words, not numbers or dates.
     figure.update_xaxes(type="category")
+    return figure
 
 
 def _named(split: str, part: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
+from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.base.registry import Registry
-from cnsdiff.base.settings import Settings, first_problem
+from cnsdiff.base.settings import Settings, complaint
 from cnsdiff.base.spelling import parameter
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.data.interactions import checked_core, checked_threshold
@@ -89,7 +89,7 @@ class Scenario(Settings, ABC):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(self._complaint(error)) from error
+            raise ConfigError(complaint(error, type(self), f"scenario {self.name}")) from error
 
     @abstractmethod
     def __call__(
@@ -115,21 +115,6 @@ class Scenario(Settings, ABC):
     def settings(self) -> dict[str, Any]:
         """The settings as written to the manifest, in JSON's types."""
         return self.model_dump(mode="json")
-
-    @classmethod
-    def _complaint(cls, error: ValidationError) -> str:
-        problem = first_problem(error)
-        setting = ".".join(map(str, problem.keys))
-        if problem.unknown:
-            known = list(cls.model_fields)
-            listed = f"its settings are {', '.join(known)}" if known else "it has none"
-            return (
-                f"scenario {cls.name}: unknown setting {setting!r}{did_you_mean(setting, known)}; "
-                f"{listed}"
-            )
-        if not setting:
-            return f"scenario {cls.name}: {problem.message}"
-        return f"scenario {cls.name}: {setting}: {problem.message} (got {problem.given!r})"
 
 
 def table_of(source: Source, role: str, scenario: str) -> Interactions:

@@ -34,32 +34,36 @@ def read_source(
     Tables and features as :func:`~cnsdiff.data.read_interactions` and
     :func:`~cnsdiff.data.read_features` take them; tables may have been read already.
     """
-    asked = {"user_features": user_features, "item_features": item_features}
-    features = {role: given for role, given in asked.items() if given is not None}
-    files = {role: _short(given) for role, given in {**tables, **features}.items()}
+    optional = {"user_features": user_features, "item_features": item_features}
+    features = {role: table for role, table in optional.items() if table is not None}
+    files = {role: _short(table) for role, table in {**tables, **features}.items()}
     formats = _formats(tables, reading)
-    read = {
-        role: _interactions(given, {**reading, **formats.get(role, {})})
-        for role, given in tables.items()
+    interactions = {
+        role: table
+        if isinstance(table, Interactions)
+        else read_interactions(table, **{**reading, **formats.get(role, {})})
+        for role, table in tables.items()
     }
     problems = {
         role: [problem.to_dict() for problem in table.problems]
-        for role, table in read.items()
+        for role, table in interactions.items()
         if table.problems
     }
     literal = bool(reading.get("literal_ids", False))
     known = {
-        role: read_features(given, _SIDES[role], literal_ids=literal)
-        for role, given in features.items()
+        role: read_features(table, _SIDES[role], literal_ids=literal)
+        for role, table in features.items()
     }
-    _require_matches(known, read, files)
+    _require_matches(known, interactions, files)
+    facts = {"problems": problems or None, "licence": licence}
     return Source(
-        read,
+        interactions,
         known,
         name=name,
-        provenance={"files": files}
-        | ({"problems": problems} if problems else {})
-        | ({} if licence is None else {"licence": licence}),
+        provenance={
+            "files": files,
+            **{key: value for key, value in facts.items() if value is not None},
+        },
     )
 
 
@@ -104,34 +108,34 @@ def find_source(
     What is given beside a fetched data set replaces its own. :class:`DataError` if ``log`` is
     neither a file nor a known data set.
     """
-    if isinstance(log, str) and not Path(log).exists() and _could_be_name(log):
-        source = _fetched(log, reading)
-        own = {"randomised": randomised} if randomised is not None else {}
-        beside = read_source(
-            own,
-            name=name or source.name,
-            licence=licence,
-            user_features=user_features,
-            item_features=item_features,
-            **reading,
-        )
-        _require_matches(beside.features, source.tables, beside.provenance["files"])
-        files = {**dict(source.provenance.get("files", {})), **beside.provenance["files"]}
-        return replace(
-            source,
-            tables={**source.tables, **beside.tables},
-            features={**source.features, **beside.features},
-            name=beside.name,
-            provenance={**source.provenance, **beside.provenance, "files": files},
-        )
-    tables = {"log": log} if randomised is None else {"log": log, "randomised": randomised}
-    return read_source(
-        tables,
-        name=name or (_stem(log) if isinstance(log, str | Path) else "unnamed"),
-        licence=licence,
-        user_features=user_features,
-        item_features=item_features,
+    from cnsdiff.catalogue import ENTRIES
+
+    options = {
         **reading,
+        "licence": licence,
+        "user_features": user_features,
+        "item_features": item_features,
+    }
+    beside = {} if randomised is None else {"randomised": randomised}
+    # Text that is no file may be the name of a data set; a path with a folder in it is none.
+    if not (
+        isinstance(log, str)
+        and not Path(log).exists()
+        and (log in ENTRIES or Path(log).name == log)
+    ):
+        stem = Path(log).name.split(".")[0] if isinstance(log, str | Path) else ""
+        tables = {"log": log, **beside}
+        return read_source(tables, name=name or stem or "unnamed", **options)
+    source = _fetched(log, reading)
+    own = read_source(beside, name=name or source.name, **options)
+    _require_matches(own.features, source.tables, own.provenance["files"])
+    files = {**dict(source.provenance.get("files", {})), **own.provenance["files"]}
+    return replace(
+        source,
+        tables={**source.tables, **own.tables},
+        features={**source.features, **own.features},
+        name=own.name,
+        provenance={**source.provenance, **own.provenance, "files": files},
     )
 
 
@@ -180,24 +184,8 @@ def _fetched(name: str, reading: Mapping[str, Any]) -> Source:
     return catalogue.load(name)
 
 
-def _could_be_name(log: str) -> bool:
-    """Whether text that is no file may be a data set: it is one, or has no folder in it."""
-    from cnsdiff.catalogue import ENTRIES
-
-    return log in ENTRIES or Path(log).name == log
-
-
-def _interactions(table: Any, reading: Mapping[str, Any]) -> Interactions:
-    return table if isinstance(table, Interactions) else read_interactions(table, **reading)
-
-
 def _short(table: Any) -> str:
     """A file's own name: its folders would mean nothing elsewhere."""
     if isinstance(table, Interactions):
         return Path(table.source).name
     return Path(table).name if isinstance(table, str | Path) else "DataFrame"
-
-
-def _stem(path: str | Path) -> str:
-    """``"logs/shop.csv.gz"`` -> ``"shop"``."""
-    return Path(path).name.split(".")[0] or "unnamed"

@@ -14,7 +14,6 @@ learnt the environment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -202,8 +201,7 @@ class ConfoundedWorld:
         if experiment:
             tables["judgements"] = seen.select("user", "item", "relevant")
             seen = seen.filter("relevant").drop("relevant")
-        observed = Observed(log=self.clicks(plan.logged), shifted=seen)
-        return assemble(observed, tables, plan, self.settings, settings)
+        return assemble(self.clicks(plan.logged), seen, tables, plan, self.settings, settings)
 
     def _observe(self, environments: Sequence[Environment], *, clicked: bool) -> pl.DataFrame:
         blocks = user_blocks(self.n_users, self.n_items)
@@ -280,16 +278,9 @@ def user_features(settings: WorldSettings, tastes: NDArray[np.float64]) -> pl.Da
     )
 
 
-@dataclass(frozen=True)
-class Observed:
-    """The clicks of the log and those of the shifted world, each pair once in each."""
-
-    log: pl.DataFrame
-    shifted: pl.DataFrame
-
-
 def assemble(
-    observed: Observed,
+    clicks: pl.DataFrame,
+    shifted: pl.DataFrame,
     tables: Mapping[str, pl.DataFrame],
     plan: Intervention,
     world: WorldSettings,
@@ -299,14 +290,14 @@ def assemble(
 
     :class:`ConfigError` if a split would be empty.
     """
-    draw = numpy_generator(world.seed, "split").random(observed.log.height)
+    draw = numpy_generator(world.seed, "split").random(clicks.height)
     part = np.where(draw < shift.valid, 1, np.where(draw < shift.valid + shift.test_iid, 2, 0))
     splits = {
-        name: observed.log.filter(pl.Series(part == number))
+        name: clicks.filter(pl.Series(part == number))
         for number, name in enumerate(("train", "valid", "test_iid"))
     }
-    splits["test_ood"] = observed.shifted.join(
-        observed.log, on=["user", "item"], how="anti", maintain_order="left"
+    splits["test_ood"] = shifted.join(
+        clicks, on=["user", "item"], how="anti", maintain_order="left"
     )
     for name, frame in splits.items():
         known = frame.join(splits["train"].select("user").unique(), on="user", how="semi")

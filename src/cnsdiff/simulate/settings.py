@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem
+from cnsdiff.base.settings import BEYOND_WHOLE, Settings, complaint
 
 SHIFTS = ("popularity", "temporal", "exposure")
 #: What ``hybrid`` stands for.
@@ -127,14 +127,4 @@ def validated(model: type[_AnySettings], values: Mapping[str, Any]) -> _AnySetti
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problem = first_problem(error)
-        name = ".".join(map(str, problem.keys))
-        if problem.unknown:
-            known = list(model.model_fields)
-            hint = did_you_mean(name, known) or f"; settings are {', '.join(known)}"
-            raise ConfigError(f"ConfoundedWorld: unknown setting {name!r}{hint}") from error
-        if not name:
-            raise ConfigError(f"ConfoundedWorld: {problem.message}") from error
-        raise ConfigError(
-            f"ConfoundedWorld: {name}: {problem.message} (got {problem.given!r})"
-        ) from error
+        raise ConfigError(complaint(error, model, "ConfoundedWorld")) from error
