@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -11,7 +11,7 @@ from cnsdiff.benchmark.grid import ANTICIPATED
 from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
 from cnsdiff.benchmark.task import DIALLED
 from cnsdiff.display.tables import MARK, Cell, Column, Table
-from cnsdiff.display.wording import SHORT_SPLIT_TITLES
+from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Columns of a leaderboard: split and metric.
@@ -45,25 +45,16 @@ def leaderboard(
     for (dataset, selection), here in summary.group_by("dataset", "selection", maintain_order=True):
         measured = set(here.select("split", "metric").iter_rows())
         shown = [column for column in columns if column in measured]
-        tests = None
-        if comparison is not None:
-            tests = comparison.filter(
-                pl.col("dataset") == dataset, pl.col("selection") == selection
+        tests = _tests(comparison, dataset, selection)
+        cells = {
+            Column(f"{split}/{metric}", _title(split, metric)): _cells(
+                here, tests, split, metric, alpha
             )
-        cells = [_cells(here, tests, split, metric, alpha) for split, metric in shown]
-        rows = [
-            (label, tuple(column.get(label[1], Cell(float("nan"))) for column in cells))
-            for label in _grouped(here)
-        ]
+            for split, metric in shown
+        }
         fits = ", which anticipates its shift" if here["anticipated"].any() else ""
-        table = Table(
-            f"{dataset}, selected on {selection}{fits}",
-            ("group", "method"),
-            tuple(Column(f"{split}/{metric}", _title(split, metric)) for split, metric in shown),
-            tuple(rows),
-            tuple(_notes(here, tests, shown, alpha)),
-        )
-        tables.append(table)
+        title = f"{dataset}, selected on {selection}{fits}"
+        tables.append(_by_method(title, here, cells, *_notes(here, tests, shown, alpha)))
     return tables
 
 
@@ -80,37 +71,50 @@ def overview(
     Selections that anticipate their dataset's shift are taken together. Parameters as of
     :func:`leaderboard`.
     """
+    notes = ["± half the width of the interval of the mean over seeds"]
+    if comparison is not None:
+        notes.append(f"{MARK} differs from the baseline of that dataset at p < {alpha:g}")
     chosen = summary.filter(split=split, metric=metric)
     tables = []
     for (selection,), here in chosen.group_by(pooled().alias("label"), maintain_order=True):
-        columns, names = [], []
-        for (dataset, own), rows in here.group_by("dataset", "selection", maintain_order=True):
-            tests = None
-            if comparison is not None:
-                tests = comparison.filter(pl.col("dataset") == dataset, pl.col("selection") == own)
-            columns.append(_cells(rows, tests, split, metric, alpha))
-            names.append(str(dataset))
-        note = "± half the width of the interval of the mean over seeds"
-        marks = f"{MARK} differs from the baseline of that dataset at p < {alpha:g}"
-        table = Table(
-            f"{_title(split, metric)}, selected on {selection}",
-            ("group", "method"),
-            tuple(Column(name, name) for name in names),
-            tuple(
-                (label, tuple(column.get(label[1], Cell(float("nan"))) for column in columns))
-                for label in _grouped(here)
-            ),
-            (note,) if comparison is None else (note, marks),
-        )
-        tables.append(table)
+        cells = {
+            Column(str(dataset), str(dataset)): _cells(
+                rows, _tests(comparison, dataset, own), split, metric, alpha
+            )
+            for (dataset, own), rows in here.group_by("dataset", "selection", maintain_order=True)
+        }
+        title = f"{_title(split, metric)}, selected on {selection}"
+        tables.append(_by_method(title, here, cells, *notes))
     return tables
 
 
-def _grouped(rows: pl.DataFrame) -> list[tuple[str, str]]:
-    """Group and method of each row, groups and methods in the order in which they first come."""
+def _by_method(
+    title: str, rows: pl.DataFrame, cells: Mapping[Column, Mapping[str, Cell]], *notes: str
+) -> Table:
+    """A row per method; groups and methods in the order in which they first come."""
     methods = rows.select("group", "method").unique(maintain_order=True)
     order = {name: at for at, name in enumerate(methods["group"].unique(maintain_order=True))}
-    return sorted(methods.iter_rows(), key=lambda label: order[label[0]])
+    labels = sorted(methods.iter_rows(), key=lambda label: order[label[0]])
+    missing = Cell(float("nan"))
+    return Table(
+        title,
+        ("group", "method"),
+        tuple(cells),
+        tuple(
+            (label, tuple(column.get(label[1], missing) for column in cells.values()))
+            for label in labels
+        ),
+        notes,
+    )
+
+
+def _tests(
+    comparison: pl.DataFrame | None, dataset: object, selection: object
+) -> pl.DataFrame | None:
+    """The tests on one dataset under one selection."""
+    if comparison is None:
+        return None
+    return comparison.filter(dataset=dataset, selection=selection)
 
 
 def _cells(
@@ -124,8 +128,8 @@ def _cells(
     places = {value: at for at, value in enumerate(best[:2], start=1)} if ranked else {}
     differing: set[str] = set()
     if tests is not None:
-        found = tests.filter(pl.col("p_holm") < alpha, split=split, metric=metric)
-        differing = set(found["method"])
+        significant = tests.filter(pl.col("p_holm") < alpha, split=split, metric=metric)
+        differing = set(significant["method"])
     return {
         row["method"]: Cell(
             row["mean"],
@@ -164,31 +168,29 @@ def _notes(
     yield f"{MARK} differs from the baseline {test}; tested against: {each}"
 
 
+_TRAINING = (
+    Column("dial", "dial", digits=2),
+    Column("epoch", "best epoch", digits=1),
+    Column("epochs", "epochs", digits=1),
+    Column("seconds", "seconds", digits=1),
+)
+_GAIN = Column("gain", "gain", digits=1, percent=True)
+_MEDIAN = Column("median", "median", digits=1, percent=True)
+_CELLS = Column("n_cells", "cells", digits=0)
+
+
+def _whole(name: str, title: str) -> Column:
+    return Column(name, title, digits=0)
+
+
 def headline_tables(headline: Headline) -> list[Table]:
     """Average relative improvement, over each rival, the cells behind it, and average ranks."""
-    gain = Column("gain", "gain", digits=1, percent=True)
-    median = Column("median", "median", digits=1, percent=True)
-    counts = (
-        Column("n_seeds", "seeds", digits=0),
-        Column("n_cells", "cells", digits=0),
-        Column("n_left_out", "left out", digits=0),
-    )
-    average = Table(
-        "Average relative improvement over the best of a group",
-        ("selection", "method", "over the best"),
-        (gain, median, *counts),
-        tuple(
-            (
-                (row["selection"], row["method"], row["group"]),
-                (
-                    Cell(row["mean"], row["high"] - row["mean"]),
-                    Cell(row["median"]),
-                    *(Cell(row[column.name]) for column in counts),
-                ),
-            )
-            for row in headline.gains.iter_rows(named=True)
-        ),
-        (
+    return [
+        _table(
+            "Average relative improvement over the best of a group",
+            headline.gains,
+            {"selection": "selection", "method": "method", "over the best": "group"},
+            (_GAIN, _MEDIAN, _whole("n_seeds", "seeds"), _CELLS, _whole("n_left_out", "left out")),
             "mean over all datasets and metrics of the gain over the best rival of each, and the "
             "median, which a few small rivals cannot raise",
             "± half the width of the mean's interval over seeds",
@@ -196,86 +198,73 @@ def headline_tables(headline: Headline) -> list[Table]:
             "the rest of that",
             f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
         ),
-    )
-    duels = Table(
-        "Relative improvement over each rival by itself",
-        ("selection", "group", "rival"),
+        _table(
+            "Relative improvement over each rival by itself",
+            _sorted(headline.duels, "median"),
+            {"selection": "selection", "group": "group", "rival": "rival"},
+            (_MEDIAN, _whole("n_won", "better in"), _whole("n_cells", "of cells"), _GAIN),
+            "in the cells (datasets and metrics) that have both",
+        ),
+        _table(
+            "Relative improvement by dataset and metric",
+            headline.cells,
+            {
+                "selection": "selection",
+                "over the best": "group",
+                "dataset": "dataset",
+                "metric": "metric",
+                "best rival": "rival",
+            },
+            (Column("value", "value"), Column("rival_value", "rival's"), _GAIN),
+        ),
+        _table(
+            "Average rank of each method",
+            _sorted(headline.ranks, "rank"),
+            {"selection": "selection", "group": "group", "method": "method"},
+            (Column("rank", "rank", digits=2), _CELLS),
+            f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",
+        ),
+    ]
+
+
+def _table(
+    title: str,
+    frame: pl.DataFrame,
+    labels: Mapping[str, str],
+    columns: tuple[Column, ...],
+    *notes: str,
+) -> Table:
+    """A row per row of ``frame``, with label columns by their titles.
+
+    Where the frame has a ``mean`` with its interval, it is the column ``gain``.
+    """
+
+    def cell(row: dict[str, Any], name: str) -> Cell:
+        if name == "gain" and "mean" in row:
+            return Cell(row["mean"], row["high"] - row["mean"])
+        return Cell(float("nan") if row[name] is None else row[name])
+
+    rows = [
         (
-            median,
-            Column("n_won", "better in", digits=0),
-            Column("n_cells", "of cells", digits=0),
-            gain,
-        ),
-        tuple(
-            (
-                (row["selection"], row["group"], row["rival"]),
-                (
-                    Cell(row["median"]),
-                    Cell(row["n_won"]),
-                    Cell(row["n_cells"]),
-                    Cell(row["mean"], row["high"] - row["mean"]),
-                ),
-            )
-            for row in _within_selections(headline.duels, "median")
-        ),
-        ("in the cells (datasets and metrics) that have both",),
-    )
-    details = Table(
-        "Relative improvement by dataset and metric",
-        ("selection", "over the best", "dataset", "metric", "best rival"),
-        (Column("value", "value"), Column("rival_value", "rival's"), gain),
-        tuple(
-            (
-                (
-                    row["selection"],
-                    row["group"],
-                    row["dataset"],
-                    row["metric"],
-                    row["rival"] or "-",
-                ),
-                tuple(Cell(_number(row[name])) for name in ("value", "rival_value", "gain")),
-            )
-            for row in headline.cells.iter_rows(named=True)
-        ),
-    )
-    ranks = Table(
-        "Average rank of each method",
-        ("selection", "group", "method"),
-        (Column("rank", "rank", digits=2), Column("n_cells", "cells", digits=0)),
-        tuple(
-            (
-                (row["selection"], row["group"], row["method"]),
-                (Cell(row["rank"]), Cell(row["n_cells"])),
-            )
-            for row in _within_selections(headline.ranks, "rank")
-        ),
-        (f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",),
-    )
-    return [average, duels, details, ranks]
+            tuple(row[name] or NOTHING for name in labels.values()),
+            tuple(cell(row, column.name) for column in columns),
+        )
+        for row in frame.iter_rows(named=True)
+    ]
+    return Table(title, tuple(labels), columns, tuple(rows), notes)
 
 
-def _within_selections(frame: pl.DataFrame, by: str) -> Iterator[dict[str, Any]]:
-    """The rows, selection after selection as they come, each from its least value upwards."""
-    for selection in frame["selection"].unique(maintain_order=True):
-        own = frame.filter(selection=selection)
-        yield from own.sort(by, nulls_last=True, maintain_order=True).iter_rows(named=True)
+def _sorted(frame: pl.DataFrame, by: str) -> pl.DataFrame:
+    """Selection after selection as they come, each from its least value upwards."""
+    parts = frame.partition_by("selection", maintain_order=True)
+    return pl.concat(
+        [frame.clear(), *(p.sort(by, nulls_last=True, maintain_order=True) for p in parts)]
+    )
 
 
 def _title(split: str, metric: str) -> str:
     name, _, k = metric.partition("@")
     return f"{SHORT_SPLIT_TITLES.get(split, split)} {_METRICS.get(name, name)}@{k}"
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-_COLUMNS = (
-    Column("dial", "dial", digits=2),
-    Column("epoch", "best epoch", digits=1),
-    Column("epochs", "epochs", digits=1),
-    Column("seconds", "seconds", digits=1),
-)
 
 
 def trainings(results: pl.DataFrame) -> list[Table]:
@@ -284,7 +273,7 @@ def trainings(results: pl.DataFrame) -> list[Table]:
     Parameters
     ----------
     results
-        The table of :func:`cnsdiff.benchmark.run.collect`.
+        The table of :func:`cnsdiff.benchmark.findings.collect`.
 
     The dial is NaN where the selection picks none; epochs are where nothing is trained by epochs.
     """
@@ -296,27 +285,17 @@ def trainings(results: pl.DataFrame) -> list[Table]:
         epochs=pl.col("epochs").filter(trained).first(),
         seconds=pl.col("seconds").first(),
     )
-    names = [column.name for column in _COLUMNS]
+    names = [column.name for column in _TRAINING]
     means = of_seeds.group_by(place, maintain_order=True).agg(pl.col(names).mean())
-    means = means.with_columns(pl.col(names).fill_null(float("nan")))
-    tables = []
-    for (dataset,), here in means.group_by("dataset", maintain_order=True):
-        selections = here["selection"].unique(maintain_order=True)
-        rows = [
-            ((row["selection"], row["method"]), tuple(Cell(row[name]) for name in names))
-            for selection in selections
-            for row in here.filter(selection=selection).iter_rows(named=True)
-        ]
-        table = Table(
+    return [
+        _table(
             f"{dataset}, how the methods trained",
-            ("selection", "method"),
-            _COLUMNS,
-            tuple(rows),
-            (
-                "means over seeds",
-                "seconds of a fit with all its validations; selections that picked the same "
-                "setting share it",
-            ),
+            pl.concat(here.partition_by("selection", maintain_order=True)),
+            {"selection": "selection", "method": "method"},
+            _TRAINING,
+            "means over seeds",
+            "seconds of a fit with all its validations; selections that picked the same setting "
+            "share it",
         )
-        tables.append(table)
-    return tables
+        for (dataset,), here in means.group_by("dataset", maintain_order=True)
+    ]
