@@ -36,69 +36,54 @@ class Results:
         One row per task that failed: dataset, method, kind, seed, setting, error.
     missing
         Finals that are not there yet; those of unfinished searches are counted as one each.
+    store, tasks
+        Where the results of each user are, and the final of each dataset, method, selection and
+        seed.
     """
 
     table: pl.DataFrame
     failures: pl.DataFrame
     missing: int
-    _store: Store
-    _tasks: dict[tuple[str, str, str, int], Task]
+    store: Store
+    tasks: dict[tuple[str, str, str, int], Task]
 
     def per_user(
         self, dataset: str, method: str, selection: str, seed: int, split: str
     ) -> pl.DataFrame:
         """Every user's accuracy in one final: ``user`` and the metrics, in order of users."""
-        frame = self._store.per_user(self._tasks[dataset, method, selection, seed])
-        chosen = frame.filter((pl.col("selection") == selection) & (pl.col("split") == split))
-        return chosen.drop("selection", "split")
+        frame = self.store.per_user(self.tasks[dataset, method, selection, seed])
+        return frame.filter(selection=selection, split=split).drop("selection", "split")
 
 
 def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
     """Read what the store has of these units."""
-    finals: list[Task] = []
-    trials: list[Task] = []
-    missing = 0
-    for unit in units:
-        trials += unit.trials if unit.searches else ()
-        found = unit.finals(store)
-        if found is None:
-            missing += 1
-            continue
-        missing += sum(store.status(task) is None for task in found)
-        finals += found
+    trials = [task for unit in units if unit.searches for task in unit.trials]
+    planned = [unit.finals(store) for unit in units]
+    finals = [task for tasks in planned for task in tasks or ()]
+    missing = planned.count(None) + sum(store.status(task) is None for task in finals)
     records = store.records(finals)
-    everything = pl.concat([store.records(trials), records])
-    failures = everything.filter(status="failed").select(
-        "dataset", "method", "kind", "seed", "setting", "error"
+    failures = pl.concat([store.records(trials), records]).filter(status="failed")
+    groups = {name: entry.group for name, entry in grid.methods.items()}
+    scenarios = {name: entry.scenario for name, entry in grid.datasets.items()}
+    anticipated = {name: entry.anticipate for name, entry in grid.datasets.items()}
+    dataset, objective = pl.col("dataset"), pl.col("selection").str.strip_suffix(DIAL)
+    own = dataset.replace_strict(anticipated, return_dtype=pl.String)
+    table = records.filter(status="ok").with_columns(
+        group=pl.col("method").replace_strict(groups, return_dtype=pl.String),
+        scenario=dataset.replace_strict(scenarios, return_dtype=pl.String),
+        anticipated=objective.eq(own).fill_null(False),
     )
-    methods = pl.DataFrame(
-        [(name, entry.group) for name, entry in grid.methods.items()],
-        schema=["method", "group"],
-        orient="row",
+    return Results(
+        table=table.drop("status", "error"),
+        failures=failures.select("dataset", "method", "kind", "seed", "setting", "error"),
+        missing=missing,
+        store=store,
+        tasks={
+            (task.dataset, task.method.name, selection, task.seed): task
+            for task in finals
+            for selection in task.selections
+        },
     )
-    shifts = pl.DataFrame(
-        [(name, e.anticipate, e.scenario) for name, e in grid.datasets.items()],
-        schema={"dataset": pl.String, "_anticipate": pl.String, "scenario": pl.String},
-        orient="row",
-    )
-    table = (
-        records.filter(status="ok")
-        .join(methods, on="method", how="left", maintain_order="left")
-        .join(shifts, on="dataset", how="left", maintain_order="left")
-        .with_columns(
-            anticipated=pl.col("selection")
-            .str.strip_suffix(DIAL)
-            .eq(pl.col("_anticipate"))
-            .fill_null(False)
-        )
-        .drop("_anticipate", "status", "error")
-    )
-    tasks = {
-        (t.dataset, t.method.name, selection, t.seed): t
-        for t in finals
-        for selection in t.selections
-    }
-    return Results(table, failures, missing, store, tasks)
 
 
 #: The group that our own method is compared with.
@@ -116,7 +101,7 @@ class Findings:
     k
         The largest cut-off, of the tables.
     table
-        As in :class:`~cnsdiff.benchmark.run.Results`.
+        As in :class:`~Results`.
     summary
         Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`).
     comparison
@@ -139,10 +124,11 @@ class Findings:
 
     def tables(self) -> dict[str, list[Table]]:
         """All tables, by the part of :data:`PARTS` they belong to."""
-        k = self.k
         columns = [
-            ("test_iid", f"ndcg@{k}"), ("test_ood", f"recall@{k}"), ("test_ood", f"ndcg@{k}")
-        ]  # fmt: skip
+            ("test_iid", self.metric),
+            ("test_ood", f"recall@{self.k}"),
+            ("test_ood", self.metric),
+        ]
         tables = (
             leaderboard(self.summary, self.comparison, columns=columns),
             trainings(self.table),
@@ -185,18 +171,16 @@ def find(
     if ours is None:
         ours = next((name for name, m in grid.methods.items() if m.group == OURS), None)
     metrics = [f"{metric}@{k}" for k in grid.ks for metric in ("recall", "ndcg")]
-    tested = None
-    if (rivals if baseline is None else baseline) in set(
-        table["group" if baseline is None else "method"]
-    ):
+    comparison = gains = None
+    column, name = ("group", rivals) if baseline is None else ("method", baseline)
+    if name in set(table[column]):
         against = f"{BEST}{rivals}" if baseline is None else baseline
-        tested = compare(table, results.per_user, baseline=against, metrics=metrics)
-    found = None
+        comparison = compare(table, results.per_user, baseline=against, metrics=metrics)
     if ours is not None and ours in set(table["method"]):
         groups = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
         if groups:
-            found = headline(table, ours, groups, metrics=metrics)
-    return Findings(max(grid.ks), table, summarise(table), tested, found)
+            gains = headline(table, ours, groups, metrics=metrics)
+    return Findings(max(grid.ks), table, summarise(table), comparison, gains)
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:

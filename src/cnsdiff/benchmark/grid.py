@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -54,11 +54,6 @@ _SAME_FOR_ALL = {
 }
 
 
-def _require_short(place: str, name: str) -> None:
-    if len(name.encode()) > _LONGEST:
-        raise ValueError(f"{place}: is longer than {_LONGEST} bytes; shorten it")
-
-
 def is_dialled(selection: str) -> bool:
     """Whether a selection picks the dial too."""
     return selection.endswith(DIAL)
@@ -69,9 +64,11 @@ def without_dial(selection: str) -> str:
     return selection.removesuffix(DIAL)
 
 
+#: Arguments of a function, or settings by their dotted keys, as YAML gives them.
+Arguments: TypeAlias = dict[str, Any]
 #: Settings of the configuration, with dotted keys or nested ones.
 Overrides = Annotated[
-    dict[str, Any], BeforeValidator(lambda v: nested(v) if isinstance(v, Mapping) else v)
+    Arguments, BeforeValidator(lambda v: nested(v) if isinstance(v, Mapping) else v)
 ]
 
 
@@ -105,13 +102,13 @@ class DatasetEntry(Settings):
     """Where a dataset comes from (one of the first four), and which shift it is known for."""
 
     path: str | None = Field(None, description="a prepared directory")
-    prepare: dict[str, Any] | None = Field(
+    prepare: Arguments | None = Field(
         None, description="arguments of cnsdiff.prepare: log, scenario, …"
     )
-    given: dict[str, Any] | None = Field(
+    given: Arguments | None = Field(
         None, description="arguments of cnsdiff.prepare_given: train, valid, …"
     )
-    simulate: dict[str, Any] | None = Field(
+    simulate: Arguments | None = Field(
         None, description="settings of ConfoundedWorld and of its dataset: shift, confounding, …"
     )
     anticipate: Anticipated | None = Field(
@@ -139,11 +136,11 @@ class MethodEntry(Settings):
     """A configuration of :class:`~cnsdiff.Recommender`, or a reference."""
 
     reference: str | None = Field(None, description="name of a reference: mostpop, ease, …")
-    options: dict[str, Any] = Field({}, description="arguments of the reference")
+    options: Arguments = Field({}, description="arguments of the reference")
     preset: str = Field("default", description="the configuration underneath")
     set: Overrides = Field({}, description="settings on top of it")
     search: dict[str, Space] = Field({}, description="what is searched, beside the shared")
-    tries: tuple[dict[str, Any], ...] = Field(
+    tries: tuple[Arguments, ...] = Field(
         (), description="settings to try before any is drawn; they count as trials"
     )
     shared: bool = Field(
@@ -185,14 +182,17 @@ class Grid(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
-        for kind, names in (("dataset", self.datasets), ("method", self.methods)):
-            for name in names:
-                _require_short(f"{kind} {name[:_LONGEST]!r}…", name)
+        names = [("name", self.name)]
+        for kind, entries in (("dataset", self.datasets), ("method", self.methods)):
+            for name in entries:
+                names.append((f"{kind} {name[:_LONGEST]!r}…", name))
                 if not re.fullmatch(_NAME, name):
                     raise ValueError(
                         f"{kind} {name!r}: use letters, digits, '_', and after these '.' and '-'"
                     )
-        _require_short("name", self.name)
+        for place, name in names:
+            if len(name.encode()) > _LONGEST:
+                raise ValueError(f"{place}: is longer than {_LONGEST} bytes; shorten it")
         for name, entry in self.datasets.items():
             for method in entry.methods or ():
                 if method not in self.methods:
@@ -211,27 +211,23 @@ class Grid(Settings):
 
     def _require_equal_terms(self) -> None:
         """No method, dataset or search changes what has to be the same for all."""
-        given: dict[str, Any] = {"set": self.set, "search_space": nested(self.search_space)}
-        given |= {f"datasets.{name}.set": entry.set for name, entry in self.datasets.items()}
-        own: dict[str, Any] = {f"methods.{n}.set": entry.set for n, entry in self.methods.items()}
-        own |= {f"methods.{n}.search": nested(e.search) for n, e in self.methods.items()}
-        own |= {
-            f"methods.{name}.tries[{number}]": nested(setting)
-            for name, entry in self.methods.items()
-            for number, setting in enumerate(entry.tries)
-        }
-        for place, settings in (given | own).items():
+        everywhere: dict[str, Arguments] = {"set": self.set}
+        everywhere |= {f"datasets.{name}.set": entry.set for name, entry in self.datasets.items()}
+        somewhere: dict[str, Arguments] = {"search_space": nested(self.search_space)}
+        for name, entry in self.methods.items():
+            somewhere[f"methods.{name}.set"] = entry.set
+            somewhere[f"methods.{name}.search"] = nested(entry.search)
+            for number, setting in enumerate(entry.tries):
+                somewhere[f"methods.{name}.tries[{number}]"] = nested(setting)
+        for place, settings in (everywhere | somewhere).items():
             training = settings.get("training")
             for key in training if isinstance(training, dict) else ():
-                if key in _SAME_FOR_ALL:
+                home = _SAME_FOR_ALL.get(key)
+                if key.startswith("select_") and place in somewhere:
+                    home = home or "the grid's set or a dataset's"
+                if home is not None:
                     raise ValueError(
-                        f"{place}: training.{key} is the same for all methods; say it in "
-                        f"{_SAME_FOR_ALL[key]}"
-                    )
-                if key.startswith("select_") and (place in own or place == "search_space"):
-                    raise ValueError(
-                        f"{place}: training.{key} is the same for all methods; say it in the "
-                        "grid's set or a dataset's"
+                        f"{place}: training.{key} is the same for all methods; say it in {home}"
                     )
 
     def methods_on(self, dataset: str) -> tuple[str, ...]:
@@ -285,20 +281,20 @@ def read_grid(path: Path) -> Grid:
             hint = did_you_mean(str(problem.keys[-1]), known)
             hint = hint or f"; known keys: {', '.join(known)}"
             raise ConfigError(f"{path}: unknown key {shown(place)}{hint}") from error
-        got = (
-            "" if isinstance(problem.given, (dict, Settings)) else f" (got {shown(problem.given)})"
-        )
+        whole = isinstance(problem.given, (dict, Settings))
+        got = "" if whole else f" (got {shown(problem.given)})"
         where = f"{place}: " if place else ""
         raise ConfigError(f"{path}: {where}{problem.message}{got}") from error
-    datasets = {
-        name: entry.model_copy(
-            update={
-                source: _located(getattr(entry, source), path, f"datasets.{name}")
-                for source in ("path", "prepare", "given", "simulate")
-            }
-        )
-        for name, entry in grid.datasets.items()
-    }
+    datasets = {}
+    for name, entry in grid.datasets.items():
+        sources = {
+            source: arguments and _located(arguments, path, f"datasets.{name}")
+            for source in ("prepare", "given")
+            for arguments in [getattr(entry, source)]
+        }
+        if entry.path is not None:
+            sources["path"] = _file(entry.path, path, f"datasets.{name}")
+        datasets[name] = entry.model_copy(update=sources)
     return grid.model_copy(update={"datasets": datasets})
 
 
@@ -317,23 +313,18 @@ def _known(keys: tuple[int | str, ...]) -> list[str]:
 
 #: Arguments that name a file, in the sources of datasets.
 _FILES = {
-    "path", "log", "randomised", "user_features", "item_features",
+    "log", "randomised", "user_features", "item_features",
     "train", "valid", "test_iid", "test_ood",
 }  # fmt: skip
 
 
-def _located(source: Any, grid: Path, place: str) -> Any:
-    """A dataset's source with variables and relative paths resolved."""
-    if isinstance(source, str):
-        return _file(source, grid, place)
-    if isinstance(source, Mapping):
-        return {
-            key: _file(value, grid, place, named=key == "log")
-            if key in _FILES and isinstance(value, str)
-            else value
-            for key, value in source.items()
-        }
-    return source
+def _located(arguments: Arguments, grid: Path, place: str) -> Arguments:
+    """Arguments with variables and relative paths resolved in those that name a file."""
+    return arguments | {
+        key: _file(arguments[key], grid, place, named=key == "log")
+        for key in _FILES & arguments.keys()
+        if isinstance(arguments[key], str)
+    }
 
 
 def _file(text: str, grid: Path, place: str, *, named: bool = False) -> str:

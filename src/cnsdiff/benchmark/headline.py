@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -30,9 +30,8 @@ class Headline:
     Attributes
     ----------
     gains
-        One row per selection and group (of the rivals): selection, method, group, mean, low, high,
-        median, n_seeds, n_cells, n_left_out; ``mean`` and ``median`` (over cells) are shares: .1
-        is 10% better.
+        One row per selection and group (of the rivals): mean, low, high, median, n_seeds, n_cells,
+        n_left_out, n_won; ``mean`` and ``median`` (over cells) are shares: .1 is 10% better.
     cells
         One row per selection, group, dataset and metric: value, rival (the best), rival_value,
         gain, n_rivals (measured there). Where the cell is left out ``rival`` is null and ``gain``
@@ -40,9 +39,8 @@ class Headline:
     ranks
         One row per selection and method: group, rank (mean over cells), n_cells.
     duels
-        One row per selection and rival of any group: method, group, rival, mean, low, high, median,
-        n_won, n_cells. Nobody can know beforehand which rival will be best in a cell; this is what
-        each is worth by itself, in the cells that have both.
+        As ``gains``, of each rival by itself, in the cells that have both: nobody can know
+        beforehand which rival will be best in a cell.
     """
 
     gains: pl.DataFrame
@@ -106,42 +104,44 @@ def headline(
         if not methods:
             raise InputError(f"the group {group!r} has no method but {ours}, so there is no rival")
     chosen = results.filter(pl.col("split") == split, pl.col("metric").is_in(list(metrics)))
-    gains: list[tuple[Any, ...]] = []
-    cells: list[tuple[Any, ...]] = []
-    ranks: list[tuple[Any, ...]] = []
-    duels: list[tuple[Any, ...]] = []
-    names = dict(results.select("method", "group").iter_rows())
-    for (selection,), rows in chosen.group_by(pooled().alias("label"), maintain_order=True):
+    gains: list[_Row] = []
+    cells: list[_Row] = []
+    ranks: list[_Row] = []
+    duels: list[_Row] = []
+    group_of = dict(results.select("method", "group").iter_rows())
+    for (label,), rows in chosen.group_by(pooled().alias("label"), maintain_order=True):
+        selection = str(label)
         datasets = distinct(rows, "dataset")
         if rows.select("dataset", "selection").n_unique() > len(datasets):
             raise InputError("a dataset has two selections that anticipate its shift; drop one")
         places = [(name, metric) for name in datasets for metric in metrics]
+        # Over the best rival of each group.
         for group, methods in rivals.items():
-            gain, of_cells = _gain(rows, places, ours, methods, level)
-            gains.append((selection, ours, group, *gain))
-            cells += [(selection, group, *cell) for cell in of_cells]
-        ranks += [(selection, *row) for row in _ranks(rows, places)]
+            gain, parts = _gain(rows, places, ours, methods, level)
+            gains.append({"selection": selection, "method": ours, "group": group, **gain})
+            cells += [{"selection": selection, "group": group, **part} for part in parts]
+        # Over each rival by itself, where both were run.
         there = set(rows["method"])
         for rival in dict.fromkeys(name for group in rivals.values() for name in group):
             if {ours, rival} <= there:
-                over, of_cells = _gain(rows, places, ours, [rival], level)
-                mean, low, high, median, _, n_cells, _ = over
-                won = sum(gain > 0 for *_, gain, _ in of_cells)
-                values = (mean, low, high, median, won, n_cells)
-                duels.append((selection, ours, names[rival], rival, *values))
+                gain, _ = _gain(rows, places, ours, [rival], level)
+                duel = {"method": ours, "group": group_of[rival], "rival": rival}
+                duels.append({"selection": selection, **duel, **gain})
+        ranks += [{"selection": selection, **rank} for rank in _ranks(rows, places)]
     return Headline(
-        pl.DataFrame(gains, schema=_GAINS, orient="row"),
-        pl.DataFrame(cells, schema=_CELLS, orient="row"),
-        pl.DataFrame(ranks, schema=_RANKS, orient="row"),
-        pl.DataFrame(duels, schema=_DUELS, orient="row"),
+        *(
+            pl.DataFrame(data, schema=schema).select(*schema)
+            for data, schema in ((gains, _GAINS), (cells, _CELLS), (ranks, _RANKS), (duels, _DUELS))
+        )
     )
 
 
-_GAINS = {
-    **dict.fromkeys(("selection", "method", "group"), pl.String),
+_Row: TypeAlias = dict[str, str | int | float | None]
+_GAIN = {
     **dict.fromkeys(("mean", "low", "high", "median"), pl.Float64),
-    **dict.fromkeys(("n_seeds", "n_cells", "n_left_out"), pl.Int64),
+    **dict.fromkeys(("n_seeds", "n_cells", "n_left_out", "n_won"), pl.Int64),
 }
+_GAINS = dict.fromkeys(("selection", "method", "group"), pl.String) | _GAIN
 _CELLS = {
     **dict.fromkeys(("selection", "group", "dataset", "metric"), pl.String),
     "value": pl.Float64,
@@ -149,11 +149,7 @@ _CELLS = {
     **dict.fromkeys(("rival_value", "gain"), pl.Float64),
     "n_rivals": pl.Int64,
 }
-_DUELS = {
-    **dict.fromkeys(("selection", "method", "group", "rival"), pl.String),
-    **dict.fromkeys(("mean", "low", "high", "median"), pl.Float64),
-    **dict.fromkeys(("n_won", "n_cells"), pl.Int64),
-}
+_DUELS = dict.fromkeys(("selection", "method", "group", "rival"), pl.String) | _GAIN
 _RANKS = {
     **dict.fromkeys(("selection", "method", "group"), pl.String),
     "rank": pl.Float64,
@@ -167,21 +163,37 @@ def _gain(
     ours: str,
     rivals: Sequence[str],
     level: float,
-) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """What stands in ``gains`` and in ``cells`` of one group under one selection."""
+) -> tuple[_Row, list[_Row]]:
+    """The gain over the best of ``rivals`` under one selection, and what it is in each cell."""
     values = _by_seed(rows, places, [ours, *rivals])
-    found = improvement_interval(values[:, :, 0], values[:, :, 1:], level)
-    mean, low, high, n_seeds = astuple(found.interval)
-    known = found.gains[np.isfinite(found.gains)]
-    median = float(np.median(known)) if len(known) else float("nan")
-    cells = []
-    for place, mine, best, gain in zip(
-        places, values.mean(0), found.best.tolist(), found.gains.tolist(), strict=True
-    ):
-        rival = (rivals[best], float(mine[1 + best])) if best >= 0 else (None, None)
-        n_rivals = int(np.isfinite(mine[1:]).sum())
-        cells.append((*place, float(mine[0]), *rival, gain, n_rivals))
-    return (mean, low, high, median, n_seeds, found.n_cells, found.n_left_out), cells
+    gain = improvement_interval(values[:, :, 0], values[:, :, 1:], level)
+    known = gain.gains[np.isfinite(gain.gains)]
+    cells: list[_Row] = []
+    for at, (mine, *others) in enumerate(values.mean(0).tolist()):
+        best = int(gain.best[at])
+        cells.append(
+            {
+                "dataset": places[at][0],
+                "metric": places[at][1],
+                "value": mine,
+                "rival": rivals[best] if best >= 0 else None,
+                "rival_value": others[best] if best >= 0 else None,
+                "gain": float(gain.gains[at]),
+                "n_rivals": int(np.isfinite(others).sum()),
+            }
+        )
+    mean, low, high, n_seeds = astuple(gain.interval)
+    summary: _Row = {
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "median": float(np.median(known)) if len(known) else float("nan"),
+        "n_seeds": n_seeds,
+        "n_cells": gain.n_cells,
+        "n_left_out": gain.n_left_out,
+        "n_won": int((known > 0).sum()),
+    }
+    return summary, cells
 
 
 def _by_seed(
@@ -204,25 +216,28 @@ def _by_seed(
         )
 
     def value(method: str, place: tuple[str, str], seed: int) -> float:
-        found = values.get((method, *place), {})
+        by_seed = values.get((method, *place), {})
         if method not in seeded:
-            return next(iter(found.values()), float("nan"))
-        return found.get(seed, float("nan"))
+            return next(iter(by_seed.values()), float("nan"))
+        return by_seed.get(seed, float("nan"))
 
     return np.array([[[value(m, p, s) for m in methods] for p in places] for s in seeds], float)
 
 
-def _ranks(
-    rows: pl.DataFrame, places: Sequence[tuple[str, str]]
-) -> list[tuple[str, str, float, int]]:
+def _ranks(rows: pl.DataFrame, places: Sequence[tuple[str, str]]) -> list[_Row]:
     """Method, group, mean rank and number of cells of every method but ablations."""
     summary = summarise(rows.filter(pl.col("group") != ABLATION))
     groups = dict(summary.select("method", "group").iter_rows())
     means = {
-        (row["dataset"], row["metric"], row["method"]): row["mean"]
-        for row in summary.iter_rows(named=True)
+        (dataset, metric, method): mean
+        for dataset, metric, method, mean in summary.select(
+            "dataset", "metric", "method", "mean"
+        ).iter_rows()
     }
     scores = [[means.get((*place, method), float("nan")) for method in groups] for place in places]
-    found = average_ranks(scores)
-    counted = zip(groups.items(), found.ranks.tolist(), found.n_cells.tolist(), strict=True)
-    return [(*names, rank, n) for names, rank, n in counted]
+    average = average_ranks(scores)
+    counted = zip(groups.items(), average.ranks.tolist(), average.n_cells.tolist(), strict=True)
+    return [
+        {"method": method, "group": group, "rank": rank, "n_cells": n}
+        for (method, group), rank, n in counted
+    ]

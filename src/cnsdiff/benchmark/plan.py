@@ -1,8 +1,12 @@
-"""From a grid to its tasks: which trials, and after them which finals.
+"""From a grid to its tasks: its datasets, which trials, and after them which finals.
 
 A *unit* is a method on a dataset. All its trials come first; then each validation objective picks
 the setting that was best by it, and the finals fit that setting with every seed. Objectives that
 picked the same setting share their finals.
+
+The settings of trial ``t`` are a function of the search's seed, ``t`` and the names searched, and
+of nothing else: any number of trials can run at once, a search that was killed goes on where it
+was, and all methods of a grid are tried at the *same* values of the settings they share.
 """
 
 from __future__ import annotations
@@ -10,14 +14,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed
-from cnsdiff.benchmark.grid import INSTALL, Budget, DatasetEntry, Grid, MethodEntry, Search, digest
+from cnsdiff.benchmark.grid import (
+    INSTALL,
+    Arguments,
+    Budget,
+    DatasetEntry,
+    Grid,
+    MethodEntry,
+    Search,
+    digest,
+)
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task
 from cnsdiff.data import Dataset, load_dataset
@@ -69,8 +81,9 @@ class Unit:
         values = store.records(self.trials).filter(
             pl.col("metric").str.ends_with("(selected)") & pl.col("value").is_finite()
         )
+        # Of equal values the first trial, which is the method as it stands, wins.
         best = values.sort("value", "trial", descending=[True, False], maintain_order=True)
-        best = best.group_by("selection", maintain_order=True).first()
+        best = best.unique("selection", keep="first", maintain_order=True)
         picked = {row["selection"]: by_key[row["key"]] for row in best.iter_rows(named=True)}
         return {name: picked[name] for name in self.selections if name in picked}
 
@@ -123,7 +136,8 @@ def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: in
         )
     entry, place = grid.methods[method_name], grid.datasets[name]
     budget, search = place.budget or grid.budget, place.search or grid.search
-    space = {**(grid.search_space if _shares(entry) else {}), **entry.search}
+    shared = entry.shared and entry.reference is None
+    space = {**(grid.search_space if shared else {}), **entry.search}
     method, settings = _method(method_name, entry, grid, place.set, budget)
     task = Task(
         kind="trial",
@@ -143,24 +157,24 @@ def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: in
     )
     trials = tuple(_trials(task, entry.tries, space, search))
     for trial in trials:
-        _require_buildable(trial.method)
+        # Refuse now what would fail in every task.
+        if trial.method.reference is None:
+            trial.method.config(0)
+        else:
+            trial.method.build_reference(0)
     seeds = grid.seeds if method.seeded else grid.seeds[:1]
     return Unit(trials, seeds, task.selections)
 
 
-def _shares(entry: MethodEntry) -> bool:
-    return entry.shared and entry.reference is None
-
-
 def _method(
-    name: str, entry: MethodEntry, grid: Grid, on_dataset: dict[str, Any], budget: Budget
-) -> tuple[Method, dict[str, Any]]:
+    name: str, entry: MethodEntry, grid: Grid, on_dataset: Arguments, budget: Budget
+) -> tuple[Method, Arguments]:
     """A method before any search, and the settings of the objectives on this dataset."""
     own = ((f"methods.{name}.set", entry.set),) if entry.reference is None else ()
-    for place, given in (("set", grid.set), ("the dataset's set", on_dataset), *own):
-        if not isinstance(given.get("training", {}), Mapping):
+    for place, settings in (("set", grid.set), ("the dataset's set", on_dataset), *own):
+        if not isinstance(settings.get("training", {}), Mapping):
             raise ConfigError(
-                f"{place}: training must be a section with keys, not {given['training']!r}"
+                f"{place}: training must be a section with keys, not {settings['training']!r}"
             )
     selecting = {
         key: value
@@ -182,7 +196,7 @@ def _method(
 
 def _trials(
     task: Task,
-    tries: Sequence[dict[str, Any]],
+    tries: Sequence[Arguments],
     space: Mapping[str, Space],
     search: Search,
 ) -> list[Task]:
@@ -190,7 +204,7 @@ def _trials(
         nested(space)
     except ValueError as error:
         raise ConfigError(f"methods.{task.method.name}: in what is searched, {error}") from error
-    settings: list[dict[str, Any]] = [{}, *tries][: search.trials]
+    settings: list[Arguments] = [{}, *tries][: search.trials]
     if space:
         drawn = range(len(settings), search.trials)
         settings += [settings_of(number, space, search.seed) for number in drawn]
@@ -202,14 +216,6 @@ def _trials(
     for trial in trials:  # where there are few choices, some are drawn again
         distinct.setdefault(trial.key, trial)
     return list(distinct.values())
-
-
-def _require_buildable(method: Method) -> None:
-    """Refuse now what would fail in every task."""
-    if method.reference is None:
-        method.config(0)
-    else:
-        method.build_reference(0)
 
 
 def materialise(name: str, entry: DatasetEntry, folder: Path) -> Path:
@@ -246,20 +252,16 @@ def _make(name: str, entry: DatasetEntry) -> Dataset:
     except TypeError as error:
         # An argument that the function does not have, or lacks.
         raise ConfigError(f"datasets.{name}: {error}; see docs/benchmark.md") from error
-    assert entry.simulate is not None
+    settings = entry.simulate or {}
+    shift = {key: value for key, value in settings.items() if key in ShiftSettings.model_fields}
+    world = {key: value for key, value in settings.items() if key not in shift}
     try:
-        return _simulate(entry.simulate)
+        return ConfoundedWorld(**world).dataset(**shift)
     except ConfigError as error:
         raise ConfigError(f"datasets.{name}: {error}") from error
 
 
-def _simulate(settings: Mapping[str, Any]) -> Dataset:
-    shift = {key: value for key, value in settings.items() if key in ShiftSettings.model_fields}
-    world = {key: value for key, value in settings.items() if key not in shift}
-    return ConfoundedWorld(**world).dataset(**shift)
-
-
-def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> dict[str, Any]:
+def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> Arguments:
     """What trial ``trial`` sets: nothing for trial 0, else a draw from ``space``.
 
     Raises
@@ -274,11 +276,11 @@ def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> dict[str, 
     except ImportError as error:
         raise ConfigError(f"a search of more than one trial needs Optuna; {INSTALL}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = {}
+    values = {}
     for name in sorted(space):
         # A stream per name: what one method searches beside does not move the others' values.
         stream = derive_seed(seed, f"search/{name}", trial) % 2**32
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=stream))
         value = study.ask({name: space[name].distribution()}).params[name]
-        found[name] = space[name].short(value)
-    return found
+        values[name] = space[name].short(value)
+    return values

@@ -14,8 +14,8 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
 
-#: Seconds after which it is asked again which tasks are under way.
-_ASKED = 0.5
+#: Seconds after which the tasks under way are looked at again.
+_PAUSE = 0.5
 #: Exit codes of a process that was politely ended: no failure of its task.
 _ENDED = {-getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
@@ -47,44 +47,39 @@ def run(
     """
     reporter = reporter or Reporter()
     if retry_failed:
-        _forget_failures(units, store)
-    total = sum(len(u.trials) * u.searches + u.most_finals for u in units)
-    pending: dict[Future[Outcome], tuple[Task, Unit]] = {}
+        for task in (t for unit in units for t in [*unit.trials, *(unit.finals(store) or [])]):
+            if store.status(task) == "failed":
+                store.forget(task)
+    # What the store lacks: the finals of a unit, or its trials while these are not all there.
     waiting: set[int] = set()  # units whose trials are under way, by identity
-    known = unneeded = 0
-
-    def submit(tasks: list[Task], unit: Unit) -> None:
-        for task in tasks:
-            pending[workers.submit(task)] = (task, unit)
-
-    first: list[tuple[list[Task], Unit]] = []
+    lacking: list[tuple[list[Task], Unit]] = []
+    total = known = 0
     for unit in units:
-        trials = [t for t in unit.trials if unit.searches and store.status(t) is None]
-        known += len(unit.trials) * unit.searches - len(trials)
-        finals = unit.finals(store)
+        trials, finals = list(unit.trials) if unit.searches else [], unit.finals(store)
         if finals is None:
             waiting.add(id(unit))
-            first.append((trials, unit))
-            continue
-        left = [task for task in finals if store.status(task) is None]
-        known, unneeded = known + len(finals) - len(left), unneeded + unit.most_finals - len(finals)
-        first.append((left, unit))
+        tasks = trials + (finals or [])
+        lacking.append(([task for task in tasks if store.status(task) is None], unit))
+        known += len(tasks) - len(lacking[-1][0])
+        total += len(trials) + (unit.most_finals if finals is None else len(finals))
+    pending: dict[Future[Outcome], tuple[Task, Unit]] = {}
     with reporter:
-        reporter.begin(total - unneeded, known)
+        reporter.begin(total, known)
         for unit in units:
             reporter.cell(_cell(unit, store))
-        for tasks, unit in first:
-            submit(tasks, unit)
+        for tasks, unit in lacking:
+            pending |= {workers.submit(task): (task, unit) for task in tasks}
         while pending:
             reporter.running([task for future, (task, _) in pending.items() if future.running()])
-            for future in wait(pending, _ASKED, FIRST_COMPLETED).done:
+            for future in wait(pending, _PAUSE, FIRST_COMPLETED).done:
                 task, unit = pending.pop(future)
                 settle(task, future, store, reporter)
+                # The last trial of a unit decides which finals it has.
                 if id(unit) in waiting and (finals := unit.finals(store)) is not None:
                     waiting.discard(id(unit))
                     reporter.fewer(unit.most_finals - len(finals))
                     left = [task for task in finals if store.status(task) is None]
-                    submit(left, unit)
+                    pending |= {workers.submit(task): (task, unit) for task in left}
                 reporter.cell(_cell(unit, store))
 
 
@@ -94,7 +89,7 @@ def _cell(unit: Unit, store: Store) -> Cell:
     trials = list(unit.trials) if unit.searches else []
     records = store.records(trials + (finals or []))
     status = dict(records.select("key", "status").iter_rows())
-    found = records.filter(
+    values = records.filter(
         pl.col("metric").str.ends_with("(selected)"),
         pl.col("value").is_finite(),
         split="valid",
@@ -106,13 +101,13 @@ def _cell(unit: Unit, store: Store) -> Cell:
         total=len(trials) + (unit.most_finals if finals is None else len(finals)),
         done=len(status),
         failed=sum(value == "failed" for value in status.values()),
-        value=float(found.max()) if len(found) else None,  # type: ignore[arg-type]
+        value=float(values.max()) if len(values) else None,  # type: ignore[arg-type]
         metric=task.metric,
     )
 
 
 def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter) -> None:
-    """Keep what a task that has ended found, or why it failed; Ctrl-C is raised again."""
+    """Store the outcome of a task that has ended, or why it failed; Ctrl-C is raised again."""
     error = future.exception()
     if error is None:
         outcome = future.result()
@@ -123,25 +118,11 @@ def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter
     elif getattr(error, "exitcode", None) in _ENDED:  # all are, as when a machine shuts down
         raise KeyboardInterrupt from error
     else:
-        sentence = _sentence(error)
+        # Ray hands over an error of the task inside one of its own.
+        sentence = reason(getattr(error, "cause", None) or error)
+        died = hasattr(error, "exitcode") or type(error).__name__ == "WorkerCrashedError"
+        if died and not isinstance(getattr(error, "cause", None), CnsdiffError):
+            code = getattr(error, "exitcode", "unknown")
+            sentence = f"its process died (exit code {code}); it may have run out of memory"
         store.add_failure(task, sentence)
         reporter.done(task, None, sentence)
-
-
-def _sentence(error: BaseException) -> str:
-    # Ray hands over an error of the task inside one of its own.
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, CnsdiffError):
-        return reason(cause)
-    if hasattr(error, "exitcode") or type(error).__name__ == "WorkerCrashedError":
-        code = getattr(error, "exitcode", "unknown")
-        return f"its process died (exit code {code}); it may have run out of memory"
-    return reason(cause)
-
-
-def _forget_failures(units: tuple[Unit, ...], store: Store) -> None:
-    for unit in units:
-        tasks = [*unit.trials, *(unit.finals(store) or [])]
-        for task in tasks:
-            if store.status(task) == "failed":
-                store.forget(task)

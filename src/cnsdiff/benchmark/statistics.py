@@ -1,6 +1,6 @@
 """What a benchmark's results say: means over seeds, tests over users.
 
-All take ``results``, the long table of :func:`cnsdiff.benchmark.run.collect`: one row per
+All take ``results``, the long table of :func:`cnsdiff.benchmark.findings.collect`: one row per
 dataset, method, selection, seed, split and metric, with the columns ``dataset``, ``method``,
 ``group``, ``selection``, ``anticipated``, ``seed``, ``split``, ``metric`` and ``value``. Larger
 values are better. Methods and datasets keep the order of the rows.
@@ -9,19 +9,13 @@ values are better. Methods and datasets keep the order of the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import InputError, did_you_mean
-from cnsdiff.evaluation.significance import (
-    N_RESAMPLES,
-    bootstrap_means,
-    half_width,
-    holm,
-)
+from cnsdiff.evaluation.significance import N_RESAMPLES, bootstrap_means, half_width, holm
 
 #: ``per_user(dataset, method, selection, seed, split)``: ``user`` and one column per metric.
 PerUser = Callable[[str, str, str, int, str], pl.DataFrame]
@@ -110,35 +104,33 @@ def compare(
     else:
         require("method", [baseline], summary)
     chosen = summary.filter(pl.col("split") == split, pl.col("metric").is_in(list(metrics)))
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for (dataset, selection), here in chosen.group_by("dataset", "selection", maintain_order=True):
-        against = {name: _baseline(here.filter(metric=name), baseline) for name in metrics}
-        tested = {name: rival for name, rival in against.items() if rival is not None}
-        if not tested:
+        baselines = {name: _baseline(here.filter(metric=name), baseline) for name in metrics}
+        rivals = {name: rival for name, rival in baselines.items() if rival is not None}
+        if not rivals:
             continue
+        # (U, M, K): users, methods and metrics.
         groups = dict(here.select("method", "group").iter_rows())
+        methods = list(groups)
         runs = results.filter(dataset=dataset, selection=selection, split=split)
         place = (str(dataset), str(selection), split)
-        values = _user_values(per_user, runs, list(groups), list(tested), place)
-        methods = list(groups)
-        rival_at = [methods.index(rival) for rival in tested.values()]
-        rivals = values[:, rival_at, np.arange(len(tested))]
-        found = bootstrap_means(
-            (values - rivals[:, None]).reshape(len(values), -1),
+        values = _user_values(per_user, runs, methods, list(rivals), place)
+        rival_at = [methods.index(rival) for rival in rivals.values()]
+        baseline_values = values[:, rival_at, np.arange(len(rivals))]
+        differences = bootstrap_means(
+            (values - baseline_values[:, None]).reshape(len(values), -1),
             seed=seed,
             n_resamples=n_resamples,
             level=level,
         )
-        for at, (metric, rival) in enumerate(tested.items()):
-            others = {
-                method: one
-                for method, one in zip(methods, found[at :: len(tested)], strict=True)
-                if method != rival
-            }
-            adjusted = holm([one.p_value for one in others.values()]).tolist()
-            for (method, one), p_holm in zip(others.items(), adjusted, strict=True):
+        for at, (metric, rival) in enumerate(rivals.items()):
+            tests = dict(zip(methods, differences[at :: len(rivals)], strict=True))
+            del tests[rival]
+            adjusted = holm([test.p_value for test in tests.values()]).tolist()
+            for (method, test), p_holm in zip(tests.items(), adjusted, strict=True):
                 names = (dataset, method, groups[method], selection, split, metric, rival)
-                rows.append((*names, one.value, one.low, one.high, one.p_value, p_holm, one.n))
+                rows.append((*names, test.value, test.low, test.high, test.p_value, p_holm, test.n))
     return pl.DataFrame(rows, schema=_COMPARISON, orient="row")
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark has found so far: one Parquet file per task.
+"""The results of a benchmark on disk: one Parquet file per task.
 
 A result is appended as a new file, written under a temporary name and renamed, so a kill loses
 nothing but the tasks under way and never leaves half a result; a task whose file is there is done.
@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -32,30 +31,32 @@ from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
 
 #: Columns of a record and their types.
-SCHEMA: dict[str, Any] = {
-    "key": pl.String,
-    "kind": pl.String,
-    "dataset": pl.String,
-    "method": pl.String,
-    "trial": pl.Int64,
-    "setting": pl.String,
-    "seed": pl.Int64,
-    "status": pl.String,
-    "error": pl.String,
-    "selection": pl.String,
-    "epoch": pl.Int64,
-    "split": pl.String,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "n_users": pl.Int64,
-    "epochs": pl.Int64,
-    "seconds": pl.Float64,
-    "stopped_by": pl.String,
-    "fingerprint": pl.String,
-    "threads": pl.Int64,
-    "machine": pl.String,
-    "created_by": pl.String,
-}
+SCHEMA = pl.Schema(
+    {
+        "key": pl.String,
+        "kind": pl.String,
+        "dataset": pl.String,
+        "method": pl.String,
+        "trial": pl.Int64,
+        "setting": pl.String,
+        "seed": pl.Int64,
+        "status": pl.String,
+        "error": pl.String,
+        "selection": pl.String,
+        "epoch": pl.Int64,
+        "split": pl.String,
+        "metric": pl.String,
+        "value": pl.Float64,
+        "n_users": pl.Int64,
+        "epochs": pl.Int64,
+        "seconds": pl.Float64,
+        "stopped_by": pl.String,
+        "fingerprint": pl.String,
+        "threads": pl.Int64,
+        "machine": pl.String,
+        "created_by": pl.String,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,17 @@ class Store:
         )
 
     def add(self, task: Task, outcome: Outcome) -> None:
-        """Keep what a task found; the record goes last, and says that all is there."""
+        """Store the outcome of a task; its record goes last, and says that all is there."""
         if outcome.per_user is not None:
             write_with(self._users / f"{task.key}.parquet", outcome.per_user.write_parquet)
         self._write(task, outcome.rows.with_columns(status=pl.lit("ok")))
 
     def add_failure(self, task: Task, error: str) -> None:
-        """Keep that a task failed, and why in one sentence."""
+        """Store that a task failed, and why in one sentence."""
         self._write(task, pl.DataFrame({"status": ["failed"], "error": [error]}))
 
     def _write(self, task: Task, rows: pl.DataFrame) -> None:
-        told = {
+        facts = {
             "key": task.key,
             "kind": task.kind,
             "dataset": task.dataset,
@@ -141,9 +142,9 @@ class Store:
             "machine": platform.node(),
             "created_by": f"cnsdiff {version('cnsdiff')}",
         }
-        record = rows.with_columns(**{name: pl.lit(value) for name, value in told.items()})
-        absent = {name: pl.lit(None, dtype=SCHEMA[name]) for name in SCHEMA.keys() - record.columns}
-        record = record.with_columns(**absent).select(*SCHEMA).cast(pl.Schema(SCHEMA))
+        record = rows.with_columns(**{name: pl.lit(value) for name, value in facts.items()})
+        absent = {name: pl.lit(None) for name in SCHEMA.keys() - record.columns}
+        record = record.with_columns(**absent).select(*SCHEMA).cast(SCHEMA)
         write_with(self._records / f"{task.key}.parquet", record.write_parquet)
 
     def status(self, task: Task) -> str | None:
@@ -157,9 +158,11 @@ class Store:
         if not file.exists():
             return None
         record = _read(file)
-        if record.schema != SCHEMA or record.is_empty():
-            raise _damaged(file)
-        if not record["status"].is_in(["ok", "failed"]).fill_null(False).all():
+        if (
+            record.schema != SCHEMA
+            or record.is_empty()
+            or not record["status"].is_in(["ok", "failed"]).fill_null(False).all()
+        ):
             raise _damaged(file)
         return record
 
@@ -168,25 +171,24 @@ class Store:
         (self._records / f"{task.key}.parquet").unlink(missing_ok=True)
 
     def records(self, tasks: Iterable[Task]) -> pl.DataFrame:
-        """The records of these tasks, of those that are there."""
-        found = [record for task in tasks if (record := self.read(task)) is not None]
-        return pl.concat(found) if found else pl.DataFrame(schema=SCHEMA)
+        """The records of those of these tasks that have one."""
+        records = [record for task in tasks if (record := self.read(task)) is not None]
+        return pl.concat([pl.DataFrame(schema=SCHEMA), *records])
 
     def per_user(self, task: Task) -> pl.DataFrame:
         """A final's accuracy of every user: selection, split, user, and the metrics."""
         file = self._users / f"{task.key}.parquet"
-        found = _read(file)
+        users = _read(file)
         names = ("selection", "split", "user")
-        kinds = [found.schema.get(name) for name in names]
-        values = found.drop(names, strict=False)
+        values = users.drop(names, strict=False)
         if (
-            kinds != [pl.String, pl.String, pl.Int32]
+            [users.schema.get(name) for name in names] != [pl.String, pl.String, pl.Int32]
             or set(values.dtypes) != {pl.Float32}
-            or any(column.null_count() for column in found)
+            or any(column.null_count() for column in users)
             or not all(column.is_finite().all() for column in values)
         ):
             raise _damaged(file)
-        return found
+        return users
 
     @property
     def _records(self) -> Path:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 import torch
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
-from cnsdiff.benchmark.grid import digest
+from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.protocol import STANDARD_SPLITS
@@ -54,10 +54,10 @@ class Method:
 
     name: str
     reference: str | None
-    options: dict[str, Any]
+    options: Arguments
     preset: str = "default"
 
-    def with_setting(self, setting: dict[str, Any]) -> Method:
+    def with_setting(self, setting: Arguments) -> Method:
         """The same with the values a search chose (dotted keys)."""
         return Method(self.name, self.reference, merge(self.options, nested(setting)), self.preset)
 
@@ -121,13 +121,13 @@ class Task:
     path: str
     fingerprint: str
     method: Method
-    setting: dict[str, Any]
+    setting: Arguments
     trial: int
     seed: int
     selections: tuple[str, ...]
     metric: str
     ks: tuple[int, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Arguments = field(default_factory=dict)
     seconds: float | None = None
     threads: int | None = None
 
@@ -154,7 +154,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found.
+    """The outcome of a task.
 
     Attributes
     ----------
@@ -180,18 +180,18 @@ def run_task(task: Task) -> Outcome:
         torch.set_num_threads(task.threads)
     dataset = load_dataset(Path(task.path))
     fitted = fit_task(task, dataset)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     per_user: list[pl.DataFrame] = []
     # What several objectives chose is one model.
     evaluations: dict[tuple[int, float], Evaluation] = {}
     for selection, choice in fitted.choices.items():
         shared = {"selection": selection, "epoch": choice.epoch}
-        found: list[tuple[str, str, float, int | None]] = [
+        values: list[tuple[str, str, float, int | None]] = [
             ("valid", f"{task.metric} (selected)", choice.value, None)
         ]
         if choice.gamma is not None:
-            found.append(("valid", DIALLED, choice.gamma, None))
-        found += [("train", name, value, None) for name, value in choice.training.items()]
+            values.append(("valid", DIALLED, choice.gamma, None))
+        values += [("train", name, value, None) for name, value in choice.training.items()]
         if task.kind == "final":
             splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
             model = choice.epoch, choice.gamma or 0.0
@@ -199,13 +199,13 @@ def run_task(task: Task) -> Outcome:
                 evaluations[model] = evaluate(
                     choice.scorer, dataset, splits, task.ks, per_user=True
                 )
-            for split, measured in evaluations[model].splits.items():
-                found += [(split, *item, measured.n_users) for item in measured.metrics.items()]
-                if split in PER_USER_SPLITS and measured.per_user is not None:
-                    per_user.append(_per_user(measured.per_user, selection, split))
+            for split, result in evaluations[model].splits.items():
+                values += [(split, *item, result.n_users) for item in result.metrics.items()]
+                if split in PER_USER_SPLITS and result.per_user is not None:
+                    per_user.append(_per_user(result.per_user, selection, split))
         rows += [
             {**shared, "split": split, "metric": metric, "value": float(value), "n_users": n}
-            for split, metric, value, n in found
+            for split, metric, value, n in values
         ]
     table = pl.DataFrame(rows, schema_overrides={"n_users": pl.Int64}).with_columns(
         epochs=pl.lit(fitted.epochs),
@@ -230,10 +230,10 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
 
 
 def _per_user(frame: pl.DataFrame, selection: str, split: str) -> pl.DataFrame:
-    kept = [name for name in frame.columns if name.partition("@")[0] in PER_USER_METRICS]
+    metrics = [name for name in frame.columns if name.partition("@")[0] in PER_USER_METRICS]
     return frame.select(
         pl.lit(selection).alias("selection"),
         pl.lit(split).alias("split"),
         pl.col("user").cast(pl.Int32),
-        *(pl.col(name).cast(pl.Float32) for name in kept),
+        *(pl.col(name).cast(pl.Float32) for name in metrics),
     )

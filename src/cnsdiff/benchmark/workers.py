@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypedDict
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.grid import INSTALL
@@ -39,7 +39,6 @@ class ThisProcess(Workers):
     """Runs each task at once in this process: nothing to start, and nothing to install."""
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """The task's end, as a future that is done already."""
         future: Future[Outcome] = Future()
         try:
             future.set_result(run_task(task))
@@ -142,21 +141,18 @@ class RayWorkers(Workers):
         # A cluster started here does not call home.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _require_answer(address)
-        own: dict[str, Any] = {}
         if address == "local":
-            own = {"log_to_driver": False, "include_dashboard": False}
+            options |= {"log_to_driver": False, "include_dashboard": False}
         try:
-            ray.init(address=address, **own, **options)
+            ray.init(address=address, **options)
         except (ConnectionError, ValueError) as error:
             raise _no_answer(address, error) from error
         try:
-            nodes: list[dict[str, Any]] = ray.nodes()
-            _require_room(nodes, {"CPU": threads, "GPU": gpus})
+            _require_room(ray.nodes(), {"CPU": threads, "GPU": gpus})
         except ConfigError:
             ray.shutdown()
             raise
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
-        self._run = remote(run_task)
+        self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(run_task)
 
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = self._run.remote(task).future()
@@ -164,6 +160,13 @@ class RayWorkers(Workers):
 
     def __exit__(self, *error: object) -> None:
         self._ray.shutdown()
+
+
+class _Node(TypedDict):
+    """What is used of a machine, as Ray describes it."""
+
+    Alive: bool
+    Resources: dict[str, float]
 
 
 def _require_answer(address: str) -> None:
@@ -177,12 +180,12 @@ def _require_answer(address: str) -> None:
         raise _no_answer(address, error) from error
 
 
-def _require_room(nodes: list[dict[str, Any]], asked: dict[str, float]) -> None:
+def _require_room(nodes: list[_Node], task: dict[str, float]) -> None:
     """Refuse tasks that no machine of the cluster could take; Ray would wait for one that can."""
     machines = [node["Resources"] for node in nodes if node["Alive"]]
-    if any(all(m.get(kind, 0) >= n for kind, n in asked.items()) for m in machines):
+    if any(all(m.get(kind, 0) >= n for kind, n in task.items()) for m in machines):
         return
-    wanted = " and ".join(f"{n:g} {kind}s" for kind, n in asked.items() if n)
+    wanted = " and ".join(f"{n:g} {kind}s" for kind, n in task.items() if n)
     raise ConfigError(
         f"--ray: a task asks for {wanted}, and none of the {len(machines)} machines of the cluster "
         "has as many; lower --threads or --gpus"
