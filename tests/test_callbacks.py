@@ -85,7 +85,7 @@ def test_what_is_heard_in_which_order(world, tmp_path):
     each = ["step", "epoch"] * 3
     assert callback.heard == ["begin_fit", "before", "begin", *each, "end_fit"]
     assert callback.context.config == model.config_
-    assert callback.context.provenance["dataset"]["fingerprint"] == world.fingerprint
+    assert callback.context.provenance.dataset.fingerprint == world.fingerprint
     assert callback.context.run == tmp_path / "run"
     assert callback.records == model.history_
     assert callback.past == []

@@ -279,7 +279,7 @@ def test_the_constructor_does_no_work():
         def __init__(self, *args):
             raise AssertionError("built")
 
-    model = Recommender("no such backbone", Unbuildable, preset="none", nonsense=1)
+    model = Recommender("no such backbone", Unbuildable, preset="none", seed="none")
     assert model.backbone == "no such backbone"
     with pytest.raises(ConfigError):
         model.resolve()

@@ -112,7 +112,7 @@ def test_the_configuration_is_resolved_and_reproduces(kept):
 def test_the_files_of_an_unfinished_run(unfinished):
     names = sorted(entry.name for entry in unfinished.iterdir())
     assert names == [CHECKPOINT, "config.yaml", "manifest.json"]
-    assert read_manifest(unfinished)["status"] == "training"
+    assert read_manifest(unfinished).status == "training"
     with pytest.raises(RunError, match=r"has not finished; go on with `cnsdiff train --resume"):
         Recommender.load(unfinished)
 
@@ -496,7 +496,7 @@ def test_a_full_disk_at_the_end_keeps_the_run_resumable(unfinished, kept, world,
         recommender_.fit(world, run=unfinished, reporter=Stop(3))
     with full_disk(weights - 1), pytest.raises(StorageError, match="disk is full"):
         recommender_.fit(world, run=unfinished)
-    assert read_manifest(unfinished)["status"] == "training"
+    assert read_manifest(unfinished).status == "training"
     model = recommender_.fit(world, run=unfinished)
     assert torch.equal(model.user_embeddings_, Recommender.load(kept).user_embeddings_)
 

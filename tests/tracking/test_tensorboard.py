@@ -54,7 +54,7 @@ def test_curves_configuration_and_outcome(world, recommender, tmp_path, noting):
     evaluation = model.evaluate(world)
     callback.log_evaluation(evaluation)
     (event,) = read(folder).Scalars("test_ood/ndcg@20")
-    assert event.step == model.best_epoch_ == read_manifest(tmp_path / "run")["best_epoch"]
+    assert event.step == model.best_epoch_ == read_manifest(tmp_path / "run").best_epoch
     assert math.isclose(event.value, evaluation["test_ood"]["ndcg@20"], rel_tol=1e-5)
     TensorBoardCallback().log_evaluation(evaluation, tmp_path / "run")
     kept = read(folder).Scalars("kept/ndcg@20")

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.run_directory import Fitted
+from cnsdiff.recommender.run_directory import Fitted, Provenance
 from cnsdiff.training.progress import Reporter
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class FitContext:
     config
         The resolved configuration.
     provenance
-        Versions and dataset, see :func:`cnsdiff.recommender.run_directory.provenance`.
+        Versions and dataset.
     run
         The run directory, which exists; None if nothing is stored.
     note
@@ -40,7 +40,7 @@ class FitContext:
     """
 
     config: Config
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     run: Path | None
     note: Callable[[str], None]
 

@@ -94,8 +94,8 @@ def fit(
             classes=classes,
             checkpoint=None if run is None else run / run_directory.CHECKPOINT,
             identity={
-                "configuration": provenance["config_fingerprint"],
-                "dataset": provenance["dataset"]["fingerprint"],
+                "configuration": provenance.config_fingerprint,
+                "dataset": provenance.dataset.fingerprint,
             },
         )
         for note in training.notes:

@@ -356,13 +356,17 @@ class Recommender(Estimator):
     @property
     def trained_on_(self) -> dict[str, str]:
         """``name``, ``scenario`` and ``fingerprint`` of the dataset trained on."""
-        dataset = self._fitted().provenance["dataset"]
-        return {key: dataset[key] for key in ("name", "scenario", "fingerprint")}
+        dataset = self._fitted().provenance.dataset
+        return {
+            "name": dataset.name,
+            "scenario": dataset.scenario,
+            "fingerprint": dataset.fingerprint,
+        }
 
     @property
     def dataset_path_(self) -> Path | None:
         """Where the dataset trained on was, or ``None`` if it was in memory."""
-        path = self._fitted().provenance["dataset"]["path"]
+        path = self._fitted().provenance.dataset.path
         return None if path is None else Path(path)
 
     @property
@@ -414,9 +418,9 @@ class Recommender(Estimator):
             It is missing, unfinished, damaged, or of another version.
         """
         path = Path(path)
-        parts = run_directory.read_run(path)
-        fitted = Fitted.of_run(parts)  # first, since it refuses a configuration that is none
-        model = cls.from_config(parts["config"], source=f"{path}/config.yaml")
+        run = run_directory.read_run(path)
+        fitted = Fitted.of_run(run)  # first, since it refuses a configuration that is none
+        model = cls.from_config(run.config, source=f"{path}/config.yaml")
         model._keep(fitted)
         return model
 
@@ -428,11 +432,11 @@ class Recommender(Estimator):
     def _trained_on(self, dataset: Dataset) -> Fitted:
         """What training left, if it was on this dataset."""
         fitted = self._fitted()
-        trained_on = fitted.provenance["dataset"]
-        if dataset.fingerprint != trained_on["fingerprint"]:
+        trained_on = fitted.provenance.dataset
+        if dataset.fingerprint != trained_on.fingerprint:
             raise InputError(
                 f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
-                f"({trained_on['name']!r}, or its content changed); evaluate on that one"
+                f"({trained_on.name!r}, or its content changed); evaluate on that one"
             )
         return fitted
 

@@ -87,34 +87,75 @@ _FILES = (
 _OPTIONAL = ("seen.parquet",)
 
 
+class TrainedOn(Record):
+    """The dataset of a run."""
+
+    name: str
+    scenario: str
+    path: str | None
+    """Its directory; None if it was in memory only."""
+    fingerprint: str
+
+
+class Provenance(Record):
+    """What a run was trained with and on."""
+
+    schema_version: int
+    created_by: str
+    plugins: dict[str, str] = Field(default={})
+    """The packages of components that are not built in."""
+    versions: dict[str, str]
+    config_fingerprint: str
+    dataset: TrainedOn
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types, with the keys that were set, as in the file."""
+        return self.model_dump(exclude_unset=True)
+
+
+class RunManifest(Provenance):
+    """What ``manifest.json`` says from the first moment on."""
+
+    status: Literal["training", "complete"]
+
+
+class FinishedRun(RunManifest):
+    """What it says once training is over; one from before the dial has none."""
+
+    best_epoch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    dial: FiniteFloat = 0.0
+    sha256: dict[str, str]
+
+
 def config_fingerprint(config: Config) -> str:
     """Hex SHA-256 of the resolved configuration."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def provenance(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a run's manifest says from its first moment on."""
+def provenance(config: Config, dataset: Dataset) -> Provenance:
+    """What a training of this would be trained with and on."""
     components = ((BACKBONES, config.backbone.name), (SAMPLERS, config.sampler.name))
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "created_by": f"cnsdiff {version('cnsdiff')}",
+    return Provenance(
+        schema_version=SCHEMA_VERSION,
+        created_by=f"cnsdiff {version('cnsdiff')}",
         **({"plugins": plugins} if plugins else {}),
-        "versions": {
+        versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        "config_fingerprint": config_fingerprint(config),
-        "dataset": {
-            "name": dataset.name,
-            "scenario": dataset.scenario,
-            "path": str(dataset.path.resolve()) if dataset.path else None,
-            "fingerprint": dataset.fingerprint,
-        },
-    }
+        config_fingerprint=config_fingerprint(config),
+        dataset=TrainedOn(
+            name=dataset.name,
+            scenario=dataset.scenario,
+            path=str(dataset.path.resolve()) if dataset.path else None,
+            fingerprint=dataset.fingerprint,
+        ),
+    )
 
 
 @contextlib.contextmanager
@@ -148,7 +189,7 @@ def _begin(path: Path, config: Config, dataset: Dataset) -> None:
         raise RunError(f"{path}: exists and is no run directory; choose another directory")
     try:
         with atomic_directory(path) as temporary:
-            manifest = {"status": "training", **provenance(config, dataset)}
+            manifest = {"status": "training", **provenance(config, dataset).to_dict()}
             write_json(temporary / "manifest.json", manifest)
             write_text(temporary / "config.yaml", _yaml(config))
     except InputError:
@@ -159,17 +200,17 @@ def _begin(path: Path, config: Config, dataset: Dataset) -> None:
 def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     """:class:`RunError` unless ``path`` is an unfinished run of this."""
     manifest = read_manifest(path)
-    if manifest["status"] == "complete":
+    if manifest.status == "complete":
         (path / CHECKPOINT).unlink(missing_ok=True)  # killed before that
         raise RunError(f"{path}: holds a finished run; choose another directory")
-    if manifest["config_fingerprint"] != config_fingerprint(config):
+    if manifest.config_fingerprint != config_fingerprint(config):
         raise RunError(
             f"{path}: holds an unfinished run of another configuration; resume that one with "
             f"`{Command('train', resume=path)}`, or choose another directory"
         )
-    if manifest["dataset"]["fingerprint"] != dataset.fingerprint:
+    if manifest.dataset.fingerprint != dataset.fingerprint:
         raise RunError(
-            f"{path}: was begun on the dataset {manifest['dataset']['name']!r} with other "
+            f"{path}: was begun on the dataset {manifest.dataset.name!r} with other "
             "content; prepare that dataset again, or choose another directory"
         )
     if not (path / "config.yaml").exists():  # killed before, by an earlier version
@@ -181,49 +222,6 @@ def require_replaceable(path: Path) -> None:
     is_run = (path / "manifest.json").is_file() and (path / "config.yaml").is_file()
     if path.exists() and not is_run and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: holds something that is no run; choose another place")
-
-
-def write_run(
-    path: Path,
-    *,
-    config: Config,
-    provenance: dict[str, Any],
-    weights: dict[str, Tensor],
-    users: pl.Series,
-    items: pl.Series,
-    train: pl.DataFrame,
-    seen: pl.DataFrame | None,
-    history: list[EpochRecord],
-    best_epoch: int,
-    dial: float,
-) -> None:
-    """Write all files of a finished run, the manifest last, and drop the checkpoint."""
-    write_text(path / "config.yaml", _yaml(config))
-    write_tensors(path / "weights.safetensors", weights)
-    for name, frame in (
-        ("users", users.alias("id").to_frame()),
-        ("items", items.alias("id").to_frame()),
-        ("train", train),
-        ("seen", seen),
-        ("history", history_table(history)),
-    ):
-        if frame is None:
-            continue
-        write_with(path / f"{name}.parquet", frame.write_parquet)
-    manifest = {
-        "status": "complete",
-        **provenance,
-        "best_epoch": best_epoch,
-        "dial": dial,
-        "epochs": len(history),
-        "sha256": {
-            name: sha256(path / name)
-            for name in _FILES
-            if seen is not None or name not in _OPTIONAL
-        },
-    }
-    write_json(path / "manifest.json", manifest)
-    (path / CHECKPOINT).unlink(missing_ok=True)
 
 
 def history_row(record: EpochRecord) -> dict[str, Any]:
@@ -264,33 +262,6 @@ def history_records(table: pl.DataFrame) -> list[EpochRecord]:
     ]
 
 
-class _TrainedOn(Record):
-    name: str
-    scenario: str
-    path: str | None
-    fingerprint: str
-
-
-class RunManifest(Record):
-    """What ``manifest.json`` says from the first moment on."""
-
-    status: Literal["training", "complete"]
-    schema_version: int
-    created_by: str
-    versions: dict[str, str]
-    config_fingerprint: str
-    dataset: _TrainedOn
-
-
-class FinishedRun(RunManifest):
-    """What it says once training is over; one from before the dial has none."""
-
-    best_epoch: int = Field(ge=1)
-    epochs: int = Field(ge=1)
-    dial: FiniteFloat = 0.0
-    sha256: dict[str, str]
-
-
 class _Component(Record):
     name: str
 
@@ -323,8 +294,8 @@ def without_configuration(path: Path) -> RunError:
     )
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run directory, of the right version."""
+def read_manifest(path: Path) -> RunManifest:
+    """The manifest of a run directory, of the right version; of a finished one, a FinishedRun."""
     recover(path)
     file = path / "manifest.json"
     try:
@@ -343,9 +314,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}; use the version of cnsdiff that wrote it, or train again"
         )
     finished = isinstance(manifest, dict) and manifest.get("status") == "complete"
-    if problem := misfit(FinishedRun if finished else RunManifest, manifest):
+    kind = FinishedRun if finished else RunManifest
+    if problem := misfit(kind, manifest):
         raise RunError(f"{file}: is damaged ({problem}); train again")
-    return dict(manifest)
+    return kind.model_validate(manifest)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -363,63 +335,69 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(tree)
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """All parts of a finished run, verified.
+@dataclass(frozen=True)
+class StoredRun:
+    """The files of a finished run, as they are."""
 
-    Returns
-    -------
-    dict
-        ``path``, ``manifest``, ``config`` (mapping), ``weights`` and the frames ``users``,
-        ``items``, ``train``, ``history`` and ``seen`` (``None`` where the run has none).
-    """
+    path: Path
+    manifest: FinishedRun
+    config: Mapping[str, Any]
+    weights: dict[str, Tensor]
+    users: pl.DataFrame
+    items: pl.DataFrame
+    train: pl.DataFrame
+    history: pl.DataFrame
+    seen: pl.DataFrame | None = None
+
+
+def read_run(path: Path) -> StoredRun:
+    """All files of a finished run, verified."""
     return read_settled(path / "manifest.json", lambda: _read_run(path))
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def _read_run(path: Path) -> StoredRun:
     manifest = read_manifest(path)
-    if manifest["status"] != "complete":
+    if not isinstance(manifest, FinishedRun):
         if not (path / "config.yaml").exists():
             raise without_configuration(path)
         raise RunError(
             f"{path}: training has not finished; go on with `{Command('train', resume=path)}`"
         )
-    files = [name for name in _FILES if name in manifest["sha256"] or name not in _OPTIONAL]
+    files = [name for name in _FILES if name in manifest.sha256 or name not in _OPTIONAL]
     for name in files:
-        _verify(path / name, manifest["sha256"].get(name))
-    parts: dict[str, Any] = {"path": path, "manifest": manifest, "config": read_config(path)}
-    parts["seen"] = None
-    for name in (name.removesuffix(".parquet") for name in files if name.endswith(".parquet")):
-        file = path / f"{name}.parquet"
+        _verify(path / name, manifest.sha256.get(name))
+    config = read_config(path)
+    frames = {}
+    for name in (name for name in files if name.endswith(".parquet")):
         try:
-            parts[name] = read_parquet(file)
+            frames[name.removesuffix(".parquet")] = read_parquet(path / name)
         except (OSError, ValueError) as error:
-            raise RunError(f"{file}: cannot be read ({error}); train again") from error
+            raise RunError(f"{path / name}: cannot be read ({error}); train again") from error
     file = path / "weights.safetensors"
     try:
-        parts["weights"] = load_file(file)
+        weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({first_line(error)}); train again") from error
-    for name, problem in _misfits(parts):
+    run = StoredRun(path, manifest, config, weights, **frames)
+    for name, problem in _misfits(run):
         raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
-    return parts
+    return run
 
 
-def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
     """Files that do not hold what a run's do, and why; an honest run has none."""
-    users, items, train, history = (parts[n] for n in ("users", "items", "train", "history"))
+    users, items, history = run.users, run.items, run.history
     for name, ids in (("users", users), ("items", items)):
         if problem := ids_misfit(ids):
             yield f"{name}.parquet", problem
-    if problem := numbers_misfit(train, {"user": users.height, "item": items.height}):
+    if problem := numbers_misfit(run.train, {"user": users.height, "item": items.height}):
         yield "train.parquet", problem
-    if parts["seen"] is not None and (
-        problem := seen_misfit(parts["seen"], users.height, items.height)
-    ):
+    if run.seen is not None and (problem := seen_misfit(run.seen, users.height, items.height)):
         yield "seen.parquet", problem
     for name in ("epoch", "seconds", "validation_seconds"):
         if name not in history.columns or not history[name].dtype.is_numeric():
             yield "history.parquet", f"has no column {name!r} of numbers"
-    best = parts["manifest"]["best_epoch"]
+    best = run.manifest.best_epoch
     if best not in history["epoch"]:
         yield "history.parquet", f"has no epoch {best}, which the manifest calls the best"
     tables: tuple[tuple[str, int], ...] = (
@@ -428,9 +406,10 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     widths = set()
     for name, rows in tables:
-        table = parts["weights"].get(name)
+        table = run.weights.get(name)
         if table is None:
             yield "weights.safetensors", f"has no {name}"
+            return
         if table.dtype != torch.float32 or table.ndim != 2 or len(table) != rows:
             yield "weights.safetensors", f"has {name} of {table.dtype} and {tuple(table.shape)}"
         widths.add(table.shape[1])
@@ -440,14 +419,14 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "weights.safetensors", f"has {name} that give no finite score"
     if len(widths) > 1:
         yield "weights.safetensors", "has vectors of users and items that differ in length"
-    dial_step = parts["weights"].get("environment")
+    dial_step = run.weights.get("environment")
     if dial_step is not None:
         if dial_step.dtype != torch.float32 or tuple(dial_step.shape) != (items.height,):
             yield (
                 "weights.safetensors",
                 f"has environment of {dial_step.dtype} and {dial_step.shape}",
             )
-        if not torch.isfinite(dial_step * parts["manifest"].get("dial", 0.0)).all():
+        if not torch.isfinite(dial_step * run.manifest.dial).all():
             yield "weights.safetensors", "has an environment that gives no finite score"
 
 
@@ -464,10 +443,6 @@ def _verify(file: Path, expected: str | None) -> None:
 def _yaml(config: BaseModel) -> str:
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     return text
-
-
-#: What a manifest says of a training that is over, beside its provenance.
-_OF_THE_END = ("status", "best_epoch", "dial", "epochs", "sha256")
 
 
 @dataclass(frozen=True)
@@ -487,7 +462,7 @@ class Fitted:
     best_epoch
         The epoch that ``model`` and ``weights`` are of.
     provenance
-        See :func:`cnsdiff.recommender.run_directory.provenance`.
+        Versions and dataset.
     """
 
     config: Config
@@ -495,61 +470,73 @@ class Fitted:
     weights: Mapping[str, Tensor]
     history: list[EpochRecord]
     best_epoch: int
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     def write(self, path: Path) -> None:
         """Write the files of a finished run into the folder ``path``."""
         model = self.model
         rows, columns = model.train.nonzero()
-        write_run(
-            path,
-            config=self.config,
-            provenance=dict(self.provenance),
-            weights={
-                "user_embeddings": model.user_embeddings,
-                "item_embeddings": model.item_embeddings,
-                "environment": model.dial_step,
-                **{f"model.{name}": value for name, value in self.weights.items()},
-            },
-            users=model.users,
-            items=model.items,
-            train=pl.DataFrame({"user": rows, "item": columns}),
-            seen=None if model.seen is None else model.seen.table(),
-            history=self.history,
-            best_epoch=self.best_epoch,
-            dial=model.dial,
-        )
+        weights = {
+            "user_embeddings": model.user_embeddings,
+            "item_embeddings": model.item_embeddings,
+            "environment": model.dial_step,
+            **{f"model.{name}": value for name, value in self.weights.items()},
+        }
+        frames = {
+            "users": model.users.alias("id").to_frame(),
+            "items": model.items.alias("id").to_frame(),
+            "train": pl.DataFrame({"user": rows, "item": columns}),
+            **({} if model.seen is None else {"seen": model.seen.table()}),
+            "history": history_table(self.history),
+        }
+        write_text(path / "config.yaml", _yaml(self.config))
+        write_tensors(path / "weights.safetensors", weights)
+        for name, frame in frames.items():
+            write_with(path / f"{name}.parquet", frame.write_parquet)
+        # The manifest last, which makes the run a finished one.
+        files = [name for name in _FILES if model.seen is not None or name not in _OPTIONAL]
+        manifest = {
+            "status": "complete",
+            **self.provenance.to_dict(),
+            "best_epoch": self.best_epoch,
+            "dial": model.dial,
+            "epochs": len(self.history),
+            "sha256": {name: sha256(path / name) for name in files},
+        }
+        write_json(path / "manifest.json", manifest)
+        (path / CHECKPOINT).unlink(missing_ok=True)
 
     @classmethod
-    def of_run(cls, parts: Mapping[str, Any]) -> Self:
-        """From the parts that :func:`cnsdiff.recommender.run_directory.read_run` returns."""
-        users, items, train = parts["users"]["id"], parts["items"]["id"], parts["train"]
-        weights, manifest = dict(parts["weights"]), parts["manifest"]
+    def of_run(cls, run: StoredRun) -> Self:
+        """From the files that :func:`read_run` returns."""
+        users, items = run.users["id"], run.items["id"]
+        weights = dict(run.weights)
         tables = weights.pop("user_embeddings"), weights.pop("item_embeddings")
-        pairs = pair_matrix(
-            train["user"].to_numpy(), train["item"].to_numpy(), (len(users), len(items))
+        train = pair_matrix(
+            run.train["user"].to_numpy(), run.train["item"].to_numpy(), (len(users), len(items))
         )
-        seen = parts["seen"]
         dial_step = weights.pop("environment", None)
         if dial_step is None:  # a run from before the dial
-            dial_step = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(pairs))
+            dial_step = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(train))
+        own = FinishedRun.model_fields.keys() - Provenance.model_fields.keys()
+        stated = {k: v for k, v in run.manifest.to_dict().items() if k not in own}
         return cls(
             # Components of the user's own are not needed to serve, nor to be found by name.
-            config=_stored_config(parts["config"], f"{parts['path']}/config.yaml"),
+            config=_stored_config(run.config, f"{run.path}/config.yaml"),
             model=EmbeddingModel(
                 users=users,
                 items=items,
                 user_embeddings=tables[0],
                 item_embeddings=tables[1],
-                train=pairs,
+                train=train,
                 dial_step=dial_step,
-                dial=manifest.get("dial", 0.0),
-                seen=None if seen is None else Seen.of_table(seen, len(users), len(items)),
+                dial=run.manifest.dial,
+                seen=None if run.seen is None else Seen.of_table(run.seen, len(users), len(items)),
             ),
             weights={name.removeprefix("model."): value for name, value in weights.items()},
-            history=history_records(parts["history"]),
-            best_epoch=manifest["best_epoch"],
-            provenance={key: value for key, value in manifest.items() if key not in _OF_THE_END},
+            history=history_records(run.history),
+            best_epoch=run.manifest.best_epoch,
+            provenance=Provenance.model_validate(stated),
         )
 
 

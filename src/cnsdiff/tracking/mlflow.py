@@ -180,7 +180,7 @@ class MLflowCallback(Tracker):
             place = read_places(folder).mlflow
             run_id = place.run_id if place else None
             address = address or (place.tracking_uri if place else None)
-            step = read_manifest(folder).get("best_epoch", 0)
+            step = getattr(read_manifest(folder), "best_epoch", 0)
         if run_id is None:
             raise InputError(
                 f"{run or 'log_evaluation'}: no training was tracked by MLflow; fit with this "
@@ -250,10 +250,10 @@ def _put(client: MlflowClient, run_id: str, values: Mapping[str, float], step: i
 
 def _tags(context: FitContext) -> dict[str, str]:
     provenance = context.provenance
-    tags = {f"dataset.{name}": value for name, value in provenance["dataset"].items()}
-    tags |= {f"version.{name}": value for name, value in provenance["versions"].items()}
-    tags["version.cnsdiff"] = provenance["created_by"].removeprefix("cnsdiff ")
-    tags["config_fingerprint"] = provenance["config_fingerprint"]
+    tags = {f"dataset.{name}": value for name, value in provenance.dataset.model_dump().items()}
+    tags |= {f"version.{name}": value for name, value in provenance.versions.items()}
+    tags["version.cnsdiff"] = provenance.created_by.removeprefix("cnsdiff ")
+    tags["config_fingerprint"] = provenance.config_fingerprint
     tags["seed"] = context.config.seed
     tags["run"] = None if context.run is None else context.run.resolve()
     return {name: str(value) for name, value in tags.items() if value is not None}

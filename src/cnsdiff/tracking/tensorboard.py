@@ -80,7 +80,7 @@ class TensorBoardCallback(Tracker):
         if not goes_on:
             text = yaml.safe_dump(context.config.model_dump(mode="json"), sort_keys=False)
             self._writer.add_text("configuration", _verbatim(text), 0)
-            text = yaml.safe_dump(dict(context.provenance), sort_keys=False)
+            text = yaml.safe_dump(context.provenance.to_dict(), sort_keys=False)
             self._writer.add_text("provenance", _verbatim(text), 0)
             write_place(context.run, tensorboard=TensorBoardPlace(log_dir=str(self._place)))
         context.note(f"TensorBoard: tensorboard --logdir {self._place}")
@@ -124,7 +124,7 @@ class TensorBoardCallback(Tracker):
         if run is not None:
             tracked = read_places(Path(run)).tensorboard
             place = None if tracked is None else Path(tracked.log_dir)
-            step = read_manifest(Path(run)).get("best_epoch", 0)
+            step = getattr(read_manifest(Path(run)), "best_epoch", 0)
         if place is None or not step:
             raise InputError(
                 f"{run or 'log_evaluation'}: no finished training was tracked by TensorBoard; fit "

@@ -170,7 +170,9 @@ def tune(
         )
     searches = choose_searches(variants, search=search, only=only, fixed=fixed)
     study = Study(
-        dataset=StudiedDataset.model_validate(provenance(variants.config, dataset)["dataset"]),
+        dataset=StudiedDataset.model_validate(
+            provenance(variants.config, dataset).dataset.model_dump()
+        ),
         objective=training.selection_metrics[0],
         config=variants.config.model_dump(mode="json"),
         searched=searches.spaces,
@@ -259,7 +261,7 @@ class _Tuning:
         run = self.folder / BEST_RUN
         try:
             expected = config_fingerprint(self.variants.resolve(_changes(best)))
-            if read_manifest(run)["config_fingerprint"] == expected:
+            if read_manifest(run).config_fingerprint == expected:
                 return Recommender.load(run)
         except RunError as error:
             self.reporter.note(f"the best trial is trained again: {error}")

@@ -146,7 +146,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     )
 
     manifest = read_manifest(run)
-    if manifest["status"] == "complete":
+    if manifest.status == "complete":
         (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
         raise RunError(
             f"{run}: this run is finished; evaluate it with `{Command('evaluate', run)}`"
@@ -154,7 +154,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     if not (run / "config.yaml").exists():
         raise without_configuration(run)
     tree = read_config(run)
-    path = manifest["dataset"]["path"]
+    path = manifest.dataset.path
     if path is None:
         raise RunError(f"{run}: was trained on a dataset in memory; resume it from Python")
     return Recommender.from_config(tree, source=f"{run}/config.yaml"), Path(path)
