@@ -246,8 +246,9 @@ set: {backbone: {name: mf, dim: 4}, training: {batch_size: 64}}
 
 def write_reports(folder: Path) -> None:
     """Write an audit, a study and a benchmark, beside what :func:`write_sound` has written."""
-    from cnsdiff.audit.audit import Options, run_audit
+    from cnsdiff.audit.audit import run_audit
     from cnsdiff.audit.log import Reading
+    from cnsdiff.audit.splits import Options
 
     rng = np.random.default_rng(3)
     users, items = 160, 90

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cnsdiff.audit.audit import Options
 from cnsdiff.audit.log import Reading
+from cnsdiff.audit.splits import Options
 
 
 def log_frame(n_users: int = 160, n_items: int = 90, rows: int = 24) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +15,19 @@ from audit_parts import log_frame, options
 from scipy.sparse import csr_array
 
 from cnsdiff.audit import audit as audit_module
-from cnsdiff.audit.audit import FILE, clear, prepare_splits, run_audit
-from cnsdiff.audit.budget import Clock
-from cnsdiff.audit.commands import prepare_command, reference_code, train_command
+from cnsdiff.audit.advice import prepare_command, reference_code, train_command
+from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.methods import METHODS
+from cnsdiff.audit.record import FILE, read_audit
 from cnsdiff.audit.shifts import SHIFTS
-from cnsdiff.audit.wording import verdict
+from cnsdiff.audit.splits import clear, prepare_splits
+from cnsdiff.audit.training import METHODS, Clock
+from cnsdiff.audit.wording import can_tell, verdict
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.data import Source, load_dataset
+from cnsdiff.display.wording import percent, percent_span
 from cnsdiff.evaluation import rank
-from cnsdiff.evaluation.significance import Interval
 from cnsdiff.references import EASE
 from cnsdiff.report.audit import audit_document, plain_rows
 from cnsdiff.report.build import document_of
@@ -44,62 +46,64 @@ def audited(log, tmp_path_factory):
 
 
 def rows_of(result):
-    return {row["key"]: row for row in result["shifts"][0]["table"]}
+    return {row.key: row for row in result.shifts[0].table}
 
 
 def test_the_result_holds_numbers_with_intervals_and_the_words_that_go_with_them(audited):
     asked, result = audited
-    assert json.loads((asked.out / FILE).read_text()) == json.loads(json.dumps(result))
-    (shift,) = result["shifts"]
+    content = json.loads((asked.out / FILE).read_text())
+    assert (
+        content == result.model_dump(mode="json") == read_audit(asked.out).model_dump(mode="json")
+    )
+    (shift,) = result.shifts
     rows = rows_of(result)
     assert {"mostpop/valid", "itemknn/valid", "ease/valid", "usual/valid"} <= rows.keys()
-    assert shift["usual"] == "usual/valid"
+    assert shift.usual == "usual/valid"
     for row in rows.values():
-        for key in ("iid", "ood", "loss"):
-            value, low, high = row[key]
-            assert low <= value <= high
-    loss = Interval(*rows["usual/valid"]["loss"])
+        for estimate in (row.iid, row.ood, row.lost_matched):
+            assert estimate.low <= estimate.value <= estimate.high
+    lost = rows["usual/valid"].lost_matched
     usual = "The usual recommender (LightGCN with random negatives)"
-    assert result["verdict"] == verdict(usual, "ndcg@20", [("if popularity shifted", loss)])
-    assert result["log"]["threshold"] == 4
-    assert result["log"]["columns"]["rating"] == "rating"
-    assert any("threshold changes that" in note for note in result["log"]["notes"])
-    assert result["failures"] == []
-    assert len(result["log"]["checksum"]) == 64
+    assert result.verdict == verdict(usual, "ndcg@20", [("if popularity shifted", lost)])
+    assert result.log.threshold == 4
+    assert result.log.columns["rating"] == "rating"
+    assert any("threshold changes that" in note for note in result.log.notes)
+    assert result.failures == []
+    assert len(result.log.checksum) == 64
 
 
 def test_the_choice_is_made_by_validation_alone(audited):
     _, result = audited
-    (shift,) = result["shifts"]
-    expecting = [r for r in shift["table"] if r["selection"] == "inverse-popularity+dial"]
-    best = max(expecting, key=lambda row: row["validation"])
-    assert shift["recommendation"]["expected"] == best["key"]
-    today = [r for r in shift["table"] if r["selection"] in ("valid", "valid+dial")]
-    assert shift["recommendation"]["plain"] == max(today, key=lambda r: r["validation"])["key"]
+    (shift,) = result.shifts
+    expecting = [r for r in shift.table if r.selection == "inverse-popularity+dial"]
+    best = max(expecting, key=lambda row: row.validation)
+    assert shift.recommendation.expected == best.key
+    today = [r for r in shift.table if r.selection in ("valid", "valid+dial")]
+    assert shift.recommendation.plain == max(today, key=lambda r: r.validation).key
 
 
 def test_a_choice_that_the_test_does_not_bear_out_is_not_recommended(audited):
     _, result = audited
-    advice = result["shifts"][0]["recommendation"]
-    if advice["brings"]["sign"] > 0:
-        assert advice["use"] == advice["expected"]
-        assert advice["words"].startswith("Use ")
+    advice = result.shifts[0].recommendation
+    if advice.brings.sign > 0:
+        assert advice.use == advice.expected
+        assert advice.words.startswith("Use ")
     else:
-        assert advice["use"] == advice["plain"]
-        assert "cost" in advice["words"] or "alike" in advice["words"]
+        assert advice.use == advice.plain
+        assert "cost" in advice.words or "alike" in advice.words
 
 
 def test_the_commands_can_be_run_as_they_stand(audited):
     asked, result = audited
-    advice = result["shifts"][0]["recommendation"]
-    if advice["commands"]:
-        prepare, train = advice["commands"]
+    advice = result.shifts[0].recommendation
+    if advice.commands:
+        prepare, train = advice.commands
         assert prepare.startswith(f"cnsdiff prepare {asked.reading.log} --scenario popularity ")
         assert "--threshold 4" in prepare
         assert train.startswith("cnsdiff train data/shop-popularity ")
-    if advice["code"]:
-        exec(advice["code"], {})
-    assert advice["commands"] or advice["code"]
+    if advice.code:
+        exec(advice.code, {})
+    assert advice.commands or advice.code
 
 
 @pytest.mark.parametrize(("method", "dial"), [("ease", -0.35), ("itemknn", 0.0), ("mostpop", None)])
@@ -152,7 +156,7 @@ def test_splits_for_a_system_of_ones_own_lie_beside_the_dataset(audited):
 def test_the_report_is_made_of_the_result(audited):
     asked, result = audited
     document = audit_document(asked.out)
-    assert document.verdict == result["verdict"]
+    assert document.verdict == result.verdict
     titles = [section.title for section in document.sections]
     assert titles == ["Loss", "What to use", "Popularity", "Limits", "Log"]
     page = render_html(document)
@@ -202,7 +206,7 @@ def test_after_ctrl_c_the_same_command_goes_on(log, tmp_path, monkeypatch):
     result = run_audit(asked, reporter=Known())
     now = {f.name: f.stat().st_mtime_ns for f in (asked.out / "benchmark/records").iterdir()}
     assert kept.items() <= now.items()
-    assert {row["method"] for row in result["shifts"][0]["table"]} >= {"mostpop", "ease"}
+    assert {row.method for row in result.shifts[0].table} >= {"mostpop", "ease"}
 
 
 def test_another_audit_in_the_same_place_is_refused(audited, log, tmp_path):
@@ -227,7 +231,7 @@ def test_another_audit_in_the_same_place_is_refused(audited, log, tmp_path):
 
 def test_a_longer_budget_trains_again_what_the_clock_cut_short(audited):
     asked, before = audited
-    cut = {r["method"] for r in before["shifts"][0]["table"] if r["stopped_by"] == "time"}
+    cut = {r.method for r in before.shifts[0].table if r.stopped_by == "time"}
     begun = []
 
     class Watching(Reporter):
@@ -235,10 +239,10 @@ def test_a_longer_budget_trains_again_what_the_clock_cut_short(audited):
             begun.append(total - known)
             raise KeyboardInterrupt
 
-    if cut or before["shifts"][0]["unfinished"]:
+    if cut or before.shifts[0].unfinished:
         with pytest.raises(KeyboardInterrupt):
             run_audit(replace(asked, budget=60.0), reporter=Watching())
-        assert begun == [len(cut) + len(before["shifts"][0]["unfinished"])]
+        assert begun == [len(cut) + len(before.shifts[0].unfinished)]
 
 
 def test_a_log_that_no_shift_can_be_made_of(tmp_path):
@@ -292,19 +296,19 @@ def test_one_that_has_seen_all_is_warned_of_and_an_honest_one_is_not(audited, ju
             f"seen={tmp_path / 'seen.parquet'}",
         ]
     )
-    honest, seen = result["shifts"][0]["outside"]
-    assert honest["warnings"] == []
-    assert honest["of_this_shift"]
-    (warning,) = seen["warnings"]
+    honest, seen = result.shifts[0].outside
+    assert honest.warnings == []
+    assert honest.of_this_shift
+    (warning,) = seen.warnings
     assert "seen has probably seen the held-out pairs" in warning
-    assert not seen["of_this_shift"]
-    assert any("cannot be known" in text for text in honest["caveats"])
-    assert any("seen them all" in text for text in seen["caveats"])
-    assert seen["iid"][0] > honest["iid"][0]
-    assert honest["against"]["test_ood"]["expected"]["difference"][0] is not None
-    assert result["verdict"].startswith("Your recommender honest would ")
-    assert len(result["more_verdicts"]) == 1
-    assert "honest reaches" in honest["words"]
+    assert not seen.of_this_shift
+    assert any("cannot be known" in text for text in honest.caveats)
+    assert any("seen them all" in text for text in seen.caveats)
+    assert seen.iid.value > honest.iid.value
+    assert math.isfinite(honest.against.test_ood.expected.difference.value)
+    assert result.verdict.startswith("Your recommender honest would ")
+    assert len(result.more_verdicts) == 1
+    assert "honest reaches" in honest.words
     document = audit_document(asked.out)
     assert "Your own" in [section.title for section in document.sections]
     assert "Caution" in document.summary
@@ -323,12 +327,12 @@ def test_vectors_are_read_at_the_dial_too(audited, judged, tmp_path):
         user_embeddings=rng.normal(size=(dataset.n_users - 5, 6)),
         item_embeddings=rng.normal(size=(dataset.n_items, 6)),
     )
-    (found,) = judged(embeddings=[str(file)])["shifts"][0]["outside"]
-    assert found["name"] == "mine"
-    assert found["counts"]["users"] == dataset.n_users - 5
-    assert found["dialled"]["dial"] is not None
-    assert "read at dial" in found["dialled"]["words"]
-    assert found["metric"] == "ndcg@20"
+    (found,) = judged(embeddings=[str(file)]).shifts[0].outside
+    assert found.name == "mine"
+    assert found.counts["users"] == dataset.n_users - 5
+    assert found.dialled.dial is not None
+    assert "read at dial" in found.dialled.words
+    assert found.metric == "ndcg@20"
 
 
 def test_a_log_with_every_column(tmp_path):
@@ -342,7 +346,7 @@ def test_a_log_with_every_column(tmp_path):
     frame.write_csv(file)
     said = []
     found = prepare_splits(options(file, tmp_path / "a", budget=600.0), said.append)
-    names = [shift.name for shift in found.plan.shifts]
+    names = [shift.name for shift in found.shifts]
     assert names == ["popularity", "exposure", "temporal", "hybrid", "user-group"]
     assert any("were shown at random" in line for line in said)
 
@@ -360,7 +364,7 @@ def _edits(tree, path=()):
 def test_an_edited_result_is_refused_with_the_field_or_shown(audited, tmp_path):
     """Whatever stands anywhere in audit.json, there is a report or one sentence."""
     _, result = audited
-    result = json.loads(json.dumps(result))
+    result = result.model_dump(mode="json")
     shift = result["shifts"][0]
     shift["size"]["splits"] = {
         name: {**split, "deciles": split["deciles"][:1]}
@@ -388,17 +392,55 @@ def test_an_edited_result_is_refused_with_the_field_or_shown(audited, tmp_path):
     assert refused > 15
 
 
+def of_version_1(result) -> str:
+    """The same audit as version 1 wrote it."""
+    content = result.model_dump(mode="json") | {"schema_version": 1}
+    return json.dumps(content).replace('"lost_matched"', '"loss"')
+
+
+def test_an_audit_of_version_1_is_read_as_before(audited, tmp_path):
+    _, result = audited
+    pages = []
+    for text in (of_version_1(result), result.model_dump_json()):
+        (tmp_path / FILE).write_text(text)
+        assert read_audit(tmp_path).model_dump(mode="json") == result.model_dump(mode="json")
+        pages.append(render_html(document_of(tmp_path)))
+    assert pages[0] == pages[1]
+
+
 def test_an_audit_that_labels_the_default_cnsdiff_is_read_as_before(audited, tmp_path):
     _, result = audited
-    text = json.dumps(result)
+    text = of_version_1(result)
     for old, new in (('"exposure"', '"cnsdiff"'), ('"exposure/', '"cnsdiff/')):
         text = text.replace(old, new)
     (tmp_path / FILE).write_text(text)
-    before, now = json.loads(text)["shifts"][0], result["shifts"][0]
-    assert "cnsdiff/valid+dial" in {row["key"] for row in plain_rows(before)}
-    values = [[row["loss"] for row in plain_rows(shift)] for shift in (before, now)]
+    before, now = read_audit(tmp_path).shifts[0], result.shifts[0]
+    assert "cnsdiff/valid+dial" in {row.key for row in plain_rows(before)}
+    values = [[row.lost_matched.value for row in plain_rows(shift)] for shift in (before, now)]
     assert values[0] == values[1]
     assert render_html(document_of(tmp_path))
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", True, None])
+def test_an_audit_of_an_unknown_version_is_refused(audited, tmp_path, version):
+    content = audited[1].model_dump(mode="json") | {"schema_version": version}
+    (tmp_path / FILE).write_text(json.dumps(content))
+    with pytest.raises(RunError, match="of another version of audits; run the audit again"):
+        read_audit(tmp_path)
+
+
+def test_the_verdict_agrees_with_the_numbers(audited):
+    """Whatever per cent a sentence says is lost or gained is in the record."""
+    _, result = audited
+    (shift,) = result.shifts
+    lost = shift.row(shift.usual).lost_matched
+    if can_tell(lost):
+        verb = {1: "lose", -1: "gain", 0: "lose nothing"}[lost.sign]
+        assert f"would {verb} " in result.verdict
+    if lost.sign:
+        assert f" {percent(abs(lost.value))} (" in result.verdict
+    ends = sorted(abs(end) if lost.sign else end for end in (lost.low, lost.high))
+    assert percent_span(*ends) in result.verdict
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "[" * 99_999, b"\xff", '{"schema_version": 1}'])

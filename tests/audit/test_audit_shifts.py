@@ -6,10 +6,9 @@ import polars as pl
 import pytest
 from audit_parts import log_frame
 
-from cnsdiff.audit.log import Log
-from cnsdiff.audit.methods import audit_grid, ease_fits
+from cnsdiff.audit.log import Log, seconds_a_shift, thinned
 from cnsdiff.audit.shifts import SHIFTS, plan_shifts
-from cnsdiff.audit.size import seconds_a_shift, thinned
+from cnsdiff.audit.training import audit_grid, ease_left_out
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
 from cnsdiff.shifts import SCENARIOS
@@ -24,7 +23,7 @@ def log_of(*columns: str, randomised: bool = False) -> Log:
 
 
 def names(log: Log, most: int = 9, asked: tuple[str, ...] = ()) -> list[str]:
-    return [shift.name for shift in plan_shifts(log, most, asked).shifts]
+    return [shift.name for shift in plan_shifts(log, most, asked)[0]]
 
 
 def test_columns_decide_which_shifts_there_are():
@@ -35,16 +34,16 @@ def test_columns_decide_which_shifts_there_are():
 
 
 def test_what_is_left_out_says_what_would_bring_it_back():
-    reasons = {one.name: one.reason for one in plan_shifts(log_of(), 9).left_out}
+    reasons = {absent.name: absent.reason for absent in plan_shifts(log_of(), 9)[1]}
     assert reasons.keys() == {"exposure", "temporal", "hybrid"}
     assert "timestamp=" in reasons["temporal"]
     assert "randomised=" in reasons["exposure"]
 
 
 def test_with_little_time_the_most_important_are_measured():
-    plan = plan_shifts(log_of("timestamp"), 2)
-    assert [shift.name for shift in plan.shifts] == ["popularity", "temporal"]
-    reasons = {one.name: one.reason for one in plan.left_out}
+    shifts, left_out = plan_shifts(log_of("timestamp"), 2)
+    assert [shift.name for shift in shifts] == ["popularity", "temporal"]
+    reasons = {absent.name: absent.reason for absent in left_out}
     assert "shifts=['hybrid']" in reasons["hybrid"]
     assert names(log_of(), 0) == ["popularity"]
 
@@ -92,12 +91,9 @@ def test_a_log_that_is_too_large_is_thinned_by_whole_users_and_says_so():
 
 
 def test_ease_is_left_out_where_it_does_not_fit_with_the_reason():
-    assert ease_fits(1000, 5, 1e10, speed=1e10).fits
-    slow = ease_fits(14_000, 20, 1e11, speed=1e10)
-    assert not slow.fits
-    assert "5 min 29 s" in slow.reason
-    assert "longer budget" in slow.reason
-    large = ease_fits(14_000, 1e9, 3e9, speed=1e10)
-    assert not large.fits
-    assert "2 GB" in large.reason
-    assert not ease_fits(30_000, 1e9, 1e12, speed=1e12).fits
+    assert ease_left_out(1000, 5, 1e10, speed=1e10) is None
+    slow = ease_left_out(14_000, 20, 1e11, speed=1e10)
+    assert "5 min 29 s" in slow
+    assert "longer budget" in slow
+    assert "2 GB" in ease_left_out(14_000, 1e9, 3e9, speed=1e10)
+    assert ease_left_out(30_000, 1e9, 1e12, speed=1e12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnsdiff.audit.budget import Clock
+from cnsdiff.audit.training import Clock
 
 
 class Now:

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from audit_parts import log_frame
 
-from cnsdiff.audit.external import judge_external, read_externals
+from cnsdiff.audit.external import judge_external, parse_names, read_externals
 from cnsdiff.audit.lists import place_lists, read_lists
-from cnsdiff.audit.naming import parse_given
+from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.shifts import prepare
 
@@ -31,11 +31,9 @@ def test_lists_are_measured_as_by_hand(dataset, tmp_path):
     file = tmp_path / "mine.csv"
     shuffled = [rows[at] for at in rng.permutation(len(rows))]
     pl.DataFrame(shuffled, schema=["user_id", "itemId", "Rank"], orient="row").write_csv(file)
-    (external,) = read_externals(parse_given([str(file)], "recommendations"), [], {})
+    (external,) = read_externals(parse_names([str(file)], "recommendations"), [], {})
     assert external.name == "mine"
-    found = judge_external(
-        external, dataset, "popularity", "inverse-popularity", {}, "ndcg@10", seed=0
-    )
+    found = judge_external(external, dataset, SHIFTS["popularity"], "ndcg@10", seed=0)
     train = pairs(dataset, "train")
     for test in ("test_iid", "test_ood"):
         frame = found.settings[0].per_user[test]
@@ -74,10 +72,8 @@ def test_short_lists_are_judged_at_the_length_that_counts(dataset, tmp_path):
     def judged(lists):
         rows = [(user, item) for user, own in lists.items() for item in own]
         pl.DataFrame(rows, schema=["user", "item"], orient="row").write_csv(file)
-        (external,) = read_externals(parse_given([str(file)], "recommendations"), [], {})
-        return judge_external(
-            external, dataset, "popularity", "inverse-popularity", {}, "ndcg@20", seed=0
-        )
+        (external,) = read_externals(parse_names([str(file)], "recommendations"), [], {})
+        return judge_external(external, dataset, SHIFTS["popularity"], "ndcg@20", seed=0)
 
     found = judged({user: own[:7] for user, own in fresh.items()})
     assert (found.k, found.counts["longest"], found.counts["length"]) == (5, 7, 7)
@@ -116,7 +112,7 @@ def test_one_file_may_hold_the_lists_of_all_shifts(dataset, tmp_path):
     assert lists.under("popularity").frame.rows() == [(1, 2), (1, 3)]
     assert lists.under("temporal").frame.rows() == [(1, 3)]
     assert lists.under("hybrid") is None
-    (external,) = read_externals(parse_given([f"us={file}"], "recommendations"), [], {})
+    (external,) = read_externals(parse_names([f"us={file}"], "recommendations"), [], {})
     assert external.of_this_shift("popularity")
     assert external.under("hybrid") is None
 
@@ -165,9 +161,9 @@ def test_a_bad_file_is_one_sentence_that_names_the_place(text, tmp_path):
 def test_unknown_ids_alone_are_refused_with_those_that_there_are(dataset, tmp_path):
     file = tmp_path / "other.csv"
     file.write_text("user,item\nanna,12\n")
-    (external,) = read_externals(parse_given([str(file)], "recommendations"), [], {})
+    (external,) = read_externals(parse_names([str(file)], "recommendations"), [], {})
     with pytest.raises(DataError, match=f"users are called {dataset.users[0]}"):
-        judge_external(external, dataset, "popularity", "inverse-popularity", {}, "ndcg@20", seed=0)
+        judge_external(external, dataset, SHIFTS["popularity"], "ndcg@20", seed=0)
 
 
 def test_names_of_recommenders(tmp_path, monkeypatch):
@@ -176,7 +172,7 @@ def test_names_of_recommenders(tmp_path, monkeypatch):
         (tmp_path / name).touch()
 
     def parsed(*texts):
-        return [(g.name, g.shift, g.file.name) for g in parse_given(texts, "recommendations")]
+        return [(g.name, g.shift, g.file.name) for g in parse_names(texts, "recommendations")]
 
     assert parsed("a.csv", "ours=b.csv") == [("a", None, "a.csv"), ("ours", None, "b.csv")]
     assert parsed("popularity=a.csv", "temporal=b.csv") == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnsdiff.audit.wording import cost_phrase, difference_phrase, loss_phrase, verdict
+from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase, verdict
 from cnsdiff.evaluation.significance import Interval
 
 NONE = Interval(0.1, float("nan"), float("nan"))
@@ -22,7 +22,7 @@ NONE = Interval(0.1, float("nan"), float("nan"))
     ],
 )
 def test_a_loss(loss, said):
-    assert loss_phrase(loss) == said
+    assert lost_phrase(loss) == said
 
 
 def test_the_verdict_is_one_sentence_with_the_largest_loss_first():

@@ -1,33 +1,35 @@
-"""Which setting to use for a shift: what validation chooses, and what the tests say of it."""
+"""Which setting to use for a shift, with the commands that make it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.commands import prepare_command, reference_code, train_command
-from cnsdiff.audit.judging import Choice, Judged, Setting, difference_dict, title_of
+from cnsdiff.audit.judging import Choice, Judged, Setting, title_of
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.methods import METHODS, OURS
+from cnsdiff.audit.record import AdviceRecord, DifferenceRecord
 from cnsdiff.audit.shifts import Shift
+from cnsdiff.audit.training import METHODS, OURS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
+from cnsdiff.base.spelling import Command
 from cnsdiff.benchmark.grid import DIAL
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
 from cnsdiff.evaluation.significance import Difference
 
 
-def recommendation(
+def advice(
     shift: Shift,
     dataset: Dataset,
     judged: Judged,
     choice: Choice,
+    *,
     reading: Reading,
     log: Log,
     seed: int,
-    names: Mapping[str, Path],
-) -> dict[str, Any]:
+    data: Path,
+    run: Path,
+) -> AdviceRecord:
     """Which setting validation chooses for the shift, and whether the tests bear it out.
 
     Parameters
@@ -36,85 +38,76 @@ def recommendation(
         The shift, and its splits.
     judged, choice
         The settings on both tests, and what validation chose of them.
-    reading, log
+    reading, log, seed
         Of which the commands are made.
-    seed
-        Of the audit.
-    names
-        ``data`` and ``run``: directories for the commands.
+    data, run
+        Directories for the commands.
     """
     expected, usual, plain = choice.expected, choice.usual, choice.plain
-    (brings,) = judged.differences("test_ood", [(expected, plain)])
-    (costs,) = judged.differences("test_iid", [(expected, plain)])
+    brings = judged.difference("test_ood", expected, plain)
+    costs = judged.difference("test_iid", expected, plain)
     # A choice that the OOD test does not bear out is not worth what it costs today.
     use = expected if brings.sign > 0 else plain
-    (over_usual,) = judged.differences("test_ood", [(use, usual)])
-    use_costs = costs if use is expected else judged.differences("test_iid", [(use, plain)])[0]
-    prepare = prepare_command(reading, log, shift, seed, names["data"])
-    kept = names["data"] if prepare else dataset.path or names["data"]
+    prepare = prepare_command(reading, log, shift, seed, data)
+    splits = data if prepare else dataset.path or data
     # Of a reference there is no command, but code; beside it, the best that can be trained, unless
     # that is worse, and if the time was up before anything was, the default of this tool.
-    of = use if METHODS[use.method].train is not None else choice.trained
-    if of is not None and of.key != use.key:
-        (lags,) = judged.differences("test_ood", [(of, use)])
-        of = None if lags.sign < 0 else of
+    trained = choice.trained if use.is_reference else use
+    if trained is not None and trained.key != use.key:
+        lags = judged.difference("test_ood", trained, use).sign < 0
+        trained = None if lags else trained
     untried = choice.trained is None or not any(s.method == OURS for s in judged.settings)
     commands: list[str | None] = []
     trains = ""
-    if of is not None or untried:
-        anticipates = of is None or of.selection == shift.anticipate + DIAL
-        method = OURS if of is None else of.method
-        expects = shift if anticipates else None
-        commands = [prepare, train_command(method, expects, kept, names["run"])]
-        trains = title_of(method, shift.anticipate + DIAL if of is None else of.selection)
-    code = None
-    if METHODS[use.method].train is None:
-        code = reference_code(use.method, use.dial, dataset.path or kept)
-    return {
-        "use": use.row,
-        "title": use.title,
-        "expected": expected.row,
-        "plain": plain.row,
-        "trained": _row(choice.trained),
-        "reference": _row(choice.reference),
-        "brings": difference_dict(brings),
-        "costs": difference_dict(costs),
-        "use_over_usual": difference_dict(over_usual),
-        "use_costs": difference_dict(use_costs),
-        "words": _advice(judged, choice, brings, costs),
-        "reference_words": _reference_words(judged, choice, use),
-        "commands": [command for command in commands if command],
-        "commands_of": trains,
-        "code": code,
-    }
+    if trained is not None:
+        expects = shift if trained.selection == shift.anticipate + DIAL else None
+        commands = [prepare, train_command(trained.method, expects, splits, run)]
+        trains = trained.title
+    elif untried:
+        commands = [prepare, train_command(OURS, shift, splits, run)]
+        trains = title_of(OURS, shift.anticipate + DIAL)
+    return AdviceRecord(
+        use=use.row,
+        title=use.title,
+        expected=expected.row,
+        plain=plain.row,
+        trained=choice.trained.row if choice.trained else None,
+        reference=choice.reference.row if choice.reference else None,
+        brings=DifferenceRecord.of(brings),
+        costs=DifferenceRecord.of(costs),
+        use_over_usual=DifferenceRecord.of(judged.difference("test_ood", use, usual)),
+        use_costs=DifferenceRecord.of(judged.difference("test_iid", use, plain)),
+        words=_words(judged, choice, brings, costs),
+        reference_words=_reference_words(judged, choice, use),
+        commands=[command for command in commands if command],
+        commands_of=trains,
+        code=reference_code(use.method, use.dial, dataset.path or splits)
+        if use.is_reference
+        else None,
+    )
 
 
-def _row(setting: Setting | None) -> str | None:
-    return None if setting is None else setting.row
-
-
-def _advice(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
+def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
     """What to use for the shift, in two sentences."""
     expected, plain = choice.expected, choice.plain
-    losses = judged.kept
-    reached, before = (number(losses.ood[judged.at(s)].value) for s in (expected, plain))
+    reached, before = (number(judged.accuracies(s).ood.value) for s in (expected, plain))
     alike = all(d.value == d.low == d.high == 0 for d in (brings, costs))
     if expected.key == plain.key or alike:
         return (
             f"Use {plain.title}: validation chooses it for this shift and for today alike. "
             f"Under the shift it reaches {reached}."
         )
-    cost = cost_phrase(costs, losses.iid[judged.at(plain)].value)
-    said = difference_phrase(brings)
+    cost = cost_phrase(costs, judged.accuracies(plain).iid.value)
+    gain = difference_phrase(brings)
     if brings.sign > 0:
         return (
             f"Use {expected.title}: under the shift it reaches {reached} where {plain.title}, "
-            f"the best today, reaches {before}: {said}. Today it {cost}."
+            f"the best today, reaches {before}: {gain}. Today it {cost}."
         )
     verb = "is worse" if brings.sign < 0 else "shows no gain"
     return (
         f"Keep {plain.title}, the best today, which reaches {before} under the shift. What "
-        f"validation chooses for it, {expected.title}, {verb}: it reaches {reached}, {said}, and "
+        f"validation chooses for it, {expected.title}, {verb}: it reaches {reached}, {gain}, and "
         f"today it {cost}."
     )
 
@@ -126,26 +119,103 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
         return "Nothing was trained: the time was up. A longer budget goes on from here."
     if reference is None:
         return ""
-    losses = judged.kept
-    if METHODS[use.method].train is None:
-        mine, rival, own = trained, use, use.title
+    if use.is_reference:
+        mine, rival, best = trained, use, use.title
     else:
         mine, rival = use, reference
-        (costs,) = judged.differences("test_iid", [(reference, choice.plain)])
-        today = f"today it {cost_phrase(costs, losses.iid[judged.at(choice.plain)].value)}"
+        reached = number(judged.accuracies(reference).ood.value)
         if reference.key == choice.plain.key:
             today = "it is the best today, too"
-        reached = number(losses.ood[judged.at(reference)].value)
-        own = f"{reference.title}, which reaches {reached}; {today}"
-    (over,) = judged.differences("test_ood", [(mine, rival)])
-    said = f"Beside it, {mine.title}: {difference_phrase(over)}"
+        else:
+            costs = judged.difference("test_iid", reference, choice.plain)
+            today = f"today it {cost_phrase(costs, judged.accuracies(choice.plain).iid.value)}"
+        best = f"{reference.title}, which reaches {reached}; {today}"
+    over = judged.difference("test_ood", mine, rival)
+    beside = f"Beside it, {mine.title}: {difference_phrase(over)}"
     if over.sign > 0:
-        return f"It beats the references. The best of them is {own}. {said}."
+        return f"It beats the references. The best of them is {best}. {beside}."
     if over.sign < 0:
         return (
-            f"Nothing that was trained reaches the references. The best of them is {own}. {said}."
+            f"Nothing that was trained reaches the references. The best of them is {best}. "
+            f"{beside}."
         )
     return (
         "Nothing that was trained is shown to beat the references. The best of them is "
-        f"{own}. {said}."
+        f"{best}. {beside}."
     )
+
+
+# --- Commands and code
+
+_COLUMNS = ("user", "item", "rating", "timestamp", "period")
+
+
+def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Path) -> str | None:
+    """``cnsdiff prepare …`` for the splits of a shift; ``None`` where no file holds them so."""
+    if shift.name == "exposure" and reading.randomised is None and Path(reading.log).is_file():
+        return None  # the rows shown at random are in the log itself
+    columns: dict[str, Any] = {f"{role}_col": reading.columns.get(role) for role in _COLUMNS}
+    command = Command(
+        "prepare",
+        reading.log,
+        scenario=shift.name,
+        set=shift.settings,
+        seed=seed or None,
+        randomised=reading.randomised if shift.name == "exposure" else None,
+        user_features=reading.user_features,
+        item_features=reading.item_features,
+        threshold=None if log.threshold is None else f"{log.threshold:g}",
+        user_core=reading.user_core or None,
+        item_core=reading.item_core or None,
+        format=None if reading.format == "auto" else reading.format,
+        delimiter=reading.delimiter,
+        time_unit=None if reading.time_unit == "auto" else reading.time_unit,
+        **columns,
+        header=reading.header,
+        skip_bad=reading.skip_bad or None,
+        literal_ids=reading.literal_ids or None,
+        out=out,
+    )
+    return str(command)
+
+
+def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) -> str | None:
+    """``cnsdiff train …`` for a method; ``None`` for a reference, which is fitted from Python.
+
+    Parameters
+    ----------
+    shift
+        Expected; ``None`` if none is.
+    """
+    kind = METHODS[method]
+    if kind.train is None:
+        return None
+    expecting = {} if shift is None else shift.options
+    settings = {**kind.train.get("set", {}), **expecting.get("set", {})}
+    options = {**kind.train, **expecting, "set": settings, "out": out}
+    return str(Command("train", dataset, **options))
+
+
+def reference_code(method: str, dial: float | None, dataset: Path) -> str:
+    """Python that fits a reference on a dataset and reads it at a dial."""
+    class_name = METHODS[method].title
+    lines = [
+        "import torch",
+        "",
+        "import cnsdiff",
+        "from cnsdiff.evaluation import Dialled, exposure_score, rank",
+        f"from cnsdiff.references import {class_name}",
+        "",
+        f"data = cnsdiff.load_dataset({str(dataset)!r})",
+        f"model = {class_name}().fit(data)",
+    ]
+    if dial:
+        lines.append(f"model = Dialled(model, exposure_score(data), {dial:g})")
+    else:
+        lines[3] = "from cnsdiff.evaluation import rank"
+    lines += [
+        'seen = data.split("train").csr(data.n_users, data.n_items)',
+        "users = torch.arange(data.n_users)",
+        "items, scores = rank(model, users, 20, exclude=seen)  # rows of data.users, data.items",
+    ]
+    return "\n".join(lines) + "\n"

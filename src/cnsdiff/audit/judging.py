@@ -1,25 +1,25 @@
-"""What was found under one shift: every setting on both tests, and what validation chooses."""
+"""Every setting on both tests of a shift, and what validation chooses of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.audit.methods import METHODS, OURS, USUAL
+from cnsdiff.audit.record import Accuracies, Test
+from cnsdiff.audit.training import METHODS, USUAL
 from cnsdiff.benchmark.grid import DIAL, PLAIN, without_dial
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import DIALLED, Task
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.kept import Kept, UserAccuracy, kept_matched, lost
-from cnsdiff.evaluation.significance import Difference, Interval, bootstrap_means
+from cnsdiff.evaluation.significance import Difference, bootstrap_means
 
-TESTS = ("test_iid", "test_ood")
-#: The selection of a recommender that we did not train: what it is.
+TESTS: tuple[Test, ...] = ("test_iid", "test_ood")
+#: The selection of a recommender that was not trained here.
 AS_GIVEN = "as given"
 
 
@@ -67,10 +67,19 @@ class Setting:
         """For a reader, among those of one shift."""
         return title_of(self.method, self.selection)
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is a reference, which ``cnsdiff train`` does not make."""
+        return METHODS[self.method].train is None
+
+    def values(self, test: str, metric: str) -> NDArray[np.float64]:
+        """The metric of each user of a test."""
+        return self.per_user[test][metric].cast(pl.Float64).to_numpy()
+
 
 def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
     """The settings of one shift that the store has, in the order of the tasks."""
-    found = []
+    settings = []
     for task in tasks:
         record = store.read(task)
         if record is None or record["status"][0] != "ok":
@@ -79,7 +88,7 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
         for selection in task.selections:
             rows = record.filter(selection=selection)
             of_valid = dict(rows.filter(split="valid").select("metric", "value").iter_rows())
-            found.append(
+            settings.append(
                 Setting(
                     task.method.name,
                     selection,
@@ -94,7 +103,7 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
                     },
                 )
             )
-    return found
+    return settings
 
 
 @dataclass(frozen=True)
@@ -116,40 +125,36 @@ class Judged:
     metric: str
     settings: tuple[Setting, ...]
     kept: Kept
-    n_users: Mapping[str, int]
+    n_users: Mapping[Test, int]
     seed: int
 
     def at(self, setting: Setting) -> int:
         """The place of a setting."""
         return [other.key for other in self.settings].index(setting.key)
 
-    def find(self, method: str, selection: str) -> Setting | None:
-        """The setting of that method and selection."""
-        return next(
-            (s for s in self.settings if (s.method, s.selection) == (method, selection)), None
+    def accuracies(self, setting: Setting) -> Accuracies:
+        """Accuracy on both tests and what is lost, each with its interval."""
+        at = self.at(setting)
+        return Accuracies(
+            iid=self.kept.iid[at],
+            ood=self.kept.ood[at],
+            iid_matched=self.kept.iid_matched[at],
+            lost_matched=lost(self.kept.kept[at]),
         )
 
-    def estimates(self, setting: Setting) -> dict[str, list[float | None]]:
-        """For JSON: accuracy on both tests and the loss, each with its interval."""
-        at = self.at(setting)
-        return {
-            "iid": to_list(self.kept.iid[at]),
-            "ood": to_list(self.kept.ood[at]),
-            "iid_matched": to_list(self.kept.iid_matched[at]),
-            "loss": to_list(lost(self.kept.kept[at])),
-        }
-
-    def differences(self, test: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
+    def differences(self, test: Test, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
         """First less second of each pair, over the users of a test."""
         if not pairs:
             return []
         columns = [
-            self._values(first, test) - self._values(second, test) for first, second in pairs
+            first.values(test, self.metric) - second.values(test, self.metric)
+            for first, second in pairs
         ]
         return bootstrap_means(np.stack(columns, axis=1), seed=self.seed)
 
-    def _values(self, setting: Setting, test: str) -> NDArray[np.float64]:
-        return setting.per_user[test][self.metric].cast(pl.Float64).to_numpy()
+    def difference(self, test: Test, first: Setting, second: Setting) -> Difference:
+        """The same for one pair."""
+        return self.differences(test, [(first, second)])[0]
 
 
 def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: int) -> Judged:
@@ -170,33 +175,11 @@ def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: i
     for test in TESTS:
         users = settings[0].per_user[test]["user"].cast(pl.Int64).to_numpy()
         counts = np.bincount(dataset.split(test).users, minlength=dataset.n_users)
-        values = np.stack(
-            [s.per_user[test][metric].cast(pl.Float64).to_numpy() for s in settings], axis=1
-        )
+        values = np.stack([setting.values(test, metric) for setting in settings], axis=1)
         tested[test] = UserAccuracy(users, values, counts[users])
     kept = kept_matched(tested["test_iid"], tested["test_ood"], seed=seed)
     n_users = {test: len(tested[test].users) for test in TESTS}
     return Judged(metric, tuple(settings), kept, n_users, seed)
-
-
-def to_list(interval: Interval) -> list[float | None]:
-    """For JSON: value, low, high; null where they are unknown."""
-    ends = (interval.value, interval.low, interval.high)
-    return [end if np.isfinite(end) else None for end in ends]
-
-
-def from_list(values: Sequence[float | None]) -> Interval:
-    """What :func:`to_list` wrote."""
-    return Interval(*(float("nan") if value is None else float(value) for value in values))
-
-
-def difference_dict(difference: Difference) -> dict[str, Any]:
-    """For JSON."""
-    return {
-        "difference": to_list(difference),
-        "p": difference.p_value,
-        "sign": difference.sign,
-    }
 
 
 @dataclass(frozen=True)
@@ -227,18 +210,17 @@ class Choice:
 def choose(settings: Sequence[Setting], anticipate: str) -> Choice:
     """Choose by validation values; no test is looked at."""
     own = [s for s in settings if s.method in METHODS]
-    expected = [s for s in own if s.selection == anticipate + DIAL]
-    plain = [s for s in own if without_dial(s.selection) == PLAIN]
-    trained = [s for s in expected if s.method in (USUAL, OURS)]
-    best = _best(plain)
-    assert best is not None
-    usual = next(
-        (s for s in plain if (s.method, s.selection) == (USUAL, METHODS[USUAL].plain)), best
-    )
-    references = [s for s in expected if s.method not in (USUAL, OURS)]
+    expecting = [s for s in own if s.selection == anticipate + DIAL]
+    plain = _best([s for s in own if without_dial(s.selection) == PLAIN])
+    assert plain is not None
+    usual = next((s for s in own if s.key == f"{USUAL}/{METHODS[USUAL].plain}"), plain)
     return Choice(
-        _best(expected) or best, _best(trained), _best(references), best, usual
-    )  # fmt: skip
+        expected=_best(expecting) or plain,
+        trained=_best([s for s in expecting if not s.is_reference]),
+        reference=_best([s for s in expecting if s.is_reference]),
+        plain=plain,
+        usual=usual,
+    )
 
 
 def _best(settings: Sequence[Setting]) -> Setting | None:

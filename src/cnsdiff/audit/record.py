@@ -1,29 +1,53 @@
-"""What ``audit.json`` holds: its fields, checked when it is read again.
+"""What ``audit.json`` holds: written and read by the same records.
 
-Only what a reader of the file relies on is declared; the rest is let through. An edited or damaged
-file is then refused with the name of the field, not by whichever part of a report meets it first.
+An edited or damaged file is refused with the name of the field, not by whichever part of a report
+meets it first.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator, model_validator
 
-from cnsdiff.audit.settings import SCHEMA_VERSION
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, misfit, shown
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json
+from cnsdiff.evaluation.significance import Difference, Interval
 
 FILE = "audit.json"
+#: Moves with the fields below; :func:`read_audit` brings earlier versions up to it.
+SCHEMA_VERSION = 2
+
+
+def _interval(ends: object) -> Interval:
+    if isinstance(ends, Interval):
+        return ends
+    if not isinstance(ends, list) or len(ends) != 3 or not all(map(_number_or_null, ends)):
+        raise ValueError("must be a value and the ends of its interval, each a number or null")
+    return Interval(*(math.nan if end is None else float(end) for end in ends))
+
+
+def _number_or_null(end: object) -> bool:
+    if end is None:
+        return True
+    number = isinstance(end, int | float) and not isinstance(end, bool)
+    return number and math.isfinite(end)  # type: ignore[arg-type]
+
+
+def _as_list(interval: Interval) -> list[float | None]:
+    ends = (interval.value, interval.low, interval.high)
+    return [end if math.isfinite(end) else None for end in ends]
+
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-#: A value, and the ends of its interval; null where they cannot be told.
-Estimate = Annotated[list[FiniteFloat | None], Field(min_length=3, max_length=3)]
+#: In JSON ``[value, low, high]``; null where one is unknown.
+Estimate = Annotated[Interval, PlainValidator(_interval), PlainSerializer(_as_list)]
 Metric = Annotated[str, Field(pattern=r"^(recall|ndcg)@[1-9]\d{0,8}$")]
-Split = Literal["train", "valid", "test_iid", "test_ood"]
 Test = Literal["test_iid", "test_ood"]
 
 
@@ -38,11 +62,13 @@ class LogRecord(Record):
     columns: dict[str, str]
     threshold: FiniteFloat | None
     notes: list[str]
+    problems: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class BudgetRecord(Record):
     """Time: allowed, and used."""
 
+    seconds: FiniteFloat | None = None
     words: str
     used: FiniteFloat
 
@@ -58,16 +84,33 @@ class DifferenceRecord(Record):
     """One setting less another."""
 
     difference: Estimate
+    p: FiniteFloat | None = None
     sign: Literal[-1, 0, 1]
+
+    @classmethod
+    def of(cls, difference: Difference) -> DifferenceRecord:
+        """What a bootstrap said."""
+        return cls(difference=difference, p=difference.p_value, sign=difference.sign)
 
 
 class AgainstUsual(Record):
-    """Whether a setting differs from the usual recommender on a test."""
+    """A setting less the usual recommender, on one test."""
 
-    p_holm: float
+    difference: Estimate
+    p: FiniteFloat
+    p_holm: FiniteFloat
 
 
-class SettingRecord(Record):
+class Accuracies(Record):
+    """Accuracy on both tests, and what is lost between them."""
+
+    iid: Estimate
+    ood: Estimate
+    iid_matched: Estimate
+    lost_matched: Estimate
+
+
+class SettingRecord(Accuracies):
     """A method, read as one objective of validation picks it."""
 
     key: str
@@ -79,10 +122,6 @@ class SettingRecord(Record):
     epochs: Count
     seconds: FiniteFloat
     stopped_by: str
-    iid: Estimate
-    ood: Estimate
-    iid_matched: Estimate
-    loss: Estimate
     against_usual: dict[Test, AgainstUsual]
 
 
@@ -96,7 +135,12 @@ class DistanceRecord(Record):
 class SizeOfSplit(Record):
     """How a split is spread over the items, and how far it is from train."""
 
+    pairs: Count = 0
+    n_users: Count = 0
+    n_items: Count = 0
+    head: FiniteFloat = 0.0
     deciles: list[FiniteFloat]
+    dropped_unknown: Count | None = None
     items: DistanceRecord | None = None
     users: DistanceRecord | None = None
     time: DistanceRecord | None = None
@@ -105,8 +149,9 @@ class SizeOfSplit(Record):
 class SizeRecord(Record):
     """How large a shift is."""
 
-    splits: dict[Split, SizeOfSplit]
+    splits: dict[str, SizeOfSplit]
     words: str
+    problems: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _all(self) -> SizeRecord:
@@ -124,6 +169,8 @@ class AdviceRecord(Record):
     plain: str
     trained: str | None
     reference: str | None
+    brings: DifferenceRecord
+    costs: DifferenceRecord
     use_over_usual: DifferenceRecord
     use_costs: DifferenceRecord
     words: str
@@ -133,17 +180,26 @@ class AdviceRecord(Record):
     code: str | None
 
 
-class Beside(Record):
-    """A recommender from elsewhere beside what validation chooses."""
+class Rival(DifferenceRecord):
+    """A recommender from elsewhere less one of the settings, and that setting."""
 
-    expected: DifferenceRecord
+    title: str
+    value: Estimate
+
+
+class Rivals(Record):
+    """Beside what validation chooses for the shift, what is best today, and the usual one."""
+
+    expected: Rival
+    plain: Rival
+    usual: Rival
 
 
 class Against(Record):
     """The same on both tests."""
 
-    test_iid: Beside
-    test_ood: Beside
+    test_iid: Rivals
+    test_ood: Rivals
 
 
 class SignsRecord(Record):
@@ -152,22 +208,27 @@ class SignsRecord(Record):
     train: Estimate
     held_out: Estimate
     ratio: Estimate
+    n_users: Count = 0
 
 
-class Dialled(Record):
+class Dialled(Accuracies):
     """Vectors from elsewhere, read at the dial that validation picks."""
 
+    dial: FiniteFloat
+    brings: DifferenceRecord
+    costs: DifferenceRecord
     words: str
 
 
-class OutsideRecord(Record):
+class OutsideRecord(Accuracies):
     """A recommender that was not trained here."""
 
     name: str
+    kind: Literal["recommendations", "embeddings"]
     metric: Metric
-    iid: Estimate
-    ood: Estimate
-    loss: Estimate
+    counts: dict[str, int | str]
+    without_list: dict[Test, Count]
+    of_this_shift: bool
     against: Against
     dialled: Dialled | None
     signs: SignsRecord
@@ -180,7 +241,11 @@ class OutsideRecord(Record):
 class SplitsRecord(Record):
     """The dataset of a shift."""
 
-    pairs: dict[Split, Count]
+    name: str = ""
+    fingerprint: str = ""
+    users: Count = 0
+    items: Count = 0
+    pairs: dict[str, Count]
 
 
 class UsersRecord(Record):
@@ -191,15 +256,18 @@ class UsersRecord(Record):
 
 
 class ShiftRecord(Record):
-    """All that was found under one shift."""
+    """All that is known of one shift."""
 
     name: str
     title: str
+    phrase: str
     meaning: str
     anticipate: str
+    settings: dict[str, Any] = Field(default_factory=dict)
     dataset: SplitsRecord
     size: SizeRecord
     n_users: UsersRecord
+    effective_pairs: FiniteFloat
     table: Annotated[list[SettingRecord], Field(min_length=1)]
     usual: str
     recommendation: AdviceRecord
@@ -219,9 +287,13 @@ class ShiftRecord(Record):
                 raise ValueError(f"{name} is {shown(key)}, which is no key of a row of the table")
         return self
 
+    def row(self, key: str) -> SettingRecord:
+        """A row of the table."""
+        return next(row for row in self.table if row.key == key)
+
 
 class LeftOut(Record):
-    """A shift that was not measured."""
+    """A shift that is not measured, and why, with what would change that."""
 
     name: str
     reason: str
@@ -238,12 +310,14 @@ class Failure(Record):
 class AuditRecord(Record):
     """The whole file."""
 
+    schema_version: Literal[2] = 2
     created_by: str
     name: str
     verdict: str
     more_verdicts: list[str]
     log: LogRecord
     metric: Metric
+    masked: str = "train"
     seed: int
     budget: BudgetRecord
     methods: dict[str, MethodRecord]
@@ -253,25 +327,36 @@ class AuditRecord(Record):
     notes: list[str]
 
 
-def read_audit(folder: Path) -> dict[str, Any]:
-    """What the audit in a directory found.
+def read_audit(folder: Path) -> AuditRecord:
+    """The result of the audit in a directory, of this version or an earlier one.
 
     Raises
     ------
     RunError
-        It holds no finished audit, one of another version, or a damaged one.
+        It holds no finished audit, one of an unknown version, or a damaged one.
     """
     file = folder / FILE
     try:
-        result: dict[str, Any] = read_json(file)
+        content = read_json(file)
     except FileNotFoundError as error:
-        raise RunError(
-            f"{folder}: holds no finished audit; run {Command('audit', 'LOG', out=folder)}"
-        ) from error
+        audit = Command("audit", "LOG", out=folder)
+        raise RunError(f"{folder}: holds no finished audit; run {audit}") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged ({first_line(error)}); run the audit again") from error
-    if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
         raise RunError(f"{file}: is of another version of audits; run the audit again")
-    if problem := misfit(AuditRecord, result):
+    if version == 1:
+        content = _since_version_1(content)
+    if problem := misfit(AuditRecord, content):
         raise RunError(f"{file}: is damaged ({problem}); run the audit again")
-    return result
+    return AuditRecord.model_validate(content)
+
+
+def _since_version_1(tree: Any) -> Any:
+    """Version 1 called what is lost at equal numbers of items to find ``loss``."""
+    if isinstance(tree, Mapping):
+        renamed = {("lost_matched" if key == "loss" else key): tree[key] for key in tree}
+        renamed = {key: _since_version_1(value) for key, value in renamed.items()}
+        return renamed | ({"schema_version": SCHEMA_VERSION} if "schema_version" in tree else {})
+    return [_since_version_1(each) for each in tree] if isinstance(tree, list) else tree

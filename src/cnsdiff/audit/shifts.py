@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnsdiff.audit.log import Log
+from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.spelling import parameter
 from cnsdiff.evaluation.anticipation import Anticipated
@@ -95,24 +96,10 @@ SHIFTS: dict[str, Shift] = {
 }
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A shift that is not measured, and why, with what would change that."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which shifts are measured and which are not."""
-
-    shifts: tuple[Shift, ...]
-    left_out: tuple[LeftOut, ...]
-
-
-def plan_shifts(log: Log, most: int, asked: Sequence[str] = ()) -> Plan:
-    """The shifts that the columns of the log allow.
+def plan_shifts(
+    log: Log, most: int, names: Sequence[str] = ()
+) -> tuple[list[Shift], list[LeftOut]]:
+    """The shifts that the columns of the log allow, and those that are left out.
 
     Parameters
     ----------
@@ -120,15 +107,15 @@ def plan_shifts(log: Log, most: int, asked: Sequence[str] = ()) -> Plan:
         What there is.
     most
         Shifts that there is time for; the most important come first.
-    asked
-        Their names, all of which are planned; by default all that are possible.
+    names
+        Those to plan, all of them; by default all that are possible.
 
     Raises
     ------
     ConfigError
         A shift that is asked for is unknown or cannot be made.
     """
-    for name in asked:
+    for name in names:
         if name not in SHIFTS:
             raise ConfigError(
                 f"{parameter('shifts')}: no shift is called {name!r}{did_you_mean(name, SHIFTS)}; "
@@ -136,16 +123,16 @@ def plan_shifts(log: Log, most: int, asked: Sequence[str] = ()) -> Plan:
             )
         if (reason := _missing(log, name)) is not None:
             raise ConfigError(f"{parameter('shifts')} {name}: {reason}")
-    if asked:
-        return Plan(tuple(shift for name, shift in SHIFTS.items() if name in asked), ())
+    if names:
+        return [shift for name, shift in SHIFTS.items() if name in names], []
     missing = {name: _missing(log, name) for name in SHIFTS}
     possible = [shift for name, shift in SHIFTS.items() if missing[name] is None]
-    left_out = [LeftOut(name, reason) for name, reason in missing.items() if reason is not None]
+    left_out = [LeftOut(name=name, reason=lack) for name, lack in missing.items() if lack]
     for shift in possible[max(most, 1) :]:
         ask = parameter("shifts", [shift.name])
         reason = f"the budget is too short for it; give more, or ask with {ask}"
-        left_out.append(LeftOut(shift.name, reason))
-    return Plan(tuple(possible[: max(most, 1)]), tuple(left_out))
+        left_out.append(LeftOut(name=shift.name, reason=reason))
+    return possible[: max(most, 1)], left_out
 
 
 def _missing(log: Log, name: str) -> str | None:

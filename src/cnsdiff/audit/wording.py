@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cnsdiff.audit.record import ShiftRecord
+from cnsdiff.audit.training import USUAL
 from cnsdiff.display.wording import listed, metric_title, number, number_span, percent, percent_span
 from cnsdiff.evaluation.significance import Interval
 
@@ -18,12 +20,10 @@ WIDE = 0.3
 
 def can_tell(loss: Interval) -> bool:
     """Whether the log shows a loss or a gain, or that there is hardly one."""
-    return math.isfinite(loss.low) and (
-        loss.low > 0 or loss.high < 0 or loss.high - loss.low <= WIDE
-    )
+    return math.isfinite(loss.low) and (loss.sign != 0 or loss.high - loss.low <= WIDE)
 
 
-def loss_phrase(loss: Interval, of: str = "") -> str:
+def lost_phrase(loss: Interval, of: str = "") -> str:
     """Goes on "it would …": ``lose 62% (55–69%)``; ``of`` says of what."""
     if not math.isfinite(loss.low):
         return f"lose an amount{of} that this log cannot tell"
@@ -57,7 +57,7 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Interval]]) ->
     parts: list[str] = []
     verb = ""
     for phrase, loss in told:
-        said = loss_phrase(loss, "" if parts else of)
+        said = lost_phrase(loss, "" if parts else of)
         # The verb holds on until there is another.
         before, (verb, rest) = verb, said.split(" ", 1)
         parts.append(f"{rest if verb == before else said} {phrase}")
@@ -105,3 +105,28 @@ def cost_phrase(difference: Interval, of: float | None = None) -> str:
     if of:
         return f"{verb} {percent(abs(difference.value) / of)} ({size}; {inside})"
     return f"{verb} {size} ({inside})"
+
+
+def verdicts(metric: str, shifts: Sequence[ShiftRecord]) -> list[str]:
+    """A sentence for each recommender that the reader has: their own, then the usual one.
+
+    One with signs that it has seen the held-out pairs gets none. For want of the usual
+    recommender, the best today stands in for it.
+    """
+    sentences = []
+    outside = [(shift, own) for shift in shifts for own in shift.outside]
+    for name in dict.fromkeys(own.name for _, own in outside):
+        own = [(shift, record) for shift, record in outside if record.name == name]
+        metrics = {record.metric for _, record in own}
+        if len(metrics) > 1 or any(record.warnings for _, record in own):
+            continue
+        losses = [(shift.phrase, record.lost_matched) for shift, record in own]
+        sentences.append(verdict(f"Your recommender {name}", metrics.pop(), losses))
+    rows = [(shift, shift.row(shift.usual)) for shift in shifts]
+    trained = [(shift, row) for shift, row in rows if row.method == USUAL]
+    subject = "The usual recommender (LightGCN with random negatives)"
+    if not trained:
+        titles = {row.title for _, row in rows}
+        subject = titles.pop() if len(titles) == 1 else "The best of the references"
+    losses = [(shift.phrase, row.lost_matched) for shift, row in trained or rows]
+    return [*sentences, verdict(subject, metric, losses)]

@@ -159,15 +159,17 @@ def _kept(
     rng = numpy_generator(seed, "retained-bootstrap")
     drawn = _means(resampled_sums(table, rng, n_resamples).reshape(-1, *shape))
     observed = _means(table.sum(0).reshape(1, *shape))
-    counts = {"iid": len(iid.users), "ood": len(ood.users)}
+
+    def intervals(name: str, n: int) -> tuple[Interval, ...]:
+        values, draws = observed[name][0], drawn[name].T
+        pairs = zip(values, draws, strict=True)
+        return tuple(Interval.of_draws(value, of_model, n=n) for value, of_model in pairs)
+
     return Kept(
-        **{
-            name: tuple(
-                Interval.of_draws(value, draws, n=counts.get(name, len(users)))
-                for value, draws in zip(observed[name][0], drawn[name].T, strict=True)
-            )
-            for name in observed
-        }
+        iid=intervals("iid", len(iid.users)),
+        ood=intervals("ood", len(ood.users)),
+        iid_matched=intervals("iid_matched", len(users)),
+        kept=intervals("kept", len(users)),
     )
 
 

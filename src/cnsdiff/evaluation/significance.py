@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,9 +50,9 @@ class Interval:
         return (self.high - self.low) / 2
 
     @property
-    def sign(self) -> int:
+    def sign(self) -> Literal[-1, 0, 1]:
         """1 or -1 where the interval leaves 0 out, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
     @classmethod
     def of_draws(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import polars as pl
 
-from cnsdiff.audit.record import read_audit
+from cnsdiff.audit.record import AuditRecord, read_audit
 from cnsdiff.display.palette import method_styles
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.report.audit_shift import (
     HALF_WIDTH,
-    LOSS,
-    Part,
+    LOST,
     by_text,
     cell,
     column_of,
@@ -25,7 +25,7 @@ from cnsdiff.report.audit_shift import (
     plain_rows,
     shift_blocks,
 )
-from cnsdiff.report.charts import chart, strokes
+from cnsdiff.report.charts import chart, error_bars
 from cnsdiff.report.document import (
     Block,
     Document,
@@ -49,13 +49,13 @@ def audit_document(path: str | Path) -> Document:
     result = read_audit(Path(path))
     outside = outside_of(result)
     return Document(
-        title=f"Audit of {result['name']}",
-        verdict=result["verdict"],
+        title=f"Audit of {result.name}",
+        verdict=result.verdict,
         summary=_summary(result),
         sections=[
             Section("Loss", _loss_blocks(result)),
             Section("What to use", _advice_blocks(result)),
-            *(Section(shift["title"], shift_blocks(result, shift)) for shift in result["shifts"]),
+            *(Section(shift.title, shift_blocks(result, shift)) for shift in result.shifts),
             *([Section("Your own", outside_blocks(outside))] if outside else []),
             Section("Limits", _limit_blocks(result)),
             Section("Log", _log_blocks(result)),
@@ -63,25 +63,24 @@ def audit_document(path: str | Path) -> Document:
     )
 
 
-def _summary(result: Part) -> str:
-    shifts = result["shifts"]
-    sentences = list(map(verbatim, result["more_verdicts"]))
+def _summary(result: AuditRecord) -> str:
+    shifts = result.shifts
+    sentences = list(map(verbatim, result.more_verdicts))
     sentences += [
-        f"**{verbatim(shift['title'])}:** {verbatim(shift['recommendation']['words'])}"
-        for shift in shifts
+        f"**{verbatim(shift.title)}:** {verbatim(shift.recommendation.words)}" for shift in shifts
     ]
     cut = [
-        shift["title"]
+        shift.title
         for shift in shifts
-        if any(row["stopped_by"] == "time" for row in shift["table"]) or shift["unfinished"]
+        if any(row.stopped_by == "time" for row in shift.table) or shift.unfinished
     ]
     if cut:
         where = "" if len(cut) == len(shifts) else f" under {verbatim(' and '.join(cut))}"
         sentences.append(
-            f"**Budget:** {result['budget']['words']} ended trainings early{where}; see "
+            f"**Budget:** {result.budget.words} ended trainings early{where}; see "
             "[Limits](#limits)."
         )
-    warnings = [text for _, mine in outside_of(result) for text in mine["warnings"]]
+    warnings = [text for _, mine in outside_of(result) for text in mine.warnings]
     if warnings:
         sentences.append(f"**Caution:** {verbatim(warnings[0])}")
     return "\n\n".join(sentences)
@@ -90,42 +89,42 @@ def _summary(result: Part) -> str:
 # --- What each method loses
 
 
-def short_table(result: Part) -> Table:
+def short_table(result: AuditRecord) -> Table:
     """Every shift on few lines: each method as usually read, and those that expect the shift."""
     rows = []
-    for shift in result["shifts"]:
+    for shift in result.shifts:
         shown = compared_rows(shift)
         columns = [column_of(shown, "iid"), column_of(shown, "ood")]
         for row, iid, ood in zip(shown, *columns, strict=True):
-            rows.append(([shift["title"], row["title"]], [iid, ood, cell(row["loss"])]))
+            rows.append(([shift.title, row.title], [iid, ood, cell(row.lost_matched)]))
     return Table.of(
-        f"{metric_title(result['metric'])} today (IID) and under each shift (OOD)",
+        f"{metric_title(result.metric)} today (IID) and under each shift (OOD)",
         ["shift", "setting"],
-        [Column("iid", "IID"), Column("ood", "OOD"), LOSS],
+        [Column("iid", "IID"), Column("ood", "OOD"), LOST],
         rows,
         protocol(),
         HALF_WIDTH,
     )
 
 
-def _loss_blocks(result: Part) -> list[Block]:
+def _loss_blocks(result: AuditRecord) -> list[Block]:
     rows = [
         (
-            [shift["title"], row["title"]],
-            [cell(row[key]) for key in ("iid", "iid_matched", "ood", "loss")],
+            [shift.title, row.title],
+            [cell(getattr(row, key)) for key in ("iid", "iid_matched", "ood", "lost_matched")],
         )
-        for shift in result["shifts"]
+        for shift in result.shifts
         for row in compared_rows(shift)
     ]
     if not rows:
         return [Prose("Nothing was measured.")]
     table = Table.of(
-        f"{metric_title(result['metric'])} today and under each shift",
+        f"{metric_title(result.metric)} today and under each shift",
         ["shift", "setting"],
-        [Column("iid", "IID"), Column("matched", "IID, matched"), Column("ood", "OOD"), LOSS],
+        [Column("iid", "IID"), Column("matched", "IID, matched"), Column("ood", "OOD"), LOST],
         rows,
         f"{HALF_WIDTH}.",
-        "Loss is 1 − OOD / matched IID: a user with more items to find is easier to please, so "
+        "Lost is 1 − OOD / matched IID: a user with more items to find is easier to please, so "
         "IID accuracy is read as if its users had as many to find as those of the OOD test.",
     )
     return [
@@ -139,38 +138,43 @@ def _loss_blocks(result: Part) -> list[Block]:
     ]
 
 
-def _loss_figure(result: Part) -> Figure:
-    shifts = result["shifts"]
+def _loss_figure(result: AuditRecord) -> Figure:
+    shifts = result.shifts
     figure = chart(x="share of accuracy lost", height=120 + 110 * len(shifts))
     # A lane for each method within each shift.
-    plain = [{row["method"]: row for row in plain_rows(shift)} for shift in shifts]
-    titles = {method: row["title"] for rows in plain for method, row in rows.items()}
+    plain = [{row.method: row for row in plain_rows(shift)} for shift in shifts]
+    titles = {method: row.title for rows in plain for method, row in rows.items()}
     styles = method_styles(titles)
     points = []
     for lane, (method, title) in enumerate(titles.items()):
         measured = [
-            (at, rows[method]["loss"])
+            (at, rows[method].lost_matched)
             for at, rows in enumerate(plain)
-            if method in rows and None not in rows[method]["loss"]
+            if method in rows and math.isfinite(rows[method].lost_matched.low)
         ]
         figure.add_scatter(
-            x=[loss[0] for _, loss in measured],
+            x=[lost.value for _, lost in measured],
             y=[at + (lane - (len(titles) - 1) / 2) * 0.8 / len(titles) for at, _ in measured],
             mode="markers",
             name=title,
             marker=styles[method].marker,
-            error_x=strokes([loss for _, loss in measured], color=styles[method].colour),
+            error_x=error_bars([lost for _, lost in measured], color=styles[method].colour),
             hovertemplate="%{x:.0%}<extra>%{fullData.name}</extra>",
         )
         points += [
-            {"shift": shifts[at]["title"], "method": title}
-            | dict(zip(("loss", "low", "high"), loss, strict=True))
-            for at, loss in measured
+            {
+                "shift": shifts[at].title,
+                "method": title,
+                "lost": lost.value,
+                "low": lost.low,
+                "high": lost.high,
+            }
+            for at, lost in measured
         ]
     figure.update_xaxes(tickformat=".0%", zeroline=True)
     figure.update_yaxes(
         tickvals=list(range(len(shifts))),
-        ticktext=[shift["title"] for shift in shifts],
+        ticktext=[shift.title for shift in shifts],
         range=[len(shifts) - 0.5, -0.5],
         showgrid=False,
     )
@@ -186,22 +190,22 @@ def _loss_figure(result: Part) -> Figure:
 # --- What to use
 
 
-def _advice_blocks(result: Part) -> list[Block]:
+def _advice_blocks(result: AuditRecord) -> list[Block]:
     """What is recommended for each shift, in numbers, in words and as commands."""
     rows = []
-    for shift in result["shifts"]:
-        advice = shift["recommendation"]
-        row = next(row for row in shift["table"] if row["key"] == advice["use"])
+    for shift in result.shifts:
+        advice = shift.recommendation
+        row = shift.row(advice.use)
         # A setting has no difference from itself.
-        brings = None if advice["use"] == shift["usual"] else advice["use_over_usual"]
-        costs = None if advice["use"] == advice["plain"] else advice["use_costs"]
+        brings = None if advice.use == shift.usual else advice.use_over_usual
+        costs = None if advice.use == advice.plain else advice.use_costs
         cells = [
-            cell(row["ood"]),
-            brings and difference_cell(brings),
-            cell(row["iid"]),
-            costs and difference_cell(costs),
+            cell(row.ood),
+            None if brings is None else difference_cell(brings),
+            cell(row.iid),
+            None if costs is None else difference_cell(costs),
         ]
-        rows.append(([shift["title"], row["title"]], cells))
+        rows.append(([shift.title, row.title], cells))
     blocks: list[Block] = [
         Prose(
             "Which setting is best for a shift is chosen on train and validation alone: of all "
@@ -222,46 +226,46 @@ def _advice_blocks(result: Part) -> list[Block]:
             f"{HALF_WIDTH}; † where the interval of a difference leaves 0 out.",
         ),
     ]
-    for shift in result["shifts"]:
-        advice = shift["recommendation"]
-        paragraphs = [f"**{verbatim(shift['title'])}.** {verbatim(advice['words'])}"]
-        if advice["reference_words"]:
-            paragraphs.append(verbatim(advice["reference_words"]))
+    for shift in result.shifts:
+        advice = shift.recommendation
+        paragraphs = [f"**{verbatim(shift.title)}.** {verbatim(advice.words)}"]
+        if advice.reference_words:
+            paragraphs.append(verbatim(advice.reference_words))
         blocks.append(Prose("\n\n".join(paragraphs)))
-        if advice["code"]:
-            blocks.append(Source(f"use-{shift['name']}.py", advice["code"]))
-        if advice["commands"]:
-            if advice["commands_of"] != advice["title"]:
-                blocks.append(Prose(f"To train {verbatim(advice['commands_of'])}:"))
-            blocks.append(Source(f"train-{shift['name']}.sh", " && \\\n".join(advice["commands"])))
+        if advice.code:
+            blocks.append(Source(f"use-{shift.name}.py", advice.code))
+        if advice.commands:
+            if advice.commands_of != advice.title:
+                blocks.append(Prose(f"To train {verbatim(advice.commands_of)}:"))
+            blocks.append(Source(f"train-{shift.name}.sh", " && \\\n".join(advice.commands)))
     return blocks
 
 
 # --- Limits, and the log
 
 
-def limits_of_shifts(result: Part) -> dict[str, list[str]]:
+def limits_of_shifts(result: AuditRecord) -> dict[str, list[str]]:
     """What limits the numbers, and under which shifts."""
-    return by_text((shift["title"], shift["limits"]) for shift in result["shifts"])
+    return by_text((shift.title, shift.limits) for shift in result.shifts)
 
 
-def _limit_blocks(result: Part) -> list[Block]:
+def _limit_blocks(result: AuditRecord) -> list[Block]:
     """The limits of the shifts, then those of all audits."""
     limits = [
         f"**{verbatim(', '.join(titles))}:** {verbatim(text)}"
         for text, titles in limits_of_shifts(result).items()
     ]
     limits += [
-        f"**{verbatim(shift['name'])}** was not measured: {verbatim(shift['reason'])}."
-        for shift in result["left_out"]
+        f"**{verbatim(shift.name)}** was not measured: {verbatim(shift.reason)}."
+        for shift in result.left_out
     ]
     limits += [
-        f"**{verbatim(f['method'])}** failed under {verbatim(f['shift'])}: {verbatim(f['error'])}."
-        for f in result["failures"]
+        f"**{verbatim(f.method)}** failed under {verbatim(f.shift)}: {verbatim(f.error)}."
+        for f in result.failures
     ]
-    limits += map(verbatim, result["notes"])
+    limits += map(verbatim, result.notes)
     limits += [
-        f"The budget was {result['budget']['words']}, and one seed: where the clock ended a "
+        f"The budget was {result.budget.words}, and one seed: where the clock ended a "
         "training, another machine may find other numbers, and another seed moves them a little. "
         "No settings were searched; cnsdiff benchmark compares methods with a search and several "
         "seeds.",
@@ -272,35 +276,35 @@ def _limit_blocks(result: Part) -> list[Block]:
     return [Prose("\n\n".join(text[0].upper() + text[1:] for text in limits))]
 
 
-def _log_blocks(result: Part) -> list[Block]:
+def _log_blocks(result: AuditRecord) -> list[Block]:
     """The log, the methods, and the pairs of each split."""
-    log, budget = result["log"], result["budget"]
-    threshold = log["threshold"]
+    log, budget = result.log, result.budget
+    threshold = log.threshold
     facts = [
-        ("log", log["source"]),
-        ("rows", f"{log['rows']:,}"),
-        ("users", f"{log['users']:,}"),
-        ("items", f"{log['items']:,}"),
-        *((f"{role} column", str(name)) for role, name in log["columns"].items()),
+        ("log", log.source),
+        ("rows", f"{log.rows:,}"),
+        ("users", f"{log.users:,}"),
+        ("items", f"{log.items:,}"),
+        *((f"{role} column", str(name)) for role, name in log.columns.items()),
         ("positive", "every row" if threshold is None else f"ratings of {threshold:g} and more"),
-        ("budget", f"{budget['words']} ({budget['used']:.0f} s used)"),
-        ("metric", metric_title(result["metric"])),
-        ("seed", str(result["seed"])),
-        ("made by", result["created_by"]),
-        ("checksum", log["checksum"][:16]),
+        ("budget", f"{budget.words} ({budget.used:.0f} s used)"),
+        ("metric", metric_title(result.metric)),
+        ("seed", str(result.seed)),
+        ("made by", result.created_by),
+        ("checksum", log.checksum[:16]),
     ]
-    notes = "\n\n".join(map(verbatim, log["notes"]))
+    notes = "\n\n".join(map(verbatim, log.notes))
     return [
         Facts(facts),
         *([Prose(notes)] if notes else []),
-        Facts([(method["title"], method["about"]) for method in result["methods"].values()]),
+        Facts([(method.title, method.about) for method in result.methods.values()]),
         Table.of(
             "Pairs of each split",
             ["shift"],
             [Column(title, title, digits=0) for title in SPLIT_TITLES.values()],
             [
-                ([shift["title"]], [shift["dataset"]["pairs"].get(split) for split in SPLIT_TITLES])
-                for shift in result["shifts"]
+                ([shift.title], [shift.dataset.pairs.get(split) for split in SPLIT_TITLES])
+                for shift in result.shifts
             ],
         ),
     ]

@@ -1,23 +1,32 @@
-"""What an audit found under one shift, and of recommenders that were not trained here."""
+"""The report of an audit, under one shift and of recommenders that were not trained here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import polars as pl
 
-from cnsdiff.audit.judging import AS_GIVEN, from_list
-from cnsdiff.audit.methods import FORMER, METHODS
+from cnsdiff.audit.judging import AS_GIVEN
+from cnsdiff.audit.record import (
+    AuditRecord,
+    DifferenceRecord,
+    OutsideRecord,
+    SettingRecord,
+    ShiftRecord,
+    Test,
+)
+from cnsdiff.audit.training import FORMER, METHODS
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.display.palette import SPLITS
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
-from cnsdiff.report.charts import chart, rows_of, strokes
+from cnsdiff.evaluation.significance import Interval
+from cnsdiff.report.charts import chart, error_bars, rows_of
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 
-LOSS = Column("loss", "loss", digits=0, percent=True, signed=False)
+LOST = Column("lost", "lost", digits=0, percent=True, signed=False)
 HALF_WIDTH = "± half the 95% interval over users"
 _ENDED = {
     "patience": "nothing better came",
@@ -26,48 +35,45 @@ _ENDED = {
     "itself": "-",
 }
 
-#: A part of ``audit.json``, as :mod:`cnsdiff.audit.record` describes it.
-Part = Mapping[str, Any]
-
 
 # --- Rows and cells
 
 
-def plain_rows(shift: Part) -> list[Part]:
+def plain_rows(shift: ShiftRecord) -> list[SettingRecord]:
     """The row of each method as it is read when no shift is expected."""
-    first: dict[str, Part] = {}
-    for row in shift["table"]:
-        method = METHODS.get(FORMER.get(row["method"], row["method"]))
-        if row["selection"] in (PLAIN if method is None else method.plain, AS_GIVEN):
-            first.setdefault(row["method"], row)
+    first: dict[str, SettingRecord] = {}
+    for row in shift.table:
+        method = METHODS.get(FORMER.get(row.method, row.method))
+        if row.selection in (PLAIN if method is None else method.plain, AS_GIVEN):
+            first.setdefault(row.method, row)
     return list(first.values())
 
 
-def compared_rows(shift: Part) -> list[Part]:
+def compared_rows(shift: ShiftRecord) -> list[SettingRecord]:
     """What is compared at a glance: each method as usually read, and the best that expect it."""
-    advice = shift["recommendation"]
-    keys = {row["key"] for row in plain_rows(shift)}
-    keys |= {advice[key] for key in ("use", "plain", "expected", "trained", "reference")}
-    return [row for row in shift["table"] if row["key"] in keys]
+    advice = shift.recommendation
+    keys = {row.key for row in plain_rows(shift)}
+    keys |= {getattr(advice, key) for key in ("use", "plain", "expected", "trained", "reference")}
+    return [row for row in shift.table if row.key in keys]
 
 
-def cell(estimate: Sequence[float | None], place: int | None = None, differs: bool = False) -> Cell:
-    """An estimate as audit.json has it: the value with half its interval."""
-    interval = from_list(estimate)
+def cell(interval: Interval, place: int | None = None, differs: bool = False) -> Cell:
+    """The value with half its interval."""
     return Cell(interval.value, interval.half_width, place, differs)
 
 
-def difference_cell(found: Part) -> Cell:
-    return cell(found["difference"], differs=found["sign"] != 0)
+def difference_cell(difference: DifferenceRecord) -> Cell:
+    return cell(difference.difference, differs=difference.sign != 0)
 
 
-def column_of(rows: Sequence[Part], key: str, differs: Sequence[bool] = ()) -> list[Cell]:
+def column_of(rows: Sequence[SettingRecord], key: str, differs: Sequence[bool] = ()) -> list[Cell]:
     """An estimate of each row, the best marked."""
-    best = max((row[key][0] for row in rows if row[key][0] is not None), default=None)
+    estimates: list[Interval] = [getattr(row, key) for row in rows]
+    best = max((each.value for each in estimates if math.isfinite(each.value)), default=None)
     marks = differs or [False] * len(rows)
     return [
-        cell(row[key], 1 if row[key][0] is not None and row[key][0] == best else None, mark)
-        for row, mark in zip(rows, marks, strict=True)
+        cell(estimate, 1 if estimate.value == best else None, mark)
+        for estimate, mark in zip(estimates, marks, strict=True)
     ]
 
 
@@ -83,13 +89,13 @@ def by_text(said: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
 # --- One shift
 
 
-def shift_blocks(result: Part, shift: Part) -> list[Block]:
+def shift_blocks(result: AuditRecord, shift: ShiftRecord) -> list[Block]:
     """All settings, how large the shift is, and how they trained."""
     blocks: list[Block] = [
         Prose(
-            f"{verbatim(shift['meaning'])} {verbatim(shift['size']['words'])}\n\n"
+            f"{verbatim(shift.meaning)} {verbatim(shift.size.words)}\n\n"
             "Set for this shift: epoch and dial "
-            f"are picked on validation pairs weighed by `{verbatim(shift['anticipate'])}`."
+            f"are picked on validation pairs weighed by `{verbatim(shift.anticipate)}`."
         ),
         _tests_figure(result, shift),
         _settings_table(result, shift),
@@ -106,72 +112,78 @@ def shift_blocks(result: Part, shift: Part) -> list[Block]:
             ],
             [
                 (
-                    [row["title"], _ENDED.get(row["stopped_by"], row["stopped_by"])],
-                    [row["validation"], row["dial"], row["epochs"] or None, row["seconds"] or None],
+                    [row.title, _ENDED.get(row.stopped_by, row.stopped_by)],
+                    [row.validation, row.dial, row.epochs or None, row.seconds or None],
                 )
-                for row in shift["table"]
-                if row["selection"] != AS_GIVEN
+                for row in shift.table
+                if row.selection != AS_GIVEN
             ],
             "Validation is the value of the objective that picked epoch and dial; values of "
             "different objectives do not compare.",
             "Settings of one method come from one training.",
         ),
     ]
-    limits = "\n\n".join(map(verbatim, shift["limits"]))
+    limits = "\n\n".join(map(verbatim, shift.limits))
     return [*blocks, *([Prose(limits)] if limits else [])]
 
 
-def _settings_table(result: Part, shift: Part) -> Table:
+def _settings_table(result: AuditRecord, shift: ShiftRecord) -> Table:
     """All settings on both tests, those that differ from the usual recommender marked."""
-    table, name, users = shift["table"], metric_title(result["metric"]), shift["n_users"]
+    table, name, users = shift.table, metric_title(result.metric), shift.n_users
 
-    def column(key: str, test: str) -> list[Cell]:
-        differs = [row["against_usual"].get(test, {}).get("p_holm", 1.0) < 0.05 for row in table]
+    def column(key: str, test: Test) -> list[Cell]:
+        against = [row.against_usual.get(test) for row in table]
+        differs = [each is not None and each.p_holm < 0.05 for each in against]
         return column_of(table, key, differs)
 
-    usual = next((row["title"] for row in table if row["key"] == shift["usual"]), "")
+    usual = next((row.title for row in table if row.key == shift.usual), "")
     columns = column("iid", "test_iid"), column("ood", "test_ood")
     return Table.of(
         "All settings",
         ["setting"],
-        [Column("iid", f"IID {name}"), Column("ood", f"OOD {name}"), LOSS],
+        [Column("iid", f"IID {name}"), Column("ood", f"OOD {name}"), LOST],
         [
-            ([row["title"]], [iid, ood, cell(row["loss"])])
+            ([row.title], [iid, ood, cell(row.lost_matched)])
             for row, iid, ood in zip(table, *columns, strict=True)
         ],
-        f"{users['test_iid']:,} users of the IID test and {users['test_ood']:,} of the OOD test; "
+        f"{users.test_iid:,} users of the IID test and {users.test_ood:,} of the OOD test; "
         "± half the 95% interval over them.",
         f"† differs from {usual} at p < 0.05 (paired bootstrap over users, Holm's correction).",
     )
 
 
-def _tests_figure(result: Part, shift: Part) -> Figure:
+def _tests_figure(result: AuditRecord, shift: ShiftRecord) -> Figure:
     rows = compared_rows(shift)
-    labels = [row["title"] for row in rows]
-    figure = chart(x=metric_title(result["metric"]), height=140 + 42 * len(labels))
+    labels = [row.title for row in rows]
+    figure = chart(x=metric_title(result.metric), height=140 + 42 * len(labels))
     points = []
     for key, split, title in (
         ("iid_matched", "test_iid", "today (IID, matched)"),
         ("ood", "test_ood", "under the shift (OOD)"),
     ):
-        intervals = [from_list(row[key]) for row in rows]
-        estimates = [(each.value, each.low, each.high) for each in intervals]
+        estimates: list[Interval] = [getattr(row, key) for row in rows]
         figure.add_scatter(
-            x=[value for value, _, _ in estimates],
+            x=[each.value for each in estimates],
             y=labels,
             mode="markers",
             name=title,
             marker=SPLITS[split].marker,
-            error_x=strokes(estimates, color=SPLITS[split].colour),
+            error_x=error_bars(estimates, color=SPLITS[split].colour),
         )
         points += [
-            {"setting": label, "test": title, "value": value, "low": low, "high": high}
-            for label, (value, low, high) in zip(labels, estimates, strict=True)
+            {
+                "setting": label,
+                "test": title,
+                "value": each.value,
+                "low": each.low,
+                "high": each.high,
+            }
+            for label, each in zip(labels, estimates, strict=True)
         ]
     figure.update_xaxes(rangemode="tozero")
     rows_of(figure, labels)
     return Figure(
-        f"{shift['title']}: today and under the shift",
+        f"{shift.title}: today and under the shift",
         "The further a method's two marks lie apart, the more it loses; strokes are 95% "
         "intervals over users.",
         figure,
@@ -179,11 +191,11 @@ def _tests_figure(result: Part, shift: Part) -> Figure:
     )
 
 
-def _deciles_figure(shift: Part) -> Figure:
+def _deciles_figure(shift: ShiftRecord) -> Figure:
     figure = chart(x="tenth of the items, most popular first", y="share of the pairs")
     points = []
     for split in ("train", "test_iid", "test_ood"):
-        title, shares = SPLIT_TITLES[split], shift["size"]["splits"][split]["deciles"]
+        title, shares = SPLIT_TITLES[split], shift.size.splits[split].deciles
         tenths = [str(at + 1) for at in range(len(shares))]
         figure.add_bar(x=tenths, y=shares, name=title, marker={"color": SPLITS[split].colour})
         points += [
@@ -193,15 +205,15 @@ def _deciles_figure(shift: Part) -> Figure:
     figure.update_xaxes(type="category")
     figure.update_yaxes(tickformat=".0%")
     return Figure(
-        f"{shift['title']}: popularity of the items",
+        f"{shift.title}: popularity of the items",
         "Share of each split's pairs on each tenth of the items by popularity in train.",
         figure,
         pl.DataFrame(points),
     )
 
 
-def _distance_table(shift: Part) -> Table:
-    splits = shift["size"]["splits"]
+def _distance_table(shift: ShiftRecord) -> Table:
+    splits = shift.size.splits
     return Table.of(
         "How large the shift is",
         ["split", "of its"],
@@ -210,10 +222,10 @@ def _distance_table(shift: Part) -> Table:
             Column("chance", "by chance alone", digits=3),
         ],
         [
-            ([SPLIT_TITLES[split], axis], [distance["js"], distance["chance"]])
+            ([SPLIT_TITLES[split], axis], [distance.js, distance.chance])
             for split in ("valid", "test_iid", "test_ood")
             for axis in ("items", "users", "time")
-            if (distance := splits[split].get(axis))
+            if (distance := getattr(splits[split], axis))
         ],
         "Jensen–Shannon divergence in nats, at most 0.693; only what lies beyond chance is shift.",
     )
@@ -222,26 +234,26 @@ def _distance_table(shift: Part) -> Table:
 # --- Recommenders that were not trained here
 
 
-def outside_of(result: Part) -> list[tuple[Part, Part]]:
+def outside_of(result: AuditRecord) -> list[tuple[ShiftRecord, OutsideRecord]]:
     """Each with the shift that it was judged under, those of one name together."""
-    pairs = [(shift, mine) for shift in result["shifts"] for mine in shift["outside"]]
-    names = list(dict.fromkeys(mine["name"] for _, mine in pairs))
-    return sorted(pairs, key=lambda pair: names.index(pair[1]["name"]))
+    pairs = [(shift, mine) for shift in result.shifts for mine in shift.outside]
+    names = list(dict.fromkeys(mine.name for _, mine in pairs))
+    return sorted(pairs, key=lambda pair: names.index(pair[1].name))
 
 
-def outside_blocks(outside: Sequence[tuple[Part, Part]]) -> list[Block]:
+def outside_blocks(outside: Sequence[tuple[ShiftRecord, OutsideRecord]]) -> list[Block]:
     """Warnings, numbers, words, and what the lists give away."""
-    warnings = by_text((shift["title"], mine["warnings"]) for shift, mine in outside)
+    warnings = by_text((shift.title, mine.warnings) for shift, mine in outside)
     blocks: list[Block] = [
         Prose(f"**{verbatim(', '.join(titles))}:** {verbatim(text)}")
         for text, titles in warnings.items()
     ]
     rows = []
     for shift, mine in outside:
-        beside = [mine["against"][test]["expected"] for test in ("test_iid", "test_ood")]
-        cells = [cell(mine[key]) for key in ("iid", "ood", "loss")]
-        judged_by = f"{shift['title']} ({metric_title(mine['metric'])})"
-        rows.append(([mine["name"], judged_by], [*cells, *map(difference_cell, beside)]))
+        beside = [mine.against.test_iid.expected, mine.against.test_ood.expected]
+        cells = [cell(getattr(mine, key)) for key in ("iid", "ood", "lost_matched")]
+        judged_by = f"{shift.title} ({metric_title(mine.metric)})"
+        rows.append(([mine.name, judged_by], [*cells, *map(difference_cell, beside)]))
     blocks.append(
         Table.of(
             "Recommenders that were not trained here",
@@ -249,7 +261,7 @@ def outside_blocks(outside: Sequence[tuple[Part, Part]]) -> list[Block]:
             [
                 Column("iid", "IID"),
                 Column("ood", "OOD"),
-                LOSS,
+                LOST,
                 Column("iid_beside", "IID, beside the chosen"),
                 Column("ood_beside", "OOD, beside the chosen"),
             ],
@@ -258,13 +270,13 @@ def outside_blocks(outside: Sequence[tuple[Part, Part]]) -> list[Block]:
             "difference leaves 0 out.",
         )
     )
-    for name in dict.fromkeys(mine["name"] for _, mine in outside):
-        own = [(shift, mine) for shift, mine in outside if mine["name"] == name]
-        paragraphs = [" ".join([f"**{verbatim(name)}.**", *map(verbatim, own[0][1]["caveats"])])]
+    for name in dict.fromkeys(mine.name for _, mine in outside):
+        own = [(shift, mine) for shift, mine in outside if mine.name == name]
+        paragraphs = [" ".join([f"**{verbatim(name)}.**", *map(verbatim, own[0][1].caveats)])]
         for shift, mine in own:
-            words = [mine["words"], *mine["notes"]]
-            words += [mine["dialled"]["words"]] if mine["dialled"] else []
-            paragraphs.append(f"**{verbatim(shift['title'])}:** {verbatim(' '.join(words))}")
+            words = [mine.words, *mine.notes]
+            words += [mine.dialled.words] if mine.dialled else []
+            paragraphs.append(f"**{verbatim(shift.title)}:** {verbatim(' '.join(words))}")
         blocks.append(Prose("\n\n".join(paragraphs)))
     share = partial(Column, digits=1, percent=True, signed=False)
     signs = Table.of(
@@ -277,8 +289,8 @@ def outside_blocks(outside: Sequence[tuple[Part, Part]]) -> list[Block]:
         ],
         [
             (
-                [mine["name"], shift["title"]],
-                [cell(mine["signs"][key]) for key in ("train", "held_out", "ratio")],
+                [mine.name, shift.title],
+                [cell(getattr(mine.signs, key)) for key in ("train", "held_out", "ratio")],
             )
             for shift, mine in outside
         ],

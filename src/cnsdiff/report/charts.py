@@ -34,9 +34,9 @@ def chart(*, x: str | None = None, y: str | None = None, height: int | None = No
     return figure
 
 
-def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+def error_bars(intervals: Sequence[Interval], **more: Any) -> dict[str, Any]:
     """The ends of intervals for a trace of points."""
-    return strokes([(each.value, each.low, each.high) for each in intervals])
+    return strokes([(each.value, each.low, each.high) for each in intervals], **more)
 
 
 def strokes(estimates: Iterable[tuple[float, float, float]], **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,7 +32,8 @@ from cnsdiff.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cnsdiff.audit.audit import Options, Prepared
+    from cnsdiff.audit.record import AuditRecord
+    from cnsdiff.audit.splits import Note, Options, Prepared
 
 EXAMPLE = (
     "Example: cnsdiff audit ratings.csv --budget 10m --open\n\nYour own recommender: cnsdiff audit "
@@ -134,9 +135,9 @@ def audit(
     and a report of what each loses under which shift. After Ctrl-C the same command goes on.
     """
     started = time.monotonic()
-    from cnsdiff.audit.audit import Options, prepare_splits
     from cnsdiff.audit.log import Reading
-    from cnsdiff.audit.methods import require_metric
+    from cnsdiff.audit.splits import Options, prepare_splits
+    from cnsdiff.audit.training import require_metric
     from cnsdiff.cli.output import print_json
     from cnsdiff.cli.parsing import parse_budget
     from cnsdiff.display.progress import PlainLines
@@ -185,18 +186,19 @@ def audit(
     result = _run(options, note, started)
     report = _report(options.out)
     if json:
-        print_json({"path": str(options.out), "report": str(report), **result})
+        content = result.model_dump(mode="json")
+        print_json({"path": str(options.out), "report": str(report), **content})
     else:
         _print(result, options.out, report)
     if open_:
         import webbrowser
 
         webbrowser.open(report.resolve().as_uri())
-    if result["failures"]:
+    if result.failures:
         raise typer.Exit(1)
 
 
-def _run(options: Options, note: Any, started: float) -> dict[str, Any]:
+def _run(options: Options, note: Note, started: float) -> AuditRecord:
     from cnsdiff.audit.audit import run_audit
     from cnsdiff.benchmark.progress import reporter_for_terminal
     from cnsdiff.cli.failure import interruptible
@@ -216,7 +218,7 @@ def _report(out: Path) -> Path:
     return report
 
 
-def _print(result: dict[str, Any], out: Path, report: Path) -> None:
+def _print(result: AuditRecord, out: Path, report: Path) -> None:
     from cnsdiff.base.visible import say
     from cnsdiff.cli.output import console
     from cnsdiff.display.render import render
@@ -229,39 +231,39 @@ def _print(result: dict[str, Any], out: Path, report: Path) -> None:
 
     print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
     tell("")
-    for sentence in (result["verdict"], *result["more_verdicts"]):
+    for sentence in (result.verdict, *result.more_verdicts):
         tell(sentence, "bold")
-    for shift in result["shifts"]:
-        advice = shift["recommendation"]
+    for shift in result.shifts:
+        advice = shift.recommendation
         tell("")
-        tell(shift["title"], "bold")
-        for text in (advice["words"], advice["reference_words"]):
+        tell(shift.title, "bold")
+        for text in (advice.words, advice.reference_words):
             if text:
                 tell(f"  {text}")
-        for one in shift["outside"]:
-            tell(f"  {one['words']}")
-            if one["dialled"]:
-                tell(f"  {one['dialled']['words']}")
-            for warning in one["warnings"]:
+        for outside in shift.outside:
+            tell(f"  {outside.words}")
+            if outside.dialled:
+                tell(f"  {outside.dialled.words}")
+            for warning in outside.warnings:
                 tell(f"  warning: {warning}", "yellow")
-        if advice["code"]:
-            tell(f"  {advice['title']} is fitted from Python: the code is in the report.")
-        if advice["commands"]:
-            if advice["commands_of"] != advice["title"]:
-                tell(f"  To train {advice['commands_of']}:")
-            tell(f"  {' && '.join(advice['commands'])}", "cyan")
+        if advice.code:
+            tell(f"  {advice.title} is fitted from Python: the code is in the report.")
+        if advice.commands:
+            if advice.commands_of != advice.title:
+                tell(f"  To train {advice.commands_of}:")
+            tell(f"  {' && '.join(advice.commands)}", "cyan")
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
-    for one in result["left_out"]:
-        tell(f"left out: {one['name']}: {one['reason']}", "yellow")
-    for failure in result["failures"]:
-        say(f"failed: {failure['shift']} {failure['method']}: {failure['error']}", sys.stderr)
+    for absent in result.left_out:
+        tell(f"left out: {absent.name}: {absent.reason}", "yellow")
+    for failure in result.failures:
+        say(f"failed: {failure.shift} {failure.method}: {failure.error}", sys.stderr)
     tell(f"Wrote {out}. Report: {report}")
 
 
 def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
-    from cnsdiff.audit.audit import FOR_TRAINING
+    from cnsdiff.audit.splits import FOR_TRAINING
     from cnsdiff.cli.output import console, print_json
 
     folders = {name: path.parent for name, path in prepared.paths.items()}
@@ -270,7 +272,7 @@ def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
         for name, folder in folders.items()
     }
     if json:
-        left_out = [{"name": o.name, "reason": o.reason} for o in prepared.plan.left_out]
+        left_out = [absent.model_dump() for absent in prepared.left_out]
         print_json({"path": str(options.out), "splits": files, "left_out": left_out})
         return
     screen = console()

@@ -1,0 +1,401 @@
+"""The findings under one shift: numbers, and the words that they bear out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnsdiff.audit.advice import advice
+from cnsdiff.audit.external import Outside
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.record import (
+    Against,
+    AgainstUsual,
+    Dialled,
+    DifferenceRecord,
+    DistanceRecord,
+    OutsideRecord,
+    Rival,
+    Rivals,
+    SettingRecord,
+    ShiftRecord,
+    SignsRecord,
+    SizeOfSplit,
+    SizeRecord,
+    SplitsRecord,
+    Test,
+    UsersRecord,
+)
+from cnsdiff.audit.shifts import Shift
+from cnsdiff.audit.suspicion import TOO_GOOD
+from cnsdiff.audit.training import KS, METHODS
+from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase
+from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.data import Dataset
+from cnsdiff.diagnostics import describe
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
+from cnsdiff.evaluation.dial import exposure_counts
+from cnsdiff.evaluation.significance import holm
+from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.selection import as_configured
+
+#: Fewer users than this in a test make wide intervals.
+FEW_USERS = 100
+#: Fewer validation pairs than this, counted as they weigh, make a choice uncertain.
+FEW_PAIRS = 500
+
+
+def shift_record(
+    shift: Shift,
+    dataset: Dataset,
+    settings: Sequence[Setting],
+    outside: Sequence[Outside],
+    unfinished: Sequence[str],
+    *,
+    reading: Reading,
+    log: Log,
+    metric: str,
+    seed: int,
+    data: Path,
+    run: Path,
+) -> ShiftRecord:
+    """All that is known of one shift.
+
+    Parameters
+    ----------
+    shift, dataset
+        The shift, and its splits.
+    settings, outside
+        What was measured: the methods that were trained here, and the recommenders from elsewhere.
+    unfinished
+        Methods that the clock left no time for.
+    reading, log
+        Of which the commands are made.
+    metric, seed
+        Of the audit.
+    data, run
+        Directories for the commands.
+    """
+    choice = choose(settings, shift.anticipate)
+    every = (*settings, *(setting for each in outside for setting in each.settings))
+    judged = judge(every, dataset, metric, seed=seed)
+    size = _size(dataset, seed)
+    table = _table(judged, choice)
+    effective_pairs = _effective_pairs(dataset, shift)
+    return ShiftRecord(
+        name=shift.name,
+        title=shift.title,
+        phrase=shift.phrase,
+        meaning=shift.meaning,
+        anticipate=shift.anticipate,
+        settings=dict(shift.settings),
+        dataset=SplitsRecord(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            users=dataset.n_users,
+            items=dataset.n_items,
+            pairs={name: dataset.manifest.splits[name].rows for name in dataset.split_names},
+        ),
+        size=size,
+        n_users=UsersRecord(
+            test_iid=judged.n_users["test_iid"], test_ood=judged.n_users["test_ood"]
+        ),
+        effective_pairs=effective_pairs,
+        table=table,
+        usual=choice.usual.row,
+        recommendation=advice(
+            shift, dataset, judged, choice, reading=reading, log=log, seed=seed, data=data, run=run
+        ),
+        outside=[_outside(each, dataset, judged, choice, metric, seed) for each in outside],
+        unfinished=list(unfinished),
+        limits=_limits(judged, table, size, effective_pairs, unfinished),
+    )
+
+
+def _table(judged: Judged, choice: Choice) -> list[SettingRecord]:
+    """A row for each setting, beside the usual recommender on both tests."""
+    others = [s for s in judged.settings if s.key != choice.usual.key]
+    against: dict[str, dict[Test, AgainstUsual]] = {s.key: {} for s in judged.settings}
+    for test in TESTS:
+        differences = judged.differences(test, [(s, choice.usual) for s in others])
+        adjusted = holm([difference.p_value for difference in differences]).tolist()
+        for setting, difference, p_holm in zip(others, differences, adjusted, strict=True):
+            against[setting.key][test] = AgainstUsual(
+                difference=difference, p=difference.p_value, p_holm=p_holm
+            )
+    return [
+        SettingRecord(
+            key=s.key,
+            method=s.method,
+            selection=s.selection,
+            title=s.title,
+            validation=s.validation,
+            dial=s.dial,
+            epochs=s.epochs,
+            seconds=s.seconds,
+            stopped_by=s.stopped_by,
+            against_usual=against[s.key],
+            **dict(judged.accuracies(s)),
+        )
+        for s in judged.settings
+        # MostPop is popularity itself and has no dial: all selections read it alike.
+        if s.method != "mostpop" or s.selection == PLAIN
+    ]
+
+
+def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
+    """How many equal pairs the validation pairs are worth under the shift's objective."""
+    objective = as_configured(
+        shift.anticipate,
+        TrainingConfig(**shift.training),
+        dataset.split("valid"),
+        dataset.split("train").csr(dataset.n_users, dataset.n_items),
+        KS,
+        exposure_counts(dataset).numpy(),
+    )
+    return objective.effective_pairs
+
+
+# --- How large the shift is
+
+
+def _size(dataset: Dataset, seed: int) -> SizeRecord:
+    """How far each split is from train, beside what chance alone makes, and that in words."""
+    description = describe(dataset, seed=seed)
+    splits = {}
+    for name, split in description.splits.items():
+        distances = {
+            axis: DistanceRecord(
+                js=distance.observed.js,
+                chance=None if distance.chance is None else distance.chance.js,
+            )
+            for axis, distance in split.shift.items()
+        }
+        splits[name] = SizeOfSplit(
+            pairs=split.pairs,
+            n_users=split.users.present,
+            n_items=split.items.present,
+            head=split.head,
+            deciles=list(split.deciles),
+            dropped_unknown=split.dropped_unknown,
+            **distances,
+        )
+    words = _size_words(splits["test_iid"], splits["test_ood"])
+    return SizeRecord(splits=splits, words=words, problems=list(description.problems))
+
+
+def _size_words(iid: SizeOfSplit, ood: SizeOfSplit) -> str:
+    if ood.items is None or ood.items.chance is None:
+        return ""
+    js, chance = ood.items.js, ood.items.chance
+    times = js / chance if chance else math.inf
+    size = f"Items of the OOD test are {js:.3f} nats from train's, {chance:.3f} by chance alone"
+    head = (
+        f"{percent(ood.head)} of its pairs are on the fifth of the items that is most popular in "
+        f"train, {percent(iid.head)} of the IID test's"
+    )
+    if times < 1.15:
+        return f"{size}: no more shift of items than chance makes in a test of this size. {head}."
+    return f"{size}: {'a strong' if times > 2 else 'a weak'} shift of items. {head}."
+
+
+# --- Caveats to show with a shift's results
+
+
+def _limits(
+    judged: Judged,
+    table: Sequence[SettingRecord],
+    size: SizeRecord,
+    effective_pairs: float,
+    unfinished: Sequence[str],
+) -> list[str]:
+    limits = [
+        f"The {SPLIT_TITLES[test]} has {judged.n_users[test]:,} users only, so its intervals are "
+        "wide and small differences cannot be seen."
+        for test in TESTS
+        if judged.n_users[test] < FEW_USERS
+    ]
+    if not judged.kept.comparable:
+        limits.append(
+            "The users of the OOD test have far more or fewer items to find than those of the IID "
+            "test, so what is lost cannot be told; methods can be compared all the same."
+        )
+    if effective_pairs < FEW_PAIRS:
+        limits.append(
+            f"For this shift the validation pairs weigh as much as {effective_pairs:,.0f} equal "
+            "ones, so that its choice is uncertain."
+        )
+    ood = size.splits["test_ood"]
+    dropped = ood.dropped_unknown or 0
+    if dropped > ood.pairs:
+        limits.append(
+            f"{dropped:,} of {dropped + ood.pairs:,} pairs of the OOD test are of users or items "
+            "that train does not know and were left out: what is said holds for the known ones "
+            "alone."
+        )
+    cut = sorted({row.method for row in table if row.stopped_by == "time"})
+    if cut:
+        names = " and ".join(METHODS[name].title for name in cut)
+        limits.append(
+            f"The clock ended the training of {names}: with a longer budget the numbers may rise."
+        )
+    limits += [f"{METHODS[name].title} was left out: the time was up." for name in unfinished]
+    return limits + size.problems
+
+
+# --- Recommenders that were not trained here
+
+
+def _outside(
+    outside: Outside, dataset: Dataset, judged: Judged, choice: Choice, metric: str, seed: int
+) -> OutsideRecord:
+    """Where its lists are too short for the metric, all are judged by a shorter one."""
+    own_metric = f"{metric.partition('@')[0]}@{outside.k}"
+    if own_metric != metric:
+        judged = judge(judged.settings, dataset, own_metric, seed=seed)
+    rivals = {"expected": choice.expected, "plain": choice.plain, "usual": choice.usual}
+    against = {}
+    for test in TESTS:
+        differences = judged.differences(test, [(outside.as_given, s) for s in rivals.values()])
+        beside = {}
+        for (name, setting), difference in zip(rivals.items(), differences, strict=True):
+            own = judged.accuracies(setting)
+            beside[name] = Rival(
+                **dict(DifferenceRecord.of(difference)),
+                title=setting.title,
+                value=own.ood if test == "test_ood" else own.iid,
+            )
+        against[test] = Rivals(**beside)
+    return OutsideRecord(
+        name=outside.name,
+        kind=outside.kind,
+        metric=own_metric,
+        counts=outside.counts,
+        without_list=dict(outside.without_list),
+        of_this_shift=outside.of_this_shift,
+        against=Against(**against),
+        dialled=_dialled(outside, judged),
+        signs=SignsRecord(
+            train=outside.signs.train,
+            held_out=outside.signs.held_out,
+            ratio=outside.signs.ratio,
+            n_users=outside.signs.n_users,
+        ),
+        words=_words(outside, judged, choice, Against(**against), own_metric),
+        caveats=_caveats(outside),
+        warnings=_warnings(outside, judged, choice),
+        notes=_notes(outside, judged, metric, own_metric),
+        **dict(judged.accuracies(outside.as_given)),
+    )
+
+
+def _dialled(outside: Outside, judged: Judged) -> Dialled | None:
+    """Of vectors: what reading them at the dial for this shift brings and costs."""
+    turned = outside.settings[-1]
+    if turned is outside.as_given or turned.dial is None:
+        return None
+    brings = judged.difference("test_ood", turned, outside.as_given)
+    costs = judged.difference("test_iid", turned, outside.as_given)
+    return Dialled(
+        dial=turned.dial,
+        brings=DifferenceRecord.of(brings),
+        costs=DifferenceRecord.of(costs),
+        words=(
+            f"Its vectors read at dial {turned.dial:g}, which validation picks for this shift: "
+            f"{difference_phrase(brings)} under the shift; today it {cost_phrase(costs)}."
+        ),
+        **dict(judged.accuracies(turned)),
+    )
+
+
+def _words(outside: Outside, judged: Judged, choice: Choice, against: Against, metric: str) -> str:
+    """What it reaches and loses, and what the chosen setting reaches beside it."""
+    own = judged.accuracies(outside.as_given)
+    beside = difference_phrase(against.test_ood.expected.difference)
+    today = difference_phrase(against.test_iid.plain.difference)
+    return (
+        f"{outside.name} reaches {number(own.iid.value)} of {metric_title(metric)} today and "
+        f"{number(own.ood.value)} under the shift: it would {lost_phrase(own.lost_matched)}. "
+        f"Under the shift, beside {choice.expected.title}: {beside}. Today, beside "
+        f"{choice.plain.title}: {today}."
+    )
+
+
+def _caveats(outside: Outside) -> list[str]:
+    """What holds of the recommender whatever was measured."""
+    caveats = [
+        "What it was trained on cannot be known from here; only what was made from a shift's train "
+        "file alone is judged fairly."
+    ]
+    if not outside.of_this_shift:
+        caveats.append(
+            f"One {'file' if outside.kind == 'recommendations' else 'set of vectors'} serves all "
+            "shifts, and each shift holds out other pairs: a system trained on the whole log has "
+            "seen them all."
+        )
+    return caveats
+
+
+def _warnings(outside: Outside, judged: Judged, choice: Choice) -> list[str]:
+    """Signs that the recommender has seen the pairs that judge it."""
+    signs = outside.signs
+    if signs.left_out:
+        return [
+            f"{outside.name} has probably seen the held-out pairs and leaves them out as known: "
+            "its lists hold fewer of a user's own held-out items than strangers' lists do. Its "
+            "numbers are then too low, and say nothing."
+        ]
+    rivals = (choice.plain, choice.usual, choice.expected)
+    best = max(rivals, key=lambda setting: judged.accuracies(setting).iid.value)
+    over = judged.difference("test_iid", outside.as_given, best)
+    mine, theirs = judged.accuracies(outside.as_given).iid, judged.accuracies(best).iid.value
+    if signs.learnt_from_both and over.sign > 0:
+        return [
+            f"{outside.name} has probably seen the held-out pairs: its lists hold those of the IID "
+            f"test as often as those it was to learn from ({percent(signs.held_out.value)} and "
+            f"{percent(signs.train.value)} beyond chance), and it is better there than all that "
+            "was trained here. Its numbers are then too good."
+        ]
+    if mine.low > TOO_GOOD * theirs:
+        return [
+            f"{outside.name} is more than {TOO_GOOD:g} times as accurate on the IID test as "
+            f"anything trained here ({number(mine.value)} and {number(theirs)}): it is either much "
+            "better, or has seen the held-out pairs."
+        ]
+    return []
+
+
+def _notes(outside: Outside, judged: Judged, metric: str, own_metric: str) -> list[str]:
+    notes, counts = [], outside.counts
+    if outside.signs.learnt_from_both:
+        notes.append(
+            "Its lists hold pairs of the IID test as often as training pairs: it has seen them, or "
+            "it learns nothing by heart."
+        )
+    rows = "rows" if outside.kind == "recommendations" else "vectors"
+    for side in ("users", "items"):
+        if unknown := counts.get(f"unknown_{side}"):
+            notes.append(f"{unknown:,} {rows} of {side} unknown to train were left out.")
+    if in_train := counts.get("in_train"):
+        notes.append(
+            f"{in_train:,} rows recommend what is in train and were left out, as for every method."
+        )
+    if own_metric != metric:
+        notes.append(
+            f"A quarter of its lists have {counts['length']} items or fewer that count, so it is "
+            f"judged by {metric_title(own_metric)}, and so is what it is compared with; longer "
+            "lists can be judged further down."
+        )
+    if counts.get("ordered_by") == "rows":
+        notes.append("It has neither ranks nor scores, so rows are taken to come best first.")
+    missing = [
+        f"{outside.without_list[test]:,} of {judged.n_users[test]:,} users of the "
+        f"{SPLIT_TITLES[test]}"
+        for test in TESTS
+        if outside.without_list[test]
+    ]
+    if missing:
+        notes.append(f"{' and '.join(missing)} have no list and count as misses.")
+    return notes
