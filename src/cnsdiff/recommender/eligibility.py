@@ -42,7 +42,7 @@ class ItemChoice:
     users: Sequence[Any] | None
 
     @classmethod
-    def of(cls, name: str, given: Any, index: IdIndex) -> Self | None:
+    def of(cls, name: str, given: Any, index: IdIndex) -> Self:
         """Read the argument ``exclude`` or ``only``.
 
         Parameters
@@ -51,8 +51,8 @@ class ItemChoice:
             Which of the two, for messages.
         given
             A list of item ids for all users; a data frame with a column of items and, for those
-            of each user, one of users (by any name that a log may have); a mapping of users to
-            lists of items; or ``None``.
+            of each user, one of users (by any name that a log may have); or a mapping of users
+            to lists of items.
         index
             The items known.
 
@@ -61,8 +61,6 @@ class ItemChoice:
         InputError
             It has no column ``item``, or ``only`` names no item that the model knows.
         """
-        if given is None:
-            return None
         if isinstance(given, pl.LazyFrame):
             given = given.collect()
         users: list[Any] | None = None

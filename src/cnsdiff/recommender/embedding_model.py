@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -36,6 +36,14 @@ from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
+
+
+class _Index(NamedTuple):
+    """Internal numbers by id; ``others`` are users of the log who are not in train."""
+
+    users: IdIndex
+    items: IdIndex
+    others: IdIndex
 
 
 @dataclass(frozen=True)
@@ -96,37 +104,45 @@ class EmbeddingModel:
         dial: float | None = None,
     ) -> Any:
         """See :meth:`cnsdiff.Recommender.recommend`."""
+        # Check what is asked for, and find the users.
         _require_threads()
         k = self._length(k)
-        _require_one_of("cold", cold, Cold)
-        _require_one_of("seen", seen, SeenItems)
-        given = column_of(users, "user")
-        asked = id_list(given)
-        numbers = self._user_index.find(asked)
-        if cold == "error":
-            mend = f"; pass {parameter('cold', 'popular')} to fall back"
-            _require_known(numbers, asked, "user", mend)
-        excluded = ItemChoice.of("exclude", exclude, self._item_index)
-        allowed = ItemChoice.of("only", only, self._item_index)
-        out, among = self._of_each(asked, numbers, seen, excluded, allowed)
-
-        items = np.full((len(asked), k), -1, dtype=np.int64)
-        scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
-        # New users get items by how often they were interacted with: vectors of one number.
-        counts = item_counts(self.train).float()[:, None]
+        for name, value, kind in (("cold", cold, Cold), ("seen", seen, SeenItems)):
+            if value not in get_args(kind):
+                raise _not_one_of(name, value, kind)
+        column = column_of(users, "user")
+        ids = id_list(column)
+        numbers = self._index.users.find(ids)
         known = numbers >= 0
-        for rows, user_vectors, item_vectors, bias in (
-            (known, self.user_embeddings[numbers[known]], self.item_embeddings, self._bias(dial)),
-            (~known, torch.ones(int((~known).sum()), 1), counts, None),
-        ):
+        if cold == "error" and not known.all():
+            mend = f"; pass {parameter('cold', 'popular')} to fall back"
+            raise _unknown(numbers, ids, "user", mend)
+        # What may be shown: all but what is seen and excluded, or only what is named.
+        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._index.items)
+        allowed = None if only is None else ItemChoice.of("only", only, self._index.items)
+        out, among = self._of_each(ids, numbers, seen, excluded, allowed)
+        # Rank: known users by the model, new ones by popularity, as vectors of one number.
+        items = np.full((len(ids), k), -1, dtype=np.int64)
+        scores = np.full((len(ids), k), -np.inf, dtype=np.float32)
+        at_dial = self._bias(dial)
+        for rows in (known, ~known):
             if not rows.any():
                 continue
-            bias = barred(bias, len(self.items), excluded, allowed)
-            scorer: Scorer = EmbeddingScorer(user_vectors, item_vectors, bias)
+            if rows is known:
+                vectors = self.user_embeddings[numbers[known]], self.item_embeddings
+                bias = at_dial
+            else:
+                counts = item_counts(self.train).float()[:, None]
+                vectors, bias = (torch.ones(int(rows.sum()), 1), counts), None
+            if excluded is not None or allowed is not None:
+                bias = barred(bias, len(self.items), excluded, allowed)
+            scorer: Scorer = EmbeddingScorer(*vectors, bias)
             if among is not None:
                 scorer = Among(scorer, among[rows])
-            items[rows], scores[rows] = _ranked(scorer, k, out[rows])
-        return self._lists("user", given, "item", items, scores)
+            every = torch.arange(scorer.n_users)
+            best, best_scores = rank(scorer, every, k, exclude=out[rows])
+            items[rows], scores[rows] = best.numpy(), best_scores.numpy()
+        return self._lists("user", column, "item", items, scores)
 
     def _of_each(
         self,
@@ -146,7 +162,7 @@ class EmbeddingModel:
         elif seen == "all" and self.seen is not None:
             out = out + rows_of(self.seen.pairs, numbers)
             new = np.full(len(asked), -1, dtype=np.int64)
-            new[numbers < 0] = self._other_index.find(
+            new[numbers < 0] = self._index.others.find(
                 [user for user, number in zip(asked, numbers, strict=True) if number < 0]
             )
             out = out + rows_of(self.seen.others_pairs, new)
@@ -155,8 +171,8 @@ class EmbeddingModel:
         keys = user_keys(asked, numbers) if named else []
         for choice in named:
             name = "exclude" if choice is exclude else "only"
-            choice.tell_strangers(name, keys, self._user_index)
-            rows = choice.rows(keys, self._user_index, len(self.items))
+            choice.tell_strangers(name, keys, self._index.users)
+            rows = choice.rows(keys, self._index.users, len(self.items))
             if choice is exclude:
                 out = out + rows
             else:
@@ -165,7 +181,8 @@ class EmbeddingModel:
 
     def left_out(self, seen: SeenItems = "all") -> csr_array:
         """``(U, I)`` the pairs that :meth:`recommend` leaves out for users of train."""
-        _require_one_of("seen", seen, SeenItems)
+        if seen not in get_args(SeenItems):
+            raise _not_one_of("seen", seen, SeenItems)
         if seen == "none":
             return rows_of(self.train, np.full(len(self.users), -1))
         if seen == "all" and self.seen is None:
@@ -178,8 +195,8 @@ class EmbeddingModel:
     def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
         """See :meth:`cnsdiff.Recommender.score`."""
         _require_threads()
-        user_numbers = self._known(self._user_index, id_list(column_of(users, "user")), "user")
-        item_numbers = self._known(self._item_index, id_list(column_of(items, "item")), "item")
+        user_numbers = self._known(self._index.users, id_list(column_of(users, "user")), "user")
+        item_numbers = self._known(self._index.items, id_list(column_of(items, "item")), "item")
         if len(user_numbers) != len(item_numbers):
             raise InputError(
                 f"score needs as many users as items, not {len(user_numbers)} and "
@@ -196,10 +213,10 @@ class EmbeddingModel:
         """See :meth:`cnsdiff.Recommender.similar`."""
         _require_threads()
         k = self._length(k)
-        given = column_of(items, "item")
-        numbers = self._known(self._item_index, id_list(given), "item")
-        excluded = ItemChoice.of("exclude", exclude, self._item_index)
-        allowed = ItemChoice.of("only", only, self._item_index)
+        column = column_of(items, "item")
+        numbers = self._known(self._index.items, id_list(column), "item")
+        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._index.items)
+        allowed = None if only is None else ItemChoice.of("only", only, self._index.items)
         for name, choice in (("exclude", excluded), ("only", allowed)):
             if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
@@ -207,8 +224,8 @@ class EmbeddingModel:
         itself = pair_matrix(np.arange(len(numbers)), numbers, (len(numbers), len(self.items)))
         bias = barred(None, len(self.items), excluded, allowed)
         scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit, bias)
-        found, scores = _ranked(scorer, k, itself)
-        return self._lists("item", given, "similar", found, scores)
+        best, scores = rank(scorer, torch.arange(len(numbers)), k, exclude=itself)
+        return self._lists("item", column, "similar", best.numpy(), scores.numpy())
 
     def _length(self, k: int) -> int:
         """The length of lists that ``k`` asks for: no longer than the catalogue."""
@@ -236,28 +253,22 @@ class EmbeddingModel:
         rows = np.repeat(np.arange(len(items)), present.sum(axis=1))
         columns = {
             owner: id_array(asked).take(pa.array(rows)),
-            listed: self._item_index.take(items[present]),
+            listed: self._index.items.take(items[present]),
             "score": pa.array(scores[present]),
             "rank": pa.array(ranks[present]),
         }
         return frame_like(columns, asked)
 
     @cached_property
-    def _user_index(self) -> IdIndex:
-        return IdIndex(self.users)
-
-    @cached_property
-    def _item_index(self) -> IdIndex:
-        return IdIndex(self.items)
-
-    @cached_property
-    def _other_index(self) -> IdIndex:
-        return IdIndex(pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others)
+    def _index(self) -> _Index:
+        others = pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others
+        return _Index(IdIndex(self.users), IdIndex(self.items), IdIndex(others))
 
     @staticmethod
-    def _known(index: IdIndex, asked: list[Any], what: str) -> NDArray[np.int64]:
-        numbers = index.find(asked)
-        _require_known(numbers, asked, what, "")
+    def _known(index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
+        numbers = index.find(ids)
+        if (numbers < 0).any():
+            raise _unknown(numbers, ids, what)
         return numbers
 
 
@@ -265,14 +276,6 @@ def _require_threads() -> None:
     """Work in one thread in a forked process: OpenMP's did not survive, and would be waited for."""
     if os.getpid() != _IMPORTED_IN and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-
-
-def _ranked(
-    scorer: Scorer, k: int, exclude: csr_array
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Items and scores ``(n, k)`` of all users of a scorer, in order."""
-    items, scores = rank(scorer, torch.arange(scorer.n_users), k, exclude=exclude)
-    return items.numpy(), scores.numpy()
 
 
 def _tell_only_train(*, stacklevel: int) -> None:
@@ -284,17 +287,16 @@ def _tell_only_train(*, stacklevel: int) -> None:
     )
 
 
-def _require_one_of(name: str, value: object, kind: Any) -> None:
-    if value not in get_args(kind):
-        *most, last = map(repr, get_args(kind))
-        raise InputError(f"{name} must be {', '.join(most)} or {last}, not {value!r}")
+def _not_one_of(name: str, value: object, kind: Any) -> InputError:
+    *most, last = map(repr, get_args(kind))
+    return InputError(f"{name} must be {', '.join(most)} or {last}, not {value!r}")
 
 
-def _require_known(numbers: NDArray[np.int64], asked: Sequence[Any], what: str, mend: str) -> None:
+def _unknown(
+    numbers: NDArray[np.int64], ids: Sequence[Any], what: str, mend: str = ""
+) -> InputError:
     unknown = numbers < 0
-    if unknown.any():
-        first = asked[int(np.argmax(unknown))]
-        raise InputError(
-            f"{int(unknown.sum())} of {len(numbers)} {what}s did not occur in training, the first "
-            f"is {first!r}{mend}"
-        )
+    return InputError(
+        f"{int(unknown.sum())} of {len(numbers)} {what}s did not occur in training, the first "
+        f"is {ids[int(np.argmax(unknown))]!r}{mend}"
+    )

@@ -202,7 +202,7 @@ class Recommender(Estimator):
             A user is unknown and ``cold`` is ``"error"``, ``k`` is no whole number of 1 or more,
             ``only`` names no known item, or ``dial`` is not finite.
         """
-        return self.model_.recommend(
+        return self._fitted().model.recommend(
             users, k, seen=seen, exclude=exclude, only=only, cold=cold, dial=dial
         )
 
