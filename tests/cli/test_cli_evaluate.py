@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cnsdiff import Recommender, evaluate, load_dataset
-from cnsdiff.cli.output import comparison_table, console
+from cnsdiff.cli.output import comparison_table, console, print_table
 from cnsdiff.references import EASE, REFERENCES, STANDARD, ItemKNN, MostPop
 
 SPLITS = ["valid", "test_iid", "test_ood"]
@@ -315,7 +315,7 @@ def test_rows_that_come_one_by_one_are_the_table_printed_whole(cli, run, world):
     results |= {n: evaluate(REFERENCES[n]().fit(data), data) for n in STANDARD}
     screen = console()
     with screen.capture() as captured:
-        screen.print(comparison_table(table[0].rstrip(), results, (10, 20)))
+        print_table(screen, comparison_table(table[0].rstrip(), results, (10, 20)))
     assert [line.rstrip() for line in table] == [
         line.rstrip() for line in captured.get().splitlines()
     ]

@@ -158,7 +158,7 @@ def test_the_dial_is_validations_choice(run, report):
         "dial", "test_iid/ndcg@20", "test_ood/ndcg@20", "valid/ndcg@20 (inverse-popularity)"
     ]  # fmt: skip
     said = words(report, "Dial")
-    assert "chosen on validation alone, by **ndcg@20 (inverse-popularity)**" in said
+    assert "chosen on validation alone, by **NDCG@20 (inverse-popularity)**" in said
     assert "chose nothing" in said
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.visible import say_json, visible
+from cnsdiff.display.render import rich_table
 from cnsdiff.display.screen import Screen, literal
-from cnsdiff.display.wording import SPLIT_TITLES
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
 HEADLINE = ("recall", "ndcg")
+#: The title of what is kept under the shift.
+_RATIO = "OOD / IID"
 
 
 def console() -> Screen:
@@ -33,6 +37,13 @@ def console() -> Screen:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN becomes null."""
     say_json(value, allow_nan=False, default=str)
+
+
+def print_table(screen: Screen, table: Table, *, narrow: bool = False) -> None:
+    """A table in the width of the screen, and its notes; see :func:`rich_table`."""
+    screen.print(rich_table(table, narrow=narrow))
+    for text in table.notes:
+        screen.print(text)
 
 
 def note(text: str) -> Text:
@@ -67,7 +78,7 @@ def print_facts(screen: Screen, title: str, facts: Mapping[str, str]) -> None:
             line = f"{name}: {fact}" if name else fact
             screen.print(line, soft_wrap=True)
         return
-    grid = Table.grid(padding=(0, 2))
+    grid = RichTable.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     for name, fact in facts.items():
@@ -80,7 +91,7 @@ def print_facts(screen: Screen, title: str, facts: Mapping[str, str]) -> None:
 def print_dataset(screen: Screen, dataset: Dataset) -> None:
     """What a new dataset is called, how large it is, and what became of each split."""
     screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
-    screen.print(_counts_table(dataset.manifest))
+    print_table(screen, _counts_table(dataset.manifest))
 
 
 def _counts_table(manifest: DatasetManifest) -> Table:
@@ -103,37 +114,33 @@ def _counts_table(manifest: DatasetManifest) -> Table:
     splits = {name: counts.model_dump() for name, counts in manifest.splits.items()}
     always = ("rows", "users", "items")
     used = [c for c in columns if c in always or any(counts.get(c) for counts in splits.values())]
-    table = Table(header_style="bold")
-    table.add_column("split")
-    for column in used:
-        table.add_column(columns[column], justify="right")
-    for split, counts in splits.items():
-        table.add_row(split, *(f"{counts[column] or 0:,}" for column in used))
-    return table
+    return Table.of(
+        "",
+        ["split"],
+        [Column(column, columns[column], 0) for column in used],
+        [([split], [counts[column] or 0 for column in used]) for split, counts in splits.items()],
+    )
 
 
 def comparison_table(
     title: str, evaluations: dict[str, Evaluation], ks: Sequence[int], *, label_width: int = 0
 ) -> Table:
     """Headline metrics: a group of rows per model, one per split and one for their ratio."""
-    shown = [f"{metric}@{k}" for k in sorted(ks) for metric in HEADLINE]
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("model", min_width=label_width)
-    table.add_column("on", min_width=max(map(len, ("OOD / IID", *SPLIT_TITLES.values()))))
-    for name in shown:
-        heading = name.replace("ndcg", "NDCG").replace("recall", "Recall")
-        table.add_column(heading, justify="right", min_width=max(len(heading), len("0.0000")))
+    metrics = [f"{metric}@{k}" for k in sorted(ks) for metric in HEADLINE]
+    rows: list[tuple[list[str], list[Cell | float]]] = []
     for label, evaluation in evaluations.items():
-        first = label
-        for split, result in evaluation.splits.items():
-            cells = (f"{result[name]:.4f}" for name in shown)
-            table.add_row(first, SPLIT_TITLES[split], *cells)
-            first = ""
+        rows += [
+            ([label, SPLIT_TITLES[split]], [result[metric] for metric in metrics])
+            for split, result in evaluation.splits.items()
+        ]
         if {"test_iid", "test_ood"} <= set(evaluation.splits):
             kept = evaluation.kept()
-            table.add_row("", "OOD / IID", *(_ratio(kept[name]) for name in shown))
-        table.add_section()
-    return table
+            ratios = [Cell(kept[metric], text=number(kept[metric], 2)) for metric in metrics]
+            rows.append(([label, _RATIO], [*ratios]))
+    on = max(map(len, (_RATIO, *SPLIT_TITLES.values())))
+    # The titles are as wide as what may come below them.
+    labels = ["model".ljust(label_width), "on".ljust(on)]
+    return Table.of(title, labels, [Column(name, metric_title(name)) for name in metrics], rows)
 
 
 class GrowingComparison:
@@ -177,7 +184,7 @@ class GrowingComparison:
     def _lines(self) -> list[str]:
         table = comparison_table(self._title, self._evaluations, self._ks, label_width=self._width)
         with self._screen.capture() as captured:
-            self._screen.print(table)
+            print_table(self._screen, table)
         return captured.get().rstrip("\n").split("\n")
 
     def _print(self, lines: Sequence[str]) -> None:
@@ -188,23 +195,14 @@ class GrowingComparison:
 def metrics_table(title: str, evaluation: Evaluation) -> Table:
     """All metrics of one model, a row each: its value on every split, and what is kept."""
     kept = evaluation.kept() if {"test_iid", "test_ood"} <= set(evaluation.splits) else {}
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("metric")
-    for split in evaluation.splits:
-        table.add_column(SPLIT_TITLES[split], justify="right")
-    if kept:
-        table.add_column("OOD/IID", justify="right")
+    columns = [Column(split, SPLIT_TITLES[split]) for split in evaluation.splits]
+    rows = []
     for metric in next(iter(evaluation.splits.values())).metrics:
-        cells = [f"{evaluation[split][metric]:.4f}" for split in evaluation.splits]
-        if kept:
-            cells.append(_ratio(kept.get(metric)))
-        table.add_row(metric, *cells)
-    return table
-
-
-def _ratio(value: float | None) -> str:
-    """What is kept; nothing where it is not defined."""
-    return "-" if value is None or value != value else f"{value:.2f}"
+        values: list[float | None] = [result[metric] for result in evaluation.splits.values()]
+        rows.append(([metric], [*values, *([kept.get(metric)] if kept else [])]))
+    return Table.of(
+        title, ["metric"], [*columns, *([Column("kept", _RATIO, 2)] if kept else [])], rows
+    )
 
 
 def user_counts(evaluation: Evaluation) -> str:

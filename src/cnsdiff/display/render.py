@@ -15,7 +15,6 @@ from cnsdiff.base.errors import InputError, did_you_mean
 from cnsdiff.base.visible import json_text, visible
 from cnsdiff.display.screen import Screen
 from cnsdiff.display.tables import MARK, Cell, Column, Table
-from cnsdiff.display.wording import NOTHING
 
 Form = Literal["text", "markdown", "latex", "json"]
 
@@ -57,17 +56,26 @@ def render(tables: Sequence[Table], form: str, *, styled: bool = False) -> str:
 # --- text
 
 
-def _text(table: Table, styled: bool) -> str:
-    drawn = RichTable(title=table.title, title_justify="left", header_style="bold")
+def rich_table(table: Table, *, narrow: bool = False) -> RichTable:
+    """A table for the terminal; ``narrow`` breaks the titles of its numbers at every space.
+
+    Where the terminal is too narrow, labels are folded and numbers stay whole.
+    """
+    drawn = RichTable(title=table.title or None, title_justify="left", header_style="bold")
     for label in table.labels:
-        drawn.add_column(label, no_wrap=True)
+        drawn.add_column(label, overflow="fold")
     for column in table.columns:
-        drawn.add_column(column.title, justify="right", no_wrap=True)
+        title = "\n".join(map(visible, column.title.split(" ") if narrow else [column.title]))
+        drawn.add_column(Text(title), justify="right", no_wrap=True)
     for begins, labels, cells in table.grouped():
         if begins:
             drawn.add_section()
         numbers = (_text_cell(*each) for each in zip(cells, table.columns, strict=True))
         drawn.add_row(*labels, *numbers)
+    return drawn
+
+
+def _text(table: Table, styled: bool) -> str:
     out = io.StringIO()
     # So wide that nothing is cut: what is too wide for a terminal can still be read in a file.
     console = Screen(
@@ -77,7 +85,7 @@ def _text(table: Table, styled: bool) -> str:
         color_system="standard" if styled else None,
         legacy_windows=False,
     )
-    console.print(drawn)
+    console.print(rich_table(table))
     notes = [visible(note) for note in table.notes]
     if styled and table.has_place(1):
         notes.append("bold: best of its column; underlined: second")
@@ -85,11 +93,11 @@ def _text(table: Table, styled: bool) -> str:
 
 
 def _text_cell(cell: Cell, column: Column) -> Text:
-    if not math.isfinite(cell.value):
-        return Text(NOTHING)
     style = {1: "bold", 2: "underline"}.get(cell.place or 0, "")
-    found = Text(column.written(cell.value), style=style)
-    text = Text.assemble(found, MARK if cell.differs else "")
+    text = Text(visible(cell.written(column)), style=style)
+    if not math.isfinite(cell.value):
+        return text
+    text = Text.assemble(text, MARK if cell.differs else "")
     if (width := cell.written_width(column)) is not None:
         text.append(f" ± {width}")
     return text
@@ -118,9 +126,9 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
+    number = cell.written(column)
     if not math.isfinite(cell.value):
-        return NOTHING
-    number = column.written(cell.value)
+        return _escape_markdown(number)
     text = f"**{number}**" if cell.place == 1 else number
     text += MARK if cell.differs else ""
     width = cell.written_width(column)
@@ -186,8 +194,8 @@ def _latex(table: Table) -> str:
 
 def _latex_cell(cell: Cell, column: Column) -> str:
     if not math.isfinite(cell.value):
-        return NOTHING
-    number = column.written(cell.value).replace("%", r"\%")
+        return _escape_latex(cell.written(column))
+    number = cell.written(column).replace("%", r"\%")
     style: Callable[[str], str] = {
         1: r"\mathbf{{{}}}".format,
         2: r"\underline{{{}}}".format,

@@ -50,12 +50,19 @@ class Cell:
         1 for the best of the column, 2 for the second, else ``None``.
     differs
         Whether it differs significantly from the baseline.
+    text
+        Shown in place of the number, where its row is not written as its column is.
     """
 
     value: float
     half_width: float | None = None
     place: int | None = None
     differs: bool = False
+    text: str | None = None
+
+    def written(self, column: Column) -> str:
+        """The number as it is shown."""
+        return column.written(self.value) if self.text is None else self.text
 
     def written_width(self, column: Column) -> str | None:
         """Half the interval as it is written, or ``None`` if it is unknown."""
@@ -112,12 +119,16 @@ class Table:
         )
 
     def grouped(self) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
-        """Whether a row begins a group other than the first; its labels, repeated ones empty."""
+        """Whether a row begins a group other than the first; its labels, repeated ones empty.
+
+        Where no two rows have the same first label, there are no groups.
+        """
+        grouped = len({labels[0] for labels, _ in self.rows}) < len(self.rows)
         before: str | None = None
         for labels, cells in self.rows:
             same = labels[0] == before
             shown = ("", *labels[1:]) if same else labels
-            yield before is not None and not same, shown, cells
+            yield grouped and before is not None and not same, shown, cells
             before = labels[0]
 
     def has_place(self, place: int) -> bool:

@@ -84,7 +84,7 @@ def dial_blocks(
 def _choice(dial: float, config: Config) -> str:
     training = config.training
     how = {
-        "auto": f"It was chosen on validation alone, by **{training.selection_metrics[0]}**",
+        "auto": f"It was chosen on validation alone, by **{metric_title(training.selection_metrics[0])}**",
         "off": "It was switched off when training",
     }.get(str(training.dial), "It was fixed when training")
     return (
@@ -130,7 +130,13 @@ def _frontier(
     for gamma in {gammas[0], -1.0, 0.0, 1.0, gammas[-1]} - {dial}:
         at = gammas.index(gamma)
         figure.add_annotation(
-            x=iid[at], y=ood[at], text=f"{gamma:g}", showarrow=False, xanchor="left", xshift=7
+            x=iid[at],
+            y=ood[at],
+            text=f"{gamma:g}",
+            showarrow=False,
+            xanchor="left",
+            xshift=6,
+            yshift=-9,
         )
     at = gammas.index(dial)
     figure.add_scatter(
@@ -139,7 +145,8 @@ def _frontier(
         mode="markers+text",
         name="the chosen dial",
         text=[f"chosen: {dial:g}"],
-        textposition="top right",
+        # Away from the edge, which would cut it on a narrow screen.
+        textposition="top left" if 2 * iid[at] > max(iid) else "top right",
         marker=ring(styles[_OWN].colour),
         hoverinfo="skip",
     )

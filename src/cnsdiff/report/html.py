@@ -222,7 +222,7 @@ def _table(table: Table) -> dict[str, Any]:
             groups.append([])
         shown = [
             {
-                "text": column.written(cell.value),
+                "text": cell.written(column),
                 "width": cell.written_width(column),
                 "place": cell.place,
                 "differs": cell.differs,

@@ -15,7 +15,7 @@ from cnsdiff.cli.commands.describe import entry_facts
 from cnsdiff.cli.options import Json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from cnsdiff.display.tables import Table
 
 LIST_EXAMPLE = "Example: cnsdiff data list"
 FETCH_EXAMPLE = "Example: cnsdiff data fetch ml-100k"
@@ -35,14 +35,14 @@ def list_(
     """Show the data sets known by name: size, licence, the shift they show, fetched or not."""
     from cnsdiff.catalogue import ENTRIES, status
     from cnsdiff.catalogue import home as home_of
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, print_json, print_table
 
     if json:
         print_json([entry_facts(entry, home) for entry in ENTRIES.values()])
         return
     states = {name: status(entry, home) for name, entry in ENTRIES.items()}
     screen = console()
-    screen.print(_table(states))
+    print_table(screen, _table(states))
     categories = [name.partition("/")[2] for name in ENTRIES if "/" in name]
     screen.print(f"amazon-2023 categories: {', '.join(categories)}.", soft_wrap=True)
     screen.print(f"Kept in {home_of(home)}. Next: cnsdiff data fetch NAME", soft_wrap=True)
@@ -135,28 +135,19 @@ def _after_fetch(name: str) -> tuple[Command, ...]:
 
 def _table(states: Mapping[str, str]) -> Table:
     """A row each; the Amazon categories share one, and those fetched have their own."""
-    from rich.table import Table
-
     from cnsdiff.catalogue import find
+    from cnsdiff.display.tables import Table
     from cnsdiff.display.wording import byte_size
 
-    table = Table(header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("what")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("licence")
-    table.add_column("shows")
-    table.add_column("here", no_wrap=True)
-    shared = False
+    rows: dict[str, list[str]] = {}
     for name, state in states.items():
         entry = find(name)
         family, _, category = name.partition("/")
         size = byte_size(entry.size) if entry.size else "varies"
         here = {"fetched": "yes", "absent": "-"}.get(state, state)
-        if not category or state != "absent":
-            table.add_row(name, entry.what, size, entry.licence, entry.shift, here)
-        elif not shared:
-            shared = True
-            what = entry.what.partition(":")[0]
-            table.add_row(f"{family}/CATEGORY", what, size, entry.licence, entry.shift, here)
-    return table
+        what = entry.what
+        if category and state == "absent":
+            name, what = f"{family}/CATEGORY", what.partition(":")[0]
+        rows.setdefault(name, [what, size, entry.licence, entry.shift, here])
+    titles = ["name", "what", "size", "licence", "shows", "here"]
+    return Table.of("", titles, [], [([name, *facts], []) for name, facts in rows.items()])

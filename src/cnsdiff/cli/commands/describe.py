@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +10,14 @@ import typer
 from cnsdiff.base.spelling import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Json
-from cnsdiff.display.wording import SPLIT_TITLES
+from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, number, percent
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cnsdiff.catalogue import Entry
     from cnsdiff.data import Dataset
-    from cnsdiff.diagnostics import Description, Distances, Shift
-    from cnsdiff.diagnostics.description import Counts, SplitDescription
+    from cnsdiff.diagnostics import Description, Distances
+    from cnsdiff.diagnostics.description import Counts
 
 EXAMPLE = "Example: cnsdiff data describe data/food --figures food.html"
 
@@ -48,7 +46,7 @@ def describe(
 ) -> None:
     """Measure the shift between train and each split: counts, long tail, distances, overlap."""
     from cnsdiff.base.errors import InputError
-    from cnsdiff.cli.output import console, note, print_json
+    from cnsdiff.cli.output import console, note, print_json, print_table
     from cnsdiff.data import Dataset
     from cnsdiff.diagnostics import describe as measure
 
@@ -80,9 +78,11 @@ def describe(
         print_json(documents[0] if len(documents) == 1 else documents)
         return
     screen = console()
-    single = len(described) == 1
-    for table in _tables(described[0]) if single else [_comparison(described)]:
-        screen.print(table)
+    if len(described) == 1:
+        for table in _tables(described[0]):
+            print_table(screen, table)
+    else:
+        print_table(screen, _comparison(described), narrow=True)
     screen.print(
         f"By chance: the mean of {described[0].draws} random divisions of the same pairs into "
         "parts of the same sizes."
@@ -178,172 +178,143 @@ def _show_entry(entry: Entry, *, json: bool) -> None:
 
 def _comparison(described: list[Description]) -> Table:
     """A row per dataset and split, with the headline distances."""
-    from rich.text import Text
-
-    table = _table("Distance from train", "dataset", "on")
-    columns = ("pairs", "cold", "head %", "items JS", "chance", "items W1", "users JS", "chance")
-    for column in (*columns, "time W1"):
-        table.add_column(Text(column.replace(" ", "\n")), justify="right", no_wrap=True)
-    for one in described:
-        labels = iter((one.name, one.scenario))
-        for name, split in one.splits.items():
-            cells = [f"{split.pairs:,}", _count(split.dropped_unknown), _percent(split.head)]
-            items, users, time = (split.shift.get(axis) for axis in ("items", "users", "time"))
-            cells += [_js(items), _js_by_chance(items), _w1(items, 4)]
-            cells += [_js(users), _js_by_chance(users), _w1(time, 1)]
-            table.add_row(next(labels, ""), SPLIT_TITLES[name], *cells)
-        table.add_section()
-    table.caption = Text(
-        "cold: pairs dropped as user or item is not in train · head: share of the pairs on the "
-        "20% of items most popular in train\nJS: Jensen–Shannon divergence in nats, 0 to 0.693 · "
-        "W1: Wasserstein distance, of items in popularity quantiles, of time in days"
+    rows = []
+    for data in described:
+        for name, split in data.splits.items():
+            observed = {axis: shift.observed for axis, shift in split.shift.items()}
+            chance = {axis: shift.chance for axis, shift in split.shift.items()}
+            distances = [
+                _of(observed.get("items"), "js"),
+                _of(chance.get("items"), "js"),
+                _of(observed.get("items"), "wasserstein"),
+                _of(observed.get("users"), "js"),
+                _of(chance.get("users"), "js"),
+                _of(observed.get("time"), "wasserstein"),
+            ]
+            labels = [f"{data.name} ({data.scenario})", SPLIT_TITLES[name]]
+            rows.append((labels, [split.pairs, split.dropped_unknown, split.head, *distances]))
+    columns = [
+        Column("pairs", "pairs", 0),
+        Column("cold", "cold", 0),
+        Column("head", "head", 1, percent=True, signed=False),
+        *_columns(["items JS", "chance", "items W1", "users JS", "chance"], 4),
+        Column("time W1", "time W1", 1),
+    ]
+    return Table.of(
+        "Distance from train",
+        ["dataset", "on"],
+        columns,
+        rows,
+        "cold: pairs dropped as user or item is not in train; head: share of the pairs on the 20% "
+        "of items most popular in train",
+        "JS: Jensen–Shannon divergence in nats, 0 to 0.693; W1: Wasserstein distance, of items in "
+        "popularity quantiles, of time in days",
     )
-    table.caption_justify = "left"
-    return table
 
 
-def _tables(one: Description) -> list[Table]:
+def _tables(data: Description) -> list[Table]:
     """Everything about one dataset but the curves, which are for figures and JSON."""
-    tables = [_counts(one), _distances(one), _time(one), _periods(one), _overlaps(one)]
-    return [table for table in tables if table.row_count]
+    tables = [_counts(data), _distances(data), _time(data), _periods(data), _overlaps(data)]
+    return [table for table in tables if table.rows]
 
 
-def _counts(one: Description) -> Table:
-    title = f"{one.name} ({one.scenario}): {one.n_users:,} users, {one.n_items:,} items"
-    table = _table(title, "")
-    for name in one.splits:
-        table.add_column(SPLIT_TITLES[name], justify="right", no_wrap=True)
-
-    def add(label: str, cell: Callable[[SplitDescription], str]) -> None:
-        table.add_row(label, *map(cell, one.splits.values()))
-
-    add("pairs", lambda split: f"{split.pairs:,}")
-    add("dropped: user or item not in train", lambda split: _count(split.dropped_unknown))
-    add("users", lambda split: f"{split.users.present:,}")
-    add("items", lambda split: f"{split.items.present:,}")
-    add("density", lambda split: f"{split.density:.2g}")
-    add("pairs per user, mean (median)", lambda split: _mean(split.users))
-    add("pairs per item, mean (median)", lambda split: _mean(split.items))
-    add("Gini of the items", lambda split: f"{split.items.gini:.3f}")
-    add("effective number of items", lambda split: f"{split.items.effective:,.0f}")
-    add("effective number of users", lambda split: f"{split.users.effective:,.0f}")
-    add("% of pairs on train's top 20% of items", lambda split: _percent(split.head))
-    add("% of pairs on train's last 20% of items", lambda split: _percent(split.tail))
-    add("% of items in train's top 10%", lambda split: _percent(split.top_decile_items))
-    return table
+def _columns(titles: list[str], digits: int) -> list[Column]:
+    return [Column(title, title, digits) for title in titles]
 
 
-def _distances(one: Description) -> Table:
-    table = _table("Distance from train", "on", "of")
-    columns = ("JS", "chance", "KL(s‖t)", "KL(t‖s)", "TV", "chance", "W1", "chance")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("W1 in", no_wrap=True)
+def _of(distances: Distances | None, measure: str) -> float | None:
+    return None if distances is None else getattr(distances, measure)
+
+
+def _counts(data: Description) -> Table:
+    def mean(counts: Counts) -> str:
+        return f"{number(counts.mean, 1)} ({counts.median:g})"
+
+    columns = [
+        {
+            "pairs": number(split.pairs, 0),
+            "dropped: user or item not in train": number(split.dropped_unknown, 0),
+            "users": number(split.users.present, 0),
+            "items": number(split.items.present, 0),
+            "density": f"{split.density:.2g}",
+            "pairs per user, mean (median)": mean(split.users),
+            "pairs per item, mean (median)": mean(split.items),
+            "Gini of the items": number(split.items.gini, 3),
+            "effective number of items": number(split.items.effective, 0),
+            "effective number of users": number(split.users.effective, 0),
+            "pairs on train's top 20% of items": percent(split.head, 1),
+            "pairs on train's last 20% of items": percent(split.tail, 1),
+            "items in train's top 10%": percent(split.top_decile_items, 1),
+        }
+        for split in data.splits.values()
+    ]
+    return Table.of(
+        f"{data.name} ({data.scenario}): {data.n_users:,} users, {data.n_items:,} items",
+        [""],
+        _columns([SPLIT_TITLES[name] for name in data.splits], 0),
+        [
+            ([label], [Cell(float("nan"), text=column[label]) for column in columns])
+            for label in columns[0]
+        ],
+    )
+
+
+def _distances(data: Description) -> Table:
     units = {"items": "quantiles", "users": "quantiles", "time": "days", "periods": ""}
-    for name, split in one.splits.items():
+    rows = []
+    for name, split in data.splits.items():
         for axis, shift in split.shift.items():
             seen, chance = shift.observed, shift.chance
-            digits = 1 if axis == "time" else 4
-            table.add_row(
-                SPLIT_TITLES[name],
-                axis,
-                _of(seen, "js"),
-                _of(chance, "js"),
-                _of(seen, "kl_split_train"),
-                _of(seen, "kl_train_split"),
-                _of(seen, "tv"),
-                _of(chance, "tv"),
-                _of(seen, "wasserstein", digits),
-                _of(chance, "wasserstein", digits),
-                units[axis],
-            )
-        table.add_section()
-    return table
+            divergences = [seen.js, _of(chance, "js"), seen.kl_split_train, seen.kl_train_split]
+            variations = [seen.tv, _of(chance, "tv")]
+            moved = [
+                # Days have other digits than quantiles.
+                Cell(float("nan"), text=number(w1, 1 if axis == "time" else 4))
+                for w1 in (seen.wasserstein, _of(chance, "wasserstein"))
+            ]
+            labels = [SPLIT_TITLES[name], axis, units[axis]]
+            rows.append((labels, [*divergences, *variations, *moved]))
+    columns = ["JS", "chance", "KL(s‖t)", "KL(t‖s)", "TV", "chance", "W1", "chance"]
+    return Table.of("Distance from train", ["on", "of", "W1 in"], _columns(columns, 4), rows)
 
 
-def _time(one: Description) -> Table:
-    table = _table("Time (UTC)", "split", "first", "median", "last")
-    for column in ("days", "overlap days", "after train %", "W1 / train's span"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, split in one.splits.items():
-        when = split.time
-        if when is not None:
-            table.add_row(
-                SPLIT_TITLES[name],
-                *(moment[:10] for moment in (when.first, when.median, when.last)),
-                f"{when.span_days:,.1f}",
-                _number(when.overlap_days, 1),
-                _number(None if when.after_train is None else 100 * when.after_train, 1),
-                _number(when.moved_spans, 3),
-            )
-    return table
+def _time(data: Description) -> Table:
+    rows = []
+    for name, split in data.splits.items():
+        if (when := split.time) is not None:
+            dates = [moment[:10] for moment in (when.first, when.median, when.last)]
+            spans = [when.span_days, when.overlap_days, when.after_train, when.moved_spans]
+            rows.append(([SPLIT_TITLES[name], *dates], spans))
+    columns = [
+        *_columns(["days", "overlap days"], 1),
+        Column("after train", "after train", 1, percent=True, signed=False),
+        Column("W1 / train's span", "W1 / train's span", 3),
+    ]
+    return Table.of("Time (UTC)", ["split", "first", "median", "last"], columns, rows)
 
 
-def _periods(one: Description) -> Table:
-    shares = {name: split.periods for name, split in one.splits.items() if split.periods}
-    labels = list(dict.fromkeys(label for found in shares.values() for label in found))
+def _periods(data: Description) -> Table:
+    shares = {name: split.periods for name, split in data.splits.items() if split.periods}
+    labels = list(dict.fromkeys(label for own in shares.values() for label in own))
     more = len(labels) - _SHOWN_LABELS
-    title = "Periods, % of the pairs" + (f" ({more:,} more in --json)" if more > 0 else "")
-    table = _table(title, "label")
-    for name in shares:
-        table.add_column(SPLIT_TITLES[name], justify="right", no_wrap=True)
-    for label in labels[:_SHOWN_LABELS]:
-        table.add_row(label, *(_percent(found[label]) for found in shares.values()))
-    return table
+    return Table.of(
+        "Share of the pairs by period" + (f" ({more:,} more in --json)" if more > 0 else ""),
+        ["label"],
+        [Column(name, SPLIT_TITLES[name], 1, percent=True, signed=False) for name in shares],
+        [([label], [own[label] for own in shares.values()]) for label in labels[:_SHOWN_LABELS]],
+    )
 
 
-def _overlaps(one: Description) -> Table:
-    table = _table("In both of two splits", "split", "and")
-    for column in ("pairs", "users (Jaccard)", "items (Jaccard)"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for both in one.overlaps:
-        table.add_row(
-            SPLIT_TITLES[both.left],
-            SPLIT_TITLES[both.right],
-            f"{both.pairs:,}",
-            f"{both.users_jaccard:.3f}",
-            f"{both.items_jaccard:.3f}",
-        )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        # A long name makes room for the numbers, which nothing may push out.
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _of(found: Distances | None, measure: str, digits: int = 4) -> str:
-    return _number(None if found is None else getattr(found, measure), digits)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _js(shift: Shift | None) -> str:
-    return _of(shift.observed if shift else None, "js")
-
-
-def _js_by_chance(shift: Shift | None) -> str:
-    return _of(shift.chance if shift else None, "js")
-
-
-def _w1(shift: Shift | None, digits: int) -> str:
-    return _of(shift.observed if shift else None, "wasserstein", digits)
-
-
-def _mean(counts: Counts) -> str:
-    return f"{counts.mean:,.1f} ({counts.median:g})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _overlaps(data: Description) -> Table:
+    return Table.of(
+        "In both of two splits",
+        ["split", "and"],
+        [Column("pairs", "pairs", 0), *_columns(["users (Jaccard)", "items (Jaccard)"], 3)],
+        [
+            (
+                [SPLIT_TITLES[both.left], SPLIT_TITLES[both.right]],
+                [both.pairs, both.users_jaccard, both.items_jaccard],
+            )
+            for both in data.overlaps
+        ],
+    )

@@ -89,6 +89,7 @@ def evaluate(
         metrics_table,
         print_json,
         print_next,
+        print_table,
         user_counts,
     )
     from cnsdiff.data import load_dataset
@@ -194,7 +195,7 @@ def evaluate(
     else:
         if all_metrics:
             for name, result in results.items():
-                screen.print(metrics_table(name, result))
+                print_table(screen, metrics_table(name, result))
         screen.print(user_counts(next(iter(results.values()))))
         if counts is not None:
             low, high = counts.interval()

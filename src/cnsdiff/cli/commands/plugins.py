@@ -17,12 +17,12 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
     Each is imported, so that one that is broken says so.
     """
-    from rich.table import Table
     from rich.text import Text
 
     from cnsdiff.backbones import BACKBONES
     from cnsdiff.base.visible import visible
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, print_json, print_table
+    from cnsdiff.display.tables import Table
     from cnsdiff.samplers import SAMPLERS
     from cnsdiff.shifts import SCENARIOS
 
@@ -35,13 +35,11 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     if not found:
         screen.print("No package adds a sampler, a backbone or a scenario.")
         return
-    table = Table(header_style="bold")
-    for column in ("kind", "name", "package", "settings"):
-        table.add_column(column, no_wrap=column != "settings")
+    rows: list[tuple[list[str], list[float]]] = []
     for record in found:
         settings = ", ".join(f"{key} = {value}" for key, value in record["settings"].items())
-        table.add_row(record["kind"], record["name"], record["package"], settings or "-")
-    screen.print(table)
+        rows.append(([record["kind"], record["name"], record["package"], settings or "-"], []))
+    print_table(screen, Table.of("", ["kind", "name", "package", "settings"], [], rows))
     for record in found:
         if record["problem"]:
             problem = visible(record["problem"])

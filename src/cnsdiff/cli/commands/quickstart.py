@@ -35,6 +35,7 @@ def quickstart(
         console,
         print_json,
         print_next,
+        print_table,
     )
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation import Evaluation, evaluate
@@ -76,7 +77,7 @@ def quickstart(
     title = (
         "ConfoundedWorld: clicks logged under popularity bias, tested with everything shown alike"
     )
-    screen.print(comparison_table(title, results, (10, 20)))
+    print_table(screen, comparison_table(title, results, (10, 20)))
     for name, reason in left_out.items():
         screen.print(f"{name} is left out: {reason}.", soft_wrap=True)
     for line in (

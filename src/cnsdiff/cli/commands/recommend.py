@@ -84,10 +84,9 @@ def require_table_name(out: Path | None) -> None:
 
 def show_lists(table: pl.DataFrame, out: Path | None, *, json: bool) -> None:
     """Lists as a table on the terminal, as JSON, or in a file."""
-    from rich.table import Table
-
     from cnsdiff.base.storage import write_with
-    from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.output import console, print_json, print_table
+    from cnsdiff.display.tables import Column, Table
 
     if out is not None:
         write_with(out, table.write_parquet if out.suffix == ".parquet" else table.write_csv)
@@ -99,14 +98,13 @@ def show_lists(table: pl.DataFrame, out: Path | None, *, json: bool) -> None:
     if json:
         print_json(table.to_dicts())
         return
-    shown = Table(header_style="bold")
-    for column in table.columns:
-        shown.add_column(column, justify="right", overflow="fold")
-    for row in table.iter_rows(named=True):
-        shown.add_row(
-            *(f"{value:.4f}" if name == "score" else str(value) for name, value in row.items())
-        )
-    console().print(shown)
+    titles = [name for name in table.columns if name != "score"]
+    columns = [Column("score", "score")] if "score" in table.columns else []
+    rows = [
+        ([str(row[name]) for name in titles], [row[column.name] for column in columns])
+        for row in table.iter_rows(named=True)
+    ]
+    print_table(console(), Table.of("", titles, columns, rows))
 
 
 def ids_asked(side: str, listed: str | None, file: Path | None, known: pl.Series) -> pl.Series:

@@ -11,8 +11,7 @@ from cnsdiff.cli import completion
 from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cnsdiff.display.tables import Table
     from cnsdiff.tuning.study import Study
     from cnsdiff.tuning.tuner import Tuned
 
@@ -128,7 +127,7 @@ def tune(
 
 
 def _print(tuned: Tuned, out: Path, json: bool) -> None:
-    from cnsdiff.cli.output import console, print_json, print_next
+    from cnsdiff.cli.output import console, print_json, print_next, print_table
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
 
@@ -137,7 +136,7 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
         print_json(_summary(study, out))
         return
     screen = console()
-    screen.print(_table(study))
+    print_table(screen, _table(study))
     screen.print(study.verdict(), soft_wrap=True)
     screen.print(
         f"The value is the best of {len(study.trials)}, and so flatters: what it is worth, the "
@@ -183,31 +182,26 @@ def _summary(study: Study, out: Path) -> dict[str, Any]:
 
 def _table(study: Study) -> Table:
     """Each setting searched: as given, at the best trial, and what it matters."""
-    from rich.table import Table
-
+    from cnsdiff.display.tables import Cell, Column, Table
+    from cnsdiff.display.wording import percent, percent_span
     from cnsdiff.tuning.study import value_text
 
-    best = study.best
+    best, importances = study.best, study.importances
     assert best is not None
-    told = ", ".join(
-        f"{study.count(state)} {state}"
-        for state in ("completed", "pruned", "failed")
-        if study.count(state)
+    states = ("completed", "pruned", "failed")
+    counts = [f"{study.count(state)} {state}" for state in states if study.count(state)]
+    rows: list[tuple[list[str], list[Cell]]] = []
+    for key in study.spaces if importances is None else importances.shares:
+        settings = map(value_text, (study.as_given(key), best.setting[key]))
+        cells = []
+        if importances is not None:
+            own = importances.shares[key]
+            text = f"{percent(own.share, 0)} ({percent_span(own.low, own.high)})"
+            cells.append(Cell(own.share, text=text))
+        rows.append(([key, str(study.spaces[key]), *settings], cells))
+    return Table.of(
+        f"{len(study.trials)} trials: {', '.join(counts)}",
+        ["setting", "searched", "as given", f"best (trial {best.number})"],
+        [] if importances is None else [Column("share", "of the differences", percent=True)],
+        rows,
     )
-    table = Table(
-        title=f"{len(study.trials)} trials: {told}", title_justify="left", header_style="bold"
-    )
-    table.add_column("setting")
-    table.add_column("searched", overflow="fold")
-    table.add_column("as given", justify="right")
-    table.add_column(f"best (trial {best.number})", justify="right")
-    found = study.importances
-    if found is not None:
-        table.add_column("of the differences", justify="right")
-    for key in found.shares if found is not None else study.spaces:
-        cells = [str(study.spaces[key]), *map(value_text, (study.as_given(key), best.setting[key]))]
-        if found is not None:
-            share = found.shares[key]
-            cells.append(f"{share.share:.0%} ({100 * share.low:.0f}–{100 * share.high:.0f})")
-        table.add_row(key, *cells)
-    return table
