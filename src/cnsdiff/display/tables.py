@@ -118,17 +118,19 @@ class Table:
             notes,
         )
 
-    def grouped(self) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
-        """Whether a row begins a group other than the first; its labels, repeated ones empty.
+    @property
+    def has_groups(self) -> bool:
+        """Whether rows share their first label and are told apart by another."""
+        firsts = {labels[0] for labels, _ in self.rows}
+        return len(self.labels) > 1 and len(firsts) < len(self.rows)
 
-        Where no two rows have the same first label, there are no groups.
-        """
-        grouped = len({labels[0] for labels, _ in self.rows}) < len(self.rows)
+    def grouped(self) -> Iterator[tuple[bool, tuple[str, ...], tuple[Cell, ...]]]:
+        """Whether a row begins a group other than the first; its labels, repeated ones empty."""
         before: str | None = None
         for labels, cells in self.rows:
-            same = labels[0] == before
+            same = self.has_groups and labels[0] == before
             shown = ("", *labels[1:]) if same else labels
-            yield grouped and before is not None and not same, shown, cells
+            yield self.has_groups and before is not None and not same, shown, cells
             before = labels[0]
 
     def has_place(self, place: int) -> bool:

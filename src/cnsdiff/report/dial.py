@@ -83,8 +83,9 @@ def dial_blocks(
 
 def _choice(dial: float, config: Config) -> str:
     training = config.training
+    selecting = metric_title(training.selection_metrics[0])
     how = {
-        "auto": f"It was chosen on validation alone, by **{metric_title(training.selection_metrics[0])}**",
+        "auto": f"It was chosen on validation alone, by **{selecting}**",
         "off": "It was switched off when training",
     }.get(str(training.dial), "It was fixed when training")
     return (

@@ -241,6 +241,7 @@ def _table(table: Table) -> dict[str, Any]:
         "labels": table.labels,
         "columns": table.columns,
         "groups": groups,
+        "has_groups": table.has_groups,
         "notes": notes,
         "csv": table_csv(table),
     }
