@@ -4,113 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from cnsdiff.audit.shifts import SHIFTS as AUDITED
-from cnsdiff.backbones import BACKBONES
-from cnsdiff.catalogue import ENTRIES, ROUTES
-from cnsdiff.cli import choices, completion
-from cnsdiff.cli.commands.benchmark import FORMATS as TABLE_FORMATS
-from cnsdiff.data.reading.dialects import NAMES
-from cnsdiff.data.reading.readers import FORMATS
-from cnsdiff.data.reading.times import TIME_UNITS
-from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.evaluation.judges import JudgeKind
-from cnsdiff.evaluation.protocol import STANDARD_SPLITS
-from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.presets import PRESETS
-from cnsdiff.samplers import SAMPLERS
-from cnsdiff.shifts import SCENARIOS
-from cnsdiff.simulate.settings import SHIFTS
+from cnsdiff.cli import completion
+from cnsdiff.cli.completion import CHOICES
 
+ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("cnsdiff")
 SHELLS = ("bash", "zsh", "fish")
 
 
-def own(registry: Any) -> set[str]:
-    """The names that are not of a plugin."""
-    return {name for name in registry.names() if registry.package_of(name) is None}
-
-
-@pytest.mark.parametrize(
-    ("written", "known"),
-    [
-        (choices.SAMPLERS, own(SAMPLERS)),
-        (choices.BACKBONES, own(BACKBONES)),
-        (choices.PRESETS, set(PRESETS)),
-        (choices.SCENARIOS, own(SCENARIOS) - {"given"}),
-        (choices.SELECT_ON, {"valid", *get_args(Anticipated)}),
-        (choices.SHIFTS, {*SHIFTS, "hybrid"}),
-        (choices.AUDITED, set(AUDITED)),
-        (choices.SPLITS, set(STANDARD_SPLITS)),
-        (choices.JUDGES, set(get_args(JudgeKind))),
-        (choices.FORMATS, set(FORMATS)),
-        (choices.TIME_UNITS, set(TIME_UNITS)),
-        (choices.DELIMITERS, {name for name in NAMES if name.isalpha()}),
-        (choices.TABLE_FORMATS, set(TABLE_FORMATS)),
-        (choices.ROUTES, set(ROUTES)),
-        ([*choices.DATA_SETS, *(f"amazon-2023/{n}" for n in choices.AMAZON)], set(ENTRIES)),
-    ],
-)
-def test_what_is_written_down_is_what_there_is(written, known):
-    assert len(list(written)) == len(set(written))
-    assert set(written) == known
-
-
-def words(annotation: Any) -> tuple[str, ...]:
-    """The words that a setting takes."""
-    if annotation is bool:
-        return ("true", "false")
-    if get_origin(annotation) is Literal:
-        return tuple(map(str, get_args(annotation)))
-    if get_origin(annotation) in (Union, UnionType) or get_origin(annotation) is not None:
-        parts = [word for part in get_args(annotation) for word in words(part)]
-        return tuple(dict.fromkeys(parts))
-    return ()
-
-
-def fields(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= fields(kind, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = words(kind)
-    return found
-
-
-def test_every_setting_can_be_completed():
-    expected = fields(Config)
-    for section, registry in (("backbone", BACKBONES), ("sampler", SAMPLERS)):
-        for name in sorted(own(registry)):
-            for key, values in fields(registry.find(name).Config, f"{section}.").items():
-                expected[key] = tuple(dict.fromkeys((*expected.get(key, ()), *values)))
-        expected[f"{section}.name"] = ()  # by the names of the registry
-    # A component may be of any kind, so the sections themselves are no settings.
-    expected = {key: value for key, value in expected.items() if key not in ("backbone", "sampler")}
-    assert {key: set(value) for key, value in choices.SETTINGS.items()} == {
-        key: set(value) for key, value in expected.items()
-    }
-
-
-def test_every_setting_of_a_scenario_can_be_completed():
-    expected: dict[str, set[str]] = {}
-    for name in choices.SCENARIOS:
-        for key, field in SCENARIOS.find(name).model_fields.items():
-            taken = set(words(field.annotation)) if key != "value" else set()
-            expected.setdefault(key, set()).update(taken)
-    assert {key: set(value) for key, value in choices.SCENARIO_SETTINGS.items()} == expected
+def test_what_is_written_down_is_what_there_is():
+    tool = runpy.run_path(str(ROOT / "tools" / "choices.py"))
+    assert tool["FILE"].read_text(encoding="utf-8") == tool["text"](), "run tools/choices.py"
+    assert set(completion.PRESETS) == set(CHOICES["presets"])
+    assert set(completion.SCENARIOS) == set(CHOICES["scenarios"])
 
 
 # --- what is offered
@@ -119,7 +35,7 @@ def test_every_setting_of_a_scenario_can_be_completed():
 @given(st.text(alphabet="abcdefxpo_-./=, ", max_size=12))
 def test_all_that_is_offered_goes_on_from_what_was_typed(typed):
     completers = [v for v in vars(completion).values() if getattr(v, "__name__", "") == "complete"]
-    completers += [completion.data_set, completion.log, completion.setting]
+    completers += [completion.data_set, completion.log]
     assert len(completers) > 12
     for complete in completers:
         assert all(name.startswith(typed) for name, _ in complete(typed))
@@ -130,7 +46,7 @@ def test_a_setting_first_its_key_and_then_its_words():
     assert completion.setting("training.epochs=") == []
     assert completion.setting("objective.loss=s") == [("objective.loss=softmax", "")]
     names = {name for name, _ in completion.setting("sampler.name=")}
-    assert names == {f"sampler.name={name}" for name in choices.SAMPLERS}
+    assert names == {f"sampler.name={name}" for name in CHOICES["samplers"]}
 
 
 def test_several_with_commas():
@@ -182,8 +98,8 @@ def offered(shell: str, line: str) -> set[str]:
 LINES = [
     ("cnsdiff tr", {"train"}),
     ("cnsdiff train --sampler exp", {"exposure", "exposure_diffusion"}),
-    ("cnsdiff train --set training.sel", {k for k in choices.SETTINGS if "training.sel" in k}),
-    ("cnsdiff prepare log.csv --scenario ", set(choices.SCENARIOS)),
+    ("cnsdiff train --set training.sel", {k for k in CHOICES["settings"] if "training.sel" in k}),
+    ("cnsdiff prepare log.csv --scenario ", set(completion.SCENARIOS)),
     ("cnsdiff data fetch ml", {"ml-100k", "ml-1m"}),
 ]
 

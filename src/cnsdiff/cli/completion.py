@@ -1,14 +1,44 @@
-"""What a shell offers when a word is completed; nothing here imports PyTorch or Polars."""
+"""The words that can be typed where: for help texts, and for a shell that completes one.
+
+Nothing here imports PyTorch or Polars: the names are in ``choices.json``, which
+``tools/choices.py`` writes from the registries and the configuration. Names of plugins are added when they are needed.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TypeAlias
 
-from cnsdiff.cli import choices
+#: Lists of words by their kind, and the settings with the words that each takes.
+CHOICES = json.loads(Path(__file__).with_name("choices.json").read_text(encoding="utf-8"))
+PRESETS = {
+    "default": "ours",
+    "paper": "the method as the paper describes it",
+    "authors": "their published code, with its departures",
+    "bpr-lightgcn": "LightGCN with BPR",
+    "ssm-lightgcn": "in-batch softmax on cosine scores",
+    "ips-lightgcn": "BPR weighted by inverse propensity",
+    "pda-lightgcn": "popularity-deconfounded BPR",
+}
+SCENARIOS = {
+    "popularity": "test items follow another popularity distribution",
+    "temporal": "test on what happened after one moment",
+    "exposure": "test on items that users did not choose to see",
+    "hybrid": "what two scenarios hold out at once",
+    "user-group": "test on users of a group or a cluster",
+    "noise": "train is partly false or missing, test is clean",
+}
+_DEVICES = ("auto", "cpu", "cuda")
 
 #: Words that go on from what was typed so far, each with what it is.
 Complete: TypeAlias = Callable[[str], list[tuple[str, str]]]
+
+
+def words(kind: str) -> str:
+    """The words of a kind for a help text: ``"lightgcn, mf"``."""
+    return ", ".join(CHOICES[kind])
 
 
 def among(names: Iterable[str] | Mapping[str, str], *, plugins: str | None = None) -> Complete:
@@ -16,12 +46,12 @@ def among(names: Iterable[str] | Mapping[str, str], *, plugins: str | None = Non
     known = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, "")
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
-        found = dict(known)
+        names = dict(known)
         if plugins is not None:
             from cnsdiff.base.registry import installed
 
-            found |= {p.name: "of a plugin" for p in installed(plugins) if p.name not in found}
-        return _beginning(incomplete, found)
+            names |= {p.name: "of a plugin" for p in installed(plugins) if p.name not in names}
+        return _beginning(incomplete, names)
 
     return complete
 
@@ -32,14 +62,14 @@ def several(names: Iterable[str]) -> Complete:
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
         before, comma, _ = incomplete.rpartition(",")
-        given = before.split(",")
-        left = {f"{before}{comma}{name}": "" for name in known if name not in given}
+        typed = before.split(",")
+        left = {f"{before}{comma}{name}": "" for name in known if name not in typed}
         return _beginning(incomplete, left)
 
     return complete
 
 
-def assignment(settings: Mapping[str, tuple[str, ...]]) -> Complete:
+def assignment(settings: Mapping[str, Iterable[str]]) -> Complete:
     """``KEY=``, and after that a word of those that the key takes."""
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
@@ -54,12 +84,10 @@ def assignment(settings: Mapping[str, tuple[str, ...]]) -> Complete:
 def data_set(incomplete: str) -> list[tuple[str, str]]:
     """A name of the catalogue; the categories of Amazon once their family is typed."""
     family = "amazon-2023/"
-    names = dict.fromkeys(choices.DATA_SETS, "")
     if incomplete.startswith(family):
-        names = {f"{family}{name}": "" for name in choices.AMAZON}
-    else:
-        names[family] = "a category"
-    return _beginning(incomplete, names)
+        return _beginning(incomplete, dict.fromkeys(CHOICES["data_sets"], ""))
+    names = [name for name in CHOICES["data_sets"] if not name.startswith(family)]
+    return _beginning(incomplete, dict.fromkeys(names, "") | {family: "a category"})
 
 
 def log(incomplete: str) -> list[tuple[str, str]]:
@@ -67,36 +95,27 @@ def log(incomplete: str) -> list[tuple[str, str]]:
     return data_set(incomplete) if incomplete else []
 
 
-def setting(incomplete: str) -> list[tuple[str, str]]:
-    """As :func:`assignment`, of the configuration."""
-    return assignment(_settings())(incomplete)
-
-
-def _settings() -> dict[str, tuple[str, ...]]:
-    words = {"sampler.name": choices.SAMPLERS, "backbone.name": choices.BACKBONES}
-    return choices.SETTINGS | words
-
-
 def _beginning(incomplete: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
     return [item for item in names.items() if item[0].startswith(incomplete)]
 
 
-sampler = among(choices.SAMPLERS, plugins="cnsdiff.samplers")
-backbone = among(choices.BACKBONES, plugins="cnsdiff.backbones")
-scenario = among(choices.SCENARIOS, plugins="cnsdiff.scenarios")
-preset = among(choices.PRESETS)
-select_on = among(choices.SELECT_ON)
-device = among(choices.DEVICES)
-split = among(choices.SPLITS)
-judge = among(choices.JUDGES)
-shift = among(choices.SHIFTS)
-file_format = among(choices.FORMATS)
-delimiter = among(choices.DELIMITERS)
-time_unit = among(choices.TIME_UNITS)
-table_format = among(choices.TABLE_FORMATS)
-route = among(choices.ROUTES)
-scenario_setting = assignment(choices.SCENARIO_SETTINGS)
-audited = several(choices.AUDITED)
+sampler = among(CHOICES["samplers"], plugins="cnsdiff.samplers")
+backbone = among(CHOICES["backbones"], plugins="cnsdiff.backbones")
+scenario = among(SCENARIOS, plugins="cnsdiff.scenarios")
+preset = among(PRESETS)
+select_on = among(CHOICES["select_on"])
+device = among(_DEVICES)
+split = among(CHOICES["splits"])
+judge = among(CHOICES["judges"])
+shift = among(CHOICES["shifts"])
+file_format = among(CHOICES["formats"])
+delimiter = among(CHOICES["delimiters"])
+time_unit = among(CHOICES["time_units"])
+table_format = among(CHOICES["table_formats"])
+route = among(CHOICES["routes"])
+setting = assignment(CHOICES["settings"])
+scenario_setting = assignment(CHOICES["scenario_settings"])
+audited = several(CHOICES["audited"])
 section_or_key = several(
-    [*dict.fromkeys(key.partition(".")[0] for key in choices.SETTINGS), *choices.SETTINGS]
+    [*dict.fromkeys(key.partition(".")[0] for key in CHOICES["settings"]), *CHOICES["settings"]]
 )

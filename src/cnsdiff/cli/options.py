@@ -48,7 +48,7 @@ ItemCore = Annotated[int, typer.Option(min=0, max=10**9, help="Least positives o
 Format = Annotated[
     str,
     typer.Option(
-        help="auto, text, csv, tsv, inter, adjacency or parquet.",
+        help=f"{completion.words('formats')}.",
         autocompletion=completion.file_format,
     ),
 ]

@@ -57,7 +57,7 @@ def audit(
     shifts: Annotated[
         str | None,
         typer.Option(
-            help="Only these, with commas: popularity, exposure, temporal, hybrid, user-group.",
+            help=f"Only these, with commas: {completion.words('audited')}.",
             autocompletion=completion.audited,
         ),
     ] = None,

@@ -73,7 +73,7 @@ def benchmark(
     format: Annotated[
         str,
         typer.Option(
-            help="Of the tables: text, markdown, latex or json.",
+            help=f"Of the tables: {completion.words('table_formats')}.",
             autocompletion=completion.table_format,
         ),
     ] = "text",

@@ -47,7 +47,8 @@ def evaluate(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only these splits (valid, test_iid, test_ood).", autocompletion=completion.split
+            help=f"Only these splits ({completion.words('splits')}).",
+            autocompletion=completion.split,
         ),
     ] = None,
     references: Annotated[

@@ -52,7 +52,7 @@ def prepare(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="How LOG is divided: popularity, temporal, exposure, hybrid, user-group, noise.",
+            help=f"How LOG is divided: {', '.join(completion.SCENARIOS)}.",
             autocompletion=completion.scenario,
         ),
     ] = None,

@@ -57,21 +57,22 @@ def train(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="Negative sampler: exposure (default), exposure_diffusion, cnsdiff, random, "
-            "popularity, dns, dns_mn, softmax_rho, mixgcf, srns, dens, ahns, curriculum. "
+            help=f"Negative sampler (default: exposure): {completion.words('samplers')}. "
             "Any but exposure has plain settings (BPR, inner product) unless you set others.",
             autocompletion=completion.sampler,
         ),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone: lightgcn, mf.", autocompletion=completion.backbone),
+        typer.Option(
+            help=f"Backbone: {completion.words('backbones')}.",
+            autocompletion=completion.backbone,
+        ),
     ] = None,
     preset: Annotated[
         str,
         typer.Option(
-            help="default (ours), paper, authors, bpr-lightgcn, ips-lightgcn, pda-lightgcn, "
-            "ssm-lightgcn.",
+            help=f"Settings to start from: {completion.words('presets')}.",
             autocompletion=completion.preset,
         ),
     ] = "default",
@@ -88,8 +89,7 @@ def train(
     select_on: Annotated[
         str | None,
         typer.Option(
-            help="What picks the epoch and the dial: valid, inverse-popularity, inverse-exposure, "
-            "inverse-propensity, tempered, recency, worst-slice, drift.",
+            help=f"What picks the epoch and the dial: {completion.words('select_on')}.",
             autocompletion=completion.select_on,
         ),
     ] = None,
