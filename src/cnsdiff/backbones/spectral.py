@@ -53,15 +53,7 @@ def spectral_tables(
     keeps the mean norm of rows, so that learning rates keep their meaning. Xavier's entries remain
     in columns beyond the rank of ``R̂``, where zeros would have no gradient, and in rows that no
     triplet reaches, such as those without positives, where a cosine would have no direction.
-
-    Parameters
-    ----------
-    positives
-        The observed training pairs.
-    dim
-        Size of an embedding; the largest singular value comes first.
-    generator
-        Source of Xavier's entries and of the start of the iteration (on the CPU).
+    ``generator`` (on the CPU) gives these entries and the start of the iteration.
     """
     tables = xavier_tables(positives, dim, generator)
     left, sigma, right = leading_triplets(positives.normalised_matrix(), dim, generator)

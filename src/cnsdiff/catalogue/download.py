@@ -136,37 +136,23 @@ def download(
     advice: str = "",
     trust: ssl.SSLContext | None = None,
 ) -> str:
-    """Fetch a file from the first of its addresses that gives it.
+    """Fetch a file from the first of its addresses that gives it; returns that address.
 
     What arrives is written to ``TARGET.part``, and stays there when the download is interrupted:
-    the next call asks the same address for the rest only, on condition that the file is still
-    the same (RFC 9110, ``If-Range``). ``target`` itself appears in one step, complete and
-    verified.
+    the next call asks the same address for the rest only, on condition that the file is still the
+    same (RFC 9110, ``If-Range``). ``target`` itself appears in one step, complete and verified
+    against its ``checksum``, or without one against its length.
 
-    Parameters
-    ----------
-    addresses
-        Tried in order, each as patiently as ``retry`` says.
-    target
-        Path to write; its folder is created.
-    checksum
-        What the file must have; without it only the length is verified.
-    advice
-        What the caller can do instead; ends the sentence of a failure.
-    trust
-        Certificates to trust; the system's and certifi's if not given.
-
-    Returns
-    -------
-    str
-        The address that gave the file.
+    Addresses are tried in order, each as patiently as ``retry`` says. ``advice`` on what the caller
+    can do instead ends the sentence of a failure; ``trust`` are certificates in place of the
+    system's and certifi's.
 
     Raises
     ------
-    DownloadError
-        No address gave the file, or not the one with this checksum (which is then removed).
-    StorageError
-        It cannot be written, for instance on a full disk; nothing is left behind.
+        DownloadError
+            No address gave the file, or not the one with this checksum (which is then removed).
+        StorageError
+            It cannot be written, for instance on a full disk; nothing is left behind.
     """
     retry, report, part = retry or Retry(), report or Reporter(), Part(target)
     failures: list[str] = []

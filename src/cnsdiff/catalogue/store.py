@@ -166,9 +166,7 @@ def load(name: str, *, home: Path | str | None = None) -> Source:
     Raises
     ------
     InputError
-        No such data set, or it is not fetched yet.
-    DataError
-        Its files are not those that were fetched, or cannot be read.
+        No such data set, it is not fetched yet, or its files are not those that were fetched.
     """
     entry = find(name)
     folder = folder_of(entry, home)

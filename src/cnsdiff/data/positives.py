@@ -136,22 +136,10 @@ class Positives(nn.Module):
         return lacks[self.pairs[:, 0]].nonzero()[:, 0]
 
     def sample_negatives(self, users: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` items per user, uniform over the items the user has not interacted with.
+        """``(B, n)`` items, uniform over those that each user ``(B,)`` has not interacted with.
 
-        Parameters
-        ----------
-        users
-            ``(B,)`` internal user ids.
-        n
-            Draws per user, independent (with replacement).
-        generator
-            Source of randomness, on the same device.
-
-        Returns
-        -------
-        Tensor
-            ``(B, n)`` item ids, never a training positive. A user who has every item gets any
-            item: see :meth:`rows_with_negatives`.
+        Draws are independent, with replacement, from ``generator`` on the same device. A user who
+        has every item gets any item: see :meth:`rows_with_negatives`.
         """
         free = (self.n_items - self.user_counts[users]).unsqueeze(1)
         uniform = torch.rand(

@@ -134,18 +134,9 @@ class WorldTruth:
     def exposure_law(self, environment: str) -> NDArray[np.float64]:
         """``p(i | do(e))`` ``(n_items,)``, free of ``u`` (equation 21).
 
-        It sums to 1 over the items of the world, so to less where some do not occur in train.
-
-        Parameters
-        ----------
-        environment
-            A label, or ``"logged"`` or ``"test_ood"``: the mean over the environments of that
-            part.
-
-        Raises
-        ------
-        DataError
-            There is no such environment.
+        ``environment`` is a label, or ``"logged"`` or ``"test_ood"``: the mean over the
+        environments of that part. It sums to 1 over the items of the world, so to less where some
+        do not occur in train. :class:`DataError` if there is no such environment.
         """
         labels = self.environments.get(environment, (environment,))
         unknown = [label for label in labels if label not in self.log_laws]

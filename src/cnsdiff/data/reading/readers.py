@@ -151,15 +151,11 @@ def _read_file(
 def require_file(path: Path, what: str) -> None:
     """:class:`DataError` unless there is a file at ``path``, which should hold ``what``."""
     if not path.exists():
-        raise DataError(f"{path}: no such file{_neighbour(path)}; check the path")
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = did_you_mean(path.name, sorted(entry.name for entry in beside))
+        raise DataError(f"{path}: no such file{near}; check the path")
     if path.is_dir():
         raise DataError(f"{path}: is a directory; give the file of {what} in it")
-
-
-def _neighbour(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir()))
 
 
 def is_parquet(path: Path) -> bool:

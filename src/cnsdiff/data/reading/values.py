@@ -53,11 +53,14 @@ def finish(
         elif role == "rating":
             columns[role] = _numbers(series, raw.source, role).cast(pl.Float64)
         else:
-            columns[role] = _times(raw, series, time_unit)
+            columns[role] = _seconds(raw, series, time_unit)
+            note_odd_times(raw, column, columns[role])
     frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
     bad = frame.select(
         pl.any_horizontal(
-            pl.col(role).is_null() if frame.schema[role] != pl.Float64 else _not_finite(role)
+            ~pl.col(role).is_finite().fill_null(False)
+            if frame.schema[role] == pl.Float64
+            else pl.col(role).is_null()
             for role in columns
         )
     ).to_series()
@@ -104,14 +107,8 @@ def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
     )
 
 
-def _times(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
-    """Times as seconds since 1970, null where they are none."""
-    seconds = _seconds(raw, series, unit)
-    note_odd_times(raw, series.name, seconds)
-    return seconds
-
-
 def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
+    """Times as seconds since 1970, null where they are none."""
     numbers = series
     if series.dtype == pl.String:
         numbers = _numbers(series, raw.source, "timestamp")
@@ -132,10 +129,6 @@ def _seconds(raw: RawTable, series: pl.Series, unit: str) -> pl.Series:
                 "some minutes; give it as integers or Float64"
             )
     return since_1970(raw, series.name, numbers, unit)
-
-
-def _not_finite(role: str) -> pl.Expr:
-    return ~pl.col(role).is_finite().fill_null(False)
 
 
 def _problems_of_values(
