@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.ahns import AHNSConfig, AHNSSampler
 from cnsdiff.samplers.base import Batch
+from cnsdiff.samplers.candidates import AHNSConfig, AHNSSampler
 from cnsdiff.testing import DIM, check_sampler, make_context
 
 

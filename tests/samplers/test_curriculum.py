@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cnsdiff.samplers.candidates import CandidateConfig
-from cnsdiff.samplers.curriculum import CurriculumSampler
+from cnsdiff.samplers.candidates import CandidateConfig, CurriculumSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context
 
 

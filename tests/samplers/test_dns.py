@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cnsdiff.samplers.candidates import CandidateConfig
-from cnsdiff.samplers.dns import DNSSampler
+from cnsdiff.samplers.candidates import CandidateConfig, DNSSampler
 from cnsdiff.testing import DIM, check_sampler, make_context
 
 

@@ -14,7 +14,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.objectives.losses import bpr
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers.base import Negatives
-from cnsdiff.samplers.dns_mn import DNSMNConfig, DNSMNSampler
+from cnsdiff.samplers.candidates import DNSMNConfig, DNSMNSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.samplers.softmax_rho import SoftmaxRhoConfig, SoftmaxRhoSampler
+from cnsdiff.samplers.candidates import SoftmaxRhoConfig, SoftmaxRhoSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context, tiny_positives
 
 

@@ -255,15 +255,15 @@ class Sampler(nn.Module):
     #: Whether a row's negatives are items outside its user's training positives: the rows of a user
     #: who has every item are then not trained on. Again of the class itself.
     needs_free_items: ClassVar[bool] = True
+    #: Whether ``forward`` needs, of the training pairs, those of the batch's users and the items'
+    #: counts alone, so that processes may share the users. Again of the class itself.
+    shardable: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
-        if "reads_embeddings" not in cls.__dict__:
-            cls.reads_embeddings = True
-        if "shares_draws" not in cls.__dict__:
-            cls.shares_draws = False
-        if "needs_free_items" not in cls.__dict__:
-            cls.needs_free_items = True
+        for name in ("reads_embeddings", "shares_draws", "needs_free_items", "shardable"):
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Sampler, name))
 
     def __init__(
         self,

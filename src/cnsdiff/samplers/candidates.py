@@ -1,23 +1,27 @@
-"""Candidates of the samplers that pick hard negatives: how they are drawn and scored.
+"""Samplers that pick hard negatives from candidates, and how candidates are drawn and scored.
 
 ``C_u``: ``N`` items drawn uniformly, with replacement, from those outside the user's
-training positives, afresh for each negative.
+training positives, afresh for each negative. Sources: DNS, Zhang et al. 2013; DNS(M, N) and
+Softmax-v(ρ, N), Shi et al. 2023; AHNS, Lai et al. 2024, who also describe the curriculum.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import Batch, Context, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+
+#: Losses of about 0.7 that differ by less differ by no more than single precision's rounding.
+_SMALLEST_TEMPERATURE = 1e-6
 
 
 class CandidateConfig(SamplerConfig):
@@ -47,6 +51,183 @@ class CandidateSampler(Sampler):
         )
         users = embeddings.users.detach()[batch.users]
         return drawn, candidate_scores(users, embeddings.items, drawn)
+
+
+@SAMPLERS.register("dns")
+class DNSSampler(CandidateSampler):
+    """Dynamic negative sampling: ``argmax_{n ∈ C_u} s(u, n)``."""
+
+    shardable: ClassVar[bool] = True
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        return Negatives(items=pick(*self.scored(batch, embeddings, context)))
+
+
+@SAMPLERS.register("curriculum")
+class CurriculumSampler(CandidateSampler):
+    """Hard to easy: DNS over the first ``max(1, ⌊(1 - t/T) N⌋)`` candidates.
+
+    ``t/T`` is the progress of training. Candidates are drawn independently, so the others are
+    not drawn at all.
+    """
+
+    shardable: ClassVar[bool] = True
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        n = max(1, int((1 - context.progress) * self.config.candidates))
+        return Negatives(items=pick(*self.scored(batch, embeddings, context, n)))
+
+
+class DNSMNConfig(CandidateConfig):
+    """Settings of :class:`DNSMNSampler`."""
+
+    candidates: Annotated[int, Searched(low=50, high=400, integer=True, log=True)] = Field(
+        200, ge=1, le=10**5, description="N, candidates per negative"
+    )
+    top: Annotated[int, Searched(low=1, high=50, integer=True, log=True)] = Field(
+        2, ge=1, le=10**5, description="M, how many of the highest-scoring are kept"
+    )
+    use: Literal["one", "all"] = Field(
+        "one", description="one of the M at random, or all M, whose BPR losses are summed"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DNSMNConfig:
+        if self.top > self.candidates:
+            raise ValueError(
+                f"top={self.top} of candidates={self.candidates} cannot be kept; "
+                f"lower top or raise candidates to {self.top}"
+            )
+        if self.use == "all" and self.n_negatives != 1:
+            raise ValueError(
+                "use='all' makes as many negatives as top says; leave n_negatives at 1 and raise "
+                "top"
+            )
+        return self
+
+
+@SAMPLERS.register("dns_mn")
+class DNSMNSampler(CandidateSampler):
+    """DNS(M, N): the top ``M`` of ``C_u`` by ``s(u, n)``.
+
+    ``use="one"`` takes one of them uniformly, afresh for each negative (AHNS's form); ``"all"``
+    takes the ``M`` of them with weight 1, so that BPR sums over them (the original's). Candidates
+    are drawn with replacement, so an item may be among the ``M`` twice, as in both sources.
+    """
+
+    Config = DNSMNConfig
+    shardable: ClassVar[bool] = True
+    config: DNSMNConfig
+
+    @property
+    def n_negatives(self) -> int:
+        return self.config.top if self.config.use == "all" else self.config.n_negatives
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        candidates, scores = self.scored(batch, embeddings, context)
+        top = candidates.gather(2, scores.topk(self.config.top, dim=2).indices)
+        if self.config.use == "all":
+            items = top.squeeze(1)
+            return Negatives(items=items, weights=torch.ones_like(items, dtype=scores.dtype))
+        place = torch.randint(
+            self.config.top,
+            (*top.shape[:2], 1),
+            generator=context.negatives,
+            device=top.device,
+        )
+        return Negatives(items=top.gather(2, place).squeeze(2))
+
+
+class SoftmaxRhoConfig(CandidateConfig):
+    """Settings of :class:`SoftmaxRhoSampler`."""
+
+    candidates: int = Field(200, ge=2, le=10**5, description="N, candidates, all of which are used")
+    rho: Annotated[float, Searched(low=0.05, high=5.0, log=True)] = Field(
+        1.0, gt=0, description="λ of τ = sqrt(Var Z / 2λ), the ρ of the name: larger is harder"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SoftmaxRhoConfig:
+        if self.n_negatives != 1:
+            raise ValueError(
+                "softmax_rho uses every candidate; leave n_negatives at 1 and set candidates"
+            )
+        return self
+
+
+@SAMPLERS.register("softmax_rho")
+class SoftmaxRhoSampler(CandidateSampler):
+    """Softmax-v(ρ, N): all of ``C_u``, weighted by ``softmax(Z / τ - log q)``.
+
+    ``Z = -log σ(s(u,p) - s(u,n))`` is each candidate's BPR loss, and ``τ = sqrt(Var Z / 2λ)`` with
+    the unbiased variance over the row's candidates, as in the authors' code; the weights carry no
+    gradient and sum to 1. Candidates are uniform, so ``log q`` is a constant, which a softmax does
+    not feel. ``Z / τ`` has a spread of ``sqrt(2λ)`` whatever the scores' scale. Where ``Z`` does
+    not vary, theirs divides by 0; ours bounds ``τ`` from below, and all weights are alike.
+    """
+
+    Config = SoftmaxRhoConfig
+    shardable: ClassVar[bool] = True
+    config: SoftmaxRhoConfig
+
+    @property
+    def n_negatives(self) -> int:
+        return self.config.candidates
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        candidates, scores = self.scored(batch, embeddings, context)
+        with torch.no_grad():
+            users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
+            positive = (users * items).sum(dim=-1, keepdim=True)
+            losses = F.softplus(scores.squeeze(1) - positive)
+            temperature = (losses.var(dim=1, keepdim=True) / (2 * self.config.rho)).sqrt()
+            weights = (losses / temperature.clamp(min=_SMALLEST_TEMPERATURE)).softmax(dim=1)
+        return Negatives(items=candidates.squeeze(1), weights=weights)
+
+
+class AHNSConfig(CandidateConfig):
+    """Settings of :class:`AHNSSampler`."""
+
+    alpha: Annotated[float, Searched(low=0.1, high=5.0, log=True)] = Field(
+        1.0, ge=0, description="α, added to the positive's score"
+    )
+    beta: Annotated[float, Searched(low=0.05, high=1.0, log=True)] = Field(
+        0.1, gt=0, description="β, scale of the score aimed at"
+    )
+    q: Annotated[float, Searched(low=-3.0, high=-1.0)] = Field(
+        -2.0,
+        ge=-100,
+        le=100,
+        description="below -1, a higher positive score asks for an easier negative",
+    )
+    floor: float = Field(
+        0.1, gt=0, description="s(u,p) + α counts as this where it is less: our guard"
+    )
+
+
+@SAMPLERS.register("ahns")
+class AHNSSampler(CandidateSampler):
+    """Adaptive hardness, AHNS: ``argmin_{n ∈ C_u} |s(u,n) - β (s(u,p) + α)^{q+1}|``.
+
+    With ``q < -1`` the score aimed at has a pole where ``s(u,p) + α = 0`` and is negative, or not
+    a number, beyond it: of the positives the model ranks worst, the authors' code asks for the
+    *easiest* negatives. Ours keeps ``s(u,p) + α`` from falling below ``floor``, so that such a
+    positive asks for negatives as hard as any. 0.1 is the smallest α the authors use: with any of
+    their settings the guard acts on positives of negative score alone.
+    """
+
+    Config = AHNSConfig
+    shardable: ClassVar[bool] = True
+    config: AHNSConfig
+
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        config = self.config
+        candidates, scores = self.scored(batch, embeddings, context)
+        with torch.no_grad():
+            users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
+            base = ((users * items).sum(dim=-1) + config.alpha).clamp(min=config.floor)
+            aim = (config.beta * base.pow(config.q + 1)).view(-1, 1, 1)
+            return Negatives(items=pick(candidates, -(scores - aim).abs()))
 
 
 def draw_candidates(

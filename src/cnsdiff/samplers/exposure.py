@@ -36,6 +36,7 @@ class ExposureSampler(Sampler):
     """
 
     Config = ExposureConfig
+    shardable: ClassVar[bool] = True
     reads_embeddings: ClassVar[bool] = False
     shares_draws: ClassVar[bool] = True
     needs_free_items: ClassVar[bool] = False

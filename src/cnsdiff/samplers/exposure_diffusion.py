@@ -68,6 +68,7 @@ class ExposureDiffusionSampler(ExposureSampler):
     """
 
     Config = ExposureDiffusionConfig
+    shardable: ClassVar[bool] = True
     shares_draws: ClassVar[bool] = True
     needs_free_items: ClassVar[bool] = False
     config: ExposureDiffusionConfig
@@ -100,14 +101,14 @@ class ExposureDiffusionSampler(ExposureSampler):
         table = embeddings.items.detach()
         centre, scale = table.mean(dim=0), table.std().clamp(min=torch.finfo(table.dtype).tiny)
         z_0 = (table[items] - centre) / scale
-        environment = F.one_hot(self.strata[items], self.config.n_environments).to(z_0.dtype)
+        stratum = F.one_hot(self.strata[items], self.config.n_environments).to(z_0.dtype)
         loss, diagnostics = None, {}
         if self.denoiser is not None:
-            reconstruction = self._reconstruction(self.denoiser, z_0, environment, context)
+            reconstruction = self._reconstruction(self.denoiser, z_0, stratum, context)
             loss = self.config.diffusion_weight * reconstruction
             diagnostics["reconstruction"] = reconstruction.detach()
         with torch.no_grad():
-            made = self._make(z_0, environment, context) * scale + centre
+            made = self._make(z_0, stratum, context) * scale + centre
             if context.cosine:
                 made = F.normalize(made, dim=-1)
             diagnostics["cos_to_source"] = F.cosine_similarity(made, table[items]).mean()
@@ -123,7 +124,7 @@ class ExposureDiffusionSampler(ExposureSampler):
         )
 
     def _reconstruction(
-        self, denoiser: Denoiser, z_0: Tensor, environment: Tensor, context: Context
+        self, denoiser: Denoiser, z_0: Tensor, stratum: Tensor, context: Context
     ) -> Tensor:
         """``‖z_0 - f_θ(z_t, t, e)‖²`` at one random timestep per vector, a mean over ``d``."""
         generator, device = context.noise, z_0.device
@@ -131,12 +132,12 @@ class ExposureDiffusionSampler(ExposureSampler):
             1, self.process.steps + 1, (len(z_0),), generator=generator, device=device
         )
         noise = torch.randn(z_0.shape, generator=generator, device=device)
-        environment = drop_condition(environment, self.config.condition_dropout, generator)
-        denoised = denoiser(self.process.add_noise(z_0, t, noise), t, None, environment)
+        seen = drop_condition(stratum, self.config.condition_dropout, generator)
+        denoised = denoiser(self.process.add_noise(z_0, t, noise), t, None, seen)
         error: Tensor = (z_0 - denoised).square().mean()
         return error
 
-    def _make(self, z_0: Tensor, environment: Tensor, context: Context) -> Tensor:
+    def _make(self, z_0: Tensor, stratum: Tensor, context: Context) -> Tensor:
         """The vectors ``(M, d)``, in the units of the diffusion."""
         config, start = self.config, self.config.start
         if config.made_by == "catalogue":
@@ -150,7 +151,7 @@ class ExposureDiffusionSampler(ExposureSampler):
             return self.process.add_noise(z_0, level, noise) / kept
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-            plain: Tensor = denoiser(z_t, t, None, environment)
+            plain: Tensor = denoiser(z_t, t, None, stratum)
             if config.guidance == 1:
                 return plain
             unconditional: Tensor = denoiser(z_t, t, None, None)

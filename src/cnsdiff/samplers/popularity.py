@@ -40,6 +40,7 @@ class PopularitySampler(Sampler):
     """
 
     Config = PopularityConfig
+    shardable: ClassVar[bool] = True
     reads_embeddings: ClassVar[bool] = False
     config: PopularityConfig
     _mass_below: Tensor

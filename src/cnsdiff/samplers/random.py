@@ -12,6 +12,7 @@ from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
 class RandomSampler(Sampler):
     """``n ~ U(I ∖ I_u⁺)``, exactly."""
 
+    shardable: ClassVar[bool] = True
     reads_embeddings: ClassVar[bool] = False
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:

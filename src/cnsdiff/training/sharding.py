@@ -26,30 +26,25 @@ from cnsdiff.backbones.lightgcn import LightGCN, LightGCNConfig
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
 from cnsdiff.kernels.sparse_matrix import SparseMatrix
-from cnsdiff.samplers.base import SAMPLERS
+from cnsdiff.samplers.base import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.processes import Processes
 from cnsdiff.training.slices import Layout, Slices
 from cnsdiff.training.step import TrainingStep
 
-#: Samplers that need, of all users' data, that of the rows of a batch and items' counts alone.
-SHARDABLE = (
-    "exposure", "exposure_diffusion", "random", "popularity", "dns", "dns_mn", "softmax_rho",
-    "ahns", "curriculum",
-)  # fmt: skip
 
-
-def require_shardable(backbone: type[Any], sampler: type[Any], precision: str) -> None:
+def require_shardable(backbone: type[Any], sampler: type[Sampler], precision: str) -> None:
     """Raise :class:`ConfigError` for what cannot be trained on a share of the users."""
     if backbone not in (MF, LightGCN):
         raise ConfigError(
             f"training.shard: the backbone {backbone.__name__} does not say how it propagates over "
             "a share of the users; take lightgcn or mf, or set training.shard to false"
         )
-    if sampler not in [SAMPLERS.find(name) for name in SHARDABLE]:
+    if not sampler.shardable:
+        able = [name for name in SAMPLERS.names() if SAMPLERS.find(name).shardable]
         raise ConfigError(
             f"training.shard: the sampler {sampler.__name__} needs the data of all users; take one "
-            f"of {', '.join(SHARDABLE)}, or set training.shard to false"
+            f"of {', '.join(able)}, or set training.shard to false"
         )
     if precision == "16-mixed":
         raise ConfigError(
