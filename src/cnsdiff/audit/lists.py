@@ -80,9 +80,9 @@ def read_lists(file: Path, columns: Mapping[str, str | None] | None = None) -> L
         the message names the row.
     """
     raw = read_raw(file, "recommendations")
-    found = _roles(raw, columns or {})
+    named = _roles(raw, columns or {})
     for role in ("user", "item"):
-        if role not in found:
+        if role not in named:
             raise DataError(
                 f"{raw.source}: no column is known to hold the {role}s; its columns are "
                 f"{', '.join(map(repr, raw.frame.columns))}: name one of them with "
@@ -90,60 +90,61 @@ def read_lists(file: Path, columns: Mapping[str, str | None] | None = None) -> L
             )
     table: dict[str, pl.Series] = {}
     for role in ("user", "item"):
-        ids = id_values(raw.frame[found[role]], f"{raw.source}: column {found[role]!r}")
-        _refuse(raw, found[role], ids.is_null(), f"the {role} is empty")
+        ids = id_values(raw.frame[named[role]], f"{raw.source}: column {named[role]!r}")
+        _refuse(raw, named[role], ids.is_null(), f"the {role} is empty")
         table[role] = as_integers(ids)
-    order = "rank" if "rank" in found else "score" if "score" in found else "rows"
+    order = "rank" if "rank" in named else "score" if "score" in named else "rows"
     if order != "rows":
-        table[order] = _numbers(raw, found[order])
-    if "shift" in found:
-        table["shift"] = raw.frame[found["shift"]].cast(pl.String)
+        table[order] = _numbers(raw, named[order])
+    if "shift" in named:
+        table["shift"] = raw.frame[named["shift"]].cast(pl.String)
         wrong = ~table["shift"].is_in(list(SHIFTS)).fill_null(False)
         if wrong.any():
-            given = table["shift"].filter(wrong)[0]
+            name = table["shift"].filter(wrong)[0]
             _refuse(
                 raw,
-                found["shift"],
+                named["shift"],
                 wrong,
-                f"no shift is called {given!r}{did_you_mean(str(given), SHIFTS)}; there are "
+                f"no shift is called {name!r}{did_you_mean(str(name), SHIFTS)}; there are "
                 f"{', '.join(SHIFTS)}",
             )
     frame = pl.DataFrame([series.alias(name) for name, series in table.items()])
     place = [name for name in ("shift", "user") if name in table]
     twice = frame.select(*place, "item").is_duplicated()
-    _refuse_twice(raw, frame, found["item"], twice, "the item {item!r} twice")
+    _refuse_twice(raw, frame, named["item"], twice, "the item {item!r} twice")
     if order == "rank":
         twice = frame.select(*place, "rank").is_duplicated()
-        _refuse_twice(raw, frame, found["rank"], twice, "the rank {rank:g} twice")
+        _refuse_twice(raw, frame, named["rank"], twice, "the rank {rank:g} twice")
         frame = frame.sort(*place, "rank", maintain_order=True)
     elif order == "score":
         frame = frame.sort(
             *place, "score", descending=[*(False for _ in place), True], maintain_order=True
         )
-    kept = [name for name in ("user", "item", "shift") if name in table]
-    return Lists(frame.select(kept), raw.source, order)
+    columns_of_lists = [name for name in ("user", "item", "shift") if name in table]
+    return Lists(frame.select(columns_of_lists), raw.source, order)
 
 
-def _roles(raw: RawTable, asked: Mapping[str, str | None]) -> dict[str, str]:
+def _roles(raw: RawTable, wanted: Mapping[str, str | None]) -> dict[str, str]:
+    """The column of each role: the one that is wanted, or the first with a known name."""
     names = raw.frame.columns
     plain: dict[str, str] = {}
     for name in names:
         plain.setdefault(plain_name(name), name)
-    found: dict[str, str] = {}
+    roles: dict[str, str] = {}
     for role, aliases in NAMES.items():
-        wanted = asked.get(role)
-        if wanted is not None and wanted in names:
-            found[role] = wanted
-        elif wanted is not None and role not in ("user", "item"):
+        column = wanted.get(role)
+        if column is not None and column in names:
+            roles[role] = column
+        elif column is not None and role not in ("user", "item"):
             raise DataError(
-                f"{raw.source}: has no column {wanted!r}{did_you_mean(wanted, names)}; its columns "
+                f"{raw.source}: has no column {column!r}{did_you_mean(column, names)}; its columns "
                 f"are {', '.join(map(repr, names))}"
             )
         else:
-            known = next((plain[alias] for alias in aliases if alias in plain), None)
-            if known is not None and known not in found.values():
-                found[role] = known
-    return found
+            guess = next((plain[alias] for alias in aliases if alias in plain), None)
+            if guess is not None and guess not in roles.values():
+                roles[role] = guess
+    return roles
 
 
 def _numbers(raw: RawTable, column: str) -> pl.Series:
@@ -156,9 +157,9 @@ def _numbers(raw: RawTable, column: str) -> pl.Series:
         raise DataError(f"{raw.source}: column {column!r} holds {series.dtype}, not numbers")
     bad = ~numbers.is_finite().fill_null(False)
     if bad.any():
-        given = series.filter(bad)[0]
-        said = "nothing" if given in (None, "") else f"{given!r}"
-        _refuse(raw, column, bad, f"{said} is no finite number, so the item has no place")
+        value = series.filter(bad)[0]
+        what = "nothing" if value in (None, "") else f"{value!r}"
+        _refuse(raw, column, bad, f"{what} is no finite number, so the item has no place")
     return numbers
 
 
@@ -258,6 +259,6 @@ def _table(users: NDArray[np.int64], items: NDArray[np.int64], n_users: int, k: 
     users, items = users[order], items[order]
     starts = np.searchsorted(users, users)
     place = np.arange(len(users)) - starts
-    kept = place < k
-    table[users[kept], place[kept]] = items[kept]
+    within = place < k
+    table[users[within], place[within]] = items[within]
     return torch.from_numpy(table)

@@ -128,13 +128,13 @@ def read_log(reading: Reading) -> Log:
         skipped = f"{table.skipped:,} malformed rows were left out"
         notes.append(f"{skipped} ({parameter('skip_bad', True)}): {why}.")
     if "randomised" not in source.tables:
-        source, found = _randomised_rows(source)
-        notes += found
+        source, more = _randomised_rows(source)
+        notes += more
     return Log(source, _checksum(reading, source), threshold, tuple(notes))
 
 
 def choose_threshold(
-    table: Interactions, asked: float | None, usual: float | None = None
+    table: Interactions, wanted: float | None, usual: float | None = None
 ) -> tuple[float | None, str]:
     """The least rating of a positive, and a sentence that says why; none without ratings.
 
@@ -142,13 +142,13 @@ def choose_threshold(
     ----------
     table
         The log.
-    asked
+    wanted
         By the user; it stands.
     usual
         That of a known data set.
     """
     if "rating" not in table.frame.columns:
-        return asked, "" if asked is None else f"Ratings of {asked:g} and more are positive."
+        return wanted, "" if wanted is None else f"Ratings of {wanted:g} and more are positive."
     ratings = table.frame["rating"].to_numpy()
     column = table.columns.get("rating", "rating")
 
@@ -156,8 +156,8 @@ def choose_threshold(
         return f"{percent(float((ratings >= threshold).mean()))} of {len(ratings):,} rows"
 
     change = f"{parameter('threshold')} changes that"
-    if asked is not None:
-        return asked, f"Ratings of {asked:g} and more are positive, as asked: {share(asked)}."
+    if wanted is not None:
+        return wanted, f"Ratings of {wanted:g} and more are positive, as asked: {share(wanted)}."
     if usual is not None:
         return usual, (
             f"Ratings of {usual:g} and more are positive, as usual for this data set: "
@@ -213,8 +213,8 @@ def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
         "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0, problems=()),
     }
     column = table.columns.get("period", "period")
-    told = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."
-    return replace(source, tables={**source.tables, **tables}), [told]
+    note = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."
+    return replace(source, tables={**source.tables, **tables}), [note]
 
 
 def _checksum(reading: Reading, source: Source) -> str:
@@ -271,25 +271,23 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
     users = positive.frame["user"].unique(maintain_order=True)
     order = pl.Series(numpy_generator(seed, "audit/thinned").permutation(len(users)))
     drawn = users.gather(order)
-    kept = drawn
     while not fits(positive):
-        # Each step keeps seven tenths of those that the step before kept.
-        kept = kept.head(max(1, int(0.7 * len(kept))))
-        positive = replace(
-            positive, frame=positive.frame.filter(pl.col("user").is_in(kept.implode()))
-        )
-        if len(kept) == 1:
+        # Each step keeps seven tenths of the users of the step before.
+        drawn = drawn.head(max(1, int(0.7 * len(drawn))))
+        own = pl.col("user").is_in(drawn.implode())
+        positive = replace(positive, frame=positive.frame.filter(own))
+        if len(drawn) == 1:
             break
-    frame = table.frame.filter(pl.col("user").is_in(kept.implode()))
+    frame = table.frame.filter(pl.col("user").is_in(drawn.implode()))
     why = (
         f"as {parameter('max_pairs')} asks"
         if most is not None
         else f"as many as the budget is enough for; it and {parameter('max_pairs')} change that"
     )
     note = (
-        f"Of {len(users):,} users {len(kept):,} were drawn at random, with {len(positive):,} "
+        f"Of {len(users):,} users {len(drawn):,} were drawn at random, with {len(positive):,} "
         f"positive pairs: {why}."
     )
     tables = {**log.source.tables, "log": replace(table, frame=frame)}
     source = replace(log.source, tables=tables)
-    return replace(log, source=source, notes=(*log.notes, note), n_drawn=len(kept))
+    return replace(log, source=source, notes=(*log.notes, note), n_drawn=len(drawn))

@@ -1,4 +1,4 @@
-"""Whether a recommender that we did not train may have seen the pairs that judge it.
+"""Whether a recommender from elsewhere may have seen the pairs that judge it.
 
 What it was trained on cannot be known; what its lists give away can be measured. Three signs:
 
@@ -105,8 +105,8 @@ def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
     excess = []
     for pairs in known:
         # The user's pairs in a stranger's list: what popularity alone would find of them.
-        found = pairs.hits(users, own).sum(1) - pairs.hits(users, others).sum(1)
-        excess.append((found / pairs.counts[users]).numpy())
+        hits = pairs.hits(users, own).sum(1) - pairs.hits(users, others).sum(1)
+        excess.append((hits / pairs.counts[users]).numpy())
     values = np.stack(excess, axis=1)
     rng = numpy_generator(seed, "audit/signs")
     means = resampled_sums(values, rng, RESAMPLES) / len(values)

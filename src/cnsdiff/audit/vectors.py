@@ -30,7 +30,7 @@ _VECTOR = ("vector", "embedding", "embeddings")
 
 @dataclass(frozen=True)
 class Vectors:
-    """Ids as given and a row of numbers for each.
+    """Ids as they are in the file, and a row of numbers for each.
 
     Attributes
     ----------
@@ -112,41 +112,35 @@ def read_vectors(path: Path) -> Vectors:
 
 
 def _archive(path: Path) -> Vectors:
-    wanted = ("users", "items", "user_embeddings", "item_embeddings")
+    names = ("users", "items", "user_embeddings", "item_embeddings")
     with ZipFile(path) as archive:
-        held = [name.removesuffix(".npy") for name in archive.namelist()]
-        if missing := [name for name in wanted if name not in held]:
+        members = [name.removesuffix(".npy") for name in archive.namelist()]
+        if missing := [name for name in names if name not in members]:
             raise DataError(
                 f"{path}: has no array {missing[0]!r}; its arrays are "
-                f"{shown(', '.join(held))}, and {_SHAPES}"
+                f"{shown(', '.join(members))}, and {_SHAPES}"
             )
-        found = []
-        for name in wanted:
-            member = f"{name}.npy"
-            with archive.open(member) as file:
-                size = archive.getinfo(member).file_size
-                found.append(_array(file, size, f"{path}: {name}"))
-    users, items, user_vectors, item_vectors = found
-    return _vectors(users, items, user_vectors, item_vectors, str(path))
+        arrays = []
+        for name in names:
+            with archive.open(f"{name}.npy") as file:
+                size = archive.getinfo(f"{name}.npy").file_size
+                arrays.append(_array(file, size, f"{path}: {name}"))
+    return _vectors(*arrays, source=str(path))
 
 
 def _directory(path: Path) -> Vectors:
     if (path / "users.parquet").is_file():
-        tables = [read_parquet(path / f"{side}.parquet") for side in ("users", "items")]
-        columns = [_vector_column(table, str(path)) for table in tables]
-        ids = [table["id"] for table in tables]
-        matrices = [_matrix(t[c], str(path)) for t, c in zip(tables, columns, strict=True)]
-        return _vectors(ids[0], ids[1], matrices[0], matrices[1], str(path))
-    names = ("user_ids", "item_ids", "user_vectors", "item_vectors")
-    if all((path / f"{name}.npy").is_file() for name in names):
-        found = []
-        for name in names:
-            place = path / f"{name}.npy"
-            with place.open("rb") as file:
-                found.append(_array(file, place.stat().st_size, str(place)))
-        users, items, user_vectors, item_vectors = found
-        return _vectors(users, items, user_vectors, item_vectors, str(path))
-    raise DataError(f"{path}: holds no embeddings; {_SHAPES}")
+        users, items = (read_parquet(path / f"{side}.parquet") for side in ("users", "items"))
+        matrices = [_matrix(side[_vector_column(side, path)], path) for side in (users, items)]
+        return _vectors(users["id"], items["id"], *matrices, source=str(path))
+    files = [path / f"{n}.npy" for n in ("user_ids", "item_ids", "user_vectors", "item_vectors")]
+    if not all(file.is_file() for file in files):
+        raise DataError(f"{path}: holds no embeddings; {_SHAPES}")
+    arrays = []
+    for place in files:
+        with place.open("rb") as file:
+            arrays.append(_array(file, place.stat().st_size, str(place)))
+    return _vectors(*arrays, source=str(path))
 
 
 def _array(file: IO[bytes], size: int, source: str) -> NDArray[Any]:
@@ -179,51 +173,52 @@ def _array(file: IO[bytes], size: int, source: str) -> NDArray[Any]:
 
 def _single_table(path: Path) -> Vectors:
     table = read_parquet(path)
-    vector = _vector_column(table, str(path))
-    for column in ("kind", "id"):
-        if column not in table.columns:
-            raise DataError(f"{path}: has no column {column!r}; {_SHAPES}")
+    vector = _vector_column(table, path)
+    if "kind" not in table.columns:
+        raise DataError(f"{path}: has no column 'kind'; {_SHAPES}")
     kinds = table["kind"].cast(pl.String).str.to_lowercase()
-    sides = [table.filter(kinds == side) for side in ("user", "item")]
-    matrices = [_matrix(side[vector], str(path)) for side in sides]
-    return _vectors(sides[0]["id"], sides[1]["id"], matrices[0], matrices[1], str(path))
+    users, items = (table.filter(kinds == side) for side in ("user", "item"))
+    matrices = [_matrix(side[vector], path) for side in (users, items)]
+    return _vectors(users["id"], items["id"], *matrices, source=str(path))
 
 
-def _vector_column(table: pl.DataFrame, source: str) -> str:
-    found = next((name for name in _VECTOR if name in table.columns), None)
-    if found is None or "id" not in table.columns:
+def _vector_column(table: pl.DataFrame, path: Path) -> str:
+    name = next((name for name in _VECTOR if name in table.columns), None)
+    if name is None or "id" not in table.columns:
         listed = ", ".join(map(repr, table.columns))
-        raise DataError(f"{source}: has the columns {listed}, not id and vector; {_SHAPES}")
-    return found
+        raise DataError(f"{path}: has the columns {listed}, not id and vector; {_SHAPES}")
+    return name
 
 
-def _matrix(column: pl.Series, source: str) -> NDArray[np.float32]:
+def _matrix(column: pl.Series, path: Path) -> NDArray[np.float32]:
     """Lists of equal length as ``(n, d)``."""
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     if not isinstance(column.dtype, pl.List):
-        raise DataError(f"{source}: column {column.name!r} holds {column.dtype}, not lists")
+        raise DataError(f"{path}: column {column.name!r} holds {column.dtype}, not lists")
     lengths = column.list.len()
     if column.null_count() or lengths.n_unique() > 1:
-        raise DataError(f"{source}: its vectors differ in length; give all the same number")
-    width = int(lengths[0]) if len(column) else 0
-    values = column.explode().cast(pl.Float32).to_numpy() if len(column) else np.zeros(0)
-    return np.asarray(values, dtype=np.float32).reshape(len(column), width)
+        raise DataError(f"{path}: its vectors differ in length; give all the same number")
+    if not len(column):
+        return np.zeros((0, 0), dtype=np.float32)
+    values = column.explode().cast(pl.Float32).to_numpy()
+    return np.asarray(values, dtype=np.float32).reshape(len(column), int(lengths[0]))
 
 
 def _vectors(
-    users: object, items: object, user_vectors: object, item_vectors: object, source: str
+    users: Any, items: Any, user_vectors: Any, item_vectors: Any, *, source: str
 ) -> Vectors:
-    ids = [
-        as_integers(id_values(pl.Series(given).rename("id"), f"{source}: the {side} ids"))  # type: ignore[arg-type]
-        for side, given in (("user", users), ("item", items))
-    ]
-    for given in (user_vectors, item_vectors):
-        if (dtype := np.asarray(given).dtype).kind not in "fiu":
-            raise DataError(f"{source}: holds vectors of {dtype}; give real numbers")
+    user_ids, item_ids = (
+        as_integers(id_values(pl.Series(ids).rename("id"), f"{source}: the {side} ids"))
+        for side, ids in (("user", users), ("item", items))
+    )
+    matrices = [np.asarray(vectors) for vectors in (user_vectors, item_vectors)]
+    for matrix in matrices:
+        if matrix.dtype.kind not in "fiu":
+            raise DataError(f"{source}: holds vectors of {matrix.dtype}; give real numbers")
     with np.errstate(over="ignore"):  # what becomes infinite is refused with its user or item
-        matrices = [np.asarray(given, dtype=np.float32) for given in (user_vectors, item_vectors)]
-    return Vectors(ids[0], ids[1], matrices[0], matrices[1], source)
+        of_users, of_items = (np.asarray(matrix, dtype=np.float32) for matrix in matrices)
+    return Vectors(user_ids, item_ids, of_users, of_items, source)
 
 
 class VectorScorer:

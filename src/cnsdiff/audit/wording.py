@@ -1,4 +1,4 @@
-"""Numbers in words, with what they leave open said as plainly as what they show.
+"""An audit's numbers in words: what they show, and as plainly what they leave open.
 
 An interval that holds 0 is *no difference that this log can show*, not equality; one that is wide
 says that the log cannot tell.
@@ -36,7 +36,7 @@ def lost_phrase(loss: Interval, of: str = "") -> str:
     return f"lose nothing{of} that this log can show ({percent_span(loss.low, loss.high)})"
 
 
-def verdict(subject: str, metric: str, found: Sequence[tuple[str, Interval]]) -> str:
+def verdict(subject: str, metric: str, losses: Sequence[tuple[str, Interval]]) -> str:
     """One sentence on what a recommender loses, the largest loss first; then what cannot be told.
 
     Parameters
@@ -45,26 +45,28 @@ def verdict(subject: str, metric: str, found: Sequence[tuple[str, Interval]]) ->
         "The usual recommender".
     metric
         Of which it loses.
-    found
-        Phrase and loss of each shift: ``("if popularity shifted", …)``.
+    losses
+        Phrase and loss of each shift: ``("if popularity shifted", ...)``.
     """
-    if not found:
+    if not losses:
         return f"{subject} could not be judged: no shift of this log was measured."
-    order = sorted(found, key=lambda one: -one[1].value)
-    told = [one for one in order if can_tell(one[1])]
-    open_ = [one for one in order if not can_tell(one[1])]
+    order = sorted(losses, key=lambda pair: -pair[1].value)
     of = f" of its {metric_title(metric)}"
     parts: list[str] = []
+    unknown: list[str] = []
     verb = ""
-    for phrase, loss in told:
-        said = lost_phrase(loss, "" if parts else of)
+    for phrase, lost in order:
+        if not can_tell(lost):
+            unknown.append(f"{phrase}{_inside(lost)}")
+            continue
+        words = lost_phrase(lost, "" if parts else of)
         # The verb holds on until there is another.
-        before, (verb, rest) = verb, said.split(" ", 1)
-        parts.append(f"{rest if verb == before else said} {phrase}")
-    if not open_:
+        before, (verb, rest) = verb, words.split(" ", 1)
+        parts.append(f"{rest if verb == before else words} {phrase}")
+    if not unknown:
         return f"{subject} would {listed(parts)}."
-    untold = listed([f"{phrase}{_inside(loss)}" for phrase, loss in open_], "or")
-    if not told:
+    untold = listed(unknown, "or")
+    if not parts:
         return f"{subject}: this log cannot tell how much{of} it would lose {untold}."
     return f"{subject} would {listed(parts)}; how much {untold}, this log cannot tell."
 

@@ -276,13 +276,13 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     The k-th smallest is multiplied by ``n - k + 1``, made no smaller than the one before and at
     most 1. NaN is a test not made: it stays NaN and does not count in ``n``.
     """
-    given = np.asarray(p_values, dtype=np.float64)
-    made = np.flatnonzero(~np.isnan(given))
-    if ((given[made] < 0) | (given[made] > 1)).any():
+    family = np.asarray(p_values, dtype=np.float64)
+    made = np.flatnonzero(~np.isnan(family))
+    if ((family[made] < 0) | (family[made] > 1)).any():
         raise InputError("p-values lie between 0 and 1")
-    order = made[np.argsort(given[made], kind="stable")]
-    adjusted = np.full(given.shape, np.nan)
-    scaled = given[order] * np.arange(len(order), 0, -1)
+    order = made[np.argsort(family[made], kind="stable")]
+    adjusted = np.full(family.shape, np.nan)
+    scaled = family[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
@@ -294,9 +294,9 @@ def average_ranks(scores: ArrayLike) -> AverageRanks:
     not ranked there and the others are ranked among themselves, so mean ranks over different
     numbers of cells do not compare.
     """
-    given = np.asarray(scores, dtype=np.float64)
-    ranks = np.asarray(rankdata(-given, axis=1, nan_policy="omit"), dtype=np.float64)
-    ranked = ~np.isnan(given)
+    cells = np.asarray(scores, dtype=np.float64)
+    ranks = np.asarray(rankdata(-cells, axis=1, nan_policy="omit"), dtype=np.float64)
+    ranked = ~np.isnan(cells)
     n_cells = ranked.sum(0)
     with np.errstate(invalid="ignore"):
         mean = np.where(ranked, ranks, 0.0).sum(0) / n_cells
@@ -350,12 +350,12 @@ def improvement_interval(ours: ArrayLike, rivals: ArrayLike, level: float = 0.95
     own_mean, means = own.mean(0), others.mean(0)
     best = np.where(np.isnan(means), -np.inf, means).argmax(1)
     best_mean = means[np.arange(len(best)), best]
-    kept = (best_mean > 0) & ~np.isnan(own_mean)
+    defined = (best_mean > 0) & ~np.isnan(own_mean)
     by_seed = others[:, np.arange(len(best)), best]
-    own, by_seed, divisor = own[:, kept], by_seed[:, kept], best_mean[kept]
-    ratio = own_mean[kept] / divisor
+    own, by_seed, divisor = own[:, defined], by_seed[:, defined], best_mean[defined]
+    ratio = own_mean[defined] / divisor
     parts = (own - ratio * (by_seed - divisor)) / divisor - 1
     gains = np.full(len(best), np.nan)
-    gains[kept] = ratio - 1
-    each: Sequence[float] | NDArray[np.float64] = parts.mean(1) if kept.any() else ()
-    return Improvement(seed_interval(each, level), gains, np.where(kept, best, -1))
+    gains[defined] = ratio - 1
+    of_seeds: Sequence[float] | NDArray[np.float64] = parts.mean(1) if defined.any() else ()
+    return Improvement(seed_interval(of_seeds, level), gains, np.where(defined, best, -1))
