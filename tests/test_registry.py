@@ -83,7 +83,7 @@ def test_a_broken_package_is_named_and_troubles_nobody_else(offer, where, why):
 def test_what_is_no_sampler(offer, where):
     offer(("sampler", "odd", where, "shop-samplers"))
     with pytest.raises(
-        ConfigError, match=r"shop-samplers 1.2 is no class .* cnsdiff.samplers.Sampler"
+        ConfigError, match=r"shop-samplers 1.2 is not a class .* cnsdiff.samplers.Sampler"
     ):
         SAMPLERS.find("odd")
 
@@ -125,7 +125,7 @@ def test_a_module_without_a_package(offer):
 def test_names_are_registered_once(offer):
     with pytest.raises(ConfigError, match=r"a sampler is called 'random' already .*RandomSampler"):
         SAMPLERS.register("random")(Theirs)
-    with pytest.raises(ConfigError, match=r"no class that derives from cnsdiff.samplers.Sampler"):
+    with pytest.raises(ConfigError, match=r"not a class derived from cnsdiff.samplers.Sampler"):
         SAMPLERS.register("noisy")(Noise)
 
     def cell() -> type[Sampler]:

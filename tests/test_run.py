@@ -274,7 +274,7 @@ def test_another_schema_version(run, version):
 def test_no_run(tmp_path, world):
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "nothing", tmp_path, tmp_path / "file"):
-        with pytest.raises(RunError, match=r"is no run directory .*cnsdiff train DATASET --out"):
+        with pytest.raises(RunError, match=r"is not a run directory .*cnsdiff train DATASET --out"):
             Recommender.load(place)
     with pytest.raises(RunError, match="damaged"):
         read_run(world.path)
@@ -392,7 +392,7 @@ def test_a_finished_run_is_not_trained_over(run, world):
 def test_other_things_are_not_trained_over(tmp_path, world):
     (tmp_path / "notes.txt").write_text("x")
     for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(RunError, match="exists and is no run directory"):
+        with pytest.raises(RunError, match="exists and is not a run directory"):
             recommender().fit(world, run=place)
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()

@@ -89,7 +89,7 @@ def test_wrong_usage_is_json_for_machines(cli, name):
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'"),
         (["train"], "needs a dataset directory and --out RUN"),
-        (["evaluate", "nowhere"], "is no run directory"),
+        (["evaluate", "nowhere"], "is not a run directory"),
         (["data", "fetch", "ml-100"], "did you mean 'ml-100k'"),
         (["simulate"], "Missing option '--out'"),
         (["quickstart", "--epochs", "0"], "--epochs"),

@@ -192,8 +192,8 @@ def test_another_schema_version(cli, run, world, tmp_path):
 
 
 def test_nothing_there(cli, tmp_path):
-    cli("evaluate", tmp_path / "none").refused("is no run directory", "cnsdiff train")
-    cli("evaluate", tmp_path).refused("is no run directory")
+    cli("evaluate", tmp_path / "none").refused("is not a run directory", "cnsdiff train")
+    cli("evaluate", tmp_path).refused("is not a run directory")
 
 
 def test_a_full_disk_keeps_the_last_evaluation(cli, run, untouched, full_disk):

@@ -44,7 +44,7 @@ def test_refusals(cli, run, tmp_path, untouched, monkeypatch):
     cli("export", run, "--to", "numpy", "--out", tmp_path / "out").refused("--overwrite")
     cli("export", run, "--to", "numpy", "--out", run, "--overwrite").refused("no export")
     cli("export", run, "--to", "numpy", "--index", "flat").refused("--index", "faiss", "numpy")
-    cli("export", tmp_path / "nothing", "--to", "numpy").refused("nothing", "no run directory")
+    cli("export", tmp_path / "nothing", "--to", "numpy").refused("nothing", "not a run directory")
     cli("export", run, "--to", "numpy", "--dial", "nan").refused("the dial is nan")
     assert cli("export", run, "--to", "pickle").code == 2
     monkeypatch.setitem(sys.modules, "faiss", None)

@@ -80,7 +80,7 @@ def test_refusals(cli, run, tmp_path, untouched):
     mine.write_text("<!DOCTYPE html><title>mine</title>")
     (tmp_path / "empty").mkdir()
     untouched()
-    cli("report", run, "--out", mine).refused("is no report of cnsdiff", "another --out")
+    cli("report", run, "--out", mine).refused("is not a report of cnsdiff", "another --out")
     cli("report", run, "--out", tmp_path).refused("is a directory")
     cli("report", tmp_path / "empty").refused("is none of ours", "cnsdiff train")
     cli("report", tmp_path / "gone").refused("does not exist")

@@ -268,7 +268,7 @@ BAD = {
     "no section": (["--set", "training=5"], ["training"]),
     "name for a section": (["--set", "backbone=mf"], ["--set: backbone must be a section", "mf"]),
     "device": (["--device", "gpu"], ["device: 'gpu' is not one of auto, cpu, cuda"]),
-    "absent device": (["--device", "cuda:99"], ["'cuda:99' is not there", "auto or cpu"]),
+    "absent device": (["--device", "cuda:99"], ["'cuda:99' not found", "auto or cpu"]),
     "dial": (["--set", "training.dial=low"], ["training.dial: must be 'auto', 'off'", "'low'"]),
     "select on": (["--select-on", "popularity"], ["training.select_on", "'popularity'"]),
     "metric": (["--set", "training.select_metric=ndcg@7"], ["ndcg@7", "evaluation.ks"]),
@@ -310,7 +310,7 @@ def test_what_is_missing(cli, world, run, tmp_path, untouched):
     cli("train", world).refused("--out RUN")
     cli("train", tmp_path / "none", "--out", tmp_path / "r").refused("none: no such dataset")
     cli("train", run, "--out", tmp_path / "r").refused("manifest.json: is damaged")
-    cli("train", "--resume", tmp_path / "none").refused("is no run directory")
+    cli("train", "--resume", tmp_path / "none").refused("is not a run directory")
     cli("train", "--resume", world).refused("damaged")
     cli("train", "--resume", run, "--seed", 1).refused("give no others beside it")
     untouched()
@@ -321,8 +321,8 @@ def test_an_existing_out_is_kept(cli, world, run, tmp_path, fast, untouched):
     (tmp_path / "notes" / "a.txt").write_text("mine")
     untouched()
     cli("train", world, "--out", run, *fast).refused("holds a finished run", "another directory")
-    cli("train", world, "--out", tmp_path / "notes", *fast).refused("is no run directory")
-    cli("train", world, "--out", tmp_path / "notes" / "a.txt", *fast).refused("no run directory")
+    cli("train", world, "--out", tmp_path / "notes", *fast).refused("is not a run directory")
+    cli("train", world, "--out", tmp_path / "notes" / "a.txt", *fast).refused("not a run directory")
     untouched()
 
 

@@ -194,7 +194,7 @@ def test_what_is_replaced_and_what_is_not(model, tmp_path):
         to_numpy(model, out, overwrite=True)
     run = model.save(tmp_path / "run")
     for taken in (run, tmp_path):
-        with pytest.raises(InputError, match="holds something that is no export"):
+        with pytest.raises(InputError, match="holds something that is not an export"):
             to_numpy(model, taken, overwrite=True)
     assert Recommender.load(run).users_.equals(model.users_)
 

@@ -16,7 +16,7 @@ def test_unknown_devices(device):
 
 
 def test_absent_device():
-    with pytest.raises(ConfigError, match=r"'cuda:99' is not there .*set device to auto or cpu"):
+    with pytest.raises(ConfigError, match=r"'cuda:99' not found .*set device to auto or cpu"):
         make_fabric("cuda:99", "32-true")
 
 

@@ -123,7 +123,7 @@ def test_what_only_the_first_process_finds_ends_all(dataset, tmp_path):
     done = torchrun("-m", "cnsdiff", "train", dataset, "--out", tmp_path / "run")
     said = [line for line in done.stderr.splitlines() if line.startswith("cnsdiff: ")]
     assert len(said) == 1, done.stderr
-    assert "exists and is no run directory" in said[0]
+    assert "exists and is not a run directory" in said[0]
 
 
 @pytest.mark.slow
@@ -194,11 +194,11 @@ def test_the_end_of_one_process_is_the_end_of_all(dataset, tmp_path):
     ("device", "available", "sentence"),
     [
         ("cuda:0", 2, "'cuda:0' is one device, and each of 2 processes takes its own; set device"),
-        ("cuda", 0, r"'cuda:1' is not there \(0 CUDA devices found\); set device to auto or cpu$"),
+        ("cuda", 0, r"'cuda:1' not found \(0 CUDA devices found\); set device to auto or cpu$"),
         (
             "cuda",
             1,
-            r"'cuda:1' is not there \(1 CUDA devices found\); .* start fewer processes$",
+            r"'cuda:1' not found \(1 CUDA devices found\); .* start fewer processes$",
         ),
     ],
 )

@@ -252,7 +252,7 @@ def test_directories_that_are_none(world, quick, tmp_path):
         tune(quick(), world, trials=1, out=tmp_path)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "study.db").write_text("this is no database " * 100)
-    with pytest.raises(RunError, match=r"study.db: is no database of a study, or is damaged"):
+    with pytest.raises(RunError, match=r"study.db: is not a database of a study, or is damaged"):
         tune(quick(), world, trials=1, out=tmp_path / "damaged")
 
 

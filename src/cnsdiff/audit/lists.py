@@ -159,7 +159,7 @@ def _numbers(raw: RawTable, column: str) -> pl.Series:
     if bad.any():
         value = series.filter(bad)[0]
         what = "nothing" if value in (None, "") else f"{value!r}"
-        _refuse(raw, column, bad, f"{what} is no finite number, so the item has no place")
+        _refuse(raw, column, bad, f"{what} is not a finite number, so the item has no place")
     return numbers
 
 

@@ -284,7 +284,9 @@ class ShiftRecord(Record):
             *((name, getattr(advice, name)) for name in ("use", "expected", "plain")),
         ):
             if key not in known:
-                raise ValueError(f"{name} is {shown(key)}, which is no key of a row of the table")
+                raise ValueError(
+                    f"{name} is {shown(key)}, which is not a key of a row of the table"
+                )
         return self
 
     def row(self, key: str) -> SettingRecord:

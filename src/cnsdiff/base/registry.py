@@ -169,7 +169,7 @@ class Registry(Generic[T]):
     def _require(self, found: object, what: str) -> None:
         if not (isinstance(found, type) and issubclass(found, self.base)):
             base = f"{self.base.__module__.rpartition('.')[0]}.{self.base.__name__}"
-            raise ConfigError(f"{what} is no class that derives from {base}; derive it from that")
+            raise ConfigError(f"{what} is not a class derived from {base}; derive it from that")
 
 
 def installed(group: str) -> tuple[EntryPoint, ...]:

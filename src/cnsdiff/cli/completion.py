@@ -1,7 +1,8 @@
 """The words that can be typed where: for help texts, and for a shell that completes one.
 
 Nothing here imports PyTorch or Polars: the names are in ``choices.json``, which
-``tools/choices.py`` writes from the registries and the configuration. Names of plugins are added when they are needed.
+``tools/choices.py`` writes from the registries and the configuration. Names of plugins are added
+when they are needed.
 """
 
 from __future__ import annotations

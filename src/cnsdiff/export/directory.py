@@ -68,7 +68,7 @@ def write_export(
     Raises
     ------
     InputError
-        ``path`` exists and ``overwrite`` is off, or it holds something that is no export.
+        ``path`` exists and ``overwrite`` is off, or it holds something that is not an export.
     StorageError
         It cannot be written; what was there is untouched.
     """
@@ -100,8 +100,8 @@ def _require_replaceable(path: Path) -> None:
         earlier = _EarlierExport.model_validate(read_json(path / MANIFEST))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: holds something that is no export, so {parameter('overwrite', True)} does "
-            "not replace it; choose another directory"
+            f"{path}: holds something that is not an export, so {parameter('overwrite', True)} "
+            "does not replace it; choose another directory"
         ) from error
     other = foreign_to(path, [MANIFEST, *earlier.files])
     if other is not None:

@@ -186,7 +186,7 @@ def _begin(path: Path, config: Config, dataset: Dataset) -> None:
     if (path / "manifest.json").exists():
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: exists and is no run directory; choose another directory")
+        raise RunError(f"{path}: exists and is not a run directory; choose another directory")
     try:
         with atomic_directory(path) as temporary:
             manifest = {"status": "training", **provenance(config, dataset).to_dict()}
@@ -221,7 +221,7 @@ def require_replaceable(path: Path) -> None:
     """Raise :class:`RunError` unless ``path`` is free, empty or a run directory."""
     is_run = (path / "manifest.json").is_file() and (path / "config.yaml").is_file()
     if path.exists() and not is_run and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: holds something that is no run; choose another place")
+        raise RunError(f"{path}: holds something that is not a run; choose another place")
 
 
 def history_row(record: EpochRecord) -> dict[str, Any]:
@@ -302,7 +302,7 @@ def read_manifest(path: Path) -> RunManifest:
         manifest = read_json(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
-            f"{path}: is no run directory (it has no manifest.json); make one with "
+            f"{path}: is not a run directory (it has no manifest.json); make one with "
             f"`{Command('train', 'DATASET', out='RUN')}`"
         ) from error
     except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ class TrainingConfig(Settings):
         "valid",
         description="what picks the best epoch: the validation split as it is, the same weighted "
         "as under an anticipated shift, or 'test_ood', which repeats the published code's "
-        "selection on the test set and is no honest result",
+        "selection on the test set and is not an honest result",
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg|precision|hitrate|mrr|map)@\d+$")
     select_strength: float = Field(

@@ -305,7 +305,7 @@ def make_fabric(device: str, precision: str, threads: int | None = None) -> Fabr
         name = device if index or not here.local_rank else f"cuda:{number}"
         fewer = " or start fewer processes" if available and here.local_rank else ""
         raise ConfigError(
-            f"device: {name!r} is not there ({available} CUDA devices found); "
+            f"device: {name!r} not found ({available} CUDA devices found); "
             f"set device to auto or cpu{fewer}"
         )
     return Fabric(accelerator="cuda", devices=[number], precision=precision)  # type: ignore[arg-type]

@@ -217,8 +217,8 @@ def _opening(database: Path | None) -> Iterator[None]:
             yield
     except (sqlite3.DatabaseError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise RunError(
-            f"{database}: is no database of a study, or is damaged ({first_line(error)}); move it "
-            "away to begin anew, or choose another directory"
+            f"{database}: is not a database of a study, or is damaged ({first_line(error)}); move "
+            "it away to begin anew, or choose another directory"
         ) from error
 
 

@@ -106,7 +106,7 @@ def evaluate(
     for name in split or ():
         if name not in STANDARD_SPLITS:
             raise InputError(
-                f"--split {name}: is no held-out split{did_you_mean(name, STANDARD_SPLITS)}; "
+                f"--split {name}: is not a held-out split{did_you_mean(name, STANDARD_SPLITS)}; "
                 f"choose from {', '.join(STANDARD_SPLITS)}"
             )
     if out is not None and out.suffix not in (".parquet", ".csv"):

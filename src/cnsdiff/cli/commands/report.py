@@ -48,7 +48,7 @@ def report(
     if file.is_dir():
         raise InputError(f"--out {file}: is a directory; name a file in it")
     if file.exists() and not is_report(file):
-        raise InputError(f"{file}: exists and is no report of cnsdiff; choose another --out")
+        raise InputError(f"{file}: exists and is not a report of cnsdiff; choose another --out")
     with _reporter() as reporter:
         document = document_of(path, dataset=dataset, reporter=reporter)
         write_html(document, file)
