@@ -27,7 +27,7 @@ from cnsdiff.recommender.config import (
     read_config_file,
     resolve_config,
 )
-from cnsdiff.recommender.presets import DEFAULT, PRESETS, preset
+from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
@@ -54,7 +54,7 @@ def test_every_preset_resolves_to_what_it_says(name: str) -> None:
             for key, value in part.items()
         )
 
-    assert holds(preset(name), resolved)
+    assert holds(PRESETS[name], resolved)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -159,7 +159,7 @@ def test_resolving_leaves_preset_and_overrides_as_they_are() -> None:
     overrides = {"objective": {"contrastive": {"weight": 0.9}}}
     resolve_config(overrides, preset="paper")
     assert overrides == {"objective": {"contrastive": {"weight": 0.9}}}
-    assert preset("paper")["objective"]["contrastive"]["weight"] == 0.3
+    assert PRESETS["paper"]["objective"]["contrastive"]["weight"] == 0.3
 
 
 def test_a_class_given_as_an_object_is_validated_by_its_own_config() -> None:

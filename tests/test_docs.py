@@ -15,7 +15,7 @@ from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.objectives.debiasing import PropensityConfig
 from cnsdiff.objectives.objective import ContrastiveConfig, ObjectiveConfig
 from cnsdiff.recommender.config import Config, EvaluationConfig
-from cnsdiff.recommender.presets import DEFAULT, PRESETS, preset
+from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig
 from cnsdiff.training.config import TrainingConfig
@@ -86,7 +86,7 @@ def test_what_the_default_preset_sets_is_documented_beside_the_plain_settings() 
     rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \| (.*) \|$", text, flags=re.MULTILINE)
     sections = {"backbone": LightGCNConfig, "objective": ObjectiveConfig}
     ours, plain = {}, {"sampler.name": "the one you name"}
-    for section, settings in preset(DEFAULT).items():
+    for section, settings in PRESETS[DEFAULT].items():
         for key, value in settings.items():
             ours[f"{section}.{key}"] = str(value)
             if section in sections:

@@ -16,10 +16,12 @@ from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.base.storage import first_line
 from cnsdiff.objectives.objective import ObjectiveConfig
-from cnsdiff.recommender.presets import DEFAULT
-from cnsdiff.recommender.presets import preset as find_preset
+from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
 from cnsdiff.training.config import TrainingConfig
+
+#: Sections and their settings, as YAML holds them.
+Tree = dict[str, Any]
 
 
 class EvaluationConfig(Settings):
@@ -134,9 +136,14 @@ def component_settings(
     return _components(_merged(overrides or {}, preset, source), source, backbones, samplers)
 
 
-def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> dict[str, Any]:
+def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> Tree:
     """The preset with ``overrides`` on top."""
-    base = find_preset(preset)
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"no preset is called {shown(preset)}{did_you_mean(preset, PRESETS)}; "
+            f"available: {', '.join(PRESETS)}"
+        )
+    base = PRESETS[preset]
     for section in ("backbone", "sampler"):
         if not isinstance(overrides.get(section) or {}, Mapping):
             raise ConfigError(
@@ -157,7 +164,7 @@ def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> dict[str,
 
 
 def _components(
-    tree: dict[str, Any],
+    tree: Tree,
     source: str,
     backbones: Mapping[str, type[Any]] | None,
     samplers: Mapping[str, type[Any]] | None,
@@ -182,7 +189,7 @@ def _components(
     return found
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     """``base`` with ``over`` on top, section by section; neither is changed."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
@@ -194,22 +201,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _nest(key: str, value: Any) -> dict[str, Any]:
+def _nest(key: str, value: Any) -> Tree:
     for part in reversed(key.split(".")):
         value = {part: value}
-    result: dict[str, Any] = value
+    result: Tree = value
     return result
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> Tree:
     """``{"training.lr": 0.01}`` as ``{"training": {"lr": 0.01}}``; nested mappings may mix in."""
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for key, value in settings.items():
         _join(tree, _nest(str(key), nested(value) if isinstance(value, Mapping) else value))
     return tree
 
 
-def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
+def _join(tree: Tree, other: Tree, place: str = "") -> None:
     """Put ``other`` into ``tree``; they may share sections, but no value."""
     for key, value in other.items():
         if key not in tree:
@@ -220,7 +227,7 @@ def _join(tree: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
             raise ValueError(f"{place + key!r} is set twice")
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> Tree:
     """The mapping in a YAML file; :class:`ConfigError` names the line that is not YAML."""
     try:
         tree = read_yaml(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cnsdiff.backbones import Backbone
 from cnsdiff.base.errors import CnsdiffError, ConfigError, did_you_mean
 from cnsdiff.base.settings import Settings, shown
-from cnsdiff.recommender.config import Config, component_settings, merge, resolve_config
+from cnsdiff.recommender.config import Config, Tree, component_settings, merge, resolve_config
 from cnsdiff.samplers import Sampler
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Estimator:
         choices = {name: getattr(self, name) for name in _COMPONENTS}
         return {name: choice for name, choice in choices.items() if isinstance(choice, type)}
 
-    def _overrides(self) -> dict[str, Any]:
+    def _overrides(self) -> Tree:
         """The tree of settings that the arguments write on top of the preset."""
         overrides = self._settings()
         for section in _COMPONENTS:
@@ -232,7 +232,7 @@ class Estimator:
                 overrides = merge(overrides, {section: options})
         return overrides
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Tree:
         """The arguments that set something, but for components and preset."""
         settings = {name: getattr(self, name) for name in _ARGUMENTS[3:]}
         return {name: value for name, value in settings.items() if value is not None}
@@ -243,7 +243,7 @@ class Estimator:
         given = {f"{section}s": {found.__name__: found} for section, found in classes.items()}
         return {"preset": self.preset, "source": self._source, **given}
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> Tree:
         """The resolved settings as arguments of the constructor, without the components' names."""
         options = self.resolve().model_dump()
         for section in _COMPONENTS:
@@ -290,7 +290,7 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _put(tree: Mapping[str, Any] | None, path: list[str], value: Any) -> dict[str, Any]:
+def _put(tree: Mapping[str, Any] | None, path: list[str], value: Any) -> Tree:
     """A copy of ``tree`` with one setting changed."""
     tree = tree if isinstance(tree, Mapping) else {}
     name, *rest = path
@@ -300,14 +300,14 @@ def _put(tree: Mapping[str, Any] | None, path: list[str], value: Any) -> dict[st
     return {**tree, name: value}
 
 
-def _difference(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+def _difference(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> Tree:
     """What ``tree`` has that ``usual`` has not, or otherwise."""
-    found: dict[str, Any] = {}
+    difference: Tree = {}
     for name, value in tree.items():
         other = usual.get(name)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             if inner := _difference(value, other):
-                found[name] = inner
+                difference[name] = inner
         elif name not in usual or value != other:
-            found[name] = value
-    return found
+            difference[name] = value
+    return difference

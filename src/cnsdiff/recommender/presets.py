@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.base.settings import shown
-
 #: What a configuration starts from unless a preset is named.
 DEFAULT = "default"
 
@@ -124,13 +121,3 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {"batch_size": 2048, "lr": 0.005, "dial": "off"},
     },
 }
-
-
-def preset(name: str) -> dict[str, Any]:
-    """The partial configuration called ``name``."""
-    if name not in PRESETS:
-        raise ConfigError(
-            f"no preset is called {shown(name)}{did_you_mean(name, PRESETS)}; "
-            f"available: {', '.join(PRESETS)}"
-        )
-    return PRESETS[name]

@@ -66,7 +66,7 @@ from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.relevance import item_counts
-from cnsdiff.recommender.config import Config, read_yaml, resolve_config
+from cnsdiff.recommender.config import Config, Tree, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
@@ -271,7 +271,7 @@ class _StoredConfig(Record):
 
     backbone: _Component
     sampler: _Component
-    training: dict[str, Any]
+    training: Tree
 
 
 def is_run(path: Path) -> bool:
@@ -320,7 +320,7 @@ def read_manifest(path: Path) -> RunManifest:
     return kind.model_validate(manifest)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Tree:
     """The configuration in a run directory, as a tree that has its main sections."""
     file = path / "config.yaml"
     try:
@@ -341,7 +341,7 @@ class StoredRun:
 
     path: Path
     manifest: FinishedRun
-    config: Mapping[str, Any]
+    config: Tree
     weights: dict[str, Tensor]
     users: pl.DataFrame
     items: pl.DataFrame
