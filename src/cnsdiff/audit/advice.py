@@ -32,16 +32,8 @@ def advice(
 ) -> AdviceRecord:
     """Which setting validation chooses for the shift, and whether the tests bear it out.
 
-    Parameters
-    ----------
-    shift, dataset
-        The shift, and its splits.
-    judged, choice
-        The settings on both tests, and what validation chose of them.
-    reading, log, seed
-        Of which the commands are made.
-    data, run
-        Directories for the commands.
+    ``data`` and ``run`` are the directories for the commands, which are made of the reading, the
+    log and the seed.
     """
     expected, usual, plain = choice.expected, choice.usual, choice.plain
     brings = judged.difference("test_ood", expected, plain)

@@ -130,14 +130,7 @@ def read_externals(
     embeddings: Sequence[NamedFile],
     columns: Mapping[str, str | None],
 ) -> list[External]:
-    """Read all files, before anything is trained.
-
-    Parameters
-    ----------
-    recommendations, embeddings
-        See :func:`parse_names`.
-    columns
-        Of recommendations, see :func:`~cnsdiff.audit.lists.read_lists`.
+    """Read all files, before anything is trained; ``columns`` as of :func:`read_lists`.
 
     Raises
     ------
@@ -205,16 +198,7 @@ def judge_external(
 ) -> Outside | None:
     """Measure a recommender on the splits of a shift; ``None`` if it has nothing for it.
 
-    Parameters
-    ----------
-    external
-        The recommender.
-    dataset, shift
-        The shift, and its splits.
-    metric
-        Of the audit; the cut-off may be lowered to the length of the lists.
-    seed
-        Of the signs.
+    Where its lists are short, ``Outside.k`` is a smaller cut-off than the metric's.
 
     Raises
     ------

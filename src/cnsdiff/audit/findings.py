@@ -63,20 +63,9 @@ def shift_record(
 ) -> ShiftRecord:
     """All that is known of one shift.
 
-    Parameters
-    ----------
-    shift, dataset
-        The shift, and its splits.
-    settings, outside
-        What was measured: the methods that were trained here, and the recommenders from elsewhere.
-    unfinished
-        Methods that the clock left no time for.
-    reading, log
-        Of which the commands are made.
-    metric, seed
-        Of the audit.
-    data, run
-        Directories for the commands.
+    Of what was measured: the ``settings`` of methods that were trained here, the recommenders from
+    ``outside``, and the names of methods that the clock left no time for. ``data`` and ``run`` are
+    directories for the commands.
     """
     choice = choose(settings, shift.anticipate)
     every = (*settings, *(setting for each in outside for setting in each.settings))

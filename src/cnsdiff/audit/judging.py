@@ -108,19 +108,7 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
 
 @dataclass(frozen=True)
 class Judged:
-    """Settings on both tests of a shift, all on the same users.
-
-    Attributes
-    ----------
-    metric
-        By which.
-    settings
-        In order.
-    kept
-        Accuracy of each on both tests and what it keeps, matched; in the same order.
-    n_users
-        By test.
-    """
+    """Settings on both tests of a shift, all on the same users, and what each keeps, matched."""
 
     metric: str
     settings: tuple[Setting, ...]
@@ -128,13 +116,9 @@ class Judged:
     n_users: Mapping[Test, int]
     seed: int
 
-    def at(self, setting: Setting) -> int:
-        """The place of a setting."""
-        return [other.key for other in self.settings].index(setting.key)
-
     def accuracies(self, setting: Setting) -> Accuracies:
         """Accuracy on both tests and what is lost, each with its interval."""
-        at = self.at(setting)
+        at = [other.key for other in self.settings].index(setting.key)
         return Accuracies(
             iid=self.kept.iid[at],
             ood=self.kept.ood[at],
@@ -158,19 +142,7 @@ class Judged:
 
 
 def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: int) -> Judged:
-    """Measure settings on both tests.
-
-    Parameters
-    ----------
-    settings
-        At least one; all measured on this dataset.
-    dataset
-        Its tests are read for how many items each user has to find.
-    metric
-        One that is kept of each user.
-    seed
-        Of the bootstraps.
-    """
+    """Measure settings, all of one dataset, on both tests by a metric that is kept of each user."""
     tested = {}
     for test in TESTS:
         users = settings[0].per_user[test]["user"].cast(pl.Int64).to_numpy()

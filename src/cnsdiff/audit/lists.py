@@ -217,16 +217,8 @@ class Placed:
 def place_lists(lists: Lists, dataset: Dataset, train: csr_array, k: int) -> Placed:
     """Bring lists into the numbers of a dataset, without what is unknown and what is in train.
 
-    Parameters
-    ----------
-    lists
-        For this dataset's shift.
-    dataset
-        Whose ids they use.
-    train
-        ``(U, I)`` training pairs, which are left out of the lists as of everybody's.
-    k
-        Places to keep.
+    The first ``k`` places of each list are kept. What is in ``train (U, I)`` is left out, as of
+    everybody's lists.
     """
     users = dataset.encode_users(lists.frame["user"])
     items = dataset.encode_items(lists.frame["item"])

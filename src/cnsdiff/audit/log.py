@@ -138,14 +138,7 @@ def choose_threshold(
 ) -> tuple[float | None, str]:
     """The least rating of a positive, and a sentence that says why; none without ratings.
 
-    Parameters
-    ----------
-    table
-        The log.
-    wanted
-        By the user; it stands.
-    usual
-        That of a known data set.
+    What is wanted stands; else comes what is usual for a known data set, else what its scale has.
     """
     if "rating" not in table.frame.columns:
         return wanted, "" if wanted is None else f"Ratings of {wanted:g} and more are positive."
@@ -244,18 +237,10 @@ def seconds_a_shift(pairs: Interactions) -> float:
 
 
 def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | None) -> Log:
-    """The log as it is, or all rows of some users drawn at random, so many as the budget allows.
+    """The log as it is, or all rows of some users drawn at random, as the budget allows.
 
-    Parameters
-    ----------
-    budget
-        In seconds.
-    n_shifts
-        That its columns allow.
-    seed
-        Of the draw.
-    most
-        Positive pairs to keep at most, whatever the budget; 0 keeps all, ``None`` goes by it.
+    The budget, in seconds, is shared by ``n_shifts``. With ``most``, so many positive pairs are kept
+    whatever it is; 0 keeps all.
     """
     positive = log.interactions.positives(log.threshold)
     allowed = budget / max(min(n_shifts, _SHIFTS), 1)

@@ -99,21 +99,14 @@ SHIFTS: dict[str, Shift] = {
 def plan_shifts(
     log: Log, most: int, names: Sequence[str] = ()
 ) -> tuple[list[Shift], list[LeftOut]]:
-    """The shifts that the columns of the log allow, and those that are left out.
+    """The shifts that the columns of the log allow, the ``most`` important, and those left out.
 
-    Parameters
-    ----------
-    log
-        What there is.
-    most
-        Shifts that there is time for; the most important come first.
-    names
-        Those to plan, all of them; by default all that are possible.
+    Where ``names`` are given, all of these and no others.
 
     Raises
     ------
     ConfigError
-        A shift that is asked for is unknown or cannot be made.
+        A shift of the names is unknown or cannot be made.
     """
     for name in names:
         if name not in SHIFTS:

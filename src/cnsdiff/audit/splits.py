@@ -232,19 +232,7 @@ class SettingsRecord(Record):
 def take_up(out: Path, identity: Mapping[str, object], budget: float) -> float | None:
     """Claim a directory for an audit, or find that it holds this one.
 
-    Parameters
-    ----------
-    out
-        The directory; made if it does not exist.
-    identity
-        All that results depend on, but for time.
-    budget
-        In seconds.
-
-    Returns
-    -------
-    float or None
-        The budget of the run that this one goes on with; ``None`` if it is the first.
+    Returns the budget of the run that this one goes on with; ``None`` if it is the first.
 
     Raises
     ------

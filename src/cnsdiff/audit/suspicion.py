@@ -78,17 +78,9 @@ class Signs:
 
 
 def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
-    """What lists give away of what they were made from.
+    """What the first :data:`DEPTH` places of lists give away of what they were made from.
 
-    Parameters
-    ----------
-    lists
-        ``(n_users, K)`` with training pairs still in them, -1 for none; the first :data:`DEPTH`
-        places are looked at.
-    dataset
-        Its train and IID test.
-    seed
-        Of the strangers and of the intervals.
+    ``lists (n_users, K)`` still hold training pairs; -1 is no item.
     """
     shape = (dataset.n_users, dataset.n_items)
     splits = [dataset.split(name) for name in ("train", "test_iid")]

@@ -94,16 +94,8 @@ def ease_left_out(
 ) -> str | None:
     """Why EASE cannot be fitted on so many items, in a sentence; ``None`` if it can.
 
-    Parameters
-    ----------
-    n_items
-        Of the largest training split.
-    seconds
-        That one fit may take.
-    memory
-        Bytes that are free.
-    speed
-        Floating-point operations a second; measured if not given.
+    One fit may take so many ``seconds`` and half of the free bytes of ``memory``; ``speed``, in
+    floating-point operations a second, is measured by default.
     """
     needed = 3 * 4 * n_items**2
     if n_items > 25_000 or needed > memory / 2:
@@ -139,19 +131,7 @@ def audit_grid(
     seed: int,
     metric: str,
 ) -> Grid:
-    """Every method under every shift, one seed and no search; the clock is not the grid's.
-
-    Parameters
-    ----------
-    shifts
-        Those that are measured.
-    paths
-        The prepared dataset of each.
-    ease
-        Whether EASE is among the references.
-    seed, metric
-        Of the trainings; of the selection.
-    """
+    """Every method under every shift, one seed and no search; the clock is not the grid's."""
     references = {name: name for name in REFERENCES if ease or name != "ease"}
     return Grid(
         name="audit",
@@ -188,20 +168,10 @@ LEAST_SHARE = 1.0
 
 
 class Clock:
-    """How much of a budget is left.
+    """How much of a budget is left, in seconds.
 
-    Parameters
-    ----------
-    budget
-        In seconds.
-    spent
-        Seconds used before the clock starts, by a run that this one goes on with.
-    reserve
-        Seconds kept for what comes after the trainings.
-    started
-        When the budget began, by ``now``; at once by default.
-    now
-        The time in seconds; for tests.
+    ``spent`` were used before, by a run that this one goes on with; ``reserve`` are kept for what
+    comes after the trainings; the budget began at ``started`` by ``now``, at once by default.
     """
 
     def __init__(
@@ -284,30 +254,12 @@ def run_in_time(
     n_workers: int = 1,
     reporter: Reporter | None = None,
 ) -> list[Task]:
-    """Run what the store does not have, references first, and share the time left among the rest.
+    """Run what the store does not have, and return the tasks that the clock left no time for.
 
-    References are never left out: they are quick, and without them no number means anything. Each
-    training gets what is left over the trainings left; what one does not use goes to the next.
-
-    Parameters
-    ----------
-    tasks
-        In the order in which they run.
-    store
-        Opened; every result is in it as soon as it is there.
-    workers
-        Entered.
-    clock
-        Running.
-    n_workers
-        How many tasks run at once.
-    reporter
-        Told of progress.
-
-    Returns
-    -------
-    list
-        The tasks that the clock left no time for.
+    References come first and are never left out: they are quick, and without them no number means
+    anything. Each training gets the time left over the trainings left; what one does not use goes
+    to the next. Every result is in the (opened) store as soon as it is there; ``n_workers`` of the
+    (entered) workers run at once.
     """
     reporter = reporter or Reporter()
     queue = [task for task in tasks if store.status(task) is None]
