@@ -105,3 +105,19 @@ def test_describe(cli, prepared, opened):
     files = opened(lambda: cli("data", "describe", prepared), ".parquet", ".json")
     names = ("users", "items", "train", "valid", "test_iid", "test_ood")
     assert files == {"manifest.json": 1, **{f"{name}.parquet": 1 for name in names}}
+
+
+def test_report_of_a_run(cli, tmp_path, opened):
+    size = ("--users", 60, "--items", 50, "--exposures", 20)
+    cli("simulate", *size, "--out", tmp_path / "world")
+    model = ("--set", "backbone.dim=4", "--set", "training.epochs=2")
+    cli("train", tmp_path / "world", *model, "--out", tmp_path / "run")
+    files = opened(lambda: cli("report", tmp_path / "run"), ".parquet")
+    # Of the dataset each once; of the run each once for its checksum and once for what it holds.
+    assert {name: files[f"{name}.parquet"] for name in ("valid", "test_iid", "test_ood")} == {
+        "valid": 1, "test_iid": 1, "test_ood": 1
+    }  # fmt: skip
+    assert {name: files[f"{name}.parquet"] for name in ("users", "items", "train")} == {
+        "users": 3, "items": 3, "train": 3
+    }  # fmt: skip
+    assert files["history.parquet"] == files["seen.parquet"] == 2

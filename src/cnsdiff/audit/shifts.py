@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnsdiff.audit.log import Log
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.spelling import parameter
 from cnsdiff.evaluation.anticipation import Anticipated
+
+if TYPE_CHECKING:
+    from cnsdiff.audit.log import Log
 
 
 @dataclass(frozen=True)
