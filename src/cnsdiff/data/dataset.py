@@ -356,6 +356,7 @@ class Dataset:
         seen = seen_table(list(logs) or held_out, *numbers, encoded.splits["train"])
         labels = encoded.periods
         given = {"description": source} if isinstance(source, str) else dict(source or {})
+        more = counts or {}
         # A field that is not set is not in the file.
         optional: dict[str, Any] = {
             "environments": None if labels is None else labels.to_list(),
@@ -371,7 +372,7 @@ class Dataset:
             n_users=len(encoded.users),
             n_items=len(encoded.items),
             splits={
-                split: SplitCounts(**{**own, **dict((counts or {}).get(split, {}))})
+                split: SplitCounts(**own | {key: int(n) for key, n in more.get(split, {}).items()})
                 for split, own in encoded.counts.items()
             },
             source={"licence": LICENCE, **given},
