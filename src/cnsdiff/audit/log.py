@@ -239,8 +239,8 @@ def seconds_a_shift(pairs: Interactions) -> float:
 def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | None) -> Log:
     """The log as it is, or all rows of some users drawn at random, as the budget allows.
 
-    The budget, in seconds, is shared by ``n_shifts``. With ``most``, so many positive pairs are kept
-    whatever it is; 0 keeps all.
+    The budget, in seconds, is shared by ``n_shifts``. With ``most``, so many positive pairs are
+    kept whatever it is; 0 keeps all.
     """
     positive = log.interactions.positives(log.threshold)
     allowed = budget / max(min(n_shifts, _SHIFTS), 1)
