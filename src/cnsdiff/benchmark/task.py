@@ -31,7 +31,7 @@ VERSION = 1
 #: The dial that a selection picked, as a metric of validation.
 DIALLED = "dial"
 
-#: Splits whose values per user are kept, and the metrics kept of them.
+#: Splits and metrics whose values per user are stored.
 PER_USER_SPLITS = ("test_iid", "test_ood")
 PER_USER_METRICS = ("recall", "ndcg")
 

@@ -53,9 +53,9 @@ def importances(
     for number in range(_FORESTS):
         chosen = generator.choice(len(known), round(_SHARE * len(known)), replace=False)
         part = [known[index] for index in np.sort(chosen)]
-        found = _shares(part, spaces, derive_seed(seed, "importance", number))
-        if found is not None:
-            forests.append(found)
+        forest = _shares(part, spaces, derive_seed(seed, "importance", number))
+        if forest is not None:
+            forests.append(forest)
     if not forests:
         return None
     shares = {}
@@ -89,7 +89,7 @@ def _shares(trials: list[Trial], spaces: Mapping[str, Space], seed: int) -> dict
         ]
     )
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=seed % 2**32)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    if not np.isfinite(list(found.values())).all():
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    if not np.isfinite(list(shares.values())).all():
         return None
-    return {key: float(found[key]) for key in spaces}
+    return {key: float(shares[key]) for key in spaces}

@@ -12,6 +12,7 @@ from cnsdiff.base.settings import Settings
 from cnsdiff.base.spelling import parameter
 from cnsdiff.recommender.config import Config, merge, nested
 from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.tuning.study import Setting
 
 _VALIDATION = "what validation measures has to be the same for all trials"
 _MACHINE = "it says how to compute, not what"
@@ -33,10 +34,6 @@ _NEVER = {
     "training.select_slice_by": _VALIDATION,
     "training.select_drift": _VALIDATION,
 }
-
-
-#: What judges negatives without a look at a test split.
-_HONEST_JUDGE = "valid"
 
 
 class Variants:
@@ -61,7 +58,7 @@ class Variants:
         }
         self._source = recommender._source
         self.config: Config = recommender.resolve()
-        if self.config.training.fhn_on != _HONEST_JUDGE:
+        if self.config.training.fhn_on != "valid":
             training = self.config.training.model_copy(update={"fhn_every": None})
             self.config = self.config.model_copy(update={"training": training})
 
@@ -97,19 +94,19 @@ class Searches:
     """
 
     spaces: dict[str, Space]
-    given: dict[str, Any]
+    given: Setting
     left_out: tuple[str, ...]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The dotted keys of the values in a nested mapping."""
-    found = []
+    keys = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found += leaves(value, f"{prefix}{key}.")
+            keys += leaves(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}")
-    return found
+            keys.append(f"{prefix}{key}")
+    return keys
 
 
 def choose_searches(
@@ -156,25 +153,27 @@ def choose_searches(
     spaces: dict[str, Space] = {}
     left_out = []
     for key in sorted(everything):
-        space, given = everything[key], value_at(config, key)
+        space, value = everything[key], value_at(config, key)
         if only is not None and not any(_within(key, name) for name in (*only, *search)):
             continue
         if key not in named and key in fixed:
             continue
-        if key not in named and given not in space:
-            if given != _default(config, key):
+        if key not in named and value not in space:
+            if value != _default(config, key):
                 left_out.append(
-                    f"{key} is not searched: {given!r} is outside {space}; "
+                    f"{key} is not searched: {value!r} is outside {space}; "
                     f"search it with {parameter('search', ...)}"
                 )
             continue
-        refused = next(_refusals(variants, key, space), None)
-        if refused is not None and key in named:
-            raise refused
-        if refused is not None:
-            left_out.append(f"{key} is not searched: {refused}")
-            continue
-        spaces[key] = space
+        try:
+            for end in space.ends():  # all else as given
+                variants.resolve({key: end})
+        except ConfigError as error:
+            if key in named:
+                raise
+            left_out.append(f"{key} is not searched: {error}")
+        else:
+            spaces[key] = space
     if not spaces:
         raise ConfigError(
             f"nothing is left to search; name a setting with {parameter('search', ...)}, or fix "
@@ -195,6 +194,7 @@ def _default(config: Config, key: str) -> Any:
 
 
 def require_setting(place: str, key: str, config: Config) -> None:
+    """Refuse a key that is no setting, or one that no study searches; ``place`` names it."""
     for name, reason in _NEVER.items():
         if _within(key, name):
             raise ConfigError(f"{place}: {name} is not searched; {reason}")
@@ -212,12 +212,3 @@ def _keys(settings: Settings, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def _refusals(variants: Variants, key: str, space: Space) -> Iterator[ConfigError]:
-    """What is wrong with the ends of a space, all else as given."""
-    for end in space.ends():
-        try:
-            variants.resolve({key: end})
-        except ConfigError as error:
-            yield error

@@ -277,13 +277,13 @@ class Study(Record):
                 if self.trials
                 else "No setting has been tried yet."
             )
-        told = f"{objective or self.objective} {number(best.value)} on validation"
+        reached = f"{objective or self.objective} {number(best.value)} on validation"
         if best.number == 0:
             if len(self.trials) == 1:
-                return f"The configuration as given reaches {told}; nothing else was tried."
+                return f"The configuration as given reaches {reached}; nothing else was tried."
             others = count(len(self.trials) - 1, "setting")
-            return f"The configuration as given reaches {told}, and none of {others} is better."
-        sentence = f"The best of {count(len(self.trials), 'setting')} reaches {told}"
+            return f"The configuration as given reaches {reached}, and none of {others} is better."
+        sentence = f"The best of {count(len(self.trials), 'setting')} reaches {reached}"
         if self.gain is not None:
             sentence += f", {percent(self.gain, 1)} over the configuration as given"
         if self.importances is not None and self.importances.leader is not None:
