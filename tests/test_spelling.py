@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from pathlib import Path
 
@@ -102,3 +103,23 @@ def test_a_command_can_be_pasted():
     assert str(Command("prepare", header=False, users=[1, 2])) == (
         "cnsdiff prepare --no-header --users 1 --users 2"
     )
+
+
+#: Options of other programs, and pages that show commands of ours.
+SHOWN = {"pypi.py", "tensorboard.py", "workers.py"}
+
+
+def test_the_library_names_no_option():
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.name in SHOWN or file.parent.name == "report" or "cli" in file.parts:
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        prose = [node.value for node in nodes if isinstance(node, ast.Expr)]  # docstrings
+        found += [
+            f"{file.name}: {node.value}"
+            for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if re.search(r"(^|[\s`(])--[a-z]", node.value) and node not in prose
+        ]
+    assert not found, "name the parameter: base/spelling.parameter"

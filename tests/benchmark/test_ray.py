@@ -137,13 +137,13 @@ def test_no_cluster_there(address):
         RayWorkers(address, 1, log_to_driver=False)
     assert time.monotonic() - started < 15
     said = str(caught.value)
-    assert said.startswith(f"--ray {address}: no cluster answers (")
+    assert said.startswith(f"ray {address}: no cluster answers (")
     assert "\n" not in said
 
 
 def test_ray_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"--ray needs Ray; install it with: pip install"):
+    with pytest.raises(ConfigError, match=r"ray needs Ray; install it with: pip install"):
         RayWorkers("auto", 1)
 
 

@@ -72,22 +72,26 @@ def parse_names(texts: Sequence[str], option: str) -> list[NamedFile]:
             name, shift = YOURS, before
         elif colon and shift not in SHIFTS:
             raise ConfigError(
-                f"--{option} {text}: no shift is called {shift!r}; there are {', '.join(SHIFTS)}"
+                f"{parameter(option)} {text}: no shift is called {shift!r}; there are "
+                f"{', '.join(SHIFTS)}"
             )
         file = Path(after)
         name = name or ("" if shift else file.name.split(".")[0]) or YOURS
         if not file.exists():
-            raise ConfigError(f"--{option} {text}: there is no file {file}; check the path")
+            raise ConfigError(
+                f"{parameter(option)} {text}: there is no file {file}; check the path"
+            )
         if name in METHODS or name in SHIFTS:
             raise ConfigError(
-                f"--{option} {text}: the name {name!r} is taken; give it another with NAME=FILE"
+                f"{parameter(option)} {text}: the name {name!r} is taken; give it another with "
+                "NAME=FILE"
             )
         named = NamedFile(name, shift or None, file)
         if any((name, named.shift) == (other.name, other.shift) for other in files):
             where = f" under {named.shift}" if named.shift else ""
             raise ConfigError(
-                f"--{option} {text}: {name!r} has two files{where}; give each recommender a name "
-                "of its own with NAME=FILE"
+                f"{parameter(option)} {text}: {name!r} has two files{where}; give each "
+                "recommender a name of its own with NAME=FILE"
             )
         files.append(named)
     return files

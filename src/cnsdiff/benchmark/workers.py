@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any, TypedDict
 
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.spelling import parameter
 from cnsdiff.benchmark.grid import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 
@@ -135,7 +136,7 @@ class RayWorkers(Workers):
             import ray
         except ImportError as error:
             raise ConfigError(
-                "--ray needs Ray; install it with: pip install 'cnsdiff[ray]'"
+                f"{parameter('ray')} needs Ray; install it with: pip install 'cnsdiff[ray]'"
             ) from error
         self._ray = ray
         # A cluster started here does not call home.
@@ -187,13 +188,14 @@ def _require_room(nodes: list[_Node], task: dict[str, float]) -> None:
         return
     wanted = " and ".join(f"{n:g} {kind}s" for kind, n in task.items() if n)
     raise ConfigError(
-        f"--ray: a task asks for {wanted}, and none of the {len(machines)} machines of the cluster "
-        "has as many; lower --threads or --gpus"
+        f"{parameter('ray')}: a task asks for {wanted}, and none of the {len(machines)} machines "
+        f"of the cluster has as many; lower {parameter('threads')} or {parameter('gpus')}"
     )
 
 
 def _no_answer(address: str, error: Exception) -> ConfigError:
     reason = str(error).partition("\n")[0]
     return ConfigError(
-        f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`"
+        f"{parameter('ray')} {address}: no cluster answers ({reason}); start one with `ray start "
+        "--head`"
     )

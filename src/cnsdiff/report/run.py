@@ -11,7 +11,7 @@ import polars as pl
 
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import CnsdiffError, InputError
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.diagnostics import describe
@@ -294,7 +294,7 @@ def verdict_without_tests(
     verdict = f"{reached} at epoch {model.best_epoch_}; nothing is known of a test."
     why = missing or "Its dataset has no test split"
     mend = (
-        "name where it is now with `--dataset` for the rest of this report"
+        f"name where it is now with `{parameter('dataset')}` for the rest of this report"
         if missing
         else "prepare it with a test for the rest of this report"
     )

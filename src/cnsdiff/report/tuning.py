@@ -306,7 +306,7 @@ def _importance(study: Study) -> Iterator[Block]:
             + (
                 ", and they are all alike."
                 if completed >= LEAST_TRIALS
-                else ". The same command with more `--trials` goes on."
+                else ". The same command with more trials goes on."
             )
         )
         return
