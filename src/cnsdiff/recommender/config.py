@@ -174,19 +174,19 @@ def _components(
         ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
         ("sampler", "exposure", samplers, SAMPLERS, SamplerConfig),
     )
-    found = {}
-    for section, default, given, registry, config_class in kinds:
+    classes = {}
+    for section, default, own, registry, config_class in kinds:
         settings = tree.get(section) or {}
         name = settings.get("name", default)
         if not isinstance(name, str):
             raise ConfigError(f"{source}: {section}.name must be a name, not {shown(name)}")
         try:
-            component = (given or {}).get(name) or registry.find(name)
+            component = (own or {}).get(name) or registry.find(name)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         tree[section] = {**settings, "name": name}
-        found[section] = getattr(component, "Config", config_class)
-    return found
+        classes[section] = getattr(component, "Config", config_class)
+    return classes
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:

@@ -98,12 +98,11 @@ class ItemChoice:
     def tell_strangers(self, name: str, keys: Sequence[int | str], users: IdIndex) -> None:
         """Warn of users who are neither known to the model nor asked for."""
         named = list(dict.fromkeys(self.users or ()))
-        found = user_keys(named, users.find(named))
-        asked = set(keys)
+        wanted = set(keys)
         strangers = [
             user
-            for user, key in zip(named, found, strict=True)
-            if isinstance(key, str) and key not in asked
+            for user, key in zip(named, user_keys(named, users.find(named)), strict=True)
+            if isinstance(key, str) and key not in wanted
         ]
         if strangers:
             warnings.warn(

@@ -146,29 +146,29 @@ class EmbeddingModel:
 
     def _of_each(
         self,
-        asked: Sequence[Any],
+        ids: Sequence[Any],
         numbers: NDArray[np.int64],
         seen: SeenItems,
         exclude: ItemChoice | None,
         only: ItemChoice | None,
     ) -> tuple[csr_array, csr_array | None]:
-        """``(len(asked), I)`` what each user is not shown; and the only items each may be shown."""
+        """``(len(ids), I)`` what each user is not shown; and the only items each may be shown."""
         if seen == "none":
-            out = rows_of(self.train, np.full(len(asked), -1))
+            out = rows_of(self.train, np.full(len(ids), -1))
         else:
             out = rows_of(self.train, numbers)
         if seen == "all" and self.seen is None:
             _tell_only_train(stacklevel=5)
         elif seen == "all" and self.seen is not None:
             out = out + rows_of(self.seen.pairs, numbers)
-            new = np.full(len(asked), -1, dtype=np.int64)
+            new = np.full(len(ids), -1, dtype=np.int64)
             new[numbers < 0] = self._index.others.find(
-                [user for user, number in zip(asked, numbers, strict=True) if number < 0]
+                [user for user, number in zip(ids, numbers, strict=True) if number < 0]
             )
             out = out + rows_of(self.seen.others_pairs, new)
         among = None
         named = [choice for choice in (exclude, only) if choice and choice.users is not None]
-        keys = user_keys(asked, numbers) if named else []
+        keys = user_keys(ids, numbers) if named else []
         for choice in named:
             name = "exclude" if choice is exclude else "only"
             choice.tell_strangers(name, keys, self._index.users)
@@ -242,7 +242,7 @@ class EmbeddingModel:
     def _lists(
         self,
         owner: str,
-        asked: Any,
+        column: Any,
         listed: str,
         items: NDArray[np.int64],
         scores: NDArray[np.float32],
@@ -252,12 +252,12 @@ class EmbeddingModel:
         ranks = np.broadcast_to(np.arange(1, items.shape[1] + 1), items.shape)
         rows = np.repeat(np.arange(len(items)), present.sum(axis=1))
         columns = {
-            owner: id_array(asked).take(pa.array(rows)),
+            owner: id_array(column).take(pa.array(rows)),
             listed: self._index.items.take(items[present]),
             "score": pa.array(scores[present]),
             "rank": pa.array(ranks[present]),
         }
-        return frame_like(columns, asked)
+        return frame_like(columns, column)
 
     @cached_property
     def _index(self) -> _Index:

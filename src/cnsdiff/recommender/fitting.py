@@ -234,10 +234,10 @@ class Training:
         full = np.flatnonzero(counts == dataset.n_items)
         if not len(full) or not self.trainer.step.needs_free_items:
             return
-        one = len(full) == 1
+        single = len(full) == 1
         warnings.warn(
-            f"{len(full):,} user{' has' if one else 's have'} all {dataset.n_items:,} items and "
-            f"give{'s' if one else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
+            f"{len(full):,} user{' has' if single else 's have'} all {dataset.n_items:,} items and "
+            f"give{'s' if single else ''} no negatives, e.g. {dataset.users[int(full[0])]!r}: "
             f"{int(counts[full].sum()):,} training pairs are left out of the loss",
             CnsdiffWarning,
             stacklevel=2,
@@ -257,7 +257,7 @@ class Training:
 
 
 class Parts(NamedTuple):
-    """What a configuration names, made: see :func:`assemble`."""
+    """What :func:`assemble` makes of a configuration."""
 
     step: TrainingStep
     positives: Positives

@@ -195,11 +195,11 @@ class Estimator:
             arguments |= _difference(self._options(), usual._options())
         except CnsdiffError:
             arguments |= self._settings()
-        said = (
+        words = (
             f"{name}={value.__name__ if isinstance(value, type) else repr(value)}"
             for name, value in arguments.items()
         )
-        return f"{type(self).__name__}({', '.join(said)})"
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def __sklearn_clone__(self) -> Self:
         return self.clone()
@@ -240,8 +240,8 @@ class Estimator:
     def _where(self) -> dict[str, Any]:
         """What else the configuration is resolved with."""
         classes = self._given_classes()
-        given = {f"{section}s": {found.__name__: found} for section, found in classes.items()}
-        return {"preset": self.preset, "source": self._source, **given}
+        own = {f"{section}s": {kind.__name__: kind} for section, kind in classes.items()}
+        return {"preset": self.preset, "source": self._source, **own}
 
     def _options(self) -> Tree:
         """The resolved settings as arguments of the constructor, without the components' names."""

@@ -274,9 +274,9 @@ class Recommender(Estimator):
             There is no such objective, or it needs what the dataset lacks.
         """
         config, model = self._trained_on(dataset).config, self.model_
-        asked = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
+        settings = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
         try:
-            training = TrainingConfig.model_validate(asked)
+            training = TrainingConfig.model_validate(settings)
         except ValidationError as error:
             raise ConfigError(f"best_dial(on={on!r}): {first_problem(error).message}") from error
         device = make_fabric(config.device, config.precision, config.threads).device

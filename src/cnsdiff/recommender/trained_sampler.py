@@ -131,6 +131,6 @@ class TrainedSampler:
                 layers=self.layers,
             )
             choose = stream("choice")
-            made = self.sampler(batch, self.embeddings, context)
-            negatives = made.dealt(len(batch), choose).drawn(choose).first()
+            drawn = self.sampler(batch, self.embeddings, context)
+            negatives = drawn.dealt(len(batch), choose).drawn(choose).first()
         return SampledNegatives(batch, negatives, self.embeddings, self.positives)

@@ -91,17 +91,17 @@ class Processes:
         """What ``make`` returns in the first process, in all; what it raises is raised in all."""
         if not self.several:
             return make()
-        made: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.first:
             try:
-                made[0] = make()
+                outcome[0] = make()
             except CnsdiffError as error:
-                made[1] = error
+                outcome[1] = error
         with _together():
-            dist.broadcast_object_list(made, src=0)
-        if made[1] is not None:
-            raise made[1]
-        result: T = made[0]
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
         return result
 
     def from_process(self, rank: int, value: T) -> T:
@@ -120,18 +120,18 @@ class Processes:
     def added(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum over processes of each named number; one that lacks it adds nothing."""
         total: dict[str, float] = {}
-        for found in self._all(dict(values)):
-            for name, value in found.items():
+        for own in self._all(dict(values)):
+            for name, value in own.items():
                 total[name] = total[name] + value if name in total else value
         return total
 
     def _all(self, value: T) -> list[T]:
         if not self.several:
             return [value]
-        found: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.count
         with _together():
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over processes, in place."""
@@ -248,9 +248,8 @@ def _claimed() -> bool:
 @functools.cache
 def _store() -> Store:
     """Where the processes find one another."""
-    store, _, _ = next(iter(rendezvous("env://")))
-    found: Store = store
-    return found
+    store: Store = next(iter(rendezvous("env://")))[0]
+    return store
 
 
 @contextlib.contextmanager

@@ -149,8 +149,8 @@ class Shard(Layout):
         """The state with another table in the place of each; all else is the same for all."""
         tables = {"backbone.user_embedding": of_users, "backbone.item_embedding": of_items}
 
-        def weights(found: dict[str, Tensor]) -> dict[str, Tensor]:
-            return found | {name: tables[name](found[name]) for name in tables if name in found}
+        def weights(own: dict[str, Tensor]) -> dict[str, Tensor]:
+            return own | {name: tables[name](own[name]) for name in tables if name in own}
 
         model = weights(state.model)
         optimizer = dict(state.optimizer)

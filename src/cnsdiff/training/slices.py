@@ -24,7 +24,7 @@ from cnsdiff.training.processes import Processes
 from cnsdiff.training.step import TrainingStep
 
 
-def number_of_slices(asked: int, processes: Processes) -> int:
+def number_of_slices(wished: int, processes: Processes) -> int:
     """``P``: as many as asked for, but at least one for each process.
 
     Raises
@@ -32,10 +32,10 @@ def number_of_slices(asked: int, processes: Processes) -> int:
     ConfigError
         They cannot be shared out evenly.
     """
-    count = max(asked, processes.count)
+    count = max(wished, processes.count)
     if count % processes.count:
         raise ConfigError(
-            f"training.slices: {asked} slices cannot be shared evenly by {processes.count} "
+            f"training.slices: {wished} slices cannot be shared evenly by {processes.count} "
             f"processes; set a multiple of {processes.count}, or start another number of processes"
         )
     return count

@@ -132,22 +132,22 @@ class TrainingStep(nn.Module):
         ``probe`` is shown the negatives, if the objective uses any of the sampler's. What is
         ``propagated`` already is not propagated again.
         """
-        made = self.propagate() if propagated is None else propagated
+        propagated = propagated or self.propagate()
         cosine = self.objective.config.score == "cosine"
-        context = replace(context, cosine=cosine, layers=made.layers)
+        context = replace(context, cosine=cosine, layers=propagated.layers)
         negatives = None
         if self._needs_sampler:
-            negatives = self.sampler(batch, made.embeddings, context)
+            negatives = self.sampler(batch, propagated.embeddings, context)
         if probe is not None and negatives is not None:
-            seen = made.embeddings
-            probe(batch, seen if made.projected else self.objective.project(seen), negatives)
+            seen = propagated.embeddings
+            probe(batch, seen if propagated.projected else self.objective.project(seen), negatives)
         terms = self.objective(
             batch,
-            made.embeddings,
-            made.layer_zero,
+            propagated.embeddings,
+            propagated.layer_zero,
             negatives,
             context,
-            projected=made.projected,
+            projected=propagated.projected,
         )
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
