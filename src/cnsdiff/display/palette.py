@@ -13,6 +13,9 @@ from typing import Any
 
 from cnsdiff.base.errors import InputError
 
+#: A part of a figure, as Plotly takes it.
+PlotlyPart = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Style:
@@ -31,12 +34,12 @@ class Style:
     dash: str
 
     @property
-    def marker(self) -> dict[str, Any]:
+    def marker(self) -> PlotlyPart:
         """For a trace of points or bars of one colour."""
         return {"color": self.colour, "symbol": self.symbol, "size": 9}
 
     @property
-    def line(self) -> dict[str, Any]:
+    def line(self) -> PlotlyPart:
         """For a trace of lines."""
         return {"color": self.colour, "dash": self.dash, "width": 2}
 

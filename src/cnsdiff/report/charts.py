@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.display.palette import SPLITS, Style
+from cnsdiff.display.palette import SPLITS, PlotlyPart, Style
 from cnsdiff.display.wording import SPLIT_TITLES
 from cnsdiff.evaluation.significance import Interval
 
@@ -15,7 +15,7 @@ from cnsdiff.evaluation.significance import Interval
 DOTTED = {"dash": "dot", "width": 1, "color": SPLITS["train"].colour}
 
 
-def ring(colour: str) -> dict[str, Any]:
+def ring(colour: str) -> PlotlyPart:
     """The marker around a point that was chosen."""
     return {"symbol": "circle-open", "size": 17, "line": {"width": 3}, "color": colour}
 
@@ -34,12 +34,12 @@ def chart(*, x: str | None = None, y: str | None = None, height: int | None = No
     return figure
 
 
-def error_bars(intervals: Sequence[Interval], **more: Any) -> dict[str, Any]:
+def error_bars(intervals: Sequence[Interval], **more: Any) -> PlotlyPart:
     """The ends of intervals for a trace of points."""
     return strokes([(each.value, each.low, each.high) for each in intervals], **more)
 
 
-def strokes(estimates: Iterable[tuple[float, float, float]], **more: Any) -> dict[str, Any]:
+def strokes(estimates: Iterable[tuple[float, float, float]], **more: Any) -> PlotlyPart:
     """The ends of intervals, each a value with its lower and upper end."""
     estimates = list(estimates)
     return {

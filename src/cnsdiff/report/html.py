@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 _GENERATOR = '<meta name="generator" content="cnsdiff">'
 #: Pixels of a figure that does not say its own height.
 HEIGHT = 400
+#: The names in a part of the template, and what fills them.
+Slots = dict[str, Any]
 #: Rows of a figure's numbers that the page shows; the CSV has them all.
 ROWS_SHOWN = 50
 
@@ -109,8 +111,8 @@ def render_html(document: Document) -> str:
     )
 
 
-def _sections(document: Document) -> list[dict[str, Any]]:
-    sections: list[dict[str, Any]] = []
+def _sections(document: Document) -> list[Slots]:
+    sections: list[Slots] = []
     numbers: dict[str, int] = {}
     for at, section in enumerate(document.sections, start=1):
         if any(section.title == other["title"] for other in sections):
@@ -154,11 +156,11 @@ def _layout(row: list[Block]) -> str | None:
     return "pair" if len(row) in (2, 4) else "trio"
 
 
-def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:
+def _block(block: Block, numbers: dict[str, int]) -> Slots:
     """What the template shows of a block; ``numbers`` counts the blocks of each kind."""
     kind = type(block).__name__.lower()
     numbers[kind] = numbers.get(kind, 0) + 1
-    own: dict[str, Any] = {"kind": kind, "id": f"{kind}-{numbers[kind]}"}
+    own: Slots = {"kind": kind, "id": f"{kind}-{numbers[kind]}"}
     if isinstance(block, Prose):
         return own | {"text": block.text}
     if isinstance(block, Facts):
@@ -169,7 +171,7 @@ def _block(block: Block, numbers: dict[str, int]) -> dict[str, Any]:
     return own | (_figure(block) if isinstance(block, Figure) else _table(block))
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(figure: Figure) -> Slots:
     from plotly.io import to_json
 
     drawn = _inert(json.loads(to_json(figure.figure, validate=False)))
@@ -215,8 +217,8 @@ def _shown(value: object) -> tuple[str, bool]:
     return str(value), isinstance(value, int) and not isinstance(value, bool)
 
 
-def _table(table: Table) -> dict[str, Any]:
-    groups: list[list[dict[str, Any]]] = []
+def _table(table: Table) -> Slots:
+    groups: list[list[Slots]] = []
     for at, (begins, labels, cells) in enumerate(table.grouped()):
         if at == 0 or begins:
             groups.append([])

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.base.search_space import Space
-from cnsdiff.display.palette import SPLITS, Style, method_styles
+from cnsdiff.display.palette import SPLITS, PlotlyPart, Style, method_styles
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import clock, count, metric_title, number
 from cnsdiff.report.charts import DOTTED, chart, ring, strokes
@@ -400,13 +400,13 @@ def _setting(study: Study, key: str, valued: list[Trial]) -> Figure:
     )
 
 
-def _axis(space: Space, values: list[Any]) -> dict[str, Any]:
+def _axis(space: Space, values: list[Any]) -> PlotlyPart:
     """The axis of a setting: all of its space, and what lies outside."""
     ends = [*space.ends(), *(value for value in values if isinstance(value, int | float))]
     low, high = min(ends), max(ends)
     if not space.log or low <= 0:
         room = 0.04 * (high - low)
-        axis: dict[str, Any] = {"range": [low - room, high + room], "zeroline": False}
+        axis: PlotlyPart = {"range": [low - room, high + room], "zeroline": False}
         return axis | ({"dtick": max(1, round((high - low) / 8))} if space.integer else {})
     low, high = math.log10(low), math.log10(high)
     room = 0.04 * (high - low)
