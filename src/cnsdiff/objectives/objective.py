@@ -125,7 +125,7 @@ class Objective(nn.Module):
         *,
         projected: bool = True,
     ) -> dict[str, Tensor]:
-        """Named, weighted loss terms; the training loss is their sum.
+        """Named, weighted loss terms, whose sum is the training loss: equation 20.
 
         Parameters
         ----------
@@ -148,13 +148,13 @@ class Objective(nn.Module):
             embeddings, projected = self.project(embeddings), True
         unit = config.score == "cosine" and not projected
         rows = _Rows(embeddings, batch, negatives, bring_to_unit=unit)
-        users, items = rows.users, rows.positives
-        positive = (users * items).sum(dim=-1) / config.temperature
+        positive = (rows.users * rows.positives).sum(dim=-1) / config.temperature
         row_weights = None if self.row_weights is None else self.row_weights[batch.positives]
         terms: dict[str, Tensor] = {}
+        # The ranking loss: BPR (3), where asked for on deconfounded scores (25), or softmax (4).
         if config.loss == "bpr":
             assert negatives is not None
-            sampled = self._sampled(rows, users, negatives)
+            sampled = self._sampled(rows, negatives)
             if self.popularity is not None:
                 positive = deconfounded(positive, self.popularity[batch.positives])
                 sampled = deconfounded(sampled, _of_sampled(self.popularity, batch, negatives))
@@ -162,28 +162,28 @@ class Objective(nn.Module):
         else:
             if config.log_q:
                 positive = positive - config.log_q * self.log_popularity[batch.positives]
-            terms["softmax"] = self._softmax(
-                batch, rows, users, items, positive, negatives, row_weights, context
-            )
+            terms["softmax"] = self._softmax(batch, rows, positive, negatives, row_weights, context)
+        # The alignment (19).
         if config.contrastive.weight:
             assert negatives is not None
-            terms["contrastive"] = config.contrastive.weight * self._contrastive(
-                items, negatives, rows, context
-            )
+            aligned = self._contrastive(rows, negatives, context)
+            terms["contrastive"] = config.contrastive.weight * aligned
+        # The L2 term, of the free parameters that the batch uses.
         if config.l2:
             terms["l2"] = config.l2 * self._l2(batch, layer_zero, negatives)
+        # What the sampler learns by, for a diffusion λ_diff (L_rec + λ_c L_causal) (11 to 14).
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
         return terms
 
-    def _sampled(self, rows: _Rows, users: Tensor, negatives: Negatives) -> Tensor:
+    def _sampled(self, rows: _Rows, negatives: Negatives) -> Tensor:
         """Scores ``(B, n)`` of the sampler's negatives, over the temperature."""
         embeddings = rows.embeddings
         if negatives.wants_all(embeddings):
             items = moved_by(self.config.repulsion, embeddings.items)
-            scores = negatives.scores(users, Embeddings(embeddings.users, items))
+            scores = negatives.scores(rows.users, Embeddings(embeddings.users, items))
         else:
-            scores = inner_products(users, self._repelled(rows, negatives))
+            scores = inner_products(rows.users, self._repelled(rows, negatives))
         return scores / self.config.temperature
 
     def _repelled(self, rows: _Rows, negatives: Negatives) -> Tensor:
@@ -212,8 +212,6 @@ class Objective(nn.Module):
         self,
         batch: Batch,
         rows: _Rows,
-        users: Tensor,
-        items: Tensor,
         positive: Tensor,
         negatives: Negatives | None,
         row_weights: Tensor | None,
@@ -225,6 +223,7 @@ class Objective(nn.Module):
         its own positive is masked.
         """
         config = self.config
+        # Columns: vectors that all rows share, and the ids behind them.
         ids: Tensor | None = None
         apart = negatives if self.calls_sampler else None  # those with a logit for each row
         if config.negatives == "sampler":
@@ -235,30 +234,32 @@ class Objective(nn.Module):
                 columns = self._repelled(rows, negatives)[0]
                 ids = None if negatives.made_of is None else negatives.made_of[0]
             else:
-                sampled = self._apart(batch, rows, users, negatives)
+                sampled = self._apart(batch, rows, negatives)
                 return sampled_softmax(positive, sampled, None, row_weights)
         elif config.negatives.startswith("in-batch"):
-            ids, columns = batch.positives, moved_by(config.repulsion, items)
+            ids, columns = batch.positives, moved_by(config.repulsion, rows.positives)
         else:
             ids = torch.randint(
                 self.positives.n_items,
                 (config.uniform_negatives,),
                 generator=context.negatives,
-                device=users.device,
+                device=positive.device,
             )
             columns = moved_by(config.repulsion, rows.of_items(ids))
+        # With negatives of each row's own beside them, both share one denominator.
         weights = torch.ones_like(positive) if row_weights is None else row_weights
         weights = weights / len(batch)
         own, loss = positive, None
         if apart is not None:
-            sampled = self._apart(batch, rows, users, apart)
+            sampled = self._apart(batch, rows, apart)
             own = torch.logsumexp(torch.cat([positive.unsqueeze(1), sampled], dim=1), dim=1)
             loss = (weights * (own - positive)).sum()
+        # The shared part, of which no matrix (B, n) is kept; a row's own positive is barred.
         bias = None
         if config.log_q and ids is not None:
             bias = -config.log_q * self.log_popularity[ids]
         shared = shared_softmax(
-            users / config.temperature,
+            rows.users / config.temperature,
             columns,
             weights,
             own=own,
@@ -267,9 +268,9 @@ class Objective(nn.Module):
         )
         return shared if loss is None else loss + shared
 
-    def _apart(self, batch: Batch, rows: _Rows, users: Tensor, negatives: Negatives) -> Tensor:
+    def _apart(self, batch: Batch, rows: _Rows, negatives: Negatives) -> Tensor:
         """Logits ``(B, n)`` of the sampler's negatives."""
-        sampled = self._sampled(rows, users, negatives)
+        sampled = self._sampled(rows, negatives)
         if self.config.log_q:
             popularity = _of_sampled(self.log_popularity, batch, negatives)
             sampled = sampled - self.config.log_q * popularity
@@ -279,10 +280,8 @@ class Objective(nn.Module):
         allowed = negatives.admissible(batch.positives)
         return sampled if allowed is None else sampled.masked_fill(~allowed, -torch.inf)
 
-    def _contrastive(
-        self, items: Tensor, negatives: Negatives, rows: _Rows, context: Context
-    ) -> Tensor:
-        config = self.config.contrastive
+    def _contrastive(self, rows: _Rows, negatives: Negatives, context: Context) -> Tensor:
+        config, items = self.config.contrastive, rows.positives
         pool = negatives.pool
         if pool is None and rows.negatives is not None:
             pool = rows.negatives
