@@ -11,8 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from cnsdiff.diffusion import causal
 from cnsdiff.diffusion.denoiser import Denoiser
-from cnsdiff.diffusion.process import GaussianDiffusion
-from cnsdiff.diffusion.schedule import cosine, linear_var
+from cnsdiff.diffusion.process import GaussianDiffusion, cosine, linear_var
 
 STEPS, DIM, ENVIRONMENTS = 20, 5, 3
 PROCESSES = {

@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.diffusion.process import GaussianDiffusion, ladder
-from cnsdiff.diffusion.schedule import cosine
+from cnsdiff.diffusion.process import GaussianDiffusion, cosine, ladder
 
 Array = NDArray[np.float64]
 MEAN = np.array([1.0, -0.5, 0.2])

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cnsdiff.diffusion.process import GaussianDiffusion, ladder
-from cnsdiff.diffusion.schedule import cosine
+from cnsdiff.diffusion.process import GaussianDiffusion, cosine, ladder
 
 Z_0 = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NOISE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnsdiff.diffusion.process import GaussianDiffusion
-from cnsdiff.diffusion.schedule import SCHEDULES
+from cnsdiff.diffusion.process import SCHEDULES, GaussianDiffusion
 
 STEPS = 20
 PROCESSES = {

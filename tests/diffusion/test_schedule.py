@@ -10,8 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnsdiff.diffusion.process import GaussianDiffusion
-from cnsdiff.diffusion.schedule import MAX_BETA, SCHEDULES, cosine, linear, linear_var
+from cnsdiff.diffusion.process import (
+    MAX_BETA,
+    SCHEDULES,
+    GaussianDiffusion,
+    cosine,
+    linear,
+    linear_var,
+)
 
 #: The authors' settings: scale 0.1, σ_min 1e-4, σ_max 0.02, T 20.
 AUTHORS = linear_var(20, 0.1 * 1e-4, 0.1 * 0.02)

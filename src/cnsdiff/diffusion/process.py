@@ -1,12 +1,13 @@
-"""The Gaussian diffusion process: forward, posterior, reverse and partial generation.
+"""The Gaussian diffusion process: schedules, forward, posterior, reverse, partial generation.
 
 Timesteps run ``t = 1 … T``; ``t = 0`` is the data. Everything here is arithmetic on vectors
 whose last axis is the embedding; timesteps are integer tensors that broadcast against the
-other axes. Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (strided steps); equations 7 to 11.
+other axes. Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (strided steps); equations 6 to 11.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +18,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class GaussianDiffusion(nn.Module):
-    """The process with a given schedule ``ᾱ_0 … ᾱ_T`` (see :mod:`cnsdiff.diffusion.schedule`)."""
+    """The process with a given schedule ``ᾱ_0 … ᾱ_T`` (see :data:`SCHEDULES`)."""
 
     alpha_bar: Tensor
 
@@ -154,3 +155,42 @@ def ladder(start: int, calls: int | None) -> list[int]:
 
 def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
+
+
+# -- schedules: how much of the data is left after t steps of noise (equation 6) ---------------
+
+#: No single step may destroy more than this share of the variance (Nichol & Dhariwal 2021).
+MAX_BETA = 0.999
+
+
+def linear(steps: int, start: float, end: float) -> Tensor:
+    """``β_t`` linear from ``start`` to ``end`` (Ho et al. 2020)."""
+    return _from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
+
+
+def linear_var(steps: int, start: float, end: float) -> Tensor:
+    """``1 - ᾱ_t`` linear from ``start`` to ``end`` (DiffRec, Wang et al. 2023)."""
+    kept = 1.0 - torch.linspace(start, end, steps, dtype=torch.float64)
+    before = torch.cat([kept.new_ones(1), kept[:-1]])
+    return _from_betas(1.0 - kept / before)
+
+
+def cosine(steps: int, offset: float = 0.008) -> Tensor:
+    """``ᾱ_t ∝ cos²(((t/T + s) / (1 + s)) π/2)`` (Nichol & Dhariwal 2021)."""
+    time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    kept = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
+    return _from_betas(1.0 - kept[1:] / kept[:-1])
+
+
+def _from_betas(betas: Tensor) -> Tensor:
+    kept = torch.cumprod(1.0 - betas.clamp(0.0, MAX_BETA), dim=0)
+    return torch.cat([kept.new_ones(1), kept])
+
+
+#: Every schedule by name, as ``(steps, start, end) -> ᾱ``: ``ᾱ_0 … ᾱ_T``, float64, starts at
+#: exactly 1 and falls. The cosine has no bounds to set.
+SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {
+    "linear": linear,
+    "linear-var": linear_var,
+    "cosine": lambda steps, start, end: cosine(steps),
+}

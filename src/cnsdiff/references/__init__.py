@@ -1,11 +1,9 @@
 """Models without gradient learning, which every learned model has to beat."""
 
-from cnsdiff.references.base import Reference, left_out_if_it_fails
+from cnsdiff.references.base import MostPop, RandomScores, Reference, left_out_if_it_fails
 from cnsdiff.references.ease import EASE
 from cnsdiff.references.ials import IALS
 from cnsdiff.references.item_knn import ItemKNN
-from cnsdiff.references.most_popular import MostPop
-from cnsdiff.references.random_scores import RandomScores
 
 REFERENCES: dict[str, type[Reference]] = {
     "random": RandomScores,

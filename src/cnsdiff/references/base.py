@@ -1,4 +1,4 @@
-"""What the references have in common."""
+"""What the references have in common, and the two that learn nothing: popularity and chance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.base.errors import DataError, NotFittedError, reason
+from cnsdiff.base.counted_random import uniforms
+from cnsdiff.base.errors import ConfigError, DataError, NotFittedError, reason
+from cnsdiff.base.seeding import derive_seed
+from cnsdiff.evaluation.relevance import item_counts
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -78,6 +82,57 @@ class Reference:
     def _history(self, users: Tensor) -> csr_array:
         """Training rows of the users: csr_array, shape (B, n_items)."""
         return self._fitted()[users.cpu().numpy()]
+
+
+class MostPop(Reference):
+    """Popularity: score an item by its number of users in training.
+
+    Attributes
+    ----------
+    counts_ : Tensor of float32, shape (n_items,)
+    """
+
+    dialled: ClassVar[bool] = False
+
+    counts_: Tensor
+
+    def _fit(self, train: csr_array) -> None:
+        self.counts_ = item_counts(train).float()
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        self._fitted()
+        return self.counts_[start:stop].to(users.device).repeat(len(users), 1)
+
+
+class RandomScores(Reference):
+    """Chance: scores uniform in ``[0, 1]``, independent of one another and of the data.
+
+    The score of a pair is a function of ``(seed, user, item)`` alone: it does not depend on the
+    batch or the chunk it is asked for in, nor on the size of the catalogue.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0.
+    """
+
+    deterministic: ClassVar[bool] = False
+    dialled: ClassVar[bool] = False
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def _fit(self, train: csr_array) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"RandomScores' seed is {self.seed}; it must not be negative")
+        self._key = derive_seed(self.seed, "random scores")
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        self._fitted()
+        # The pair's number: 32 bits each, so that no two pairs share one.
+        rows = users.cpu().numpy().astype(np.int64)[:, np.newaxis] << 32
+        scores = uniforms(self._key, rows | np.arange(start, stop))
+        return torch.from_numpy(scores.astype(np.float32)).to(users.device)
 
 
 @contextmanager

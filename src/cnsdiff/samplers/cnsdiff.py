@@ -33,8 +33,7 @@ from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
-from cnsdiff.diffusion.process import GaussianDiffusion
-from cnsdiff.diffusion.schedule import SCHEDULES
+from cnsdiff.diffusion.process import SCHEDULES, GaussianDiffusion
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
 

@@ -18,8 +18,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
-from cnsdiff.diffusion.process import GaussianDiffusion
-from cnsdiff.diffusion.schedule import cosine
+from cnsdiff.diffusion.process import GaussianDiffusion, cosine
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
 from cnsdiff.samplers.environment import strata
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
