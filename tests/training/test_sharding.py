@@ -95,7 +95,7 @@ def test_interrupted_and_resumed(dataset, tmp_path):
 
 
 def test_shares_are_all_there_is(world):
-    config = Recommender(sampler="random").resolve()
+    config = Recommender(sampler="random", training={"shard": True}).resolve()
     whole, pairs, *_ = assemble(config, world)
     n_pairs, users, items = 0, [], []
     for rank in range(3):
@@ -132,7 +132,7 @@ def test_one_process_has_everything(world):
     ],
 )
 def test_what_cannot_be_sharded(world, options, sentence):
-    config = Recommender(**options).resolve()
+    config = Recommender(**options, training={"shard": True}).resolve()
     with pytest.raises(ConfigError, match=sentence):
         assemble(config, world, processes=Processes(0, 2))
 
@@ -143,7 +143,8 @@ def test_a_backbone_of_ones_own_cannot_be_sharded(world):
     class Mine(MF):
         pass
 
-    config = Recommender(backbone=Mine, sampler="random").resolve()
+    sharded = {"shard": True}
+    config = Recommender(backbone=Mine, sampler="random", training=sharded).resolve()
     with pytest.raises(ConfigError, match="backbone Mine does not say how it propagates"):
         assemble(config, world, processes=Processes(0, 2), classes={"backbone": Mine})
 
