@@ -12,14 +12,14 @@ from cnsdiff.references import REFERENCES
 
 pytestmark = pytest.mark.real
 
-# Recall@20 and NDCG@20 on the shifted test.
+# Recall@20 and NDCG@20 on the shifted test. EASE takes long: food's point is that of a command in
+# tests/real/test_main_job.py, and yelp2018's (.0022, .0011, a matrix of 38,048 items to invert)
+# would run nothing that food's does not.
 POINTS = [
     ("food", "mostpop", 0.0454, 0.0268),
     ("food", "itemknn", 0.0162, 0.0100),
-    ("food", "ease", 0.0336, 0.0213),
     ("yelp2018", "mostpop", 0.0, 0.0),
     ("yelp2018", "itemknn", 0.0095, 0.0049),
-    pytest.param("yelp2018", "ease", 0.0022, 0.0011, marks=pytest.mark.slow),
 ]
 
 
