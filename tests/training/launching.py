@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,36 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     """``torchrun`` with two processes, to its end."""
-    return _to_its_end(*TORCHRUN, *arguments)
-
-
-def forked(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same for a script, where how the processes are started is not what is tested."""
-    return _to_its_end(sys.executable, Path(__file__).with_name("forked.py"), *arguments)
-
-
-def _to_its_end(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        list(map(str, command)),
+        list(map(str, (*TORCHRUN, *arguments))),
         capture_output=True,
         text=True,
         check=False,
         env=ENVIRONMENT,
         timeout=300,
+    )
+
+
+def forked(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same, where how the processes are started is not what is tested."""
+    server, words = _server(), list(map(str, arguments))
+    assert server.stdin is not None and server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        print(json.dumps([words, list(map(str, files))]), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """What ``forked`` asks for processes; it ends with its input, which is ours."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forked.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
 
 
