@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +15,35 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from benchmark_parts import TIMES, Broken, Deadly, Inline, values_of
+from benchmark_parts import TIMES, Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import TrainingError
 from cnsdiff.benchmark.findings import collect
+from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.progress import PlainReporter, Reporter
 from cnsdiff.benchmark.run import run
+from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.benchmark.workers import LocalWorkers
 
 
-@pytest.fixture
-def whole(planned) -> pl.DataFrame:
-    """What an undisturbed run finds."""
-    grid, units, store = planned("whole")
+@pytest.fixture(scope="module")
+def undisturbed(world_path, tmp_path_factory) -> tuple[Path, pl.DataFrame]:
+    """The store of an undisturbed run, and what it finds."""
+    grid, store = small_grid(world_path), Store(tmp_path_factory.mktemp("undisturbed") / "whole")
+    store.open(grid)
+    units = plan(grid, {"world": world_path}, threads=1)
     run(units, store, Inline())
-    return values_of(grid, units, store)
+    return store.path, values_of(grid, units, store)
+
+
+@pytest.fixture
+def whole(undisturbed, tmp_path) -> pl.DataFrame:
+    """What an undisturbed run finds; a copy of its store is there as ``planned("whole")``."""
+    path, values = undisturbed
+    shutil.copytree(path, tmp_path / "whole")
+    return values
 
 
 class Noting(Reporter):
@@ -374,15 +387,6 @@ def test_the_processes_end_with_one_that_is_killed(tmp_path):
     assert not worker.exists()
 
 
-@pytest.mark.slow
-def test_processes_find_the_same(planned, whole):
-    grid, units, store = planned()
-    with LocalWorkers(2) as workers:
-        run(units, store, workers)
-    assert_frame_equal(values_of(grid, units, store), whole)
-    assert not multiprocessing.active_children()
-
-
 def test_no_task_no_process(planned, whole):
     grid, units, store = planned("whole")
     with LocalWorkers(2) as workers:
@@ -392,21 +396,24 @@ def test_no_task_no_process(planned, whole):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_dies_alone(planned):
-    """As do errors of all kinds; the other tasks of the same processes find what they would."""
+def test_processes_find_the_same_and_one_that_dies_dies_alone(planned, whole):
+    """As do errors of all kinds; the same processes find what they would without."""
+    grid, units, store = planned()
     methods = {name: {"reference": "mostpop"} for name in "abcde"}
-    grid, units, store = planned(methods=methods)
-    misfits = {"b": Deadly, "c": Broken}
+    other, plain, misfits = planned("misfits", methods=methods)
+    misfit = {"b": Deadly, "c": Broken}
     changed = []
-    for unit in units:
+    for unit in plain:
         task = unit.trials[0]
-        kind = misfits.get(task.method.name, type(task.method))
+        kind = misfit.get(task.method.name, type(task.method))
         method = kind(task.method.name, "mostpop", {})
         changed.append(replace(unit, trials=(replace(task, method=method),)))
-    units = tuple(changed)
     with LocalWorkers(2) as workers:
         run(units, store, workers)
-    results = collect(grid, units, store)
+        run(tuple(changed), misfits, workers)
+    assert not multiprocessing.active_children()
+    assert_frame_equal(values_of(grid, units, store), whole)
+    results = collect(other, tuple(changed), misfits)
     assert results.missing == 0
     assert dict(results.failures.select("method", "error").iter_rows()) == {
         "b": "its process died (exit code -9); it may have run out of memory",
@@ -416,13 +423,12 @@ def test_a_process_that_dies_dies_alone(planned):
         "method", index=["selection", "split", "metric"], values="value", aggregate_function=None
     )
     assert values["a"].equals(values["d"]) and values["a"].equals(values["e"])
-    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
 def test_an_interrupt_ends_the_processes(planned, whole):
     grid, units, store = planned()
-    with pytest.raises(KeyboardInterrupt), LocalWorkers(2) as workers:
+    with pytest.raises(KeyboardInterrupt), LocalWorkers(1) as workers:
         run(units, store, workers, Impatient())
     assert not multiprocessing.active_children()
     assert len(list((store.path / "records").iterdir())) == 1

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import polars as pl
 import pytest
 from benchmark_parts import Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.findings import collect
+from cnsdiff.benchmark.findings import Results, collect
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.run import run
 from cnsdiff.benchmark.store import Store
@@ -72,47 +74,62 @@ def workers(address: str) -> RayWorkers:
     return RayWorkers(address, 1, log_to_driver=False)
 
 
-def test_a_cluster_finds_the_same(cluster, world_path, tmp_path):
+class Found(NamedTuple):
+    """What the same connection to the cluster made of a grid, and of one with misfits."""
+
+    same: tuple[pl.DataFrame, pl.DataFrame]
+    failures: Results
+    gone: Path
+
+
+@pytest.fixture(scope="module")
+def found(cluster, world_path, tmp_path_factory) -> Found:
+    """Both grids, one after the other: the cluster's processes take seconds to import PyTorch."""
     import ray
 
+    folder = tmp_path_factory.mktemp("ray")
     grid = small_grid(world_path)
     units = plan(grid, {"world": world_path}, threads=1)
-    found = {}
-    for name in ("inline", "ray"):
-        store = Store(tmp_path / name)
-        store.open(grid)
-        with Inline() if name == "inline" else workers(cluster) as pool:
-            run(units, store, pool)
-        found[name] = values_of(grid, units, store)
-    assert not ray.is_initialized()
-    assert_frame_equal(found["ray"], found["inline"])
-
-
-def test_failures_there_are_failures_here(cluster, world_path, tmp_path):
-    """With their own sentences, whether an error is ours, anybody's, or the process's end."""
     methods = {name: {"reference": "mostpop"} for name in "abcd"}
-    grid = small_grid(world_path, methods=methods)
-    units = []
-    for unit in plan(grid, {"world": world_path}, threads=1):
+    other = small_grid(world_path, methods=methods)
+    misfits = []
+    for unit in plan(other, {"world": world_path}, threads=1):
         task = unit.trials[0]
         name = task.method.name
         if name in "bd":
             method = {"b": Deadly, "d": Broken}[name](name, "mostpop", {})
             task = replace(task, method=method)
         if name == "c":
-            task = replace(task, path=str(tmp_path / "gone"))
-        units.append(replace(unit, trials=(task,)))
-    store = Store(tmp_path / "out")
-    store.open(grid)
+            task = replace(task, path=str(folder / "gone"))
+        misfits.append(replace(unit, trials=(task,)))
+    stores = {name: Store(folder / name) for name in ("inline", "ray", "misfits")}
+    stores["inline"].open(grid)
+    with Inline() as pool:
+        run(units, stores["inline"], pool)
+    stores["ray"].open(grid)
+    stores["misfits"].open(other)
     with workers(cluster) as pool:
-        run(tuple(units), store, pool)
-    results = collect(grid, tuple(units), store)
+        run(units, stores["ray"], pool)
+        run(tuple(misfits), stores["misfits"], pool)
+    assert not ray.is_initialized()
+    here, there = (values_of(grid, units, stores[name]) for name in ("inline", "ray"))
+    return Found((here, there), collect(other, tuple(misfits), stores["misfits"]), folder / "gone")
+
+
+def test_a_cluster_finds_the_same(found):
+    here, there = found.same
+    assert_frame_equal(there, here)
+
+
+def test_failures_there_are_failures_here(found):
+    """With their own sentences, whether an error is ours, anybody's, or the process's end."""
+    results = found.failures
     assert results.missing == 0
     assert set(results.table["method"]) == {"a"}
     said = dict(results.failures.select("method", "error").iter_rows())
     assert said.keys() == {"b", "c", "d"}
     assert said["b"].startswith("its process died")
-    assert said["c"].startswith(f"{tmp_path / 'gone'}: ")
+    assert said["c"].startswith(f"{found.gone}: ")
     assert said["d"] == "ZeroDivisionError: nothing"
     assert not any("\n" in sentence for sentence in said.values())
 
