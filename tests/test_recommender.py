@@ -585,7 +585,7 @@ def test_save_replaces_only_when_told_and_only_runs(model, world, tmp_path):
     dataset = world.save(tmp_path / "dataset")
     world.path = None
     for place in (precious, precious / "thesis.tex", dataset):
-        with pytest.raises(RunError, match="no run"):
+        with pytest.raises(RunError, match="is not a run"):
             model.save(place, overwrite=True)
     assert (precious / "thesis.tex").read_text() == "years of work"
     cnsdiff.load_dataset(dataset)

@@ -105,8 +105,8 @@ def test_a_command_can_be_pasted():
     )
 
 
-#: Options of other programs, and pages that show commands of ours.
-SHOWN = {"pypi.py", "tensorboard.py", "workers.py"}
+#: Options of other programs, pages that show commands of ours, and where options are spelled.
+SHOWN = {"pypi.py", "spelling.py", "tensorboard.py", "workers.py"}
 
 
 def test_the_library_names_no_option():

@@ -42,7 +42,7 @@ def test_refusals(cli, run, tmp_path, untouched, monkeypatch):
     cli("export", run, "--to", "numpy", "--out", tmp_path / "out")
     untouched()
     cli("export", run, "--to", "numpy", "--out", tmp_path / "out").refused("--overwrite")
-    cli("export", run, "--to", "numpy", "--out", run, "--overwrite").refused("no export")
+    cli("export", run, "--to", "numpy", "--out", run, "--overwrite").refused("is not an export")
     cli("export", run, "--to", "numpy", "--index", "flat").refused("--index", "faiss", "numpy")
     cli("export", tmp_path / "nothing", "--to", "numpy").refused("nothing", "not a run directory")
     cli("export", run, "--to", "numpy", "--dial", "nan").refused("the dial is nan")
@@ -69,7 +69,7 @@ def test_datasets(cli, world, tmp_path, to):
 def test_datasets_that_cannot_be_exported(cli, world, tmp_path, untouched):
     untouched()
     cli("data", "export", tmp_path / "no", "--to", "csv").refused("no such dataset")
-    cli("data", "export", world, "--to", "csv", "--out", world, "--overwrite").refused("no export")
+    cli("data", "export", world, "--to", "csv", "--out", world, "--overwrite").refused("is not an export")
     untouched()
 
 

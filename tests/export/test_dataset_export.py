@@ -253,6 +253,6 @@ def test_what_is_replaced(dataset, tmp_path, write):
         name="x",
         scenario="given",
     ).save(tmp_path / "saved")
-    with pytest.raises(InputError, match="no export"):
+    with pytest.raises(InputError, match="is not an export"):
         write(dataset, saved, overwrite=True)
     cnsdiff.load_dataset(saved)
