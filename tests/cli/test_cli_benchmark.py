@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+from cnsdiff.benchmark.workers import ThisProcess
 
 GRID: dict[str, Any] = {
     "name": "tiny",
@@ -31,8 +33,8 @@ GRID: dict[str, Any] = {
         "dns": {"set": {"sampler.name": "dns"}},
     },
     "seeds": [0, 1],
-    "budget": {"epochs": 12},
-    "search": {"trials": 3},
+    "budget": {"epochs": 8},
+    "search": {"trials": 2},
     "search_space": {"training.lr": {"low": 0.001, "high": 0.1, "log": True}},
     "set": {
         "backbone": {"name": "mf", "dim": 4},
@@ -99,8 +101,14 @@ def assert_all_end(leader: int) -> None:
     assert not session(leader)
 
 
-#: Two processes with one thread each.
-TWO = ("--workers", 2, "--threads", 2)
+@pytest.fixture
+def in_this_process(monkeypatch) -> Callable[[], None]:
+    """Call it to have tasks run here from now on: a worker takes seconds to import PyTorch."""
+
+    def patch() -> None:
+        monkeypatch.setattr("cnsdiff.cli.commands.benchmark._workers", lambda *_: ThisProcess())
+
+    return patch
 
 
 def timeless(printed: str) -> dict[str, Any]:
@@ -114,44 +122,43 @@ def timeless(printed: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_ended_at_random_moments_and_gone_on_with(cli, tmp_path):
-    """Ends as what was left alone, however often it is killed or politely ended."""
+def test_ended_at_random_moments_and_gone_on_with(cli, in_this_process, tmp_path):
+    """Ends as what was left alone, killed or interrupted, and by whatever number of processes.
+
+    SIGTERM is turned into Ctrl-C where the commands that keep what is done have that in common:
+    ``test_cli_killed.py`` sends it to one of them.
+    """
     grid, out = write(tmp_path), tmp_path / "out"
     random = np.random.default_rng(1)
-    with process(grid, "--out", out, *TWO) as running:
+    with process(grid, "--out", out, "--threads", 1) as running:
         wait_for_tasks(running, int(random.integers(2, 4)))
         time.sleep(random.uniform(0, 0.1))
         running.send_signal(signal.SIGKILL)
         assert running.wait(60) == -signal.SIGKILL
-        assert_all_end(running.pid)  # the workers end with it
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with process(grid, "--out", out, *TWO) as running:
-            wait_for_tasks(running, 1)
-            if number == signal.SIGINT:
-                os.killpg(running.pid, number)  # as a terminal does
-            else:
-                running.send_signal(number)
-            printed, err = running.communicate(timeout=60)
-            assert_all_end(running.pid)
-        assert running.returncode == 130
-        assert printed == ""
-        assert "Traceback" not in err
-        assert err.splitlines()[-1] == (
-            f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on"
-        )
+        assert_all_end(running.pid)  # its worker ends with it
+    with process(grid, "--out", out, "--workers", 2, "--threads", 2) as running:
+        wait_for_tasks(running, 1)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        printed, err = running.communicate(timeout=60)
+        assert_all_end(running.pid)
+    assert (running.returncode, printed) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        f"cnsdiff: interrupted; what is done is kept in {out}, and the same command goes on"
+    )
     kept = len(list((out / "records").glob("[!.]*.parquet")))
-    assert kept >= 4
-    with process(grid, "--out", out, "--json", *TWO) as running:
-        printed, err = running.communicate(timeout=120)
-    assert running.returncode == 0, err
-    assert f" tasks, {kept} of them done before" in err
+    assert kept >= 3
+    in_this_process()
+    done = cli("benchmark", grid, "--out", out, "--json", "--threads", 1)
+    assert done.code == 0, done.err
+    assert f" tasks, {kept} of them done before" in done.err
     assert not list(out.rglob(".*"))
     alone = cli("benchmark", grid, "--out", tmp_path / "whole", "--json", "--threads", 1)
     document = timeless(alone.out)
     assert (document["missing"], document["failures"]) == (0, [])
     assert document["leaderboards"]
     assert document["verdict"].startswith("Best ")
-    assert timeless(printed) == document
+    assert timeless(done.out) == document
 
 
 @pytest.mark.slow
@@ -182,7 +189,8 @@ def test_failures(cli, tmp_path):
     assert "mostpop" in text.out
 
 
-def test_the_headline_is_over_samplers_and_over_all(cli, tmp_path):
+def test_the_headline_is_over_samplers_and_over_all(cli, in_this_process, tmp_path):
+    in_this_process()
     methods = {
         "chance": {"reference": "random"},
         "knn": {"reference": "itemknn", "group": "reference"},
