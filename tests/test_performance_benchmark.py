@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from cnsdiff import ConfoundedWorld
 
@@ -43,16 +43,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measure(data: Path, *options: str) -> tuple[dict[str, Any], str]:
-    """What the script writes, and what it prints."""
-    found = data / "found.json"
-    command = [sys.executable, str(SCRIPT), "--data", str(data), "--datasets", "tiny"]
-    command += ["--rounds", "1", "--epochs", "2", "--steps", "1", "--json", str(found), *options]
-    command += ["--memory-users", "300"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(found.read_text(encoding="utf-8")), done.stdout
+@pytest.fixture
+def beside_the_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its rows can be imported, as they are where it is run, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before, threads = set(sys.modules), torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for name in {path.stem for path in SCRIPT.parent.glob("*.py")} - before:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,17 @@ def peer(data: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_row_is_there_and_a_missing_peer_is_named(data: Path, peer: str) -> None:
-    folder = data / "figures"
-    report, printed = measure(
-        data, "--rows", *ROWS, "--growth-sizes", "3000", "--figures", str(folder), "--authors", peer
-    )
-    rows = report["rows"]
+@pytest.mark.usefixtures("beside_the_script")
+def test_every_row_is_there_and_a_missing_peer_is_named(
+    data: Path, peer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = importlib.import_module("run")
+    folder, file = data / "figures", data / "report.json"
+    small = "--datasets tiny --rounds 1 --epochs 2 --steps 1 --memory-users 300 --growth-sizes 3000"
+    places = ["--data", str(data), "--json", str(file), "--figures", str(folder)]
+    run.main([*small.split(), *places, "--authors", peer, "--rows", *ROWS])
+    printed = capsys.readouterr().out
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert list(rows) == ROWS
     assert all(rows.values())
     for name in ("step_floor", "evaluation_floor"):
@@ -96,6 +101,7 @@ def test_every_row_is_there_and_a_missing_peer_is_named(data: Path, peer: str) -
         ElementTree.parse(folder / f"performance-{name}.svg")
 
 
+@pytest.mark.usefixtures("beside_the_script")
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -106,11 +112,7 @@ def test_every_row_is_there_and_a_missing_peer_is_named(data: Path, peer: str) -
         (f"""'{sys.executable}' -c 'print("{{\\"epoch_seconds\\": [1]}}")'""", "1 numbers for 2"),
     ],
 )
-def test_a_command_that_fails_is_no_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, reason: str
-) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from peers import Peer, PeerError
-
-    with pytest.raises(PeerError, match=reason):
-        Peer(command, tmp_path, threads=1, epochs=2).turn(["epoch_seconds"])
+def test_a_command_that_fails_is_no_number(tmp_path: Path, command: str, reason: str) -> None:
+    peers = importlib.import_module("peers")
+    with pytest.raises(peers.PeerError, match=reason):
+        peers.Peer(command, tmp_path, threads=1, epochs=2).turn(["epoch_seconds"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import pytest
 
-from cnsdiff import Recommender, load_dataset
+from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 
 COMMANDS = ["quickstart", "simulate", "prepare", "train", "evaluate", "recommend", "doctor"]
 DATA_COMMANDS = ["data list", "data fetch", "data describe"]
@@ -92,6 +93,8 @@ def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     def out_of_memory(self, train):
         raise MemoryError
 
+    small = partial(ConfoundedWorld, n_users=200, n_items=100, exposures=30)
+    monkeypatch.setattr("cnsdiff.simulate.ConfoundedWorld", small)
     monkeypatch.setattr("cnsdiff.references.MostPop._fit", out_of_memory)
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json

@@ -118,7 +118,7 @@ def test_every_command_takes_what_a_plugin_adds(cli, plugin, log, fast, tmp_path
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID.format(data=data))
     out = tmp_path / "results"
-    done = cli("benchmark", grid, "--out", out, "--workers", 1)
+    done = cli("benchmark", grid, "--out", out, "--workers", 1, "--threads", 1)
     assert done.code == 0, done.err
     assert "mixed" in done.out
 

@@ -188,13 +188,14 @@ RUN = [
 
 #: The only liberties taken with a page: training ends early, and worlds are small.
 SHORTER = {
-    "audit": ("--budget", "8s", "--shifts", "popularity"),
+    "audit": ("--budget", "5s", "--shifts", "popularity", "--threads", "1"),
     "train": ("--set", "training.epochs=2"),
     "simulate": ("--users", "90", "--items", "100", "--exposures", "30"),
 }
 #: The same in Python.
 SMALLER = {
     r'"epochs": \d+': '"epochs": 2',
+    r"budget=\d+": "budget=5",
     r"n_users=\d+": "n_users=90",
     r"n_items=\d+": "n_items=100",
     r"exposures=\d+": "exposures=30",
@@ -208,14 +209,17 @@ def run_command(cli: Cli, command: str) -> None:
 
 
 #: Runs each line of its input, a folder to start anew in and code or both, and answers with what
-#: went wrong. One process for all pages, since most of what they would take is importing.
+#: went wrong. One process for all pages, since most of what they would take is importing. A page
+#: starts with one thread: an audit leaves as many as there are cores.
 DRIVER = """
 import json, os, sys, traceback, types
+import torch
 answers, sys.stdout = sys.stdout, sys.stderr
 for line in sys.stdin:
     folder, code = json.loads(line)
     if folder is not None:
         os.chdir(folder)
+        torch.set_num_threads(1)
         os.environ["CNSDIFF_HOME"] = os.path.join(folder, "home")
         sys.modules["__main__"] = page = types.ModuleType("__main__")
     answer = ""
