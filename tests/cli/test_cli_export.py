@@ -69,7 +69,9 @@ def test_datasets(cli, world, tmp_path, to):
 def test_datasets_that_cannot_be_exported(cli, world, tmp_path, untouched):
     untouched()
     cli("data", "export", tmp_path / "no", "--to", "csv").refused("no such dataset")
-    cli("data", "export", world, "--to", "csv", "--out", world, "--overwrite").refused("is not an export")
+    cli("data", "export", world, "--to", "csv", "--out", world, "--overwrite").refused(
+        "is not an export"
+    )
     untouched()
 
 
