@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator, model_validator
 
 from cnsdiff.base.errors import RunError
-from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json
 from cnsdiff.evaluation.significance import Difference, Interval
@@ -350,9 +350,10 @@ def read_audit(folder: Path) -> AuditRecord:
         raise RunError(f"{file}: is of another version of audits; run the audit again")
     if version == 1:
         content = _since_version_1(content)
-    if problem := misfit(AuditRecord, content):
-        raise RunError(f"{file}: is damaged ({problem}); run the audit again")
-    return AuditRecord.model_validate(content)
+    try:
+        return validated(AuditRecord, content)
+    except ValueError as error:
+        raise RunError(f"{file}: is damaged ({error}); run the audit again") from error
 
 
 def _since_version_1(tree: Any) -> Any:

@@ -11,7 +11,7 @@ from cnsdiff.audit.log import Log, Reading, read_log, seconds_a_shift, thinned
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.audit.shifts import SHIFTS, Shift, plan_shifts
 from cnsdiff.base.errors import ConfigError, InputError, RunError
-from cnsdiff.base.settings import Record, misfit
+from cnsdiff.base.settings import Record, validated
 from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import (
     being_written,
@@ -271,9 +271,10 @@ def _read_settings(file: Path) -> SettingsRecord:
         raise RunError(f"{file}: is damaged; {mend}") from error
     if isinstance(content, dict) and content.get("schema_version", 1) != SCHEMA_VERSION:
         raise RunError(f"{file}: is of another version of audits; {mend}")
-    if problem := misfit(SettingsRecord, content):
-        raise RunError(f"{file}: is damaged ({problem}); {mend}")
-    return SettingsRecord.model_validate(content)
+    try:
+        return validated(SettingsRecord, content)
+    except ValueError as error:
+        raise RunError(f"{file}: is damaged ({error}); {mend}") from error
 
 
 def _short(value: object) -> str:

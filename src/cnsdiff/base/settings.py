@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -15,6 +15,9 @@ BEYOND_WHOLE = 2**63
 _MOST = 1e30
 #: What pydantic adds to the place of a number that is one of several kinds of value.
 _BRANCHES = ("constrained-int", "constrained-float")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -90,8 +93,8 @@ def complaint(error: ValidationError, model: type[BaseModel], place: str) -> str
     return f"{place}: {setting}: {problem.message} (got {problem.given!r})"
 
 
-def misfit(model: type[BaseModel], value: object) -> str | None:
-    """Where a value read from a file does not fit, and why; ``None`` if it fits.
+def validated(model: type[_Model], value: object) -> _Model:
+    """A value read from a file as the model that it should fit.
 
     Parameters
     ----------
@@ -99,14 +102,18 @@ def misfit(model: type[BaseModel], value: object) -> str | None:
         Usually a :class:`Record`.
     value
         As JSON gives it.
+
+    Raises
+    ------
+    ValueError
+        It does not fit; the message says where and why.
     """
     try:
-        model.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         problem = first_problem(error)
         place = ".".join(map(str, problem.keys))
-        return f"{place}: {problem.message}" if place else problem.message
-    return None
+        raise ValueError(f"{place}: {problem.message}" if place else problem.message) from error
 
 
 def shown(value: object, most: int = 100) -> str:

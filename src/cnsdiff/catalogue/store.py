@@ -11,7 +11,7 @@ from typing import Literal
 import platformdirs
 
 from cnsdiff.base.errors import DataError, InputError
-from cnsdiff.base.settings import Record, misfit
+from cnsdiff.base.settings import Record, validated
 from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import read_json, recover, sha256
 from cnsdiff.catalogue.entries import Entry, Layout, find
@@ -114,9 +114,7 @@ def read_record(folder: Path) -> FetchRecord | None:
         content = read_json(path)
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError("not a record of this version")
-        if problem := misfit(FetchRecord, content):
-            raise ValueError(problem)
-        return FetchRecord.model_validate(content)
+        return validated(FetchRecord, content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

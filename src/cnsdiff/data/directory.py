@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from cnsdiff.base.errors import DataError, did_you_mean
-from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import (
     atomic_directory,
@@ -237,9 +237,10 @@ def read_manifest(path: Path) -> DatasetManifest:
             f"{file}: has schema version {shown(version)}, and this cnsdiff reads "
             f"{SCHEMA_VERSION}; prepare the dataset again with this version"
         )
-    if problem := misfit(DatasetManifest, content):
-        raise DataError(f"{file}: is damaged ({problem}); prepare the dataset again")
-    manifest = DatasetManifest.model_validate(content)
+    try:
+        manifest = validated(DatasetManifest, content)
+    except ValueError as error:
+        raise DataError(f"{file}: is damaged ({error}); prepare the dataset again") from error
     seen = () if manifest.seen is None else ("seen",)
     for table in ("users", "items", *manifest.splits, *manifest.tables, *seen):
         if file_name(table) not in manifest.files:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cnsdiff.base.errors import InputError
@@ -99,13 +98,8 @@ class Listeners(Reporter):
         self.reporter.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.reporter.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self.reporter.__exit__(*error)
 
     def note(self, message: str) -> None:
         self.reporter.note(message)

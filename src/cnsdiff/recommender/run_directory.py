@@ -42,7 +42,7 @@ from torch import Tensor
 from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.base.errors import ConfigError, InputError, RunError
 from cnsdiff.base.registry import Registry
-from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import (
     atomic_directory,
@@ -315,9 +315,10 @@ def read_manifest(path: Path) -> RunManifest:
         )
     finished = isinstance(manifest, dict) and manifest.get("status") == "complete"
     kind = FinishedRun if finished else RunManifest
-    if problem := misfit(kind, manifest):
-        raise RunError(f"{file}: is damaged ({problem}); train again")
-    return kind.model_validate(manifest)
+    try:
+        return validated(kind, manifest)
+    except ValueError as error:
+        raise RunError(f"{file}: is damaged ({error}); train again") from error
 
 
 def read_config(path: Path) -> Tree:
@@ -327,8 +328,10 @@ def read_config(path: Path) -> Tree:
         tree = read_yaml(file)
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
-    if problem := misfit(_StoredConfig, tree):
-        raise RunError(f"{file}: is damaged ({problem}); train again")
+    try:
+        validated(_StoredConfig, tree)
+    except ValueError as error:
+        raise RunError(f"{file}: is damaged ({error}); train again") from error
     if unknown := tree.keys() - Config.model_fields.keys():
         raise RunError(f"{file}: is damaged (unknown key {shown(min(unknown))}); train again")
     tree["training"].setdefault("dial", "off")  # a run from before the dial has none

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cnsdiff.base.errors import RunError
-from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.storage import first_line, write_tensors
 from cnsdiff.training.selection import EarlyStopping
 
@@ -139,8 +139,7 @@ class TrainingState:
                         f"{path}: checkpoint version {shown(state['version'])}, this cnsdiff reads "
                         f"{VERSION}; train again with this version"
                     )
-                if problem := misfit(_State, state):
-                    raise ValueError(problem)
+                validated(_State, state)
                 for name in file.keys():  # noqa: SIM118 (a safe_open handle is no dict)
                     group, _, rest = name.partition(".")
                     groups[group][rest] = file.get_tensor(name)

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
-from cnsdiff.base.settings import Record, misfit, shown
+from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, locked, read_json, remove_leftovers, write_json
 from cnsdiff.display.wording import count, number, percent
@@ -336,7 +336,6 @@ def read_study(folder: Path) -> Study:
         There is none, it is damaged, or of another version.
     """
     file = folder / STUDY_FILE
-    problem: str | None
     try:
         record = read_json(file)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -353,10 +352,13 @@ def read_study(folder: Path) -> Study:
                 f"{file}: schema version {shown(stated)}, this cnsdiff reads {SCHEMA_VERSION}; "
                 "use the version of cnsdiff that wrote it"
             )
-        problem = misfit(Study, record)
-        if problem is None and stated is not None:
-            return Study.model_validate(record)
-        problem = problem or "schema_version: field required"
+        try:
+            study = validated(Study, record)
+            if stated is not None:
+                return study
+            problem = "schema_version: field required"
+        except ValueError as error:
+            problem = str(error)
     raise RunError(
         f"{file}: is damaged ({problem}); run the `cnsdiff tune` command again, which writes it "
         "anew"
