@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnsdiff.data import Dataset, Interactions, load_dataset, read_interactions
+from cnsdiff.data.reading.columns import ALIASES
 
 LIGHT = settings(max_examples=40, deadline=None)
 # All of Unicode but what ends a line or a string: a record of text is one line.
@@ -21,8 +23,20 @@ WORDS = st.text(
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 
 
+#: A line of two of these is refused as a header that stands among the rows.
+COLUMNS = {"user", "item"} | {
+    name for role in ("user", "item") for name in ALIASES[role] if name.endswith("id")
+}
+
+
+def names_columns(pair: tuple[object, object]) -> bool:
+    plain = [re.sub(r":.*$|[\s_\-.]", "", str(name)).lower() for name in pair]
+    return set(plain) <= COLUMNS
+
+
 def pairs(ids: st.SearchStrategy) -> st.SearchStrategy:
-    return st.lists(st.tuples(ids, ids), min_size=1, max_size=12)
+    rows = st.tuples(ids, ids).filter(lambda pair: not names_columns(pair))
+    return st.lists(rows, min_size=1, max_size=12)
 
 
 def as_text(frame: pl.DataFrame) -> list[tuple[str, str]]:
