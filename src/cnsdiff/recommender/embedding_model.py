@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -36,14 +36,6 @@ from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
-
-
-class _Index(NamedTuple):
-    """Internal numbers by id; ``others`` are users of the log who are not in train."""
-
-    users: IdIndex
-    items: IdIndex
-    others: IdIndex
 
 
 @dataclass(frozen=True)
@@ -112,14 +104,14 @@ class EmbeddingModel:
                 raise _not_one_of(name, value, kind)
         column = column_of(users, "user")
         ids = id_list(column)
-        numbers = self._index.users.find(ids)
+        numbers = self._user_index.find(ids)
         known = numbers >= 0
         if cold == "error" and not known.all():
             mend = f"; pass {parameter('cold', 'popular')} to fall back"
             raise _unknown(numbers, ids, "user", mend)
         # What may be shown: all but what is seen and excluded, or only what is named.
-        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._index.items)
-        allowed = None if only is None else ItemChoice.of("only", only, self._index.items)
+        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._item_index)
+        allowed = None if only is None else ItemChoice.of("only", only, self._item_index)
         out, among = self._of_each(ids, numbers, seen, excluded, allowed)
         # Rank: known users by the model, new ones by popularity, as vectors of one number.
         items = np.full((len(ids), k), -1, dtype=np.int64)
@@ -162,7 +154,7 @@ class EmbeddingModel:
         elif seen == "all" and self.seen is not None:
             out = out + rows_of(self.seen.pairs, numbers)
             new = np.full(len(ids), -1, dtype=np.int64)
-            new[numbers < 0] = self._index.others.find(
+            new[numbers < 0] = self._other_index.find(
                 [user for user, number in zip(ids, numbers, strict=True) if number < 0]
             )
             out = out + rows_of(self.seen.others_pairs, new)
@@ -171,8 +163,8 @@ class EmbeddingModel:
         keys = user_keys(ids, numbers) if named else []
         for choice in named:
             name = "exclude" if choice is exclude else "only"
-            choice.tell_strangers(name, keys, self._index.users)
-            rows = choice.rows(keys, self._index.users, len(self.items))
+            choice.tell_strangers(name, keys, self._user_index)
+            rows = choice.rows(keys, self._user_index, len(self.items))
             if choice is exclude:
                 out = out + rows
             else:
@@ -195,8 +187,8 @@ class EmbeddingModel:
     def score(self, users: Any, items: Any, *, dial: float | None = None) -> NDArray[np.float32]:
         """See :meth:`cnsdiff.Recommender.score`."""
         _require_threads()
-        user_numbers = self._known(self._index.users, id_list(column_of(users, "user")), "user")
-        item_numbers = self._known(self._index.items, id_list(column_of(items, "item")), "item")
+        user_numbers = self._known(self._user_index, id_list(column_of(users, "user")), "user")
+        item_numbers = self._known(self._item_index, id_list(column_of(items, "item")), "item")
         if len(user_numbers) != len(item_numbers):
             raise InputError(
                 f"score needs as many users as items, not {len(user_numbers)} and "
@@ -214,9 +206,9 @@ class EmbeddingModel:
         _require_threads()
         k = self._length(k)
         column = column_of(items, "item")
-        numbers = self._known(self._index.items, id_list(column), "item")
-        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._index.items)
-        allowed = None if only is None else ItemChoice.of("only", only, self._index.items)
+        numbers = self._known(self._item_index, id_list(column), "item")
+        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._item_index)
+        allowed = None if only is None else ItemChoice.of("only", only, self._item_index)
         for name, choice in (("exclude", excluded), ("only", allowed)):
             if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
@@ -253,16 +245,25 @@ class EmbeddingModel:
         rows = np.repeat(np.arange(len(items)), present.sum(axis=1))
         columns = {
             owner: id_array(column).take(pa.array(rows)),
-            listed: self._index.items.take(items[present]),
+            listed: self._item_index.take(items[present]),
             "score": pa.array(scores[present]),
             "rank": pa.array(ranks[present]),
         }
         return frame_like(columns, column)
 
+    # Apart, since similar items need no index of a million users.
     @cached_property
-    def _index(self) -> _Index:
-        others = pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others
-        return _Index(IdIndex(self.users), IdIndex(self.items), IdIndex(others))
+    def _user_index(self) -> IdIndex:
+        return IdIndex(self.users)
+
+    @cached_property
+    def _item_index(self) -> IdIndex:
+        return IdIndex(self.items)
+
+    @cached_property
+    def _other_index(self) -> IdIndex:
+        """Users of the log who are not in train."""
+        return IdIndex(pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others)
 
     @staticmethod
     def _known(index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
