@@ -30,11 +30,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve()
 SPLITS = ("train.parquet", "valid.parquet", "test_iid.parquet", "test_ood.parquet")
-#: What is run for each verb; a name without a dash is called in Python, as a library user does.
-VERBS = {
-    "Recommender.fit": "fit",
-    "Recommender.recommend": "recommend",
-    "Recommender.load, recommend": "recommend",
+#: The words of each command that is run.
+COMMANDS = {
     "prepare": "prepare LOG --scenario popularity --out OUT/prepared",
     "train": "train DATA --set training.epochs=2 --out OUT/run",
     "recommend": "recommend RUN --users 0,1,2 --k 10",
@@ -42,6 +39,8 @@ VERBS = {
     "evaluate --references": "evaluate RUN --references",
     "report": "report RUN --out OUT/report.html",
 }
+#: What is measured: calls in Python, which :func:`trace` has, and the commands.
+VERBS = ("Recommender.fit", "Recommender.recommend", "Recommender.load, recommend", *COMMANDS)
 
 
 def module_name(file: Path, src: Path) -> str:
@@ -166,7 +165,7 @@ def trace(verb: str) -> None:
 
         places = {"DATA": data, "RUN": run, "LOG": data / "../log.csv"}
         words = [
-            str(places.get(word, word)).replace("OUT", str(out)) for word in VERBS[verb].split()
+            str(places.get(word, word)).replace("OUT", str(out)) for word in COMMANDS[verb].split()
         ]
         sys.argv = ["cnsdiff", *words]
     sys.addaudithook(audit)
@@ -234,7 +233,7 @@ def main() -> None:
     parser.add_argument("--src", type=Path, default=HERE.parent.parent / "src")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--static", action="store_true", help="read the source only, run nothing")
-    parser.add_argument("--verb", action="append", choices=list(VERBS), help="only these verbs")
+    parser.add_argument("--verb", action="append", choices=VERBS, help="only these verbs")
     parser.add_argument("--names", action="store_true", help="list what is entered, too")
     parser.add_argument("--trace", help=argparse.SUPPRESS)
     options = parser.parse_args()

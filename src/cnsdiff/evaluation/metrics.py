@@ -60,9 +60,6 @@ ACCURACY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Per-user metrics by name: higher is better, all between 0 and 1."""
 
-LIST_LEVEL = ("coverage", "popularity", "gini")
-"""Metrics of all lists together, which say what is recommended and not how well."""
-
 
 def accuracy(hits: Tensor, n_relevant: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
     """Every accuracy metric at every cut-off: ``{"recall@10": (n,) float64, ...}``.
