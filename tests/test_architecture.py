@@ -182,7 +182,7 @@ def test_no_reader_is_given_a_path_that_it_may_take_for_a_pattern():
 
 
 #: Where text becomes output.
-PRINTERS = ("cnsdiff.base.visible", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
+PRINTERS = ("cnsdiff.base.text", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
 
 
 def test_all_that_is_printed_goes_through_one_door():
@@ -203,7 +203,7 @@ def test_all_that_is_printed_goes_through_one_door():
         f"{name_of(file)}: {ast.unparse(call)}"
         for file in modules()
         if name_of(file)
-        not in ("cnsdiff.base.visible", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
+        not in ("cnsdiff.base.text", "cnsdiff.display.screen", "cnsdiff.diagnostics.figures")
         for call, owner, name in called(file)
         if wrong(call, owner, name)
     ]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnsdiff.base.counted_random import splitmix64, uniforms
+from cnsdiff.base.seeding import splitmix64, uniforms
 
 MASK = 2**64 - 1
 

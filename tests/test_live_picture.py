@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.text import Text
 
-from cnsdiff.display.live_picture import LivePicture
+from cnsdiff.display.screen import LivePicture
 
 UP = "\x1b[1A\x1b[2K"
 

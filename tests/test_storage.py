@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from cnsdiff.base import storage
 from cnsdiff.base.errors import InputError, RunError, StorageError
-from cnsdiff.base.visible import visible
+from cnsdiff.base.text import visible
 
 
 def names(folder):

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.base.visible import json_text, say, say_json, shell_word, visible
+from cnsdiff.base.text import json_text, say, say_json, shell_word, visible
 from cnsdiff.display.screen import Screen, literal
 
 HIDING = {

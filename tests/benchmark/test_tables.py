@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.base.visible import visible
+from cnsdiff.base.text import visible
 from cnsdiff.benchmark.headline import Headline
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.display.render import render

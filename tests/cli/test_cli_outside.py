@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from cnsdiff import Recommender, load_dataset
-from cnsdiff.base.visible import visible
+from cnsdiff.base.text import visible
 
 #: A pattern that fits its neighbour, and more letters with a meaning to some reader.
 FOLDER, NEIGHBOUR = "x[1]*?{a}", "x1"

@@ -82,7 +82,7 @@ def test_a_closed_stream_leaves_its_number_to_no_file(tmp_path):
     """What libraries print would be written into it."""
     code = (
         "import os, sys; sys.argv = ['cnsdiff', '--version']\n"
-        "from cnsdiff.cli.streams import usable_streams\n"
+        "from cnsdiff.cli.failure import usable_streams\n"
         "with usable_streams():\n"
         "    file = os.open('file', os.O_CREAT | os.O_RDWR)\n"
         "    os._exit(file)"

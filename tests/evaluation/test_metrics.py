@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from cnsdiff.base.errors import ConfigError, DataError, InputError
 from cnsdiff.data import Split
 from cnsdiff.evaluation import Relevance, SplitEvaluation, evaluate_split, metrics
-from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.evaluation.ranking import Scorer
 
 KS = (1, 3, 10)
 

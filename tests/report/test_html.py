@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from report_parts import HOSTILE, full_document
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.base.visible import visible
+from cnsdiff.base.text import visible
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source, verbatim
 from cnsdiff.report.html import ROWS_SHOWN, is_report, render_html, table_csv, write_html

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from report_parts import HOSTILE, find_chromium
 
-from cnsdiff.base.visible import visible as to_the_letter
+from cnsdiff.base.text import visible as to_the_letter
 from cnsdiff.display.palette import DARK, SPLITS
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, verbatim

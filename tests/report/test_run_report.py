@@ -13,7 +13,7 @@ import torch
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import InputError, RunError
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.data import Dataset
 from cnsdiff.display.progress import Reporting
 from cnsdiff.display.tables import Table

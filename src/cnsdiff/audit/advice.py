@@ -11,7 +11,7 @@ from cnsdiff.audit.record import AdviceRecord, DifferenceRecord
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.training import METHODS, OURS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.benchmark.grid import DIAL
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number

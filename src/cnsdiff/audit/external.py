@@ -20,13 +20,13 @@ from cnsdiff.audit.suspicion import DEPTH, Signs, signs
 from cnsdiff.audit.training import KS, METHODS
 from cnsdiff.audit.vectors import Vectors, VectorScorer, read_vectors
 from cnsdiff.base.errors import ConfigError, DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.fit import selection_by
 from cnsdiff.benchmark.grid import DIAL, PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Dialled, Scorer, rank
+from cnsdiff.evaluation.metrics import item_counts, relevance_of
 from cnsdiff.evaluation.protocol import evaluate, measure
-from cnsdiff.evaluation.relevance import item_counts, relevance_of
 from cnsdiff.training.config import TrainingConfig
 
 #: What a recommender is called that has no name of its own.

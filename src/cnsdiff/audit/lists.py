@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import DataError, did_you_mean
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset
 from cnsdiff.data.ids import as_integers, id_values
 from cnsdiff.data.reading.columns import ALIASES, RawTable, plain_name

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.seeding import numpy_generator
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import sha256
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, Source
 from cnsdiff.display.wording import percent
 from cnsdiff.shifts.sources import find_source

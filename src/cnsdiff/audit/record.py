@@ -15,8 +15,8 @@ from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator, model_
 
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, read_json
+from cnsdiff.base.text import Command
 from cnsdiff.evaluation.significance import Difference, Interval
 
 FILE = "audit.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.evaluation.anticipation import Anticipated
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from cnsdiff.audit.record import LeftOut
 from cnsdiff.audit.shifts import SHIFTS, Shift, plan_shifts
 from cnsdiff.base.errors import ConfigError, InputError, RunError
 from cnsdiff.base.settings import Record, validated
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import (
     being_written,
     locked,
@@ -21,6 +20,7 @@ from cnsdiff.base.storage import (
     write_json,
     write_with,
 )
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.shifts import prepare

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.metrics import Relevance
 from cnsdiff.evaluation.significance import Interval, resampled_sums
 
 #: Fewer users than this tell nothing; of more than this, some are enough.

@@ -14,7 +14,7 @@ import torch
 
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.base.errors import ConfigError, did_you_mean
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
 from cnsdiff.benchmark.plan import Unit
 from cnsdiff.benchmark.progress import Reporter

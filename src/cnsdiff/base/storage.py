@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic_core import from_json
 
 from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
-from cnsdiff.base.spelling import parameter
-from cnsdiff.base.visible import json_text, visible
+from cnsdiff.base.text import json_text, parameter, visible
 
 if sys.platform != "win32":
     import fcntl

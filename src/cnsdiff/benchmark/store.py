@@ -25,8 +25,8 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.base.errors import RunError
-from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import locked, read_parquet, remove_leftovers, write_text, write_with
+from cnsdiff.base.text import Command
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
 

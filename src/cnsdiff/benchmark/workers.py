@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any, TypedDict
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.grid import INSTALL
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 

@@ -24,7 +24,7 @@ from urllib.parse import urldefrag, urljoin
 
 import httpx
 
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download, trusted
 from cnsdiff.catalogue.progress import Reporter
 

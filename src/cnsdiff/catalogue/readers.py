@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_csv, read_json_lines
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.interactions import Source
 from cnsdiff.data.reading.tables import read_features

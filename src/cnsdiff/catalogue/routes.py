@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cnsdiff.base.errors import DataError, InputError, did_you_mean
-from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import atomic_directory, sha256, storage_error, write_json
+from cnsdiff.base.text import Command, parameter
 from cnsdiff.catalogue.bundle import open_bundle
 from cnsdiff.catalogue.download import Checksum, DownloadError, Retry, download
 from cnsdiff.catalogue.entries import Entry, Layout, find

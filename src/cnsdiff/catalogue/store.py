@@ -12,8 +12,8 @@ import platformdirs
 
 from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.settings import Record, validated
-from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import read_json, recover, sha256
+from cnsdiff.base.text import Command, parameter
 from cnsdiff.catalogue.entries import Entry, Layout, find
 from cnsdiff.data.interactions import Source
 

@@ -14,7 +14,7 @@ def main() -> None:
     Every failure ends here: a sentence on standard error, with ``--json`` also a document on
     standard output, and the exit code.
     """
-    from cnsdiff.cli.streams import output_lost, usable_streams
+    from cnsdiff.cli.failure import output_lost, usable_streams
 
     code = 0
     with usable_streams():
@@ -29,10 +29,15 @@ def main() -> None:
 def _run() -> int:
     """Carry the command out, and say so if it fails; the exit code."""
     from cnsdiff.base.errors import CnsdiffError, is_of_memory
-    from cnsdiff.base.visible import visible
+    from cnsdiff.base.text import visible
     from cnsdiff.cli.app import app
-    from cnsdiff.cli.failure import document, tell, tell_warnings_in_one_line, wants_json
-    from cnsdiff.cli.streams import is_of_standard_output
+    from cnsdiff.cli.failure import (
+        document,
+        is_of_standard_output,
+        tell,
+        tell_warnings_in_one_line,
+        wants_json,
+    )
 
     tell_warnings_in_one_line()
     # Standing alone, Typer itself shows wrong usage, in colours and a frame, to the letter.

@@ -9,8 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cnsdiff.base.spelling import NAMED, Speller, in_python, spelled
-from cnsdiff.base.visible import shell_word, visible
+from cnsdiff.base.text import NAMED, Speller, in_python, shell_word, spelled, visible
 from cnsdiff.cli.commands import data
 
 #: What each command is for, in the order of the help; it is in the file of its own name.

@@ -11,8 +11,7 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cnsdiff.base.spelling import Command
-from cnsdiff.base.visible import say_json, visible
+from cnsdiff.base.text import Command, say_json, visible
 from cnsdiff.display.render import rich_table
 from cnsdiff.display.screen import Screen, literal
 from cnsdiff.display.tables import Cell, Column, Table

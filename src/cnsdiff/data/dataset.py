@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_settled
+from cnsdiff.base.text import parameter
 from cnsdiff.data.directory import (
     MANIFEST,
     SCHEMA_VERSION,

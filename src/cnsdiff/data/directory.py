@@ -17,7 +17,6 @@ from pydantic import Field
 
 from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
@@ -26,6 +25,7 @@ from cnsdiff.base.storage import (
     recover,
     write_json,
 )
+from cnsdiff.base.text import Command, parameter
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -1,8 +1,8 @@
-"""Bringing ids of different types together, and looking them up."""
+"""Ids of different types: brought together, looked up, and taken from and given as data frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError, warn
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Interactions
 
 #: What programs write for a missing id (pandas and its forerunners, Python, SQL, Hive, a shell).
@@ -272,3 +272,53 @@ def _like(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     plain = ids.str.strip_suffix(".0")
     cast = plain.cast(dtype, strict=False)
     return cast.set((cast.cast(pl.String) != plain).fill_null(False), None)
+
+
+def column_of(ids: Any, name: str) -> Any:
+    """``given``, or its column ``name`` where it is a data frame; a list where it is an iterator.
+
+    :class:`DataError` if it is a data frame without such a column.
+    """
+    if isinstance(ids, Iterator):
+        return list(ids)
+    if isinstance(ids, pl.LazyFrame):
+        ids = ids.collect()
+    if not nw.dependencies.is_into_dataframe(ids):
+        return ids
+    frame = nw.from_native(ids, eager_only=True)
+    if name not in frame.columns:
+        raise DataError(
+            f"expected a list of {name}s, not a data frame without a column {name!r} (it has "
+            f"{', '.join(map(repr, frame.columns))}); give the column that holds them"
+        )
+    return frame[name].to_native()
+
+
+def id_array(ids: Any) -> pa.Array:
+    """Ids in any container as they are; text where some are text and some are numbers."""
+    if isinstance(ids, pl.Series):
+        return ids.to_arrow()
+    if isinstance(ids, pa.ChunkedArray):
+        return ids.combine_chunks()
+    if isinstance(ids, pa.Array):
+        return ids
+    values = id_list(ids)
+    if len({type(value) for value in values}) > 1:
+        values = [None if value is None else str(value) for value in values]
+    try:
+        return pa.array(values, type=None if values else pa.int64())
+    except (OverflowError, pa.ArrowInvalid):  # more than 64 bits
+        return pa.array(list(map(str, values)))
+
+
+def frame_like(columns: Mapping[str, pa.Array], like: Any) -> Any:
+    """A frame of the library that ``given`` (a Series or frame) belongs to; else of Polars."""
+    if isinstance(like, pa.Array):
+        return pa.table(dict(columns))
+    if nw.dependencies.is_into_series(like) or nw.dependencies.is_into_dataframe(like):
+        implementation = nw.from_native(like, allow_series=True, eager_only=True).implementation
+        if implementation.is_pandas():
+            return pa.table(dict(columns)).to_pandas(use_threads=False)
+        if implementation.is_pyarrow():
+            return pa.table(dict(columns))
+    return pl.DataFrame([pl.Series(name, column) for name, column in columns.items()])

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 
 
 class Positives(nn.Module):

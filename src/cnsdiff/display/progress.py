@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from cnsdiff.base.visible import say
+from cnsdiff.base.text import say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -82,7 +82,7 @@ class LiveView(Reporting):
     """
 
     def __init__(self, label: str) -> None:
-        from cnsdiff.display.live_picture import LivePicture
+        from cnsdiff.display.screen import LivePicture
 
         self.label = label
         self.started = time.monotonic()

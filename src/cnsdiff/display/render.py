@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cnsdiff.base.errors import InputError, did_you_mean
-from cnsdiff.base.visible import json_text, visible
+from cnsdiff.base.text import json_text, visible
 from cnsdiff.display.screen import Screen
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 

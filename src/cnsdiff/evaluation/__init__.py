@@ -2,11 +2,10 @@
 
 from cnsdiff.evaluation.anticipation import Anticipation, anticipate
 from cnsdiff.evaluation.dial import Dialled, exposure_score, readings
+from cnsdiff.evaluation.metrics import Relevance
 from cnsdiff.evaluation.protocol import evaluate, evaluate_split
-from cnsdiff.evaluation.ranking import rank
-from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer, rank
 from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
-from cnsdiff.evaluation.scorer import EmbeddingScorer, Scorer
 
 __all__ = [
     "Anticipation",

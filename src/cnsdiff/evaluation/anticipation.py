@@ -31,7 +31,7 @@ from cnsdiff.base.errors import CnsdiffWarning, ConfigError, InputError, did_you
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Split
 from cnsdiff.data.reading.times import looks_unlike_seconds
-from cnsdiff.evaluation.relevance import Relevance, item_counts
+from cnsdiff.evaluation.metrics import Relevance, item_counts
 from cnsdiff.samplers.environment import strata
 
 Anticipated = Literal[

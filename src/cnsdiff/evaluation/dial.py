@@ -24,10 +24,9 @@ from torch import Tensor
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
+from cnsdiff.evaluation.metrics import item_counts, relevance_of
 from cnsdiff.evaluation.protocol import check, measure
-from cnsdiff.evaluation.ranking import Excluded, best_of, require_room
-from cnsdiff.evaluation.relevance import item_counts, relevance_of
-from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.evaluation.ranking import Excluded, Scorer, best_of, require_room
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Split

@@ -17,7 +17,7 @@ from torch import Tensor
 from cnsdiff.base.errors import ConfigError, DataError, did_you_mean
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
-from cnsdiff.evaluation.relevance import Relevance
+from cnsdiff.evaluation.metrics import Relevance
 from cnsdiff.simulate.truth import WorldTruth
 
 JudgeKind = Literal["valid", "held-out", "experiment", "truth"]

@@ -17,10 +17,9 @@ from cnsdiff.base.errors import ConfigError, DataError, InputError
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import metrics
 from cnsdiff.evaluation.anticipation import Anticipation
-from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, rank
-from cnsdiff.evaluation.relevance import Relevance, item_counts, relevance_of
+from cnsdiff.evaluation.metrics import Relevance, item_counts, relevance_of
+from cnsdiff.evaluation.ranking import ITEM_CHUNK, USER_BATCH, Scorer, rank
 from cnsdiff.evaluation.results import Evaluation, Mask, SplitEvaluation
-from cnsdiff.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Split

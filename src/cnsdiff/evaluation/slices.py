@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.data import Split
+from cnsdiff.evaluation.metrics import relevance_of
 from cnsdiff.evaluation.protocol import measure
-from cnsdiff.evaluation.relevance import relevance_of
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.settings import Record
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import atomic_directory, foreign_to, read_json, sha256, write_json
+from cnsdiff.base.text import parameter
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -19,8 +19,7 @@ from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.data.ids import IdIndex, id_list
 from cnsdiff.data.reading.columns import known_roles
 from cnsdiff.data.splits import pair_matrix
-from cnsdiff.evaluation.ranking import Excluded
-from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.evaluation.ranking import Excluded, Scorer
 
 #: What of a user's past is left out: all that the log says, the training pairs, or nothing.
 SeenItems = Literal["all", "train", "none"]

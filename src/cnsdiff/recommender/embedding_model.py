@@ -23,15 +23,14 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffWarning, InputError
-from cnsdiff.base.spelling import parameter
-from cnsdiff.data.frames import column_of, frame_like, id_array
-from cnsdiff.data.ids import IdIndex, id_list
+from cnsdiff.base.text import parameter
+from cnsdiff.data.ids import IdIndex, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
-from cnsdiff.evaluation.relevance import item_counts
-from cnsdiff.evaluation.scorer import Scorer
+from cnsdiff.evaluation.metrics import item_counts
+from cnsdiff.evaluation.ranking import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
 
 Cold = Literal["error", "popular"]

@@ -43,7 +43,6 @@ from cnsdiff.backbones import BACKBONES, Backbone
 from cnsdiff.base.errors import ConfigError, InputError, RunError
 from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
@@ -59,13 +58,14 @@ from cnsdiff.base.storage import (
     write_text,
     write_with,
 )
+from cnsdiff.base.text import Command
 from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.data.side_tables import Seen, seen_misfit
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
-from cnsdiff.evaluation.relevance import item_counts
+from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.recommender.config import Config, Tree, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.samplers import SAMPLERS, Sampler

@@ -11,10 +11,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from cnsdiff.base.counted_random import uniforms
 from cnsdiff.base.errors import ConfigError, DataError, NotFittedError, reason
-from cnsdiff.base.seeding import derive_seed
-from cnsdiff.evaluation.relevance import item_counts
+from cnsdiff.base.seeding import derive_seed, uniforms
+from cnsdiff.evaluation.metrics import item_counts
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset

@@ -17,8 +17,8 @@ from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import SHORT_SPLIT_TITLES, SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.kept import UserAccuracy, kept
+from cnsdiff.evaluation.metrics import item_counts, relevance_of
 from cnsdiff.evaluation.protocol import measure
-from cnsdiff.evaluation.relevance import item_counts, relevance_of
 from cnsdiff.evaluation.results import protocol
 from cnsdiff.evaluation.significance import Difference, Interval, bootstrap_means, holm
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy

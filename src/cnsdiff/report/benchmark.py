@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import InputError, RunError
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.benchmark.findings import (
     Findings,
     Results,

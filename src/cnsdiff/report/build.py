@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.display.progress import Reporting
 from cnsdiff.report.document import Document
 

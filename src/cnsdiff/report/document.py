@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.base.visible import visible
+from cnsdiff.base.text import visible
 from cnsdiff.display.tables import Table
 
 

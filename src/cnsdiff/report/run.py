@@ -11,8 +11,8 @@ import polars as pl
 
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import CnsdiffError, InputError
-from cnsdiff.base.spelling import Command, parameter
 from cnsdiff.base.storage import read_parquet
+from cnsdiff.base.text import Command, parameter
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.progress import Reporting

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.positives import Positives
 
 EnvironmentKind = Literal["none", "popularity", "time", "given", "learned"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import Settings, complaint
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.data.interactions import checked_core, checked_threshold
 

@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import Field
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, Source
 from cnsdiff.data.ids import unify
 from cnsdiff.shifts.base import Filters, register_scenario, table_of

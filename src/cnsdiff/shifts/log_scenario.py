@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cnsdiff.base.errors import ConfigError, DataError
 from cnsdiff.base.seeding import numpy_generator
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.reading.times import require_one_unit

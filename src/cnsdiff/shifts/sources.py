@@ -11,7 +11,7 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import ConfigError, DataError, did_you_mean, warn
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, Source, read_features, read_interactions
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.reading.adjacency import layout_of

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from cnsdiff.base.counted_random import uniforms
-from cnsdiff.base.seeding import derive_seed
+from cnsdiff.base.seeding import derive_seed, uniforms
 from cnsdiff.simulate.environment import Environment
 from cnsdiff.simulate.settings import WorldSettings
 

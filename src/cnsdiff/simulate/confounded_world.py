@@ -20,9 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from cnsdiff.base.counted_random import uniforms
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.seeding import derive_seed, numpy_generator
+from cnsdiff.base.seeding import derive_seed, numpy_generator, uniforms
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.kernels.memory import require_memory
 from cnsdiff.simulate.clicks import ExposurePolicy, Relevance, user_blocks

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
-from cnsdiff.display.sparkline import SparkLine, spark_line
-from cnsdiff.display.wording import clock, count
+from cnsdiff.display.wording import SparkLine, clock, count, spark_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
-from cnsdiff.display.sparkline import SparkLine
-from cnsdiff.display.wording import clock
+from cnsdiff.display.wording import SparkLine, clock
 from cnsdiff.display.wording import number as number_text
 from cnsdiff.tuning.study import Setting, Trial, best_trial, value_text
 

@@ -9,7 +9,7 @@ from typing import Any
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space, declared_spaces, value_at
 from cnsdiff.base.settings import Settings
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.recommender.config import Config, merge, nested
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.tuning.study import Setting

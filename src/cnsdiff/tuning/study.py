@@ -19,8 +19,8 @@ from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.spelling import Command
 from cnsdiff.base.storage import first_line, locked, read_json, remove_leftovers, write_json
+from cnsdiff.base.text import Command
 from cnsdiff.display.wording import count, number, percent
 
 SCHEMA_VERSION = 1

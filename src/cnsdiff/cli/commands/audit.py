@@ -219,7 +219,7 @@ def _report(out: Path) -> Path:
 
 
 def _print(result: AuditRecord, out: Path, report: Path) -> None:
-    from cnsdiff.base.visible import say
+    from cnsdiff.base.text import say
     from cnsdiff.cli.output import console
     from cnsdiff.display.render import render
     from cnsdiff.report.audit import limits_of_shifts, short_table

@@ -12,7 +12,7 @@ import typer
 from cnsdiff.cli import completion
 
 if TYPE_CHECKING:
-    from cnsdiff.base.spelling import Command
+    from cnsdiff.base.text import Command
     from cnsdiff.benchmark.findings import Results
     from cnsdiff.benchmark.grid import Grid
     from cnsdiff.benchmark.plan import Unit
@@ -84,7 +84,7 @@ def benchmark(
     Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.spelling import Command
+    from cnsdiff.base.text import Command
     from cnsdiff.benchmark.findings import collect
     from cnsdiff.benchmark.grid import read_grid
     from cnsdiff.benchmark.plan import materialise, plan
@@ -151,7 +151,7 @@ def _print(
     rivals: str,
     steps: tuple[Command, ...],
 ) -> None:
-    from cnsdiff.base.visible import say
+    from cnsdiff.base.text import say
     from cnsdiff.benchmark.findings import PARTS, benchmark_verdict, find
     from cnsdiff.cli.output import console, print_json, print_next
     from cnsdiff.display.render import render

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.commands import describe, export
 from cnsdiff.cli.commands.describe import entry_facts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Json
 from cnsdiff.display.tables import Cell, Column, Table

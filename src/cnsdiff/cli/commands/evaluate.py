@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Dial, Json
 
@@ -96,8 +96,8 @@ def evaluate(
     from cnsdiff.data import load_dataset
     from cnsdiff.evaluation import evaluate as measure
     from cnsdiff.evaluation.judges import judge_for
+    from cnsdiff.evaluation.metrics import relevance_of
     from cnsdiff.evaluation.protocol import STANDARD_SPLITS, splits_to_evaluate
-    from cnsdiff.evaluation.relevance import relevance_of
     from cnsdiff.recommender.config import EvaluationConfig
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import is_run
@@ -283,7 +283,7 @@ def _write(file: Path, results: Mapping[str, Evaluation]) -> StorageError | None
 
 def _end(notes: list[str], unwritten: StorageError | None, asked: bool) -> None:
     """Notes, once all else is told; an unwritten file is one, too, where nobody asked for it."""
-    from cnsdiff.base.visible import say
+    from cnsdiff.base.text import say
 
     cause = getattr(unwritten, "__cause__", None)
     only_read = not asked and isinstance(cause, OSError) and cause.errno in _READ_ONLY

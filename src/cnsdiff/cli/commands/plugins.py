@@ -20,7 +20,7 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from rich.text import Text
 
     from cnsdiff.backbones import BACKBONES
-    from cnsdiff.base.visible import visible
+    from cnsdiff.base.text import visible
     from cnsdiff.cli.output import console, print_json, print_table
     from cnsdiff.display.tables import Table
     from cnsdiff.samplers import SAMPLERS

@@ -29,7 +29,7 @@ def quickstart(
     everything is shown alike. No data and no network are needed.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.spelling import Command
+    from cnsdiff.base.text import Command
     from cnsdiff.cli.output import (
         comparison_table,
         console,

@@ -39,7 +39,7 @@ def report(
     Of a run, this opens the test splits: they describe what was chosen before, and choose nothing.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.visible import say
+    from cnsdiff.base.text import say
     from cnsdiff.cli.output import print_json
     from cnsdiff.report.build import document_of
     from cnsdiff.report.html import is_report, write_html
@@ -71,7 +71,7 @@ def _reporter() -> Reporting:
         return PlainLines("report")
     from rich.progress import SpinnerColumn, TextColumn
 
-    from cnsdiff.base.visible import visible
+    from cnsdiff.base.text import visible
 
     class Steps(LiveBar):
         def __init__(self) -> None:

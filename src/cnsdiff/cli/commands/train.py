@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnsdiff.base.spelling import Command
+from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
 
@@ -190,8 +190,7 @@ def _fit(
 def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     """What training found, and what to do with it."""
     from cnsdiff.cli.output import console, print_facts, print_json, print_next
-    from cnsdiff.display.sparkline import spark_line
-    from cnsdiff.display.wording import clock
+    from cnsdiff.display.wording import clock, spark_line
     from cnsdiff.evaluation.dial import in_words
     from cnsdiff.kernels.memory import peak_memory
     from cnsdiff.training.processes import make_fabric

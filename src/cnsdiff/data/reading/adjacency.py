@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import leave_out, problem_of, shortened
 from cnsdiff.data.reading.columns import RawTable
 

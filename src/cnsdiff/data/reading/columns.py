@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from cnsdiff.base.errors import DataError, did_you_mean
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Problem, shortened
 
 ROLES = ("user", "item", "rating", "timestamp", "period")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.reading.columns import known_roles
 from cnsdiff.data.reading.quoting import has_quoted_fields, quoted_records, unquoted
 

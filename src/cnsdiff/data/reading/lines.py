@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.kernels.memory import require_memory
 
 _SAMPLE = 1000  # lines by which files are told apart

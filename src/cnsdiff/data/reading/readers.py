@@ -11,8 +11,8 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import DataError, did_you_mean
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_parquet, read_parquet_schema
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.reading.adjacency import read_adjacency, told_format
 from cnsdiff.data.reading.columns import RawTable, assign_roles, known_roles

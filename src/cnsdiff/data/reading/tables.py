@@ -10,8 +10,8 @@ import polars as pl
 from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import DataError, did_you_mean, warn
-from cnsdiff.base.spelling import parameter
 from cnsdiff.base.storage import read_parquet
+from cnsdiff.base.text import parameter
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.reading.columns import RawTable, known_roles
 from cnsdiff.data.reading.dialects import DECIMAL_COMMA, declared, sniff

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Problem, leave_out, merged, problem_of, shortened
 from cnsdiff.data.reading.columns import (
     NO_COLUMN,

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError, did_you_mean, warn
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.reading.columns import NO_COLUMN, RawTable
 

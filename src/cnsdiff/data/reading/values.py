@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from cnsdiff.base.errors import DataError, warn
-from cnsdiff.base.spelling import parameter
+from cnsdiff.base.text import parameter
 from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
 from cnsdiff.data.interactions import Interactions, Problem, leave_out, rows_of, shortened
 from cnsdiff.data.reading.columns import NO_COLUMN, OPTIONAL, RawTable

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from cnsdiff.display.sparkline import ASCII, BLOCKS, SparkLine, spark_line
+from cnsdiff.display.wording import ASCII, BLOCKS, SparkLine, spark_line
 
 ANY = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True), max_size=60)
 FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60)
