@@ -126,14 +126,14 @@ class Trace:
         return f"{doors}; opens {opens}" if opens else doors
 
 
-def trace(verb: str) -> None:
-    """Run one verb in this process, and print what it entered and opened as JSON."""
+def traced(call: Callable[[], object]) -> Trace:
+    """What a call enters and opens."""
     import cnsdiff
 
     package = str(Path(cnsdiff.__file__).parent)
     entered: set[tuple[str, str, int]] = set()
     opened: Counter[str] = Counter()
-    data, run, out = (Path(os.environ[name]) for name in ("DATA", "RUN", "OUT"))
+    listening = True
 
     def enter(frame: object, event: str, arg: object) -> None:
         code = frame.f_code  # type: ignore[attr-defined]
@@ -147,11 +147,33 @@ def trace(verb: str) -> None:
             entered.add((code.co_filename, code.co_qualname, code.co_firstlineno))
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        if (
+            listening  # Python never takes such a hook back
+            and event == "open"
+            and isinstance(arguments[0], str | bytes | os.PathLike)
+        ):
             name = Path(os.fsdecode(arguments[0])).name
             if name in SPLITS:
                 opened[name.removesuffix(".parquet")] += 1
 
+    sys.addaudithook(audit)
+    sys.setprofile(enter)
+    try:
+        call()
+    except SystemExit as end:
+        assert not end.code, end
+    finally:
+        sys.setprofile(None)
+        listening = False
+    names = sorted(f"{Path(file).relative_to(package)}:{name}" for file, name, _ in entered)
+    return Trace(names, dict(opened))
+
+
+def trace(verb: str) -> None:
+    """Run one verb in this process, and write what it entered and opened as JSON."""
+    import cnsdiff
+
+    data, run, out = (Path(os.environ[name]) for name in ("DATA", "RUN", "OUT"))
     call: Callable[[], object]
     if verb == "Recommender.fit":
         dataset = cnsdiff.load_dataset(data)
@@ -168,16 +190,7 @@ def trace(verb: str) -> None:
             str(places.get(word, word)).replace("OUT", str(out)) for word in COMMANDS[verb].split()
         ]
         sys.argv = ["cnsdiff", *words]
-    sys.addaudithook(audit)
-    sys.setprofile(enter)
-    try:
-        call()
-    except SystemExit as end:
-        assert not end.code, end
-    finally:
-        sys.setprofile(None)
-    names = sorted(f"{Path(file).relative_to(package)}:{name}" for file, name, _ in entered)
-    (out / "trace.json").write_text(json.dumps({"entered": names, "opens": opened}))
+    (out / "trace.json").write_text(json.dumps(asdict(traced(call))))
 
 
 def behaviour(src: Path, verbs: list[str]) -> dict[str, Trace]:
