@@ -66,7 +66,7 @@ from cnsdiff.cli.commands.recommend import ids_asked, item_choice
 from cnsdiff.data import read_features, read_interactions
 from cnsdiff.diagnostics import describe
 from cnsdiff.recommender.config import read_config_file, resolve_config
-from cnsdiff.report.build import document_of
+from cnsdiff.report.document import document_of
 from cnsdiff.report.html import render_html
 from cnsdiff.shifts import prepare
 from cnsdiff.tuning import tune

@@ -30,7 +30,7 @@ from cnsdiff.display.wording import percent, percent_span
 from cnsdiff.evaluation import rank
 from cnsdiff.references import EASE
 from cnsdiff.report.audit import audit_document, plain_rows
-from cnsdiff.report.build import document_of
+from cnsdiff.report.document import document_of
 from cnsdiff.report.html import render_html
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cnsdiff.diagnostics import describe
-from cnsdiff.diagnostics.figures import panels
-from cnsdiff.display.palette import SPLITS
 from cnsdiff.display.wording import SPLIT_TITLES
+from cnsdiff.report.charts import SPLITS
+from cnsdiff.report.dataset import shift_figures
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def described(timed):
 
 @pytest.fixture(scope="module")
 def figures(described):
-    return {panel.title: panel.figure for panel in panels(described)}
+    return {each.title: each.figure for each in shift_figures(described)}
 
 
 def trace(figure, name):
@@ -25,8 +25,8 @@ def trace(figure, name):
     return found
 
 
-def test_panels(described, bare):
-    titles = [panel.title for panel in panels(described)]
+def test_figures(described, bare):
+    titles = [each.title for each in shift_figures(described)]
     assert titles == [
         "Distance from train",
         "Popularity of the items",
@@ -34,8 +34,8 @@ def test_panels(described, bare):
         "Activity of the users",
         "Time",
     ]
-    assert all(panel.caption for panel in panels(described))
-    assert [panel.title for panel in panels(describe(bare))] == titles[:-1]
+    assert all(each.caption for each in shift_figures(described))
+    assert [each.title for each in shift_figures(describe(bare))] == titles[:-1]
 
 
 def test_distances_with_their_level_of_chance(described, figures):
@@ -82,19 +82,18 @@ def test_a_split_has_one_colour(figures):
 def test_figures_take_the_width_there_is(figures):
     for figure in figures.values():
         assert figure.layout.width is None
-        assert figure.layout.autosize
 
 
 def test_every_point_drawn_is_among_the_numbers(described, bare):
     for one in (described, describe(bare)):
-        for panel in panels(one):
-            assert panel.data.columns[0] in ("split", "of")
+        for each in shift_figures(one):
+            assert each.data.columns[0] in ("split", "of")
             for name in one.splits:
-                own = panel.data.filter(split=name)
-                if name == "train" and panel.title == "Distance from train":
+                own = each.data.filter(split=name)
+                if name == "train" and each.title == "Distance from train":
                     assert not own.height
                     continue
-                drawn = trace(panel.figure, SPLIT_TITLES[name])
+                drawn = trace(each.figure, SPLIT_TITLES[name])
                 assert own.height == len(drawn.y)
-                values = drawn.x if panel.title == "Distance from train" else drawn.y
+                values = drawn.x if each.title == "Distance from train" else drawn.y
                 assert own["js" if "js" in own.columns else "share"].to_list() == list(values)

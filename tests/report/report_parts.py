@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 
-from cnsdiff.display.palette import SPLITS
 from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.report.charts import SPLITS
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

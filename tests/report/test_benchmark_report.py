@@ -18,8 +18,7 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.display.tables import Table
 from cnsdiff.report.benchmark import benchmark_document
-from cnsdiff.report.build import document_of
-from cnsdiff.report.document import Figure, Source
+from cnsdiff.report.document import Figure, Source, document_of
 from cnsdiff.report.html import render_html, write_html
 
 GRID = {

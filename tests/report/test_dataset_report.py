@@ -10,9 +10,8 @@ import pytest
 
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.tables import Table
-from cnsdiff.report.build import document_of
 from cnsdiff.report.dataset import descriptions_document
-from cnsdiff.report.document import Figure
+from cnsdiff.report.document import Figure, document_of
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.shifts import prepare_given
 

@@ -16,8 +16,8 @@ from playwright.sync_api import Page, expect
 from report_parts import HOSTILE, find_chromium
 
 from cnsdiff.base.text import visible as to_the_letter
-from cnsdiff.display.palette import DARK, SPLITS
 from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.report.charts import DARK, SPLITS
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, verbatim
 from cnsdiff.report.html import write_html
 

@@ -9,8 +9,7 @@ import pytest
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.display.tables import Table
-from cnsdiff.report.build import document_of
-from cnsdiff.report.document import Document, Facts, Figure, Prose, Source
+from cnsdiff.report.document import Document, Facts, Figure, Prose, Source, document_of
 from cnsdiff.report.html import render_html
 from cnsdiff.report.tuning import tuning_document
 from cnsdiff.tuning.study import Importances, Share, Study, Trial

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.audit.record import AuditRecord, read_audit
-from cnsdiff.display.palette import method_styles
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.results import protocol
@@ -25,7 +24,7 @@ from cnsdiff.report.audit_shift import (
     plain_rows,
     shift_blocks,
 )
-from cnsdiff.report.charts import chart, error_bars
+from cnsdiff.report.charts import chart, error_bars, method_styles
 from cnsdiff.report.document import (
     Block,
     Document,

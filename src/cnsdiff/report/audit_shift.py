@@ -19,11 +19,10 @@ from cnsdiff.audit.record import (
 )
 from cnsdiff.audit.training import FORMER, METHODS
 from cnsdiff.benchmark.grid import PLAIN
-from cnsdiff.display.palette import SPLITS
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.significance import Interval
-from cnsdiff.report.charts import chart, error_bars, rows_of
+from cnsdiff.report.charts import SPLITS, chart, error_bars, rows_of
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 
 LOST = Column("lost", "lost", digits=0, percent=True, signed=False)

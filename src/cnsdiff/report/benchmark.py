@@ -23,11 +23,10 @@ from cnsdiff.benchmark.findings import (
 )
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.headline import ABLATION, OURS
-from cnsdiff.display.palette import SPLITS, Style, method_styles
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation.results import protocol
-from cnsdiff.report.charts import DOTTED, chart, rows_of, strokes
+from cnsdiff.report.charts import DOTTED, SPLITS, Style, chart, method_styles, rows_of, strokes
 from cnsdiff.report.document import (
     Block,
     Document,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
 
 from cnsdiff.data import load_dataset
 from cnsdiff.diagnostics import Description, describe
-from cnsdiff.diagnostics.figures import panels
+from cnsdiff.diagnostics.description import SplitDescription
+from cnsdiff.diagnostics.measures import CURVE_GRID, DECILES
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, number
+from cnsdiff.report.charts import DOTTED, SPLITS, PlotlyPart, chart
 from cnsdiff.report.document import Block, Document, Facts, Figure, Prose, Section, verbatim
 
 #: From so many times the distance that chance makes on, a split is called shifted.
@@ -52,11 +58,7 @@ def descriptions_document(descriptions: Sequence[Description]) -> Document:
 def shift_blocks(data: Description) -> list[Block]:
     """The figures of a description, and what is wrong with the dataset."""
     notes = [Prose(f"Note: {verbatim(problem)}.") for problem in data.problems]
-    figures = [
-        Figure(panel.title, panel.caption, panel.figure, panel.data, small=True)
-        for panel in panels(data)
-    ]
-    return [*notes, *figures]
+    return [*notes, *shift_figures(data)]
 
 
 def _verdict(data: Description) -> str:
@@ -177,3 +179,155 @@ def _overlaps(data: Description) -> list[Block]:
         for both in data.overlaps
     ]
     return [Table.of("In both of two splits", ["split", "and"], columns, rows)]
+
+
+# --- Figures, of the numbers of a description alone
+
+
+def shift_figures(data: Description) -> Iterator[Figure]:
+    """All figures of one dataset; that of time only where timestamps are known."""
+    yield Figure(
+        "Distance from train",
+        "Jensen–Shannon divergence of each split from train, in nats (at most 0.69). The "
+        "stroke is what a random hold-out of that size would show: only what lies beyond it "
+        "is shift.",
+        _distance_bars(data),
+        pl.DataFrame(
+            [
+                (axis, name, shift.observed.js, None if shift.chance is None else shift.chance.js)
+                for name, split in data.splits.items()
+                for axis, shift in split.shift.items()
+            ],
+            schema={"of": str, "split": str, "js": float, "by_chance": float},
+            orient="row",
+        ),
+        small=True,
+    )
+    tenths = [decile + 1 for decile in range(DECILES)]
+    yield Figure(
+        "Popularity of the items",
+        "Share of a split's pairs on each tenth of the items, from the most popular in train "
+        "(1) to the least (10).",
+        _bars(data, "tenth of the items", "share of the pairs", tenths, lambda s: s.deciles),
+        _numbers(data, "tenth_of_items", tenths, lambda split: split.deciles),
+        small=True,
+    )
+    yield Figure(
+        "Long tail",
+        "Share of a split's pairs that its own most frequent items hold. On the dotted line "
+        "all items would be equally frequent.",
+        _long_tail(data),
+        _numbers(data, "share_of_items", CURVE_GRID, lambda split: split.long_tail),
+        small=True,
+    )
+    longest = max(len(split.activity) for split in data.splits.values())
+    octaves = [_octave(exponent) for exponent in range(longest)]
+    yield Figure(
+        "Activity of the users",
+        "Share of a split's users by the number of their pairs in it.",
+        _bars(data, "pairs of a user", "share of the users", octaves, lambda s: s.activity),
+        _numbers(data, "pairs_of_a_user", octaves, lambda split: split.activity),
+        small=True,
+    )
+    if data.time_edges:
+        edges = np.array(data.time_edges, dtype="datetime64[s]")
+        middles = (edges[:-1] + (edges[1:] - edges[:-1]) // 2).astype(str).tolist()
+        yield Figure(
+            "Time",
+            "Share of a split's pairs in each of the equal cells of the whole time (UTC).",
+            _times(data, middles),
+            _numbers(data, "time", middles, lambda s: () if s.time is None else s.time.cells),
+            small=True,
+        )
+
+
+def _distance_bars(data: Description) -> Any:
+    figure = chart(x="nats", height=360)
+    chance: dict[str, float] = {}
+    order: list[str] = []
+    for name, split in data.splits.items():
+        bars = {f"{axis}, {SPLIT_TITLES[name]}": shift for axis, shift in split.shift.items()}
+        order += bars
+        values = [shift.observed.js for shift in bars.values()]
+        if bars:
+            figure.add_bar(y=list(bars), x=values, orientation="h", **_as_bars(name))
+        chance |= {bar: s.chance.js for bar, s in bars.items() if s.chance is not None}
+    if chance:
+        line = {"width": 3, "color": SPLITS["train"].colour}
+        stroke = {"symbol": "line-ns", "size": 16, "line": line}
+        figure.add_scatter(
+            y=list(chance), x=list(chance.values()), mode="markers", marker=stroke, name="by chance"
+        )
+    # By axis, then by split; plotly draws the first category at the bottom.
+    axes = list(dict.fromkeys(bar.partition(",")[0] for bar in order))
+    order.sort(key=lambda bar: axes.index(bar.partition(",")[0]))
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
+    return figure
+
+
+def _bars(
+    data: Description,
+    x: str,
+    y: str,
+    labels: Sequence[object],
+    shares: Callable[[SplitDescription], Sequence[float]],
+) -> Any:
+    figure = chart(x=x, y=y, height=360)
+    for name, split in data.splits.items():
+        figure.add_bar(x=list(map(str, labels)), y=list(shares(split)), **_as_bars(name))
+    # Labels such as "2–3" are words, not numbers or dates.
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def _as_bars(split: str) -> PlotlyPart:
+    """Name and look of a split's bars."""
+    return {"name": SPLIT_TITLES[split], "marker": {"color": SPLITS[split].colour}}
+
+
+def _long_tail(data: Description) -> Any:
+    figure = chart(x="share of the items", y="share of the pairs", height=360)
+    for name, split in data.splits.items():
+        curve = list(split.long_tail)
+        figure.add_scatter(
+            x=CURVE_GRID.tolist(),
+            y=curve,
+            mode="lines",
+            name=SPLIT_TITLES[name],
+            line=SPLITS[name].line,
+        )
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=DOTTED, name="all alike")
+    return figure
+
+
+def _times(data: Description, middles: list[str]) -> Any:
+    figure = chart(y="share of the pairs", height=360)
+    for name, split in data.splits.items():
+        if split.time is not None:
+            line = {**SPLITS[name].line, "shape": "hvh"}
+            cells = list(split.time.cells)
+            figure.add_scatter(x=middles, y=cells, mode="lines", name=SPLIT_TITLES[name], line=line)
+    return figure
+
+
+def _octave(exponent: int) -> str:
+    """The label of the users with ``2^e`` to ``2^(e+1) - 1`` pairs."""
+    low = 2**exponent
+    return "1" if low == 1 else f"{low}–{2 * low - 1}"
+
+
+def _numbers(
+    data: Description,
+    axis: str,
+    places: Iterable[object],
+    shares: Callable[[SplitDescription], Sequence[float]],
+) -> pl.DataFrame:
+    """A row per split and place, of the shares that a figure draws."""
+    known = list(places)
+    rows = [
+        (name, place, share)
+        for name, split in data.splits.items()
+        # Of activity each split has as many as it needs.
+        for place, share in zip(known, shares(split), strict=False)
+    ]
+    return pl.DataFrame(rows, schema=["split", axis, "share"], orient="row")

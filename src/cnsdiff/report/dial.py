@@ -9,14 +9,13 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.data import Dataset, Split
-from cnsdiff.display.palette import SPLITS, method_styles
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation import EmbeddingScorer, exposure_score, readings
 from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.report.accuracy import Measured
-from cnsdiff.report.charts import chart, mark_x, ring
+from cnsdiff.report.charts import SPLITS, chart, mark_x, method_styles, ring
 from cnsdiff.report.document import Block, Figure, Prose
 from cnsdiff.training.selection import as_configured, some_users
 

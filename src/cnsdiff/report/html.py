@@ -24,8 +24,8 @@ import polars as pl
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.storage import write_text
 from cnsdiff.base.text import json_text, visible
-from cnsdiff.display.palette import DARK, SPLITS, method_styles
 from cnsdiff.display.tables import MARK, Table
+from cnsdiff.report.charts import DARK, SPLITS, method_styles
 from cnsdiff.report.document import (
     MARKS,
     STAND_INS,

@@ -13,14 +13,13 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
-from cnsdiff.display.palette import SPLITS, Style, method_styles
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import percent
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
 from cnsdiff.evaluation.judges import judge_for
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.trained_sampler import SampledNegatives
-from cnsdiff.report.charts import chart
+from cnsdiff.report.charts import SPLITS, Style, chart, method_styles
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.samplers.base import Batch, Negatives
 from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from cnsdiff.display.palette import SPLITS, Style, method_styles
 from cnsdiff.display.wording import metric_title
-from cnsdiff.report.charts import curves, mark_x
+from cnsdiff.report.charts import SPLITS, Style, curves, mark_x, method_styles
 from cnsdiff.report.document import Block, Figure, Prose
 
 #: What the scalars of a history are; one that is not here is shown under its own name.

@@ -10,10 +10,18 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.base.search_space import Space
-from cnsdiff.display.palette import SPLITS, PlotlyPart, Style, method_styles
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import clock, count, metric_title, number
-from cnsdiff.report.charts import DOTTED, chart, ring, strokes
+from cnsdiff.report.charts import (
+    DOTTED,
+    SPLITS,
+    PlotlyPart,
+    Style,
+    chart,
+    method_styles,
+    ring,
+    strokes,
+)
 from cnsdiff.report.document import (
     Block,
     Document,

@@ -41,7 +41,7 @@ def report(
     from cnsdiff.base.errors import InputError
     from cnsdiff.base.text import say
     from cnsdiff.cli.output import print_json
-    from cnsdiff.report.build import document_of
+    from cnsdiff.report.document import document_of
     from cnsdiff.report.html import is_report, write_html
 
     file = out or path / "report.html"

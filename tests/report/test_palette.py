@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.display.palette import DARK, SPLITS, method_styles
+from cnsdiff.report.charts import DARK, SPLITS, method_styles
 
 PAPER = {"light": "#ffffff", "dark": "#14171c"}
 #: How readers with dichromacy see linear RGB (Machado, Oliveira & Fernandes, 2009; severity 1).

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.report.build import KINDS, document_of, kind_of
+from cnsdiff.report.document import KINDS, document_of, kind_of
 
 
 def make(path: Path, *names: str) -> Path:
