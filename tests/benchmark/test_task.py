@@ -17,6 +17,7 @@ from cnsdiff.base.errors import CnsdiffError, ConfigError, DataError
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task, run_task
+from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.evaluation import evaluate
 from cnsdiff.evaluation.dial import Dialled, exposure_score
 from cnsdiff.references import EASE, RandomScores
@@ -66,6 +67,18 @@ def test_the_ear_hears(folder, opened):
     rows = run_task(final(folder, "mf", **PROBED)).rows
     assert {"test_iid.parquet", "test_ood.parquet", "truth_users.parquet"} <= set(opened)
     assert "fhn" in set(rows.filter(split="train")["metric"])
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_task_in_this_process_leaves_its_threads_as_they_were(folder, spoilt):
+    task = replace(trials(folder)[0], threads=torch.get_num_threads() + 1)
+    before = torch.get_num_threads()
+    if spoilt:
+        (folder / "valid.parquet").unlink()
+    with ThisProcess() as workers:
+        future = workers.submit(task)
+    assert (future.exception() is not None) == spoilt
+    assert torch.get_num_threads() == before
 
 
 def test_poisoned_judges_change_no_trial_and_no_choice(folder, tmp_path):

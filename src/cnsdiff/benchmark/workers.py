@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypedDict
 
+import torch
+
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.grid import INSTALL
@@ -41,10 +43,13 @@ class ThisProcess(Workers):
 
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = Future()
+        before = torch.get_num_threads()  # a task sets its own
         try:
             future.set_result(run_task(task))
         except Exception as error:
             future.set_exception(error)
+        finally:
+            torch.set_num_threads(before)
         return future
 
     def __exit__(self, *error: object) -> None:

@@ -52,8 +52,8 @@ class _Command(TyperCommand):
                 if names:
                     from rich.markup import escape
 
-                    told = escape(visible(f" Of plugins: {', '.join(names)}."))
-                    option.help += told  # type: ignore[attr-defined]
+                    hint = escape(visible(f" Of plugins: {', '.join(names)}."))
+                    option.help += hint  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
 
 

@@ -355,7 +355,7 @@ class Dataset:
         held_out = [table for split, table in splits.items() if split != "train"]
         seen = seen_table(list(logs) or held_out, *numbers, encoded.splits["train"])
         labels = encoded.periods
-        given = {"description": source} if isinstance(source, str) else dict(source or {})
+        origin = {"description": source} if isinstance(source, str) else dict(source or {})
         more = counts or {}
         # A field that is not set is not in the file.
         optional: dict[str, Any] = {
@@ -375,7 +375,7 @@ class Dataset:
                 split: SplitCounts(**own | {key: int(n) for key, n in more.get(split, {}).items()})
                 for split, own in encoded.counts.items()
             },
-            source={"licence": LICENCE, **given},
+            source={"licence": LICENCE, **origin},
             settings=dict(settings or {}),
             seen=SeenCounts(pairs=seen.height),
             **{field: value for field, value in optional.items() if value is not None},

@@ -94,12 +94,12 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     tables: dict[str, pl.DataFrame] = {}
     counts: dict[str, dict[str, int]] = {}
     for name in present:
-        given = splits[name]
+        split = splits[name]
         unified = [users[name].alias("user"), items[name].alias("item")]
         if periods is not None and name in labels:
             numbers = Vocabulary(periods).encode(labels[name])
             unified.append(pl.Series("period", numbers))
-        once = Interactions(given.frame.with_columns(unified), given.source).deduplicated()
+        once = Interactions(split.frame.with_columns(unified), split.source).deduplicated()
         frame = once.frame.with_columns(
             user=pl.Series(user_numbers.encode(once.frame["user"])),
             item=pl.Series(item_numbers.encode(once.frame["item"])),
@@ -109,10 +109,10 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
         if name != "train":
             fresh = known.join(tables["train"], on=_PAIR, how="anti", maintain_order="left")
         if fresh.height == 0:
-            raise DataError(_nothing_left(given, name, frame.height, known.height))
+            raise DataError(_nothing_left(split, name, frame.height, known.height))
         tables[name] = fresh
         counts[name] = {
-            "duplicates": given.frame.height - frame.height,
+            "duplicates": split.frame.height - frame.height,
             "dropped_unknown": frame.height - known.height,
             "overlap_train": known.height - fresh.height,
         }

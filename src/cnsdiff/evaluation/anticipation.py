@@ -110,7 +110,7 @@ class Anticipation:
         place, hit = self._relevance.positions(users, items)
         discount = 1.0 / torch.arange(2.0, items.shape[1] + 2.0, dtype=torch.float64).log2()
         n_pairs = self._relevance.counts[users].clamp(min=1).to(torch.float64)
-        found: dict[str, list[float]] = {}
+        lists: dict[str, list[float]] = {}
         for weights, mean, ideal in zip(self._weights, self._mean_weight, self._ideal, strict=True):
             gains = weights[place] * hit
             user_weight = mean[users]
@@ -121,9 +121,9 @@ class Anticipation:
                 dcg = (gains[:, :cut] * discount[:cut]).sum(1)
                 best = ideal[at][users]
                 ndcg = torch.where(best > 0, dcg / best.clamp(min=1e-300), 0.0)
-                found.setdefault(f"recall@{k}", []).append(float(recall))
-                found.setdefault(f"ndcg@{k}", []).append(float((user_weight * ndcg).sum() / total))
-        return {anticipated_name(key, self.name): min(values) for key, values in found.items()}
+                lists.setdefault(f"recall@{k}", []).append(float(recall))
+                lists.setdefault(f"ndcg@{k}", []).append(float((user_weight * ndcg).sum() / total))
+        return {anticipated_name(key, self.name): min(values) for key, values in lists.items()}
 
 
 def _sums(users: Tensor, values: Tensor, n_users: int) -> Tensor:

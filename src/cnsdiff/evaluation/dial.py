@@ -234,15 +234,15 @@ def dialled_lists(
             # A copy, lest what the scorer keeps be masked.
             scores = scorer.score_block(some, 0, scorer.n_items).to(place, torch.float32, copy=True)
             scores[excluded.pairs(some)] = -torch.inf
-            for gamma, found in lists.items():
-                found.append(best_of(scores + biases[gamma] if gamma else scores, k).cpu())
-    return {gamma: torch.cat(found) for gamma, found in lists.items()}
+            for gamma, batches in lists.items():
+                batches.append(best_of(scores + biases[gamma] if gamma else scores, k).cpu())
+    return {gamma: torch.cat(batches) for gamma, batches in lists.items()}
 
 
-def best_reading(found: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:
+def best_reading(measured: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:
     """The dial with the best value of ``metric``, and the value; of equal ones, that nearest 0."""
-    gamma = max(found, key=lambda g: (found[g][metric], -abs(g), g))
-    return gamma, found[gamma][metric]
+    gamma = max(measured, key=lambda g: (measured[g][metric], -abs(g), g))
+    return gamma, measured[gamma][metric]
 
 
 def in_words(gamma: float) -> str:

@@ -199,8 +199,8 @@ def nearest_items(vectors: Tensor, items: Tensor, k: int) -> Tensor:
     Exact, in memory of one block of vectors × items. Returns ``(m, k)`` int64, nearest first.
     """
     catalogue = torch.split(F.normalize(items, dim=1), _ITEMS_AT_ONCE)
-    found = [_nearest(rows, catalogue, k) for rows in torch.split(vectors, _VECTORS_AT_ONCE)]
-    return torch.cat(found)
+    nearest = [_nearest(rows, catalogue, k) for rows in torch.split(vectors, _VECTORS_AT_ONCE)]
+    return torch.cat(nearest)
 
 
 def _nearest(vectors: Tensor, catalogue: Sequence[Tensor], k: int) -> Tensor:

@@ -189,10 +189,10 @@ def judge_for(dataset: Dataset, kind: JudgeKind, device: torch.device | str = "c
             f"{', '.join(get_args(JudgeKind))}"
         )
     wanted = ("valid",) if kind == "valid" else ("valid", "test_iid", "test_ood")
-    found = [name for name in wanted if name in dataset.split_names]
-    if not found:
+    names = [name for name in wanted if name in dataset.split_names]
+    if not names:
         raise DataError(
             f"{dataset.path or dataset.name}: has no {' or '.join(wanted)} split to judge "
             "negatives by; prepare it again with one, or set training.fhn_every to null"
         )
-    return HeldOutJudge([dataset.split(name) for name in found], *size, device)
+    return HeldOutJudge([dataset.split(name) for name in names], *size, device)

@@ -111,10 +111,10 @@ def relevance_of(split: Split, name: str, shape: tuple[int, int]) -> Relevance:
     DataError
         There are none; ``name`` is what the message calls the split.
     """
-    found = Relevance(split.users, split.items, *shape)
-    if not len(found.users):
+    relevance = Relevance(split.users, split.items, *shape)
+    if not len(relevance.users):
         raise DataError(f"{name} holds no interactions, so there is nothing to measure on it")
-    return found
+    return relevance
 
 
 def item_counts(train: csr_array) -> Tensor:

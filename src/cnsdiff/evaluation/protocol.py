@@ -135,15 +135,15 @@ def splits_to_evaluate(dataset: Dataset) -> list[str]:
     DataError
         There are none.
     """
-    found = [
+    names = [
         name for name in STANDARD_SPLITS if name in dataset.split_names and len(dataset.split(name))
     ]
-    if not found:
+    if not names:
         raise DataError(
             f"{dataset.path or dataset.name}: has no held-out pairs to evaluate on (its splits: "
             f"{', '.join(dataset.split_names)}); prepare it again with a valid or a test split"
         )
-    return found
+    return names
 
 
 def evaluate_split(

@@ -151,7 +151,7 @@ def sliced_accuracy(
         own = Split(split.name, split.users[within], split.items[within])
         relevant = relevance_of(own, f"part {part} of {split.name}", shape)
         rows = torch.searchsorted(users, relevant.users)
-        found = measure(relevant, lists[rows], popularity, ks, per_user=True).per_user
-        assert found is not None
-        frames.append(found.insert_column(0, pl.lit(int(part)).alias("part")))
+        per_user = measure(relevant, lists[rows], popularity, ks, per_user=True).per_user
+        assert per_user is not None
+        frames.append(per_user.insert_column(0, pl.lit(int(part)).alias("part")))
     return pl.concat(frames)

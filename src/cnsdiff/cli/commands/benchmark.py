@@ -93,22 +93,22 @@ def benchmark(
 
     if format not in FORMATS:
         raise InputError(f"--format {format}: choose one of {', '.join(FORMATS)}")
-    asked = read_grid(grid)
+    spec = read_grid(grid)
     for option, name in (("--baseline", baseline), ("--ours", ours)):
-        if name is not None and name not in asked.methods:
+        if name is not None and name not in spec.methods:
             raise InputError(f"{option} {name}: the grid has no such method")
-    store = Store(out or Path("results") / asked.name)
-    store.open(asked)
+    store = Store(out or Path("results") / spec.name)
+    store.open(spec)
     # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
     each = (threads or 1) if ray is not None else max((threads or cores()) // workers, 1)
     with nullcontext() if show else store.writing():
         datasets = {
-            name: materialise(name, entry, store.data) for name, entry in asked.datasets.items()
+            name: materialise(name, entry, store.data) for name, entry in spec.datasets.items()
         }
-        units = plan(asked, datasets, threads=each)
+        units = plan(spec, datasets, threads=each)
         if not show:
             _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
-    results = collect(asked, units, store)
+    results = collect(spec, units, store)
     form = "json" if json else format
     steps = (
         Command("report", store.path, purpose="all of it in one HTML file"),
@@ -121,7 +121,7 @@ def benchmark(
             purpose="the tables for a page; latex for a paper",
         ),
     )
-    _print(asked, results, form, baseline, ours, rivals, steps)
+    _print(spec, results, form, baseline, ours, rivals, steps)
     if results.failures.height and not show:
         raise typer.Exit(1)
 
@@ -157,21 +157,17 @@ def _print(
     from cnsdiff.display.render import render
     from cnsdiff.evaluation.results import protocol
 
-    found = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
-    shown = found.tables() if found else dict.fromkeys(PARTS, ())
-    verdict = benchmark_verdict(found.summary, found.metric) if found else None
+    findings = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
+    shown = findings.tables() if findings else dict.fromkeys(PARTS, ())
+    verdict = benchmark_verdict(findings.summary, findings.metric) if findings else None
     if form == "json":
-        document = {key: [table.to_dict() for table in tables] for key, tables in shown.items()}
-        told = {
-            "name": grid.name,
-            "masked": "train",
-            "missing": results.missing,
-            "verdict": verdict,
-        }
         print_json(
             {
-                **told,
-                **document,
+                "name": grid.name,
+                "masked": "train",
+                "missing": results.missing,
+                "verdict": verdict,
+                **{key: [table.to_dict() for table in tables] for key, tables in shown.items()},
                 "failures": results.failures.to_dicts(),
                 "next": [str(command) for command in steps],
             }
@@ -188,7 +184,7 @@ def _print(
         )
     if results.missing:
         say(f"{results.missing} results are not there yet", sys.stderr)
-    if form == "text" and found is not None:
+    if form == "text" and findings is not None:
         screen = console()
         screen.print(f"{protocol().capitalize()}.")
         if verdict is not None:

@@ -52,12 +52,12 @@ def describe(
 
     if figures is not None:
         _refuse_existing(figures, overwrite=overwrite)
-    found = [_find(target) for target in datasets]
-    prepared = [one for one in found if isinstance(one, Dataset)]
-    published = [one for one in found if not isinstance(one, Dataset)]
+    sources = [_find(target) for target in datasets]
+    prepared = [one for one in sources if isinstance(one, Dataset)]
+    published = [one for one in sources if not isinstance(one, Dataset)]
     if published:
         entry = published[0]
-        if len(found) > 1 or figures is not None:
+        if len(sources) > 1 or figures is not None:
             raise InputError(
                 f"{entry.name}: is a name of the catalogue, not a dataset directory, so there is "
                 f"nothing to measure; make one with {Command('prepare', entry.name, out='DIR')}"

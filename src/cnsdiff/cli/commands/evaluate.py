@@ -162,11 +162,11 @@ def evaluate(
         for name in splits:  # one sentence, not one for each reference
             relevance_of(data.split(name), name, (data.n_users, data.n_items))
     for name in names:
-        found = None
+        evaluation = None
         with left_out_if_it_fails(name, left_out):
-            found = measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value)
-        if found is not None:  # what goes wrong while printing is not the reference's fault
-            keep(name, found)
+            evaluation = measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value)
+        if evaluation is not None:  # what goes wrong while printing is not the reference's fault
+            keep(name, evaluation)
     if not results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise InputError(f"{target}: no reference could be measured ({reasons})")
@@ -232,32 +232,34 @@ def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) 
         best = max(values, key=lambda name: values[name])
         return f"The best reference {where} is {best}: {metric} {number(values[best])}."
     own = values[model]
-    told = f"{model} has {metric} {number(own)} {where}"
+    sentence = f"{model} has {metric} {number(own)} {where}"
     if judged == "test_ood" and "test_iid" in splits:
         before = results[model]["test_iid"][metric]
         if before:
-            told += f", {percent(own / before)} of the {number(before)} on the IID test"
+            sentence += f", {percent(own / before)} of the {number(before)} on the IID test"
     others = sorted(
         ((value, name) for name, value in values.items() if name != model), reverse=True
     )
     better = [f"{name} ({number(value)})" for value, name in others if value >= own]
     if better:
-        told += f"; better there: {', '.join(better)}"
+        sentence += f"; better there: {', '.join(better)}"
     elif others:
         value, name = others[0]
-        told += f"; the best reference, {name}, has {number(value)}"
-    return f"{told}."
+        sentence += f"; the best reference, {name}, has {number(value)}"
+    return f"{sentence}."
 
 
 def _ties(results: Mapping[str, Evaluation], k: int) -> list[str]:
     """A note on models whose lists end in a tie for many users, on whatever split."""
     most = {name: max(s.tied for s in result.splits.values()) for name, result in results.items()}
-    told = [f"{share:.0%} of the lists of {name}" for name, share in most.items() if share > _TIED]
-    if not told:
+    shares = [
+        f"{share:.0%} of the lists of {name}" for name, share in most.items() if share > _TIED
+    ]
+    if not shares:
         return []
     return [
-        f"{' and '.join(told)} end at place {k} in a tie, which goes to the item that occurs first "
-        "in train: with its rows in another order the values may differ"
+        f"{' and '.join(shares)} end at place {k} in a tie, which goes to the item that occurs "
+        "first in train: with its rows in another order the values may differ"
     ]
 
 

@@ -139,8 +139,8 @@ def export_dataset(
     screen.print(f"{data.name}: {rows} pairs")
     for feature, count in manifest.get("read_as_missing", {}).items():
         values = "value" if count == 1 else "values"
-        told = f"RecBole reads {count:,} {values} of {feature} as missing (NA, null, None …)"
-        screen.print(note(told), soft_wrap=True)
+        remark = f"RecBole reads {count:,} {values} of {feature} as missing (NA, null, None …)"
+        screen.print(note(remark), soft_wrap=True)
     screen.print(f"Wrote {out}", soft_wrap=True)
     if to is DatasetFormat.recbole:
         configurations = sorted(name for name in manifest["files"] if name.endswith(".yaml"))

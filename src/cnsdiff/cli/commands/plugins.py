@@ -27,20 +27,20 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from cnsdiff.shifts import SCENARIOS
 
     registries: tuple[Registry[Any], ...] = (SAMPLERS, BACKBONES, SCENARIOS)
-    found = [record for registry in registries for record in examine(registry)]
+    records = [record for registry in registries for record in examine(registry)]
     if json:
-        print_json(found)
+        print_json(records)
         return
     screen = console()
-    if not found:
+    if not records:
         screen.print("No package adds a sampler, a backbone or a scenario.")
         return
     rows: list[tuple[list[str], list[float]]] = []
-    for record in found:
+    for record in records:
         settings = ", ".join(f"{key} = {value}" for key, value in record["settings"].items())
         rows.append(([record["kind"], record["name"], record["package"], settings or "-"], []))
     print_table(screen, Table.of("", ["kind", "name", "package", "settings"], [], rows))
-    for record in found:
+    for record in records:
         if record["problem"]:
             problem = visible(record["problem"])
             screen.print(Text.assemble(("broken: ", "red"), problem), soft_wrap=True)

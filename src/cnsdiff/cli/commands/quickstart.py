@@ -69,9 +69,9 @@ def quickstart(
             even = model.best_dial(dataset, "inverse-exposure")
             results[f"{name}, even exposure"] = model.evaluate(dataset, dial=even)
     if json:
-        found = {name: result.to_dict() for name, result in results.items()}
+        document = {name: result.to_dict() for name, result in results.items()}
         path = None if out is None else str(out)
-        print_json({"path": path, "models": found, "left_out": left_out})
+        print_json({"path": path, "models": document, "left_out": left_out})
         return
     screen = console()
     title = (

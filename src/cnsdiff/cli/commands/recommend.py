@@ -60,11 +60,11 @@ def recommend(
         raise ConfigError("say for whom: --users 1,2,3 or --users-from FILE or --all-users")
     require_table_name(out)
     model = Recommender.load(run)
-    asked: Any = model.users_
+    wanted: Any = model.users_
     if not all_users:
-        asked = ids_asked("user", users, users_from, model.users_)
+        wanted = ids_asked("user", users, users_from, model.users_)
     table = model.recommend(
-        asked,
+        wanted,
         k,
         seen=seen.value,
         exclude=item_choice(exclude, model),
@@ -126,13 +126,13 @@ def _as_known(ids: list[str], known: pl.Series) -> pl.Series:
     """Ids that were typed or read, as integers if all are and the known ids are."""
     import polars as pl
 
-    given = pl.Series(ids, dtype=pl.String)
+    texts = pl.Series(ids, dtype=pl.String)
     # "1.0" is what is left of 1 where a column was one of floats for a while.
-    whole = given.str.replace(r"^(-?\d+)\.0+$", "${1}")
+    whole = texts.str.replace(r"^(-?\d+)\.0+$", "${1}")
     if known.dtype != pl.String and (whole.cast(known.dtype, strict=False).is_not_null()).all():
-        given = whole
-    numbers = given.cast(known.dtype, strict=False)
-    return numbers if (numbers.cast(pl.String) == given).fill_null(False).all() else given
+        texts = whole
+    numbers = texts.cast(known.dtype, strict=False)
+    return numbers if (numbers.cast(pl.String) == texts).fill_null(False).all() else texts
 
 
 def _lines(path: Path, side: str, known: pl.Series) -> list[str]:

@@ -41,11 +41,13 @@ def similar(
         raise ConfigError("say to what: --items 1,2,3 or --items-from FILE or --all-items")
     require_table_name(out)
     model = Recommender.load(run)
-    asked: Any = model.items_
+    wanted: Any = model.items_
     if not all_items:
-        asked = ids_asked("item", items, items_from, model.items_)
+        wanted = ids_asked("item", items, items_from, model.items_)
     show_lists(
-        model.similar(asked, k, exclude=item_choice(exclude, model), only=item_choice(only, model)),
+        model.similar(
+            wanted, k, exclude=item_choice(exclude, model), only=item_choice(only, model)
+        ),
         out,
         json=json,
     )

@@ -118,8 +118,8 @@ def train(
     from cnsdiff.cli.parsing import recommender_of
 
     if resume is not None:
-        given = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
-        if any(value is not None for value in given) or preset != "default":
+        options = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
+        if any(value is not None for value in options) or preset != "default":
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
             )

@@ -159,7 +159,7 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
 def _summary(study: Study, out: Path) -> dict[str, Any]:
     from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
 
-    best, given = study.best, study.given
+    best, first = study.best, study.given
     assert best is not None
     return {
         "out": str(out),
@@ -170,7 +170,7 @@ def _summary(study: Study, out: Path) -> dict[str, Any]:
         "asked": study.asked,
         **{state: study.count(state) for state in ("completed", "pruned", "failed")},
         "best": best.model_dump(mode="json"),
-        "value_as_given": None if given is None else given.value,
+        "value_as_given": None if first is None else first.value,
         "gain": study.gain,
         "importances": study.importances and study.importances.model_dump(mode="json"),
         "left_out": list(study.left_out),

@@ -152,22 +152,22 @@ def read_features(
     return pl.DataFrame([ids.alias(side), *features])
 
 
-def _id_column(raw: RawTable, side: str, asked: str | None) -> str:
+def _id_column(raw: RawTable, side: str, column: str | None) -> str:
     names = raw.frame.columns
-    if asked is not None:
-        found = [name for name in names if asked in (name, name.split(":")[0])]
-        hint = did_you_mean(asked, names)
+    if column is not None:
+        matches = [name for name in names if column in (name, name.split(":")[0])]
+        hint = did_you_mean(column, names)
     else:
         known = known_roles(names).get(side)
-        found = [] if known is None else [known]
+        matches = [] if known is None else [known]
         hint = ""
-    if not found:
-        wanted = f"column {asked!r}" if asked is not None else f"column known to hold the {side}s"
+    if not matches:
+        wanted = f"column {column!r}" if column is not None else f"column known to hold the {side}s"
         raise DataError(
             f"{raw.source}: has no {wanted}{hint}; its columns are {', '.join(map(repr, names))}: "
             f"call one of them {side!r}"
         )
-    return found[0]
+    return matches[0]
 
 
 def _values(column: pl.Series) -> pl.Series:
