@@ -1,1 +1,1 @@
-"""What a log says about shifts: which it can show, what each costs, and what to use instead."""
+"""Audit of a log: the shifts that it can show, the cost of each, and what to use instead."""

@@ -1,4 +1,4 @@
-"""Which setting to use for a shift, with the commands that make it."""
+"""The setting to use for a shift, with the commands that make it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def advice(
     data: Path,
     run: Path,
 ) -> AdviceRecord:
-    """Which setting validation chooses for the shift, and whether the tests bear it out.
+    """The setting that validation chooses for the shift, and whether the tests bear it out.
 
     ``data`` and ``run`` are the directories for the commands, which are made of the reading, the
     log and the seed.
@@ -80,7 +80,7 @@ def advice(
 
 
 def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
-    """What to use for the shift, in two sentences."""
+    """The recommendation for the shift, in two sentences."""
     expected, plain = choice.expected, choice.plain
     reached, before = (number(judged.accuracies(s).ood.value) for s in (expected, plain))
     alike = all(d.value == d.low == d.high == 0 for d in (brings, costs))
@@ -105,7 +105,7 @@ def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference
 
 
 def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
-    """Whether anything that was trained beats the references, said plainly."""
+    """A sentence on whether anything trained beats the references."""
     trained, reference = choice.trained, choice.reference
     if trained is None:
         return "Nothing was trained: the time was up. A longer budget goes on from here."

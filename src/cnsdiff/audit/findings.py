@@ -135,7 +135,7 @@ def _table(judged: Judged, choice: Choice) -> list[SettingRecord]:
 
 
 def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
-    """How many equal pairs the validation pairs are worth under the shift's objective."""
+    """Effective number of validation pairs under the shift's objective."""
     objective = as_configured(
         shift.anticipate,
         TrainingConfig(**shift.training),
@@ -151,7 +151,7 @@ def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
 
 
 def _size(dataset: Dataset, seed: int) -> SizeRecord:
-    """How far each split is from train, beside what chance alone makes, and that in words."""
+    """Each split's distance from train, beside that of chance alone, and both in words."""
     description = describe(dataset, seed=seed)
     splits = {}
     for name, split in description.splits.items():
@@ -300,7 +300,7 @@ def _dialled(outside: Outside, judged: Judged) -> Dialled | None:
 
 
 def _words(outside: Outside, judged: Judged, choice: Choice, against: Against, metric: str) -> str:
-    """What it reaches and loses, and what the chosen setting reaches beside it."""
+    """Its metrics and loss, beside those of the chosen setting."""
     own = judged.accuracies(outside.as_given)
     beside = difference_phrase(against.test_ood.expected.difference)
     today = difference_phrase(against.test_iid.plain.difference)
@@ -313,7 +313,7 @@ def _words(outside: Outside, judged: Judged, choice: Choice, against: Against, m
 
 
 def _caveats(outside: Outside) -> list[str]:
-    """What holds of the recommender whatever was measured."""
+    """Remarks on the recommender that hold whatever was measured."""
     caveats = [
         "What it was trained on cannot be known from here; only what was made from a shift's train "
         "file alone is judged fairly."

@@ -69,7 +69,7 @@ class Setting:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is a reference, which ``cnsdiff train`` does not make."""
+        """Whether it is a reference."""
         return METHODS[self.method].train is None
 
     def values(self, test: str, metric: str) -> NDArray[np.float64]:
@@ -156,7 +156,7 @@ def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: i
 
 @dataclass(frozen=True)
 class Choice:
-    """What validation alone chooses under a shift.
+    """The choice of validation alone under a shift.
 
     Attributes
     ----------

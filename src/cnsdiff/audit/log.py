@@ -25,7 +25,7 @@ RANDOM_LABELS = ("random", "randomised", "randomized", "uniform")
 
 @dataclass(frozen=True)
 class Reading:
-    """How a log is read.
+    """Options for reading a log.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Log:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What the file calls each column that is used."""
+        """The file's name for each column used."""
         frame, named = self.interactions.frame, self.interactions.columns
         return {role: named.get(role, role) for role in frame.columns}
 

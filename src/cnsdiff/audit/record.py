@@ -1,4 +1,4 @@
-"""What ``audit.json`` holds: written and read by the same records.
+"""Records of ``audit.json``, for writing and reading.
 
 An edited or damaged file is refused with the name of the field, not by whichever part of a report
 meets it first.
@@ -74,7 +74,7 @@ class BudgetRecord(Record):
 
 
 class MethodRecord(Record):
-    """What a method is called, and what it is."""
+    """A method: its name and its kind."""
 
     title: str
     about: str
@@ -89,7 +89,7 @@ class DifferenceRecord(Record):
 
     @classmethod
     def of(cls, difference: Difference) -> DifferenceRecord:
-        """What a bootstrap said."""
+        """An interval of a bootstrap."""
         return cls(difference=difference, p=difference.p_value, sign=difference.sign)
 
 
@@ -133,7 +133,7 @@ class DistanceRecord(Record):
 
 
 class SizeOfSplit(Record):
-    """How a split is spread over the items, and how far it is from train."""
+    """A split's spread over the items, and its distance from train."""
 
     pairs: Count = 0
     n_users: Count = 0
@@ -147,7 +147,7 @@ class SizeOfSplit(Record):
 
 
 class SizeRecord(Record):
-    """How large a shift is."""
+    """The size of a shift."""
 
     splits: dict[str, SizeOfSplit]
     words: str
@@ -161,7 +161,7 @@ class SizeRecord(Record):
 
 
 class AdviceRecord(Record):
-    """What to use for a shift; rows of the table by their keys."""
+    """The recommendation for a shift; rows of the table by their keys."""
 
     use: str
     title: str
@@ -203,7 +203,7 @@ class Against(Record):
 
 
 class SignsRecord(Record):
-    """What the lists give away of what they were learnt from."""
+    """Signs in the lists of what they were learnt from."""
 
     train: Estimate
     held_out: Estimate

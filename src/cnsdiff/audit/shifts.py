@@ -47,7 +47,7 @@ class Shift:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``cnsdiff train`` takes to expect this shift."""
+        """The options of ``cnsdiff train`` that expect this shift."""
         settings = {f"training.{key}": value for key, value in self.training.items()}
         return {"select_on": self.anticipate, "set": settings}
 
@@ -131,7 +131,7 @@ def plan_shifts(
 
 
 def _missing(log: Log, name: str) -> str | None:
-    """What the log lacks for a shift, or ``None``."""
+    """The column that a log lacks for a shift, or ``None``."""
     columns = log.interactions.frame.columns
     if name in ("temporal", "hybrid") and "timestamp" not in columns:
         mend = f"name them with {parameter('timestamp', ...)}"

@@ -1,4 +1,4 @@
-"""Whether a recommender from elsewhere may have seen the pairs that judge it.
+"""Signs that a recommender from elsewhere has seen the pairs that judge it.
 
 What it was trained on cannot be known; what its lists give away can be measured. Three signs:
 
@@ -43,7 +43,7 @@ _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Signs:
-    """What the lists give away.
+    """Signs in the lists.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Signs:
 
 
 def signs(lists: Tensor, dataset: Dataset, *, seed: int) -> Signs:
-    """What the first :data:`DEPTH` places of lists give away of what they were made from.
+    """Signs in the first :data:`DEPTH` places of lists of what they were made from.
 
     ``lists (n_users, K)`` still hold training pairs; -1 is no item.
     """

@@ -1,4 +1,4 @@
-"""What is trained under each shift, and how the budget is shared among the trainings."""
+"""The trainings under each shift, and each one's share of the budget."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ LEAST_SHARE = 1.0
 
 
 class Clock:
-    """How much of a budget is left, in seconds.
+    """The time left of a budget, in seconds.
 
     ``spent`` were used before, by a run that this one goes on with; ``reserve`` are kept for what
     comes after the trainings; the budget began at ``started`` by ``now``, at once by default.
@@ -217,7 +217,7 @@ class Clock:
 
 
 def tasks_of(units: Sequence[Unit]) -> list[Task]:
-    """What is to be run: references of all shifts first, then the trainings, shift by shift."""
+    """The runs: references of all shifts first, then the trainings, shift by shift."""
     tasks = [
         replace(unit.trials[0], kind="final", seed=seed, selections=unit.selections)
         for unit in units

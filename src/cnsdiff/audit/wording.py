@@ -19,7 +19,7 @@ WIDE = 0.3
 
 
 def can_tell(loss: Interval) -> bool:
-    """Whether the log shows a loss or a gain, or that there is hardly one."""
+    """The loss or gain that the log shows, if any, in words."""
     return math.isfinite(loss.low) and (loss.sign != 0 or loss.high - loss.low <= WIDE)
 
 

@@ -1,4 +1,4 @@
-"""What a backbone is: a module that gives every user and every item an embedding."""
+"""Base of the backbones: modules that give every user and every item an embedding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Embeddings(NamedTuple):
 
 
 class BackboneConfig(Settings):
-    """What all backbones share; each backbone's own ``Config`` adds its fields."""
+    """Settings that all backbones share; each backbone's own ``Config`` adds its fields."""
 
     name: str = ""
     dim: int = Field(64, ge=1, le=2**16, description="embedding size d")

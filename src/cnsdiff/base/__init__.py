@@ -1,1 +1,1 @@
-"""What all other packages stand on: errors, settings, the registry, storage."""
+"""The base of all other packages: errors, settings, the registry, storage."""

@@ -1,4 +1,4 @@
-"""What can go wrong, as one sentence that names the place and the mend.
+"""Errors, each one sentence that names the place and the mend.
 
 Every error the library raises on purpose is a :class:`CnsdiffError`; the command line prints
 its message as it is and exits with its ``exit_code``.

@@ -88,7 +88,7 @@ class Registry(Generic[T]):
         return tuple(sorted({offer.name for offer in self.offers()} | set(self._classes)))
 
     def offers(self) -> tuple[Offer, ...]:
-        """What other packages offer, sorted by name; none of them is imported."""
+        """Plugins of other packages, sorted by name; none of them is imported."""
         return tuple(
             Offer(self.kind, point.name, _package(point), point)
             for point in sorted(installed(self.group), key=lambda point: (point.name, point.value))

@@ -1,4 +1,4 @@
-"""What a hyper-parameter search may choose, declared beside the setting it is of."""
+"""Search spaces of hyper-parameters, each declared beside its setting."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Space(Settings):
 
     @property
     def size(self) -> int | None:
-        """How many values there are; ``None`` for real numbers."""
+        """Number of values; ``None`` for real numbers."""
         if self.choices is not None:
             return len(self.choices)
         assert self.low is not None and self.high is not None

@@ -40,7 +40,7 @@ class Settings(BaseModel):
 
 
 class Record(BaseModel):
-    """What a file that we wrote says, checked on reading; other keys are let through."""
+    """Content of a file that we wrote, checked on reading; other keys are let through."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 
 
 def first_problem(error: ValidationError) -> Problem:
-    """What is wrong, in parts, for a sentence of the caller's own."""
+    """The first fault, in parts, for a sentence of the caller's own."""
     problem = error.errors()[0]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "dict_type"):  # would name a class of ours

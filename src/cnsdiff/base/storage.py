@@ -220,7 +220,7 @@ def _temporary(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | No
 
 
 def _hidden(folder: Path, names: Iterable[str], ending: str) -> list[Path]:
-    """What lies in ``folder`` under temporary names of ``names``."""
+    """Entries of ``folder`` under temporary names of ``names``."""
     pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}{ending}")
     try:
         with os.scandir(folder) as entries:
@@ -506,7 +506,7 @@ def write_tensors(
 
 
 def read_settled(manifest: Path, read: Callable[[], T]) -> T:
-    """What ``read`` returns, read again while somebody replaces what it reads.
+    """The result of ``read``, read again while somebody replaces what it reads.
 
     Parameters
     ----------
@@ -565,7 +565,7 @@ def read_parquet_schema(path: Path) -> dict[str, pl.DataType]:
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """What polars raises at damaged bytes, among it what is no Exception, as a ValueError."""
+    """Raise polars' errors at damaged bytes, its panics among them, as a ValueError."""
     import polars as pl
 
     try:
@@ -612,6 +612,6 @@ def read_json(path: Path) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, cut to what fits into a sentence."""
+    """The message of a library's error, cut to fit into a sentence."""
     lines = str(error).splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

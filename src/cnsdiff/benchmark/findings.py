@@ -1,4 +1,4 @@
-"""What a benchmark has found: means, tests and the headline, and the tables that show them."""
+"""Findings of a benchmark: means, tests and the headline, and the tables that show them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cnsdiff.recommender.config import read_yaml
 
 @dataclass(frozen=True)
 class Results:
-    """What a benchmark has found so far.
+    """Results of a benchmark so far.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ PARTS = ("leaderboards", "trainings", "overview", "headline")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the results of a grid say.
+    """Findings from the results of a grid.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ def find(
     ours: str | None = None,
     rivals: str = RIVALS,
 ) -> Findings | None:
-    """What the results say; ``None`` while there are none.
+    """Findings from the results; ``None`` while there are none.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def deployed(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood") -> str | None:
-    """Who ranks best over all datasets; ``None`` where less than two methods can be ranked.
+    """The best rank over all datasets; ``None`` where fewer than two methods can be ranked.
 
     Parameters
     ----------

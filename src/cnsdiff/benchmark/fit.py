@@ -74,7 +74,7 @@ def _ks(metric: str) -> tuple[int]:
 
 @dataclass
 class Choice:
-    """What one validation objective chose.
+    """The choice of one validation objective.
 
     Attributes
     ----------

@@ -73,7 +73,7 @@ Overrides = Annotated[
 
 
 class Budget(Settings):
-    """What one training may cost, the same for every method."""
+    """The budget of one training, the same for every method."""
 
     epochs: int = Field(100, ge=1, le=10**6, description="at most so many epochs")
     minutes: float | None = Field(

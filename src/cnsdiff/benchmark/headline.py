@@ -25,7 +25,7 @@ ALL = "all references"
 
 @dataclass(frozen=True)
 class Headline:
-    """How much better one method is than the best of some others, and how all methods rank.
+    """The gain of one method over the best of some others, and the ranks of all methods.
 
     Attributes
     ----------

@@ -88,7 +88,7 @@ class Unit:
         return {name: picked[name] for name in self.selections if name in picked}
 
     def finals(self, store: Store) -> list[Task] | None:
-        """What is to be fitted and tested, or ``None`` while trials are missing."""
+        """The finals to fit and test, or ``None`` while trials are missing."""
         picked = self.picked(store)
         if picked is None:
             return None
@@ -262,7 +262,7 @@ def _make(name: str, entry: DatasetEntry) -> Dataset:
 
 
 def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> Arguments:
-    """What trial ``trial`` sets: nothing for trial 0, else a draw from ``space``.
+    """The setting of a trial: nothing for trial 0, else a draw from ``space``.
 
     Raises
     ------

@@ -23,7 +23,7 @@ _CELL, _NAME, _AROUND = 13, 20, 6
 
 @dataclass(frozen=True)
 class Cell:
-    """How far a method on a dataset is.
+    """The progress of a method on a dataset.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ def describe(task: Task) -> str:
 
 
 class Reporter(Reporting):
-    """What a benchmark tells; shows nothing itself."""
+    """Listens to a benchmark; shows nothing itself."""
 
     def begin(self, total: int, known: int) -> None:
         """Of ``total`` tasks at most, ``known`` are done already."""
@@ -62,7 +62,7 @@ class Reporter(Reporting):
         """``n`` tasks turned out not to be needed."""
 
     def cell(self, cell: Cell) -> None:
-        """How far a method on a dataset is: once for each at the start, and when it changes."""
+        """The progress of a method on a dataset: at the start, and at each change."""
 
     def running(self, tasks: Sequence[Task]) -> None:
         """The tasks that workers have in hand, asked several times a second."""
@@ -141,7 +141,7 @@ class RichReporter(LiveView, Reporter):
         return Group(bar, *self._table(console, console.height - _AROUND - len(now)), *now)
 
     def closing(self) -> RenderableType:
-        """What was done and how long it took, in a line."""
+        """The work done and its duration, in a line."""
         from cnsdiff.display.screen import literal
 
         known = f" and {self._known} before" if self._known else ""
@@ -205,7 +205,7 @@ def _first(
 
 
 def _cell_text(cell: Cell, busy: bool, plain: bool) -> Text:
-    """What the table says of a cell: failed, done, under way or waiting, and its value."""
+    """A cell in the table: failed, done, under way or waiting, and its value."""
     from rich.text import Text
 
     value = "" if cell.value is None else f" {cell.value:.4f}"

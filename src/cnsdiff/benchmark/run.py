@@ -84,7 +84,7 @@ def run(
 
 
 def _cell(unit: Unit, store: Store) -> Cell:
-    """How far a unit is, and the best that its search has seen on validation."""
+    """The progress of a unit, and the best validation of its search."""
     task, finals = unit.trials[0], unit.finals(store)
     trials = list(unit.trials) if unit.searches else []
     records = store.records(trials + (finals or []))

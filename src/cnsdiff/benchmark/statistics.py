@@ -1,4 +1,4 @@
-"""What a benchmark's results say: means over seeds, tests over users.
+"""Statistics of a benchmark's results: means over seeds, tests over users.
 
 All take ``results``, the long table of :func:`cnsdiff.benchmark.findings.collect`: one row per
 dataset, method, selection, seed, split and metric, with the columns ``dataset``, ``method``,

@@ -38,7 +38,7 @@ PER_USER_METRICS = ("recall", "ndcg")
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is fitted, as plain values.
+    """A method as plain values.
 
     Attributes
     ----------

@@ -169,7 +169,7 @@ class RayWorkers(Workers):
 
 
 class _Node(TypedDict):
-    """What is used of a machine, as Ray describes it."""
+    """Fields of a machine as Ray describes it."""
 
     Alive: bool
     Resources: dict[str, float]

@@ -58,7 +58,7 @@ class Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def notes(self, address: str) -> dict[str, Any]:
-        """What is known of the received part, if it came from ``address``."""
+        """The record of the received part, if it came from ``address``."""
         try:
             notes = read_json(self._notes)
         except (OSError, ValueError):
@@ -92,7 +92,7 @@ class DownloadError(CnsdiffError):
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient a download is."""
+    """Patience of a download."""
 
     attempts: int = 6
     """How often in a row an address may fail before the next is tried; receiving
@@ -299,7 +299,7 @@ def _start(response: httpx.Response) -> int | None:
 
 
 def _validator(response: httpx.Response) -> str | None:
-    """What ``If-Range`` may hold: a strong ETag, else the date of the last change."""
+    """The validator for ``If-Range``: a strong ETag, else the date of the last change."""
     tag: str = response.headers.get("ETag", "")
     if tag and not tag.startswith("W/"):
         return tag

@@ -31,10 +31,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a published data set."""
+    """A published data set."""
 
     name: str
-    """What it is called here, and its folder."""
+    """Its name here, and its folder."""
     what: str
     """One line: who did what with which."""
     shift: str
@@ -48,9 +48,9 @@ class Entry:
     citation: str
     """Where it is described, and the work to cite."""
     columns: tuple[str, ...]
-    """What an interaction has."""
+    """Columns of an interaction."""
     layouts: tuple[Layout, ...]
-    """How its files may be named, the preferred first."""
+    """Names its files may have, the preferred first."""
     threshold: float = 4.0
     """The rating from which an interaction usually counts as positive."""
     addresses: tuple[str, ...] = ()

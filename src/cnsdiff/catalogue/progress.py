@@ -11,7 +11,7 @@ from cnsdiff.display.wording import byte_size
 
 
 class Reporter(Reporting):
-    """What a download tells; shows nothing itself. Override what is to be shown."""
+    """Listens to a download; shows nothing itself. Override the events to show."""
 
     def begin(self, name: str, done: int, total: int | None) -> None:
         """A body starts to arrive, of which ``done`` bytes of ``total`` are here already."""

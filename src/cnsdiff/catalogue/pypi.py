@@ -75,7 +75,7 @@ def fetch_wheel(
 
 
 def pip_command() -> list[str] | None:
-    """How to call pip here: the interpreter's own, else any on the path, else None."""
+    """The command of pip here: the interpreter's own, else any on the path, else None."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     for name in ("pip3", "pip", "python3", "python"):

@@ -39,7 +39,7 @@ _GLANCE = 4.0
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a fetch left behind."""
+    """Result of a fetch."""
 
     folder: Path
     """Where the data set lies."""

@@ -38,7 +38,7 @@ class Archive(Record):
 
 
 class FetchRecord(Record):
-    """What ``source.json`` says: what came from where, when, and under which terms."""
+    """``source.json``: the origin of each file, the time, and the terms."""
 
     schema_version: int
     name: str
@@ -96,7 +96,7 @@ def status(entry: Entry, at: Path | str | None = None) -> Literal["fetched", "da
 
 
 def damage(folder: Path, record: FetchRecord) -> str | None:
-    """What is wrong with the files of a data set, by their checksums; None if they are intact."""
+    """The fault of a data set's files by their checksums; None if they are intact."""
     for name, file in record.files.items():
         path = folder / name
         if not path.is_file():

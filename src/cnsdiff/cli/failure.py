@@ -1,4 +1,4 @@
-"""How a command reports failures and warnings: a sentence for people, JSON for machines.
+"""Failures and warnings of commands: a sentence for people, JSON for machines.
 
 Standard streams may be closed, full, broken off, or not of UTF-8: see :func:`usable_streams`.
 """
@@ -92,7 +92,7 @@ _BROKEN = {errno.EPIPE, errno.EIO, errno.EBADF}
 
 
 class _Forgiving:
-    """Standard error, of which it is no failure that nobody hears it."""
+    """Standard error that may be written to when nobody reads it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

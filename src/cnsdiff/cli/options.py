@@ -21,7 +21,7 @@ Dial = Annotated[
 
 
 class SeenChoice(StrEnum):
-    """What of a user's past is left out of lists."""
+    """The part of a user's past that lists leave out."""
 
     all = "all"
     train = "train"

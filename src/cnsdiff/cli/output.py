@@ -1,4 +1,4 @@
-"""What commands share: tables for people, JSON for machines."""
+"""Output shared by the commands: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def print_next(screen: Screen, *commands: Command) -> None:
 
 
 def after_dataset(path: Path) -> tuple[Command, ...]:
-    """What to do with a new dataset."""
+    """Next commands for a new dataset."""
     return (
         Command("data describe", path, purpose="how large the shift is"),
         Command("evaluate", path, purpose="what references make of it"),
@@ -88,13 +88,13 @@ def print_facts(screen: Screen, title: str, facts: Mapping[str, str]) -> None:
 
 
 def print_dataset(screen: Screen, dataset: Dataset) -> None:
-    """What a new dataset is called, how large it is, and what became of each split."""
+    """Name and size of a new dataset, and the counts of its splits."""
     screen.print(f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items")
     print_table(screen, _counts_table(dataset.manifest))
 
 
 def _counts_table(manifest: DatasetManifest) -> Table:
-    """What each split holds and what was left out of it."""
+    """Rows of each split, and those left out of it."""
     columns = {
         "rows": "pairs",
         "users": "users",
@@ -205,7 +205,7 @@ def metrics_table(title: str, evaluation: Evaluation) -> Table:
 
 
 def user_counts(evaluation: Evaluation) -> str:
-    """How many users each split's means are over."""
+    """Number of users behind each split's means."""
     parts = [
         f"{SPLIT_TITLES[name]} {split.n_users:,} users ({split.n_users_without_test:,} without "
         "test items left out)"

@@ -97,7 +97,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What the dataset is called."""
+        """Name of the dataset."""
         return self.manifest.name
 
     @property

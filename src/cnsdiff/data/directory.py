@@ -41,7 +41,7 @@ SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
 
 
 class SplitCounts(Record):
-    """What a split holds, and what was left out of it on the way; scenarios may count more."""
+    """Counts of a split, and of rows left out of it; scenarios may add more."""
 
     __pydantic_extra__: dict[str, int]
 
@@ -70,7 +70,7 @@ class SplitCounts(Record):
 
 
 class SeenCounts(Record):
-    """What :meth:`~cnsdiff.data.Dataset.seen` holds."""
+    """Counts of :meth:`~cnsdiff.data.Dataset.seen`."""
 
     pairs: int = 0
 
@@ -84,7 +84,7 @@ class FileRecord(Record):
 
 
 class DatasetManifest(Record):
-    """What ``manifest.json`` says of a dataset."""
+    """``manifest.json`` of a dataset."""
 
     schema_version: int
     name: str
@@ -99,14 +99,14 @@ class DatasetManifest(Record):
     source: dict[str, Any] = Field(default={})
     """Where the data came from: licence, file names, an address."""
     settings: dict[str, Any] = Field(default={})
-    """How it was prepared: the filters, the seed, the scenario's settings."""
+    """Preparation: the filters, the seed, the scenario's settings."""
     seen: SeenCounts | None = None
     """None in datasets from before there was such a table."""
     environments: list[int | str] = Field(default=[])
     """Labels of the periods."""
     tables: list[SideTable] = Field(default=[])
     log: dict[str, Any] = Field(default={})
-    """What became of the log, and what the scenario settled on."""
+    """Counts of the log, and the scenario's choices."""
     files: dict[str, FileRecord] = Field(default={})
 
     def to_dict(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _as_written(ids: pl.Series) -> pl.Series | None:
 
 
 def doubtful(ids: pl.Series) -> pl.Series:
-    """Which text ids are no ids but a word for a missing one, or a number cut short."""
+    """Text ids that are a word for a missing value, or a number cut short."""
     if ids.dtype != pl.String:
         return pl.repeat(False, len(ids), dtype=pl.Boolean, eager=True)
     doubts = ids.is_in(list(MISSING))
@@ -114,7 +114,7 @@ def doubtful(ids: pl.Series) -> pl.Series:
 
 
 def why_doubtful(value: Any, role: str) -> str:
-    """What is wrong with a doubtful id."""
+    """The fault of a doubtful id."""
     if value in MISSING:
         return f"stands for a missing {role}"
     return f"is a number whose last digits are lost, so different {role}s may look alike"

@@ -17,7 +17,7 @@ from cnsdiff.base.text import parameter
 
 @dataclass(frozen=True)
 class Interactions:
-    """Who interacted with what, and where known how much and when.
+    """Interactions: user and item, and where known the rating and the time.
 
     Attributes
     ----------
@@ -190,11 +190,11 @@ class Problem:
     reason: str
     """``"too few fields"``."""
     rows: int
-    """How many were left out for it."""
+    """Number of rows left out for it."""
     place: str
     """Of the first: ``"line 5"``, or ``"row 5"`` where there are no lines."""
     example: str
-    """What stands there, shortened."""
+    """The text of the line, shortened."""
 
     def __str__(self) -> str:
         # As Python writes it, so that nothing in it is acted on by a terminal.
@@ -207,7 +207,7 @@ class Problem:
 
 
 def leave_out(what: str = "lines") -> str:
-    """How to have malformed rows left out, for a sentence."""
+    """The option that leaves malformed rows out, for a sentence."""
     return f"pass {parameter('skip_bad', True)} to leave such {what} out"
 
 
@@ -226,7 +226,7 @@ def problem_of(reason: str, lines: pl.DataFrame) -> tuple[Problem, ...]:
 
 
 def rows_of(problems: Iterable[Problem]) -> int:
-    """How many rows were left out in all."""
+    """Number of rows left out in all."""
     return sum(problem.rows for problem in problems)
 
 

@@ -1,4 +1,4 @@
-"""What shift there is in a dataset: counts, distances, and figures of them."""
+"""The shift in a dataset: counts, distances, and figures of them."""
 
 from cnsdiff.diagnostics.description import Description, describe
 from cnsdiff.diagnostics.measures import Distances

@@ -36,7 +36,7 @@ from cnsdiff.diagnostics.shift import (
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of the ``present`` users (or items) of a split there are, and their pairs."""
+    """Number of the ``present`` users (or items) of a split, and of their pairs."""
 
     present: int
     """Those with at least one pair in the split."""
@@ -108,7 +108,7 @@ class SplitDescription:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two splits share."""
+    """The overlap of two splits."""
 
     left: str
     right: str
@@ -141,7 +141,7 @@ class Description:
     time_edges: tuple[str, ...]
     """The ``TIME_CELLS + 1`` edges of the cells of time, UTC; empty without timestamps."""
     problems: tuple[str, ...]
-    """What is wrong with the dataset, a sentence each."""
+    """Faults of the dataset, a sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in dicts, lists, numbers, strings and None: ready for JSON, without NaN."""

@@ -1,4 +1,4 @@
-"""How far apart two distributions are, and how concentrated one is, from counts of categories.
+"""Distances of two distributions and the concentration of one, from counts of categories.
 
 Counts are vectors ``(n,)`` over one list of categories: the pairs of every item in a split, say.
 Logarithms are natural, so divergences are in nats.

@@ -36,7 +36,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the splits of a dataset have in common, so that they can be compared."""
+    """Features that the splits of a dataset share, so that they can be compared."""
 
     n_users: int
     n_items: int

@@ -18,7 +18,7 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 
 
 def step_kl(process: GaussianDiffusion, denoised: Tensor, z_previous: Tensor, t: Tensor) -> Tensor:
-    """What the authors' code computes: the prediction against the forward sample one step back.
+    """The term of the authors' code: the prediction against the forward sample one step back.
 
     ``KL( N(f_θ(z_t, t), σ_t²) ‖ N(z_{t-1}, σ_{t-1}²) )``, where at ``t = 1`` the second
     variance is 1, as in their code. No environment enters.

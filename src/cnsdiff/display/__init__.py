@@ -1,1 +1,1 @@
-"""How tables, numbers and progress look, on any screen."""
+"""Tables, numbers and progress on any screen."""

@@ -1,4 +1,4 @@
-"""What all progress reports share: nothing shown, plain lines, a live bar or a live picture."""
+"""Base of all progress reports: nothing shown, plain lines, a live bar or a live picture."""
 
 from __future__ import annotations
 
@@ -112,15 +112,15 @@ class LiveView(Reporting):
 
     @property
     def console(self) -> Console:
-        """Where it is drawn."""
+        """The console it is drawn on."""
         return self._live.console
 
     def picture(self, console: Console) -> RenderableType:
-        """How things stand, for a terminal of this width and height."""
+        """The picture of the work so far, for a terminal of this width and height."""
         raise NotImplementedError
 
     def closing(self) -> RenderableType:
-        """What stays on the screen when all is over."""
+        """The picture that stays on the screen at the end."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

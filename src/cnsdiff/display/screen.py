@@ -72,7 +72,7 @@ class LivePicture(Live):
 
 
 class _Measured:
-    """What ``draw`` returns when it comes to it; tells how long its lines came out."""
+    """Renders what ``draw`` returns, and reports the lengths of its lines."""
 
     def __init__(
         self, draw: Callable[[], RenderableType], tell: Callable[[list[int]], None]

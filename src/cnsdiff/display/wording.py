@@ -1,4 +1,4 @@
-"""How numbers and names read, on any page and any terminal.
+"""Numbers and names as text, for any page and any terminal.
 
 Per cent stand without a space (``74%``), metrics with their zero (``0.0432``), thousands with a
 comma, negative numbers with a hyphen; a number that is missing is :data:`NOTHING`.

@@ -52,7 +52,7 @@ WEIGHTED = ("recall", "ndcg")
 
 
 def anticipated_name(metric: str, anticipated: str) -> str:
-    """What the value of ``metric`` under an anticipated shift is called."""
+    """The name of a metric under an anticipated shift."""
     return f"{metric} ({anticipated})"
 
 

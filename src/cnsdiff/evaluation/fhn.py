@@ -102,7 +102,7 @@ class FalseNegatives:
         return wilson(self.false, self.judged, level)
 
     def scalars(self) -> dict[str, float]:
-        """What is logged: ratios that are defined, and ``fhn_judged``, the verdicts they rest on.
+        """The scalars to log: defined ratios, and ``fhn_judged``, the verdicts they rest on.
 
         ``known_positive`` (a share) only for synthesised negatives: picked ones have none.
         """

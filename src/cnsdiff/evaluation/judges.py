@@ -1,4 +1,4 @@
-"""Who can say whether a user would like an item: held-out pairs, an experiment, the truth.
+"""Judges of whether a user would like an item: held-out pairs, an experiment, the truth.
 
 A judge is asked about pairs that training has not seen, and answers with :data:`LIKED`,
 :data:`NOT_LIKED` or :data:`UNKNOWN`. Which one a dataset has depends on how it was made.
@@ -90,7 +90,7 @@ class HeldOutJudge:
 
 
 class ExperimentJudge:
-    """What an experiment found for the pairs it tried; unknown for all others.
+    """The judgements of an experiment on the pairs it tried; unknown for all others.
 
     In yahoo-r3 and coat, users rated items shown to them at random: ratings of 4 and above are
     liked, of 2 and below not, and 3 is left out.

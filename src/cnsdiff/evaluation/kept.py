@@ -95,7 +95,7 @@ class Kept:
 
 
 def kept(iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 2_000) -> Kept:
-    """What each model keeps, whoever is in the two tests: equation (1).
+    """The kept share of each model, whoever is in the two tests: equation (1).
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def kept(iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 
 def kept_matched(
     iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 2_000
 ) -> Kept:
-    """What each model keeps at equal numbers of items to find: equations (1) and (2).
+    """The kept share of each model at equal numbers of items to find: equations (1) and (2).
 
     Parameters and errors as of :func:`kept`; both tests need ``n_relevant``.
     """

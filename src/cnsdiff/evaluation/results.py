@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""Results of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mask = Literal["train", "past"]
 
 
 def protocol(mask: Mask = "train") -> str:
-    """How lists were made that leave out the pairs of ``mask``, in a few words for a title."""
+    """The protocol of lists without the pairs of ``mask``, in a few words for a title."""
     masked = {"train": "train positives masked", "past": "each user's whole past masked"}
     return f"full ranking, {masked[mask]}"
 
@@ -80,7 +80,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """How the lists were made, in a few words for a title."""
+        """The protocol, in a few words for a title."""
         return protocol(self.mask)
 
     @property
@@ -103,7 +103,7 @@ class Evaluation:
         }
 
     def kept(self, iid: str = "test_iid", ood: str = "test_ood") -> dict[str, float]:
-        """What is kept of each accuracy metric: its value on ``ood`` over that on ``iid``.
+        """The kept share of each accuracy metric: its value on ``ood`` over that on ``iid``.
 
         1 means that nothing is lost under the shift. NaN where the metric is 0 on ``iid``. The
         two splits have other users and other numbers of relevant items, so compare what models

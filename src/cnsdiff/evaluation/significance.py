@@ -1,4 +1,4 @@
-"""How sure a measured difference is: intervals over seeds, tests over users, ranks over data sets.
+"""Intervals over seeds, tests over users, and ranks over data sets.
 
 Pure functions of arrays; larger values are better throughout. Two kinds of noise are kept apart:
 *seeds* (another initialisation, another order of the data), for which :func:`seed_interval`

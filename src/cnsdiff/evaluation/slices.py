@@ -96,7 +96,7 @@ def _require(n: int, size: int) -> None:
 
 
 def _edges(ordered: NDArray[Any], n: int) -> NDArray[Any]:
-    """Where the 2nd, 3rd, … of ``n`` equal parts of sorted values begin, without empty parts."""
+    """Starts of the 2nd, 3rd, … of ``n`` equal parts of sorted values, without empty parts."""
     above: NDArray[Any] = ordered[ordered > ordered[0]]
     if not above.size:
         return above

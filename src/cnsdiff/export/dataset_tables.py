@@ -81,7 +81,7 @@ def dataset_to_parquet(
 
 
 def facts_of(dataset: Dataset, format: str) -> dict[str, object]:
-    """What the manifest of an export says of a dataset."""
+    """The dataset in the manifest of an export."""
     return {
         "export": "dataset",
         "format": format,

@@ -24,7 +24,7 @@ class ExportedFile(TypedDict):
 
 
 class ExportManifest(TypedDict):
-    """What every export says in ``manifest.json``."""
+    """``manifest.json`` of every export."""
 
     schema_version: int
     created_by: str
@@ -34,7 +34,7 @@ class ExportManifest(TypedDict):
 
 
 class _EarlierExport(Record):
-    """What has to be known of an export to replace it."""
+    """The part of a manifest that tells whether an export may be replaced."""
 
     export: str
     files: dict[str, dict[str, int | str]]

@@ -136,7 +136,7 @@ def _left_in_the_machine() -> int:
 
 
 def _left_in_the_group() -> Iterator[int]:
-    """What each control group that the process is in leaves, where it has a limit."""
+    """Memory left by each control group of the process that has a limit."""
     top, lines = Path("/sys/fs/cgroup"), []
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What may listen to a training, beside the reporter that shows it.
+"""Callbacks: listeners to a training, beside the reporter that shows it.
 
 A :class:`Callback` is a :class:`~cnsdiff.training.progress.Reporter` that also hears what is
 trained, and what came of it.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What is about to be trained.
+    """A training that is about to begin.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ Tree = dict[str, Any]
 
 
 class EvaluationConfig(Settings):
-    """How rankings are judged."""
+    """Evaluation of rankings."""
 
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1, description="cut-offs K")
 
@@ -169,7 +169,7 @@ def _components(
     backbones: Mapping[str, type[Any]] | None,
     samplers: Mapping[str, type[Any]] | None,
 ) -> dict[str, type[Settings]]:
-    """Which settings the chosen components have; ``tree`` names the components afterwards."""
+    """Settings of the chosen components; ``tree`` names the components afterwards."""
     kinds: tuple[tuple[str, str, Any, Registry[Any], type[Settings]], ...] = (
         ("backbone", "lightgcn", backbones, BACKBONES, BackboneConfig),
         ("sampler", "exposure", samplers, SAMPLERS, SamplerConfig),
@@ -247,7 +247,7 @@ def read_config_file(path: Path) -> Tree:
 
 
 class NotYaml(ValueError):
-    """What is wrong with YAML, and in which line (from 1) if that is known."""
+    """A fault in YAML, and its line (from 1) if that is known."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem if line is None else f"line {line}: {problem}")
@@ -326,7 +326,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values a node stands for, of which ``sizes`` are known; refuse what is odd."""
+    """Number of values a node stands for, given known ``sizes``; refuse what is odd."""
     if id(node) in sizes:
         if sizes[id(node)] == 0:
             raise _problem(node, "an alias stands for what it is a part of; write it out")

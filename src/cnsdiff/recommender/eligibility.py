@@ -1,4 +1,4 @@
-"""Which items a user may be shown: not those already seen, nor those ruled out."""
+"""Items that a user may be shown: neither seen already nor ruled out."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ItemChoice:
 
 
 def user_keys(ids: Sequence[Any], numbers: NDArray[np.int64]) -> list[int | str]:
-    """What tells users apart: the internal number, or the text of an id that has none."""
+    """Keys that tell users apart: the internal number, or the text of an id that has none."""
     pairs = zip(ids, numbers.tolist(), strict=True)
     return [number if number >= 0 else str(user) for user, number in pairs]
 

@@ -1,4 +1,4 @@
-"""What remains of training: embeddings and ids, enough to recommend.
+"""The fitted model: embeddings and ids, enough to recommend.
 
 This part is saved and served; nothing in it knows how it was trained. It works in a process that
 was forked after the model was loaded (gunicorn's ``--preload``, Celery, ``multiprocessing.Pool``).

@@ -138,7 +138,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Training:
-    """What trains in this process, and what picks the epochs: all that fitting prepares.
+    """The trainer of this process and the selection of epochs: all that fitting prepares.
 
     Attributes
     ----------
@@ -219,7 +219,7 @@ class Training:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know beforehand, each in one line."""
+        """Remarks for the user before training, each in one line."""
         notes = self.selection.notes
         probe = self.trainer.probe
         if probe is not None and probe.note is not None:
@@ -257,7 +257,7 @@ class Training:
 
 
 class Parts(NamedTuple):
-    """What :func:`assemble` makes of a configuration."""
+    """Result of :func:`assemble`."""
 
     step: TrainingStep
     positives: Positives
@@ -362,7 +362,7 @@ def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
 
 
 def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
-    """What recommendations leave out beside train; read when all has been chosen, not before."""
+    """Pairs that recommendations leave out beside train; read when all has been chosen."""
     if dataset.manifest.seen is None:
         listeners.note(
             f"{dataset.name}: was prepared before datasets kept all that a log says of its users, "

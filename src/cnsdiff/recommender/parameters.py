@@ -238,7 +238,7 @@ class Estimator:
         return {name: value for name, value in settings.items() if value is not None}
 
     def _where(self) -> dict[str, Any]:
-        """What else the configuration is resolved with."""
+        """Other arguments that the configuration is resolved with."""
         classes = self._given_classes()
         own = {f"{section}s": {kind.__name__: kind} for section, kind in classes.items()}
         return {"preset": self.preset, "source": self._source, **own}
@@ -301,7 +301,7 @@ def _put(tree: Mapping[str, Any] | None, path: list[str], value: Any) -> Tree:
 
 
 def _difference(tree: Mapping[str, Any], usual: Mapping[str, Any]) -> Tree:
-    """What ``tree`` has that ``usual`` has not, or otherwise."""
+    """The settings in which ``tree`` differs from ``usual``."""
     difference: Tree = {}
     for name, value in tree.items():
         other = usual.get(name)

@@ -292,7 +292,7 @@ class Recommender(Estimator):
         neighbours: int = 1,
         seed: int = 0,
     ) -> FalseNegatives:
-        """Which of the negatives that the trained sampler makes now the users would like.
+        """The false negatives among those that the trained sampler makes now.
 
         Parameters
         ----------
@@ -430,7 +430,7 @@ class Recommender(Estimator):
         return self._result
 
     def _trained_on(self, dataset: Dataset) -> Fitted:
-        """What training left, if it was on this dataset."""
+        """The result of training, if it was on this dataset."""
         fitted = self._fitted()
         trained_on = fitted.provenance.dataset
         if dataset.fingerprint != trained_on.fingerprint:

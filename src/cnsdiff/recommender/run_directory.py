@@ -98,7 +98,7 @@ class TrainedOn(Record):
 
 
 class Provenance(Record):
-    """What a run was trained with and on."""
+    """Versions and dataset of a run."""
 
     schema_version: int
     created_by: str
@@ -114,13 +114,13 @@ class Provenance(Record):
 
 
 class RunManifest(Provenance):
-    """What ``manifest.json`` says from the first moment on."""
+    """``manifest.json`` of a run from its first moment on."""
 
     status: Literal["training", "complete"]
 
 
 class FinishedRun(RunManifest):
-    """What it says once training is over; one from before the dial has none."""
+    """``manifest.json`` once training is over; one from before the dial has none."""
 
     best_epoch: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -135,7 +135,7 @@ def config_fingerprint(config: Config) -> str:
 
 
 def provenance(config: Config, dataset: Dataset) -> Provenance:
-    """What a training of this would be trained with and on."""
+    """The provenance of a training of ``config`` on ``dataset``."""
     components = ((BACKBONES, config.backbone.name), (SAMPLERS, config.sampler.name))
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}

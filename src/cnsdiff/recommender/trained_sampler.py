@@ -22,7 +22,7 @@ from cnsdiff.training.processes import make_fabric
 
 
 class SampledNegatives(NamedTuple):
-    """What a trained sampler makes of some training pairs, on its device.
+    """Negatives of a trained sampler for some training pairs, on its device.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the references have in common, and the two that learn nothing: popularity and chance."""
+"""Base of the references, and the two that learn nothing: popularity and chance."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What was found, as one HTML file that opens offline."""
+"""Reports: a run, an audit, a benchmark or a study as one HTML file that opens offline."""

@@ -1,4 +1,4 @@
-"""How accurate models are on the tests: as a whole, against one another, and on parts of them."""
+"""Accuracy on the tests: of each model, against one another, and on parts of the tests."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def slice_blocks(
     metric: str,
     seed: int,
 ) -> list[Block]:
-    """What each model reaches on parts of the tests.
+    """Accuracy on parts of the tests.
 
     Parameters
     ----------

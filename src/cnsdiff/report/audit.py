@@ -190,7 +190,7 @@ def _loss_figure(result: AuditRecord) -> Figure:
 
 
 def _advice_blocks(result: AuditRecord) -> list[Block]:
-    """What is recommended for each shift, in numbers, in words and as commands."""
+    """The recommendation for each shift, in numbers, in words and as commands."""
     rows = []
     for shift in result.shifts:
         advice = shift.recommendation
@@ -244,7 +244,7 @@ def _advice_blocks(result: AuditRecord) -> list[Block]:
 
 
 def limits_of_shifts(result: AuditRecord) -> dict[str, list[str]]:
-    """What limits the numbers, and under which shifts."""
+    """Caveats to the numbers, and the shifts they hold for."""
     return by_text((shift.title, shift.limits) for shift in result.shifts)
 
 

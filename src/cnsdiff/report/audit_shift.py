@@ -49,7 +49,7 @@ def plain_rows(shift: ShiftRecord) -> list[SettingRecord]:
 
 
 def compared_rows(shift: ShiftRecord) -> list[SettingRecord]:
-    """What is compared at a glance: each method as usually read, and the best that expect it."""
+    """The methods compared at a glance: each as usually read, and the best that expect it."""
     advice = shift.recommendation
     keys = {row.key for row in plain_rows(shift)}
     keys |= {getattr(advice, key) for key in ("use", "plain", "expected", "trained", "reference")}

@@ -288,7 +288,7 @@ def _estimates(rows: pl.DataFrame, suffix: str) -> list[Estimate]:
 
 
 def _duels(findings: Findings) -> Iterator[Block]:
-    """What the method gains over each rival by itself."""
+    """The gain of the method over each single rival."""
     assert findings.headline is not None
     duels = findings.headline.duels
     if not duels.height:

@@ -1,4 +1,4 @@
-"""What the figures of all reports are made with: colours, axes, points with intervals, lines.
+"""Parts of the figures of all reports: colours, axes, points with intervals, lines.
 
 A split or a method has one colour in all figures. Any two differ for readers with and without
 colour blindness, and each stands out from the paper; a dark page shows the twin of :data:`DARK`.
@@ -23,7 +23,7 @@ PlotlyPart = dict[str, Any]
 
 @dataclass(frozen=True)
 class Style:
-    """How a split or a method is drawn wherever it comes.
+    """The look of a split or a method, alike in all figures.
 
     Attributes
     ----------

@@ -62,7 +62,7 @@ def shift_blocks(data: Description) -> list[Block]:
 
 
 def _verdict(data: Description) -> str:
-    """Which split is shifted most, on which axis, and whether chance could have done it."""
+    """The most shifted split, its axis, and whether chance could have done it."""
     distances = [
         (shift.observed.js, shift.chance.js, axis, name)
         for name, split in data.splits.items()

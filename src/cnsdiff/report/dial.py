@@ -1,4 +1,4 @@
-"""What the dial trades: accuracy on either test as popularity counts for less or for more."""
+"""The trade of the dial: accuracy on either test as popularity counts for less or for more."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ KINDS = (
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a directory is, by the files in it; ``None`` if it is nothing of ours."""
+    """The kind of a directory, by the files in it; ``None`` if it is not one of cnsdiff."""
     return next(
         (kind for kind in KINDS if all((path / marker).is_file() for marker in kind.markers)), None
     )

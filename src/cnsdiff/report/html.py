@@ -148,7 +148,7 @@ def _beside(block: Block) -> str | None:
 
 
 def _layout(row: list[Block]) -> str | None:
-    """How the blocks of a row stand: the class of their container."""
+    """The layout of a row of blocks: the class of their container."""
     if len(row) < 2:
         return None
     if isinstance(row[0], Table):
@@ -157,7 +157,7 @@ def _layout(row: list[Block]) -> str | None:
 
 
 def _block(block: Block, numbers: dict[str, int]) -> Slots:
-    """What the template shows of a block; ``numbers`` counts the blocks of each kind."""
+    """The template's view of a block; ``numbers`` counts the blocks of each kind."""
     kind = type(block).__name__.lower()
     numbers[kind] = numbers.get(kind, 0) + 1
     own: Slots = {"kind": kind, "id": f"{kind}-{numbers[kind]}"}
@@ -308,7 +308,7 @@ _MARKUP = re.compile(
 
 
 def _seen(value: object) -> object:
-    """What the template shows of a value: text in which nothing hides."""
+    """The template's view of a value: text in which nothing hides."""
     return visible(value) if type(value) is str else value
 
 

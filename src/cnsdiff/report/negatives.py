@@ -1,4 +1,4 @@
-"""What the trained sampler makes, beside random and heuristic negatives of the same pairs."""
+"""Negatives of the trained sampler, beside random and heuristic ones of the same pairs."""
 
 from __future__ import annotations
 

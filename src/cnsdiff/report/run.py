@@ -187,7 +187,7 @@ def _measure(
 
 
 def _last_evaluation(path: Path, metric: str) -> Block | None:
-    """What ``cnsdiff evaluate`` wrote last, if it did: without intervals."""
+    """The metrics that ``cnsdiff evaluate`` wrote last, if it did: without intervals."""
     file = path / "metrics.parquet"
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""How a model trained, epoch by epoch: what its history holds, and nothing that it does not."""
+"""The course of a training, epoch by epoch, from its history."""
 
 from __future__ import annotations
 

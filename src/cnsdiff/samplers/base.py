@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Context:
-    """What a sampler may know of the state of training.
+    """The state of training that a sampler may know.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class Negatives:
 
 
 class SamplerConfig(Settings):
-    """What all samplers share; each sampler's own ``Config`` adds its fields."""
+    """Settings that all samplers share; each sampler's own ``Config`` adds its fields."""
 
     name: str = ""
     n_negatives: int = Field(1, ge=1, le=10**6, description="n, negatives per positive")
@@ -283,7 +283,7 @@ class Sampler(nn.Module):
 
     @property
     def n_negatives(self) -> int:
-        """How many negatives per positive ``forward`` returns."""
+        """Number of negatives per positive that ``forward`` returns."""
         return self.config.n_negatives
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:

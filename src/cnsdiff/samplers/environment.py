@@ -1,4 +1,4 @@
-"""Which environment a training interaction was observed in: as labelled, or inferred."""
+"""Environments of training interactions: as labelled, or inferred."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def environment_labels(positives: Positives, kind: EnvironmentKind, n: int) -> T
 
 
 def strata(value: Tensor, n: int) -> Tensor:
-    """Which of ``n`` strata of about equal mass each ``value (m,)`` falls into, from 0 up.
+    """The stratum, of ``n`` of about equal mass, of each ``value (m,)``, from 0 up.
 
     Equal values never fall into different strata, so some may be empty.
     """

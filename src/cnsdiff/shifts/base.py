@@ -1,4 +1,4 @@
-"""What a shift scenario is, and which interactions count."""
+"""Base of the shift scenarios, and the filters of interactions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cnsdiff.data.interactions import checked_core, checked_threshold
 
 @dataclass(frozen=True)
 class Filters:
-    """What makes an interaction count."""
+    """Filters that interactions must pass."""
 
     threshold: float | None = None
     """Least rating of a positive; None takes every interaction for one."""

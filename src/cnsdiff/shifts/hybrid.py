@@ -78,7 +78,7 @@ class Hybrid(LogScenario):
         return Parts(first.train, rows[second.ood], facts)
 
     def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-        """What is recorded of the training side after both."""
+        """The records of the training side after both."""
         return self.second.observe(log, self.first.observe(log, train, rng), rng)
 
 

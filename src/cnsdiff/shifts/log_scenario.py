@@ -95,7 +95,7 @@ class Log:
         return self.frame["timestamp"].to_numpy()
 
     def user_features(self) -> pl.DataFrame:
-        """What is known of the users: a row per user number, nulls where nothing is.
+        """Features of the users: a row per user number, nulls where nothing is known.
 
         :class:`DataError` if the source has none.
         """
@@ -126,14 +126,14 @@ class Log:
 
 @dataclass(frozen=True)
 class Parts:
-    """How a log is divided; rows in neither part are left out."""
+    """The parts of a log; rows in neither part are left out."""
 
     train: Rows
     ood: Rows
     """Row numbers of the training side (of which valid and the IID test are taken) and of the
     OOD test."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the scenario settled on the way (a cut in time, a cluster), for the manifest."""
+    """Choices of the scenario (a cut in time, a cluster), for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class LogScenario(Scenario):
         """Choose the training side and the OOD test among the rows of ``log``."""
 
     def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-        """What is recorded of the training side, a frame like ``log.frame``: all of it."""
+        """The records of the training side, a frame like ``log.frame``: all of it."""
         return train
 
     def ood_test(self, source: Source, filters: Filters, log: Log, parts: Parts) -> OODTest:

@@ -45,13 +45,13 @@ class UserGroup(LogScenario):
     range: tuple[float | None, float | None] | None = None
     """Of a numeric attribute: least and first too large value, either of them None."""
     clusters: int = Field(5, ge=2, le=10**6)
-    """How many clusters there are, without an attribute."""
+    """Number of clusters, without an attribute."""
     cluster: int | None = Field(None, ge=0)
-    """Which is held out; None takes the smallest with ``min_share`` of the users."""
+    """The cluster held out; None takes the smallest with ``min_share`` of the users."""
     min_share: float = Field(0.05, ge=0, lt=1)
     """See ``cluster``."""
     dimensions: int = Field(16, ge=1, le=2**16)
-    """How many singular vectors are used."""
+    """Number of singular vectors used."""
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Hold out a share of the rows of each user of the group."""

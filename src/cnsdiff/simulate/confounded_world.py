@@ -210,7 +210,7 @@ class ConfoundedWorld:
     def _observe_block(
         self, users: NDArray[np.int64], environments: Sequence[Environment], clicked: bool
     ) -> pl.DataFrame:
-        """What the users of one block see (and like, if ``clicked``), pair by pair."""
+        """Exposures (or clicks, if ``clicked``) of the users of one block, pair by pair."""
         everything = np.arange(self.n_items)
         relevant = self.relevant(users[:, None], everything[None, :])
         # What is not relevant is never clicked, so its exposure need not be drawn.

@@ -16,7 +16,7 @@ Row = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """What decides, beside taste, which items are shown for a while."""
+    """An environment: beside taste, it decides which items are shown for a while."""
 
     label: str
     """Its name: in the ``period`` column, in the truth, and of its random stream."""

@@ -1,4 +1,4 @@
-"""What can be set of a simulated world and of its shift."""
+"""Settings of a simulated world and of its shift."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class WorldSettings(Settings):
 
 
 class ShiftSettings(Settings):
-    """How the OOD test of a simulated dataset differs from its log."""
+    """The difference between a simulated dataset's OOD test and its log."""
 
     shift: str = Field(
         "exposure", description="popularity, temporal, exposure, hybrid, or two joined by +"

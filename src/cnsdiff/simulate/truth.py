@@ -47,13 +47,13 @@ def truth_tables(
 
 @dataclass(frozen=True, eq=False)
 class WorldTruth:
-    """What is true in the world behind a dataset, for the dataset's internal numbers."""
+    """The truth of the world behind a dataset, in the dataset's internal numbers."""
 
     environments: dict[str, tuple[str, ...]]
     """Labels of the environments behind ``"logged"`` (train, valid, test_iid) and
     ``"test_ood"``, in time order."""
     relevance: Relevance
-    """What users like."""
+    """The tastes of the users."""
     salience: dict[str, NDArray[np.float64]]
     log_laws: dict[str, NDArray[np.float64]]
     """``E`` and ``log p(i | do(e))`` by label, ``(n_items,)`` each."""

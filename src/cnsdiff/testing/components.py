@@ -1,4 +1,4 @@
-"""What every sampler and backbone must keep."""
+"""Checks of what every sampler and backbone must keep."""
 
 from __future__ import annotations
 

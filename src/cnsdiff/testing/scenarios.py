@@ -1,4 +1,4 @@
-"""What every scenario must keep."""
+"""Checks of what every scenario must keep."""
 
 from __future__ import annotations
 

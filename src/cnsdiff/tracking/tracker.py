@@ -1,4 +1,4 @@
-"""What all trackers share: the numbers they log, and where they log a run.
+"""Base of the trackers: the numbers they log, and the place of a run.
 
 ``RUN/tracking.json`` says where each tracker has the run, so that a resumed training goes on there.
 """

@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class EpochRecord(TypedDict):
-    """What is known of an epoch: scalars of its training, metrics of its validation if it had one.
+    """An epoch: scalars of its training, and metrics of its validation if it had one.
 
     ``train`` has the mean of each loss term and what was seen of the negatives, ``validation`` the
     metric that picks the epoch first.
@@ -55,7 +55,7 @@ class _Stopping(Record):
 
 
 class _State(Record):
-    """What is JSON in a checkpoint."""
+    """The JSON part of a checkpoint."""
 
     epoch: int = Field(ge=1)
     stopping: _Stopping
@@ -81,7 +81,7 @@ class Choice:
 
 @dataclass
 class TrainingState:
-    """Where training stands after an epoch.
+    """The state of a training after an epoch.
 
     Attributes
     ----------

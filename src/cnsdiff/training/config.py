@@ -23,7 +23,7 @@ LEAST_BATCH, MOST_STEPS = 2048, 64
 
 
 class TrainingConfig(Settings):
-    """How long, how fast and by what the training is judged."""
+    """Length, speed and validation of the training."""
 
     epochs: int = Field(120, ge=1, le=10**6)
     batch_size: Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"] = Field(

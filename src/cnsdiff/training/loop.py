@@ -333,7 +333,7 @@ class Trainer:
         return state
 
     def _slices_of(self, state: TrainingState) -> int:
-        """How many slices the training began with, however many processes go on with it."""
+        """Number of slices that the training began with, however many processes go on with it."""
         count = int(state.identity.get(_SLICES, "1"))
         if count % self.processes.count:
             raise RunError(

@@ -100,7 +100,7 @@ class FalseNegativeProbe:
         )
 
     def scalars(self) -> Mapping[str, float]:
-        """What was seen in this epoch, for its record; empty if nothing was."""
+        """Scalars of this epoch, for its record; empty if no negative was judged."""
         return self._counts.scalars()
 
     @property

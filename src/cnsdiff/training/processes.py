@@ -43,7 +43,7 @@ _groups = itertools.count()
 
 @dataclass(frozen=True)
 class Place:
-    """Which of how many processes this is, and which of those on this machine."""
+    """The rank of this process, and its rank on this machine."""
 
     rank: int = 0
     count: int = 1
@@ -88,7 +88,7 @@ class Processes:
         return self.count > 1
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns in the first process, in all; what it raises is raised in all."""
+        """The result of ``make`` in the first process, in all; its exception is raised in all."""
         if not self.several:
             return make()
         outcome: list[Any] = [None, None]
@@ -216,7 +216,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def tells_of_failure() -> bool:
-    """Whether it falls to this process to tell of a failure that others may share.
+    """Whether this process reports a failure that others may share.
 
     True for the first that asks, which calls :func:`told` when it has spoken. The others get their
     answer after that, so that none ends, and takes the rest with it, before.
@@ -247,7 +247,7 @@ def _claimed() -> bool:
 
 @functools.cache
 def _store() -> Store:
-    """Where the processes find one another."""
+    """The address at which the processes meet."""
     store: Store = next(iter(rendezvous("env://")))[0]
     return store
 

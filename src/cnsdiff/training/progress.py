@@ -23,7 +23,7 @@ _SEEN = {"fhn": ("false negatives", ".2%"), "hardness": ("hardness", ".4f")}
 
 
 class Reporter(Reporting):
-    """What the training loop tells; shows nothing itself. Override what is to be shown."""
+    """Listens to the training loop; shows nothing itself. Override the events to show."""
 
     def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         """The records of the epochs before this start, and what will tell when to stop.
@@ -104,7 +104,7 @@ class RichReporter(LiveView, Reporter):
         return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
 
     def closing(self) -> RenderableType:
-        """How many epochs, which was the best, and its course, in a line."""
+        """Number of epochs, the best of them, and the course, in a line."""
         from cnsdiff.display.screen import literal
 
         done = len(self._history) - self._first

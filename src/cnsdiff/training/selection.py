@@ -1,4 +1,4 @@
-"""What picks the best epoch and the dial: validation, as it is or under an anticipated shift.
+"""Selection of the best epoch and the dial: on validation as it is, or under an anticipated shift.
 
 An *objective* is what the ``select_*`` fields and the ``dial`` of a training configuration say. The
 epochs of a training do not depend on it, so that several objectives may read one training: each
@@ -137,7 +137,7 @@ class Selection:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of each objective, in one line."""
+        """Remarks on the objectives for the user, each in one line."""
         notes = []
         for name, objective in self.objectives.items():
             split = self.split_of(name)

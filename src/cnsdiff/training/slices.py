@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """What this process computes of a batch.
+    """The slices of a batch that this process computes.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Step:
 
 
 class Slices:
-    """Who computes what of each batch.
+    """The division of each batch among processes.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class Streams:
             self._generators[p] = negatives, noise
 
     def context(self, number: int, progress: float, epoch: int) -> Context:
-        """What the sampler is told when it makes negatives for the slice ``number``."""
+        """The sampler's context for the slice ``number``."""
         negatives, noise = self._generators[number]
         return Context(progress=progress, negatives=negatives, noise=noise, epoch=epoch)
 
@@ -217,7 +217,7 @@ class Layout:
         return [*step.backbone.parameters(), *learnt]
 
     def device(self, device: torch.device) -> torch.device:
-        """Where the first process holds all embeddings, given where it trains."""
+        """The device of all embeddings in the first process, given the one it trains on."""
         return device
 
     def embeddings(self, embeddings: Embeddings) -> Embeddings:

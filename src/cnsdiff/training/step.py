@@ -20,7 +20,7 @@ from cnsdiff.training.probe import FalseNegativeProbe
 
 @dataclass(frozen=True)
 class Propagated:
-    """What a step needs of the backbone, which is the same for all rows of a batch.
+    """Outputs of the backbone that all rows of a batch share.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Propagated:
 
 
 class Cut:
-    """What was propagated, cut off from the backbone.
+    """Propagated embeddings, cut off from the backbone.
 
     The gradients of several slices of a batch gather at the cut, and go through the backbone
     together, once. Parameters themselves are not cut off: their gradients gather anyhow.

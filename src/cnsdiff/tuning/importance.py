@@ -1,4 +1,4 @@
-"""How much of the differences between trials each setting accounts for.
+"""Share of the differences between trials that each setting accounts for.
 
 fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014): a random forest is fitted to the values of the
 completed trials, and its variance over the space is divided among the settings. A forest fitted to

@@ -211,7 +211,7 @@ def _storage(database: Path | None) -> Any:
 
 @contextlib.contextmanager
 def _opening(database: Path | None) -> Iterator[None]:
-    """What goes wrong while a database is opened, in one sentence."""
+    """Failures of opening a database, each in one sentence."""
     try:
         with _guarded(database):
             yield

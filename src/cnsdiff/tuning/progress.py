@@ -22,7 +22,7 @@ _WITH_COURSE = 70
 
 
 class Reporter(Reporting):
-    """What a tuning tells; shows nothing itself. Override what is to be shown."""
+    """Listens to a tuning; shows nothing itself. Override the events to show."""
 
     def begin(self, total: int, known: Sequence[Trial]) -> None:
         """Of ``total`` trials, ``known`` are there already."""
@@ -38,7 +38,7 @@ class Reporter(Reporting):
 
 
 def outcome_in_words(trial: Trial) -> str:
-    """What came of a trial, in a few words."""
+    """The outcome of a trial, in a few words."""
     if trial.state == "failed":
         return f"FAILED: {trial.error}"
     text = f"{trial.value:.4f}"
@@ -114,7 +114,7 @@ class RichReporter(LiveView, Reporter):
         return Group(bar, Text(self._times(), style="dim"), self._table(console.width))
 
     def closing(self) -> RenderableType:
-        """How many trials, and the best of them, in a line."""
+        """Number of trials, and the best of them, in a line."""
         from cnsdiff.display.screen import literal
 
         text = f"{self.label}: {len(self._trials)} trials in {clock(self.passed)}"

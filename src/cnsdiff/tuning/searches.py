@@ -1,4 +1,4 @@
-"""Which settings a study searches, and over which spaces."""
+"""The settings that a study searches, and their spaces."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Variants:
 
 @dataclass(frozen=True)
 class Searches:
-    """What a study searches.
+    """The search of a study.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def choose_searches(
     only: Collection[str] | None = None,
     fixed: Collection[str] = (),
 ) -> Searches:
-    """What is searched: the spaces that settings declare, and those that are asked for.
+    """The search over the spaces that settings declare, and those asked for.
 
     A declared space is left aside where the setting is fixed, and where its value as given lies
     outside: a term that is switched off stays off. What ``search`` or ``only`` name by its full

@@ -144,7 +144,7 @@ class StudiedDataset(Record):
 
 
 class Study(Record):
-    """What a tuning has found so far.
+    """Results of a tuning so far.
 
     Attributes
     ----------
@@ -201,7 +201,7 @@ class Study(Record):
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """What is searched, by dotted key."""
+        """The spaces searched, by dotted key."""
         return self.searched
 
     @property
@@ -240,7 +240,7 @@ class Study(Record):
         return {key: space for key, space in wider.items() if space is not None}
 
     def count(self, state: str) -> int:
-        """How many trials are in a state."""
+        """Number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     def table(self) -> pl.DataFrame:
@@ -269,7 +269,7 @@ class Study(Record):
         return self.model_copy(update={"trials": trials, "importances": importances})
 
     def verdict(self, objective: str | None = None) -> str:
-        """What came of it, in one sentence; ``objective`` is how to call it."""
+        """The outcome in one sentence; ``objective`` is how to call it."""
         best = self.best
         if best is None:
             return (

@@ -55,7 +55,7 @@ _WARMUP_VALIDATIONS, _WARMUP_SHARE = 5, 10
 
 @dataclass(frozen=True)
 class Tuned:
-    """What :func:`tune` found.
+    """Result of :func:`tune`.
 
     Attributes
     ----------
@@ -361,7 +361,7 @@ class _Tuning:
 
 
 def _changes(trial: Trial) -> Setting:
-    """What a trial sets; the first is the configuration as given."""
+    """The setting of a trial; the first is the configuration as given."""
     return trial.setting if trial.number else {}
 
 
@@ -377,7 +377,7 @@ class _Watch(TrainingReporter):
         self._metric, self._most = "", 0
 
     def follow(self, config: Config) -> None:
-        """What is measured, and for how many epochs at most."""
+        """The configuration to train, and the most epochs."""
         self._metric, self._most = config.training.selection_metrics[0], config.training.epochs
 
     def epoch(self, record: EpochRecord, *, best: bool) -> None:

@@ -125,7 +125,7 @@ app.command("export", epilog=export.DATASET_EXAMPLE)(export.export_dataset)
 
 
 def _after_fetch(name: str) -> tuple[Command, ...]:
-    """What to do with a published data set."""
+    """Next commands for a published data set."""
     out = f"data/{name.rpartition('/')[2]}"
     return (
         Command("prepare", name, scenario="popularity", out=out, purpose="divide it by a shift"),

@@ -125,7 +125,7 @@ def _find(target: str) -> Dataset | Entry:
 
 
 def entry_facts(entry: Entry, root: Path | None = None) -> dict[str, Any]:
-    """What the catalogue knows of a data set, and what of it is on this machine, for JSON."""
+    """The catalogue's entry of a data set, and its files on this machine, for JSON."""
     from cnsdiff.catalogue import home, status
 
     return {

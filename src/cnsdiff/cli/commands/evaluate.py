@@ -31,7 +31,7 @@ EXAMPLE = "Example: cnsdiff evaluate runs/food --references"
 
 
 class MaskChoice(StrEnum):
-    """What lists leave out."""
+    """Pairs that lists leave out."""
 
     train = "train"
     past = "past"
@@ -211,7 +211,7 @@ def evaluate(
 
 
 def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) -> str:
-    """How much is kept under the shift, and which reference is better there.
+    """The share kept under the shift, and the references that are better there.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ DATASET_EXAMPLE = "Example: cnsdiff data export data/food --to recbole --out exp
 
 
 class Format(StrEnum):
-    """What embeddings can be written as."""
+    """Formats of embeddings."""
 
     parquet = "parquet"
     numpy = "numpy"
@@ -97,7 +97,7 @@ def export(
 
 
 class DatasetFormat(StrEnum):
-    """What a dataset can be written as."""
+    """Formats of a dataset."""
 
     csv = "csv"
     parquet = "parquet"

@@ -47,7 +47,7 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 def examine(registry: Registry[Any]) -> list[dict[str, Any]]:
-    """What packages offer of one kind: whose it is, its settings, and what is wrong with it."""
+    """Plugins of one kind: the package, its settings, and any fault."""
     import warnings
 
     from cnsdiff.base.errors import CnsdiffWarning, ConfigError

@@ -175,7 +175,7 @@ def prepare(
 
 
 def _with_ignored_ratings(manifest: DatasetManifest) -> str:
-    """What has ratings that nothing was made of, and its verb; "" where nothing has."""
+    """The files whose ratings were not used, and a verb; "" where there are none."""
     if manifest.log.get("ratings_ignored"):
         return "the log has"
     splits = [name for name, counts in manifest.splits.items() if counts.ratings_ignored]
@@ -269,7 +269,7 @@ def _from_log(
 
 
 def problem_lines(manifest: DatasetManifest) -> list[str]:
-    """What was left out of each file while reading, a line for each reason."""
+    """Rows of each file that reading left out, a line for each reason."""
     from cnsdiff.data.interactions import Problem
 
     source = manifest.source
@@ -281,7 +281,7 @@ def problem_lines(manifest: DatasetManifest) -> list[str]:
 
 
 def log_line(counts: dict[str, Any]) -> str:
-    """What became of the log, and what the scenario found in it, in a line."""
+    """Counts of the log and the scenario's choices, in a line."""
     told = [f"{counts['read']:,} read"]
     told += [
         f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"

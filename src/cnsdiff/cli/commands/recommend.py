@@ -20,7 +20,7 @@ EXAMPLE = "Example: cnsdiff recommend runs/food --users 17,42 --k 10"
 
 
 class Cold(StrEnum):
-    """What a user unknown to training gets."""
+    """Lists for a user unknown to training."""
 
     error = "error"
     popular = "popular"

@@ -188,7 +188,7 @@ def _fit(
 
 
 def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
-    """What training found, and what to do with it."""
+    """The result of training, and the next commands."""
     from cnsdiff.cli.output import console, print_facts, print_json, print_next
     from cnsdiff.display.wording import clock, spark_line
     from cnsdiff.evaluation.dial import in_words

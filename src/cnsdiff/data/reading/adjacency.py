@@ -24,7 +24,7 @@ Layout = Literal["adjacency", "unclear", "log", "other"]
 
 
 def layout_of(sample: Sequence[str]) -> Layout:
-    """What lines look like, taken by themselves.
+    """Features of lines, taken by themselves.
 
     ``"adjacency"``: whole numbers on lines that each start with another user, and that are of
     clearly uneven length or go on with what can only be items. ``"log"``: such lines of three

@@ -1,4 +1,4 @@
-"""Which column of a table plays which role, and whether the first line names the columns."""
+"""Roles of a table's columns, and whether the first line names them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def assign_roles(
     *,
     default: Mapping[str, str],
 ) -> dict[str, str]:
-    """Which column plays which role: as ``asked`` by the caller, else as the ``default`` says.
+    """The column of each role: as ``asked`` by the caller, else as the ``default`` says.
 
     Raises :class:`DataError` where a column is not there, comes twice or has two roles, or where
     nobody knows which holds the users or the items.

@@ -1,4 +1,4 @@
-"""How lines are divided: the delimiter under which all of them are alike."""
+"""The dialect of delimited text: the delimiter under which all lines are alike."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d([ tT].*)?|\d{1,2}[./]\d{1,2}[./]\d{4}|\d\d:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How lines are divided: ``delimiter``, usual number of fields, whether fields are quoted."""
+    """A dialect: ``delimiter``, usual number of fields, whether fields are quoted."""
 
     delimiter: str
     width: int
@@ -131,7 +131,7 @@ class _Division:
 
     @property
     def sense(self) -> float:
-        """How much the fields look like ids, numbers, times and words, from 0 to 1."""
+        """Likeness of the fields to ids, numbers, times and words, from 0 to 1."""
         rows = self.rows[:200]
         scores = [_sense(field, at) for row in rows for at, field in enumerate(row)]
         return sum(scores) / len(scores)

@@ -145,7 +145,7 @@ def note_odd_times(raw: RawTable, column: str, seconds: pl.Series) -> None:
 
 
 def why_no_time(value: Any) -> str:
-    """What is wrong with a value that could not be read as a time."""
+    """The fault of a value that could not be read as a time."""
     try:
         number = math.isfinite(float(value))
     except (TypeError, ValueError):
@@ -180,7 +180,7 @@ def require_one_unit(tables: Mapping[str, Interactions]) -> None:
 
 
 def looks_unlike_seconds(timestamps: NDArray[Any]) -> str | None:
-    """What to say of a dataset's times that seem to be no seconds since 1970, else None.
+    """A warning about times that do not look like seconds since 1970, else None.
 
     Datasets of earlier versions hold times as they were given.
     """

@@ -197,7 +197,7 @@ def _first_bad_value(
 
 
 def _others_like(raw: RawTable, column: str, value: object) -> str:
-    """How often a value comes, and where first; "" if it comes once."""
+    """The count of a value and its first place; "" if it comes once."""
     same = (raw.frame[column].cast(pl.String) == str(value)).fill_null(False)
     places = same.arg_true() + 1 if raw.lines is None else raw.lines.filter(same)
     if len(places) < 2:
