@@ -82,7 +82,7 @@ def test_refusals(cli, run, tmp_path, untouched):
     untouched()
     cli("report", run, "--out", mine).refused("is not a report of cnsdiff", "another --out")
     cli("report", run, "--out", tmp_path).refused("is a directory")
-    cli("report", tmp_path / "empty").refused("is none of ours", "cnsdiff train")
+    cli("report", tmp_path / "empty").refused("was not written by cnsdiff", "cnsdiff train")
     cli("report", tmp_path / "gone").refused("does not exist")
     cli("report", run / "config.yaml").refused("is a file of a run")
     untouched()

@@ -146,7 +146,7 @@ def test_what_is_missing_and_what_failed_is_said(results, tmp_path):
     failed = record.with_columns(status=pl.lit("failed"), error=pl.lit("it <b>burst</b>"))
     failed.write_parquet(file)
     found = benchmark_document(copy)
-    assert f"{len(keys)} results are not there yet" in found.summary
+    assert f"{len(keys)} results are still missing" in found.summary
     assert "1 tasks failed" in found.summary
     assert "it <b>burst</b>" in blocks(found, "Grid", Source)[0].text
     assert "<b>" not in render_html(found)

@@ -49,9 +49,9 @@ def test_every_kind_has_its_builder():
         ("run/config.yaml", ("a file of a run", "name its directory")),
         ("grid.yml", ("is a file", "cnsdiff benchmark")),
         ("log.csv", ("is a file", "cnsdiff audit")),
-        ("results", ("is none of ours", "results/quick is a benchmark")),
-        ("run/extra", ("is none of ours", "is a run")),
-        ("empty", ("is none of ours", "cnsdiff prepare")),
+        ("results", ("was not written by cnsdiff", "results/quick is a benchmark")),
+        ("run/extra", ("was not written by cnsdiff", "is a run")),
+        ("empty", ("was not written by cnsdiff", "cnsdiff prepare")),
     ],
 )
 def test_the_nearest_mend(path, words, tmp_path):

@@ -35,7 +35,7 @@ class Results:
     failures
         One row per task that failed: dataset, method, kind, seed, setting, error.
     missing
-        Finals that are not there yet; those of unfinished searches are counted as one each.
+        Finals still missing; those of unfinished searches are counted as one each.
     store, tasks
         Where the results of each user are, and the final of each dataset, method, selection and
         seed.

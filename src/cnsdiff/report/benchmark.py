@@ -106,7 +106,7 @@ def _summary(findings: Findings, results: Results, again: str) -> str:
             )
     if results.missing:
         sentences.append(
-            f"**{results.missing} results are not there yet**; `{verbatim(again)}` goes on."
+            f"**{results.missing} results are still missing**; `{verbatim(again)}` goes on."
         )
     if results.failures.height:
         sentences.append(f"**{results.failures.height} tasks failed**: [see which](#grid).")

@@ -240,8 +240,8 @@ def _none_of_ours(path: Path) -> str:
         return f"does not exist; name {_kinds()}"
     for near in (*sorted(part for part in path.iterdir() if part.is_dir()), path.absolute().parent):
         if (kind := kind_of(near)) is not None:
-            return f"is none of ours; {near} is {kind.name}"
-    return f"is none of ours; name {_kinds()}"
+            return f"was not written by cnsdiff; {near} is {kind.name}"
+    return f"was not written by cnsdiff; name {_kinds()}"
 
 
 def _kinds() -> str:

@@ -183,7 +183,7 @@ def _print(
             sys.stderr,
         )
     if results.missing:
-        say(f"{results.missing} results are not there yet", sys.stderr)
+        say(f"{results.missing} results are still missing", sys.stderr)
     if form == "text" and findings is not None:
         screen = console()
         screen.print(f"{protocol().capitalize()}.")
