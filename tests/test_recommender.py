@@ -401,7 +401,7 @@ def test_false_negatives_of_the_sampler_as_trained(world, named_world, tmp_path)
         )
 
 
-@pytest.mark.parametrize("sampler", ["cnsdiff", "exposure", "softmax_rho"])
+@pytest.mark.parametrize("sampler", ["cnsdiff", "exposure", "softmax_rho", "mixgcf"])
 def test_negatives_of_the_sampler_as_trained(sampler, world, named_world, tmp_path):
     """One for each pair, of a kind that the sampler makes; the same after loading."""
     model = Recommender("mf", sampler, training=TRAINING).fit(world)
@@ -410,7 +410,7 @@ def test_negatives_of_the_sampler_as_trained(sampler, world, named_world, tmp_pa
     vectors = found.negatives.embed(found.embeddings)
     assert vectors.shape == (40, 1, found.embeddings.items.shape[1])
     assert torch.equal(vectors, loaded.negatives.embed(loaded.embeddings))
-    assert (found.negatives.items is None) == (sampler == "cnsdiff")
+    assert (found.negatives.items is None) == (sampler in ("cnsdiff", "mixgcf"))
     batch = found.batch
     assert found.positives.contains(batch.users, batch.positives).all()
     assert len(batch.index.unique()) == 40

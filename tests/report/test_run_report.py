@@ -207,7 +207,8 @@ def test_what_to_run_next_expects_the_shift_as_an_audit_does(run, world, name):
     data.manifest = data.manifest.model_copy(update={"scenario": name})
     found = next_commands(run, Recommender.load(run), data, None)
     (default,) = (line for line in found.text.splitlines() if line.endswith("-default'"))
-    expecting = Command("train", **SHIFTS[name].options).words[2:]
+    shift = SHIFTS[name]
+    expecting = Command("train", select_on=shift.anticipate, set=shift.training).words[2:]
     assert f" {' '.join(expecting)} --out " in default
     same = f"--select-on {SHIFTS[name].anticipate} "
     assert found.text.count(same) == (2 if "popularity" not in SHIFTS[name].anticipate else 1)

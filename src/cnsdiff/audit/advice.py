@@ -182,10 +182,13 @@ def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) ->
     kind = METHODS[method]
     if kind.train is None:
         return None
-    expecting = {} if shift is None else shift.options
-    settings = {**kind.train.get("set", {}), **expecting.get("set", {})}
-    options = {**kind.train, **expecting, "set": settings, "out": out}
-    return str(Command("train", dataset, **options))
+    options = dict(kind.train)
+    if shift is not None:
+        options |= {
+            "select_on": shift.anticipate,
+            "set": {**kind.train.get("set", {}), **shift.training},
+        }
+    return str(Command("train", dataset, **options, out=out))
 
 
 def reference_code(method: str, dial: float | None, dataset: Path) -> str:

@@ -34,7 +34,7 @@ class Shift:
     settings
         Of the scenario, where they are not its own.
     training
-        Settings of the training section that shape the objective.
+        Settings that shape the objective, by dotted key.
     """
 
     name: str
@@ -43,13 +43,7 @@ class Shift:
     meaning: str
     anticipate: Anticipated
     settings: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of ``cnsdiff train`` that expect this shift."""
-        settings = {f"training.{key}": value for key, value in self.training.items()}
-        return {"select_on": self.anticipate, "set": settings}
+    training: Mapping[str, str] = field(default_factory=dict)
 
 
 #: In order of importance: with little time the first come first.
@@ -92,7 +86,7 @@ SHIFTS: dict[str, Shift] = {
             "for a group of users that it has seen little of",
             "The users of one cluster of tastes, of whose interactions train has a fifth.",
             "worst-slice",
-            training={"select_slice_by": "activity"},
+            training={"training.select_slice_by": "activity"},
         ),
     )
 }

@@ -140,7 +140,7 @@ def audit_grid(
                 path=str(paths[shift.name]),
                 anticipate=shift.anticipate,
                 scenario=shift.name,
-                set={"training": dict(shift.training)} if shift.training else {},
+                set=dict(shift.training),
             )
             for shift in shifts
         },

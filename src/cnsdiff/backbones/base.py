@@ -87,6 +87,12 @@ def mean_of(layers: Sequence[Embeddings]) -> Embeddings:
     return Embeddings(users / len(layers), items / len(layers))
 
 
+def layers_of(backbone: nn.Module) -> tuple[Embeddings, ...]:
+    """The layers of a backbone; one of the user's own may know of none, and then is one."""
+    layers = getattr(backbone, "layers", None)
+    return (backbone(),) if layers is None else tuple(layers())
+
+
 #: Backbones by name.
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)
 

@@ -7,7 +7,7 @@ matrix.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.text import parameter
+
+if TYPE_CHECKING:
+    from cnsdiff.data.splits import Split
 
 
 class Positives(nn.Module):
@@ -89,6 +92,11 @@ class Positives(nn.Module):
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
+    @classmethod
+    def of_split(cls, split: Split, n_users: int, n_items: int) -> Self:
+        """The pairs of a split, train as a rule, with what it knows of them."""
+        return cls(split.users, split.items, n_users, n_items, split.timestamps, split.periods)
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -111,7 +119,7 @@ class Positives(nn.Module):
 
     @property
     def periods(self) -> Tensor | None:
-        """Environment of each pair ``(n,)``, int64, or ``None``."""
+        """Period of each pair ``(n,)``, int64, or ``None``."""
         return getattr(self, "_periods", None)
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:

@@ -306,14 +306,7 @@ def assemble(
     if sharded:
         require_shardable(backbone, sampler, config.precision)
     split = dataset.split("train")
-    positives = whole = Positives(
-        split.users,
-        split.items,
-        dataset.n_users,
-        dataset.n_items,
-        split.timestamps,
-        split.periods,
-    )
+    positives = whole = Positives.of_split(split, dataset.n_users, dataset.n_items)
     whole.require_negatives()
     generator = torch_generator(config.seed, "backbone")
     tables: nn.Module

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from cnsdiff.backbones.base import Embeddings
+from cnsdiff.backbones import BACKBONES, Embeddings
+from cnsdiff.backbones.base import layers_of
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
-from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.fitting import assemble
 from cnsdiff.recommender.run_directory import Fitted
+from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.samplers.base import Batch, Context, Negatives
 from cnsdiff.training.processes import make_fabric
 
@@ -42,14 +43,6 @@ class SampledNegatives(NamedTuple):
     positives: Positives
 
 
-def _started_plainly(config: Config) -> Config:
-    """The same without a costly start of embeddings, which trained ones replace at once."""
-    backbone = config.backbone
-    if getattr(backbone, "init", "xavier") == "xavier":
-        return config
-    return config.model_copy(update={"backbone": backbone.model_copy(update={"init": "xavier"})})
-
-
 class TrainedSampler:
     """The sampler and the embeddings it was trained with, on their device.
 
@@ -69,22 +62,28 @@ class TrainedSampler:
     """
 
     def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
-        config = fitted.config
-        step, positives, *_ = assemble(_started_plainly(config), dataset, classes=classes)
-        try:
-            step.load_state_dict(dict(fitted.weights))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"the weights are not of the configured {config.backbone.name} and "
-                f"{config.sampler.name} ({reason}); train again"
-            ) from error
-        self.device = make_fabric(config.device, config.precision, config.threads).device
-        step.to(self.device)
-        self.positives = positives.to(self.device)
-        with torch.no_grad():
-            self.embeddings, self.layers = step.embeddings(), step.layers()
-        self.sampler = step.sampler
+        config, model = fitted.config, fitted.model
+        device = make_fabric(config.device, config.precision, config.threads).device
+        positives = Positives.of_split(dataset.split("train"), dataset.n_users, dataset.n_items)
+        positives.require_negatives()
+        # What initialises the weights does not matter: trained ones replace them.
+        generator = torch_generator(config.seed, "sampler")
+        sampler_class = classes.get("sampler") or SAMPLERS.find(config.sampler.name)
+        sampler = sampler_class(positives, config.backbone.dim, config.sampler, generator)
+        self.sampler: Sampler = _with_weights(sampler, "sampler", fitted).to(device)
+        self.positives = positives.to(device)
+        self.embeddings = Embeddings(
+            model.user_embeddings.to(device), model.item_embeddings.to(device)
+        )
+        self.layers: tuple[Embeddings, ...] = ()
+        if self.sampler.wants_layers:
+            backbone_class = classes.get("backbone") or BACKBONES.find(config.backbone.name)
+            started_plainly = config.backbone.model_copy(update={"init": "xavier"})
+            backbone = backbone_class(positives, started_plainly, generator)
+            backbone = _with_weights(backbone, "backbone", fitted).to(device)
+            with torch.no_grad():
+                self.layers = layers_of(backbone)
+        self.device = device
         self.progress = fitted.best_epoch / config.training.epochs
         self.epoch = fitted.best_epoch + 1
         self.cosine = config.objective.score == "cosine"
@@ -134,3 +133,22 @@ class TrainedSampler:
             drawn = self.sampler(batch, self.embeddings, context)
             negatives = drawn.dealt(len(batch), choose).drawn(choose).first()
         return SampledNegatives(batch, negatives, self.embeddings, self.positives)
+
+
+def _with_weights(module: nn.Module, part: str, fitted: Fitted) -> Any:
+    """The module with the weights that training left of this part."""
+    prefix = f"{part}."
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in fitted.weights.items()
+        if name.startswith(prefix)
+    }
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        name = getattr(fitted.config, part).name
+        raise RunError(
+            f"the weights are not of the configured {part} {name} ({reason}); train again"
+        ) from error
+    return module

@@ -335,9 +335,8 @@ def _more_trainings(path: Path, model: Recommender, data: Path, scenario: str) -
             f"alone (this run: {chosen}):"
         )
         out = f"{path}-{expected.anticipate}"
-        commands.append(
-            Command("train", data, **same, **expected.options, out=out, purpose=purpose)
-        )
+        select = {"select_on": expected.anticipate, "set": expected.training, "out": out}
+        commands.append(Command("train", data, **same, **select, purpose=purpose))
     elif expected is None and chosen == "valid":
         purpose = (
             "The same, with epoch and dial chosen for a shift of popularity, if that is what you "
@@ -346,9 +345,11 @@ def _more_trainings(path: Path, model: Recommender, data: Path, scenario: str) -
         select = {"select_on": "inverse-popularity", "out": f"{path}-anticipated"}
         commands.append(Command("train", data, **same, **select, purpose=purpose))
     if model.config_.sampler.name != "exposure":
-        options = expected.options if expected else {"select_on": "valid"}
+        select = {"select_on": "valid"}
+        if expected is not None:
+            select = {"select_on": expected.anticipate, "set": expected.training}
         default = "The default sampler, for comparison:"
-        commands.append(Command("train", data, **options, out=f"{path}-default", purpose=default))
+        commands.append(Command("train", data, **select, out=f"{path}-default", purpose=default))
     luck = "How much of this is luck of the seed:"
     again = Command("train", data, **same, seed=1, out=f"{path}-seed-1", purpose=luck)
     return [*commands, again]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cnsdiff.backbones.base import Embeddings, mean_of
+from cnsdiff.backbones.base import Embeddings, layers_of, mean_of
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import FalseNegativeProbe
@@ -113,7 +113,7 @@ class TrainingStep(nn.Module):
     def propagate(self) -> Propagated:
         """Run the backbone: what :meth:`forward` needs of it, whatever the batch."""
         needed = self._needs_sampler
-        layers = self.layers() if needed and self.sampler.wants_layers else ()
+        layers = layers_of(self.backbone) if needed and self.sampler.wants_layers else ()
         embeddings = mean_of(layers) if layers else self.backbone()
         projected = needed and self.sampler.reads_embeddings
         if projected:
@@ -159,11 +159,6 @@ class TrainingStep(nn.Module):
         """The embeddings whose inner product is the score."""
         embeddings: Embeddings = self.objective.project(self.backbone())
         return embeddings
-
-    def layers(self) -> tuple[Embeddings, ...]:
-        """The backbone's layers; one of the user's own may know of none, and then is one."""
-        layers = getattr(self.backbone, "layers", None)
-        return (self.backbone(),) if layers is None else tuple(layers())
 
     def _layer_zero(self, embeddings: Embeddings) -> Embeddings:
         # A backbone of the user's own need not have free embedding tables.
