@@ -160,6 +160,36 @@ def test_a_kill_leaves_the_old_or_the_new_and_nothing_for_long(tmp_path, exchang
     assert after > 10
 
 
+def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path, exchange, monkeypatch):
+    events = []
+
+    def recording(event, call):
+        return lambda *arguments: (events.append(event(*arguments)), call(*arguments))[1]
+
+    monkeypatch.setattr(os, "fsync", recording(lambda handle: os.fstat(handle).st_ino, os.fsync))
+    for owner, name in ((os, "rename"), (os, "replace"), (storage, "_exchange")):
+        monkeypatch.setattr(owner, name, recording(lambda *_: "named", getattr(owner, name)))
+
+    def write_directory():
+        with storage.atomic_directory(tmp_path / "d", overwrite=True) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "a").write_text("x")
+
+    def write_file():
+        storage.write_text(tmp_path / "f", "x")
+
+    for write, written in (
+        (write_directory, ("d", "d/sub", "d/sub/a")),
+        (write_directory, ("d", "d/sub", "d/sub/a")),  # what is replaced takes another way
+        (write_file, ("f",)),
+    ):
+        events.clear()
+        write()
+        first = events.index("named")
+        assert set(events[:first]) == {(tmp_path / name).stat().st_ino for name in written}
+        assert events[-1] == tmp_path.stat().st_ino  # and the name itself
+
+
 def test_what_a_live_process_writes_is_no_leftover(tmp_path):
     for name, write in (("f", storage.atomic_file), ("d", storage.atomic_directory)):
         with write(tmp_path / name) as temporary:
