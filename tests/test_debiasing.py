@@ -14,7 +14,7 @@ from cnsdiff import ConfoundedWorld, Dataset, Recommender
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
-from cnsdiff.objectives.debiasing import (
+from cnsdiff.objectives.losses import (
     PropensityConfig,
     deconfounded,
     inverse_propensity,
@@ -22,7 +22,7 @@ from cnsdiff.objectives.debiasing import (
 )
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.recommender.config import resolve_config
-from cnsdiff.samplers.base import Negatives
+from cnsdiff.samplers.base import Items, Negatives, Vectors
 from cnsdiff.testing import make_batch, make_context, tiny_positives
 
 POSITIVES = tiny_positives()
@@ -45,10 +45,10 @@ def tables() -> Embeddings:
 
 def drawn(form: str) -> Negatives:
     if form == "vectors":
-        return Negatives(vectors=normal(B, N, DIM, seed=2))
+        return Vectors(normal(B, N, DIM, seed=2))
     items = POSITIVES.sample_negatives(BATCH.users, N, torch.Generator().manual_seed(5))
     weights = normal(B, N, seed=3).exp() if form == "weighted items" else None
-    return Negatives(items=items, weights=weights)
+    return Items(items, weights)
 
 
 def loss_of(options: dict[str, Any], negatives: Negatives | None, tables: Embeddings) -> Tensor:
@@ -84,16 +84,15 @@ def by_hand(options: dict[str, Any], negatives: Negatives | None, tables: Embedd
         own, others = score(tables.items[i], i), []
         if negatives is None:
             others = [score(tables.items[j], j) for j in BATCH.positives.tolist() if j != i]
-        elif negatives.items is not None:
+        elif isinstance(negatives, Items):
             others = [score(tables.items[j], j) for j in negatives.items[row].tolist()]
         else:
-            assert negatives.vectors is not None
             others = [score(vector, i) for vector in negatives.vectors[row]]
         if options.get("loss") == "softmax":
             loss = -(own.exp() / (own.exp() + sum(s.exp() for s in others))).log()
         else:
             shares = [1 / len(others)] * len(others)
-            if negatives is not None and negatives.weights is not None:
+            if isinstance(negatives, Items) and negatives.weights is not None:
                 shares = negatives.weights[row].tolist()
             terms = zip(shares, others, strict=True)
             loss = sum(share * -(own - s).sigmoid().log() for share, s in terms)
@@ -142,7 +141,7 @@ def test_switched_off_the_loss_has_the_same_bits(form: str) -> None:
     others = torch.einsum("bd,bnd->bn", users, negatives.embed(embeddings))
     losses = torch.nn.functional.softplus(others - (users * own).sum(-1).unsqueeze(1))
     plain = losses.mean()
-    if negatives.weights is not None:
+    if isinstance(negatives, Items) and negatives.weights is not None:
         plain = (negatives.weights * losses).sum(dim=1).mean()
     assert torch.equal(loss_of(off, negatives, embeddings), plain)
 
@@ -232,7 +231,7 @@ def pull_on_items(dataset: Dataset, options: dict[str, Any]) -> np.ndarray:
     users = torch.ones(dataset.n_users, 1, dtype=torch.float64)
     items = torch.zeros(dataset.n_items, 1, dtype=torch.float64, requires_grad=True)
     embeddings = Embeddings(users, items)
-    negatives = Negatives(vectors=torch.zeros(len(batch), 1, 1, dtype=torch.float64))
+    negatives = Vectors(torch.zeros(len(batch), 1, 1, dtype=torch.float64))
     objective = Objective(ObjectiveConfig(l2=0.0, **options), positives)
     loss = objective(batch, embeddings, embeddings, negatives, make_context())["bpr"]
     pull: np.ndarray = -torch.autograd.grad(loss, items)[0][:, 0].numpy()

@@ -12,8 +12,8 @@ import pytest
 from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.cli.commands.train import train
 from cnsdiff.evaluation.anticipation import Anticipated
-from cnsdiff.objectives.debiasing import PropensityConfig
-from cnsdiff.objectives.objective import ContrastiveConfig, ObjectiveConfig
+from cnsdiff.objectives.losses import ContrastiveConfig, PropensityConfig
+from cnsdiff.objectives.objective import ObjectiveConfig
 from cnsdiff.recommender.config import Config, EvaluationConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.samplers import SAMPLERS

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
+from cnsdiff.objectives import objective as objective_module
 from cnsdiff.objectives.losses import alignment, bpr, l2_norm, sampled_softmax
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
-from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.samplers.base import Batch, Items, Negatives, Vectors
 from cnsdiff.testing import make_batch, make_context, tiny_positives
 
 POSITIVES = tiny_positives()
@@ -164,17 +165,34 @@ def test_bpr_of_items_scores_them_by_the_inner_product() -> None:
     scores = embeddings.users @ embeddings.items.T
     own = scores[BATCH.users, BATCH.positives]
     others = scores[BATCH.users.unsqueeze(1), drawn]
-    ours = terms(NO_L2, Negatives(items=drawn))
+    ours = terms(NO_L2, Items(drawn))
     assert set(ours) == {"bpr"}
     torch.testing.assert_close(ours["bpr"], bpr(own, others))
+
+
+@pytest.mark.parametrize("at_once", [0, 64])
+def test_items_cost_the_same_scored_alone_or_with_the_whole_catalogue(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And have the same gradient."""
+    monkeypatch.setattr(objective_module, "_AT_ONCE", at_once)
+    ours, theirs = (Embeddings(*(t.requires_grad_() for t in tables())) for _ in range(2))
+    drawn = items_drawn()
+    loss = terms(NO_L2, Items(drawn), ours)["bpr"]
+    scores = theirs.users @ theirs.items.T
+    others = scores[BATCH.users.unsqueeze(1), drawn]
+    expected = bpr(scores[BATCH.users, BATCH.positives], others)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
+    )
 
 
 def test_vectors_and_the_items_they_equal_cost_the_same() -> None:
     drawn = items_drawn()
     for options in (NO_L2, {**NO_L2, "score": "cosine", "temperature": 0.3}):
-        by_item = terms(options, Negatives(items=drawn))["bpr"]
+        by_item = terms(options, Items(drawn))["bpr"]
         projected = Objective(ObjectiveConfig(**options), POSITIVES).project(tables())
-        by_vector = terms(options, Negatives(vectors=projected.items[drawn]))["bpr"]
+        by_vector = terms(options, Vectors(projected.items[drawn]))["bpr"]
         torch.testing.assert_close(by_item, by_vector)
 
 
@@ -182,8 +200,8 @@ def test_cosine_scores_ignore_lengths_of_embeddings() -> None:
     options, vectors = {**NO_L2, "score": "cosine"}, normal(B, 2, DIM, seed=8)
     longer = Embeddings(3 * tables().users, 0.1 * tables().items)
     torch.testing.assert_close(
-        terms(options, Negatives(vectors=vectors))["bpr"],
-        terms(options, Negatives(vectors=vectors), longer)["bpr"],
+        terms(options, Vectors(vectors))["bpr"],
+        terms(options, Vectors(vectors), longer)["bpr"],
     )
 
 
@@ -195,9 +213,9 @@ def test_log_q_corrects_the_samplers_items_and_leaves_vectors_level_with_their_p
     by_item = torch.einsum("bd,bnd->bn", u, tables().items[items]) / 0.5
     pop = LOG_POPULARITY.float().double()
     for negatives, logits, correction in (
-        (Negatives(items=items), by_item, pop[items]),
+        (Items(items), by_item, pop[items]),
         (
-            Negatives(vectors=vectors),
+            Vectors(vectors),
             torch.einsum("bd,bnd->bn", u, vectors) / 0.5,
             pop[BATCH.positives].unsqueeze(1),
         ),
@@ -212,9 +230,9 @@ def test_log_q_corrects_the_samplers_items_and_leaves_vectors_level_with_their_p
 
 def test_the_temperature_divides_every_score() -> None:
     vectors = normal(B, 2, DIM, seed=8)
-    warm = terms({**NO_L2, "temperature": 0.25}, Negatives(vectors=vectors))["bpr"]
+    warm = terms({**NO_L2, "temperature": 0.25}, Vectors(vectors))["bpr"]
     scaled = Embeddings(4 * tables().users, tables().items)
-    plain = terms(NO_L2, Negatives(vectors=vectors), scaled)["bpr"]
+    plain = terms(NO_L2, Vectors(vectors), scaled)["bpr"]
     torch.testing.assert_close(warm, plain)
 
 
@@ -250,7 +268,7 @@ def test_log_q_subtracts_log_popularity_from_every_in_batch_logit(gamma: float) 
 
 def test_the_samplers_negatives_join_the_in_batch_ones() -> None:
     vectors = normal(B, 2, DIM, seed=8)
-    ours = terms({**SOFTMAX, "negatives": "in-batch+sampler"}, Negatives(vectors=vectors))
+    ours = terms({**SOFTMAX, "negatives": "in-batch+sampler"}, Vectors(vectors))
     torch.testing.assert_close(ours["softmax"], in_batch_by_hand(0.0, 0.5, vectors))
 
 
@@ -260,7 +278,7 @@ def test_softmax_over_the_samplers_negatives_alone() -> None:
     users, own = embeddings.users[BATCH.users], embeddings.items[BATCH.positives]
     logits = torch.cat([own.unsqueeze(1), vectors], dim=1) @ users.unsqueeze(2) / 0.5
     expected = F.cross_entropy(logits[:, :, 0], torch.zeros(B, dtype=torch.int64))
-    torch.testing.assert_close(terms(SOFTMAX, Negatives(vectors=vectors))["softmax"], expected)
+    torch.testing.assert_close(terms(SOFTMAX, Vectors(vectors))["softmax"], expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
@@ -309,9 +327,7 @@ def test_a_weighted_softmax_multiplies_the_samplers_terms(source: str, gamma: fl
     weights = normal(B, 4, seed=9).clamp(min=0) + torch.eye(4, dtype=torch.float64)[0]
     assert (weights == 0).any()
     shared = BATCH.positives if source.startswith("in-batch") else None
-    ours = terms(
-        {**SOFTMAX, "negatives": source, "log_q": gamma}, Negatives(items=drawn, weights=weights)
-    )["softmax"]
+    ours = terms({**SOFTMAX, "negatives": source, "log_q": gamma}, Items(drawn, weights))["softmax"]
     expected = weighted_softmax_by_hand(weights, drawn, gamma, shared)
     assert ours.item() == pytest.approx(expected, rel=1e-6)
 
@@ -319,25 +335,24 @@ def test_a_weighted_softmax_multiplies_the_samplers_terms(source: str, gamma: fl
 def test_equal_weights_are_no_weights_to_a_softmax() -> None:
     drawn = items_drawn()
     options = {**SOFTMAX, "negatives": "sampler"}
-    plain = terms(options, Negatives(items=drawn))["softmax"]
+    plain = terms(options, Items(drawn))["softmax"]
     for weight in (0.2, 1.0, 30.0):
         alike = torch.full(drawn.shape, weight, dtype=torch.float64)
-        torch.testing.assert_close(
-            terms(options, Negatives(items=drawn, weights=alike))["softmax"], plain
-        )
+        torch.testing.assert_close(terms(options, Items(drawn, alike))["softmax"], plain)
 
 
 def test_a_negative_of_weight_zero_has_no_gradient_and_harms_none() -> None:
-    weights = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(B, 2)
+    weightless = POSITIVES.n_items - 1
+    batch = make_batch(POSITIVES, (BATCH.positives != weightless).nonzero()[:, 0])
+    drawn = torch.tensor([[0, weightless]]).expand(len(batch), 2)
+    weights = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(batch), 2)
     for options in (NO_L2, {**SOFTMAX, "negatives": "sampler"}):
-        vectors = normal(B, 2, DIM, seed=8).requires_grad_()
-        loss = sum(terms(options, Negatives(vectors=vectors, weights=weights)).values())
-        assert isinstance(loss, Tensor)
-        loss.backward()
-        assert vectors.grad is not None
-        assert vectors.grad.isfinite().all()
-        assert torch.equal(vectors.grad[:, 1], torch.zeros(B, DIM).double())
-        assert (vectors.grad[:, 0] != 0).any(dim=1).all()
+        embeddings = Embeddings(*(table.requires_grad_() for table in tables()))
+        loss = sum(terms(options, Items(drawn, weights), embeddings, batch).values())
+        (gradient,) = torch.autograd.grad(loss, embeddings.items)
+        assert gradient.isfinite().all()
+        assert torch.equal(gradient[weightless], torch.zeros(DIM).double())
+        assert (gradient[0] != 0).all()
 
 
 def test_the_samplers_weights_enter_the_joint_bpr() -> None:
@@ -345,7 +360,7 @@ def test_the_samplers_weights_enter_the_joint_bpr() -> None:
     weights = normal(B, 3, seed=9).abs()
     scores = embeddings.users @ embeddings.items.T
     own, others = scores[BATCH.users, BATCH.positives], scores[BATCH.users.unsqueeze(1), drawn]
-    ours = terms(NO_L2, Negatives(items=drawn, weights=weights))["bpr"]
+    ours = terms(NO_L2, Items(drawn, weights))["bpr"]
     expected = (weights * -torch.sigmoid(own.unsqueeze(1) - others).log()).sum() / B
     torch.testing.assert_close(ours, expected)
 
@@ -364,7 +379,7 @@ def test_shared_negatives_need_no_sampler() -> None:
 
 def test_l2_acts_on_layer_zero_of_users_positives_and_negative_items() -> None:
     layer_zero, drawn = tables(seed=20), items_drawn()
-    ours = terms({"l2": 0.3}, Negatives(items=drawn), layer_zero=layer_zero)["l2"]
+    ours = terms({"l2": 0.3}, Items(drawn), layer_zero=layer_zero)["l2"]
     rows = (
         layer_zero.users[BATCH.users],
         layer_zero.items[BATCH.positives],
@@ -388,7 +403,7 @@ def test_l2_of_many_negatives_is_that_of_their_rows(n: int) -> None:
             layer_zero.items[BATCH.positives],
             layer_zero.items[drawn.flatten()],
         )
-        counted = terms({"l2": 0.3}, Negatives(items=drawn), layer_zero=layer_zero)["l2"]
+        counted = terms({"l2": 0.3}, Items(drawn), layer_zero=layer_zero)["l2"]
         loss = counted if form == "counted" else 0.3 * l2_squared(*rows)
         (gradient,) = torch.autograd.grad(loss, free)
         outcomes.append((loss, gradient))
@@ -397,7 +412,7 @@ def test_l2_of_many_negatives_is_that_of_their_rows(n: int) -> None:
 
 def test_l2_has_no_share_for_synthesised_negatives() -> None:
     layer_zero, vectors = tables(seed=20), normal(B, 2, DIM)
-    ours = terms({"l2": 0.3}, Negatives(vectors=vectors), layer_zero=layer_zero)["l2"]
+    ours = terms({"l2": 0.3}, Vectors(vectors), layer_zero=layer_zero)["l2"]
     rows = layer_zero.users[BATCH.users], layer_zero.items[BATCH.positives]
     torch.testing.assert_close(ours, 0.3 * l2_squared(*rows))
 
@@ -405,7 +420,7 @@ def test_l2_has_no_share_for_synthesised_negatives() -> None:
 def test_the_authors_l2_is_chosen_by_its_name() -> None:
     layer_zero, vectors = tables(seed=20), normal(B, 2, DIM)
     options = {"l2": 0.3, "l2_form": "authors"}
-    ours = terms(options, Negatives(vectors=vectors), layer_zero=layer_zero)["l2"]
+    ours = terms(options, Vectors(vectors), layer_zero=layer_zero)["l2"]
     rows = layer_zero.users[BATCH.users], layer_zero.items[BATCH.positives]
     torch.testing.assert_close(ours, 0.3 * l2_norm(*rows))
 
@@ -416,7 +431,7 @@ def contrastive(**options: Any) -> dict[str, Any]:
 
 def test_the_contrastive_term_aligns_items_with_themselves_against_the_whole_pool() -> None:
     pool, vectors = normal(30, DIM, seed=9), normal(B, 1, DIM)
-    ours = terms(contrastive(noise=0.0, negatives=None), Negatives(vectors=vectors, pool=pool))
+    ours = terms(contrastive(noise=0.0, negatives=None), Vectors(vectors, pool=pool))
     items = tables().items[BATCH.positives]
     assert set(ours) == {"bpr", "contrastive"}
     torch.testing.assert_close(ours["contrastive"], 0.3 * alignment(items, items, pool, 2.0))
@@ -424,7 +439,7 @@ def test_the_contrastive_term_aligns_items_with_themselves_against_the_whole_poo
 
 def test_without_a_pool_the_negatives_themselves_are_contrasted() -> None:
     drawn = items_drawn()
-    ours = terms(contrastive(noise=0.0, negatives=None), Negatives(items=drawn))["contrastive"]
+    ours = terms(contrastive(noise=0.0, negatives=None), Items(drawn))["contrastive"]
     items = tables().items
     expected = alignment(items[BATCH.positives], items[BATCH.positives], items[drawn.flatten()], 2)
     torch.testing.assert_close(ours, 0.3 * expected)
@@ -436,7 +451,7 @@ def test_a_part_of_the_pool_is_drawn_without_repetition() -> None:
     items = tables().items[BATCH.positives]
     pool = normal(30, DIM, seed=9)
     order = torch.randperm(30, generator=make_context(6).negatives)
-    ours = terms(contrastive(noise=0.0, negatives=7), Negatives(vectors=vectors, pool=pool))
+    ours = terms(contrastive(noise=0.0, negatives=7), Vectors(vectors, pool=pool))
     expected = 0.3 * alignment(items, items, pool[order[:7]], 2.0)
     torch.testing.assert_close(ours["contrastive"], expected)
 
@@ -445,13 +460,13 @@ def test_the_positives_twin_is_noised_at_the_given_scale() -> None:
     pool, vectors = normal(30, DIM, seed=9), normal(B, 1, DIM)
     items = tables().items[BATCH.positives]
     noise = torch.randn(items.shape, generator=make_context(6).noise)
-    ours = terms(contrastive(noise=0.5, negatives=None), Negatives(vectors=vectors, pool=pool))
+    ours = terms(contrastive(noise=0.5, negatives=None), Vectors(vectors, pool=pool))
     expected = 0.3 * alignment(items, items + 0.5 * noise, pool, 2.0)
     torch.testing.assert_close(ours["contrastive"], expected)
 
 
 def test_the_samplers_own_loss_is_a_term_as_it_is() -> None:
-    negatives = Negatives(vectors=normal(B, 1, DIM), loss=torch.tensor(1.25))
+    negatives = Vectors(normal(B, 1, DIM), loss=torch.tensor(1.25))
     assert terms(NO_L2, negatives)["sampler"].item() == 1.25
 
 

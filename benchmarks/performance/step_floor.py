@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cnsdiff.backbones.lightgcn import normalised_adjacency
 from cnsdiff.kernels.memory import freed_memory_kept
+from cnsdiff.samplers import SharedItems
 
 ROW = "step_floor"
 TARGET = Target(1.25)
@@ -55,7 +56,7 @@ class Floor:
             parameter.grad = 1e-3 * torch.randn_like(parameter)
         self._of_parameters = [parameter.grad for parameter in parameters]
         self._adam = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-        self._shared = drawn.shared
+        self._shared = isinstance(drawn, SharedItems)
         if self._shared:
             rows, columns = users[batch.users], items[drawn.items.flatten()]
             logits = rows @ columns.T

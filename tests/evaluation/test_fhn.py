@@ -22,7 +22,7 @@ from cnsdiff.evaluation.fhn import (
     wilson,
 )
 from cnsdiff.evaluation.judges import LIKED, NOT_LIKED, UNKNOWN
-from cnsdiff.samplers.base import Negatives, Sampler
+from cnsdiff.samplers.base import Items, Sampler, Vectors
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
@@ -82,7 +82,7 @@ def twin(negatives, batch, embeddings, judge, *, neighbours, candidates, generat
     for row, user in enumerate(batch.users.tolist()):
         median = np.median([users[user] @ items[item] for item in pool[row]])
         for column in range(negatives.embed(embeddings).shape[1]):
-            if negatives.items is not None:
+            if isinstance(negatives, Items):
                 asked = [int(negatives.items[row, column])]
                 vector = items[asked[0]]
             else:
@@ -102,7 +102,7 @@ def twin(negatives, batch, embeddings, judge, *, neighbours, candidates, generat
                 counts["false"] += verdict == LIKED
                 counts["hard_judged"] += verdict != UNKNOWN and hard
                 counts["hard_false"] += verdict == LIKED and hard
-    return FalseNegatives(**counts, neighbours=0 if negatives.vectors is None else neighbours)
+    return FalseNegatives(**counts, neighbours=0 if isinstance(negatives, Items) else neighbours)
 
 
 @pytest.mark.parametrize("partial", [False, True], ids=["all known", "partly known"])
@@ -112,9 +112,9 @@ def twin(negatives, batch, embeddings, judge, *, neighbours, candidates, generat
 def test_the_definition_pair_by_pair(partial, n, candidates, neighbours):
     judge, embeddings, batch = make_judge(partial=partial), make_embeddings(), make_batch(POSITIVES)
     if neighbours:
-        negatives = Negatives(vectors=torch.randn(len(batch), n, DIM, generator=stream(4)))
+        negatives = Vectors(torch.randn(len(batch), n, DIM, generator=stream(4)))
     else:
-        negatives = Negatives(items=torch.randint(I, (len(batch), n), generator=stream(4)))
+        negatives = Items(torch.randint(I, (len(batch), n), generator=stream(4)))
     options = {"neighbours": max(neighbours, 1), "candidates": candidates}
     ours = false_negatives(
         negatives, batch, embeddings, judge, POSITIVES, **options, generator=stream()
@@ -130,14 +130,14 @@ def test_vectors_that_are_items_are_judged_as_those_items():
     picked = POSITIVES.sample_negatives(batch.users, 2, stream(8))
     by_item, by_vector = (
         false_negatives(negatives, batch, embeddings, judge, POSITIVES, generator=stream())
-        for negatives in (Negatives(items=picked), Negatives(vectors=embeddings.items[picked]))
+        for negatives in (Items(picked), Vectors(embeddings.items[picked]))
     )
     assert (by_item.neighbours, by_vector.neighbours) == (0, 1)
     assert by_item.scalars().items() < by_vector.scalars().items()
     assert by_vector.known_positive == 0
     # The length of a vector does not matter to whom it is near.
     far = false_negatives(
-        Negatives(vectors=7 * embeddings.items[picked]), batch, embeddings, judge, POSITIVES,
+        Vectors(7 * embeddings.items[picked]), batch, embeddings, judge, POSITIVES,
         generator=stream(),
     )  # fmt: skip
     assert far.fhn == by_item.fhn
@@ -148,9 +148,7 @@ def test_a_vector_at_the_positive_is_a_known_positive():
     strict, nobody = (TableJudge(np.full((U, I), verdict)) for verdict in (NOT_LIKED, UNKNOWN))
     vectors = embeddings.items[batch.positives].unsqueeze(1)
     found, apart = (
-        false_negatives(
-            Negatives(vectors=vectors), batch, embeddings, judge, POSITIVES, generator=stream()
-        )
+        false_negatives(Vectors(vectors), batch, embeddings, judge, POSITIVES, generator=stream())
         for judge in (strict, nobody)
     )
     assert found.known_positive == found.judged == found.false == found.examined == len(batch)
@@ -163,7 +161,7 @@ def test_more_neighbours_than_items_are_the_whole_catalogue():
     judge, embeddings, batch = make_judge(), make_embeddings(), make_batch(POSITIVES)
     vectors = torch.randn(len(batch), 1, DIM, generator=stream(4))
     found = false_negatives(
-        Negatives(vectors=vectors), batch, embeddings, judge, POSITIVES,
+        Vectors(vectors), batch, embeddings, judge, POSITIVES,
         neighbours=I + 5, generator=stream(),
     )  # fmt: skip
     assert found.neighbours == I
@@ -192,7 +190,7 @@ def test_nothing_is_changed_and_no_gradient_kept():
     before = [tensor.detach().clone() for tensor in (*embeddings, vectors)]
     with torch.autograd.graph.saved_tensors_hooks(_refuse, _refuse):
         false_negatives(
-            Negatives(vectors=vectors), batch, embeddings, make_judge(), POSITIVES,
+            Vectors(vectors), batch, embeddings, make_judge(), POSITIVES,
             generator=stream(),
         )  # fmt: skip
     for tensor, was in zip((*embeddings, vectors), before, strict=True):
@@ -207,7 +205,7 @@ def _refuse(tensor):
 def test_mixed_precision_does_not_move_a_verdict():
     judge, embeddings, batch = make_judge(), make_embeddings(), make_batch(POSITIVES)
     vectors = torch.randn(len(batch), 4, DIM, generator=stream(4))
-    arguments = (Negatives(vectors=vectors), batch, embeddings, judge, POSITIVES)
+    arguments = (Vectors(vectors), batch, embeddings, judge, POSITIVES)
     exact = false_negatives(*arguments, generator=stream())
     with torch.autocast("cpu", torch.bfloat16):
         assert false_negatives(*arguments, generator=stream()) == exact
@@ -218,7 +216,7 @@ def test_diverged_vectors_are_counted_without_a_word():
     judge, embeddings, batch = make_judge(), make_embeddings(), make_batch(POSITIVES)
     vectors = torch.full((len(batch), 1, DIM), torch.nan)
     found = false_negatives(
-        Negatives(vectors=vectors), batch, embeddings, judge, POSITIVES, generator=stream()
+        Vectors(vectors), batch, embeddings, judge, POSITIVES, generator=stream()
     )
     assert found.examined == len(batch)
     assert found.hard == 0
@@ -243,7 +241,7 @@ def test_ratios_of_many_batches_are_ratios_of_sums():
     parts = [torch.arange(len(POSITIVES))[:5], torch.arange(len(POSITIVES))[5:]]
     found = [
         false_negatives(
-            Negatives(items=items[part]), make_batch(POSITIVES, part), embeddings, judge,
+            Items(items[part]), make_batch(POSITIVES, part), embeddings, judge,
             POSITIVES, generator=stream(),
         )
         for part in parts
@@ -297,7 +295,7 @@ class Oracle(Sampler):
 
     def forward(self, batch, embeddings, context):
         weights = self.allowed[batch.users].double()
-        return Negatives(items=torch.multinomial(weights, 2, True, generator=context.negatives))
+        return Items(torch.multinomial(weights, 2, True, generator=context.negatives))
 
 
 @pytest.mark.parametrize(("verdict", "ratio"), [(LIKED, 1.0), (NOT_LIKED, 0.0)])

@@ -19,7 +19,7 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender.config import Config, resolve_config
-from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.samplers.base import Batch, Vectors
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
 from cnsdiff.testing import check_sampler, make_batch, make_context, tiny_positives
 from cnsdiff.training.step import TrainingStep
@@ -52,13 +52,13 @@ def sample(
     tables: Embeddings | None = None,
     batch: Batch = BATCH,
     progress: float = 0.5,
-) -> Negatives:
+) -> Vectors:
     tables = embeddings() if tables is None else tables
-    negatives: Negatives = sampler(batch, tables, make_context(2, progress))
+    negatives: Vectors = sampler(batch, tables, make_context(2, progress))
     return negatives
 
 
-def generated(negatives: Negatives) -> Tensor:
+def generated(negatives: Vectors) -> Tensor:
     assert negatives.pool is not None
     return negatives.pool[: len(negatives.pool) // 2].detach()
 
@@ -189,7 +189,6 @@ def test_other_settings_keep_the_contract(options: dict[str, Any]) -> None:
 def test_starting_at_zero_gives_back_the_positive_at_its_own_scale(scale: float) -> None:
     tables = embeddings(scale=scale)
     negatives = sample(build(starts=(0,), **GENERATED), tables)
-    assert negatives.vectors is not None
     expected = tables.items[BATCH.positives]
     torch.testing.assert_close(negatives.vectors[:, 0], expected, rtol=1e-5, atol=1e-6 * scale)
     torch.testing.assert_close(negatives.diagnostics["cos_to_positive"], torch.tensor(1.0))
@@ -451,7 +450,6 @@ def test_the_curriculum_moves_from_random_to_generated() -> None:
     far = []
     for progress in (0.0, 0.5, 1.0):
         negatives = sample(build(cap_margin=None), tables, progress=progress)
-        assert negatives.vectors is not None
         far.append((negatives.vectors[:, 0] - generated(negatives)).norm(dim=1).mean().item())
     assert far[0] > 1.5 * far[1] > 2.25 * far[2]
 
@@ -460,7 +458,6 @@ def test_the_curriculum_moves_from_random_to_generated() -> None:
 def test_no_negative_beats_its_positive_by_more_than_the_margin(margin: float) -> None:
     tables = embeddings()
     negatives = sample(build(cap_margin=margin), tables, progress=1.0)
-    assert negatives.vectors is not None
     assert negatives.pool is not None
     users, own = tables.users[BATCH.users], tables.items[BATCH.positives]
     limit = (users * own).sum(-1) + margin
@@ -477,12 +474,10 @@ def test_no_negative_beats_its_positive_by_more_than_the_margin(margin: float) -
 def test_with_cosine_scores_the_cap_acts_on_what_is_scored() -> None:
     unit = Embeddings(*(F.normalize(table.detach(), dim=-1) for table in embeddings()))
     context = replace(make_context(2, 1.0), cosine=True)
-    uncapped: Negatives = build(cap_margin=None)(BATCH, unit, context)
-    assert uncapped.vectors is not None
+    uncapped: Vectors = build(cap_margin=None)(BATCH, unit, context)
     torch.testing.assert_close(uncapped.vectors.norm(dim=-1), torch.ones(B, 1))
     context = replace(make_context(2, 1.0), cosine=True)
-    negatives: Negatives = build(cap_margin=0.0)(BATCH, unit, context)
-    assert negatives.vectors is not None
+    negatives: Vectors = build(cap_margin=0.0)(BATCH, unit, context)
     assert negatives.pool is not None
     users, own = unit.users[BATCH.users], unit.items[BATCH.positives]
     limit = torch.maximum((users * own).sum(-1), (users * negatives.pool[B:]).sum(-1))

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.objectives.losses import bpr
 from cnsdiff.recommender.config import resolve_config
-from cnsdiff.samplers.base import Negatives
+from cnsdiff.samplers.base import Items
 from cnsdiff.samplers.candidates import DNSMNConfig, DNSMNSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context
 
@@ -79,10 +79,9 @@ def test_each_of_the_best_is_equally_likely(world: Any) -> None:
     """Over many negatives of one row, by their rank in their own candidates."""
     n, candidates, top = 6000, 6, 3
     world = world._replace(batch=make_batch(world.positives, torch.tensor([0])))
-    negatives: Negatives = build(world, candidates=candidates, top=top, n_negatives=n)(
+    negatives: Items = build(world, candidates=candidates, top=top, n_negatives=n)(
         world.batch, world.embeddings, make_context(2)
     )
-    assert negatives.items is not None
     ranks: Counter[int] = Counter()
     for item, row in zip(negatives.items[0].tolist(), world.rows(n, candidates, 2)[0], strict=True):
         kept = best(row, top)

@@ -16,7 +16,7 @@ from cnsdiff.data.splits import Split
 from cnsdiff.evaluation.fhn import measure_false_negatives
 from cnsdiff.evaluation.judges import HeldOutJudge
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
-from cnsdiff.samplers.base import Negatives
+from cnsdiff.samplers.base import SharedItems, SharedVectors
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionConfig, ExposureDiffusionSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context, tiny_positives
@@ -65,9 +65,8 @@ def test_items_are_drawn_by_their_exposure_to_the_exponent_whoever_asks(exponent
     negatives = build(exponent=exponent, n_negatives=30_000)(
         make_batch(POSITIVES), tables(), make_context(3)
     )
-    assert negatives.items is not None
-    assert negatives.items.shape == (1, 30_000)
-    counts = np.bincount(negatives.items[0].numpy(), minlength=POSITIVES.n_items)
+    assert negatives.items.shape == (30_000,)
+    counts = np.bincount(negatives.items.numpy(), minlength=POSITIVES.n_items)
     law = POSITIVES.item_counts.numpy().astype(float) ** exponent
     assert chisquare(counts, law / law.sum() * 30_000).pvalue > 1e-4
 
@@ -81,19 +80,18 @@ def test_the_softmax_leaves_out_a_rows_own_positive_and_no_other_item(made_by: s
     negatives = sampler(batch, embeddings, make_context(1))
     objective = Objective(ObjectiveConfig(loss="softmax", temperature=0.3, l2=0), POSITIVES)
     found = objective(batch, embeddings, embeddings, negatives, make_context(2))["softmax"]
-    items = negatives.items if negatives.items is not None else negatives.sources
-    assert items is not None
-    vectors = negatives.embed(embeddings)[0]
+    items = negatives.items
+    vectors = embeddings.items[items] if made_by == "items" else negatives.vectors
     total = 0.0
     for user, positive in zip(batch.users.tolist(), batch.positives.tolist(), strict=True):
         z = embeddings.users[user]
         own = float((z @ embeddings.items[positive]) / 0.3)
         others = [
             float(z @ vector) / 0.3
-            for item, vector in zip(items[0].tolist(), vectors, strict=True)
+            for item, vector in zip(items.tolist(), vectors, strict=True)
             if item != positive
         ]
-        assert len(others) < 50 or positive not in items[0].tolist()
+        assert len(others) < 50 or positive not in items.tolist()
         total += float(np.logaddexp.reduce([own, *others])) - own
     assert float(found) == pytest.approx(total / len(batch), rel=1e-4)
 
@@ -103,14 +101,14 @@ def test_the_softmax_leaves_out_a_rows_own_positive_and_no_other_item(made_by: s
 def test_repulsion_scales_what_moves_negatives_and_nothing_else(share: float, loss: str) -> None:
     """Against the gradient of positives and of negatives, taken one by one."""
     batch = make_batch(POSITIVES, torch.arange(5))
-    negatives = Negatives(items=torch.tensor([[0, 3, 3, 7]]), shared=True)
+    negatives = SharedItems(torch.tensor([0, 3, 3, 7]))
 
     def gradients(kappa: float, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         embeddings = tables(4)
         seen = embeddings
         if part == "positives":
-            made = negatives.embed(embeddings).detach()
-            items = Negatives(vectors=made, sources=negatives.items, shared=True)
+            made = embeddings.items[negatives.items].detach()
+            items = SharedVectors(made, negatives.items)
         else:
             items = negatives
         objective = Objective(ObjectiveConfig(loss=loss, l2=0, repulsion=kappa), POSITIVES)
@@ -132,12 +130,10 @@ def test_generated_vectors_move_users_alone_unless_asked() -> None:
         embeddings = tables()
         sampler = generated(n_negatives=20, item_gradient=asked, diffusion_weight=0.0)
         made = sampler(batch, embeddings, make_context(0))
-        assert made.vectors is not None
         assert made.vectors.requires_grad is asked
         if asked:
             (gradient,) = torch.autograd.grad(made.vectors.sum(), embeddings.items)
-            assert made.sources is not None
-            counts = torch.bincount(made.sources[0], minlength=POSITIVES.n_items)
+            counts = torch.bincount(made.items, minlength=POSITIVES.n_items)
             assert torch.allclose(gradient, counts.unsqueeze(1).expand(-1, DIM).float())
 
 
@@ -147,9 +143,7 @@ def test_at_the_start_of_the_chain_the_vectors_are_the_items_themselves() -> Non
         made = generated(made_by=made_by, start=0)(
             make_batch(POSITIVES), embeddings, make_context(0)
         )
-        assert made.vectors is not None
-        assert made.sources is not None
-        assert torch.allclose(made.vectors[0], embeddings.items[made.sources[0]], atol=1e-5)
+        assert torch.allclose(made.vectors, embeddings.items[made.items], atol=1e-5)
 
 
 def test_the_generator_learns_what_each_environment_shows() -> None:
@@ -168,34 +162,11 @@ def test_the_generator_learns_what_each_environment_shows() -> None:
         assert made.loss is not None
         made.loss.backward()
         optimizer.step()
-    assert made.vectors is not None
-    assert made.sources is not None
-    stratum = sampler.strata[made.sources[0]]
-    means = [float(made.vectors[0][stratum == s].mean()) for s in (0, 1)]
+    stratum = sampler.strata[made.items]
+    means = [float(made.vectors[stratum == s].mean()) for s in (0, 1)]
     truth = [float(items[sampler.strata == s].mean()) for s in (0, 1)]
     assert truth[1] - truth[0] > 3
     assert means == pytest.approx(truth, abs=0.8)
-
-
-def test_some_rows_and_one_for_each_row_of_shared_negatives() -> None:
-    items = torch.tensor([[4, 5, 6]])
-    shared = Negatives(items=items, shared=True)
-    assert shared.rows(torch.tensor([7, 0])).items is not None
-    assert shared.rows(torch.tensor([7, 0])).items.tolist() == [[4, 5, 6], [4, 5, 6]]
-    dealt = shared.dealt(3000, torch.Generator().manual_seed(0))
-    assert not dealt.shared
-    assert dealt.items is not None
-    assert dealt.items.shape == (3000, 1)
-    counts = np.bincount(dealt.items[:, 0].numpy() - 4, minlength=3)
-    assert chisquare(counts).pvalue > 1e-4
-    vectors = Negatives(vectors=items.unsqueeze(-1).float(), shared=True)
-    assert vectors.rows(torch.arange(2)).vectors is not None
-    assert vectors.rows(torch.arange(2)).vectors.shape == (2, 3, 1)
-    again = vectors.dealt(3000, torch.Generator().manual_seed(0)).vectors
-    assert again is not None
-    assert torch.equal(again[..., 0].long(), dealt.items)
-    own = Negatives(items=items.T)
-    assert own.dealt(3, torch.Generator()) is own
 
 
 @pytest.mark.parametrize("kind", ["exposure", "generated"])

@@ -1,4 +1,4 @@
-"""Negatives: a part of their rows, and one of each row by its weight."""
+"""What samplers return: some of its rows, and what a row is dealt."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.samplers.base import Negatives
+from cnsdiff.samplers import Items, Negatives, SharedItems, SharedVectors, Vectors
 
 WEIGHTS = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.7, 0.0, 0.1], [5.0, 5.0, 5.0, 5.0]])
 ITEMS = torch.arange(12).view(3, 4) + 20
 ADDED: dict[str, Any] = {
-    "pool": torch.ones(2, 5),
     "loss": torch.tensor(1.0),
     "diagnostics": {"length": torch.tensor(2.0)},
 }
+SHARED = torch.tensor([4, 5, 6])
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -32,28 +32,25 @@ def vectors_of(items: Tensor) -> Tensor:
 
 def test_some_rows_are_those_asked_for_without_what_the_sampler_adds() -> None:
     index = torch.tensor([2, 0, 2])
-    by_item = Negatives(items=ITEMS, weights=WEIGHTS, **ADDED).rows(index)
-    assert by_item.items is not None
+    by_item = Items(ITEMS, WEIGHTS, **ADDED).rows(index)
     assert by_item.weights is not None
     assert by_item.items.tolist() == [ITEMS[k].tolist() for k in (2, 0, 2)]
     assert by_item.weights.tolist() == [WEIGHTS[k].tolist() for k in (2, 0, 2)]
-    by_vector = Negatives(vectors=vectors_of(ITEMS), **ADDED).rows(index)
-    assert by_vector.vectors is not None
+    by_vector = Vectors(vectors_of(ITEMS), torch.ones(2, 5), **ADDED).rows(index)
     assert torch.equal(by_vector.vectors, vectors_of(by_item.items))
-    assert by_vector.weights is None
+    assert by_vector.pool is None
     for part in (by_item, by_vector):
-        assert (part.pool, part.loss, part.diagnostics) == (None, None, {})
+        assert (part.loss, part.diagnostics) == (None, {})
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 300.0])
-def test_a_rows_negatives_are_drawn_in_proportion_to_their_weights(scale: float) -> None:
+def test_a_row_is_dealt_one_item_in_proportion_to_its_weight(scale: float) -> None:
     times = 20_000
-    negatives = Negatives(items=ITEMS, weights=scale * WEIGHTS)
-    drawn = negatives.rows(torch.arange(3).repeat(times)).drawn(stream()).items
-    assert drawn is not None
-    assert drawn.shape == (3 * times, 1)
+    rows = Items(ITEMS, scale * WEIGHTS).rows(torch.arange(3).repeat(times))
+    dealt = rows.deal(3 * times, stream()).items
+    assert dealt.shape == (3 * times, 1)
     for row, (items, weights) in enumerate(zip(ITEMS, WEIGHTS, strict=True)):
-        counts = torch.stack([(drawn[row::3] == item).sum() for item in items])
+        counts = torch.stack([(dealt[row::3] == item).sum() for item in items])
         expected = weights / weights.sum() * times
         possible = weights > 0
         assert counts.sum() == times
@@ -61,43 +58,45 @@ def test_a_rows_negatives_are_drawn_in_proportion_to_their_weights(scale: float)
         assert chisquare(counts[possible].numpy(), expected[possible].numpy()).pvalue > 1e-4
 
 
-def test_vectors_are_drawn_as_the_items_are() -> None:
-    index = torch.arange(3).repeat(500)
-    by_item = Negatives(items=ITEMS, weights=WEIGHTS).rows(index).drawn(stream()).items
-    made = Negatives(vectors=vectors_of(ITEMS), weights=WEIGHTS)
-    by_vector = made.rows(index).drawn(stream()).vectors
-    assert by_item is not None
-    assert by_vector is not None
-    assert torch.equal(by_vector, vectors_of(by_item))
+def test_what_is_dealt_has_no_weight_and_nothing_added() -> None:
+    dealt = Items(ITEMS, WEIGHTS, **ADDED).deal(3, stream())
+    assert dealt.n == 1
+    assert (dealt.weights, dealt.loss, dealt.diagnostics) == (None, None, {})
 
 
-def test_what_is_drawn_has_no_weight_and_nothing_added() -> None:
-    drawn = Negatives(items=ITEMS, weights=WEIGHTS, **ADDED).drawn(stream())
-    assert drawn.per_row == 1
-    assert drawn.weights is None
-    assert (drawn.pool, drawn.loss, drawn.diagnostics) == (None, None, {})
+@pytest.mark.parametrize("negatives", [Items(ITEMS), Vectors(vectors_of(ITEMS))])
+def test_all_that_count_alike_stay(negatives: Items | Vectors) -> None:
+    assert negatives.deal(3, stream()) is negatives
 
 
-def test_without_weights_all_count_alike_and_all_stay() -> None:
-    negatives = Negatives(items=ITEMS)
-    assert negatives.drawn(stream()) is negatives
+def test_half_precision_weights_can_be_dealt_by() -> None:
+    assert Items(ITEMS, WEIGHTS.to(torch.bfloat16)).deal(3, stream()).n == 1
 
 
-def test_half_precision_weights_can_be_drawn_from() -> None:
-    drawn = Negatives(items=ITEMS, weights=WEIGHTS.to(torch.bfloat16)).drawn(stream())
-    assert drawn.per_row == 1
+def test_shared_negatives_are_all_a_rows_or_one_of_them_is_dealt_to_it() -> None:
+    by_item, by_vector = SharedItems(SHARED), SharedVectors(vectors_of(SHARED), SHARED)
+    assert by_item.rows(torch.tensor([7, 0])).items.tolist() == [[4, 5, 6], [4, 5, 6]]
+    assert torch.equal(by_vector.rows(torch.arange(2)).vectors[1], vectors_of(SHARED))
+    dealt = by_item.deal(3000, stream()).items
+    assert dealt.shape == (3000, 1)
+    assert chisquare(torch.bincount(dealt[:, 0] - 4).numpy()).pvalue > 1e-4
+    assert torch.equal(by_vector.deal(3000, stream()).vectors, vectors_of(dealt))
 
 
-@pytest.mark.parametrize("n_items", [5, 5000])
-def test_scores_are_inner_products_with_gradient_by_either_way(n_items: int) -> None:
-    generator = stream()
-    users = torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
-    table = torch.randn(n_items, 4, generator=generator, dtype=torch.float64).requires_grad_()
-    items = torch.randint(n_items, (3, 2), generator=generator)
-    scores = Negatives(items=items).scores(users, Embeddings(users, table))
-    expected = torch.stack([table[row] @ user for row, user in zip(items, users, strict=True)])
-    torch.testing.assert_close(scores, expected)
-    upstream = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    ours = torch.autograd.grad((scores * upstream).sum(), (users, table))
-    theirs = torch.autograd.grad((expected * upstream).sum(), (users, table))
-    torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize(
+    "negatives",
+    [
+        Items(ITEMS[:, :3]),
+        SharedItems(SHARED),
+        Vectors(vectors_of(ITEMS[:, :3])),
+        SharedVectors(vectors_of(SHARED), SHARED),
+    ],
+)
+def test_each_says_how_many_a_row_has(negatives: Negatives) -> None:
+    assert negatives.n == 3
+
+
+def test_items_embed_as_their_rows_of_the_table() -> None:
+    table = torch.arange(12.0).view(4, 3)
+    embedded = Items(torch.tensor([[3, 0]])).embed(Embeddings(table, table))
+    assert embedded.tolist() == [[[9, 10, 11], [0, 1, 2]]]

@@ -7,10 +7,20 @@ import dataclasses
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import (
+    Batch,
+    Context,
+    Items,
+    Sampler,
+    SamplerConfig,
+    SharedItems,
+    SharedVectors,
+    Vectors,
+)
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import check_sampler, make_batch, make_context, tiny_positives
 
@@ -34,29 +44,17 @@ def test_it_is_uniform_over_what_the_user_has_not_met() -> None:
     assert chisquare(counts[~met]).pvalue > 1e-4
 
 
-def test_negatives_are_items_or_vectors_but_not_both_nor_neither() -> None:
-    for arguments in ({}, {"items": torch.zeros(1, 1), "vectors": torch.zeros(1, 1, 2)}):
-        with pytest.raises(ValueError, match="either items"):
-            Negatives(**arguments)
-
-
-def test_items_embed_as_their_rows_of_the_table() -> None:
-    table = torch.arange(12.0).view(4, 3)
-    embedded = Negatives(items=torch.tensor([[3, 0]])).embed(Embeddings(table, table))
-    assert embedded.tolist() == [[[9, 10, 11], [0, 1, 2]]]
-
-
 # -- samplers of one's own ---------------------------------------------------------------------
 
 
 class LastFree(Sampler):
     """The user's free item with the highest number: no randomness, no parameters."""
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         items = torch.arange(self.positives.n_items)
         met = self.positives.contains(batch.users.unsqueeze(1), items)
         last = torch.where(met, -1, items).max(dim=1, keepdim=True).values
-        return Negatives(items=last.expand(-1, self.config.n_negatives))
+        return Items(last.expand(-1, self.config.n_negatives))
 
 
 class Shifted(Sampler):
@@ -72,10 +70,10 @@ class Shifted(Sampler):
         super().__init__(positives, dim, config, generator)
         self.shift = torch.nn.Parameter(torch.randn(dim, generator=generator))
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         vectors = embeddings.items[batch.positives].unsqueeze(1) + self.shift
-        return Negatives(
-            vectors=vectors.expand(-1, self.config.n_negatives, -1),
+        return Vectors(
+            vectors.expand(-1, self.config.n_negatives, -1),
             loss=self.shift.square().sum(),
             diagnostics={"length": self.shift.detach().norm()},
         )
@@ -88,52 +86,76 @@ def test_a_sampler_of_ones_own_can_keep_the_contract(sampler_class: type[Sampler
 
 
 class Positive(LastFree):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        return Negatives(items=batch.positives.unsqueeze(1))
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        return Items(batch.positives.unsqueeze(1))
 
 
 class OutOfCatalogue(LastFree):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        return Negatives(items=torch.full((len(batch), 1), self.positives.n_items))
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        return Items(torch.full((len(batch), 1), self.positives.n_items))
 
 
 class TooMany(LastFree):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         items = super().forward(batch, embeddings, context).items
-        assert items is not None
-        return Negatives(items=items.expand(-1, 2))
+        return Items(items.expand(-1, 2))
+
+
+class Bare(LastFree):
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Tensor:
+        return super().forward(batch, embeddings, context).items
+
+
+class Heavy(LastFree):
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        items = super().forward(batch, embeddings, context).items
+        return Items(items, torch.zeros(items.shape))
+
+
+class SharedColumn(LastFree):
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> SharedItems:
+        return SharedItems(torch.zeros(1, 1, dtype=torch.int64))
+
+
+class ForeignSource(LastFree):
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> SharedVectors:
+        return SharedVectors(torch.ones(1, self.dim), torch.tensor([self.positives.n_items]))
+
+
+class EmptyPool(Shifted):
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
+        made = super().forward(batch, embeddings, context)
+        return dataclasses.replace(made, pool=torch.empty(0, self.dim))
 
 
 class Unseeded(Shifted):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         made = super().forward(batch, embeddings, context)
-        assert made.vectors is not None
         return dataclasses.replace(made, vectors=made.vectors + torch.randn(made.vectors.shape))
 
 
 class Infinite(Shifted):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         return dataclasses.replace(
             super().forward(batch, embeddings, context), loss=self.shift.sum() / 0
         )
 
 
 class Stuck(Shifted):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         made = super().forward(batch, embeddings, context)
-        assert made.vectors is not None
-        return Negatives(vectors=made.vectors.detach())
+        return Vectors(made.vectors.detach())
 
 
 class Writes(LastFree):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         with torch.no_grad():
             embeddings.items.mul_(2)
         return super().forward(batch, embeddings, context)
 
 
 class Attached(Shifted):
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         return dataclasses.replace(
             super().forward(batch, embeddings, context), diagnostics={"sum": self.shift.sum()}
         )
@@ -145,6 +167,11 @@ class Attached(Shifted):
         (Positive, "are training positives"),
         (OutOfCatalogue, "not in the catalogue 0 … 16"),
         (TooMany, r"items are \(66, 2\), not \(66, 1\)"),
+        (Bare, "returned Tensor, not Items, SharedItems, Vectors or SharedVectors"),
+        (Heavy, "a row of weights is all zero"),
+        (SharedColumn, r"items are \(1, 1\), not \(1,\)"),
+        (ForeignSource, "not in the catalogue 0 … 16"),
+        (EmptyPool, "the pool is empty"),
         (Unseeded, "vectors differ between two calls"),
         (Infinite, "its loss is"),
         (Stuck, "does not move shift"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cnsdiff.backbones import BACKBONES
+from cnsdiff.objectives import objective as objective_module
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import SAMPLERS
-from cnsdiff.samplers import base as samplers_base
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, make_context, tiny_positives
 from cnsdiff.training.step import TrainingStep
@@ -73,7 +73,7 @@ def test_projecting_the_rows_in_use_is_projecting_the_tables(
     sampler, objective, whole, monkeypatch
 ) -> None:
     """A sampler that never looks at embeddings trains alike whether they are projected for it."""
-    monkeypatch.setattr(samplers_base, "_PRODUCT_UP_TO", whole)
+    monkeypatch.setattr(objective_module, "_AT_ONCE", whole)
     kind, base = SAMPLERS.find(sampler), BACKBONES.find("lightgcn")
     positives = tiny_positives()
     outcomes = []

@@ -16,7 +16,7 @@ from cnsdiff.base.errors import DataError, TrainingError
 from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
-from cnsdiff.samplers.base import Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import Sampler, SamplerConfig, Vectors
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, tiny_positives
 from cnsdiff.training.checkpoint import TrainingState
@@ -175,7 +175,7 @@ class Spoilt(RandomSampler):
         negatives = super().forward(batch, embeddings, context)
         bad = next(self.calls) >= self.after
         vectors = negatives.embed(embeddings)
-        return Negatives(vectors=vectors * torch.nan if bad else vectors)
+        return Vectors(vectors * torch.nan if bad else vectors)
 
 
 def steps_per_epoch() -> int:
@@ -343,8 +343,8 @@ class Learning(Sampler):
 
     def forward(self, batch, embeddings, context):
         items = self.positives.sample_negatives(batch.users, 1, context.negatives)
-        return Negatives(
-            vectors=embeddings.items[items] + self.shift,
+        return Vectors(
+            embeddings.items[items] + self.shift,
             loss=(self.shift - 1).square().sum(),
             diagnostics={"shift": self.shift.detach().mean()},
         )

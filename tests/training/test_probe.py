@@ -19,7 +19,7 @@ from cnsdiff.evaluation.fhn import false_negatives
 from cnsdiff.evaluation.judges import judge_for
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.recommender.run_directory import history_records, history_table
-from cnsdiff.samplers.base import Batch, Negatives, Sampler
+from cnsdiff.samplers.base import Batch, Items, Sampler
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
@@ -279,7 +279,7 @@ def show(judge, n_steps: int, *, rows: int = 10, n: int = 1, epoch: int = 1, **c
         before = len(judge.asked)
         negatives = positives.sample_negatives(batch.users, n, generator)
         if probe.looks_at(step):
-            probe(batch, embeddings, Negatives(items=negatives))
+            probe(batch, embeddings, Items(negatives))
         if len(judge.asked) > before:
             looked.append(step)
     return dict(probe.scalars()), looked
@@ -323,7 +323,7 @@ def test_the_default_sample_is_a_hundredth_within_bounds(users, items, sample):
     batch = make_batch(positives, torch.arange(3000))
     embeddings = Embeddings(torch.ones(users, 1), torch.ones(items + 1, 1))
     probe.begin(1, 1)
-    probe(batch, embeddings, Negatives(items=torch.full((3000, 1), items)))
+    probe(batch, embeddings, Items(torch.full((3000, 1), items)))
     assert probe.scalars()["fhn_judged"] == sample
 
 
@@ -358,7 +358,7 @@ def test_it_counts_what_the_function_counts(world):
     seen: dict[str, object] = {}
 
     class Seen(RandomSampler):
-        def forward(self, batch: Batch, embeddings: Embeddings, context) -> Negatives:
+        def forward(self, batch: Batch, embeddings: Embeddings, context) -> Items:
             negatives = super().forward(batch, embeddings, context)
             tables = Embeddings(*(table.detach().clone() for table in embeddings))
             seen.update(batch=batch, embeddings=tables, negatives=negatives, sampler=self)

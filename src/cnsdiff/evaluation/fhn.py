@@ -23,7 +23,7 @@ from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.judges import LIKED, UNKNOWN, Judge
-from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler
+from cnsdiff.samplers.base import Batch, Context, Items, Sampler, Vectors
 
 #: A block of the search for neighbours: 8 MiB of float32, of which a core's cache holds much.
 _VECTORS_AT_ONCE, _ITEMS_AT_ONCE = 1024, 2048
@@ -120,7 +120,7 @@ class FalseNegatives:
 
 
 def false_negatives(
-    negatives: Negatives,
+    negatives: Items | Vectors,
     batch: Batch,
     embeddings: Embeddings,
     judge: Judge,
@@ -135,7 +135,7 @@ def false_negatives(
     Parameters
     ----------
     negatives, batch
-        What a sampler returned, and for which interactions.
+        Each row's own, and for which interactions.
     embeddings
         Those whose inner product is the score (unit vectors where it is the cosine).
     judge
@@ -161,11 +161,12 @@ def false_negatives(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         embeddings = Embeddings(*(table.detach().float() for table in embeddings))
         vectors = negatives.embed(embeddings).float()  # (B, n, d)
-        if negatives.items is None:
-            k = min(neighbours, positives.n_items)
-            items = nearest_items(vectors.flatten(0, 1), embeddings.items, k)
-        else:
-            k, items = 0, negatives.items
+        match negatives:
+            case Items(items):
+                k = 0
+            case Vectors():
+                k = min(neighbours, positives.n_items)
+                items = nearest_items(vectors.flatten(0, 1), embeddings.items, k)
         items = items.reshape(len(batch), -1)  # (B, n * max(k, 1))
         known = positives.contains(batch.users.unsqueeze(1), items)
         # An experiment tries few pairs. Training positives, all judged, would drown its verdicts.
@@ -314,8 +315,7 @@ def measure_false_negatives(
         users, items = pairs[index].unbind(dim=1)
         batch = Batch(index, users, items)
         with torch.no_grad():
-            negatives = sampler(batch, embeddings, context).dealt(len(index), generator)
-            negatives = negatives.drawn(generator)
+            negatives = sampler(batch, embeddings, context).deal(len(index), generator)
         total += false_negatives(
             negatives, batch, embeddings, judge, positives,
             neighbours=neighbours, candidates=candidates, generator=generator,

@@ -1,16 +1,25 @@
-"""The losses (equations 3, 4, 19 and 20): BPR, sampled softmax, alignment, L2.
+"""The losses (equations 3, 4, 19), and two rivals' treatments of popularity in them (24, 25).
 
-Functions of scores or vectors that return scalars;
-:class:`~cnsdiff.objectives.objective.Objective` assembles
-them for a batch as the configuration says.
+:class:`~cnsdiff.objectives.objective.Objective` assembles them for a batch (equation 20).
+
+*Inverse propensities* weigh the positives (Schnabel et al., ICML 2016; Saito et al., WSDM 2020):
+a click on an item that is rarely shown counts for more. *Popularity deconfounding* (Zhang et al.,
+SIGIR 2021) lets popularity explain a part of the click while training, and leaves it out when
+ranking. Popularity ``m_i`` is an item's number of training interactions over that of the most
+popular item, in ``[0, 1]``.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from cnsdiff.base.search_space import Searched
+from cnsdiff.base.settings import Settings
 from cnsdiff.kernels.shared_softmax import shared_softmax
 
 
@@ -58,6 +67,19 @@ def sampled_softmax(
     return (losses if row_weights is None else row_weights * losses).mean()
 
 
+class ContrastiveConfig(Settings):
+    """The alignment term ``L_CL`` (equation 19)."""
+
+    weight: Annotated[float, Searched(low=0.01, high=1.0, log=True)] = Field(0.0, ge=0)
+    """λ_cl; 0: off."""
+    temperature: float = Field(2.0, gt=0)
+    """τ of its cosines."""
+    noise: float = Field(0.01, ge=0)
+    """Scale of ε in cos(z_i, z_i + ε)."""
+    negatives: int | None = Field(512, ge=1, le=10**6)
+    """How many are drawn from the sampler's pool; None: all."""
+
+
 def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """``L_CL = - mean cos(a, p)/τ + mean logsumexp_n cos(a, n)/τ`` (equation 19).
 
@@ -71,6 +93,11 @@ def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature
     return shared_softmax(anchors / temperature, negatives, alike) - attraction.mean()
 
 
+def moved_by(share: float, vectors: Tensor) -> Tensor:
+    """The same vectors, but with ``share`` of the gradient (equation 5)."""
+    return vectors if share == 1 else share * vectors + (1 - share) * vectors.detach()
+
+
 def l2_squared_of_drawn(table: Tensor, drawn: Tensor) -> Tensor:
     """``Σ ‖x‖² / (2m)`` over the rows ``drawn (m,)`` of a table that has fewer than ``m``."""
     counts = torch.bincount(drawn, minlength=len(table))
@@ -80,3 +107,57 @@ def l2_squared_of_drawn(table: Tensor, drawn: Tensor) -> Tensor:
 def l2_norm(*rows: Tensor) -> Tensor:
     """``Σ ‖X‖_F / B²``, what the authors' code computes: next to nothing at B = 2048."""
     return sum((x.norm() / len(x) ** 2 for x in rows), start=rows[0].new_zeros(()))
+
+
+class PropensityConfig(Settings):
+    """Inverse-propensity weights of the ranking loss (equation 24)."""
+
+    exponent: Annotated[float, Searched(low=0.1, high=1.0)] = Field(0.0, ge=0, le=10)
+    """η in p_i = m_i^η; 0: off."""
+    floor: float = Field(0.01, gt=0, le=1)
+    """Least p_i, which bounds the weights."""
+
+
+def popularity_power(counts: Tensor, exponent: float) -> Tensor:
+    """``m_i^exponent``, float64 of the shape of ``counts``."""
+    return (counts.double() / counts.max()) ** exponent
+
+
+def inverse_propensity(counts: Tensor, config: PropensityConfig) -> Tensor:
+    """Weight of a positive by its item: ``w_i ∝ 1 / max(p_i, floor)`` with ``p_i = m_i^η``.
+
+    Self-normalised: the mean of ``w`` over the training interactions is 1, so that the loss keeps
+    its scale beside the other terms. That of a batch is 1 on average only.
+
+    Parameters
+    ----------
+    counts
+        ``(n_items,)`` training interactions of each item.
+
+    Returns
+    -------
+    Tensor
+        ``(n_items,)`` float32.
+    """
+    weights = 1 / popularity_power(counts, config.exponent).clamp(min=config.floor)
+    return (weights * (counts.sum() / (weights * counts).sum())).float()
+
+
+def deconfounded(scores: Tensor, popularity: Tensor) -> Tensor:
+    """PDA's score while training, ``ELU'(s) · m^γ``.
+
+    ``ELU'(s)`` is ``s + 1`` above 0 and ``e^s`` below. Ranking under ``do(popularity)`` drops
+    ``m^γ``; ``ELU'`` is monotone, so the order is that of ``s`` itself and serving stays as it
+    is. Zhang et al. count popularity by stage of time; here there is one stage, all of training.
+    Injecting a popularity wanted at serving time, the second half of PDA, is not part of it.
+
+    Parameters
+    ----------
+    scores
+        ``s``, of any shape.
+    popularity
+        ``m^γ`` (:func:`popularity_power`), of a shape that broadcasts.
+    """
+    # Not elu(s) + 1, which rounds a small e^s away.
+    positive = torch.where(scores > 0, scores + 1, scores.clamp(max=0).exp())
+    return positive * popularity

@@ -18,7 +18,7 @@ from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.samplers import SAMPLERS, Sampler
-from cnsdiff.samplers.base import Batch, Context, Negatives
+from cnsdiff.samplers.base import Batch, Context, Items, Vectors
 from cnsdiff.training.processes import make_fabric
 
 
@@ -30,7 +30,7 @@ class SampledNegatives(NamedTuple):
     batch
         The ``B`` pairs.
     negatives
-        One for each: items ``(B, 1)`` or vectors ``(B, 1, d)``.
+        One for each: ``Items`` ``(B, 1)`` or ``Vectors`` ``(B, 1, d)``.
     embeddings
         Those it was asked with, whose inner product is the score.
     positives
@@ -38,7 +38,7 @@ class SampledNegatives(NamedTuple):
     """
 
     batch: Batch
-    negatives: Negatives
+    negatives: Items | Vectors
     embeddings: Embeddings
     positives: Positives
 
@@ -129,9 +129,13 @@ class TrainedSampler:
                 epoch=self.epoch,
                 layers=self.layers,
             )
-            choose = stream("choice")
-            drawn = self.sampler(batch, self.embeddings, context)
-            negatives = drawn.dealt(len(batch), choose).drawn(choose).first()
+            sampled = self.sampler(batch, self.embeddings, context)
+            # One for each pair: as the loss weighs them, or the first of those that count alike.
+            match sampled.deal(len(batch), stream("choice")):
+                case Items(items):
+                    negatives: Items | Vectors = Items(items[:, :1])
+                case Vectors(vectors):
+                    negatives = Vectors(vectors[:, :1])
         return SampledNegatives(batch, negatives, self.embeddings, self.positives)
 
 

@@ -21,7 +21,7 @@ from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.trained_sampler import SampledNegatives
 from cnsdiff.report.charts import SPLITS, Style, chart, method_styles
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
-from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.samplers.base import Batch, Items, Vectors
 from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick
 
 #: Training pairs whose negatives are measured, and of how many each kind is drawn in the map.
@@ -37,7 +37,7 @@ class Kind:
     """One kind of negative for each of the pairs: ``vectors (B, d)``, and what they are called."""
 
     name: str
-    negatives: Negatives
+    negatives: Items | Vectors
     vectors: Tensor
     scores: Tensor
     style: Style
@@ -75,17 +75,17 @@ def negative_blocks(model: Recommender, dataset: Dataset, seed: int) -> list[Blo
     sampler = model.config_.sampler.name
     styles = method_styles([sampler, "mostpop", "itemknn", "ease", "random", "hardest"])
 
-    def kind(name: str, negatives: Negatives, style: str) -> Kind:
+    def kind(name: str, negatives: Items | Vectors, style: str) -> Kind:
         vectors = negatives.embed(embeddings)[:, 0].detach()
         return Kind(name, negatives, vectors, (vectors * users).sum(1), styles[style])
 
     kinds = [
-        kind("random", Negatives(random), "random"),
-        kind(f"hardest of {CANDIDATES}", Negatives(hardest), "hardest"),
+        kind("random", Items(random), "random"),
+        kind(f"hardest of {CANDIDATES}", Items(hardest), "hardest"),
         kind(f"{sampler}, as trained", found.negatives, sampler),
     ]
     positive = embeddings.items[batch.positives]
-    made = "picks items" if found.negatives.items is not None else "synthesises vectors"
+    made = "picks items" if isinstance(found.negatives, Items) else "synthesises vectors"
     return [
         Prose(
             f"For {len(batch):,} training pairs, the negative that the trained sampler "
@@ -138,7 +138,7 @@ def _maps(
     ids |= {
         kind.name: dataset.decode_items(kind.negatives.items[:n, 0].cpu().numpy())
         for kind in kinds
-        if kind.negatives.items is not None
+        if isinstance(kind.negatives, Items)
     }
     edge = 1.06 * float(points.abs().max())
     grey = SPLITS["train"].marker
@@ -231,10 +231,11 @@ def _table(
                 )
             except DataError:  # validation tells nothing of these users
                 judged = False
-        items = kind.negatives.items
-        near = (
-            items[:, 0] if items is not None else nearest_items(kind.vectors, embeddings.items, 1)
-        )
+        match kind.negatives:
+            case Items(items):
+                near = items
+            case Vectors():
+                near = nearest_items(kind.vectors, embeddings.items, 1)
         popular = positives.item_counts[near.flatten()].double().mean()
         low, high = counts.interval()
         rows.append(

@@ -1,6 +1,17 @@
 """Negative samplers: one file each, and one for those that choose among candidates."""
 
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import (
+    SAMPLERS,
+    Batch,
+    Context,
+    Items,
+    Negatives,
+    Sampler,
+    SamplerConfig,
+    SharedItems,
+    SharedVectors,
+    Vectors,
+)
 from cnsdiff.samplers.candidates import (
     AHNSSampler,
     CurriculumSampler,
@@ -29,6 +40,7 @@ __all__ = [
     "DNSSampler",
     "ExposureDiffusionSampler",
     "ExposureSampler",
+    "Items",
     "MixGCFSampler",
     "Negatives",
     "PopularitySampler",
@@ -36,5 +48,8 @@ __all__ = [
     "SRNSSampler",
     "Sampler",
     "SamplerConfig",
+    "SharedItems",
+    "SharedVectors",
     "SoftmaxRhoSampler",
+    "Vectors",
 ]

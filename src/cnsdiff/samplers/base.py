@@ -7,7 +7,7 @@ sampler of your own is a subclass of :class:`Sampler` with a ``forward``::
     class LastItem(Sampler):
         def forward(self, batch, embeddings, context):
             last = batch.positives.new_full((len(batch.users), 1), self.positives.n_items - 1)
-            return Negatives(items=last)
+            return Items(last)
 """
 
 from __future__ import annotations
@@ -78,145 +78,169 @@ class Context:
     layers: tuple[Embeddings, ...] = ()
 
 
-#: The scores of a whole catalogue are one product of matrices, those of some items a gather from
-#: memory and, in the backward pass, a scatter: up to so many items per negative the product wins.
-_PRODUCT_UP_TO = 64
-
-
-def inner_products(users: Tensor, vectors: Tensor) -> Tensor:
-    """``(B, n)`` of users ``(B, d)`` with vectors ``(B, n, d)``, or ``(1, n, d)`` shared by all."""
-    if len(vectors) == 1:
-        return users @ vectors[0].T
-    if vectors.shape[1] == 1:
-        return (users * vectors[:, 0]).sum(dim=-1, keepdim=True)
-    return torch.einsum("bd,bnd->bn", users, vectors)
-
-
-@dataclass(frozen=True)
-class Negatives:
-    """Negatives for a batch: catalogue items, or vectors, with what the sampler adds.
+@dataclass(frozen=True, kw_only=True)
+class _SamplerOutput:
+    """What any negatives may carry beside themselves.
 
     Attributes
     ----------
-    items
-        ``(B, n)`` item ids, or ``None`` for a sampler that makes vectors.
-    vectors
-        ``(B, n, d)`` vectors, or ``None`` for a sampler that picks items.
-    shared
-        Whether all rows have the same negatives: ``items`` are then ``(1, n)`` and ``vectors``
-        ``(1, n, d)``. A softmax over hundreds of them costs one product of matrices. A row's
-        training positives may be among them, as the distribution they come from has it.
-    sources
-        ``(1, n)`` the items that shared vectors were made from.
-    weights
-        ``(B, n)`` without gradient, how much each counts in the loss: BPR sums over a row with
-        these weights, a softmax multiplies ``exp(s)`` by ``n w / Σ w``. ``None``: all alike, and
-        BPR takes their mean.
-    pool
-        ``(M, d)`` the vectors the negatives were made from, for the contrastive term; ``None``
-        when they are the negatives themselves.
     loss
         The sampler's own loss, a scalar with gradient, already weighted.
     diagnostics
         Named scalars without gradient, averaged over an epoch and logged.
     """
 
-    items: Tensor | None = None
-    vectors: Tensor | None = None
-    weights: Tensor | None = None
-    pool: Tensor | None = None
     loss: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
-    shared: bool = False
-    sources: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if (self.items is None) == (self.vectors is None):
-            raise ValueError("Negatives needs either items (B, n) or vectors (B, n, d)")
+
+@dataclass(frozen=True)
+class Items(_SamplerOutput):
+    """Catalogue items, ``n`` of each row's own.
+
+    Attributes
+    ----------
+    items
+        ``(B, n)`` ids, none of them a training positive of the row's user.
+    weights
+        ``(B, n)`` without gradient, how much each counts in the loss: BPR sums over a row with
+        these weights, a softmax multiplies ``exp(s)`` by ``n w / Σ w``. ``None``: all alike, and
+        BPR takes their mean.
+    """
+
+    items: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """Negatives per row."""
+        return self.items.shape[1]
 
     def embed(self, embeddings: Embeddings) -> Tensor:
-        """The negatives as ``(B, n, d)`` vectors."""
-        if self.vectors is not None:
-            return self.vectors
-        assert self.items is not None
+        """``(B, n, d)`` their vectors."""
         # Not by indexing, whose backward pass goes through the rows one by one.
         return F.embedding(self.items, embeddings.items)
 
-    def scores(self, users: Tensor, embeddings: Embeddings) -> Tensor:
-        """The inner products ``(B, n)`` with each row's user ``(B, d)``, with gradient."""
-        if self.items is not None and self.wants_all(embeddings):
-            return (users @ embeddings.items.T).gather(1, self.items)
-        return inner_products(users, self.embed(embeddings))
+    def rows(self, index: Tensor) -> Items:
+        """The negatives of some rows of the batch."""
+        return Items(self.items[index], None if self.weights is None else self.weights[index])
 
-    def wants_all(self, embeddings: Embeddings) -> bool:
-        """Whether scores of the whole catalogue are the quickest way to those of these items."""
-        few = len(embeddings.items) <= _PRODUCT_UP_TO * self.per_row
-        return self.items is not None and not self.shared and few
-
-    @property
-    def made_of(self) -> Tensor | None:
-        """``(B, n)`` or ``(1, n)`` the items that these are, or were made from."""
-        return self.items if self.items is not None else self.sources
-
-    @property
-    def per_row(self) -> int:
-        """``n``, how many there are for each positive."""
-        made = self.items if self.items is not None else self.vectors
-        assert made is not None
-        return made.shape[1]
-
-    def rows(self, index: Tensor) -> Negatives:
-        """The negatives of some rows of the batch, without what the sampler adds."""
-        if self.shared:
-            n = len(index)
-            if self.items is not None:
-                return Negatives(self.items.expand(n, -1))
-            assert self.vectors is not None
-            return Negatives(vectors=self.vectors.expand(n, -1, -1))
-        items, vectors, weights = (
-            None if part is None else part[index]
-            for part in (self.items, self.vectors, self.weights)
-        )
-        return Negatives(items, vectors, weights)
-
-    def dealt(self, n: int, generator: torch.Generator) -> Negatives:
-        """Of shared negatives one for each of ``n`` rows, at random; others as they are."""
-        if not self.shared:
-            return self
-        made = self.items if self.items is not None else self.vectors
-        assert made is not None
-        chosen = torch.randint(self.per_row, (n,), generator=generator, device=made.device)
-        one = made[0, chosen].unsqueeze(1)
-        return Negatives(one) if self.items is not None else Negatives(vectors=one)
-
-    def first(self) -> Negatives:
-        """The first of each row's negatives, without what the sampler adds; not of shared ones."""
-        if self.items is not None:
-            return Negatives(self.items[:, :1])
-        assert self.vectors is not None
-        return Negatives(vectors=self.vectors[:, :1])
-
-    def admissible(self, positives: Tensor) -> Tensor | None:
-        """``(B, n)`` false where a shared negative is the row's own positive ``(B,)``.
-
-        ``None`` where none can be.
-        """
-        if not self.shared or self.made_of is None:
-            return None
-        return self.made_of != positives.unsqueeze(1)
-
-    def drawn(self, generator: torch.Generator) -> Negatives:
-        """One negative per row, drawn by weight: what its loss is made of, on average.
-
-        Without weights all count alike, and all stay.
-        """
+    def deal(self, n_rows: int, generator: torch.Generator) -> Items:
+        """One to each row, drawn by weight; all of them where all count alike."""
         if self.weights is None:
             return self
-        chosen = torch.multinomial(self.weights.float(), 1, generator=generator)
-        if self.items is not None:
-            return Negatives(self.items.gather(1, chosen))
-        assert self.vectors is not None
-        return Negatives(vectors=torch.take_along_dim(self.vectors, chosen.unsqueeze(-1), dim=1))
+        choice = torch.multinomial(self.weights.float(), 1, generator=generator)
+        return Items(self.items.gather(1, choice))
+
+
+@dataclass(frozen=True)
+class SharedItems(_SamplerOutput):
+    """Catalogue items that all rows share: a softmax over hundreds costs one product of matrices.
+
+    Attributes
+    ----------
+    items
+        ``(n,)`` ids. A row's training positives may be among them, as the distribution they come
+        from has it; the softmax leaves out a row's own positive.
+    """
+
+    items: Tensor
+
+    @property
+    def n(self) -> int:
+        """Negatives per row."""
+        return len(self.items)
+
+    def rows(self, index: Tensor) -> Items:
+        """All of them for each of some rows of the batch."""
+        return Items(self.items.expand(len(index), -1))
+
+    def deal(self, n_rows: int, generator: torch.Generator) -> Items:
+        """One to each row, at random."""
+        return Items(self.items[_choice(self.items, n_rows, generator)])
+
+
+@dataclass(frozen=True)
+class Vectors(_SamplerOutput):
+    """Synthesised negatives, ``n`` of each row's own.
+
+    Attributes
+    ----------
+    vectors
+        ``(B, n, d)``, of unit length where the score is the cosine. In a correction for
+        popularity each takes that of its row's positive.
+    pool
+        ``(M, d)`` the vectors they were made from, for the alignment term (equation 19); ``None``:
+        the negatives themselves.
+    """
+
+    vectors: Tensor
+    pool: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """Negatives per row."""
+        return self.vectors.shape[1]
+
+    def embed(self, embeddings: Embeddings) -> Tensor:
+        """``(B, n, d)``, the vectors themselves."""
+        return self.vectors
+
+    def rows(self, index: Tensor) -> Vectors:
+        """The negatives of some rows of the batch."""
+        return Vectors(self.vectors[index])
+
+    def deal(self, n_rows: int, generator: torch.Generator) -> Vectors:
+        """All of them, which count alike."""
+        return self
+
+
+@dataclass(frozen=True)
+class SharedVectors(_SamplerOutput):
+    """Synthesised negatives that all rows share.
+
+    Attributes
+    ----------
+    vectors
+        ``(n, d)``, of unit length where the score is the cosine.
+    items
+        ``(n,)`` the item that each was made from. The softmax leaves out those of a row's own
+        positive, and a correction for popularity takes theirs.
+    """
+
+    vectors: Tensor
+    items: Tensor
+
+    @property
+    def n(self) -> int:
+        """Negatives per row."""
+        return len(self.vectors)
+
+    def rows(self, index: Tensor) -> Vectors:
+        """All of them for each of some rows of the batch."""
+        return Vectors(self.vectors.expand(len(index), -1, -1))
+
+    def deal(self, n_rows: int, generator: torch.Generator) -> Vectors:
+        """One to each row, at random."""
+        return Vectors(self.vectors[_choice(self.vectors, n_rows, generator)])
+
+
+def _choice(negatives: Tensor, n_rows: int, generator: torch.Generator) -> Tensor:
+    """``(n_rows, 1)`` which of the shared negatives each row is dealt."""
+    size = (n_rows, 1)
+    return torch.randint(len(negatives), size, generator=generator, device=negatives.device)
+
+
+Negatives = Items | SharedItems | Vectors | SharedVectors
+"""What a sampler returns for a batch of ``B`` rows; each may carry ``loss=`` and ``diagnostics=``.
+
+- ``Items(items, weights=None)``: ``(B, n)`` ids of each row's own, weighted or all alike.
+- ``SharedItems(items)``: ``(n,)`` ids that all rows share.
+- ``Vectors(vectors, pool=None)``: ``(B, n, d)``, synthesised for each row; the alignment term
+  contrasts the vectors ``pool`` in their place, if there is one.
+- ``SharedVectors(vectors, items)``: ``(n, d)``, synthesised for all rows, and the ``(n,)`` items
+  that they were made from.
+"""
 
 
 class SamplerConfig(Settings):

@@ -18,7 +18,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Items, Sampler, SamplerConfig
 
 #: Losses of about 0.7 that differ by less differ by no more than single precision's rounding.
 _SMALLEST_TEMPERATURE = 1e-6
@@ -59,8 +59,8 @@ class DNSSampler(CandidateSampler):
 
     shardable: ClassVar[bool] = True
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        return Negatives(items=pick(*self.scored(batch, embeddings, context)))
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        return Items(pick(*self.scored(batch, embeddings, context)))
 
 
 @SAMPLERS.register("curriculum")
@@ -73,9 +73,9 @@ class CurriculumSampler(CandidateSampler):
 
     shardable: ClassVar[bool] = True
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         n = max(1, int((1 - context.progress) * self.config.candidates))
-        return Negatives(items=pick(*self.scored(batch, embeddings, context, n)))
+        return Items(pick(*self.scored(batch, embeddings, context, n)))
 
 
 class DNSMNConfig(CandidateConfig):
@@ -123,19 +123,19 @@ class DNSMNSampler(CandidateSampler):
     def n_negatives(self) -> int:
         return self.config.top if self.config.use == "all" else self.config.n_negatives
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         candidates, scores = self.scored(batch, embeddings, context)
         top = candidates.gather(2, scores.topk(self.config.top, dim=2).indices)
         if self.config.use == "all":
             items = top.squeeze(1)
-            return Negatives(items=items, weights=torch.ones_like(items, dtype=scores.dtype))
+            return Items(items, weights=torch.ones_like(items, dtype=scores.dtype))
         place = torch.randint(
             self.config.top,
             (*top.shape[:2], 1),
             generator=context.negatives,
             device=top.device,
         )
-        return Negatives(items=top.gather(2, place).squeeze(2))
+        return Items(top.gather(2, place).squeeze(2))
 
 
 class SoftmaxRhoConfig(CandidateConfig):
@@ -174,7 +174,7 @@ class SoftmaxRhoSampler(CandidateSampler):
     def n_negatives(self) -> int:
         return self.config.candidates
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         candidates, scores = self.scored(batch, embeddings, context)
         with torch.no_grad():
             users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
@@ -182,7 +182,7 @@ class SoftmaxRhoSampler(CandidateSampler):
             losses = F.softplus(scores.squeeze(1) - positive)
             temperature = (losses.var(dim=1, keepdim=True) / (2 * self.config.rho)).sqrt()
             weights = (losses / temperature.clamp(min=_SMALLEST_TEMPERATURE)).softmax(dim=1)
-        return Negatives(items=candidates.squeeze(1), weights=weights)
+        return Items(candidates.squeeze(1), weights)
 
 
 class AHNSConfig(CandidateConfig):
@@ -220,14 +220,14 @@ class AHNSSampler(CandidateSampler):
     shardable: ClassVar[bool] = True
     config: AHNSConfig
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         config = self.config
         candidates, scores = self.scored(batch, embeddings, context)
         with torch.no_grad():
             users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
             base = ((users * items).sum(dim=-1) + config.alpha).clamp(min=config.floor)
             aim = (config.beta * base.pow(config.q + 1)).view(-1, 1, 1)
-            return Negatives(items=pick(candidates, -(scores - aim).abs()))
+            return Items(pick(candidates, -(scores - aim).abs()))
 
 
 def draw_candidates(

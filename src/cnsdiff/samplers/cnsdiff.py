@@ -34,7 +34,7 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion import causal
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import SCHEDULES, GaussianDiffusion
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Sampler, SamplerConfig, Vectors
 from cnsdiff.samplers.environment import EnvironmentKind, environment_labels
 
 
@@ -167,7 +167,7 @@ class CNSDiffSampler(Sampler):
     def learning_rate(self) -> float | None:
         return self.config.learning_rate
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         config, n = self.config, self.config.n_negatives
         users = embeddings.users.index_select(0, batch.users)
         positives = embeddings.items.index_select(0, batch.positives)
@@ -211,8 +211,8 @@ class CNSDiffSampler(Sampler):
             gap = ((mixed - positives[rows]) * users[rows]).sum(-1)
             diagnostics["hardness"] = torch.sigmoid(gap).mean()
             diagnostics["cos_to_positive"] = F.cosine_similarity(generated, positives[rows]).mean()
-        return Negatives(
-            vectors=mixed.view(len(batch), n, self.dim),
+        return Vectors(
+            mixed.view(len(batch), n, self.dim),
             pool=torch.cat([generated, random]),
             loss=loss,
             diagnostics=diagnostics,

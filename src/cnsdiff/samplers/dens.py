@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Sampler, Vectors
 from cnsdiff.samplers.candidates import CandidateConfig, draw_candidates, pick
 
 
@@ -72,7 +72,7 @@ class DENSSampler(Sampler):
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         return self.parameters() if self.config.disentangling else iter(())
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         config = self.config
         candidates = draw_candidates(
             self.positives, batch.users, config.n_negatives, config.candidates, context.negatives
@@ -99,7 +99,7 @@ class DENSSampler(Sampler):
                 *_factor_scores(users, negative, relevant_negative, context.cosine),
             )
         vectors = F.normalize(negative, dim=-1) if context.cosine else negative
-        return Negatives(vectors=vectors, loss=loss)
+        return Vectors(vectors, loss=loss)
 
     def _relevant_negative(self, negative: Tensor, relevant: Tensor) -> Tensor:
         """``n_r`` of ``n``, given ``p_r``; both ``(…, d)``, and they broadcast."""

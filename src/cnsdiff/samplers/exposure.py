@@ -11,7 +11,15 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import (
+    SAMPLERS,
+    Batch,
+    Context,
+    Negatives,
+    Sampler,
+    SamplerConfig,
+    SharedItems,
+)
 
 
 class ExposureConfig(SamplerConfig):
@@ -55,7 +63,7 @@ class ExposureSampler(Sampler):
         self.register_buffer("_shown_below", (share / share.sum()).cumsum(0), persistent=False)
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        return Negatives(items=self.draw(context).unsqueeze(0), shared=True)
+        return SharedItems(self.draw(context))
 
     def draw(self, context: Context) -> Tensor:
         """``(M,)`` items from ``q``, with replacement."""

@@ -19,7 +19,7 @@ from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
 from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import GaussianDiffusion, cosine
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, SharedVectors
 from cnsdiff.samplers.environment import strata
 from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 
@@ -95,7 +95,7 @@ class ExposureDiffusionSampler(ExposureSampler):
         stratum = strata(positives.item_counts.double(), config.n_environments)
         self.register_buffer("strata", stratum, persistent=False)
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> SharedVectors:
         items = self.draw(context)
         table = embeddings.items.detach()
         centre, scale = table.mean(dim=0), table.std().clamp(min=torch.finfo(table.dtype).tiny)
@@ -114,13 +114,7 @@ class ExposureDiffusionSampler(ExposureSampler):
         if self.config.item_gradient:
             source = F.embedding(items, embeddings.items)
             made = source + (made - source).detach()
-        return Negatives(
-            vectors=made.unsqueeze(0),
-            sources=items.unsqueeze(0),
-            shared=True,
-            loss=loss,
-            diagnostics=diagnostics,
-        )
+        return SharedVectors(made, items, loss=loss, diagnostics=diagnostics)
 
     def _reconstruction(
         self, denoiser: Denoiser, z_0: Tensor, stratum: Tensor, context: Context

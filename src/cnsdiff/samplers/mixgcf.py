@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Sampler, Vectors
 from cnsdiff.samplers.candidates import (
     CandidateConfig,
     candidate_scores,
@@ -53,7 +53,7 @@ class MixGCFSampler(Sampler):
     config: MixGCFConfig
     wants_layers = True
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Vectors:
         n, layers = self.config.n_negatives, context.layers
         users = embeddings.users[batch.users]
         candidates = draw_candidates(
@@ -70,4 +70,4 @@ class MixGCFSampler(Sampler):
             pooled = mixed if pooled is None else pooled + mixed
         assert pooled is not None
         vectors = pooled / len(layers)
-        return Negatives(vectors=F.normalize(vectors, dim=-1) if context.cosine else vectors)
+        return Vectors(F.normalize(vectors, dim=-1) if context.cosine else vectors)

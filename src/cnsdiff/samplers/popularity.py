@@ -13,7 +13,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Items, Sampler, SamplerConfig
 
 #: Bits of the mass that is divided among the items; fewer where there are very many users.
 _MOST_BITS = 40
@@ -75,7 +75,7 @@ class PopularitySampler(Sampler):
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         users = batch.users
         uniform = torch.rand(
             (len(users), self.config.n_negatives),
@@ -85,7 +85,7 @@ class PopularitySampler(Sampler):
         )
         # Of 53 random bits: any item's probability is off by 2^-52 at most.
         rank = (uniform * self.free_mass(users).unsqueeze(1)).long()
-        return Negatives(items=self.item_at(users.unsqueeze(1), rank))
+        return Items(self.item_at(users.unsqueeze(1), rank))
 
     def free_mass(self, users: Tensor) -> Tensor:
         """Units of the items outside each user's training positives, the shape of ``users``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Items, Sampler
 
 
 @SAMPLERS.register("random")
@@ -15,8 +15,6 @@ class RandomSampler(Sampler):
     shardable: ClassVar[bool] = True
     reads_embeddings: ClassVar[bool] = False
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        items = self.positives.sample_negatives(
-            batch.users, self.config.n_negatives, context.negatives
-        )
-        return Negatives(items=items)
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        n = self.config.n_negatives
+        return Items(self.positives.sample_negatives(batch.users, n, context.negatives))

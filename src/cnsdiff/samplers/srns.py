@@ -11,7 +11,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import SAMPLERS, Batch, Context, Items, Sampler, SamplerConfig
 from cnsdiff.samplers.candidates import candidate_scores
 
 #: Users whose memories are refreshed together, to bound what is held at once.
@@ -104,7 +104,7 @@ class SRNSSampler(Sampler):
         self._epoch, self._recorded = state.tolist()
 
     @torch.no_grad()
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         # The deviation of nearly equal scores would drown in the rounding of half precision.
         with torch.autocast(embeddings.items.device.type, enabled=False):
             embeddings = Embeddings(*(table.float() for table in embeddings))
@@ -116,7 +116,7 @@ class SRNSSampler(Sampler):
             if share and self._recorded:
                 worth += self.config.variance_weight * share * self._deviation(batch, memory)
             best = worth.topk(self.config.n_negatives, dim=1).indices
-        return Negatives(items=memory.gather(1, best))
+        return Items(memory.gather(1, best))
 
     def _begin_epoch(self, embeddings: Embeddings, context: Context) -> None:
         """Record the embeddings that the last epoch ended with, and refresh all memories."""

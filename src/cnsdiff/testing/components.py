@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from cnsdiff.backbones.base import MF, Backbone, BackboneConfig, Embeddings, mean_of
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
-from cnsdiff.samplers.base import Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers.base import (
+    Batch,
+    Context,
+    Items,
+    Negatives,
+    Sampler,
+    SamplerConfig,
+    SharedItems,
+    SharedVectors,
+    Vectors,
+)
 from cnsdiff.training.step import TrainingStep
 
 DIM = 6
@@ -63,9 +73,10 @@ def check_sampler(sampler_class: type[Sampler], config: SamplerConfig | None = N
 
     Checked at the beginning, in the middle and at the end of training, and for a batch of one:
 
-    - shapes, types and finiteness of what it returns, as :class:`Negatives` documents them;
-    - item ids are items of the catalogue, and never a training positive of their row's user
-      (unless they are shared by the whole batch);
+    - it returns :class:`Items`, :class:`SharedItems`, :class:`Vectors` or :class:`SharedVectors`,
+      of the shapes and types that these document, and finite;
+    - item ids are items of the catalogue, and those of ``Items`` never a training positive of
+      their row's user;
     - the same generators give the same result, whatever PyTorch's global stream holds;
     - the embeddings it is given stay as they are;
     - a training step has a finite loss, moves each of ``trained_parameters()``, and no other
@@ -151,8 +162,8 @@ class _Uniform(Sampler):
     def __init__(self, positives: Positives, dim: int) -> None:
         super().__init__(positives, dim, SamplerConfig(), torch.Generator())
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
-        return Negatives(items=self.positives.sample_negatives(batch.users, 1, context.negatives))
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
+        return Items(self.positives.sample_negatives(batch.users, 1, context.negatives))
 
 
 def _embeddings(positives: Positives, seed: int) -> Embeddings:
@@ -188,8 +199,8 @@ def _check_negatives(sampler: Sampler, batch: Batch, progress: float, name: str)
             outcomes.append(sampler(batch, embeddings, make_context(3, progress, layers=layers)))
     negatives, again = outcomes
     _check_form(negatives, batch, sampler, name)
-    names = ("items", "vectors", "weights", "pool", "loss")
-    for what, first, second in zip(names, _fields(negatives), _fields(again), strict=True):
+    for what in (field.name for field in fields(negatives) if field.name != "diagnostics"):
+        first, second = getattr(negatives, what), getattr(again, what, None)
         same = first is second if first is None or second is None else torch.equal(first, second)
         assert same, (
             f"{name}: {what} differ between two calls with equally seeded generators; draw from "
@@ -201,41 +212,29 @@ def _check_negatives(sampler: Sampler, batch: Batch, progress: float, name: str)
 
 def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str) -> None:
     assert isinstance(negatives, Negatives), (
-        f"{name}: returned {type(negatives).__name__}, not Negatives"
+        f"{name}: returned {type(negatives).__name__}, not Items, SharedItems, Vectors or "
+        "SharedVectors"
     )
-    shape = (1 if negatives.shared else len(batch), sampler.n_negatives)
-    if negatives.items is not None:
-        items = negatives.items
-        assert items.dtype == torch.int64, f"{name}: items are {items.dtype}, not int64"
-        assert items.shape == shape, f"{name}: items are {tuple(items.shape)}, not {shape}"
-        n_items = sampler.positives.n_items
-        assert bool(((items >= 0) & (items < n_items)).all()), (
-            f"{name}: some items are not in the catalogue 0 … {n_items - 1}"
-        )
-        clash = sampler.positives.contains(batch.users.unsqueeze(1), items)
-        # Those shared by a batch may be: they come from a distribution that knows no user.
-        assert negatives.shared or not bool(clash.any()), (
-            f"{name}: {int(clash.sum())} of {items.numel()} items are training positives"
-        )
-    if negatives.vectors is not None:
-        vectors = negatives.vectors
-        wide = (*shape, sampler.dim)
-        assert vectors.shape == wide, f"{name}: vectors are {tuple(vectors.shape)}, not {wide}"
-        assert bool(vectors.isfinite().all()), f"{name}: some vectors are not finite"
-    if negatives.weights is not None:
-        weights = negatives.weights
-        assert weights.shape == shape, f"{name}: weights are {tuple(weights.shape)}, not {shape}"
-        assert not weights.requires_grad, f"{name}: its weights carry gradient; detach them"
-        assert bool((weights.isfinite() & (weights >= 0)).all()), (
-            f"{name}: some weights are negative or not finite"
-        )
-        assert bool((weights.sum(dim=1) > 0).all()), f"{name}: a row of weights is all zero"
-    if negatives.pool is not None:
-        pool = negatives.pool
-        assert pool.ndim == 2 and pool.shape[1] == sampler.dim and len(pool), (
-            f"{name}: the pool is {tuple(pool.shape)}, not (M, {sampler.dim})"
-        )
-        assert bool(pool.isfinite().all()), f"{name}: some vectors of the pool are not finite"
+    rows, n, dim = len(batch), sampler.n_negatives, sampler.dim
+    match negatives:
+        case Items(items, weights):
+            _check_items(items, (rows, n), sampler, name)
+            clash = sampler.positives.contains(batch.users.unsqueeze(1), items)
+            assert not bool(clash.any()), (
+                f"{name}: {int(clash.sum())} of {items.numel()} items are training positives"
+            )
+            if weights is not None:
+                _check_weights(weights, (rows, n), name)
+        case SharedItems(items):
+            _check_items(items, (n,), sampler, name)
+        case Vectors(vectors, pool):
+            _check_vectors("vectors", vectors, (rows, n, dim), name)
+            if pool is not None:
+                assert len(pool), f"{name}: the pool is empty"
+                _check_vectors("pool", pool, (len(pool), dim), name)
+        case SharedVectors(vectors, items):
+            _check_vectors("vectors", vectors, (n, dim), name)
+            _check_items(items, (n,), sampler, name)
     if negatives.loss is not None:
         loss = negatives.loss
         assert loss.ndim == 0, f"{name}: its loss is {tuple(loss.shape)}, not a scalar"
@@ -244,6 +243,29 @@ def _check_form(negatives: Negatives, batch: Batch, sampler: Sampler, name: str)
         assert value.ndim == 0, f"{name}: diagnostic {key} is {tuple(value.shape)}, not a scalar"
         assert not value.requires_grad, f"{name}: diagnostic {key} carries gradient; detach it"
         assert bool(value.isfinite()), f"{name}: diagnostic {key} is {value.item()}"
+
+
+def _check_items(items: Tensor, shape: tuple[int, ...], sampler: Sampler, name: str) -> None:
+    assert items.dtype == torch.int64, f"{name}: items are {items.dtype}, not int64"
+    assert items.shape == shape, f"{name}: items are {tuple(items.shape)}, not {shape}"
+    n_items = sampler.positives.n_items
+    assert bool(((items >= 0) & (items < n_items)).all()), (
+        f"{name}: some items are not in the catalogue 0 … {n_items - 1}"
+    )
+
+
+def _check_weights(weights: Tensor, shape: tuple[int, ...], name: str) -> None:
+    assert weights.shape == shape, f"{name}: weights are {tuple(weights.shape)}, not {shape}"
+    assert not weights.requires_grad, f"{name}: its weights carry gradient; detach them"
+    assert bool((weights.isfinite() & (weights >= 0)).all()), (
+        f"{name}: some weights are negative or not finite"
+    )
+    assert bool((weights.sum(dim=1) > 0).all()), f"{name}: a row of weights is all zero"
+
+
+def _check_vectors(what: str, vectors: Tensor, shape: tuple[int, ...], name: str) -> None:
+    assert vectors.shape == shape, f"{name}: {what} are {tuple(vectors.shape)}, not {shape}"
+    assert bool(vectors.isfinite().all()), f"{name}: some of its {what} are not finite"
 
 
 def _check_sampler_learns(sampler: Sampler, batch: Batch, name: str) -> None:
@@ -278,9 +300,3 @@ def _snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 def _unmoved(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
     return [key for key, value in module.named_parameters() if torch.equal(value, before[key])]
-
-
-def _fields(negatives: Negatives) -> list[Any]:
-    return [
-        negatives.items, negatives.vectors, negatives.weights, negatives.pool, negatives.loss,
-    ]  # fmt: skip

@@ -88,9 +88,9 @@ class FalseNegativeProbe:
         if self._generator is None:
             device = batch.users.device
             self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)
-        rows = self._rows(batch, negatives.per_row)
+        rows = self._rows(batch, negatives.n)
         self._counts += false_negatives(
-            negatives.rows(rows).drawn(self._generator),
+            negatives.rows(rows).deal(len(rows), self._generator),
             Batch(batch.index[rows], batch.users[rows], batch.positives[rows]),
             embeddings,
             self.judge,

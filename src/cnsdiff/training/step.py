@@ -102,17 +102,13 @@ class TrainingStep(nn.Module):
         self.objective = objective
 
     @property
-    def _needs_sampler(self) -> bool:
-        return self.objective.calls_sampler or self.objective.config.contrastive.weight > 0
-
-    @property
     def needs_free_items(self) -> bool:
         """Whether every row must have an item that its user lacks."""
-        return self._needs_sampler and self.sampler.needs_free_items
+        return self.objective.calls_sampler and self.sampler.needs_free_items
 
     def propagate(self) -> Propagated:
         """Run the backbone: what :meth:`forward` needs of it, whatever the batch."""
-        needed = self._needs_sampler
+        needed = self.objective.calls_sampler
         layers = layers_of(self.backbone) if needed and self.sampler.wants_layers else ()
         embeddings = mean_of(layers) if layers else self.backbone()
         projected = needed and self.sampler.reads_embeddings
@@ -136,7 +132,7 @@ class TrainingStep(nn.Module):
         cosine = self.objective.config.score == "cosine"
         context = replace(context, cosine=cosine, layers=propagated.layers)
         negatives = None
-        if self._needs_sampler:
+        if self.objective.calls_sampler:
             negatives = self.sampler(batch, propagated.embeddings, context)
         if probe is not None and negatives is not None:
             seen = propagated.embeddings

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from cnsdiff.backbones import Embeddings
-from cnsdiff.samplers import Batch, Context, Negatives, Sampler, SamplerConfig
+from cnsdiff.samplers import Batch, Context, Items, Sampler, SamplerConfig
 
 
 class MixedConfig(SamplerConfig):
@@ -22,7 +22,7 @@ class Mixed(Sampler):
     Config = MixedConfig
     config: MixedConfig
 
-    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+    def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         shape = (len(batch), self.n_negatives, self.config.candidates)
         draws = self.n_negatives * self.config.candidates
         drawn = self.positives.sample_negatives(batch.users, draws, context.negatives).view(shape)
@@ -31,4 +31,4 @@ class Mixed(Sampler):
             hardest = torch.einsum("bd,bnmd->bnm", users, embeddings.items[drawn]).argmax(dim=2)
             chance = torch.rand(shape[:2], generator=context.negatives, device=drawn.device)
             chosen = torch.where(chance < self.config.share, hardest, 0)
-        return Negatives(items=drawn.gather(2, chosen.unsqueeze(2)).squeeze(2))
+        return Items(drawn.gather(2, chosen.unsqueeze(2)).squeeze(2))
