@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy
 
-from cnsdiff.diagnostics.measures import (
+from cnsdiff.diagnostics.description import (
     CURVE_GRID,
     decile_shares,
     effective_number,

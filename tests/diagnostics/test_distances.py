@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy, wasserstein_distance
 
-from cnsdiff.diagnostics.measures import (
+from cnsdiff.diagnostics.shift import (
     MAX_JS,
     distances,
     jensen_shannon,

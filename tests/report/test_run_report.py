@@ -20,7 +20,7 @@ from cnsdiff.display.tables import Table
 from cnsdiff.references import REFERENCES, STANDARD
 from cnsdiff.report.document import Document, Figure, Prose, Source
 from cnsdiff.report.html import render_html, write_html
-from cnsdiff.report.negatives import principal_plane
+from cnsdiff.report.model import principal_plane
 from cnsdiff.report.run import next_commands, run_document
 from cnsdiff.samplers import Vectors
 from cnsdiff.shifts import prepare_given

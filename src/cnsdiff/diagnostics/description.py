@@ -15,15 +15,6 @@ from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
 from cnsdiff.data.reading.times import looks_unlike_seconds
-from cnsdiff.diagnostics.measures import (
-    DECILES,
-    decile_shares,
-    effective_number,
-    gini,
-    long_tail_curve,
-    popularity_deciles,
-    shares,
-)
 from cnsdiff.diagnostics.shift import (
     DRAWS,
     SECONDS_A_DAY,
@@ -31,7 +22,12 @@ from cnsdiff.diagnostics.shift import (
     Frame,
     Shift,
     measure_with_chance,
+    shares,
 )
+
+#: Shares of items at which the long-tail curve is given.
+CURVE_GRID: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
+DECILES = 10
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class SplitDescription:
     """Share of the pairs on each tenth of the items, the most popular in train first: ``(10,)``."""
     long_tail: tuple[float, ...]
     """Share of the pairs on the split's own most popular items, at
-    :data:`~cnsdiff.diagnostics.measures.CURVE_GRID`: ``(101,)``."""
+    :data:`CURVE_GRID`: ``(101,)``."""
     activity: tuple[float, ...]
     """Share of the split's users with 1, 2-3, 4-7, … pairs in it."""
     shift: Mapping[str, Shift]
@@ -354,3 +350,53 @@ def _jaccard(left: NDArray[np.int64], right: NDArray[np.int64], size: int) -> fl
 
 def _floats(values: NDArray[Any]) -> tuple[float, ...]:
     return tuple(map(float, values))
+
+
+# --- How concentrated counts are
+
+
+def gini(counts: NDArray[Any]) -> float:
+    """Gini coefficient of counts ``(n,)``, zeros included: 0 if all are equal, ``1 - 1/n`` if one
+    category has everything.
+    """
+    ascending = np.sort(shares(counts))
+    n = ascending.size
+    rank = np.arange(1, n + 1)
+    return max(float(((2 * rank - n - 1) @ ascending) / n), 0.0)
+
+
+def effective_number(counts: NDArray[Any]) -> float:
+    """``exp(entropy)``: how many equally frequent categories would be as diverse (Hill, 1973)."""
+    p = shares(counts)
+    p = p[p > 0]
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def long_tail_curve(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of interactions on the most frequent ``x`` of the categories, for ``CURVE_GRID``.
+
+    Categories are ordered by their own ``counts`` ``(n,)``; linear between whole numbers of them.
+    The result is ``(101,)``, rises from 0 to 1 and lies on the diagonal if all are equal.
+    """
+    held = np.concatenate(([0.0], np.cumsum(np.sort(shares(counts))[::-1])))
+    curve = np.interp(CURVE_GRID, np.arange(held.size) / (held.size - 1), held)
+    curve[-1] = 1.0
+    return curve
+
+
+def popularity_deciles(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """The decile of each category by its count, ``(n,)``: 0 holds the most frequent tenth.
+
+    Deciles hold equal numbers of categories (up to one); ties are broken by position.
+    """
+    values = np.asarray(counts)
+    rank = np.empty(values.size, dtype=np.int64)
+    rank[np.argsort(-values, kind="stable")] = np.arange(values.size)
+    result: NDArray[np.int64] = DECILES * rank // values.size
+    return result
+
+
+def decile_shares(deciles: NDArray[np.int64], counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of ``counts`` ``(n,)`` that falls on the categories of each decile, ``(10,)``."""
+    result: NDArray[Any] = np.bincount(deciles, weights=shares(counts), minlength=DECILES)
+    return result

@@ -3,6 +3,7 @@
 Two random halves of one log differ too: a distance between small samples is never 0. The level
 of chance is measured, not assumed: train and split are pooled, divided again at random into
 parts of the same sizes (what a random hold-out would have done), and measured in the same way.
+Logarithms are natural, so divergences are in nats.
 """
 
 from __future__ import annotations
@@ -12,15 +13,114 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
+from scipy.stats import rankdata
 
 from cnsdiff.data import Split
-from cnsdiff.diagnostics.measures import Distances, distances, quantiles, wasserstein
 
 SECONDS_A_DAY = 86_400.0
 #: Cells of equal width into which the whole time of a dataset is divided.
 TIME_CELLS = 50
 #: Random re-divisions behind a level of chance.
 DRAWS = 5
+#: The pairs of every item in a split, say: ``(n,)`` over one list of categories.
+Counts = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
+#: Largest Jensen–Shannon divergence, in nats: that of distributions without common support.
+MAX_JS = float(np.log(2.0))
+#: Added to every count before a Kullback–Leibler divergence, which an empty category would
+#: otherwise make infinite (Krichevsky and Trofimov, 1981).
+SMOOTHING = 0.5
+
+
+# --- Two distributions
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of a split's distribution ``q`` from train's ``p``."""
+
+    js: float
+    """Jensen–Shannon divergence in nats, 0 to ln 2 = 0.693. The headline."""
+    kl_split_train: float
+    kl_train_split: float
+    """Kullback–Leibler divergences ``KL(q ‖ p)`` and ``KL(p ‖ q)`` in nats, of smoothed counts."""
+    tv: float
+    """Total variation, 0 to 1: the share of pairs that would have to move."""
+    wasserstein: float | None
+    """Wasserstein-1 distance in the unit of the positions; None where categories have none."""
+
+
+def distances(
+    train: Counts, split: Counts, positions: NDArray[np.floating[Any]] | None = None
+) -> Distances:
+    """All distances between two count vectors ``(n,)``; ``positions`` ``(n,)`` places them."""
+    return Distances(
+        js=jensen_shannon(train, split),
+        kl_split_train=kullback_leibler(split, train),
+        kl_train_split=kullback_leibler(train, split),
+        tv=total_variation(train, split),
+        wasserstein=None if positions is None else wasserstein(positions, train, split),
+    )
+
+
+def shares(counts: Counts) -> NDArray[np.float64]:
+    """Counts ``(n,)`` scaled to sum one; ValueError if one is negative or infinite, or all 0."""
+    weights = np.asarray(counts, dtype=np.float64)
+    total = weights.sum()
+    if not np.isfinite(total) or total <= 0 or weights.min() < 0:
+        raise ValueError("counts must be finite, not negative, and not all zero")
+    result: NDArray[np.float64] = weights / total
+    return result
+
+
+def jensen_shannon(p: Counts, q: Counts) -> float:
+    """``½ KL(p ‖ m) + ½ KL(q ‖ m)`` with ``m = ½ (p + q)``, in nats (Lin, 1991).
+
+    The divergence, not its square root (which is called the Jensen–Shannon distance).
+    """
+    left, right = shares(p), shares(q)
+    middle = (left + right) / 2
+    value = float(rel_entr(left, middle).sum() + rel_entr(right, middle).sum()) / 2
+    # Rounding must not lead out of the range.
+    return min(max(value, 0.0), MAX_JS)
+
+
+def kullback_leibler(p: Counts, q: Counts, *, smoothing: float = SMOOTHING) -> float:
+    """``KL(p ‖ q) = Σ p ln(p / q)`` in nats, after ``smoothing`` is added to every count of both.
+
+    Infinite if ``smoothing`` is 0 and ``p`` has a category that ``q`` lacks.
+    """
+    left = shares(np.asarray(p, dtype=np.float64) + smoothing)
+    right = shares(np.asarray(q, dtype=np.float64) + smoothing)
+    return max(float(rel_entr(left, right).sum()), 0.0)
+
+
+def total_variation(p: Counts, q: Counts) -> float:
+    """``½ Σ |p - q|``, 0 to 1."""
+    return min(float(np.abs(shares(p) - shares(q)).sum()) / 2, 1.0)
+
+
+def wasserstein(positions: NDArray[np.floating[Any]], p: Counts, q: Counts) -> float:
+    """Wasserstein-1 distance ``∫ |F_p - F_q|`` of weights ``p`` and ``q`` at ``positions``.
+
+    In the unit of ``positions`` ``(n,)``, which need be neither sorted nor distinct.
+    """
+    order = np.argsort(positions, kind="stable")
+    gap = np.cumsum(shares(p)[order] - shares(q)[order])[:-1]
+    return float(np.abs(gap) @ np.diff(np.asarray(positions, dtype=np.float64)[order]))
+
+
+def quantiles(counts: Counts) -> NDArray[np.float64]:
+    """Where each of ``n`` categories stands by its count, ``(n,)`` in (0, 1); the largest is last.
+
+    Mid-ranks ``(rank - ½) / n``, the mean rank where counts are equal.
+    """
+    ranks = rankdata(counts, method="average")
+    result: NDArray[np.float64] = (ranks - 0.5) / ranks.size
+    return result
+
+
+# --- Two splits
 
 
 @dataclass(frozen=True)
@@ -59,7 +159,7 @@ def measure(train: Split, split: Split, frame: Frame) -> dict[str, Distances]:
 
     ``items`` and ``users``: how the pairs are spread over them. Their positions, for the
     Wasserstein distance, are the quantiles of train's counts (see
-    :func:`~cnsdiff.diagnostics.measures.quantiles`). ``time``: over cells of equal width, the
+    :func:`quantiles`). ``time``: over cells of equal width, the
     Wasserstein distance exactly, in days. ``periods``: over their labels.
     """
     by_axis = {}

@@ -11,8 +11,7 @@ import polars as pl
 
 from cnsdiff.data import load_dataset
 from cnsdiff.diagnostics import Description, describe
-from cnsdiff.diagnostics.description import SplitDescription
-from cnsdiff.diagnostics.measures import CURVE_GRID, DECILES
+from cnsdiff.diagnostics.description import CURVE_GRID, DECILES, SplitDescription
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, number
 from cnsdiff.report.charts import DOTTED, SPLITS, PlotlyPart, chart
