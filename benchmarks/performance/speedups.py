@@ -30,8 +30,8 @@ from cnsdiff import load_dataset
 from cnsdiff.backbones.base import mean_of
 from cnsdiff.backbones.lightgcn import LightGCN
 from cnsdiff.diffusion.denoiser import dropout_mask
+from cnsdiff.kernels.gradients import shared_softmax
 from cnsdiff.kernels.memory import freed_memory_kept
-from cnsdiff.kernels.shared_softmax import shared_softmax
 from cnsdiff.objectives.losses import sampled_softmax
 
 ROW = "speedups"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
-from cnsdiff.kernels.shared_softmax import shared_softmax
+from cnsdiff.kernels.gradients import shared_softmax
 
 
 def bpr(

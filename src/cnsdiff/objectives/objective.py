@@ -27,8 +27,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
-from cnsdiff.kernels.gathered_rows import half_mean_squares, rows_of
-from cnsdiff.kernels.shared_softmax import shared_softmax
+from cnsdiff.kernels.gradients import half_mean_squares, rows_of, shared_softmax
 from cnsdiff.objectives import losses
 from cnsdiff.samplers import Batch, Context, Items, Negatives, SharedItems, SharedVectors, Vectors
 

@@ -1,9 +1,14 @@
-"""The softmax loss over negatives that a batch shares, without keeping its logits.
+"""Rows of tables, their squares and a softmax, with gradients that autograd would waste time on.
 
-A batch of ``B`` rows against ``N`` shared columns has ``B × N`` logits: the largest thing in a
-training step. Autograd would write and read them a dozen times. Here a slice of rows that fits the
-cache is scored, turned into probabilities and into its share of all gradients at once, and
-forgotten: what is kept has the size of the rows and the columns.
+Each is an ``autograd.Function`` equal to the plain torch of its docstring:
+
+- of rows, autograd makes a table of zeros for each selection and adds these tables up; beside the
+  propagation of a small graph that is most of a training step. Here all rows that a batch takes
+  from a table fill one gradient.
+- of a softmax of ``B`` rows against ``N`` columns that they share, autograd writes and reads the
+  ``B × N`` logits, the largest thing in a training step, a dozen times. Here a slice of rows that
+  fits the cache is scored, turned into probabilities and into its share of all gradients at once,
+  and forgotten: what is kept has the size of the rows and the columns.
 """
 
 from __future__ import annotations
@@ -21,6 +26,18 @@ _SLICE_ON_GPU = 2**26
 _NEVER = -1e30
 
 
+def rows_of(table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
+    """``[table[some] for some in ids]``: ``(m, d)`` rows for each ``(m,)`` ids, with gradient."""
+    rows: tuple[Tensor, ...] = _Rows.apply(table, *ids)  # type: ignore[no-untyped-call]
+    return rows
+
+
+def half_mean_squares(table: Tensor, *ids: Tensor) -> Tensor:
+    """``sum((table[some] ** 2).sum() / (2 * len(some)) for some in ids)``, ids ``(m,)`` each."""
+    total: Tensor = _HalfMeanSquares.apply(table, *ids)  # type: ignore[no-untyped-call]
+    return total
+
+
 def shared_softmax(
     rows: Tensor,
     columns: Tensor,
@@ -32,7 +49,8 @@ def shared_softmax(
 ) -> Tensor:
     """``Σ_b w_b ( log( e^{o_b} + Σ_n e^{r_b·c_n + β_n} ) - o_b )``, a scalar with gradient.
 
-    Without ``own``: ``Σ_b w_b log Σ_n e^{r_b·c_n + β_n}``.
+    ``len(own) * sampled_softmax(own, rows @ columns.T + bias, admissible, weights)``, the softmax
+    of :mod:`cnsdiff.objectives.losses`. Without ``own``: ``Σ_b w_b log Σ_n e^{r_b·c_n + β_n}``.
 
     Parameters
     ----------
@@ -49,6 +67,46 @@ def shared_softmax(
     """
     loss: Tensor = _SharedSoftmax.apply(rows, columns, own, weights, bias, barred)  # type: ignore[no-untyped-call]
     return loss
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*ids)
+        ctx.shape = table.shape
+        ctx.set_materialize_grads(False)
+        return tuple(table.index_select(0, some) for some in ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        ids = ctx.saved_tensors
+        known = [(some, g) for some, g in zip(ids, gradients, strict=True) if g is not None]
+        nothing = (None,) * len(ids)
+        if not known:
+            return None, *nothing
+        whole = known[0][1].new_zeros(ctx.shape)
+        for some, gradient in known:
+            whole.index_add_(0, some, gradient)
+        return whole, *nothing
+
+
+class _HalfMeanSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, *ids: Tensor) -> Tensor:
+        ctx.save_for_backward(table, *ids)
+        total = table.new_zeros(())
+        for some in ids:
+            flat = table.index_select(0, some).flatten()
+            total += torch.dot(flat, flat) / (2 * len(some))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        table, *ids = ctx.saved_tensors
+        whole = torch.zeros_like(table)
+        for some in ids:
+            whole.index_add_(0, some, table.index_select(0, some) * (outer[0] / len(some)))
+        return whole, *(None,) * len(ids)
 
 
 class _SharedSoftmax(torch.autograd.Function):
@@ -80,11 +138,11 @@ class _SharedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        found = [
+        gradients = [
             None if gradient is None else (outer[0] * gradient).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *found, None, None, None
+        return *gradients, None, None, None
 
 
 def _slices(
