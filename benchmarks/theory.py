@@ -28,7 +28,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives.losses import sampled_softmax
 from cnsdiff.samplers.base import Batch, Context
-from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
+from cnsdiff.samplers.static import ExposureConfig, ExposureSampler
 from cnsdiff.simulate import WorldTruth
 
 ALPHAS = (0.0, 0.5, 1.0)

@@ -30,7 +30,7 @@ from cnsdiff.recommender.config import (
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.samplers import SAMPLERS, Sampler, SamplerConfig
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig, CNSDiffSampler
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 
 
 def complaint(overrides: Mapping[Any, Any], **options: Any) -> str:

@@ -18,7 +18,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Batch, Context
-from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
+from cnsdiff.samplers.static import ExposureConfig, ExposureSampler
 
 USERS, ITEMS = 4, 24
 PER_USER, DRAWS = 100, 128

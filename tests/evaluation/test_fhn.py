@@ -24,7 +24,7 @@ from cnsdiff.evaluation.fhn import (
 from cnsdiff.evaluation.judges import LIKED, NOT_LIKED, UNKNOWN
 from cnsdiff.samplers.base import Items, Sampler, Vectors
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
 
 POSITIVES = tiny_positives()

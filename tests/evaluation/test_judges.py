@@ -22,7 +22,7 @@ from cnsdiff.evaluation.judges import (
     WorldJudge,
     judge_for,
 )
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.shifts import prepare
 
 N_USERS, N_ITEMS = 20, 15

@@ -325,7 +325,7 @@ def test_of_tests_and_times_that_are_not_there(tmp_path):
 
 
 def test_a_sampler_that_is_not_at_hand(tmp_path):
-    from cnsdiff.samplers.random import RandomSampler
+    from cnsdiff.samplers.static import RandomSampler
 
     class Own(RandomSampler):
         pass

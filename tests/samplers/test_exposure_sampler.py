@@ -17,8 +17,8 @@ from cnsdiff.evaluation.fhn import measure_false_negatives
 from cnsdiff.evaluation.judges import HeldOutJudge
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import SharedItems, SharedVectors
-from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
 from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionConfig, ExposureDiffusionSampler
+from cnsdiff.samplers.static import ExposureConfig, ExposureSampler
 from cnsdiff.testing import DIM, check_sampler, make_batch, make_context, tiny_positives
 
 POSITIVES = tiny_positives()

@@ -16,9 +16,9 @@ from scipy.stats import chisquare
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data.positives import Positives
-from cnsdiff.samplers import popularity
+from cnsdiff.samplers import static
 from cnsdiff.samplers.base import Batch
-from cnsdiff.samplers.popularity import PopularityConfig, PopularitySampler, mass_bits, units
+from cnsdiff.samplers.static import PopularityConfig, PopularitySampler, mass_bits, units
 from cnsdiff.testing import DIM, check_sampler, make_context
 
 #: Random 0/1 matrices with at least one positive, and an item that each user lacks.
@@ -77,7 +77,7 @@ def test_each_free_item_has_exactly_its_units_and_a_positive_none(
 ) -> None:
     """With so few units that all can be asked for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(popularity, "_MOST_BITS", bits)
+        patch.setattr(static, "_MOST_BITS", bits)
         sampler = build(of(observed), exponent=exponent)
     mass = units(observed.sum(axis=0), exponent, bits)
     for user in range(len(observed)):

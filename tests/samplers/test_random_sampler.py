@@ -21,7 +21,7 @@ from cnsdiff.samplers.base import (
     SharedVectors,
     Vectors,
 )
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.testing import check_sampler, make_batch, make_context, tiny_positives
 
 NOWHERE = Embeddings(torch.empty(12, 6), torch.empty(17, 6))

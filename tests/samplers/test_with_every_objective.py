@@ -9,7 +9,7 @@ from cnsdiff.backbones import BACKBONES
 from cnsdiff.objectives import objective as objective_module
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers import SAMPLERS
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.testing import DIM, make_batch, make_context, tiny_positives
 from cnsdiff.training.step import TrainingStep
 

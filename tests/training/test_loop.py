@@ -17,7 +17,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.splits import Split
 from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.samplers.base import Sampler, SamplerConfig, Vectors
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.testing import DIM, tiny_positives
 from cnsdiff.training.checkpoint import TrainingState
 from cnsdiff.training.config import TrainingConfig

@@ -21,7 +21,7 @@ from cnsdiff.objectives.objective import Objective, ObjectiveConfig
 from cnsdiff.recommender.run_directory import history_records, history_table
 from cnsdiff.samplers.base import Batch, Items, Sampler
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.testing import DIM, make_batch, tiny_positives
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.loop import Trainer

@@ -12,7 +12,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Searched, Space
 from cnsdiff.cli.parsing import read_searches
 from cnsdiff.samplers import SamplerConfig
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.tuning.searches import Variants, choose_searches, leaves
 
 

@@ -28,7 +28,7 @@ from cnsdiff.base.storage import locked
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.recommender.config import read_config_file
 from cnsdiff.samplers import SamplerConfig
-from cnsdiff.samplers.random import RandomSampler
+from cnsdiff.samplers.static import RandomSampler
 from cnsdiff.tuning import read_study, tune
 from cnsdiff.tuning.progress import Reporter
 from cnsdiff.tuning.study import Trial

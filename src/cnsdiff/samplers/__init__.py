@@ -1,4 +1,4 @@
-"""Negative samplers: one file each, and one for those that choose among candidates."""
+"""Negative samplers: static ones, ones that choose among candidates, and a file for each other."""
 
 from cnsdiff.samplers.base import (
     SAMPLERS,
@@ -21,12 +21,10 @@ from cnsdiff.samplers.candidates import (
 )
 from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.dens import DENSSampler
-from cnsdiff.samplers.exposure import ExposureSampler
 from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionSampler
 from cnsdiff.samplers.mixgcf import MixGCFSampler
-from cnsdiff.samplers.popularity import PopularitySampler
-from cnsdiff.samplers.random import RandomSampler
 from cnsdiff.samplers.srns import SRNSSampler
+from cnsdiff.samplers.static import ExposureSampler, PopularitySampler, RandomSampler
 
 __all__ = [
     "SAMPLERS",

@@ -290,11 +290,7 @@ class Sampler(nn.Module):
                 setattr(cls, name, getattr(Sampler, name))
 
     def __init__(
-        self,
-        positives: Positives,
-        dim: int,
-        config: SamplerConfig,
-        generator: torch.Generator,
+        self, positives: Positives, dim: int, config: SamplerConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.positives = positives

@@ -127,11 +127,7 @@ class CNSDiffSampler(Sampler):
     prior: Tensor
 
     def __init__(
-        self,
-        positives: Positives,
-        dim: int,
-        config: CNSDiffConfig,
-        generator: torch.Generator,
+        self, positives: Positives, dim: int, config: CNSDiffConfig, generator: torch.Generator
     ) -> None:
         super().__init__(positives, dim, config, generator)
         low, high = config.noise_scale * config.noise_min, config.noise_scale * config.noise_max

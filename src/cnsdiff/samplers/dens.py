@@ -57,11 +57,7 @@ class DENSSampler(Sampler):
     wants_layers = True
 
     def __init__(
-        self,
-        positives: Positives,
-        dim: int,
-        config: DENSConfig,
-        generator: torch.Generator,
+        self, positives: Positives, dim: int, config: DENSConfig, generator: torch.Generator
     ) -> None:
         super().__init__(positives, dim, config, generator)
         self.item_gate = _linear(dim, generator)

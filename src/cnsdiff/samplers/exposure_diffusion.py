@@ -1,6 +1,6 @@
 """Generated exposure: negatives drawn from a diffusion model of what the environment shows.
 
-:class:`~cnsdiff.samplers.exposure.ExposureSampler` draws catalogue items from ``q(i | e)``; here
+:class:`~cnsdiff.samplers.static.ExposureSampler` draws catalogue items from ``q(i | e)``; here
 a diffusion model of their embeddings, conditioned on the environment ``e``, makes vectors instead
 (equation 21). The user is no condition: given the environment, exposure is independent of taste.
 """
@@ -21,7 +21,7 @@ from cnsdiff.diffusion.denoiser import Denoiser, drop_condition, guided
 from cnsdiff.diffusion.process import GaussianDiffusion, cosine
 from cnsdiff.samplers.base import SAMPLERS, Batch, Context, SharedVectors
 from cnsdiff.samplers.environment import strata
-from cnsdiff.samplers.exposure import ExposureConfig, ExposureSampler
+from cnsdiff.samplers.static import ExposureConfig, ExposureSampler
 
 
 class ExposureDiffusionConfig(ExposureConfig):

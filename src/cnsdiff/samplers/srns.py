@@ -80,11 +80,7 @@ class SRNSSampler(Sampler):
     past_items: Tensor
 
     def __init__(
-        self,
-        positives: Positives,
-        dim: int,
-        config: SRNSConfig,
-        generator: torch.Generator,
+        self, positives: Positives, dim: int, config: SRNSConfig, generator: torch.Generator
     ) -> None:
         super().__init__(positives, dim, config, generator)
         everyone = torch.arange(positives.n_users)
