@@ -131,6 +131,18 @@ def test_the_package_itself_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_what_takes_a_second_to_import_waits():
+    """A training needs neither; every process that trains would pay for them."""
+    early = {
+        name_of(file)
+        for file in modules()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and re.search(r"scipy(\.| import )(stats|optimize)\b", ast.unparse(node))
+    }
+    assert not early
+
+
 @pytest.mark.parametrize("name", cnsdiff.__all__)
 def test_public_names(name):
     found = getattr(cnsdiff, name)

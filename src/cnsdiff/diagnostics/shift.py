@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import rel_entr
-from scipy.stats import rankdata
 
 from cnsdiff.data import Split
 
@@ -115,6 +114,8 @@ def quantiles(counts: Counts) -> NDArray[np.float64]:
 
     Mid-ranks ``(rank - ½) / n``, the mean rank where counts are equal.
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     ranks = rankdata(counts, method="average")
     result: NDArray[np.float64] = (ranks - 0.5) / ranks.size
     return result

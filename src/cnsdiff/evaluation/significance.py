@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata, t
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.seeding import numpy_generator
@@ -132,6 +131,8 @@ def half_width(
     """
     if not 0 < level < 1:
         raise InputError(f"the level of an interval lies between 0 and 1, not at {level}")
+    from scipy.stats import t  # takes a second to import
+
     freedom = np.where(n > 1, n - 1, np.nan)
     result: NDArray[np.float64] = t.ppf((1 + level) / 2, freedom) * deviation / np.sqrt(freedom + 1)
     return result
@@ -294,6 +295,8 @@ def average_ranks(scores: ArrayLike) -> AverageRanks:
     not ranked there and the others are ranked among themselves, so mean ranks over different
     numbers of cells do not compare.
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     cells = np.asarray(scores, dtype=np.float64)
     ranks = np.asarray(rankdata(-cells, axis=1, nan_policy="omit"), dtype=np.float64)
     ranked = ~np.isnan(cells)
