@@ -3,9 +3,8 @@
 from cnsdiff.evaluation.anticipation import Anticipation, anticipate
 from cnsdiff.evaluation.dial import Dialled, exposure_score, readings
 from cnsdiff.evaluation.metrics import Relevance
-from cnsdiff.evaluation.protocol import evaluate, evaluate_split
+from cnsdiff.evaluation.protocol import Evaluation, SplitEvaluation, evaluate, evaluate_split
 from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer, rank
-from cnsdiff.evaluation.results import Evaluation, SplitEvaluation
 
 __all__ = [
     "Anticipation",

@@ -19,7 +19,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
-from cnsdiff.evaluation.results import Mask
+from cnsdiff.evaluation.protocol import Mask
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback
 from cnsdiff.recommender.config import Config

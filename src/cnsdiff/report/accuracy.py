@@ -18,8 +18,7 @@ from cnsdiff.display.wording import SHORT_SPLIT_TITLES, SPLIT_TITLES, metric_tit
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.kept import UserAccuracy, kept
 from cnsdiff.evaluation.metrics import item_counts, relevance_of
-from cnsdiff.evaluation.protocol import measure
-from cnsdiff.evaluation.results import protocol
+from cnsdiff.evaluation.protocol import measure, protocol
 from cnsdiff.evaluation.significance import Difference, Interval, bootstrap_means, holm
 from cnsdiff.evaluation.slices import Cut, cut_counts, cut_times, sliced_accuracy
 from cnsdiff.report.charts import split_dots, split_lines

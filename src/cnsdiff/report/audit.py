@@ -10,7 +10,7 @@ import polars as pl
 from cnsdiff.audit.record import AuditRecord, read_audit
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
-from cnsdiff.evaluation.results import protocol
+from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.audit_shift import (
     HALF_WIDTH,
     LOST,

@@ -25,7 +25,7 @@ from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.headline import ABLATION, OURS
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
-from cnsdiff.evaluation.results import protocol
+from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.charts import DOTTED, SPLITS, Style, chart, method_styles, rows_of, strokes
 from cnsdiff.report.document import (
     Block,

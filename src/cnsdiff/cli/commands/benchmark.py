@@ -155,7 +155,7 @@ def _print(
     from cnsdiff.benchmark.findings import PARTS, benchmark_verdict, find
     from cnsdiff.cli.output import console, print_json, print_next
     from cnsdiff.display.render import render
-    from cnsdiff.evaluation.results import protocol
+    from cnsdiff.evaluation.protocol import protocol
 
     findings = find(grid, results, baseline=baseline, ours=ours, rivals=rivals)
     shown = findings.tables() if findings else dict.fromkeys(PARTS, ())
