@@ -138,7 +138,7 @@ def test_a_run_is_served_where_the_plugin_is_not(cli, world, plugin, tmp_path, m
         2,
         True,
     )  # what was measured is shown
-    assert "no backbone is called 'projected'" in done.err
+    assert "no sampler is called 'mixed'" in done.err
 
 
 def test_a_run_is_served_where_the_plugin_is_broken(cli, run, package, monkeypatch):

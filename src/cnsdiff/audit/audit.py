@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def _record(
             columns=log.columns,
             threshold=log.threshold,
             notes=list(log.notes),
-            problems=[problem.to_dict() for problem in table.problems],
+            problems=[asdict(problem) for problem in table.problems],
         ),
         metric=options.metric,
         seed=options.seed,

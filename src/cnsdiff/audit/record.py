@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, PlainSerializer, PlainValidator, model_validator
 
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, shown, validated
@@ -62,7 +62,7 @@ class LogRecord(Record):
     columns: dict[str, str]
     threshold: FiniteFloat | None
     notes: list[str]
-    problems: list[dict[str, Any]] = Field(default_factory=list)
+    problems: list[dict[str, JsonValue]] = Field(default_factory=list)
 
 
 class BudgetRecord(Record):
@@ -263,7 +263,7 @@ class ShiftRecord(Record):
     phrase: str
     meaning: str
     anticipate: str
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     dataset: SplitsRecord
     size: SizeRecord
     n_users: UsersRecord

@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import polars as pl
 from pydantic import Field
@@ -96,20 +96,20 @@ class DatasetManifest(Record):
     n_items: int = Field(ge=1)
     # Names become file names, so only the known ones are let through.
     splits: dict[Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")], SplitCounts]
-    source: dict[str, Any] = Field(default={})
+    source: dict[str, object] = Field(default={})
     """Where the data came from: licence, file names, an address."""
-    settings: dict[str, Any] = Field(default={})
+    settings: dict[str, object] = Field(default={})
     """Preparation: the filters, the seed, the scenario's settings."""
     seen: SeenCounts | None = None
     """None in datasets from before there was such a table."""
     environments: list[int | str] = Field(default=[])
     """Labels of the periods."""
     tables: list[SideTable] = Field(default=[])
-    log: dict[str, Any] = Field(default={})
+    log: dict[str, object] = Field(default={})
     """Counts of the log, and the scenario's choices."""
     files: dict[str, FileRecord] = Field(default={})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """In JSON's types, with the keys that were set, as in the file."""
         return self.model_dump(exclude_unset=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -200,10 +200,6 @@ class Problem:
         # As Python writes it, so that nothing in it is acted on by a terminal.
         rows = f"{self.rows:,} row{'s' if self.rows > 1 else ''}"
         return f"{rows} with {self.reason} (first in {self.place}: {self.example!r})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return asdict(self)
 
 
 def leave_out(what: str = "lines") -> str:

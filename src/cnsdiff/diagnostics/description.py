@@ -139,7 +139,7 @@ class Description:
     problems: tuple[str, ...]
     """Faults of the dataset, a sentence each."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """All of it in dicts, lists, numbers, strings and None: ready for JSON, without NaN."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
@@ -153,8 +153,8 @@ class Description:
         return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _row(description: Description, name: str, split: SplitDescription) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _row(description: Description, name: str, split: SplitDescription) -> dict[str, object]:
+    row: dict[str, object] = {
         "dataset": description.name,
         "scenario": description.scenario,
         "split": name,

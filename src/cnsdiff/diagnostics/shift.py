@@ -257,5 +257,4 @@ def _mean(drawn: list[Distances]) -> Distances | None:
         values = [getattr(one, name) for one in drawn]
         return None if values[0] is None else float(np.mean(values))
 
-    means: dict[str, Any] = {field.name: mean(field.name) for field in fields(Distances)}
-    return Distances(**means)
+    return Distances(*(mean(field.name) for field in fields(Distances)))  # type: ignore[arg-type]

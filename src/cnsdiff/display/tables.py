@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from cnsdiff.display.wording import number, percent
 
@@ -137,7 +136,7 @@ class Table:
         """Whether a cell has this place in its column."""
         return any(cell.place == place for _, cells in self.rows for cell in cells)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON: numbers in full, ``None`` where there is none."""
         names = [title.replace(" ", "_") for title in self.labels]
         return {
@@ -156,7 +155,7 @@ class Table:
         }
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
+def _plain(cell: Cell) -> dict[str, object]:
     def finite(value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) else None
 

@@ -6,13 +6,11 @@ no dial.
 
 from __future__ import annotations
 
-from typing import Any
-
 #: What a configuration starts from unless a preset is named.
 DEFAULT = "default"
 
 #: Hyper-parameters the paper and the authors' code share.
-_PUBLISHED_SAMPLER: dict[str, Any] = {
+_PUBLISHED_SAMPLER: dict[str, object] = {
     "name": "cnsdiff",
     "steps": 20,
     "schedule": "linear-var",
@@ -34,7 +32,7 @@ _PUBLISHED_SAMPLER: dict[str, Any] = {
     "stochastic": False,
     "cap_margin": None,
 }
-_PUBLISHED: dict[str, Any] = {
+_PUBLISHED: dict[str, dict[str, object]] = {
     "backbone": {"name": "lightgcn", "dim": 64},
     "objective": {
         "loss": "bpr",
@@ -44,7 +42,8 @@ _PUBLISHED: dict[str, Any] = {
     "training": {"epochs": 120, "batch_size": 2048, "lr": 0.01, "dial": "off"},
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+#: By name: the settings of each section.
+PRESETS: dict[str, dict[str, dict[str, object]]] = {
     # Ours: a softmax over negatives as the environment shows them, on cosine scores, begun at the
     # spectral embedding, and read at a dial that validation chooses. docs/results.md has what
     # each part is worth.

@@ -108,7 +108,7 @@ class Provenance(Record):
     config_fingerprint: str
     dataset: TrainedOn
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """In JSON's types, with the keys that were set, as in the file."""
         return self.model_dump(exclude_unset=True)
 
@@ -224,7 +224,7 @@ def require_replaceable(path: Path) -> None:
         raise RunError(f"{path}: holds something that is not a run; choose another place")
 
 
-def history_row(record: EpochRecord) -> dict[str, Any]:
+def history_row(record: EpochRecord) -> dict[str, float]:
     """An epoch's record as one flat row: seconds, ``train/<term>`` and ``valid/<metric>``."""
     return {
         "epoch": record["epoch"],
@@ -243,7 +243,7 @@ def history_table(history: list[EpochRecord]) -> pl.DataFrame:
 def history_records(table: pl.DataFrame) -> list[EpochRecord]:
     """The records that :func:`history_table` was made of."""
 
-    def under(row: dict[str, Any], prefix: str) -> dict[str, float]:
+    def under(row: Mapping[str, float | None], prefix: str) -> dict[str, float]:
         return {
             name.removeprefix(prefix): value
             for name, value in row.items()

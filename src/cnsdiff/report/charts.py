@@ -18,7 +18,7 @@ from cnsdiff.display.wording import SPLIT_TITLES
 from cnsdiff.evaluation.significance import Interval
 
 #: A part of a figure, as Plotly takes it.
-PlotlyPart = dict[str, Any]
+PlotlyPart = dict[str, object]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ _GENERATOR = '<meta name="generator" content="cnsdiff">'
 #: Pixels of a figure that does not say its own height.
 HEIGHT = 400
 #: The names in a part of the template, and what fills them.
-Slots = dict[str, Any]
+Slots = dict[str, object]
 #: Rows of a figure's numbers that the page shows; the CSV has them all.
 ROWS_SHOWN = 50
 
@@ -76,7 +77,7 @@ def render_html(document: Document) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     sections = _sections(document)
-    anchors = frozenset(section["id"] for section in sections)
+    anchors = frozenset(section.id for section in sections)
     environment = Environment(
         loader=PackageLoader("cnsdiff.report", ""),
         autoescape=True,
@@ -86,7 +87,7 @@ def render_html(document: Document) -> str:
         finalize=_seen,
     )
     environment.filters["prose"] = lambda text: _paragraphs(text, anchors)
-    blocks = [block for one in sections for row in one["rows"] for block in row["blocks"]]
+    blocks = [block for section in sections for row in section.rows for block in row.blocks]
     drawn = [block for block in blocks if block["kind"] == "figure"]
     plotly = _plotly() if drawn else ""
     script, style = _asset("page.js"), _asset("page.css")
@@ -111,20 +112,36 @@ def render_html(document: Document) -> str:
     )
 
 
-def _sections(document: Document) -> list[Slots]:
-    sections: list[Slots] = []
+@dataclass(frozen=True)
+class _Row:
+    """Blocks in the order of the page; side by side if there is a ``layout``, their class."""
+
+    layout: str | None
+    blocks: list[Slots]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The template's view of a section."""
+
+    id: str
+    title: str
+    rows: list[_Row]
+
+
+def _sections(document: Document) -> list[_Panel]:
+    sections: list[_Panel] = []
     numbers: dict[str, int] = {}
     for at, section in enumerate(document.sections, start=1):
-        if any(section.title == other["title"] for other in sections):
+        if any(section.title == other.title for other in sections):
             raise InputError(f"the report has two sections {section.title!r}; rename one of them")
         anchor = _slug(section.title) or f"section-{at}"
-        if any(anchor == other["id"] for other in sections):  # of a title that differs in marks
+        if any(anchor == other.id for other in sections):  # of a title that differs in marks
             anchor = f"{anchor}-section-{at}"
         rows = [
-            {"layout": _layout(row), "blocks": [_block(block, numbers) for block in row]}
-            for row in _rows(section)
+            _Row(_layout(row), [_block(block, numbers) for block in row]) for row in _rows(section)
         ]
-        sections.append({"id": anchor, "title": section.title, "rows": rows})
+        sections.append(_Panel(anchor, section.title, rows))
     return sections
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -195,16 +194,16 @@ def _frontier(
 def _along(values: Readings, dial: float, selecting: str, metric: str) -> Figure:
     figure = chart(x="dial", y="share of its own best")
     gammas = list(next(iter(values.values())))
-    columns: dict[str, Any] = {"dial": gammas}
+    columns: dict[str, list[float]] = {"dial": gammas}
     for split, by_dial in values.items():
         own = selecting if split == "valid" else metric
-        reached = columns[f"{split}/{own}"] = np.array([each[own] for each in by_dial.values()])
-        best = reached.max()
+        reached = columns[f"{split}/{own}"] = [each[own] for each in by_dial.values()]
+        best = max(reached)
         title = SPLIT_TITLES[split]
         # Evenly spaced dials: most of what happens, happens around 0.
         figure.add_scatter(
             x=list(range(len(gammas))),
-            y=reached / best if best else reached,
+            y=[value / best for value in reached] if best else reached,
             mode="lines+markers",
             name=f"{title}, {metric_title(own)}" if split == "valid" else title,
             marker={**SPLITS[split].marker, "size": 7},

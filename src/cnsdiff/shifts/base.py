@@ -53,7 +53,7 @@ class Filters:
             "outside_k_core": len(distinct) - len(in_core),
         }
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """As written to the manifest."""
         return asdict(self)
 
@@ -112,7 +112,7 @@ class Scenario(Settings, ABC):
             The data cannot be divided in this way; the message says what to change.
         """
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The settings as written to the manifest, in JSON's types."""
         return self.model_dump(mode="json")
 

@@ -53,7 +53,7 @@ class Hybrid(LogScenario):
             )
         return part
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The settings, the two parts with their names."""
         whole = super().settings()
         for key, part in (("first", self.first), ("second", self.second)):

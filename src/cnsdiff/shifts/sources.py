@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ def read_source(
         for role, table in tables.items()
     }
     problems = {
-        role: [problem.to_dict() for problem in table.problems]
+        role: [asdict(problem) for problem in table.problems]
         for role, table in interactions.items()
         if table.problems
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -127,7 +127,7 @@ class UserGroup(LogScenario):
 
     def _cluster(
         self, log: Log, rng: np.random.Generator
-    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    ) -> tuple[NDArray[np.bool_], dict[str, object]]:
         """``(n_users,)`` whether each user is in the held-out cluster, and which that is."""
         ones = np.ones(len(log), dtype=np.float64)
         matrix = sparse.csr_array((ones, (log.users, log.items)), shape=(log.n_users, log.n_items))

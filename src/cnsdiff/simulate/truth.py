@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -72,7 +73,7 @@ class WorldTruth:
             )
         users, items = dataset.table("truth_users"), dataset.table("truth_items")
         try:
-            settings = dataset.manifest.settings
+            settings: Mapping[str, Any] = dataset.manifest.settings
             world = validated(WorldSettings, settings["world"])
             environments = {
                 role: tuple(map(str, labels)) for role, labels in settings["environments"].items()

@@ -51,11 +51,10 @@ class Variants:
     """
 
     def __init__(self, recommender: Recommender) -> None:
-        self._classes: dict[str, Any] = {
-            name: choice
-            for name in ("backbone", "sampler")
-            if isinstance(choice := getattr(recommender, name), type)
-        }
+        self._classes: list[type[Any] | None] = [
+            choice if isinstance(choice, type) else None
+            for choice in (recommender.backbone, recommender.sampler)
+        ]
         self._source = recommender._source
         self.config: Config = recommender.resolve()
         if self.config.training.fhn_on != "valid":
@@ -66,7 +65,7 @@ class Variants:
         """The one with these values, by dotted key; not fitted, its configuration not checked."""
         tree = merge(self.config.model_dump(mode="json"), nested(setting))
         source = " ".join(f"{key}={value}" for key, value in setting.items()) or self._source
-        return Recommender.from_config(tree, **self._classes, source=source)
+        return Recommender.from_config(tree, *self._classes, source=source)
 
     def resolve(self, setting: Mapping[str, Any]) -> Config:
         """Its configuration.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import polars as pl
-from pydantic import ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
 from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
@@ -179,7 +179,7 @@ class Study(Record):
     left_out: tuple[str, ...] = Field(strict=False)
     importances: Importances | None = None
     trials: tuple[Trial, ...] = Field((), strict=False)
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
 
     @model_validator(mode="after")
     def _require_agreement(self) -> Study:

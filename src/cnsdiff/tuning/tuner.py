@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import yaml
@@ -331,7 +331,8 @@ class _Tuning:
             if question.number == 0 and isinstance(failure, InputError):
                 raise  # the user's, and not the setting's
             state, error = "failed", str(failure)
-        course = {} if state == "failed" else watch.course()
+        if state == "failed":
+            watch = _Watch(question, self.reporter)  # of a failed one nothing is kept
         trial = Trial(
             number=question.number,
             state=state,
@@ -339,7 +340,10 @@ class _Tuning:
             dial=dial,
             seconds=clock() - started,
             error=error,
-            **course,
+            value=watch.value,
+            best_epoch=watch.best_epoch,
+            epochs=watch.epochs,
+            curve=tuple(watch.curve),
         )
         if best_trial((*self.study.trials, trial)) is trial:
             self.model = model
@@ -391,8 +395,3 @@ class _Watch(TrainingReporter):
         self.reporter.validated(self.epochs, self._most, value)
         # After its last epoch there is nothing to be saved.
         self.lags = self.question.lags(self.epochs, value) and self.epochs < self._most
-
-    def course(self) -> dict[str, Any]:
-        """What a trial says of its training."""
-        names = ("value", "best_epoch", "epochs")
-        return {name: getattr(self, name) for name in names} | {"curve": tuple(self.curve)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -124,7 +124,7 @@ def _find(target: str) -> Dataset | Entry:
     )
 
 
-def entry_facts(entry: Entry, root: Path | None = None) -> dict[str, Any]:
+def entry_facts(entry: Entry, root: Path | None = None) -> dict[str, object]:
     """The catalogue's entry of a data set, and its files on this machine, for JSON."""
     from cnsdiff.catalogue import home, status
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -39,7 +39,15 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         screen.print(f"{extra:<18} {state}{hint}{use}", soft_wrap=True)
 
 
-def examine() -> dict[str, Any]:
+class Report(TypedDict):
+    """Versions, compute, and missing packages by extra."""
+
+    versions: dict[str, str]
+    compute: dict[str, str | int]
+    missing: dict[str, list[str]]
+
+
+def examine() -> Report:
     """Versions, compute, and the missing packages of the core and of each extra."""
     import platform
     import re

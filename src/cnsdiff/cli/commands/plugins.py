@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -46,15 +46,26 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
             screen.print(Text.assemble(("broken: ", "red"), problem), soft_wrap=True)
 
 
-def examine(registry: Registry[Any]) -> list[dict[str, Any]]:
+class Plugin(TypedDict):
+    """A component that another package offers."""
+
+    kind: str
+    name: str
+    package: str
+    settings: dict[str, object]
+    problem: str | None
+
+
+def examine(registry: Registry[Any]) -> list[Plugin]:
     """Plugins of one kind: the package, its settings, and any fault."""
     import warnings
 
     from cnsdiff.base.errors import CnsdiffWarning, ConfigError
 
-    records = []
+    records: list[Plugin] = []
     for offer in registry.offers():
-        settings, problem = {}, None
+        settings: dict[str, object] = {}
+        problem = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", CnsdiffWarning)
@@ -74,7 +85,7 @@ def examine(registry: Registry[Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _settings(component: type[Any], base: type[Any]) -> dict[str, Any]:
+def _settings(component: type[Any], base: type[Any]) -> dict[str, object]:
     """The settings a component has beside those of all of its kind, and their defaults."""
     own, common = (getattr(kind, "Config", kind).model_fields for kind in (component, base))
     return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +34,7 @@ from cnsdiff.cli.options import (
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
     from cnsdiff.data.directory import DatasetManifest
+    from cnsdiff.shifts import Scenario
 
 EXAMPLE = (
     "Example: cnsdiff prepare ratings.csv --scenario popularity --strength 1 --threshold 4 "
@@ -113,38 +115,45 @@ def prepare(
         print_next,
     )
 
-    common: dict[str, Any] = {
-        "name": name,
-        "threshold": threshold,
-        "user_core": user_core,
-        "item_core": item_core,
-        "licence": licence,
-        "user_features": user_features,
-        "item_features": item_features,
-        "format": format,
-        "user": user_col,
-        "item": item_col,
-        "rating": rating_col,
-        "timestamp": timestamp_col,
-        "period": period_col,
-        "header": header,
-        "delimiter": delimiter,
-        "skip_bad": skip_bad,
-        "time_unit": time_unit,
-        "literal_ids": literal_ids,
-    }
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
     divided = {"strength": strength, "set": set_, "randomised": randomised}
     _check_form(log, scenario, ready, divided)
     if out is None and name is not None:
         out = _place(name)
+    from cnsdiff import shifts
+
+    make: Callable[..., Dataset]
     if log is None:
-        dataset = _from_splits(ready, common)
+        assert train is not None
+        make = partial(
+            shifts.prepare_given, train, valid=valid, test_iid=test_iid, test_ood=test_ood
+        )
     else:
-        assert scenario is not None
         if name is None and out is not None:
-            common["name"] = out.name
-        dataset = _from_log(log, scenario, strength, set_ or [], seed, randomised, common)
+            name = out.name
+        # Built here, so that a setting is never taken for an option of the reader.
+        chosen = _scenario(scenario, strength, set_ or [])
+        make = partial(shifts.prepare, log, chosen, seed=seed, randomised=randomised)
+    dataset = make(
+        name=name,
+        threshold=threshold,
+        user_core=user_core,
+        item_core=item_core,
+        licence=licence,
+        user_features=user_features,
+        item_features=item_features,
+        format=format,
+        user=user_col,
+        item=item_col,
+        rating=rating_col,
+        timestamp=timestamp_col,
+        period=period_col,
+        header=header,
+        delimiter=delimiter,
+        skip_bad=skip_bad,
+        time_unit=time_unit,
+        literal_ids=literal_ids,
+    )
     out = _place(dataset.name) if out is None else out
     dataset.save(out, overwrite=overwrite)
     if json:
@@ -230,57 +239,36 @@ def _check_form(
         )
 
 
-def _from_splits(ready: Mapping[str, Path | None], common: dict[str, Any]) -> Dataset:
-    from cnsdiff.shifts import prepare_given
-
-    train = ready["train"]
-    assert train is not None
-    return prepare_given(
-        train,
-        valid=ready["valid"],
-        test_iid=ready["test_iid"],
-        test_ood=ready["test_ood"],
-        **common,
-    )
-
-
-def _from_log(
-    log: str,
-    scenario: str,
-    strength: float | None,
-    assignments: list[str],
-    seed: int,
-    randomised: Path | None,
-    common: dict[str, Any],
-) -> Dataset:
+def _scenario(name: str | None, strength: float | None, assignments: list[str]) -> Scenario:
+    """The scenario as ``--scenario``, ``--strength`` and ``--set`` give it."""
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.parsing import parse_assignments
     from cnsdiff.shifts import SCENARIOS
-    from cnsdiff.shifts import prepare as prepare_log
 
     settings = parse_assignments(assignments)
     if strength is not None:
         if "strength" in settings:
             raise ConfigError("--strength and --set strength= say the same; drop one of the two")
         settings["strength"] = strength
-    # Built here, so that a setting is never taken for an option of the reader.
-    chosen = SCENARIOS.find(scenario)(**settings)
-    return prepare_log(log, chosen, seed=seed, randomised=randomised, **common)
+    assert name is not None
+    return SCENARIOS.find(name)(**settings)
 
 
 def problem_lines(manifest: DatasetManifest) -> list[str]:
     """Rows of each file that reading left out, a line for each reason."""
     from cnsdiff.data.interactions import Problem
 
-    source = manifest.source
+    files, by_file = manifest.source.get("files"), manifest.source.get("problems")
+    if not isinstance(files, Mapping) or not isinstance(by_file, Mapping):
+        return []
     return [
-        f"{source['files'][role]}: left out {Problem(**problem)}"
-        for role, problems in source.get("problems", {}).items()
+        f"{files[role]}: left out {Problem(**problem)}"
+        for role, problems in by_file.items()
         for problem in problems
     ]
 
 
-def log_line(counts: dict[str, Any]) -> str:
+def log_line(counts: Mapping[str, object]) -> str:
     """Counts of the log and the scenario's choices, in a line."""
     told = [f"{counts['read']:,} read"]
     told += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -84,7 +84,7 @@ def _reporter() -> Reporting:
     return Steps()
 
 
-def _numbers(document: Document) -> dict[str, Any]:
+def _numbers(document: Document) -> dict[str, object]:
     from cnsdiff.display.tables import Table
 
     return {

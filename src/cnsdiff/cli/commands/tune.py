@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -156,7 +156,7 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
     print_next(screen, *next_commands(study, out))
 
 
-def _summary(study: Study, out: Path) -> dict[str, Any]:
+def _summary(study: Study, out: Path) -> dict[str, object]:
     from cnsdiff.tuning.study import BEST_CONFIG, BEST_RUN, next_commands
 
     best, first = study.best, study.given
