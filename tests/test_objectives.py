@@ -154,7 +154,9 @@ def l2_squared(*rows: Tensor) -> Tensor:
 def test_the_authors_l2_is_the_frobenius_norm_over_the_square_of_the_batch() -> None:
     users, items = normal(5, 4), normal(5, 4, seed=1)
     expected = users.square().sum().sqrt() / 25 + items.square().sum().sqrt() / 25
-    torch.testing.assert_close(l2_norm(users, items), expected)
+    everyone = torch.arange(5)
+    ours = l2_norm(Embeddings(users, items), everyone, everyone, None)
+    torch.testing.assert_close(ours, expected)
 
 
 # -- the joint objective: ranking --------------------------------------------------------------
@@ -421,8 +423,8 @@ def test_the_authors_l2_is_chosen_by_its_name() -> None:
     layer_zero, vectors = tables(seed=20), normal(B, 2, DIM)
     options = {"l2": 0.3, "l2_form": "authors"}
     ours = terms(options, Vectors(vectors), layer_zero=layer_zero)["l2"]
-    rows = layer_zero.users[BATCH.users], layer_zero.items[BATCH.positives]
-    torch.testing.assert_close(ours, 0.3 * l2_norm(*rows))
+    expected = l2_norm(layer_zero, BATCH.users, BATCH.positives, None)
+    torch.testing.assert_close(ours, 0.3 * expected)
 
 
 def contrastive(**options: Any) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
-from cnsdiff.kernels.gradients import shared_softmax
+from cnsdiff.kernels.gradients import half_mean_squares, shared_softmax
 
 
 def bpr(
@@ -98,14 +99,23 @@ def moved_by(share: float, vectors: Tensor) -> Tensor:
     return vectors if share == 1 else share * vectors + (1 - share) * vectors.detach()
 
 
-def l2_squared_of_drawn(table: Tensor, drawn: Tensor) -> Tensor:
-    """``Σ ‖x‖² / (2m)`` over the rows ``drawn (m,)`` of a table that has fewer than ``m``."""
-    counts = torch.bincount(drawn, minlength=len(table))
-    return (counts * table.square().sum(dim=1)).sum() / (2 * len(drawn))
+def l2_squared(
+    tables: Embeddings, users: Tensor, positives: Tensor, drawn: Tensor | None
+) -> Tensor:
+    """``Σ ‖X‖² / (2m)`` over the rows of users, positives and drawn items, ``m`` ids each."""
+    items, many = tables.items, tables.items.new_zeros(())
+    ids = [positives] if drawn is None else [positives, drawn]
+    if drawn is not None and len(drawn) > len(items):
+        # More than the table has rows: each row counts as often as it was drawn.
+        counts = torch.bincount(ids.pop(), minlength=len(items))
+        many = (counts * items.square().sum(dim=1)).sum() / (2 * len(drawn))
+    return half_mean_squares(tables.users, users) + half_mean_squares(items, *ids) + many
 
 
-def l2_norm(*rows: Tensor) -> Tensor:
-    """``Σ ‖X‖_F / B²``, what the authors' code computes: next to nothing at B = 2048."""
+def l2_norm(tables: Embeddings, users: Tensor, positives: Tensor, drawn: Tensor | None) -> Tensor:
+    """``Σ ‖X‖_F / m²``, what the authors' code computes: next to nothing at m = 2048."""
+    ids = [positives] if drawn is None else [positives, drawn]
+    rows = [tables.users.index_select(0, users), *(tables.items.index_select(0, i) for i in ids)]
     return sum((x.norm() / len(x) ** 2 for x in rows), start=rows[0].new_zeros(()))
 
 

@@ -7,7 +7,7 @@ step  what                                                     equations      co
 2     rank each positive above negatives, by BPR               3, 24, 25      ``_bpr``
       or by a softmax                                          4, 24          ``_softmax``
 3     align the positives with themselves                      19             ``_alignment``
-4     keep the free parameters small                                          ``_l2``
+4     keep the free parameters small                           20
 5     add the sampler's own loss                               11 to 14
 ====  =======================================================  =============  ==============
 
@@ -27,7 +27,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
-from cnsdiff.kernels.gradients import half_mean_squares, rows_of, shared_softmax
+from cnsdiff.kernels.gradients import rows_of, shared_softmax
 from cnsdiff.objectives import losses
 from cnsdiff.samplers import Batch, Context, Items, Negatives, SharedItems, SharedVectors, Vectors
 
@@ -137,77 +137,64 @@ class Objective(nn.Module):
             which is less work than whole tables.
         """
         config = self.config
-        # 1. Gather. Where all items are scored at once, all are projected.
-        at_once = isinstance(negatives, Items) and len(embeddings.items) <= _AT_ONCE * negatives.n
-        if at_once and not projected:
-            embeddings, projected = self.project(embeddings), True
-        to_unit = config.score == "cosine" and not projected
-        rows = _Rows(embeddings, batch, negatives, config.repulsion, at_once, to_unit)
+        # 1. Gather.
+        rows = _Rows(self, embeddings, batch, negatives, projected)
         # 2. Rank.
-        positive = (rows.users * rows.positives).sum(dim=-1) / config.temperature
         if config.loss == "bpr":
-            terms = {"bpr": self._bpr(batch, rows, positive, negatives)}
+            terms = {"bpr": self._bpr(rows)}
         else:
-            terms = {"softmax": self._softmax(batch, rows, positive, negatives, context)}
+            terms = {"softmax": self._softmax(rows, context)}
         # 3. Align.
         if config.contrastive.weight:
             terms["contrastive"] = config.contrastive.weight * self._alignment(rows, context)
         # 4. Keep the parameters small.
         if config.l2:
-            terms["l2"] = config.l2 * self._l2(batch, layer_zero, negatives)
+            l2 = losses.l2_squared if config.l2_form == "squared" else losses.l2_norm
+            terms["l2"] = config.l2 * l2(layer_zero, batch.users, batch.positives, rows.drawn)
         # 5. Let the sampler learn; of a diffusion this is λ_diff (L_rec + λ_c L_causal).
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
         return terms
 
-    def _bpr(
-        self, batch: Batch, rows: _Rows, positive: Tensor, negatives: Negatives | None
-    ) -> Tensor:
+    def _bpr(self, rows: _Rows) -> Tensor:
         """BPR (3) over the sampler's negatives, if asked for on deconfounded scores (25)."""
-        negative = rows.scores() / self.config.temperature
+        positive, negative = rows.positive_scores(), rows.negative_scores()
         if self.popularity is not None:
-            positive = losses.deconfounded(positive, self.popularity[batch.positives])
+            positive = losses.deconfounded(positive, self.popularity[rows.batch.positives])
             negative = losses.deconfounded(negative, self.popularity[rows.items])
-        weights = negatives.weights if isinstance(negatives, Items) else None
-        return losses.bpr(positive, negative, weights, self._row_weights(batch))
+        weights = rows.negatives.weights if isinstance(rows.negatives, Items) else None
+        return losses.bpr(positive, negative, weights, self._row_weights(rows))
 
-    def _softmax(
-        self,
-        batch: Batch,
-        rows: _Rows,
-        positive: Tensor,
-        negatives: Negatives | None,
-        context: Context,
-    ) -> Tensor:
+    def _softmax(self, rows: _Rows, context: Context) -> Tensor:
         """Softmax (4) over items that all rows share, the sampler's negatives, or both.
 
         As usual for shared negatives, a row's *other* training positives stay among them; only
         its own positive is left out.
         """
-        config, row_weights = self.config, self._row_weights(batch)
+        config, own_items = self.config, rows.batch.positives
+        positive, row_weights = rows.positive_scores(), self._row_weights(rows)
         if config.log_q:
-            positive = positive - config.log_q * self.log_popularity[batch.positives]
+            positive = positive - config.log_q * self.log_popularity[own_items]
         # What all rows share: columns of logits, as vectors and the items behind them.
-        match config.negatives, negatives:
+        match config.negatives, rows.negatives:
             case "sampler", SharedItems(items) | SharedVectors(items=items):
-                columns = rows.negatives
+                columns = rows.vectors
             case "sampler", _:
-                logits = self._logits(batch, rows, negatives)
-                return losses.sampled_softmax(positive, logits, None, row_weights)
+                return losses.sampled_softmax(positive, self._logits(rows), None, row_weights)
             case (("in-batch" | "in-batch+sampler"), _):
-                items, columns = batch.positives, rows.repelled(rows.positives)
+                items, columns = own_items, rows.repelled(rows.positives)
             case _:
                 size, n_items = (config.uniform_negatives,), len(self.log_popularity)
                 stream, device = context.negatives, positive.device
                 items = torch.randint(n_items, size, generator=stream, device=device)
                 columns = rows.repelled(*rows.of_items(items))
         weights = torch.ones_like(positive) if row_weights is None else row_weights
-        weights = weights / len(batch)
+        weights = weights / len(positive)
         # Beside them the sampler's, logits of each row's own, in the same denominator.
         own, loss = positive, None
         if config.negatives.endswith("+sampler"):
-            logits = self._logits(batch, rows, negatives)
-            own = torch.logsumexp(torch.cat([positive.unsqueeze(1), logits], dim=1), dim=1)
+            logits = torch.cat([positive.unsqueeze(1), self._logits(rows)], dim=1)
+            own = torch.logsumexp(logits, dim=1)
             loss = (weights * (own - positive)).sum()
         shared = shared_softmax(
             rows.users / config.temperature,
@@ -215,27 +202,28 @@ class Objective(nn.Module):
             weights,
             own=own,
             bias=-config.log_q * self.log_popularity[items] if config.log_q else None,
-            barred=(batch.positives, items),
+            barred=(own_items, items),
         )
         return shared if loss is None else loss + shared
 
-    def _logits(self, batch: Batch, rows: _Rows, negatives: Negatives | None) -> Tensor:
+    def _logits(self, rows: _Rows) -> Tensor:
         """Logits of the sampler's negatives in a softmax, ``(B, n)``."""
-        logits = rows.scores() / self.config.temperature
+        logits = rows.negative_scores()
         if self.config.log_q:
             logits = logits - self.config.log_q * self.log_popularity[rows.items]
-        match negatives:
+        match rows.negatives:
             case Items(weights=Tensor() as weights):
                 share = weights / weights.sum(dim=1, keepdim=True)
-                return logits + (negatives.n * share).log()
+                return logits + (share.shape[1] * share).log()
             case SharedItems(items) | SharedVectors(items=items):
-                return logits.masked_fill(items == batch.positives.unsqueeze(1), -torch.inf)
+                barred = items == rows.batch.positives.unsqueeze(1)
+                return logits.masked_fill(barred, -torch.inf)
         return logits
 
-    def _row_weights(self, batch: Batch) -> Tensor | None:
+    def _row_weights(self, rows: _Rows) -> Tensor | None:
         """Inverse propensities (24) of the positives, ``(B,)``; ``None``: all count alike."""
         weights = self.propensity_weights
-        return None if weights is None else weights[batch.positives]
+        return None if weights is None else weights[rows.batch.positives]
 
     def _alignment(self, rows: _Rows, context: Context) -> Tensor:
         """The alignment (19) of positives with their noised selves, against the pool."""
@@ -246,90 +234,89 @@ class Objective(nn.Module):
         noise = torch.randn(items.shape, generator=context.noise, device=items.device)
         return losses.alignment(items, items + config.noise * noise, pool, config.temperature)
 
-    def _l2(self, batch: Batch, layer_zero: Embeddings, negatives: Negatives | None) -> Tensor:
-        """L_2, of the free parameters of users, positives and negatives that are items."""
-        users, items = layer_zero
-        drawn = []
-        if isinstance(negatives, Items | SharedItems):
-            drawn.append(negatives.items.flatten())
-        if self.config.l2_form == "authors":
-            rows = [items.index_select(0, some) for some in (batch.positives, *drawn)]
-            return losses.l2_norm(users.index_select(0, batch.users), *rows)
-        many = items.new_zeros(())
-        if drawn and len(drawn[0]) > len(items):
-            many = losses.l2_squared_of_drawn(items, drawn.pop())
-        few = half_mean_squares(users, batch.users)
-        return few + half_mean_squares(items, batch.positives, *drawn) + many
-
 
 class _Rows:
-    """The vectors that a batch uses, as scores are made of them; each table is read once.
+    """A batch with the vectors that scores are made of; each table is read once.
 
     Attributes
     ----------
+    batch, negatives
+        The interactions, and the sampler's negatives for them.
     users, positives
-        ``(B, d)``.
-    negatives
-        The sampler's, ``(B, n, d)`` or, shared by all rows, ``(n, d)``; unset where there are
-        none, or the whole catalogue is scored ``at_once``.
+        ``(B, d)`` vectors.
+    vectors
+        Those of the negatives, ``(B, n, d)`` or, shared by all rows, ``(n, d)``; unset where
+        there are none, or the whole catalogue is scored at once.
+    drawn
+        ``(m,)`` all negatives that are items; ``None`` of synthesised ones.
     items
         The items that negatives are, or else take the popularity of: ``(B, n)``, ``(n,)`` of
         shared ones, and ``(B, 1)`` the positives for synthesised ones of a row's own.
     """
 
-    negatives: Tensor
+    vectors: Tensor
 
     def __init__(
         self,
+        objective: Objective,
         embeddings: Embeddings,
         batch: Batch,
         negatives: Negatives | None,
-        repulsion: float,
-        at_once: bool,
-        to_unit: bool,
+        projected: bool,
     ) -> None:
-        self._table, self._repulsion = embeddings.items, repulsion
-        self._at_once, self._to_unit = at_once, to_unit
+        self.batch, self.negatives = batch, negatives
+        at_once = isinstance(negatives, Items) and len(embeddings.items) <= _AT_ONCE * negatives.n
+        if at_once and not projected:
+            embeddings, projected = objective.project(embeddings), True
+        self._at_once, self._catalogue = at_once, embeddings.items
+        self._config = objective.config
+        self._to_unit = self._config.score == "cosine" and not projected
+        (self.users,) = self._take(embeddings.users, batch.users)
+        self.drawn = None
+        if isinstance(negatives, Items | SharedItems):
+            self.drawn = negatives.items.flatten()
+        gathered = [] if at_once or self.drawn is None else [self.drawn]
+        self.positives, *gathered = self.of_items(batch.positives, *gathered)
         self.items = batch.positives.unsqueeze(1)
         self._pool: Tensor | None = None
-        (self.users,) = self._take(embeddings.users, batch.users)
         match negatives:
             case Items(items) if at_once:
-                (self.positives,) = self.of_items(batch.positives)
                 self.items = items
             case Items(items) | SharedItems(items):
-                self.positives, self._pool = self.of_items(batch.positives, items.flatten())
                 self.items = items
-                self.negatives = self.repelled(self._pool.view(*items.shape, -1))
+                (self._pool,) = gathered
+                self.vectors = self.repelled(self._pool.view(*items.shape, -1))
             case Vectors(vectors, pool):
-                (self.positives,) = self.of_items(batch.positives)
-                self.negatives = vectors
+                self.vectors = vectors
                 self._pool = vectors.flatten(0, 1) if pool is None else pool
             case SharedVectors(vectors, items):
-                (self.positives,) = self.of_items(batch.positives)
                 self.items = items
-                self.negatives = self._pool = vectors
-            case None:
-                (self.positives,) = self.of_items(batch.positives)
+                self.vectors = self._pool = vectors
 
     def of_items(self, *ids: Tensor) -> list[Tensor]:
         """Rows ``(m, d)`` of items, for each of ids ``(m,)``."""
-        return self._take(self._table, *ids)
+        return self._take(self._catalogue, *ids)
 
     def repelled(self, items: Tensor) -> Tensor:
         """Vectors of items as negatives, which are moved by ``κ`` of their gradient (5)."""
-        return losses.moved_by(self._repulsion, items)
+        return losses.moved_by(self._config.repulsion, items)
 
-    def scores(self) -> Tensor:
-        """``s`` of the sampler's negatives with each row's user, ``(B, n)``."""
+    def positive_scores(self) -> Tensor:
+        """``s / τ`` of each row's user and positive, ``(B,)``."""
+        return (self.users * self.positives).sum(dim=-1) / self._config.temperature
+
+    def negative_scores(self) -> Tensor:
+        """``s / τ`` of each row's user and the sampler's negatives, ``(B, n)``."""
         if self._at_once:
-            return (self.users @ self.repelled(self._table).T).gather(1, self.items)
-        return inner_products(self.users, self.negatives)
+            scores = (self.users @ self.repelled(self._catalogue).T).gather(1, self.items)
+        else:
+            scores = inner_products(self.users, self.vectors)
+        return scores / self._config.temperature
 
     def pool(self) -> Tensor:
         """``(M, d)`` what the alignment contrasts positives with."""
         if self._pool is None:
-            return F.embedding(self.items, self._table).flatten(0, 1)
+            return F.embedding(self.items, self._catalogue).flatten(0, 1)
         return self._pool
 
     def _take(self, table: Tensor, *ids: Tensor) -> list[Tensor]:
