@@ -15,6 +15,7 @@ from audit_parts import log_frame, options
 from scipy.sparse import csr_array
 
 from cnsdiff.audit import audit as audit_module
+from cnsdiff.audit import findings
 from cnsdiff.audit.advice import prepare_command, reference_code, train_command
 from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.log import Log, Reading
@@ -349,6 +350,9 @@ def test_a_log_with_every_column(tmp_path):
     names = [shift.name for shift in found.shifts]
     assert names == ["popularity", "exposure", "temporal", "hybrid", "user-group"]
     assert any("were shown at random" in line for line in said)
+    for shift in found.shifts:
+        dataset = load_dataset(found.paths[shift.name])
+        assert 1 < findings._effective_pairs(dataset, shift) <= len(dataset.split("valid"))
 
 
 def _edits(tree, path=()):

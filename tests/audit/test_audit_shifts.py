@@ -11,6 +11,7 @@ from cnsdiff.audit.shifts import SHIFTS, plan_shifts
 from cnsdiff.audit.training import audit_grid, ease_left_out
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
+from cnsdiff.recommender.config import nested, resolve_config
 from cnsdiff.shifts import SCENARIOS
 
 
@@ -97,3 +98,10 @@ def test_ease_is_left_out_where_it_does_not_fit_with_the_reason():
     assert "longer budget" in slow
     assert "2 GB" in ease_left_out(14_000, 1e9, 3e9, speed=1e10)
     assert ease_left_out(30_000, 1e9, 1e12, speed=1e12)
+
+
+def test_a_command_selects_as_the_audit_does():
+    for shift in SHIFTS.values():
+        trained = resolve_config(nested(shift.training)).training
+        assert trained.select_slice_by == shift.selection.select_slice_by
+    assert SHIFTS["user-group"].selection.select_slice_by == "activity"

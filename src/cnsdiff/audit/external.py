@@ -27,7 +27,6 @@ from cnsdiff.data import Dataset
 from cnsdiff.evaluation import Dialled, Scorer, rank
 from cnsdiff.evaluation.metrics import item_counts, relevance_of
 from cnsdiff.evaluation.protocol import evaluate, measure
-from cnsdiff.training.config import TrainingConfig
 
 #: What a recommender is called that has no name of its own.
 YOURS = "yours"
@@ -278,7 +277,7 @@ def _read_at_dials(
 ) -> list[Setting]:
     """The vectors as they are, and at the dials that validation picks for today and the shift."""
     selections = (PLAIN + DIAL, shift.anticipate + DIAL)
-    selection = selection_by(dataset, selections, metric, TrainingConfig(**shift.training))
+    selection = selection_by(dataset, selections, metric, shift.selection)
 
     def per_user(reading: Scorer) -> Mapping[str, pl.DataFrame]:
         return evaluate(reading, dataset, TESTS, KS, per_user=True).per_user

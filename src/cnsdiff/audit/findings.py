@@ -38,7 +38,6 @@ from cnsdiff.diagnostics import describe
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
 from cnsdiff.evaluation.dial import exposure_counts
 from cnsdiff.evaluation.significance import holm
-from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import as_configured
 
 #: Fewer users than this in a test make wide intervals.
@@ -138,7 +137,7 @@ def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
     """Effective number of validation pairs under the shift's objective."""
     objective = as_configured(
         shift.anticipate,
-        TrainingConfig(**shift.training),
+        shift.selection,
         dataset.split("valid"),
         dataset.split("train").csr(dataset.n_users, dataset.n_items),
         KS,

@@ -10,6 +10,8 @@ from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.text import parameter
 from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.recommender.config import nested
+from cnsdiff.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from cnsdiff.audit.log import Log
@@ -44,6 +46,11 @@ class Shift:
     anticipate: Anticipated
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def selection(self) -> TrainingConfig:
+        """The training settings by which an objective for this shift is made."""
+        return TrainingConfig.model_validate(nested(self.training).get("training", {}))
 
 
 #: In order of importance: with little time the first come first.
