@@ -157,7 +157,7 @@ def test_a_sampler_gets_as_many_candidates_as_configured_or_asked_for() -> None:
     batch = make_batch(POSITIVES)
     tables = module.Embeddings(normal(12, DIM), normal(17, DIM, seed=1))
     for n, size in ((None, 4), (3, 3)):
-        drawn, scores = sampler.scored(batch, tables, make_context(2), n)
+        drawn, scores = sampler.score_candidates(batch, tables, make_context(2), n)
         again = draw_candidates(POSITIVES, batch.users, 2, size, make_context(2).negatives)
         assert torch.equal(drawn, again)
         torch.testing.assert_close(scores, by_loop(tables.users[batch.users], tables.items, drawn))

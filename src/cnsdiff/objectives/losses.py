@@ -100,21 +100,23 @@ def moved_by(share: float, vectors: Tensor) -> Tensor:
 
 
 def l2_squared(
-    tables: Embeddings, users: Tensor, positives: Tensor, drawn: Tensor | None
+    tables: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor | None
 ) -> Tensor:
     """``Σ ‖X‖² / (2m)`` over the rows of users, positives and drawn items, ``m`` ids each."""
     items, many = tables.items, tables.items.new_zeros(())
-    ids = [positives] if drawn is None else [positives, drawn]
-    if drawn is not None and len(drawn) > len(items):
+    ids = [positives] if negatives is None else [positives, negatives]
+    if negatives is not None and len(negatives) > len(items):
         # More than the table has rows: each row counts as often as it was drawn.
         counts = torch.bincount(ids.pop(), minlength=len(items))
-        many = (counts * items.square().sum(dim=1)).sum() / (2 * len(drawn))
+        many = (counts * items.square().sum(dim=1)).sum() / (2 * len(negatives))
     return half_mean_squares(tables.users, users) + half_mean_squares(items, *ids) + many
 
 
-def l2_norm(tables: Embeddings, users: Tensor, positives: Tensor, drawn: Tensor | None) -> Tensor:
+def l2_norm(
+    tables: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor | None
+) -> Tensor:
     """``Σ ‖X‖_F / m²``, what the authors' code computes: next to nothing at m = 2048."""
-    ids = [positives] if drawn is None else [positives, drawn]
+    ids = [positives] if negatives is None else [positives, negatives]
     rows = [tables.users.index_select(0, users), *(tables.items.index_select(0, i) for i in ids)]
     return sum((x.norm() / len(x) ** 2 for x in rows), start=rows[0].new_zeros(()))
 

@@ -150,7 +150,8 @@ class Objective(nn.Module):
         # 4. Keep the parameters small.
         if config.l2:
             l2 = losses.l2_squared if config.l2_form == "squared" else losses.l2_norm
-            terms["l2"] = config.l2 * l2(layer_zero, batch.users, batch.positives, rows.drawn)
+            ids = batch.users, batch.positives, rows.negative_ids
+            terms["l2"] = config.l2 * l2(layer_zero, *ids)
         # 5. Let the sampler learn; of a diffusion this is λ_diff (L_rec + λ_c L_causal).
         if negatives is not None and negatives.loss is not None:
             terms["sampler"] = negatives.loss
@@ -247,8 +248,8 @@ class _Rows:
     vectors
         Those of the negatives, ``(B, n, d)`` or, shared by all rows, ``(n, d)``; unset where
         there are none, or the whole catalogue is scored at once.
-    drawn
-        ``(m,)`` all negatives that are items; ``None`` of synthesised ones.
+    negative_ids
+        ``(m,)`` of all negatives that are items; ``None`` if they are synthesised.
     items
         The items that negatives are, or else take the popularity of: ``(B, n)``, ``(n,)`` of
         shared ones, and ``(B, 1)`` the positives for synthesised ones of a row's own.
@@ -272,10 +273,10 @@ class _Rows:
         self._config = objective.config
         self._to_unit = self._config.score == "cosine" and not projected
         (self.users,) = self._take(embeddings.users, batch.users)
-        self.drawn = None
+        self.negative_ids = None
         if isinstance(negatives, Items | SharedItems):
-            self.drawn = negatives.items.flatten()
-        gathered = [] if at_once or self.drawn is None else [self.drawn]
+            self.negative_ids = negatives.items.flatten()
+        gathered = [] if at_once or self.negative_ids is None else [self.negative_ids]
         self.positives, *gathered = self.of_items(batch.positives, *gathered)
         self.items = batch.positives.unsqueeze(1)
         self._pool: Tensor | None = None

@@ -1,8 +1,9 @@
 """The contract of a negative sampler.
 
 ``sampler(batch, embeddings, context) -> Negatives``. A sampler is an ``nn.Module`` (without
-parameters, often); one that learns returns its own loss, which the training step adds. A
-sampler of your own is a subclass of :class:`Sampler` with a ``forward``::
+parameters, often). What it returns says whether its negatives are items or vectors, of each row's
+own or shared by the batch; one that learns adds its own loss. A sampler of your own is a subclass
+of :class:`Sampler` with a ``forward``::
 
     class LastItem(Sampler):
         def forward(self, batch, embeddings, context):
@@ -268,19 +269,18 @@ class Sampler(nn.Module):
     Config: type[SamplerConfig] = SamplerConfig
     #: Whether ``context.layers`` must hold the backbone's embeddings layer by layer.
     wants_layers: ClassVar[bool] = False
-    #: Whether ``forward`` looks at its ``embeddings``. Those of a cosine are brought to unit length
-    #: for it; a sampler that says it never looks may be given them as the backbone makes them.
-    #: What is said here goes for the class itself, not for its subclasses.
+    # A subclass does not inherit what follows, as its ``forward`` is another: it says so itself.
+    #: Whether ``forward`` looks at its ``embeddings``. If not, those of a cosine need not be
+    #: brought to unit length for it.
     reads_embeddings: ClassVar[bool] = True
-    #: Whether ``forward`` draws the same, whatever the rows of the batch: slices of one batch are
-    #: then given streams in the same state, and have the same negatives as the whole would have.
-    #: This, too, goes for the class itself.
+    #: Whether ``forward`` draws the same whatever the rows of the batch: slices of one batch then
+    #: get streams in the same state, and the same negatives as the whole batch.
     shares_draws: ClassVar[bool] = False
-    #: Whether a row's negatives are items outside its user's training positives: the rows of a user
-    #: who has every item are then not trained on. Again of the class itself.
+    #: Whether a row's negatives are items outside its user's training positives: the rows of a
+    #: user who has every item are then not trained on.
     needs_free_items: ClassVar[bool] = True
-    #: Whether ``forward`` needs, of the training pairs, those of the batch's users and the items'
-    #: counts alone, so that processes may share the users. Again of the class itself.
+    #: Whether ``forward`` needs, of the training pairs, only those of the batch's users and the
+    #: items' counts, so that processes may share the users.
     shardable: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: object) -> None:

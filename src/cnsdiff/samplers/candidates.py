@@ -38,7 +38,7 @@ class CandidateSampler(Sampler):
     Config = CandidateConfig
     config: CandidateConfig
 
-    def scored(
+    def score_candidates(
         self, batch: Batch, embeddings: Embeddings, context: Context, n: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Candidates and their scores ``s(u, ·)``, ``(B, n_negatives, N)`` each.
@@ -46,11 +46,11 @@ class CandidateSampler(Sampler):
         ``n`` instead of ``N`` of them, if given.
         """
         n = self.config.candidates if n is None else n
-        drawn = draw_candidates(
+        candidates = draw_candidates(
             self.positives, batch.users, self.config.n_negatives, n, context.negatives
         )
         users = embeddings.users.detach()[batch.users]
-        return drawn, candidate_scores(users, embeddings.items, drawn)
+        return candidates, candidate_scores(users, embeddings.items, candidates)
 
 
 @SAMPLERS.register("dns")
@@ -60,7 +60,7 @@ class DNSSampler(CandidateSampler):
     shardable: ClassVar[bool] = True
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
-        return Items(pick(*self.scored(batch, embeddings, context)))
+        return Items(pick(*self.score_candidates(batch, embeddings, context)))
 
 
 @SAMPLERS.register("curriculum")
@@ -75,7 +75,7 @@ class CurriculumSampler(CandidateSampler):
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         n = max(1, int((1 - context.progress) * self.config.candidates))
-        return Items(pick(*self.scored(batch, embeddings, context, n)))
+        return Items(pick(*self.score_candidates(batch, embeddings, context, n)))
 
 
 class DNSMNConfig(CandidateConfig):
@@ -124,7 +124,7 @@ class DNSMNSampler(CandidateSampler):
         return self.config.top if self.config.use == "all" else self.config.n_negatives
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
-        candidates, scores = self.scored(batch, embeddings, context)
+        candidates, scores = self.score_candidates(batch, embeddings, context)
         top = candidates.gather(2, scores.topk(self.config.top, dim=2).indices)
         if self.config.use == "all":
             items = top.squeeze(1)
@@ -175,7 +175,7 @@ class SoftmaxRhoSampler(CandidateSampler):
         return self.config.candidates
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
-        candidates, scores = self.scored(batch, embeddings, context)
+        candidates, scores = self.score_candidates(batch, embeddings, context)
         with torch.no_grad():
             users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
             positive = (users * items).sum(dim=-1, keepdim=True)
@@ -222,7 +222,7 @@ class AHNSSampler(CandidateSampler):
 
     def forward(self, batch: Batch, embeddings: Embeddings, context: Context) -> Items:
         config = self.config
-        candidates, scores = self.scored(batch, embeddings, context)
+        candidates, scores = self.score_candidates(batch, embeddings, context)
         with torch.no_grad():
             users, items = embeddings.users[batch.users], embeddings.items[batch.positives]
             base = ((users * items).sum(dim=-1) + config.alpha).clamp(min=config.floor)
@@ -234,8 +234,8 @@ def draw_candidates(
     positives: Positives, users: Tensor, n: int, candidates: int, generator: torch.Generator
 ) -> Tensor:
     """``(B, n, N)`` item ids, never a training positive of the row's user."""
-    drawn = positives.sample_negatives(users, n * candidates, generator)
-    return drawn.view(len(users), n, candidates)
+    items = positives.sample_negatives(users, n * candidates, generator)
+    return items.view(len(users), n, candidates)
 
 
 def candidate_scores(users: Tensor, items: Tensor, candidates: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def pick(candidates: Tensor, worth: Tensor) -> Tensor:
 
 
 def _whole_product(users: Tensor, items: Tensor, flat: Tensor) -> Tensor:
-    """``(B, m)`` scores of the items ``flat``, found among those of the whole catalogue."""
+    """``(B, m)`` scores of the items ``flat``, out of those of the whole catalogue."""
     return (users @ items.T).gather(1, flat)
 
 

@@ -200,8 +200,8 @@ class CNSDiffSampler(Sampler):
 
         # 6. Pull towards the random item what scores above its positive by more than m (18).
         if config.cap_margin is not None:
-            mixed, pulled = cap(users[rows], positives[rows], mixed, random, config.cap_margin)
-            diagnostics["capped"] = pulled.float().mean()
+            mixed, over = cap(users[rows], positives[rows], mixed, random, config.cap_margin)
+            diagnostics["capped"] = over.float().mean()
 
         with torch.no_grad():
             gap = ((mixed - positives[rows]) * users[rows]).sum(-1)
@@ -251,8 +251,8 @@ class CNSDiffSampler(Sampler):
         z_t = process.add_noise(z_0, t, noise)
         # Reconstruction (11), with parts of the condition dropped (15).
         condition = drop_condition(condition, config.condition_dropout, generator)
-        seen = drop_condition(environment, config.condition_dropout, generator)
-        denoised = self.denoiser(z_t, t, condition, seen, dropout_generator=generator)
+        label = drop_condition(environment, config.condition_dropout, generator)
+        denoised = self.denoiser(z_t, t, condition, label, dropout_generator=generator)
         reconstruction = (z_0 - denoised).square().mean(dim=-1)
         if config.weighting == "snr":
             reconstruction = process.elbo_weight(t).to(z_0.dtype) * reconstruction
@@ -361,6 +361,6 @@ def cap(
         score = (users * negatives).sum(-1)
         floor = (users * fallback).sum(-1)
         over = score > limit
-        kept = ((limit - floor) / (score - floor)).clamp(0.0, 1.0)
-        kept = torch.where(over & (floor < limit), kept, (~over).to(kept.dtype)).unsqueeze(-1)
-    return kept * negatives + (1 - kept) * fallback, over
+        share = ((limit - floor) / (score - floor)).clamp(0.0, 1.0)
+        share = torch.where(over & (floor < limit), share, (~over).to(share.dtype)).unsqueeze(-1)
+    return share * negatives + (1 - share) * fallback, over

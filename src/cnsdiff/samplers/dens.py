@@ -78,8 +78,8 @@ class DENSSampler(Sampler):
         for layer in context.layers:
             user, positive = layer.users[batch.users], layer.items[batch.positives]
             relevant = positive * torch.sigmoid(self.item_gate(positive) + self.user_gate(user))
-            chosen = pick(candidates, self._worth(user, relevant, layer.items, candidates, share))
-            negative = layer.items[chosen]
+            choice = pick(candidates, self._worth(user, relevant, layer.items, candidates, share))
+            negative = layer.items[choice]
             relevant_negative = self._relevant_negative(negative, relevant.unsqueeze(1))
             parts.append(
                 (positive.unsqueeze(1), relevant.unsqueeze(1), negative, relevant_negative)
@@ -108,8 +108,8 @@ class DENSSampler(Sampler):
     ) -> Tensor:
         """``u·[share · n - n_r]`` of each candidate in one layer, ``(B, n, N)``."""
         vectors = F.embedding(candidates, items)  # (B, n, N, d): one layer's alone at a time
-        sought = share * vectors - self._relevant_negative(vectors, relevant[:, None, None])
-        return (sought * user[:, None, None]).sum(dim=-1)
+        target = share * vectors - self._relevant_negative(vectors, relevant[:, None, None])
+        return (target * user[:, None, None]).sum(dim=-1)
 
 
 def disentangling(

@@ -107,14 +107,14 @@ class ExposureDiffusionSampler(ExposureSampler):
             loss = self.config.diffusion_weight * reconstruction
             diagnostics["reconstruction"] = reconstruction.detach()
         with torch.no_grad():
-            made = self._make(z_0, stratum, context) * scale + centre
+            vectors = self._make(z_0, stratum, context) * scale + centre
             if context.cosine:
-                made = F.normalize(made, dim=-1)
-            diagnostics["cos_to_source"] = F.cosine_similarity(made, table[items]).mean()
+                vectors = F.normalize(vectors, dim=-1)
+            diagnostics["cos_to_source"] = F.cosine_similarity(vectors, table[items]).mean()
         if self.config.item_gradient:
             source = F.embedding(items, embeddings.items)
-            made = source + (made - source).detach()
-        return SharedVectors(made, items, loss=loss, diagnostics=diagnostics)
+            vectors = source + (vectors - source).detach()
+        return SharedVectors(vectors, items, loss=loss, diagnostics=diagnostics)
 
     def _reconstruction(
         self, denoiser: Denoiser, z_0: Tensor, stratum: Tensor, context: Context
@@ -125,8 +125,8 @@ class ExposureDiffusionSampler(ExposureSampler):
             1, self.process.steps + 1, (len(z_0),), generator=generator, device=device
         )
         noise = torch.randn(z_0.shape, generator=generator, device=device)
-        seen = drop_condition(stratum, self.config.condition_dropout, generator)
-        denoised = denoiser(self.process.add_noise(z_0, t, noise), t, None, seen)
+        condition = drop_condition(stratum, self.config.condition_dropout, generator)
+        denoised = denoiser(self.process.add_noise(z_0, t, noise), t, None, condition)
         error: Tensor = (z_0 - denoised).square().mean()
         return error
 
@@ -140,8 +140,8 @@ class ExposureDiffusionSampler(ExposureSampler):
             noise = torch.randn(z_0.shape, generator=context.noise, device=z_0.device)
             level = torch.tensor(start, device=z_0.device)
             # Noised and scaled back: the signal keeps its size, the noise is that of the start.
-            kept = self.process.alpha_bar[level].clamp(min=1e-3).sqrt().to(z_0.dtype)
-            return self.process.add_noise(z_0, level, noise) / kept
+            signal = self.process.alpha_bar[level].clamp(min=1e-3).sqrt().to(z_0.dtype)
+            return self.process.add_noise(z_0, level, noise) / signal
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             plain: Tensor = denoiser(z_t, t, None, stratum)

@@ -64,9 +64,9 @@ class MixGCFSampler(Sampler):
         )
         pooled: Tensor | None = None
         for share, layer in zip(shares, layers, strict=True):
-            chosen = pick(candidates, candidate_scores(users, layer.items, candidates))
+            choice = pick(candidates, candidate_scores(users, layer.items, candidates))
             positive = layer.items[batch.positives].unsqueeze(1)
-            mixed = share * positive + (1 - share) * layer.items[chosen]
+            mixed = share * positive + (1 - share) * layer.items[choice]
             pooled = mixed if pooled is None else pooled + mixed
         assert pooled is not None
         vectors = pooled / len(layers)

@@ -86,9 +86,9 @@ class SRNSSampler(Sampler):
         everyone = torch.arange(positives.n_users)
         start = positives.sample_negatives(everyone, config.memory, generator)
         self.register_buffer("memory", start)  # (U, S1)
-        kept = config.history if config.variance_weight else 0
-        self.register_buffer("past_users", torch.zeros(kept, positives.n_users, dim))
-        self.register_buffer("past_items", torch.zeros(kept, positives.n_items, dim))
+        n_epochs = config.history if config.variance_weight else 0
+        self.register_buffer("past_users", torch.zeros(n_epochs, positives.n_users, dim))
+        self.register_buffer("past_items", torch.zeros(n_epochs, positives.n_items, dim))
         # On the host: to ask a GPU at each batch whether the epoch is new would wait for it.
         self._epoch, self._recorded = 0, 0
 
@@ -125,20 +125,20 @@ class SRNSSampler(Sampler):
         everyone = torch.arange(len(self.memory), device=self.memory.device)
         for start in range(0, len(everyone), _USERS_AT_ONCE):
             rows = slice(start, start + _USERS_AT_ONCE)
-            drawn = self.positives.sample_negatives(
+            proposals = self.positives.sample_negatives(
                 everyone[rows], self.config.proposals, context.negatives
             )
-            pool = torch.cat([self.memory[rows], drawn], dim=1)
+            pool = torch.cat([self.memory[rows], proposals], dim=1)
             scores = candidate_scores(embeddings.users[rows], embeddings.items, pool.unsqueeze(1))
             logits = scores.squeeze(1) / self.config.temperature
             self.memory[rows] = survivors(pool, logits, self.config.memory, context.negatives)
 
     def _deviation(self, batch: Batch, memory: Tensor) -> Tensor:
         """``std(P)`` over the epochs recorded, ``(B, S1)``."""
-        kept = min(self._recorded, len(self.past_users))
+        n = min(self._recorded, len(self.past_users))
         past = [
             likelihood(Embeddings(users, items), batch, memory)
-            for users, items in zip(self.past_users[:kept], self.past_items[:kept], strict=True)
+            for users, items in zip(self.past_users[:n], self.past_items[:n], strict=True)
         ]
         return torch.stack(past).std(dim=0, correction=0)
 

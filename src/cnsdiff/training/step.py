@@ -135,8 +135,10 @@ class TrainingStep(nn.Module):
         if self.objective.calls_sampler:
             negatives = self.sampler(batch, propagated.embeddings, context)
         if probe is not None and negatives is not None:
-            seen = propagated.embeddings
-            probe(batch, seen if propagated.projected else self.objective.project(seen), negatives)
+            embeddings = propagated.embeddings
+            if not propagated.projected:
+                embeddings = self.objective.project(embeddings)
+            probe(batch, embeddings, negatives)
         terms = self.objective(
             batch,
             propagated.embeddings,
