@@ -267,7 +267,7 @@ def test_a_manifest_without_a_checksum(run):
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_schema_version(run, version):
     edit(run, lambda manifest: manifest.update(schema_version=version))
-    with pytest.raises(RunError, match=rf"run schema version {version!r}, this cnsdiff reads 1"):
+    with pytest.raises(RunError, match=rf"schema version {version!r}, and this cnsdiff reads 1"):
         Recommender.load(run)
 
 
@@ -435,7 +435,7 @@ def test_killed_at_any_point_it_goes_on_and_leaves_no_rubbish(
 
 def test_a_run_that_is_replaced_while_it_is_read(run, kept, world, monkeypatch):
     """By a whole other one, at each moment of reading: what is read is of one run."""
-    for seed, function in enumerate(("read_manifest", "read_config", "_verify", "load_file")):
+    for seed, function in enumerate(("read_manifest", "read_config", "_verified", "load_file")):
         model = Recommender("mf", "random", seed=seed, training={"epochs": 1})
         model.fit(world)
         real = getattr(run_module, function)

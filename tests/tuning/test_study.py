@@ -164,7 +164,7 @@ def test_commands_to_go_on_with_can_be_pasted():
         (None, "holds no study"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"schema_version": 9}', "schema version 9, this cnsdiff reads 1"),
+        ('{"schema_version": 9}', "schema version 9, and this cnsdiff reads 1"),
         ('{"schema_version": 1}', "is damaged"),
     ],
 )

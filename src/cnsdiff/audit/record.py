@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat, JsonValue, PlainSerializer, PlainValida
 
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.storage import first_line, read_json
+from cnsdiff.base.storage import read_json, refusing_damage, require_version
 from cnsdiff.base.text import Command
 from cnsdiff.evaluation.significance import Difference, Interval
 
@@ -338,22 +338,16 @@ def read_audit(folder: Path) -> AuditRecord:
         It holds no finished audit, one of an unknown version, or a damaged one.
     """
     file = folder / FILE
-    try:
+    mend = "run the audit again"
+    audit = Command("audit", "LOG", out=folder)
+    missing = RunError(f"{folder}: holds no finished audit; run {audit}")
+    with refusing_damage(file, mend, missing=missing):
         content = read_json(file)
-    except FileNotFoundError as error:
-        audit = Command("audit", "LOG", out=folder)
-        raise RunError(f"{folder}: holds no finished audit; run {audit}") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: is damaged ({first_line(error)}); run the audit again") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
-        raise RunError(f"{file}: is of another version of audits; run the audit again")
-    if version == 1:
-        content = _since_version_1(content)
-    try:
+        stated = content.get("schema_version") if isinstance(content, dict) else None
+        if stated == 1 and stated is not True:
+            content = _since_version_1(content)
+        require_version(file, content, SCHEMA_VERSION, mend)
         return validated(AuditRecord, content)
-    except ValueError as error:
-        raise RunError(f"{file}: is damaged ({error}); run the audit again") from error
 
 
 def _since_version_1(tree: Any) -> Any:

@@ -11,11 +11,11 @@ from cnsdiff.audit.log import Log, Reading, read_log, seconds_a_shift, thinned
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.audit.shifts import SHIFTS, Shift, plan_shifts
 from cnsdiff.base.errors import ConfigError, InputError, RunError
-from cnsdiff.base.settings import Record, validated
+from cnsdiff.base.settings import Record
 from cnsdiff.base.storage import (
     being_written,
     locked,
-    read_json,
+    read_record,
     remove_whole,
     write_json,
     write_with,
@@ -265,16 +265,7 @@ def take_up(out: Path, identity: Mapping[str, object], budget: float) -> float |
 
 def _read_settings(file: Path) -> SettingsRecord:
     mend = f"choose another directory, or pass {parameter('overwrite', True)} to start anew"
-    try:
-        content = read_json(file)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: is damaged; {mend}") from error
-    if isinstance(content, dict) and content.get("schema_version", 1) != SCHEMA_VERSION:
-        raise RunError(f"{file}: is of another version of audits; {mend}")
-    try:
-        return validated(SettingsRecord, content)
-    except ValueError as error:
-        raise RunError(f"{file}: is damaged ({error}); {mend}") from error
+    return read_record(file, SettingsRecord, SCHEMA_VERSION, mend)
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ _MOST = 1e30
 _BRANCHES = ("constrained-int", "constrained-float")
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -93,7 +93,7 @@ def complaint(error: ValidationError, model: type[BaseModel], place: str) -> str
     return f"{place}: {setting}: {problem.message} (got {problem.given!r})"
 
 
-def validated(model: type[_Model], value: object) -> _Model:
+def validated(model: type[Model], value: object) -> Model:
     """A value read from a file as the model that it should fit.
 
     Parameters

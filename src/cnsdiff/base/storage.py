@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from pydantic_core import from_json
 
 from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
+from cnsdiff.base.settings import Model, shown, validated
 from cnsdiff.base.text import json_text, parameter, visible
 
 if sys.platform != "win32":
@@ -536,8 +537,8 @@ def _identity(file: Path) -> tuple[int, ...] | None:
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The table in the Parquet file of exactly this name.
+def read_parquet(source: Path | BinaryIO, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The table in an open Parquet file, or in that of exactly this name.
 
     To polars a path is a pattern: ``x[1]/items.parquet`` would be that of ``x1``. So it is never
     given one, here and in the readers below, but the open file.
@@ -551,8 +552,11 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFra
     """
     import polars as pl
 
-    with _damage_told(), path.open("rb") as file:
-        return pl.read_parquet(file, columns=None if columns is None else list(columns))
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return read_parquet(file, columns)
+    with _damage_told():
+        return pl.read_parquet(source, columns=None if columns is None else list(columns))
 
 
 def read_parquet_schema(path: Path) -> dict[str, pl.DataType]:
@@ -609,6 +613,69 @@ def read_json(path: Path) -> Any:
     # Python's own reader ends with a RecursionError, and lets half of a surrogate pair through,
     # which cannot be printed.
     return from_json(Path(path).read_bytes())
+
+
+def read_record(
+    file: Path,
+    model: type[Model],
+    version: int,
+    mend: str,
+    error: type[CnsdiffError] = RunError,
+    missing: CnsdiffError | None = None,
+) -> Model:
+    """A JSON file that we wrote, as the record that it should hold.
+
+    Parameters
+    ----------
+    model, version
+        What it should fit, and the ``schema_version`` that it should name.
+    mend, error, missing
+        As :func:`refusing_damage` takes them.
+    """
+    with refusing_damage(file, mend, error, missing):
+        content = read_json(file)
+        require_version(file, content, version, mend, error)
+        return validated(model, content)
+
+
+@contextlib.contextmanager
+def refusing_damage(
+    file: Path,
+    mend: str,
+    error: type[CnsdiffError] = RunError,
+    missing: CnsdiffError | None = None,
+) -> Iterator[None]:
+    """Turn what the block finds wrong with a file of ours into a sentence.
+
+    Parameters
+    ----------
+    mend
+        What to do about it; ends the sentence.
+    error
+        The kind of what is raised.
+    missing
+        Raised if there is no such file; without it, that is damage, too.
+    """
+    try:
+        yield
+    except CnsdiffError:
+        raise
+    except (OSError, ValueError) as problem:
+        if missing is not None and isinstance(problem, FileNotFoundError | NotADirectoryError):
+            raise missing from problem
+        raise error(f"{file}: is damaged ({first_line(problem)}); {mend}") from problem
+
+
+def require_version(
+    file: Path, content: Any, version: int, mend: str, error: type[CnsdiffError] = RunError
+) -> None:
+    """Refuse what names another ``schema_version``; what names none is left to its record."""
+    stated = content.get("schema_version", version) if isinstance(content, dict) else version
+    if stated != version or isinstance(stated, bool):
+        raise error(
+            f"{file}: has schema version {shown(stated)}, and this cnsdiff reads {version}; use "
+            f"the version of cnsdiff that wrote it, or {mend}"
+        )
 
 
 def first_line(error: BaseException) -> str:

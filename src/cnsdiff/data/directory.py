@@ -16,12 +16,12 @@ import polars as pl
 from pydantic import Field
 
 from cnsdiff.base.errors import DataError, did_you_mean
-from cnsdiff.base.settings import Record, shown, validated
+from cnsdiff.base.settings import Record, shown
 from cnsdiff.base.storage import (
     atomic_directory,
-    first_line,
     foreign_to,
     read_json,
+    read_record,
     recover,
     write_json,
 )
@@ -225,30 +225,14 @@ def read_manifest(path: Path) -> DatasetManifest:
         raise DataError(
             f"{path}: has no {MANIFEST}, so it is not a dataset; make one with cnsdiff prepare"
         )
-    try:
-        content = read_json(file)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{file}: is damaged ({first_line(error)}); prepare the dataset again"
-        ) from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
-        raise DataError(
-            f"{file}: has schema version {shown(version)}, and this cnsdiff reads "
-            f"{SCHEMA_VERSION}; prepare the dataset again with this version"
-        )
-    try:
-        manifest = validated(DatasetManifest, content)
-    except ValueError as error:
-        raise DataError(f"{file}: is damaged ({error}); prepare the dataset again") from error
+    again = "prepare the dataset again"
+    manifest = read_record(file, DatasetManifest, SCHEMA_VERSION, again, DataError)
     seen = () if manifest.seen is None else ("seen",)
     for table in ("users", "items", *manifest.splits, *manifest.tables, *seen):
         if file_name(table) not in manifest.files:
-            raise DataError(
-                f"{file}: is damaged (no checksum of {file_name(table)}); prepare the dataset again"
-            )
+            raise DataError(f"{file}: is damaged (no checksum of {file_name(table)}); {again}")
         if not (path / file_name(table)).is_file():
-            raise DataError(f"{path}: {file_name(table)} is missing; prepare the dataset again")
+            raise DataError(f"{path}: {file_name(table)} is missing; {again}")
     return manifest
 
 

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -51,7 +51,9 @@ from cnsdiff.base.storage import (
     read_parquet,
     read_settled,
     recover,
+    refusing_damage,
     remove_leftovers,
+    require_version,
     sha256,
     write_json,
     write_tensors,
@@ -72,6 +74,8 @@ from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
 SCHEMA_VERSION = 1
+#: The mend of a run that cannot be used.
+_AGAIN = "train again"
 CHECKPOINT = "checkpoint.safetensors"
 TRACKING = "tracking.json"
 _FILES = (
@@ -298,42 +302,25 @@ def read_manifest(path: Path) -> RunManifest:
     """The manifest of a run directory, of the right version; of a finished one, a FinishedRun."""
     recover(path)
     file = path / "manifest.json"
-    try:
-        manifest = read_json(file)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(
-            f"{path}: is not a run directory (it has no manifest.json); make one with "
-            f"`{Command('train', 'DATASET', out='RUN')}`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
-    stated = isinstance(manifest, dict) and "schema_version" in manifest
-    if stated and manifest["schema_version"] != SCHEMA_VERSION:
-        raise RunError(
-            f"{path}: run schema version {shown(manifest['schema_version'])}, this cnsdiff reads "
-            f"{SCHEMA_VERSION}; use the version of cnsdiff that wrote it, or train again"
-        )
-    finished = isinstance(manifest, dict) and manifest.get("status") == "complete"
-    kind = FinishedRun if finished else RunManifest
-    try:
-        return validated(kind, manifest)
-    except ValueError as error:
-        raise RunError(f"{file}: is damaged ({error}); train again") from error
+    missing = RunError(
+        f"{path}: is not a run directory (it has no manifest.json); make one with "
+        f"`{Command('train', 'DATASET', out='RUN')}`"
+    )
+    with refusing_damage(file, _AGAIN, missing=missing):
+        content = read_json(file)
+        require_version(file, content, SCHEMA_VERSION, _AGAIN)
+        finished = isinstance(content, dict) and content.get("status") == "complete"
+        return validated(FinishedRun if finished else RunManifest, content)
 
 
 def read_config(path: Path) -> Tree:
     """The configuration in a run directory, as a tree that has its main sections."""
     file = path / "config.yaml"
-    try:
+    with refusing_damage(file, _AGAIN):
         tree = read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: is damaged ({first_line(error)}); train again") from error
-    try:
         validated(_StoredConfig, tree)
-    except ValueError as error:
-        raise RunError(f"{file}: is damaged ({error}); train again") from error
-    if unknown := tree.keys() - Config.model_fields.keys():
-        raise RunError(f"{file}: is damaged (unknown key {shown(min(unknown))}); train again")
+        if unknown := tree.keys() - Config.model_fields.keys():
+            raise ValueError(f"unknown key {shown(min(unknown))}")
     tree["training"].setdefault("dial", "off")  # a run from before the dial has none
     return dict(tree)
 
@@ -367,20 +354,18 @@ def _read_run(path: Path) -> StoredRun:
             f"{path}: training has not finished; go on with `{Command('train', resume=path)}`"
         )
     files = [name for name in _FILES if name in manifest.sha256 or name not in _OPTIONAL]
-    for name in files:
-        _verify(path / name, manifest.sha256.get(name))
-    config = read_config(path)
     frames = {}
-    for name in (name for name in files if name.endswith(".parquet")):
-        try:
-            frames[name.removesuffix(".parquet")] = read_parquet(path / name)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path / name}: cannot be read ({error}); train again") from error
-    file = path / "weights.safetensors"
+    for name in files:
+        with _verified(path / name, manifest.sha256.get(name)) as file:
+            if name.endswith(".parquet"):
+                with refusing_damage(path / name, _AGAIN):
+                    frames[name.removesuffix(".parquet")] = read_parquet(file)
+    config = read_config(path)
+    place = path / "weights.safetensors"
     try:
-        weights = load_file(file)
+        weights = load_file(place)
     except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read ({first_line(error)}); train again") from error
+        raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
     run = StoredRun(path, manifest, config, weights, **frames)
     for name, problem in _misfits(run):
         raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
@@ -433,14 +418,19 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
             yield "weights.safetensors", "has an environment that gives no finite score"
 
 
-def _verify(file: Path, expected: str | None) -> None:
+@contextlib.contextmanager
+def _verified(file: Path, expected: str | None) -> Iterator[BinaryIO]:
+    """A file of a run, open at its beginning, whose content is that of the manifest."""
     if not file.is_file():
         raise RunError(f"{file}: is missing from the run; restore it or train again")
-    if expected is None or sha256(file) != expected:
-        raise RunError(
-            f"{file}: its content does not match the manifest's checksum (truncated or changed); "
-            "restore it or train again"
-        )
+    with file.open("rb") as opened:
+        if expected is None or hashlib.file_digest(opened, "sha256").hexdigest() != expected:
+            raise RunError(
+                f"{file}: its content does not match the manifest's checksum (truncated or "
+                "changed); restore it or train again"
+            )
+        opened.seek(0)
+        yield opened
 
 
 def _yaml(config: BaseModel) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import torch_generator
+from cnsdiff.base.text import Command
 from cnsdiff.data import Dataset, Split
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
@@ -416,6 +417,7 @@ def _table(
     generator: torch.Generator,
 ) -> Table:
     batch, embeddings, positives = found.batch, found.embeddings, found.positives
+    more = Command("evaluate", "RUN", references=True, false_negatives="valid")
     judged = "valid" in dataset.split_names
     rows = []
     for kind in kinds:
@@ -459,7 +461,7 @@ def _table(
         (
             "hard: score above the median of the user's random candidates",
             "false: the user likes the item, by the pairs held out in validation, which are few: "
-            "compare the rows, and see cnsdiff evaluate --false-negatives for more",
+            f"compare the rows, and see {more} for more",
             "mean popularity: training pairs of the item, for a vector of the item nearest to it",
         ),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from cnsdiff.base.search_space import Space
+from cnsdiff.base.text import Command
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import clock, count, metric_title, number
 from cnsdiff.report.charts import (
@@ -129,11 +130,11 @@ def _result(study: Study) -> Iterator[Block]:
         *study.left_out,
     )
     if wider := study.wider():
-        searches = " ".join(f"--search {key}={space}" for key, space in wider.items())
+        command = Command("tune", study.dataset.path or "DATASET", search=wider, out="STUDY")
         yield Prose(
             "**The best is near an end of what was searched** in "
             f"{verbatim(', '.join(wider))}. Search on, into another directory: "
-            f"`{verbatim(searches)}`."
+            f"`{verbatim(command)}`."
         )
     if best.number and given is not None:
         yield Prose(
@@ -150,8 +151,8 @@ def _next(study: Study, path: Path) -> Iterator[Block]:
     # The reader has the report already.
     commands = [each for each in next_commands(study, path) if "report" not in each.words]
     yield Prose(
-        "The best trial's run stands in `best/`, ready to be measured; its configuration is "
-        f"`{BEST_CONFIG}`, which `cnsdiff train --config` takes."
+        "The best trial's run stands in `best/`, ready to be measured; its configuration, which "
+        f"`{Command('train')}` takes, is `{BEST_CONFIG}`."
     )
     text = "\n".join(f"{command}  # {command.purpose}" for command in commands)
     yield Source("next.sh", text + "\n")

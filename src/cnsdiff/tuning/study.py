@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
 from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
-from cnsdiff.base.settings import Record, shown, validated
-from cnsdiff.base.storage import first_line, locked, read_json, remove_leftovers, write_json
+from cnsdiff.base.settings import Record, shown
+from cnsdiff.base.storage import locked, read_record, remove_leftovers, write_json
 from cnsdiff.base.text import Command
 from cnsdiff.display.wording import count, number, percent
 
@@ -336,33 +336,12 @@ def read_study(folder: Path) -> Study:
         There is none, it is damaged, or of another version.
     """
     file = folder / STUDY_FILE
-    try:
-        record = read_json(file)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(
-            f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
-            f"`{Command('tune', 'DATASET', out=folder)}`"
-        ) from error
-    except (OSError, ValueError) as error:
-        problem = first_line(error)
-    else:
-        stated = record.get("schema_version") if isinstance(record, dict) else None
-        if stated not in (None, SCHEMA_VERSION):
-            raise RunError(
-                f"{file}: schema version {shown(stated)}, this cnsdiff reads {SCHEMA_VERSION}; "
-                "use the version of cnsdiff that wrote it"
-            )
-        try:
-            study = validated(Study, record)
-            if stated is not None:
-                return study
-            problem = "schema_version: field required"
-        except ValueError as error:
-            problem = str(error)
-    raise RunError(
-        f"{file}: is damaged ({problem}); run the `cnsdiff tune` command again, which writes it "
-        "anew"
+    mend = f"run the `{Command('tune')}` command again, which writes it anew"
+    missing = RunError(
+        f"{folder}: holds no study (it has no {STUDY_FILE}); make one with "
+        f"`{Command('tune', 'DATASET', out=folder)}`"
     )
+    return read_record(file, Study, SCHEMA_VERSION, mend, missing=missing)
 
 
 @contextmanager
