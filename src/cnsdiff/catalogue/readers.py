@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.storage import read_csv, read_json_lines
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.interactions import Source
@@ -184,15 +183,20 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:
+    """Some columns of a large CSV file, whose quoted text may span lines."""
     try:
-        return read_csv(path, columns)
+        # Opened here: to polars a path is a pattern.
+        with path.open("rb") as file:
+            return pl.scan_csv(file, infer_schema_length=10_000).select(columns).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
 def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
+    """Some fields of a large file of JSON objects, one a line."""
     try:
-        return read_json_lines(path, columns)
+        with path.open("rb") as file:
+            return pl.scan_ndjson(file, schema=columns).select(*columns).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 

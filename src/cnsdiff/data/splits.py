@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError, warn
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data.directory import SPLITS, numbers_misfit
 from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
@@ -61,6 +62,13 @@ class Split:
             None if self.timestamps is None else self.timestamps[mask],
             None if self.periods is None else self.periods[mask],
         )
+
+    def of_some_users(self, n: int) -> Split:
+        """The pairs of ``n`` users, the same ones at every call; of all if there are no more."""
+        users = np.unique(self.users)
+        if len(users) <= n:
+            return self
+        return self.of_users(numpy_generator(0, "dial users").choice(users, n, replace=False))
 
 
 class Encoded(NamedTuple):

@@ -29,7 +29,7 @@ from cnsdiff.report.charts import DOTTED, SPLITS, Style, chart, mark_x, method_s
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 from cnsdiff.samplers.base import Batch, Items, Vectors
 from cnsdiff.samplers.candidates import candidate_scores, draw_candidates, pick
-from cnsdiff.training.selection import as_configured, some_users
+from cnsdiff.training.selection import as_configured
 
 #: Where the dial is read, besides the one that was chosen.
 DIALS = (-4.0, -2.0, -1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -77,7 +77,7 @@ def dial_blocks(
     scorer = EmbeddingScorer(model.user_embeddings, model.item_embeddings)
     exposure = exposure_score(dataset)
     gammas, ks = tuple(sorted({*DIALS, model.dial})), config.evaluation.ks
-    tests = {split: some_users(pairs, USERS) for split, pairs in held_out.items()}
+    tests = {split: pairs.of_some_users(USERS) for split, pairs in held_out.items()}
     values: Readings = {
         split: readings(scorer, exposure, pairs, model.train, gammas=gammas, ks=ks)
         for split, pairs in tests.items()
@@ -85,7 +85,7 @@ def dial_blocks(
     # What chose the dial: validation, as training expected the shift.
     training = config.training
     if "valid" in dataset.split_names and training.selection_split == "valid":
-        valid = some_users(dataset.split("valid"), USERS)
+        valid = dataset.split("valid").of_some_users(USERS)
         expected = []
         if (shift := training.anticipated) is not None:
             counts = exposure_counts(dataset).numpy()

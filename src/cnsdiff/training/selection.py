@@ -11,13 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Split
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
@@ -126,7 +124,7 @@ class Selection:
                 f"the {split_name} split holds no interactions, so nothing can be selected"
             )
         if any(objective.dial == "auto" for objective in self.objectives.values()):
-            self._sample = some_users(self._whole, DIAL_USERS)
+            self._sample = self._whole.of_some_users(DIAL_USERS)
         self._anticipations: dict[tuple[str, int], Anticipation] = {}
         for name in self.objectives:  # what is wrong is said before anything is trained
             self._anticipation(name, self.split_of(name))
@@ -259,12 +257,3 @@ def as_configured(
         drift=config.select_drift,
         exposure=exposure,
     )
-
-
-def some_users(split: Split, n: int) -> Split:
-    """The pairs of ``n`` users of a split, the same ones whatever the seed of the run."""
-    users = np.unique(split.users)
-    if len(users) <= n:
-        return split
-    chosen = numpy_generator(0, "dial users").choice(users, n, replace=False)
-    return split.of_users(chosen)
