@@ -105,9 +105,8 @@ def learn(world: Table, alpha: float, draws: int, *, masked: bool, steps: int, s
     total, counted = torch.zeros_like(scores), 0
     for step in range(steps):
         negatives = sampler(batch, Embeddings(scores, torch.eye(n_items)), context)
-        assert negatives.items is not None
         # The same item drawn m times is one logit, log m higher: 40 columns in place of 512.
-        log_times = torch.bincount(negatives.items[0], minlength=n_items).double().log()
+        log_times = torch.bincount(negatives.items, minlength=n_items).double().log()
         logits = (scores + log_times)[user]
         loss = sampled_softmax(scores.flatten(), logits, ~own if masked else None, weights)
         optimiser.zero_grad()
