@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save
 from cnsdiff.base import storage
 from cnsdiff.base.errors import InputError, RunError, StorageError
 from cnsdiff.base.text import visible
-from cnsdiff.catalogue import readers
 
 
 def names(folder):
@@ -347,8 +346,8 @@ def test_paths_are_names_not_patterns(tmp_path, monkeypatch, name):
     assert storage.read_parquet(place / "a.parquet", ["own"]).to_dicts() == expected
     assert storage.read_parquet(place / "a.parquet").width == 2
     assert list(storage.read_parquet_schema(place / "a.parquet")) == ["own", "b"]
-    assert readers._csv(place / "a.csv", "own").to_dicts() == expected
-    assert readers._json_lines(place / "a.jsonl", own=pl.String).to_dicts() == expected
+    assert storage.read_csv(place / "a.csv", ["own"]).to_dicts() == expected
+    assert storage.read_json_lines(place / "a.jsonl", {"own": pl.String}).to_dicts() == expected
     assert names(tmp_path) == sorted({"x1", "xy", "home", name})
 
 

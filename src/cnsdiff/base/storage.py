@@ -541,7 +541,7 @@ def read_parquet(source: Path | BinaryIO, columns: Sequence[str] | None = None) 
     """The table in an open Parquet file, or in that of exactly this name.
 
     To polars a path is a pattern: ``x[1]/items.parquet`` would be that of ``x1``. So it is never
-    given one, here as anywhere, but the open file.
+    given one, here and in the readers below, but the open file.
 
     Raises
     ------
@@ -576,6 +576,22 @@ def _damage_told() -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(first_line(error)) from error
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of a large CSV file, whose quoted text may span lines."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.scan_csv(file, infer_schema_length=10_000).select(columns).collect()
+
+
+def read_json_lines(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Some fields of a large file of JSON objects, one a line."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.scan_ndjson(file, schema=dict(schema)).select(*schema).collect()
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.storage import read_csv, read_json_lines
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Interactions, read_interactions
 from cnsdiff.data.interactions import Source
@@ -183,20 +184,15 @@ def _interactions(frame: pl.DataFrame, path: Path) -> Interactions:
 
 
 def _csv(path: Path, *columns: str) -> pl.DataFrame:
-    """Some columns of a large CSV file, whose quoted text may span lines."""
     try:
-        # Opened here: to polars a path is a pattern.
-        with path.open("rb") as file:
-            return pl.scan_csv(file, infer_schema_length=10_000).select(columns).collect()
+        return read_csv(path, columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
 def _json_lines(path: Path, **columns: Any) -> pl.DataFrame:
-    """Some fields of a large file of JSON objects, one a line."""
     try:
-        with path.open("rb") as file:
-            return pl.scan_ndjson(file, schema=columns).select(*columns).collect()
+        return read_json_lines(path, columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _unreadable(path, error) from error
 
