@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = True  # what is compiled is no file of a command's
 
 T = TypeVar("T")
 

@@ -162,8 +162,9 @@ def test_ended_at_random_moments_and_gone_on_with(cli, in_this_process, tmp_path
 
 
 @pytest.mark.slow
-def test_failures(cli, tmp_path):
+def test_failures(cli, in_this_process, tmp_path):
     """Are told, and exit 1 where something ran; what is there is shown all the same."""
+    in_this_process()
     methods = {
         "mostpop": {"reference": "mostpop"},
         "bad": {"set": {"training.lr": 1e30}},

@@ -324,7 +324,7 @@ def parse_pip(words: Sequence[str]) -> None:
     """What is installed is this package, with extras that it has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
-        if word in {"-q", "-c", "-e", "constraints.txt"}:
+        if word in {"-q", "--no-compile", "-c", "-e", "constraints.txt"}:
             continue
         requirement = re.fullmatch(r"(?:cnsdiff|\.)(?:\[([\w,]+)\])?", word)
         assert requirement, word
