@@ -139,21 +139,18 @@ class Kind:
         ``module:function``; called with the path, imported when it is needed.
     made_by
         The command that writes such a directory.
-    takes
-        Options that the builder takes besides the path.
     """
 
     name: str
     markers: tuple[str, ...]
     builder: str
     made_by: Command
-    takes: tuple[str, ...] = ()
 
-    def build(self, path: Path, **options: Any) -> Document:
-        """The report of a directory of this kind; options that it does not take are left out."""
+    def build(self, path: Path, **options: object) -> Document:
+        """The report of a directory of this kind."""
         module, _, function = self.builder.partition(":")
         build: Callable[..., Document] = getattr(import_module(module), function)
-        return build(path, **{name: options[name] for name in self.takes if name in options})
+        return build(path, **options)
 
 
 RUN = Kind(
@@ -161,7 +158,6 @@ RUN = Kind(
     ("manifest.json", "config.yaml"),
     "cnsdiff.report.run:run_document",
     Command("train", "DATASET", out="RUN"),
-    ("dataset", "reporter"),
 )
 #: The first kind whose markers are all there; a run is a dataset's manifest and a configuration.
 KINDS = (
@@ -207,7 +203,7 @@ def document_of(
     dataset
         Of a run only: the dataset directory it was trained on, if that has moved.
     reporter
-        Told what is being done, where that takes long.
+        Of a run only: told what is being done.
 
     Raises
     ------
@@ -218,11 +214,14 @@ def document_of(
     kind = kind_of(path) if path.is_dir() else None
     if kind is None:
         raise InputError(f"{path}: {_none_of_ours(path)}")
-    if dataset is not None and kind is not RUN:
+    if kind is RUN:
+        place = None if dataset is None else Path(dataset)
+        return kind.build(path, dataset=place, reporter=reporter)
+    if dataset is not None:
         raise InputError(
             f"{parameter('dataset')} belongs to a run, and {path} is {kind.name}; leave it out"
         )
-    return kind.build(path, dataset=None if dataset is None else Path(dataset), reporter=reporter)
+    return kind.build(path)
 
 
 def _none_of_ours(path: Path) -> str:
