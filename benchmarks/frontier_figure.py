@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 METRIC = "ndcg@20"
 
 #: By group, of the Okabe–Ito palette: one strong colour, and muted ones told apart by their hue.
-OURS = "cnsdiff"
+OURS = "ours"
 COLOURS = {OURS: "#D55E00", "sampler": "#0072B2", "objective": "#009E73", "ablation": "#CC79A7"}
 OTHER = "#000000"
 #: Of the methods of one group, in their order.
@@ -123,7 +123,11 @@ def main() -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("svg", type=Path)
     options = parser.parse_args()
-    save(json.loads(options.json.read_text(encoding="utf-8")), options.svg)
+    found = json.loads(options.json.read_text(encoding="utf-8"))
+    for method in found["methods"].values():
+        if method["group"] == "cnsdiff":  # the name of the group in earlier versions
+            method["group"] = OURS
+    save(found, options.svg)
 
 
 if __name__ == "__main__":

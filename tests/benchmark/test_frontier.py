@@ -27,7 +27,7 @@ METHODS = {
     "mostpop": {"reference": "mostpop", "group": "reference"},
     "ease": {"reference": "ease", "group": "reference"},
     "mf": {"group": "sampler"},
-    "exposure": {"group": "cnsdiff", "set": {"objective.temperature": 0.5}},
+    "exposure": {"group": "ours", "set": {"objective.temperature": 0.5}},
 }
 
 

@@ -39,7 +39,7 @@ GRID = {
         "random": {"set": {"sampler.name": "random"}},
         "dns": {"set": {"sampler.name": "dns"}},
         # What the default was called in earlier results, which must stay readable.
-        "cnsdiff": {"set": {"sampler.name": "exposure"}, "group": "cnsdiff"},
+        "cnsdiff": {"set": {"sampler.name": "exposure"}, "group": "ours"},
         "flat": {"set": {"sampler.name": "popularity"}, "group": "ablation"},
     },
     "seeds": [0, 1],
@@ -110,7 +110,7 @@ def test_points_are_the_means_of_the_summary(results, report):
 
 def test_the_ablation_is_beside_the_whole(report):
     found = blocks(report, "Ablation", Table)[0]
-    assert [labels for labels, _ in found.rows] == [("cnsdiff", "cnsdiff"), ("ablation", "flat")]
+    assert [labels for labels, _ in found.rows] == [("ours", "cnsdiff"), ("ablation", "flat")]
     values = {labels[1]: [cell.value for cell in cells] for labels, cells in found.rows}
     whole, part = values["cnsdiff"], values["flat"]
     assert whole[1] == 0
@@ -158,6 +158,17 @@ def test_what_is_missing_and_what_failed_is_said(results, tmp_path):
     render_html(nothing)
 
 
+def test_a_grid_of_an_earlier_version_names_the_group_of_our_methods_cnsdiff(results, tmp_path):
+    copy = shutil.copytree(results, tmp_path / "copy")
+    file = copy / "grid.yaml"
+    text = file.read_text()
+    assert text.count("group: ours") == 1
+    file.write_text(text.replace("group: ours", "group: cnsdiff"))
+    (grid, found), (same_grid, same) = read_stored(results), read_stored(copy)
+    assert same_grid == grid and same.missing == 0 and same.table.equals(found.table)
+    assert find(same_grid, same).headline.ranks.filter(group="ours")["method"].to_list()
+
+
 def test_without_its_datasets(results, tmp_path):
     copy = shutil.copytree(results, tmp_path / "copy")
     shutil.rmtree(copy / "data")
@@ -175,7 +186,7 @@ def test_many_methods_are_named_by_group(results, report, monkeypatch):
     monkeypatch.setattr("cnsdiff.report.benchmark.NAMED", 3)
     figure = blocks(benchmark_document(results), "IID and OOD", Figure)[0].figure
     named = [trace.name for trace in figure.data if trace.showlegend]
-    assert named == ["reference", "sampler", "cnsdiff", "ablation"]
+    assert named == ["reference", "sampler", "ours", "ablation"]
     looks = {(t.legendgroup, t.marker.color) for t in figure.data if t.mode == "markers"}
     assert len(looks) == 4
 

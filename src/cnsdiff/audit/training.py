@@ -150,7 +150,7 @@ def audit_grid(
                 for name, reference in references.items()
             },
             USUAL: MethodEntry(preset="bpr-lightgcn", group="usual"),
-            OURS: MethodEntry(group="cnsdiff"),
+            OURS: MethodEntry(group="ours"),
         },
         seeds=(seed,),
         # Of false negatives an audit says nothing.

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import first_line
-from cnsdiff.benchmark.grid import DIAL, Grid
-from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, headline, pooled, rivals_in
+from cnsdiff.benchmark.grid import DIAL, OURS, Grid
+from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
 from cnsdiff.benchmark.plan import Unit, place_of, plan
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
 from cnsdiff.benchmark.store import Store
@@ -161,7 +161,7 @@ def find(
         Method to test the others against; by default the best of ``rivals``.
     ours
         Method whose average improvement is computed; by default the first of the
-        group :data:`~cnsdiff.benchmark.headline.OURS`.
+        group :data:`~cnsdiff.benchmark.grid.OURS`.
     rivals
         Group that ``ours`` and the tests compare with; ``ours`` with all others too.
     """

@@ -11,16 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.benchmark.grid import ANTICIPATED, DIAL
+from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, OURS
 from cnsdiff.benchmark.statistics import METRICS, check, distinct, require, summarise
 from cnsdiff.evaluation.significance import average_ranks, improvement_interval
 
-#: The group of the methods of this package: no rivals of one another.
-OURS = "cnsdiff"
-#: The group of their parts and controls: neither rivals of any nor ranked.
+#: The group of parts of our own methods, and their controls: neither rivals of any nor ranked.
 ABLATION = "ablation"
 #: Stands for a group: every method outside of one's own.
-ALL = "all references"
+ALL = "all others"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def rivals_in(results: pl.DataFrame, ours: str, group: str) -> list[str]:
     """The methods of a group but ``ours``.
 
     Of :data:`ALL`: every method outside the group ``"ablation"`` and, where ``ours`` is one of our
-    own, outside the group ``"cnsdiff"``.
+    own, outside the group ``"ours"``.
     """
     family = {OURS, ABLATION}
     own = family if family & set(results.filter(method=ours)["group"]) else {ABLATION}

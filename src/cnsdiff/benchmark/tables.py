@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import ANTICIPATED
-from cnsdiff.benchmark.headline import ABLATION, ALL, OURS, Headline, pooled
+from cnsdiff.benchmark.grid import ANTICIPATED, OURS
+from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, pooled
 from cnsdiff.benchmark.task import DIALLED
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES
@@ -194,8 +194,8 @@ def headline_tables(headline: Headline) -> list[Table]:
             "mean over all datasets and metrics of the gain over the best rival of each, and the "
             "median, which a few small rivals cannot raise",
             "± half the width of the mean's interval over seeds",
-            f"{ALL}: every method but the group {ABLATION} and, beside one of the group {OURS}, "
-            "the rest of that",
+            f"{ALL}: every method outside the group {ABLATION} and, where the method is in the "
+            f"group {OURS}, outside that",
             f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
         ),
         _table(

@@ -21,8 +21,8 @@ from cnsdiff.benchmark.findings import (
     find,
     read_stored,
 )
-from cnsdiff.benchmark.grid import Grid
-from cnsdiff.benchmark.headline import ABLATION, OURS
+from cnsdiff.benchmark.grid import OURS, Grid
+from cnsdiff.benchmark.headline import ABLATION
 from cnsdiff.display.tables import MARK, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation.protocol import protocol

@@ -131,8 +131,9 @@ def audit(
 ) -> None:
     """Would your recommender survive a shift, and what should you do about it?
 
-    From one log: its shifts, references, the usual recommender and cnsdiff trained within a budget,
-    and a report of what each loses under which shift. After Ctrl-C the same command goes on.
+    From one log: its shifts, references, the usual recommender and exposure sampling trained within
+    a budget, and a report of what each loses under which shift. After Ctrl-C the same command goes
+    on.
     """
     started = time.monotonic()
     from cnsdiff.audit.log import Reading

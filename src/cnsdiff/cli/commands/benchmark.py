@@ -61,7 +61,7 @@ def benchmark(
         str | None,
         typer.Option(
             help="Method whose average improvement is computed (default: the first of the "
-            "group cnsdiff)."
+            "group ours)."
         ),
     ] = None,
     rivals: Annotated[

@@ -22,7 +22,7 @@ def quickstart(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Simulate a confounded world, train random and cnsdiff, compare them under a shift.
+    """Simulate a confounded world, train random and exposure, compare them under a shift.
 
     Either model is read twice: for the world it was trained in, and for even exposure.
     The world's clicks are biased by what was popular; the OOD test is what its users click when
