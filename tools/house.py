@@ -111,7 +111,7 @@ def structure(src: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one verb entered, as ``file:function``, and how often it opened each split."""
+    """What one verb entered, as ``file:function``, and how often it read each split."""
 
     entered: list[str]
     opens: dict[str, int]
@@ -152,9 +152,12 @@ def traced(call: Callable[[], object]) -> Trace:
             and event == "open"
             and isinstance(arguments[0], str | bytes | os.PathLike)
         ):
-            name = Path(os.fsdecode(arguments[0])).name
-            if name in SPLITS:
-                opened[name.removesuffix(".parquet")] += 1
+            path, flags = Path(os.fsdecode(arguments[0])), arguments[2]
+            written = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
+            if path.name in SPLITS and not written:
+                # A run has a train.parquet of its own, of the pairs that lists leave out.
+                of_run = (path.parent / "config.yaml").exists()
+                opened[("run's " if of_run else "") + path.stem] += 1
 
     sys.addaudithook(audit)
     sys.setprofile(enter)

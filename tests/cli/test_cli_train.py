@@ -423,3 +423,17 @@ def test_memory_that_runs_out_is_told_in_a_sentence(
     told.refused("training needs more memory than there is; lower training.batch_size")
     monkeypatch.setattr("cnsdiff.Recommender.fit", fails)  # any place that has no words of its own
     cli("train", world, "--out", tmp_path / "run", *fast).refused("there is not enough memory")
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--sampler", "foo"], "cnsdiff: --sampler: no sampler is called 'foo'"),
+        (["--select-on", "invpop"], "cnsdiff: --select-on: training.select_on"),
+        (["--backbone", "foo"], "cnsdiff: --backbone: no backbone is called 'foo'"),
+        (["--set", "training.lr=-1"], "cnsdiff: --set: training.lr"),
+        (["--sampler", "random", "--set", "training.lr=-1"], "cnsdiff: --set or --sampler: "),
+    ],
+)
+def test_a_refusal_names_what_was_typed(cli, options, place):
+    cli("train", "data", *options, "--out", "run").refused(place)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space, takes_whole_numbers_only
+from cnsdiff.display.wording import listed
 from cnsdiff.recommender.config import (
     Config,
     NotYaml,
@@ -159,6 +160,14 @@ def recommender_of(
             overrides[key] = value
     if select_on is not None:
         overrides = merge(overrides, {"training": {"select_on": select_on}})
-    sources = [str(config)] * bool(config) + ["--set"] * bool(assignments or not config)
-    source = " or ".join(sources)
+    # What is wrong is in what was typed.
+    typed = {
+        str(config): config,
+        "--set": assignments,
+        "--sampler": sampler,
+        "--backbone": backbone,
+        "--select-on": select_on,
+        "--device": device,
+    }
+    source = listed([name for name, value in typed.items() if value], "or") or "the configuration"
     return Recommender.from_config(overrides, backbone, sampler, preset=preset, source=source)
