@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +20,22 @@ from cnsdiff.audit import findings
 from cnsdiff.audit.advice import prepare_command, reference_code, train_command
 from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.record import FILE, read_audit
+from cnsdiff.audit.record import FILE, NOT_COMPARABLE, read_audit
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.splits import clear, prepare_splits
-from cnsdiff.audit.training import METHODS, Clock
+from cnsdiff.audit.training import METHODS, Clock, audit_grid
 from cnsdiff.audit.wording import can_tell, verdict
 from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.benchmark.fit import objectives
 from cnsdiff.benchmark.progress import Reporter
+from cnsdiff.cli.app import app
 from cnsdiff.data import Source, load_dataset
 from cnsdiff.display.wording import percent, percent_span
 from cnsdiff.evaluation import rank
+from cnsdiff.evaluation.significance import Interval
+from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE
-from cnsdiff.report.audit import audit_document, plain_rows
+from cnsdiff.report.audit import _loss_figure, audit_document, plain_rows
 from cnsdiff.report.document import document_of
 from cnsdiff.report.html import render_html
 
@@ -135,12 +140,71 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         "--format csv --delimiter ';' --time-unit ms --user-col who --timestamp-col none "
         "--no-header --skip-bad --literal-ids --out data/x"
     )
-    train = train_command("exposure", SHIFTS["user-group"], Path("data/x"), Path("runs/x"))
+    places = (Path("data/x"), Path("runs/x"))
+    shift = SHIFTS["user-group"]
+    train = train_command("exposure", "worst-slice+dial", shift, *places, "ndcg@20", 7)
     assert train == (
         "cnsdiff train data/x --select-on worst-slice --set training.select_slice_by=activity "
-        "--out runs/x"
+        "--seed 7 --out runs/x"
     )
-    assert train_command("ease", None, Path("d"), Path("r")) is None
+    assert train_command("ease", "valid", shift, *places, "ndcg@20") is None
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=list(SHIFTS))
+@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.preset])
+def test_the_advised_command_trains_the_row_that_is_advised(method, shift, monkeypatch):
+    grid = audit_grid([shift], {shift.name: Path("d")}, ease=False, seed=3, metric="recall@10")
+    entry = grid.methods[method]
+    made = []
+    monkeypatch.setattr("cnsdiff.cli.commands.train._fit", lambda model, *_: made.append(model))
+    for selection in grid.selections(shift.name):
+        command = train_command(
+            method, selection, shift, Path("d"), Path("r"), grid.select_metric, seed=3
+        )
+        app(shlex.split(command)[1:], standalone_mode=False)
+        config = made.pop().resolve()
+        # What the audit trains, read as the row says.
+        expected = resolve_config(
+            {"training": {"select_metric": "recall@10"}, "seed": 3},
+            preset=entry.preset or "default",
+        )
+        objective = objectives((selection,), "recall@10", shift.selection)[selection]
+        assert config.training.select_on == objective.select_on == selection.split("+")[0]
+        assert config.training.dial == objective.dial
+        assert config.training.dial == ("auto" if selection.endswith("+dial") else "off")
+        assert config.training.select_metric == objective.select_metric
+        if selection.startswith(shift.anticipate):
+            assert config.training.select_slice_by == objective.select_slice_by
+        same = {"select_on", "dial", "select_slice_by"}
+        assert config.training.model_dump(exclude=same) == expected.training.model_dump(
+            exclude=same
+        )
+        assert (config.backbone, config.sampler, config.objective, config.seed) == (
+            expected.backbone,
+            expected.sampler,
+            expected.objective,
+            expected.seed,
+        )
+
+
+def test_a_reference_is_called_chosen_and_not_best(audited):
+    """Validation chooses it; another may do better on the test."""
+    _, result = audited
+    words = result.shifts[0].recommendation.reference_words
+    assert "Of them validation chooses " in words
+    assert "The best of them" not in words
+
+
+def test_a_row_without_losses_says_why(audited):
+    _, result = audited
+    unknown = Interval(math.nan, math.nan, math.nan)
+    (shift,) = result.shifts
+    rows = [row.model_copy(update={"lost_matched": unknown}) for row in shift.table]
+    for limits, reason in (([NOT_COMPARABLE], NOT_COMPARABLE), ([], "its losses are unknown.")):
+        empty = shift.model_copy(update={"table": rows, "limits": limits})
+        figure = _loss_figure(result.model_copy(update={"shifts": [empty]}))
+        assert figure.caption.endswith(f"Popularity has no marks: {reason}")
+    assert "has no marks" not in _loss_figure(result).caption
 
 
 def test_splits_for_a_system_of_ones_own_lie_beside_the_dataset(audited):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -207,6 +208,11 @@ def test_a_log_becomes_a_dataset(cli, shop, case):
     assert f"Wrote shop-{scenario}\nNext:\n  cnsdiff data describe shop-{scenario} " in done.out
     assert f"cnsdiff train shop-{scenario} --out runs/shop-{scenario}" in done.out
     assert "log: 1,200 read" in done.out
+    if scenario in ("temporal", "hybrid"):
+        (line,) = [line for line in done.out.splitlines() if line.startswith("log: ")]
+        assert re.search(r", cut at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", line)
+        assert line.count("cut") == 1
+        assert {"cut", "cut_utc"} <= load_dataset(shop / f"shop-{scenario}").manifest.log.keys()
     dataset = load_dataset(shop / f"shop-{scenario}")
     assert dataset.split_names == SPLITS
     assert dataset.scenario == scenario

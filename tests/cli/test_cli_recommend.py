@@ -111,6 +111,13 @@ def test_usage(cli, run):
         assert done.out == ""
 
 
+def test_a_choice_that_is_none_of_the_choices(cli, run):
+    said = " ".join(
+        cli("recommend", run, "--all-users", "--cold", "foo").err.replace("│", "").split()
+    )
+    assert "Invalid value for '--cold': must be 'error' or 'popular', not 'foo'" in said
+
+
 def test_text_ids(cli, tmp_path, fast):
     (tmp_path / "t.txt").write_text("007 a\n007 b\nx c\ny a\ny d\n")
     (tmp_path / "v.txt").write_text("007 c\nx a\n")

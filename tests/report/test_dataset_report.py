@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,7 +12,7 @@ import pytest
 
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.tables import Table
-from cnsdiff.report.dataset import descriptions_document
+from cnsdiff.report.dataset import _verdict, descriptions_document
 from cnsdiff.report.document import Figure, document_of
 from cnsdiff.report.html import render_html, write_html
 from cnsdiff.shifts import prepare_given
@@ -49,6 +51,26 @@ def test_the_sentence_names_the_split_and_the_axis(shifted, unshifted):
     assert found.startswith("In shop <b> the OOD test is shifted most in its items:")
     calm = descriptions_document([describe(unshifted)]).verdict
     assert calm == "No split of flat is further from train than chance could make it."
+
+
+@pytest.mark.parametrize("chance", [0.000418, 0.0123, 0.21, 0.0])
+def test_the_sentence_agrees_with_its_numbers(shifted, chance):
+    def distance(js: float, by_chance: float) -> SimpleNamespace:
+        return SimpleNamespace(
+            observed=SimpleNamespace(js=js), chance=SimpleNamespace(js=by_chance)
+        )
+
+    split = SimpleNamespace(shift={"items": distance(0.635, chance)})
+    said = _verdict(SimpleNamespace(name="x", splits={"test_ood": split}))
+    if chance == 0:
+        assert "far beyond chance (Jensen–Shannon 0.635, by chance nearly 0)" in said
+        return
+    times, js, by_chance = re.search(
+        r"([\d,]+) times .* \(Jensen–Shannon (\S+) to (\S+)\)", said
+    ).groups()
+    assert float(js) / float(by_chance) == pytest.approx(
+        float(times.replace(",", "")), rel=0.01, abs=0.5
+    )
 
 
 def test_of_a_directory(shifted, tmp_path):

@@ -357,7 +357,9 @@ def test_references_that_take_minutes_or_fail_are_left_out(run, monkeypatch):
     found = run_document(run)
     assert {("ease",), ("itemknn",)}.isdisjoint(table(found, "What each method reaches"))
     assert "itemknn is left out: there is not enough memory for it." in found.summary
-    assert "EASE is left out: with " in found.summary
+    assert "EASE is left out: its time grows with the cube" in found.summary
+    assert "× the best of the references measured here (" in found.verdict
+    assert "× the best reference" not in found.verdict + found.summary
     assert f"cnsdiff evaluate '{run}' --references" in found.summary
 
 

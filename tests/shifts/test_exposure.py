@@ -163,7 +163,9 @@ def test_ids_of_different_types_meet(named):
 def test_refusals():
     with pytest.raises(ConfigError, match=r"random.csv: has ratings.*give threshold"):
         make(threshold=None)
-    with pytest.raises(DataError, match=r"needs a table 'randomised'.*randomised"):
+    with pytest.raises(
+        DataError, match=r"needs a table 'randomised'.*exposed interactions as randomised=\.\.\."
+    ):
         Exposure()(table(LOG))
     with pytest.raises(DataError, match=r"random.csv: the test_ood split has no pairs"):
         make(shown=[(2, 3, 5.0)])

@@ -192,7 +192,11 @@ def test_files_that_cannot_be_read(tmp_path, text, words):
         (("trials", 0, "setting", "training.lr"), [], "trials.0.setting.training.lr"),
         (("trials", 0, "curve"), [[1]], "trials.0.curve.0.1: "),
         (("importances",), {"shares": {}, "n_trials": 3, "leader": "x"}, "importances: leader"),
-        (("importances",), {"shares": {}, "n_trials": 3, "leader": None}, "importances are not"),
+        (
+            ("importances",),
+            {"shares": {}, "n_trials": 3, "leader": None},
+            "importances do not match",
+        ),
     ],
 )
 def test_an_edited_study_is_refused_with_the_field(tmp_path, path, value, words):

@@ -12,10 +12,12 @@ from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.training import METHODS, OURS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command
-from cnsdiff.benchmark.grid import DIAL
+from cnsdiff.benchmark.grid import DIAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
 from cnsdiff.evaluation.significance import Difference
+from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.presets import DEFAULT
 
 
 def advice(
@@ -52,12 +54,15 @@ def advice(
     commands: list[str | None] = []
     trains = ""
     if trained is not None:
-        expects = shift if trained.selection == shift.anticipate + DIAL else None
-        commands = [prepare, train_command(trained.method, expects, splits, run)]
-        trains = trained.title
+        method, selection = trained.method, trained.selection
     elif untried:
-        commands = [prepare, train_command(OURS, shift, splits, run)]
-        trains = title_of(OURS, shift.anticipate + DIAL)
+        method, selection = OURS, shift.anticipate + DIAL
+    else:
+        method = None
+    if method is not None:
+        train = train_command(method, selection, shift, splits, run, judged.metric, seed)
+        commands = [prepare, train]
+        trains = title_of(method, selection)
     return AdviceRecord(
         use=use.row,
         title=use.title,
@@ -125,14 +130,14 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
     over = judged.difference("test_ood", mine, rival)
     beside = f"Beside it, {mine.title}: {difference_phrase(over)}"
     if over.sign > 0:
-        return f"It beats the references. The best of them is {best}. {beside}."
+        return f"It beats the references. Of them validation chooses {best}. {beside}."
     if over.sign < 0:
         return (
-            f"Nothing that was trained reaches the references. The best of them is {best}. "
-            f"{beside}."
+            "Nothing that was trained reaches the references. Of them validation chooses "
+            f"{best}. {beside}."
         )
     return (
-        "Nothing that was trained is shown to beat the references. The best of them is "
+        "Nothing that was trained is shown to beat the references. Of them validation chooses "
         f"{best}. {beside}."
     )
 
@@ -171,24 +176,42 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
     return str(command)
 
 
-def train_command(method: str, shift: Shift | None, dataset: Path, out: Path) -> str | None:
-    """``cnsdiff train …`` for a method; ``None`` for a reference, which is fitted from Python.
+def train_command(
+    method: str, selection: str, shift: Shift, dataset: Path, out: Path, metric: str, seed: int = 0
+) -> str | None:
+    """``cnsdiff train …`` for a row of the table; ``None`` for a reference, fitted from Python.
 
     Parameters
     ----------
+    selection
+        What picks epoch and dial: ``"valid"``, ``"inverse-popularity+dial"``.
     shift
-        Expected; ``None`` if none is.
+        The one that the row is of.
+    metric
+        By which validation picks.
     """
-    kind = METHODS[method]
-    if kind.train is None:
+    preset = METHODS[method].preset
+    if preset is None:
         return None
-    options = dict(kind.train)
-    if shift is not None:
-        options |= {
-            "select_on": shift.anticipate,
-            "set": {**kind.train.get("set", {}), **shift.training},
-        }
-    return str(Command("train", dataset, **options, out=out))
+    # Name what the preset does not say already.
+    usual = resolve_config(preset=preset).training
+    select_on, dial = without_dial(selection), "auto" if is_dialled(selection) else "off"
+    settings = {} if dial == usual.dial else {"training.dial": dial}
+    if metric != usual.select_metric:
+        settings["training.select_metric"] = metric
+    if select_on == shift.anticipate:
+        settings |= shift.training
+    return str(
+        Command(
+            "train",
+            dataset,
+            preset=None if preset == DEFAULT else preset,
+            select_on=None if select_on == usual.select_on else select_on,
+            set=settings,
+            seed=seed or None,
+            out=out,
+        )
+    )
 
 
 def reference_code(method: str, dial: float | None, dataset: Path) -> str:

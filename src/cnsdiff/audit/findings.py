@@ -11,6 +11,7 @@ from cnsdiff.audit.external import Outside
 from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import (
+    NOT_COMPARABLE,
     Against,
     AgainstUsual,
     Dialled,
@@ -206,10 +207,7 @@ def _limits(
         if judged.n_users[test] < FEW_USERS
     ]
     if not judged.kept.comparable:
-        limits.append(
-            "The users of the OOD test have far more or fewer items to find than those of the IID "
-            "test, so what is lost cannot be told; methods can be compared all the same."
-        )
+        limits.append(NOT_COMPARABLE)
     if effective_pairs < FEW_PAIRS:
         limits.append(
             f"For this shift the validation pairs weigh as much as {effective_pairs:,.0f} equal "

@@ -70,7 +70,7 @@ class Setting:
     @property
     def is_reference(self) -> bool:
         """Whether it is a reference."""
-        return METHODS[self.method].train is None
+        return METHODS[self.method].preset is None
 
     def values(self, test: str, metric: str) -> NDArray[np.float64]:
         """The metric of each user of a test."""

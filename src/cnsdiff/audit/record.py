@@ -44,6 +44,12 @@ def _as_list(interval: Interval) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in ends]
 
 
+#: The limit of a shift whose tests cannot be compared, so that its losses are unknown.
+NOT_COMPARABLE = (
+    "The users of the OOD test have far more or fewer items to find than those of the IID "
+    "test, so what is lost cannot be told; methods can be compared all the same."
+)
+
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 #: In JSON ``[value, low, high]``; null where one is unknown.
 Estimate = Annotated[Interval, PlainValidator(_interval), PlainSerializer(_as_list)]

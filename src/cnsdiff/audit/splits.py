@@ -230,7 +230,7 @@ class SettingsRecord(Record):
 
 
 def take_up(out: Path, identity: Mapping[str, object], budget: float) -> float | None:
-    """Claim a directory for an audit, or find that it holds this one.
+    """Create an audit directory, or reopen it if it holds this audit.
 
     Returns the budget of the run that this one goes on with; ``None`` if it is the first.
 

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
 from cnsdiff.display.wording import duration
+from cnsdiff.recommender.presets import DEFAULT
 
 #: Cut-offs, so that shorter lists of other recommenders can be judged too.
 KS = (1, 5, 10, 20)
@@ -48,14 +48,14 @@ class Kind:
         What it is, in a few words.
     plain
         The selection by which it is read when no shift is expected.
-    train
-        What ``cnsdiff train`` takes to make it; ``None`` for a reference.
+    preset
+        The configuration that it is trained with; ``None`` for a reference.
     """
 
     title: str
     about: str
     plain: str
-    train: Mapping[str, Any] | None
+    preset: str | None
 
 
 METHODS: dict[str, Kind] = {
@@ -66,9 +66,9 @@ METHODS: dict[str, Kind] = {
         "the usual recommender",
         "LightGCN with BPR and random negatives, as usually trained",
         PLAIN,
-        {"preset": "bpr-lightgcn", "set": {"training.dial": "auto"}},
+        "bpr-lightgcn",
     ),
-    OURS: Kind("exposure sampling", "the default of cnsdiff", PLAIN_DIAL, {}),
+    OURS: Kind("exposure sampling", "the default of cnsdiff", PLAIN_DIAL, DEFAULT),
 }
 
 
@@ -209,7 +209,7 @@ class Clock:
         return max(self.left / max(n, 1) - self._late, LEAST_SHARE)
 
     def overran(self, seconds: float) -> None:
-        """A training that the clock ended took so long beyond its share."""
+        """Seconds by which a training exceeded its share."""
         self._late = max(self._late, seconds)
 
 

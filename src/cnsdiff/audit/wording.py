@@ -24,7 +24,7 @@ def can_tell(loss: Interval) -> bool:
 
 
 def lost_phrase(loss: Interval, of: str = "") -> str:
-    """Goes on "it would …": ``lose 62% (55–69%)``; ``of`` says of what."""
+    """Completes the sentence "it would …": ``lose 62% (55–69%)``; ``of`` says of what."""
     if not math.isfinite(loss.low):
         return f"lose an amount{of} that this log cannot tell"
     if loss.low > 0:
@@ -87,7 +87,7 @@ def difference_phrase(difference: Interval) -> str:
 
 
 def cost_phrase(difference: Interval, of: float | None = None) -> str:
-    """Goes on "today it …": ``costs 5% (0.0120; 0.0080 to 0.0160)``.
+    """Completes the sentence "today it …": ``costs 5% (0.0120; 0.0080 to 0.0160)``.
 
     Parameters
     ----------

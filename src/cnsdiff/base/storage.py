@@ -131,7 +131,7 @@ def locked(folder: Path, busy: CnsdiffError) -> Iterator[None]:
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Made if it does not exist.
     busy
         Raised if another holds it.
     """

@@ -37,9 +37,9 @@ def run(
     units
         See :func:`cnsdiff.benchmark.plan.plan`.
     store
-        Opened.
+        An open store.
     workers
-        Entered.
+        Workers, inside their ``with`` block.
     reporter
         Told of progress; silent by default.
     retry_failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -62,7 +63,20 @@ class _Application(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with spelled(speller_of(self)):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except typer.BadParameter as error:
+                error.message = _choice(error.message)
+                raise
+
+
+def _choice(message: str) -> str:
+    """Typer's "'x' is not one of 'a', 'b'." as ``must be 'a' or 'b', not 'x'``."""
+    refusal = re.fullmatch(r"(?:Value error, )?(.+) is not one of (.+?)\.?", message, re.DOTALL)
+    if refusal is None:
+        return message
+    value, choices = refusal.groups()
+    return f"must be {' or '.join(choices.rsplit(', ', 1))}, not {value}"
 
 
 def speller_of(application: Any) -> Speller:

@@ -114,7 +114,7 @@ def doubtful(ids: pl.Series) -> pl.Series:
 
 
 def why_doubtful(value: Any, role: str) -> str:
-    """The fault of a doubtful id."""
+    """Why an id looks suspicious."""
     if value in MISSING:
         return f"stands for a missing {role}"
     return f"is a number whose last digits are lost, so different {role}s may look alike"

@@ -244,7 +244,7 @@ class Training:
         )
 
     def embeddings(self) -> Embeddings:
-        """All embeddings of the weights that the step has now, in the first process."""
+        """Gather the current embeddings on the first process."""
         with torch.no_grad():
             return self.trainer.layout.embeddings(self.trainer.step.embeddings())
 

@@ -118,13 +118,13 @@ class Recommender(Estimator):
             A run directory to checkpoint to after each epoch. If it holds an unfinished run of
             this configuration and dataset, training goes on from there, to the same result.
         reporter
-            Told of progress; silent by default.
+            Receives progress updates; silent by default.
         callbacks
             Told what is trained, how it goes and what comes of it, as those of
             :mod:`cnsdiff.tracking`.
         stop
-            Asked after each epoch, with its record, whether it shall be the last; the best so far
-            is kept, as when patience ends.
+            Called with each epoch's record; return True to stop training. The best epoch so far
+            is kept.
 
         Raises
         ------
@@ -199,7 +199,7 @@ class Recommender(Estimator):
         Raises
         ------
         InputError
-            A user is unknown and ``cold`` is ``"error"``, ``k`` is no whole number of 1 or more,
+            A user is unknown and ``cold`` is ``"error"``, ``k`` is not a positive integer,
             ``only`` names no known item, or ``dial`` is not finite.
         """
         return self._fitted().model.recommend(
@@ -229,7 +229,7 @@ class Recommender(Estimator):
         Raises
         ------
         InputError
-            An item is unknown, or ``k`` is no whole number of 1 or more.
+            An item is unknown, or ``k`` is not a positive integer.
         """
         return self.model_.similar(items, k, exclude=exclude, only=only)
 

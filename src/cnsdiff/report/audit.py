@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cnsdiff.audit.record import AuditRecord, read_audit
+from cnsdiff.audit.record import NOT_COMPARABLE, AuditRecord, read_audit
 from cnsdiff.display.tables import Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.protocol import protocol
@@ -177,10 +177,20 @@ def _loss_figure(result: AuditRecord) -> Figure:
         range=[len(shifts) - 0.5, -0.5],
         showgrid=False,
     )
+    # An empty row says why.
+    empty = [
+        f"{shift.title} has no marks: "
+        + (NOT_COMPARABLE if NOT_COMPARABLE in shift.limits else "its losses are unknown.")
+        for shift in shifts
+        if not any(point["shift"] == shift.title for point in points)
+    ]
+    about = (
+        "Each method as usually read, no shift expected; strokes are 95% intervals over users. "
+        "Left is better."
+    )
     return Figure(
         "What each loses",
-        "Each method as usually read, no shift expected; strokes are 95% intervals over users. "
-        "Left is better.",
+        " ".join([about, *empty]),
         figure,
         pl.DataFrame(points),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,14 @@ def _verdict(data: Description) -> str:
         return f"No split of {data.name} is further from train than chance could make it."
     # Relative to chance: the axes have other numbers of categories, and so other distances.
     js, chance, axis, name = max(beyond, key=lambda each: each[0] / max(each[1], 1e-9))
+    begin = f"In {data.name} the {SPLIT_TITLES[name]} is shifted most in its {axis}: "
+    if chance < 1e-6:
+        return f"{begin}far beyond chance (Jensen–Shannon {number(js, 3)}, by chance nearly 0)."
+    # Three digits that count, so that the two numbers have the ratio that is told.
+    digits = max(3, 2 - math.floor(math.log10(chance)))
     return (
-        f"In {data.name} the {SPLIT_TITLES[name]} is shifted most in its {axis}: "
-        f"{js / max(chance, 1e-9):,.0f} times as far from train as chance makes it "
-        f"(Jensen–Shannon {number(js, 3)} to {number(chance, 3)})."
+        f"{begin}{js / chance:,.0f} times as far from train as chance makes it "
+        f"(Jensen–Shannon {number(js, 3)} to {number(chance, digits)})."
     )
 
 

@@ -367,7 +367,7 @@ def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
         else:
             anchor = _slug(found["to"])
             if anchor not in anchors:
-                raise InputError(f"the report links to #{found['to']}, and has no such section")
+                raise InputError(f"the report links to #{found['to']}, which does not exist")
             parts.append(Markup('<a href="#{}">{}</a>').format(anchor, escape(found["text"])))
     return Markup("").join([*parts, escape(text[end:])])
 

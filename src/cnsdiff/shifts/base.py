@@ -124,8 +124,8 @@ def table_of(source: Source, role: str, scenario: str) -> Interactions:
     mend = {
         "log": "give one log of interactions, or use the scenario 'given' for ready splits",
         "train": "name the tables after the splits, or choose a scenario that divides a log",
-        "randomised": "name the file of interactions with items shown at random with "
-        + parameter("randomised"),
+        "randomised": "pass the file of randomly exposed interactions as "
+        + parameter("randomised", ...),
     }
     raise DataError(
         f"{source.name}: the scenario {scenario} needs a table {role!r}, and its tables are "

@@ -171,7 +171,7 @@ class TrainingState:
                 if {name: m.shape for name, m in moments.items()} != {
                     "step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape
                 }:  # fmt: skip
-                    raise ValueError(f"optimizer.{index} is not of this model")
+                    raise ValueError(f"optimizer.{index} does not belong to this model")
             # The parameter groups stay as constructed.
             optimizer.load_state_dict(
                 {"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}

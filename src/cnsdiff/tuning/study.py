@@ -196,7 +196,7 @@ class Study(Record):
         if self.importances is not None:
             unknown = self.importances.shares.keys() - self.searched.keys()
             if unknown or not self.importances.shares:
-                raise ValueError("importances are not of what was searched")
+                raise ValueError("importances do not match the searched settings")
         return self
 
     @property

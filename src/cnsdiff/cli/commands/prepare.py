@@ -270,6 +270,9 @@ def problem_lines(manifest: DatasetManifest) -> list[str]:
 
 def log_line(counts: Mapping[str, object]) -> str:
     """Counts of the log and the scenario's choices, in a line."""
+    if "cut_utc" in counts:  # the same moment, and readable
+        counts = {key: value for key, value in counts.items() if key != "cut"}
+        counts["cut"] = f"at {counts.pop('cut_utc')} UTC"
     told = [f"{counts['read']:,} read"]
     told += [
         f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
