@@ -79,9 +79,9 @@ def cells(table: Table, method: str) -> tuple[Cell, ...]:
 
 def test_leaderboard():
     first, second = leaderboard(SUMMARY, COMPARISON)
-    assert first.title == "food, selected on valid"
+    assert first.title == "food, selected on validation"
     assert second.title == "food, selected on recency, which anticipates its shift"
-    assert [column.title for column in first.columns] == ["IID N@20", "OOD N@20"]
+    assert [column.title for column in first.columns] == ["IID NDCG@20", "OOD NDCG@20"]
     # Groups stand together, both in the order in which they come.
     assert [labels for labels, _ in first.rows] == [
         ("reference", "MostPop"),
@@ -100,7 +100,7 @@ def test_leaderboard():
     assert all(math.isnan(cell.value) and cell.place is None for cell in cells(first, "failed"))
     assert first.notes[1] == (
         "† differs from MostPop at p < 0.05 (paired bootstrap over users, Holm's correction); "
-        "tested: OOD N@20"
+        "tested: OOD NDCG@20"
     )
     assert cells(leaderboard(SUMMARY, COMPARISON, alpha=0.1)[0], "EASE")[1].differs
 
@@ -115,13 +115,13 @@ def test_leaderboard_without_tests():
 def test_more_is_not_always_better():
     table = leaderboard(SUMMARY, columns=[("test_ood", "gini@20")])[1]
     assert cells(table, "dns")[0].place is None
-    assert table.columns[0].title == "OOD gini@20"
+    assert table.columns[0].title == "OOD Gini@20"
 
 
 def test_baselines_that_differ_by_column():
     iid = COMPARISON[:1].with_columns(split=pl.lit("test_iid"), baseline=pl.lit("EASE"))
     first, _ = leaderboard(SUMMARY, pl.concat([COMPARISON, iid]))
-    assert first.notes[1].endswith("tested against: EASE in IID N@20, MostPop in OOD N@20")
+    assert first.notes[1].endswith("tested against: EASE in IID NDCG@20, MostPop in OOD NDCG@20")
     assert cells(first, "dns")[0].differs
 
 
@@ -165,8 +165,8 @@ def test_headline_tables():
     text = render([average], "text")
     assert "+25.0% ± 5.0% │  -1.0% │     3 │     2 │        1 │" in text
     lines = render([details], "markdown").splitlines()
-    assert lines[4] == "| valid | sampler | a | ndcg@20 | dns | 0.3000 | 0.2000 | +50.0% |"
-    assert lines[5] == "|  | sampler | b | ndcg@20 | - | 0.1000 | - | - |"
+    assert lines[4] == "| valid | sampler | a | NDCG@20 | dns | 0.3000 | 0.2000 | +50.0% |"
+    assert lines[5] == "|  | sampler | b | NDCG@20 | - | 0.1000 | - | - |"
     assert [labels for labels, _ in ranks.rows] == [
         ("valid", "ours", "ours"),
         ("valid", "sampler", "dns"),
@@ -433,7 +433,7 @@ def test_overview_has_a_column_per_dataset_and_pools_what_anticipates():
     assert [label for label, _ in plain.rows] == [
         ("reference", "MostPop"), ("reference", "EASE"), ("sampler", "dns"),
     ]  # fmt: skip
-    assert anticipated.title == "OOD N@20, selected on anticipated"
+    assert anticipated.title == "OOD NDCG@20, selected for the anticipated shift"
     assert [column.name for column in anticipated.columns] == ["yelp", "food"]
     assert [cell.value for cell in cells(anticipated, "dns")] == [0.7, 0.6]
 
@@ -449,10 +449,10 @@ def test_overview_with_and_without_a_dial():
         for frame in (own, other)
     ]
     plain, turned = overview(pl.concat([own, other, *dialled]))
-    assert plain.title == "OOD N@20, selected on anticipated"
-    assert turned.title == "OOD N@20, selected on anticipated+dial"
+    assert plain.title == "OOD NDCG@20, selected for the anticipated shift"
+    assert turned.title == "OOD NDCG@20, selected for the anticipated shift, with the dial"
     assert [cell.value for cell in cells(plain, "dns")] == [0.2, 0.2]
     assert [cell.value for cell in cells(turned, "dns")] == [0.6, 0.6]
     assert leaderboard(dialled[0])[0].title == (
-        "food, selected on recency+dial, which anticipates its shift"
+        "food, selected on recency, with the dial, which anticipates its shift"
     )

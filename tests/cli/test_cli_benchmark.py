@@ -220,7 +220,7 @@ def test_the_headline_is_over_samplers_and_over_all(cli, in_this_process, tmp_pa
     assert dials["exposure"] == dials["chance"] == 0
     for form in ("text", "markdown", "latex"):
         printed = cli(*command, "--show", "--format", form).out
-        assert "all others" in printed and "selected on valid+dial" in printed
+        assert "all others" in printed and "selected on validation, with the dial" in printed
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_references_beside_the_run(cli, run):
     assert report["verdict"] in done.out
     ood = {name: one["splits"]["test_ood"]["metrics"]["ndcg@20"] for name, one in models.items()}
     better = [name for name in sorted(ood, key=lambda n: -ood[n]) if ood[name] > ood["random"]]
-    assert f"ndcg@20 {ood['random']:.4f} under the shift" in report["verdict"]
+    assert f"NDCG@20 {ood['random']:.4f} under the shift" in report["verdict"]
     for name in better:
         assert f"{name} ({ood[name]:.4f})" in report["verdict"]
 

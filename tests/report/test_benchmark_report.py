@@ -146,8 +146,8 @@ def test_what_is_missing_and_what_failed_is_said(results, tmp_path):
     failed = record.with_columns(status=pl.lit("failed"), error=pl.lit("it <b>burst</b>"))
     failed.write_parquet(file)
     found = benchmark_document(copy)
-    assert f"{len(keys)} results are still missing" in found.summary
-    assert "1 tasks failed" in found.summary
+    assert f"Still missing: {len(keys)} results" in found.summary
+    assert "1 task failed" in found.summary
     assert "it <b>burst</b>" in blocks(found, "Grid", Source)[0].text
     assert "<b>" not in render_html(found)
     for record in (copy / "records").iterdir():

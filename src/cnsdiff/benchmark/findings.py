@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import first_line
-from cnsdiff.benchmark.grid import DIAL, OURS, Grid
+from cnsdiff.benchmark.grid import DIAL, OURS, Grid, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
 from cnsdiff.benchmark.plan import Unit, place_of, plan
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
@@ -19,7 +19,7 @@ from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.benchmark.task import Task
 from cnsdiff.display.tables import Table
-from cnsdiff.display.wording import ON_SPLIT, number
+from cnsdiff.display.wording import ON_SPLIT, metric_title, number
 from cnsdiff.recommender.config import read_yaml
 
 
@@ -256,7 +256,7 @@ def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood
         return None
     first, second = ranked.head(2).iter_rows(named=True)
     where = ON_SPLIT.get(split, split)
-    chosen = f"({metric}, selected on {rows['label'][0]})"
+    chosen = f"({metric_title(metric)}, {selected(rows['label'][0])})"
     if n_datasets == 1:
         values = dict(rows.select("method", "mean").iter_rows())
         best, next_best = (

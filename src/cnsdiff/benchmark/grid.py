@@ -256,6 +256,14 @@ class Grid(Settings):
         return tuple(on.replace(ANTICIPATED, own) for on in usable or self.select_on)
 
 
+def selected(selection: str) -> str:
+    """``"anticipated+dial"`` -> ``"selected for the anticipated shift, with the dial"``."""
+    objective = selection.removesuffix(DIAL)
+    words = {PLAIN: "on validation", ANTICIPATED: "for the anticipated shift"}
+    dial = ", with the dial" if selection.endswith(DIAL) else ""
+    return f"selected {words.get(objective, f'on {objective}')}{dial}"
+
+
 def digest(value: Any) -> str:
     """A short hex digest of a JSON value."""
     # YAML knows dates, JSON does not.

@@ -7,17 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from cnsdiff.benchmark.grid import ANTICIPATED, OURS
+from cnsdiff.benchmark.grid import ANTICIPATED, OURS, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, pooled
 from cnsdiff.benchmark.task import DIALLED
-from cnsdiff.display.tables import MARK, Cell, Column, Table
-from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES
+from cnsdiff.display.tables import HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
+from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.metrics import ACCURACY
 
 #: Columns of a leaderboard: split and metric.
 COLUMNS = (("test_iid", "ndcg@20"), ("test_ood", "recall@20"), ("test_ood", "ndcg@20"))
-
-_METRICS = {"recall": "R", "ndcg": "N"}
 
 
 def leaderboard(
@@ -53,7 +51,7 @@ def leaderboard(
             for split, metric in shown
         }
         fits = ", which anticipates its shift" if here["anticipated"].any() else ""
-        title = f"{dataset}, selected on {selection}{fits}"
+        title = f"{dataset}, {selected(str(selection))}{fits}"
         tables.append(_by_method(title, here, cells, *_notes(here, tests, shown, alpha)))
     return tables
 
@@ -71,7 +69,7 @@ def overview(
     Selections that anticipate their dataset's shift are taken together. Parameters as of
     :func:`leaderboard`.
     """
-    notes = ["± half the width of the interval of the mean over seeds"]
+    notes = [HALF_WIDTH_OVER_SEEDS]
     if comparison is not None:
         notes.append(f"{MARK} differs from the baseline of that dataset at p < {alpha:g}")
     chosen = summary.filter(split=split, metric=metric)
@@ -83,7 +81,7 @@ def overview(
             )
             for (dataset, own), rows in here.group_by("dataset", "selection", maintain_order=True)
         }
-        title = f"{_title(split, metric)}, selected on {selection}"
+        title = f"{_title(split, metric)}, {selected(str(selection))}"
         tables.append(_by_method(title, here, cells, *notes))
     return tables
 
@@ -148,7 +146,7 @@ def _notes(
     alpha: float,
 ) -> Iterable[str]:
     if (rows["n_seeds"] > 1).any():
-        yield "± half the width of the interval of the mean over seeds"
+        yield HALF_WIDTH_OVER_SEEDS
     if tests is None:
         return
     against = {
@@ -193,7 +191,7 @@ def headline_tables(headline: Headline) -> list[Table]:
             (_GAIN, _MEDIAN, _whole("n_seeds", "seeds"), _CELLS, _whole("n_left_out", "left out")),
             "mean over all datasets and metrics of the gain over the best rival of each, and the "
             "median, which a few small rivals cannot raise",
-            "± half the width of the mean's interval over seeds",
+            HALF_WIDTH_OVER_SEEDS,
             f"{ALL}: every method outside the group {ABLATION} and, where the method is in the "
             f"group {OURS}, outside that",
             f"{ANTICIPATED}: each dataset under the selection that anticipates its shift",
@@ -244,9 +242,13 @@ def _table(
             return Cell(row["mean"], row["high"] - row["mean"])
         return Cell(float("nan") if row[name] is None else row[name])
 
+    def label(row: dict[str, Any], name: str) -> str:
+        text = row[name] or NOTHING
+        return metric_title(text) if name == "metric" else text
+
     rows = [
         (
-            tuple(row[name] or NOTHING for name in labels.values()),
+            tuple(label(row, name) for name in labels.values()),
             tuple(cell(row, column.name) for column in columns),
         )
         for row in frame.iter_rows(named=True)
@@ -263,8 +265,7 @@ def _sorted(frame: pl.DataFrame, by: str) -> pl.DataFrame:
 
 
 def _title(split: str, metric: str) -> str:
-    name, _, k = metric.partition("@")
-    return f"{SHORT_SPLIT_TITLES.get(split, split)} {_METRICS.get(name, name)}@{k}"
+    return f"{SHORT_SPLIT_TITLES.get(split, split)} {metric_title(metric)}"
 
 
 def trainings(results: pl.DataFrame) -> list[Table]:

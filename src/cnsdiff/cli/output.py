@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from cnsdiff.base.text import Command, say_json, visible
 from cnsdiff.display.render import rich_table
 from cnsdiff.display.screen import Screen, literal
 from cnsdiff.display.tables import Cell, Column, Table
-from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number
+from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
 HEADLINE = ("recall", "ndcg")
-#: The title of what is kept under the shift.
-_RATIO = "OOD / IID"
 
 
 def console() -> Screen:
@@ -124,7 +123,7 @@ def _counts_table(manifest: DatasetManifest) -> Table:
 def comparison_table(
     title: str, evaluations: dict[str, Evaluation], ks: Sequence[int], *, label_width: int = 0
 ) -> Table:
-    """Headline metrics: a group of rows per model, one per split and one for their ratio."""
+    """Headline metrics: a group of rows per model, one per split and one for what is kept."""
     metrics = [f"{metric}@{k}" for k in sorted(ks) for metric in HEADLINE]
     rows: list[tuple[list[str], list[Cell | float]]] = []
     for label, evaluation in evaluations.items():
@@ -134,12 +133,15 @@ def comparison_table(
         ]
         if {"test_iid", "test_ood"} <= set(evaluation.splits):
             kept = evaluation.kept()
-            ratios = [Cell(kept[metric], text=number(kept[metric], 2)) for metric in metrics]
-            rows.append(([label, _RATIO], [*ratios]))
-    on = max(map(len, (_RATIO, *SPLIT_TITLES.values())))
+            rows.append(([label, "kept"], [_share(kept[metric]) for metric in metrics]))
+    on = max(map(len, SPLIT_TITLES.values()))
     # The titles are as wide as what may come below them.
     labels = ["model".ljust(label_width), "on".ljust(on)]
     return Table.of(title, labels, [Column(name, metric_title(name)) for name in metrics], rows)
+
+
+def _share(value: float) -> Cell:
+    return Cell(value, text=percent(value))
 
 
 class GrowingComparison:
@@ -197,10 +199,12 @@ def metrics_table(title: str, evaluation: Evaluation) -> Table:
     columns = [Column(split, SPLIT_TITLES[split]) for split in evaluation.splits]
     rows = []
     for metric in next(iter(evaluation.splits.values())).metrics:
-        values: list[float | None] = [result[metric] for result in evaluation.splits.values()]
-        rows.append(([metric], [*values, *([kept.get(metric)] if kept else [])]))
+        values: list[Cell | float] = [result[metric] for result in evaluation.splits.values()]
+        if kept:
+            values.append(_share(kept.get(metric, math.nan)))
+        rows.append(([metric_title(metric)], values))
     return Table.of(
-        title, ["metric"], [*columns, *([Column("kept", _RATIO, 2)] if kept else [])], rows
+        title, ["metric"], [*columns, *([Column("kept", "kept")] if kept else [])], rows
     )
 
 

@@ -10,6 +10,9 @@ from cnsdiff.display.wording import number, percent
 
 #: Marks a significant difference from the baseline.
 MARK = "†"
+#: What stands behind the ± of a cell.
+HALF_WIDTH = "± half the width of the 95% interval over users"
+HALF_WIDTH_OVER_SEEDS = "± half the width of the interval of the mean over seeds"
 
 
 @dataclass(frozen=True)

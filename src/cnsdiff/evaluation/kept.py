@@ -3,16 +3,16 @@ r"""What a shift costs a recommender, with an interval over users.
 With :math:`\bar a_{IID}` its mean accuracy on today's traffic and :math:`\bar a_{OOD}` that on
 traffic that has shifted, it ::
 
-    kept = OOD / IID        lost = 1 - kept                                            (1)
+    kept = OOD / IID        lost = 1 - kept                                            (a)
 
 Two tests seldom ask the same: a user with more items to find is easier to please. *Matched*, the
 IID accuracy is read at the OOD test's numbers of items to find. Users are put in classes ``c`` by
 that number (1, 2, 3-4, 5-8, ...), and the mean of each class in the IID test is weighted by the
 share of the class in the OOD test::
 
-    IID matched = sum_c share_OOD(c) * mean_IID(c)                                     (2)
+    IID matched = sum_c share_OOD(c) * mean_IID(c)                                     (b)
 
-which is direct standardisation; with it in the place of IID, (1) is a ratio of standardised means
+which is direct standardisation; with it in the place of IID, (a) is a ratio of standardised means
 (Miettinen, 1972, "Standardization of risk ratios"). What is matched says so in its name.
 
 Intervals are percentiles of a bootstrap of users (Efron & Tibshirani, 1993, §13.3), drawn once for
@@ -75,9 +75,9 @@ class Kept:
     iid, ood
         Mean accuracy on the two tests.
     iid_matched
-        Equation (2); the IID accuracy as it is if nothing was to be matched.
+        Equation (b); the IID accuracy as it is if nothing was to be matched.
     kept
-        Equation (1), of ``ood`` and ``iid_matched``.
+        Equation (a), of ``ood`` and ``iid_matched``.
     overlap
         Share of the OOD test's users who have as many items to find as some of the IID test's.
     """
@@ -95,7 +95,7 @@ class Kept:
 
 
 def kept(iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 2_000) -> Kept:
-    """The kept share of each model, whoever is in the two tests: equation (1).
+    """The kept share of each model, whoever is in the two tests: equation (a).
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def kept(iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 
 def kept_matched(
     iid: UserAccuracy, ood: UserAccuracy, *, seed: int, n_resamples: int = 2_000
 ) -> Kept:
-    """The kept share of each model at equal numbers of items to find: equations (1) and (2).
+    """The kept share of each model at equal numbers of items to find: equations (a) and (b).
 
     Parameters and errors as of :func:`kept`; both tests need ``n_relevant``.
     """

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.data import Dataset, Split
-from cnsdiff.display.tables import MARK, Cell, Column, Table
+from cnsdiff.display.tables import HALF_WIDTH, MARK, Cell, Column, Table
 from cnsdiff.display.wording import SHORT_SPLIT_TITLES, SPLIT_TITLES, metric_title, percent
 from cnsdiff.evaluation import Scorer, SplitEvaluation, rank
 from cnsdiff.evaluation.kept import UserAccuracy, kept
@@ -194,7 +194,7 @@ def _means_table(standing: Standing) -> Table:
             columns.append(Column(f"{split}/{metric}", title))
             means = [standing.means[model.name, split, metric] for model in standing.measured]
             cells.append(placed([interval_cell(mean) for mean in means]))
-    notes = [protocol(), "± half the width of the 95% interval over users"]
+    notes = [protocol(), HALF_WIDTH]
     if standing.kept:
         columns.append(Column("kept", "kept", digits=0, percent=True, signed=False))
         cells.append([interval_cell(standing.kept[model.name]) for model in standing.measured])

@@ -8,11 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.audit.record import NOT_COMPARABLE, AuditRecord, read_audit
-from cnsdiff.display.tables import Column, Table
+from cnsdiff.display.tables import HALF_WIDTH, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.audit_shift import (
-    HALF_WIDTH,
     LOST,
     by_text,
     cell,

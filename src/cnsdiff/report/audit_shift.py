@@ -19,14 +19,13 @@ from cnsdiff.audit.record import (
 )
 from cnsdiff.audit.training import FORMER, METHODS
 from cnsdiff.benchmark.grid import PLAIN
-from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.tables import HALF_WIDTH, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.report.charts import SPLITS, chart, error_bars, rows_of
 from cnsdiff.report.document import Block, Figure, Prose, verbatim
 
 LOST = Column("lost", "lost", digits=0, percent=True, signed=False)
-HALF_WIDTH = "± half the 95% interval over users"
 _ENDED = {
     "patience": "nothing better came",
     "epochs": "all epochs done",
@@ -146,7 +145,7 @@ def _settings_table(result: AuditRecord, shift: ShiftRecord) -> Table:
             for row, iid, ood in zip(table, *columns, strict=True)
         ],
         f"{users.test_iid:,} users of the IID test and {users.test_ood:,} of the OOD test; "
-        "± half the 95% interval over them.",
+        f"{HALF_WIDTH}.",
         f"† differs from {usual} at p < 0.05 (paired bootstrap over users, Holm's correction).",
     )
 

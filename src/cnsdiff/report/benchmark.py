@@ -21,10 +21,10 @@ from cnsdiff.benchmark.findings import (
     find,
     read_stored,
 )
-from cnsdiff.benchmark.grid import OURS, Grid
+from cnsdiff.benchmark.grid import OURS, Grid, selected
 from cnsdiff.benchmark.headline import ABLATION
-from cnsdiff.display.tables import MARK, Cell, Column, Table
-from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
+from cnsdiff.display.tables import HALF_WIDTH, HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
+from cnsdiff.display.wording import SPLIT_TITLES, count, metric_title, percent
 from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.charts import DOTTED, SPLITS, Style, chart, method_styles, rows_of, strokes
 from cnsdiff.report.document import (
@@ -102,14 +102,16 @@ def _summary(findings: Findings, results: Results, again: str) -> str:
             sentences.append(
                 f"Over the best of **{verbatim(row['group'])}** in each cell, "
                 f"{verbatim(row['method'])} gains {gain(row['mean'])}{ends} on average, "
-                f"{gain(row['median'])} in the median, under {row['selection']}."
+                f"{gain(row['median'])} in the median, {selected(row['selection'])}."
             )
     if results.missing:
         sentences.append(
-            f"**{results.missing} results are still missing**; `{verbatim(again)}` goes on."
+            f"**Still missing: {count(results.missing, 'result')}**; `{verbatim(again)}` goes on."
         )
     if results.failures.height:
-        sentences.append(f"**{results.failures.height} tasks failed**: [see which](#grid).")
+        sentences.append(
+            f"**{count(results.failures.height, 'task')} failed**: [see which](#grid)."
+        )
     return " ".join(sentences)
 
 
@@ -226,8 +228,8 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
     label = deployed(rows.filter(split="test_ood"))["label"][0]
     yield Figure(
         "Average rank",
-        f"By {metric_title(findings.metric)}, over {rows['dataset'].n_unique()} datasets, "
-        f"selected on {label}. A method that is far left in one colour and far right in the other "
+        f"By {metric_title(findings.metric)}, over {count(rows['dataset'].n_unique(), 'dataset')}, "
+        f"{selected(label)}. A method that is far left in one colour and far right in the other "
         "is good in one world only.",
         figure,
         joined.select("method", "rank_iid", rank_ood="rank", datasets="n").select(
@@ -271,7 +273,7 @@ def _both_tests(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Blo
         names |= {name.replace("iid", "ood"): f"{column}_ood" for name, column in names.items()}
         yield Figure(
             str(dataset),
-            f"Selected on {here['selection'][0]}.",
+            f"{selected(here['selection'][0]).capitalize()}.",
             figure,
             wide.select("method", "group", **names),
             small=len(datasets) > 1,
@@ -316,8 +318,8 @@ def _duels(findings: Findings) -> Iterator[Block]:
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"×{tick:g}" for tick in ticks])
     yield Figure(
         "Gain over each rival by itself",
-        f"Median over datasets and metrics of {ours} over the rival under the shift, selected on "
-        f"{label}. Left of the dotted line the rival is better.",
+        f"Median over datasets and metrics of {ours} over the rival under the shift, "
+        f"{selected(label)}. Left of the dotted line the rival is better.",
         figure,
         own,
     )
@@ -341,11 +343,11 @@ def _differences(findings: Findings, comparison: pl.DataFrame) -> Iterator[Block
             difference = Cell(row["difference"], half, differs=differs)
             lines.append(([row["group"], row["method"]], [difference, row["p"], row["p_holm"]]))
         yield Table.of(
-            f"{dataset}, selected on {selection}: OOD {title} less that of {baseline}",
+            f"{dataset}, {selected(str(selection))}: OOD {title} less that of {baseline}",
             ["group", "method"],
             [Column("difference", "difference"), Column("p", "p"), Column("p_holm", "p (Holm)")],
             lines,
-            "± half the width of the 95% interval over users",
+            HALF_WIDTH,
             f"{MARK} differs from {baseline} at p < {ALPHA:g}; {rows['n_users'][0]:,} users",
         )
 
@@ -382,11 +384,11 @@ def _parts(findings: Findings) -> Iterator[Block]:
                     cells.append(row["mean"] / base["mean"] - 1 if base and base["mean"] else None)
             lines.append(([group, method], cells))
         yield Table.of(
-            f"{short} {metric_title(findings.metric)}, selected on {rows['label'][0]}",
+            f"{short} {metric_title(findings.metric)}, {selected(rows['label'][0])}",
             ["group", "method"],
             columns,
             lines,
-            "± half the width of the interval of the mean over seeds",
+            HALF_WIDTH_OVER_SEEDS,
         )
 
 
@@ -414,7 +416,7 @@ def _cost(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Block]:
         figure.update_yaxes(rangemode="tozero")
         yield Figure(
             f"{dataset}: accuracy and cost",
-            f"Means over seeds, selected on {here['selection'][0]}; time on a logarithmic scale.",
+            f"Means over seeds, {selected(here['selection'][0])}; time on a logarithmic scale.",
             figure,
             means,
             small=len(datasets) > 1,

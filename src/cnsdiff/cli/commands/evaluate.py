@@ -222,7 +222,7 @@ def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) 
     metric
         Such as ``"ndcg@20"``.
     """
-    from cnsdiff.display.wording import ON_SPLIT, number, percent
+    from cnsdiff.display.wording import ON_SPLIT, metric_title, number, percent
 
     splits = next(iter(results.values())).splits
     judged = next((name for name in ON_SPLIT if name in splits), next(iter(splits)))
@@ -230,9 +230,11 @@ def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) 
     values = {name: result[judged][metric] for name, result in results.items()}
     if model is None:
         best = max(values, key=lambda name: values[name])
-        return f"The best reference {where} is {best}: {metric} {number(values[best])}."
+        return (
+            f"The best reference {where} is {best}: {metric_title(metric)} {number(values[best])}."
+        )
     own = values[model]
-    sentence = f"{model} has {metric} {number(own)} {where}"
+    sentence = f"{model} has {metric_title(metric)} {number(own)} {where}"
     if judged == "test_ood" and "test_iid" in splits:
         before = results[model]["test_iid"][metric]
         if before:
