@@ -183,13 +183,13 @@ def test_only_what_is_asked_for_is_measured(world):
 def ranked(monkeypatch: pytest.MonkeyPatch) -> Counter[float]:
     """Users ranked at each dial from now on."""
     counted: Counter[float] = Counter()
-    lists = dial_module.dialled_lists
+    lists = dial_module.lists_at
 
-    def turning(scorer: Any, exposure_score: Any, users: Tensor, *args: Any, **options: Any) -> Any:
-        counted.update(dict.fromkeys(options["gammas"], len(users)))
-        return lists(scorer, exposure_score, users, *args, **options)
+    def turning(scorer: Any, biases: Any, users: Tensor, *args: Any, **options: Any) -> Any:
+        counted.update(dict.fromkeys(biases, len(users)))
+        return lists(scorer, biases, users, *args, **options)
 
-    monkeypatch.setattr(dial_module, "dialled_lists", turning)
+    monkeypatch.setattr(dial_module, "lists_at", turning)
     return counted
 
 

@@ -42,6 +42,7 @@ from cnsdiff.data.splits import (
     Split,
     content_hash,
     encode_splits,
+    joined,
     split_misfit,
     split_of,
     table_of,
@@ -173,6 +174,24 @@ class Dataset:
             )
             self._splits[name] = split_of(table, name)
         return self._splits[name]
+
+    def merged(self) -> Dataset:
+        """The same dataset with the pairs of valid in train, for a model that learns from both."""
+        parts = [self.split(name) for name in ("train", "valid") if name in self.split_names]
+        train = joined(parts, "train")
+        counts = SplitCounts(
+            rows=len(train), users=len(np.unique(train.users)), items=len(np.unique(train.items))
+        )
+        others = {name: own for name, own in self.manifest.splits.items() if name != "valid"}
+        return Dataset(
+            users=self.users,
+            items=self.items,
+            manifest=self.manifest.model_copy(update={"splits": {**others, "train": counts}}),
+            splits={**self._splits, "train": train},
+            tables=self._tables,
+            seen=self._seen,
+            path=self.path,
+        )
 
     def table(self, name: str) -> pl.DataFrame:
         """One side table: features, judgements, the truth of a simulation, exposures.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,6 +69,19 @@ class Split:
         if len(users) <= n:
             return self
         return self.of_users(numpy_generator(0, "dial users").choice(users, n, replace=False))
+
+
+def joined(splits: Sequence[Split], name: str) -> Split:
+    """The pairs of several splits as one; times and periods where all of them have them."""
+
+    def column(field: str) -> NDArray[Any] | None:
+        parts = [getattr(split, field) for split in splits]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    users, items = (
+        np.concatenate([getattr(s, side) for s in splits]) for side in ("users", "items")
+    )
+    return Split(name, users, items, column("timestamps"), column("periods"))
 
 
 class Encoded(NamedTuple):

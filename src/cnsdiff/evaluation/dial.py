@@ -14,7 +14,7 @@ was trained in and one without any preference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -184,14 +184,35 @@ def readings(
 
     As :func:`~cnsdiff.evaluation.evaluate_split` measures them, but users are scored once.
     """
+    sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
+    return readings_at(
+        scorer,
+        {gamma: dial_bias(sigma * exposure_score, gamma) if gamma else None for gamma in gammas},
+        split,
+        train,
+        ks=ks,
+        anticipations=anticipations,
+        device=device,
+    )
+
+
+def readings_at(
+    scorer: Scorer,
+    biases: Mapping[float, Tensor | None],
+    split: Split,
+    train: csr_array,
+    *,
+    ks: Sequence[int] = (10, 20),
+    anticipations: Sequence[Anticipation] = (),
+    device: torch.device | str | None = None,
+) -> dict[float, dict[str, float]]:
+    """The metrics of a split with each bias ``(I,)`` added to the scores; users are scored once."""
     ks = check(scorer, train, ks)
     held_out, counts = relevance_of(split, "the split", train.shape), item_counts(train)
-    lists = dialled_lists(
-        scorer, exposure_score, held_out.users, max(ks), gammas=gammas, exclude=train, device=device
-    )
+    lists = lists_at(scorer, biases, held_out.users, max(ks), exclude=train, device=device)
     return {
-        gamma: measure(held_out, items, counts, ks, anticipations=anticipations).metrics
-        for gamma, items in lists.items()
+        at: measure(held_out, items, counts, ks, anticipations=anticipations).metrics
+        for at, items in lists.items()
     }
 
 
@@ -199,44 +220,44 @@ def readings(
 _KEPT_SCORES, _KEPT_USERS = 2**24, 256
 
 
-def dialled_lists(
+def lists_at(
     scorer: Scorer,
-    exposure_score: Tensor,
+    biases: Mapping[float, Tensor | None],
     users: Tensor,
     k: int,
     *,
-    gammas: Sequence[float],
     exclude: csr_array,
     device: torch.device | str | None = None,
 ) -> dict[float, Tensor]:
-    """``(n, min(k, I))`` the best items of each user at each dial, on the CPU; scored once.
+    """``(n, min(k, I))`` the best items of each user with each bias, on the CPU; scored once.
 
     Parameters
     ----------
+    biases
+        ``(I,)`` what is added to the scores, by a number that tells them apart.
     users
         ``(n,)`` indices.
     exclude
         ``(U, I)`` pairs left out, usually those of training.
-    scorer, exposure_score, gammas, device
-        As in :class:`Dialled` and :func:`~cnsdiff.evaluation.rank`.
+    scorer, device
+        As in :func:`~cnsdiff.evaluation.rank`.
     """
     check(scorer, exclude, (k,))
-    require_room(len(gammas) * len(users), min(k, scorer.n_items))
-    sigma = spread(scorer) if any(gammas) else 0.0  # at 0 it is not needed
+    require_room(len(biases) * len(users), min(k, scorer.n_items))
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     excluded = Excluded(exclude, place)
-    biases = {gamma: dial_bias(sigma * exposure_score, gamma).to(place) for gamma in gammas}
+    biases = {at: None if bias is None else bias.to(place) for at, bias in biases.items()}
     batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
-    lists: dict[float, list[Tensor]] = {gamma: [] for gamma in gammas}
+    lists: dict[float, list[Tensor]] = {at: [] for at in biases}
     with torch.no_grad():
         for some in torch.split(users, batch):
             some = some.to(place)
             # A copy, lest what the scorer keeps be masked.
             scores = scorer.score_block(some, 0, scorer.n_items).to(place, torch.float32, copy=True)
             scores[excluded.pairs(some)] = -torch.inf
-            for gamma, batches in lists.items():
-                batches.append(best_of(scores + biases[gamma] if gamma else scores, k).cpu())
-    return {gamma: torch.cat(batches) for gamma, batches in lists.items()}
+            for at, bias in biases.items():
+                lists[at].append(best_of(scores if bias is None else scores + bias, k).cpu())
+    return {at: torch.cat(batches) for at, batches in lists.items()}
 
 
 def best_reading(measured: dict[float, dict[str, float]], metric: str) -> tuple[float, float]:

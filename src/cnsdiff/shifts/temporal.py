@@ -57,12 +57,7 @@ class Temporal(LogScenario):
     @field_validator("gap", mode="before")
     @classmethod
     def _length(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", value.strip())
-        if parts is None:
-            raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
-        return float(parts[1]) * _UNITS[parts[2] or "s"]
+        return seconds_of(value) if isinstance(value, str) else value
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Rows before the cut, and rows after the gap."""
@@ -76,10 +71,24 @@ class Temporal(LogScenario):
         if len(train) == 0 or len(ood) == 0:
             side = "before the cut" if len(train) == 0 else "after the cut and its gap"
             raise ConfigError(
-                f"{log.source}: no row lies {side} at {_date(cut)} (the rows go from "
-                f"{_date(times.min())} to {_date(times.max())}); change at, quantile or gap"
+                f"{log.source}: no row lies {side} at {date_of(cut)} (the rows go from "
+                f"{date_of(times.min())} to {date_of(times.max())}); change at, quantile or gap"
             )
-        return Parts(train, ood, {"cut": cut, "cut_utc": _date(cut)})
+        return Parts(train, ood, {"cut": cut, "cut_utc": date_of(cut)})
+
+
+def seconds_of(text: str) -> float:
+    """A length of time in seconds: ``"90"``, ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``.
+
+    Raises
+    ------
+    ValueError
+        It is written in another way.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", text.strip())
+    if parts is None:
+        raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
+    return float(parts[1]) * _UNITS[parts[2] or "s"]
 
 
 def _refuse_future(times: NDArray[Any], source: str) -> None:
@@ -88,12 +97,13 @@ def _refuse_future(times: NDArray[Any], source: str) -> None:
         latest = times.max()
         raise DataError(
             f"{source}: {late} of {len(times)} timestamps lie in the future (the latest, {latest}, "
-            f"is {_date(latest)}), which usually means milliseconds or finer; divide them to epoch "
-            "seconds, or correct the dates"
+            f"is {date_of(latest)}), which usually means milliseconds or finer; divide them to "
+            "epoch seconds, or correct the dates"
         )
 
 
-def _date(seconds: float) -> str:
+def date_of(seconds: float) -> str:
+    """A moment in seconds since 1970 as text: ``2020-01-31 12:00:00``."""
     try:
         return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):

@@ -1,0 +1,15 @@
+"""The environment: what decides, beside taste, which items are interacted with at a moment."""
+
+from cnsdiff.environment.covariates import HALF_LIVES, Covariates, covariates_at
+from cnsdiff.environment.environment import Choices, Environment
+from cnsdiff.environment.rehearsal import Rehearsal, rehearse
+
+__all__ = [
+    "HALF_LIVES",
+    "Choices",
+    "Covariates",
+    "Environment",
+    "Rehearsal",
+    "covariates_at",
+    "rehearse",
+]

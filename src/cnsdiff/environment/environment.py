@@ -1,0 +1,130 @@
+"""The environment of equation (27): a linear model of covariates, added to the scores.
+
+A model trained on a log scores taste and the log's environment together. Under another environment
+a few things that change quickly should count for more or less: how often, how lately and since
+when an item was seen::
+
+    s_e(u, i) = s(u, i) + κ σ_s Σ_k (g_k / a) x_k(i, t)
+
+``x_k(i, t)`` are the covariates at the moment ``t``. The coefficients ``g`` and that of the scores,
+``a``, are those of a conditional logit: of each held-out pair, the item was chosen among
+alternatives drawn uniformly. ``κ`` is chosen by a ranking metric, as the logit fits all ranks and
+the metric counts the first. ``σ_s`` is how far a user's scores spread. The dial of equation (22) is
+the case of one covariate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from cnsdiff.base.seeding import numpy_generator
+from cnsdiff.base.settings import Record
+from cnsdiff.data import Split
+from cnsdiff.environment.conditional_logit import fit_conditional_logit
+from cnsdiff.environment.covariates import Covariates, covariates_at
+from cnsdiff.evaluation.ranking import Scorer
+
+#: Alternatives of each held-out pair, and pairs that tell the coefficients; more change little.
+ALTERNATIVES, CHOICES = 150, 4000
+#: The logit's coefficient of the scores is at least this: what does not help is not turned round.
+_LEAST_SHARE = 0.05
+#: Values of ``κ``.
+SCALES = (0.0, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+_USERS_AT_ONCE = 256
+
+
+class Environment(Record):
+    """What is added to each item's score at a moment, and how to compute it at another."""
+
+    names: list[str]
+    """Of the covariates."""
+    coefficients: list[float]
+    """``κ g_k / a``, what a unit of each covariate adds to a score, in units of ``σ_s``."""
+    half_lives: list[float]
+    """As shares of the span."""
+    span: float
+    """The length of time that half-lives are shares of, in the units of the log's times."""
+    moment: float
+    """Until when interactions were counted."""
+
+    def bias(
+        self, log: Split, n_items: int, sigma: float, *, moment: float | None = None
+    ) -> Tensor:
+        """``(I,)`` float32 what is added to the scores of a model at a moment.
+
+        Parameters
+        ----------
+        sigma
+            ``σ_s`` of the model.
+        log
+            All interactions until then.
+        n_items, moment
+            As in :func:`covariates_at`.
+        """
+        covariates = covariates_at(
+            log.items,
+            log.timestamps,
+            n_items,
+            moment=moment,
+            half_lives=self.half_lives,
+            span=self.span,
+        )
+        assert list(covariates.names) == self.names
+        step = covariates.values @ np.array(self.coefficients)
+        return torch.from_numpy(sigma * step).float()
+
+
+class Choices:
+    """Held-out pairs as choices among items, the same ones whatever is fitted to them.
+
+    Parameters
+    ----------
+    held_out
+        Pairs of users whose taste and environment are to be told apart.
+    exclude
+        ``(U, I)`` pairs that could not be chosen, usually those of training.
+    covariates
+        Of the items at the moment from which the pairs are held out.
+    """
+
+    def __init__(self, held_out: Split, exclude: csr_array, covariates: Covariates) -> None:
+        rng = numpy_generator(0, "alternatives")
+        n = len(held_out)
+        rows = np.sort(rng.choice(n, CHOICES, replace=False)) if n > CHOICES else np.arange(n)
+        order = rows[np.argsort(held_out.users[rows], kind="stable")]
+        users, chosen = held_out.users[order], held_out.items[order]
+        drawn = rng.integers(0, exclude.shape[1], (len(order), ALTERNATIVES))
+        items = np.concatenate([chosen[:, None], drawn], axis=1)
+        # What the user has already, or chose besides, is no alternative.
+        taken = exclude + held_out.csr(*exclude.shape)
+        pairs = np.repeat(users, ALTERNATIVES), drawn.ravel()
+        available = np.ones(items.shape, dtype=bool)
+        available[:, 1:] = (np.asarray(taken[pairs]) == 0).reshape(drawn.shape)
+        self.users, self.items = torch.from_numpy(users), torch.from_numpy(items)
+        self.available = torch.from_numpy(available)
+        self._columns = torch.from_numpy(covariates.values)[self.items]
+
+    def coefficients(self, scorer: Scorer, sigma: float) -> Tensor:
+        """``g / a (K,)``: of the covariates, in units of that of the scores over ``sigma``."""
+        scores = self._scores(scorer).double() / max(sigma, 1e-12)
+        available = self.available & scores.isfinite()
+        scores = scores.masked_fill(~available, 0.0)
+        features = torch.cat([scores[:, :, None], self._columns], dim=2)
+        known = available[:, 0]  # a chosen item that the model rules out tells nothing
+        share, *rest = fit_conditional_logit(features[known], available[known]).tolist()
+        return torch.tensor([g / max(share, _LEAST_SHARE) for g in rest], dtype=torch.float64)
+
+    def _scores(self, scorer: Scorer) -> Tensor:
+        """``(n, 1 + alternatives)`` the scores of the items of each choice, on the CPU."""
+        users, row = torch.unique_consecutive(self.users, return_inverse=True)
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(users), _USERS_AT_ONCE):
+                some = users[start : start + _USERS_AT_ONCE]
+                block = scorer.score_block(some, 0, scorer.n_items).float().cpu()
+                own = (row >= start) & (row < start + len(some))
+                parts.append(block[row[own] - start].gather(1, self.items[own]))
+        return torch.cat(parts)
