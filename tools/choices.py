@@ -92,7 +92,7 @@ def choices() -> dict[str, Any]:
         "backbones": built_in(BACKBONES),
         "presets": list(PRESETS),
         "scenarios": [name for name in built_in(SCENARIOS) if name != "given"],
-        "select_on": ["valid", *get_args(Anticipated)],
+        "select_on": ["valid", "rehearsal", *get_args(Anticipated)],
         "shifts": [*SHIFTS, "hybrid"],
         "audited": list(AUDITED),
         "splits": list(STANDARD_SPLITS),

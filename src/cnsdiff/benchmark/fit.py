@@ -172,6 +172,7 @@ def fit_model(
         # Copies: embeddings may be the weights themselves, which the next choice replaces.
         scorer = EmbeddingScorer(*(table.clone() for table in training.embeddings()))
         choices[name] = Choice(scorer, value, epoch, state.history[epoch - 1]["train"])
+    assert isinstance(training.selection, Selection)
     _place_dials(choices, training.selection)
     ended = "epochs" if state.epoch == config.training.epochs else "time"
     if all(choice.stopping.should_stop for choice in state.choices.values()):

@@ -82,6 +82,15 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed lines out, and say which.")
 ]
 
+#: How long a model is to hold.
+Horizon = Annotated[
+    str | None,
+    typer.Option(
+        help="Rehearse so long a time at the end of the training data (30d, 2w; below 1, a share "
+        "of the interactions), choose there, then train on everything: --select-on rehearsal."
+    ),
+]
+
 # How the work is done, and told.
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The one seed.")]
 OwnSeed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The one seed.")]

@@ -143,6 +143,7 @@ def recommender_of(
     seed: int | None,
     device: str | None,
     threads: int | None,
+    horizon: str | None = None,
 ) -> Recommender:
     """The recommender that ``--backbone``, ``--sampler``, ``--config``, ``--set`` … ask for.
 
@@ -158,8 +159,12 @@ def recommender_of(
     for key, value in (("seed", seed), ("device", device), ("threads", threads)):
         if value is not None:
             overrides[key] = value
-    if select_on is not None:
-        overrides = merge(overrides, {"training": {"select_on": select_on}})
+    training = {"select_on": select_on, "horizon": horizon}
+    if horizon is not None and select_on is None:
+        training["select_on"] = "rehearsal"
+    for key, setting in training.items():
+        if setting is not None:
+            overrides = merge(overrides, {"training": {key: setting}})
     # What is wrong is in what was typed.
     typed = {
         str(config): config,
@@ -167,6 +172,7 @@ def recommender_of(
         "--sampler": sampler,
         "--backbone": backbone,
         "--select-on": select_on,
+        "--horizon": horizon,
         "--device": device,
     }
     source = listed([name for name, value in typed.items() if value], "or") or "the configuration"

@@ -2,7 +2,8 @@
 
 A score read at a dial is ``u · v + b``, and ``b`` is what the dial adds to an item
 (:mod:`cnsdiff.evaluation.dial`). Whatever ranks by inner products knows no ``b``, so it becomes a
-coordinate: ``(u, 1) · (v, b)``. At dial 0 there is no ``b``: the vectors are the model's own.
+coordinate: ``(u, 1) · (v, b)``. At dial 0 there is no ``b``: the vectors are the model's own. What
+an environment adds (:mod:`cnsdiff.environment`) is a ``b``, too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class EmbeddingsManifest(ExportManifest):
 
     score: str
     dial: float
+    environment: NotRequired[dict[str, object]]
     dim: int
     model_dim: int
     last_coordinate: str
@@ -68,7 +70,7 @@ class Vectors:
 
 
 def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = "all") -> Vectors:
-    """The vectors of a fitted model, read at ``dial`` or at its own.
+    """The vectors of a fitted model, read at ``dial``, or as it is read without one.
 
     ``seen`` says which pairs are left out, as in :meth:`cnsdiff.Recommender.recommend`.
 
@@ -80,8 +82,8 @@ def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = 
         ``dial`` is not finite, or ``seen`` is unknown.
     """
     pairs = np.stack(model.model_.left_out(seen).nonzero(), axis=1).astype(np.int64)
-    gamma = model.dial_ if dial is None else dial
-    scorer = model.model_.scorer(dial=gamma)
+    environment = model.environment_ if dial is None else None
+    scorer = model.model_.scorer(dial=dial)
     users, items = scorer.user_embeddings.numpy(), scorer.item_embeddings.numpy()
     model_dim = users.shape[1]
     if scorer.item_bias is not None:
@@ -89,6 +91,9 @@ def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = 
         users = np.concatenate([users, np.ones((len(users), 1), np.float32)], axis=1)
         items = np.concatenate([items, bias[:, None]], axis=1)
     dim = users.shape[1]
+    last = "the model's own"
+    if dim > model_dim:
+        last = "the dial's share" if environment is None else "the environment's share"
     return Vectors(
         users=model.users_,
         items=model.items_,
@@ -98,10 +103,11 @@ def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = 
         facts={
             "export": "embeddings",
             "score": "inner product of a user's and an item's vector",
-            "dial": gamma,
+            "dial": model.dial_ if dial is None else dial,
+            **({} if environment is None else {"environment": environment.model_dump()}),
             "dim": dim,
             "model_dim": model_dim,
-            "last_coordinate": "the dial's share" if dim > model_dim else "the model's own",
+            "last_coordinate": last,
             "n_users": len(users),
             "n_items": len(items),
             "config_fingerprint": config_fingerprint(model.config_),

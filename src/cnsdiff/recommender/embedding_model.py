@@ -27,6 +27,7 @@ from cnsdiff.base.text import parameter
 from cnsdiff.data.ids import IdIndex, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
+from cnsdiff.environment import Environment
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.metrics import item_counts
@@ -57,6 +58,11 @@ class EmbeddingModel:
         (:mod:`cnsdiff.evaluation.dial`).
     dial
         ``γ`` as chosen on validation; scores are read at it unless another is asked for.
+    environment
+        What a rehearsal chose, which can be computed again at another moment.
+    bias
+        ``(I,)`` float32 what it adds to an item's score at the end of the training data, unless a
+        dial is asked for.
     """
 
     users: pl.Series
@@ -67,6 +73,8 @@ class EmbeddingModel:
     dial_step: Tensor
     dial: float = 0.0
     seen: Seen | None = None
+    environment: Environment | None = None
+    bias: Tensor | None = None
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
@@ -80,6 +88,8 @@ class EmbeddingModel:
         )
 
     def _bias(self, dial: float | None) -> Tensor | None:
+        if dial is None and self.bias is not None:
+            return self.bias
         gamma = self.dial if dial is None else dial
         return None if gamma == 0 else dial_bias(self.dial_step, gamma)
 

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import nn
+from torch import Tensor, nn
 
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.backbones.base import Embeddings
@@ -21,8 +22,9 @@ from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
+from cnsdiff.environment import Environment, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
-from cnsdiff.evaluation.dial import spread
+from cnsdiff.evaluation.dial import exposure_counts, spread, standardised_log
 from cnsdiff.kernels.memory import require_memory, shortage_told
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
@@ -37,7 +39,7 @@ from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import Selection
+from cnsdiff.training.selection import EnvironmentSelection, Selection
 from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
 from cnsdiff.training.slices import Layout
 from cnsdiff.training.step import TrainingStep
@@ -86,22 +88,28 @@ def fit(
             _require_memory(config, dataset, on_cpu=fabric.device.type == "cpu")
         # Prepare: components, trainer and selection; then the run directory.
         provenance = run_directory.provenance(config, dataset)
-        training = Training.of(
-            config,
-            dataset,
-            fabric,
+        prepare = partial(
+            Training.of,
+            fabric=fabric,
             processes=processes,
             classes=classes,
-            checkpoint=None if run is None else run / run_directory.CHECKPOINT,
             identity={
                 "configuration": provenance.config_fingerprint,
                 "dataset": provenance.dataset.fingerprint,
             },
         )
+        rehearsal = None
+        if config.training.rehearses:
+            rehearsal = rehearse(dataset, config.training.horizon)
+        training = prepare(
+            config,
+            dataset if rehearsal is None else rehearsal.dataset,
+            checkpoint=None if run is None else run / run_directory.CHECKPOINT,
+        )
         for note in training.notes:
             listeners.note(note)
         if processes.first:
-            training.warn_of_full_users(dataset)
+            training.warn_of_full_users(dataset if rehearsal is None else rehearsal.dataset)
         if run is not None:
             opened = run_directory.training_in(run, config, dataset)
             processes.from_first(lambda: stack.enter_context(opened))
@@ -110,23 +118,43 @@ def fit(
             # Train, place the dial, and write.
             processes.from_first(lambda: listeners.begin_fit(context))
             state = training.trainer.fit(training.selection, listeners, stop=stop)
+            best_epoch, history = state.stopping["best_epoch"], state.history
+            environment = bias = None
+            if rehearsal is not None:
+                environment = processes.from_first(training.environment)
+                whole = dataset.merged()
+                epochs = max(1, round(best_epoch / rehearsal.share))
+                listeners.note(
+                    f"rehearsed: epoch {best_epoch} is best; training on all "
+                    f"{len(whole.split('train')):,} pairs for {epochs} epochs"
+                )
+                training = prepare(
+                    for_so_long(config, epochs),
+                    whole,
+                    select=False,
+                    checkpoint=None if run is None else run / run_directory.REFIT,
+                )
+                state = training.trainer.fit(None, listeners.reporter)
             embeddings = training.embeddings()
             dial = processes.from_first(lambda: training.dial(embeddings))
             if training.sharded and not processes.first:
                 return  # what it has is no model
-            scorer = EmbeddingScorer(*embeddings)
+            sigma = spread(EmbeddingScorer(*embeddings))
+            if environment is not None:
+                bias = environment.bias(whole.split("train"), dataset.n_items, sigma)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
                 user_embeddings=embeddings.users.detach().float().cpu(),
                 item_embeddings=embeddings.items.detach().float().cpu(),
                 train=training.train,
-                dial_step=spread(scorer) * training.selection.exposure_score,
+                dial_step=sigma * training.exposure_score,
                 dial=dial,
                 seen=_seen(dataset, listeners),
+                environment=environment,
+                bias=bias,
             )
-            best_epoch = state.stopping["best_epoch"]
-            fitted = Fitted(config, model, state.best, state.history, best_epoch, provenance)
+            fitted = Fitted(config, model, state.best, history, best_epoch, provenance)
             keep(fitted)
             if run is not None and processes.first:
                 fitted.write(run)
@@ -147,15 +175,18 @@ class Training:
     trainer
         Has the step, the pairs whose rows are here, and where the tables lie.
     selection
-        The objectives.
+        The objectives; ``None`` where nothing is to be selected.
     train
         ``(U, I)`` the training pairs of all users.
+    exposure_score
+        ``(I,)`` ``e``, what the dial turns.
     """
 
     config: Config
     trainer: Trainer
-    selection: Selection
+    selection: Selection | EnvironmentSelection | None
     train: csr_array
+    exposure_score: Tensor
 
     @classmethod
     def of(
@@ -164,6 +195,7 @@ class Training:
         dataset: Dataset,
         fabric: Fabric,
         *,
+        select: bool = True,
         objectives: Mapping[str, TrainingConfig] | None = None,
         ks: Sequence[int] | None = None,
         processes: Processes | None = None,
@@ -177,6 +209,8 @@ class Training:
         ----------
         config, dataset, fabric
             What to train, on what, and on which device.
+        select
+            Whether a split selects an epoch; else all epochs train.
         objectives, ks
             What picks epochs, and cut-offs; by default what the configuration says.
         processes, classes, checkpoint, identity
@@ -191,13 +225,15 @@ class Training:
             probe = false_negative_probe(
                 settings, dataset, parts.positives, config.seed, fabric.device
             )
-        selection = Selection(
-            objectives or {CONFIGURED: settings},
-            dataset,
-            parts.train,
-            ks or config.evaluation.ks,
-            parts.layout.device(fabric.device),
-        )
+        selection = None
+        if select:
+            selection = (EnvironmentSelection if settings.rehearses else Selection)(
+                objectives or {CONFIGURED: settings},
+                dataset,
+                parts.train,
+                ks or config.evaluation.ks,
+                parts.layout.device(fabric.device),
+            )
         trainer = Trainer(
             settings,
             parts.step,
@@ -210,7 +246,8 @@ class Training:
             processes=processes,
             layout=parts.layout,
         )
-        return cls(config, trainer, selection, parts.train)
+        score = standardised_log(exposure_counts(dataset, parts.train))
+        return cls(config, trainer, selection, parts.train, score)
 
     @property
     def sharded(self) -> bool:
@@ -220,7 +257,7 @@ class Training:
     @property
     def notes(self) -> list[str]:
         """Remarks for the user before training, each in one line."""
-        notes = self.selection.notes
+        notes = [] if self.selection is None else self.selection.notes
         probe = self.trainer.probe
         if probe is not None and probe.note is not None:
             notes.append(probe.note)
@@ -250,10 +287,24 @@ class Training:
 
     def dial(self, embeddings: Embeddings) -> float:
         """The dial of a trained model by the first objective, or as it is fixed."""
+        if not isinstance(self.selection, Selection):
+            return 0.0
         name, objective = next(iter(self.selection.objectives.items()))
         if objective.fixed_dial is not None:
             return objective.fixed_dial
         return self.selection.place(EmbeddingScorer(*embeddings), [name])[name].dial
+
+    def environment(self) -> Environment:
+        """The environment that suits the trained model best, on a rehearsal."""
+        assert isinstance(self.selection, EnvironmentSelection)
+        return self.selection.environment(EmbeddingScorer(*self.embeddings()))[0]
+
+
+def for_so_long(config: Config, epochs: int) -> Config:
+    """The configuration for a number of epochs that was chosen before."""
+    changes = {"epochs": epochs, "patience": None, "fhn_every": None}
+    training = config.training.model_copy(update=changes)
+    return config.model_copy(update={"training": training})
 
 
 class Parts(NamedTuple):

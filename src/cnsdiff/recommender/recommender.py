@@ -16,6 +16,7 @@ from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import atomic_directory
 from cnsdiff.data import Dataset
+from cnsdiff.environment import Environment
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
@@ -65,6 +66,9 @@ class Recommender(Estimator):
     model_
         What is saved and served: ids and embeddings
         (:class:`cnsdiff.recommender.embedding_model.EmbeddingModel`).
+    environment_
+        What is added to the scores instead, if training was rehearsed (``select_on="rehearsal"``):
+        :class:`cnsdiff.environment.Environment`.
     users_, items_
         The ids known (polars Series); the row is the internal number.
     user_embeddings_, item_embeddings_
@@ -112,8 +116,10 @@ class Recommender(Estimator):
             See :func:`cnsdiff.load_dataset`.
         select_on
             What picks the best epoch, in place of the configured ``training.select_on``:
-            ``"valid"``, or a validation objective that anticipates a shift
-            (:func:`cnsdiff.evaluation.anticipate`).
+            ``"valid"``, a validation objective that anticipates a shift
+            (:func:`cnsdiff.evaluation.anticipate`), or ``"rehearsal"``: the latest part of the
+            training data chooses epoch and environment, and then everything is trained on,
+            validation included (:mod:`cnsdiff.environment`).
         run
             A run directory to checkpoint to after each epoch. If it holds an unfinished run of
             this configuration and dataset, training goes on from there, to the same result.
@@ -248,10 +254,15 @@ class Recommender(Estimator):
         user's whole ``"past"`` (:func:`cnsdiff.evaluation.evaluate`).
         """
         config = self._trained_on(dataset).config
+        dataset = self.learnt_from(dataset)
         fabric = make_fabric(config.device, config.precision, config.threads)
         scorer = self.model_.scorer(fabric.device, dial)
         ks = config.evaluation.ks
         return evaluate(scorer, dataset, splits, ks, mask=mask, per_user=per_user)
+
+    def learnt_from(self, dataset: Dataset) -> Dataset:
+        """The dataset as this model learnt it: with valid in train, if it was trained on both."""
+        return dataset.merged() if self.config_.training.rehearses else dataset
 
     def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
         """The dial at which the model as trained is best on validation.
@@ -274,6 +285,11 @@ class Recommender(Estimator):
             There is no such objective, or it needs what the dataset lacks.
         """
         config, model = self._trained_on(dataset).config, self.model_
+        if config.training.rehearses:
+            raise InputError(
+                "this model was trained on the validation pairs, too, so they cannot choose its "
+                "dial; train one with select_on='valid'"
+            )
         settings = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
         try:
             training = TrainingConfig.model_validate(settings)
@@ -311,7 +327,13 @@ class Recommender(Estimator):
         DataError
             The dataset has nothing to judge by.
         """
-        sampler = TrainedSampler(self._trained_on(dataset), dataset, self._given_classes())
+        if on == "valid" and self.config_.training.rehearses:
+            raise InputError(
+                "this model was trained on the validation pairs, too, so they cannot judge its "
+                "negatives; let 'all', 'judgements' or 'truth' judge"
+            )
+        fitted, dataset = self._trained_on(dataset), self.learnt_from(dataset)
+        sampler = TrainedSampler(fitted, dataset, self._given_classes())
         judge = judge_for(dataset, on, sampler.device)
         return sampler.false_negatives(judge, n=n, neighbours=neighbours, seed=seed)
 
@@ -334,8 +356,8 @@ class Recommender(Estimator):
         InputError
             It is another dataset, or the model's sampler is a class that is not at hand.
         """
-        sampler = TrainedSampler(self._trained_on(dataset), dataset, self._given_classes())
-        return sampler.sampled(n, seed)
+        fitted, dataset = self._trained_on(dataset), self.learnt_from(dataset)
+        return TrainedSampler(fitted, dataset, self._given_classes()).sampled(n, seed)
 
     @property
     def config_(self) -> Config:
@@ -372,6 +394,10 @@ class Recommender(Estimator):
     @property
     def dial_(self) -> float:
         return self.model_.dial
+
+    @property
+    def environment_(self) -> Environment | None:
+        return self.model_.environment
 
     @property
     def users_(self) -> pl.Series:

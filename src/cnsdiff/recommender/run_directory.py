@@ -11,7 +11,7 @@
 ``seen.parquet``        what else the log says of its users, which they leave out, too
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
-``checkpoint.safetensors``  while training only
+``checkpoint.safetensors``  while training only, as is ``refit.safetensors``
 ``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
 ======================  =====================================================================
 
@@ -65,6 +65,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.data.side_tables import Seen, seen_misfit
 from cnsdiff.data.splits import pair_matrix
+from cnsdiff.environment import Environment
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.metrics import item_counts
@@ -73,10 +74,12 @@ from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
-SCHEMA_VERSION = 1
+#: Of a run, and of one with an environment, which a cnsdiff from before it would not apply.
+SCHEMA_VERSION, WITH_ENVIRONMENT = 1, 2
 #: The mend of a run that cannot be used.
 _AGAIN = "train again"
-CHECKPOINT = "checkpoint.safetensors"
+#: Of training, and of the training on everything that follows a rehearsal.
+CHECKPOINTS = CHECKPOINT, REFIT = "checkpoint.safetensors", "refit.safetensors"
 TRACKING = "tracking.json"
 _FILES = (
     "config.yaml",
@@ -129,6 +132,8 @@ class FinishedRun(RunManifest):
     best_epoch: int = Field(ge=1)
     epochs: int = Field(ge=1)
     dial: FiniteFloat = 0.0
+    environment: Environment | None = None
+    """What a rehearsal chose."""
     sha256: dict[str, str]
 
 
@@ -144,7 +149,7 @@ def provenance(config: Config, dataset: Dataset) -> Provenance:
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}
     return Provenance(
-        schema_version=SCHEMA_VERSION,
+        schema_version=WITH_ENVIRONMENT if config.training.rehearses else SCHEMA_VERSION,
         created_by=f"cnsdiff {version('cnsdiff')}",
         **({"plugins": plugins} if plugins else {}),
         versions={
@@ -176,7 +181,7 @@ def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
         f"{path}: another training is running here; wait for it, or choose another directory"
     )
     with locked(path, busy):
-        remove_leftovers(path, (*_FILES, "manifest.json", CHECKPOINT, TRACKING))
+        remove_leftovers(path, (*_FILES, "manifest.json", *CHECKPOINTS, TRACKING))
         for left in path.glob(".tmp??????"):  # of safetensors, by an earlier version
             left.unlink()
         _require_same(path, config, dataset)
@@ -205,7 +210,8 @@ def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     """:class:`RunError` unless ``path`` is an unfinished run of this."""
     manifest = read_manifest(path)
     if manifest.status == "complete":
-        (path / CHECKPOINT).unlink(missing_ok=True)  # killed before that
+        for checkpoint in CHECKPOINTS:  # killed before that
+            (path / checkpoint).unlink(missing_ok=True)
         raise RunError(f"{path}: holds a finished run; choose another directory")
     if manifest.config_fingerprint != config_fingerprint(config):
         raise RunError(
@@ -308,7 +314,8 @@ def read_manifest(path: Path) -> RunManifest:
     )
     with refusing_damage(file, _AGAIN, missing=missing):
         content = read_json(file)
-        require_version(file, content, SCHEMA_VERSION, _AGAIN)
+        if not isinstance(content, dict) or content.get("schema_version") != WITH_ENVIRONMENT:
+            require_version(file, content, SCHEMA_VERSION, _AGAIN)
         finished = isinstance(content, dict) and content.get("status") == "complete"
         return validated(FinishedRun if finished else RunManifest, content)
 
@@ -407,15 +414,16 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
             yield "weights.safetensors", f"has {name} that give no finite score"
     if len(widths) > 1:
         yield "weights.safetensors", "has vectors of users and items that differ in length"
-    dial_step = run.weights.get("environment")
-    if dial_step is not None:
-        if dial_step.dtype != torch.float32 or tuple(dial_step.shape) != (items.height,):
-            yield (
-                "weights.safetensors",
-                f"has environment of {dial_step.dtype} and {dial_step.shape}",
-            )
-        if not torch.isfinite(dial_step * run.manifest.dial).all():
-            yield "weights.safetensors", "has an environment that gives no finite score"
+    if (run.manifest.environment is None) != ("bias" not in run.weights):
+        yield "weights.safetensors", "and the manifest do not agree on a bias"
+    for name, unit in (("environment", run.manifest.dial), ("bias", 1.0)):
+        column = run.weights.get(name)
+        if column is None:
+            continue
+        if column.dtype != torch.float32 or tuple(column.shape) != (items.height,):
+            yield "weights.safetensors", f"has {name} of {column.dtype} and {tuple(column.shape)}"
+        if not torch.isfinite(column * unit).all():
+            yield "weights.safetensors", f"has {name} that gives no finite score"
 
 
 @contextlib.contextmanager
@@ -467,12 +475,13 @@ class Fitted:
 
     def write(self, path: Path) -> None:
         """Write the files of a finished run into the folder ``path``."""
-        model = self.model
+        model, environment = self.model, self.model.environment
         rows, columns = model.train.nonzero()
         weights = {
             "user_embeddings": model.user_embeddings,
             "item_embeddings": model.item_embeddings,
             "environment": model.dial_step,
+            **({} if model.bias is None else {"bias": model.bias}),
             **{f"model.{name}": value for name, value in self.weights.items()},
         }
         frames = {
@@ -493,11 +502,13 @@ class Fitted:
             **self.provenance.to_dict(),
             "best_epoch": self.best_epoch,
             "dial": model.dial,
+            **({} if environment is None else {"environment": environment.model_dump()}),
             "epochs": len(self.history),
             "sha256": {name: sha256(path / name) for name in files},
         }
         write_json(path / "manifest.json", manifest)
-        (path / CHECKPOINT).unlink(missing_ok=True)
+        for checkpoint in CHECKPOINTS:
+            (path / checkpoint).unlink(missing_ok=True)
 
     @classmethod
     def of_run(cls, run: StoredRun) -> Self:
@@ -508,7 +519,7 @@ class Fitted:
         train = pair_matrix(
             run.train["user"].to_numpy(), run.train["item"].to_numpy(), (len(users), len(items))
         )
-        dial_step = weights.pop("environment", None)
+        dial_step, bias = weights.pop("environment", None), weights.pop("bias", None)
         if dial_step is None:  # a run from before the dial
             dial_step = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(train))
         own = FinishedRun.model_fields.keys() - Provenance.model_fields.keys()
@@ -524,6 +535,8 @@ class Fitted:
                 train=train,
                 dial_step=dial_step,
                 dial=run.manifest.dial,
+                environment=run.manifest.environment,
+                bias=bias,
                 seen=None if run.seen is None else Seen.of_table(run.seen, len(users), len(items)),
             ),
             weights={name.removeprefix("model."): value for name, value in weights.items()},

@@ -16,6 +16,7 @@ from cnsdiff.base.text import Command
 from cnsdiff.data import Dataset, Split
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
+from cnsdiff.environment import Environment
 from cnsdiff.evaluation import EmbeddingScorer, exposure_score, readings
 from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
@@ -98,6 +99,30 @@ def dial_blocks(
         blocks.append(_frontier(values, tests, references, model.dial, metric))
     blocks.append(_along(values, model.dial, training.selection_metrics[0], metric))
     return blocks
+
+
+def environment_blocks(environment: Environment) -> list[Block]:
+    """The environment that a rehearsal chose, covariate by covariate."""
+    days = environment.span / 86_400
+    names = [
+        f"{name} of the {days:,.0f} days" if "half-life" in name else name
+        for name in environment.names
+    ]
+    text = (
+        "Scores are the taste that was trained, and an environment that changes with time: how "
+        "often, how lately and since when an item was used. Epoch and coefficients were chosen by "
+        "a rehearsal on the last part of the training data; then all of it was trained on. The "
+        "environment was computed at the end of the training data, and can be computed again "
+        "later without training. On a random split of the past it costs accuracy: that is the "
+        "wrong yardstick for the time to come."
+    )
+    table = Table.of(
+        "The environment",
+        ["covariate, standardised over the items"],
+        [Column("coefficient", "coefficient, in spreads of a user's scores", 3)],
+        [([name], [value]) for name, value in zip(names, environment.coefficients, strict=True)],
+    )
+    return [Prose(text), table]
 
 
 def _choice(dial: float, config: Config) -> str:

@@ -53,7 +53,7 @@ from cnsdiff.report.document import (
     Source,
     verbatim,
 )
-from cnsdiff.report.model import dial_blocks, negative_blocks
+from cnsdiff.report.model import dial_blocks, environment_blocks, negative_blocks
 
 #: Items up to which EASE is fitted here: its time grows with their cube, some 20 s at this limit.
 EASE_ITEMS = 10_000
@@ -86,7 +86,8 @@ def run_document(
     reporter = reporter or Reporting()
     model = Recommender.load(path)
     config, history = model.config_, history_table(model.history_)
-    data, missing = _dataset_of(model, path, dataset)
+    whole, missing = _dataset_of(model, path, dataset)
+    data = None if whole is None else model.learnt_from(whole)
     metric = _metric(model)
     sections: list[Section] = []
 
@@ -99,24 +100,28 @@ def run_document(
         verdict, summary = verdict_on_tests(standing, data, complete=not left_out)
         summary = "\n\n".join([summary, *left_out])
         slices = slice_blocks(measured, held_out, model.model_.train, metric, seed)
-        reporter.note("turning the dial")
-        dial = dial_blocks(model.model_, config, data, held_out, measured[1:], metric)
         sections += [
             Section("Accuracy", accuracy_blocks(standing)),
             Section("Slices", slices),
-            Section("Dial", dial),
         ]
+        if model.environment_ is None:
+            reporter.note("turning the dial")
+            dial = dial_blocks(model.model_, config, data, held_out, measured[1:], metric)
+            sections.append(Section("Dial", dial))
     else:
         verdict, summary = verdict_without_tests(model, history, missing)
         if (known := _last_evaluation(path, metric)) is not None:
             sections.append(Section("Accuracy", [known]))
 
+    if model.environment_ is not None:
+        sections.append(Section("Environment", environment_blocks(model.environment_)))
+
     # What the sampler makes, and how far the splits are apart.
-    if data is not None:
+    if whole is not None and data is not None:
         reporter.note("asking the trained sampler for negatives")
         negatives = _or_why_not(lambda: negative_blocks(model, data, seed))
         reporter.note("measuring the shift")
-        shift = _or_why_not(lambda: shift_blocks(describe(data, seed=seed)))
+        shift = _or_why_not(lambda: shift_blocks(describe(whole, seed=seed)))
         sections += [Section("Negatives", negatives), Section("Shift", shift)]
 
     # What the run holds itself.
@@ -475,7 +480,7 @@ def _provenance(path: Path, model: Recommender, history: pl.DataFrame) -> list[B
         ("training pairs", f"{model.model_.train.nnz:,}"),
         ("epochs", f"{history.height}, the best {model.best_epoch_}"),
         ("seconds of training", f"{history['seconds'].sum():,.0f}"),
-        ("dial", in_words(model.dial_)),
+        *([("dial", in_words(model.dial_))] if model.environment_ is None else []),
         ("seed", str(model.config_.seed)),
         ("written by", manifest.created_by),
         ("Python", manifest.versions["python"]),

@@ -12,6 +12,7 @@ from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
+from cnsdiff.shifts.temporal import seconds_of
 
 #: The four metrics that must improve together in the published code.
 PUBLISHED_METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
@@ -57,11 +58,18 @@ class TrainingConfig(Settings):
         "log ten epochs are few steps, and training starts with a plateau",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations")
-    select_on: Literal["valid", Anticipated, "test_ood"] = Field(
+    select_on: Literal["valid", Anticipated, "rehearsal", "test_ood"] = Field(
         "valid",
-        description="what picks the best epoch: the validation split as it is, the same weighted "
-        "as under an anticipated shift, or 'test_ood', which repeats the published code's "
-        "selection on the test set and is not an honest result",
+        description="what picks the best epoch: the validation split as it is; the same weighted "
+        "as under an anticipated shift; 'rehearsal', the latest part of the training data, after "
+        "which all of them train; or 'test_ood', which repeats the published code's selection on "
+        "the test set and is not an honest result",
+    )
+    horizon: float = Field(
+        0.2,
+        gt=0,
+        description="of 'rehearsal': how long the model is to hold, as seconds or a length of "
+        "time ('30d'); below 1, the share of the interactions that are rehearsed on",
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg|precision|hitrate|mrr|map)@\d+$")
     select_strength: float = Field(
@@ -125,6 +133,11 @@ class TrainingConfig(Settings):
         return 0.0 if self.dial == "off" else self.dial
 
     @property
+    def rehearses(self) -> bool:
+        """Whether training is rehearsed on its latest part, and then done with everything."""
+        return self.select_on == "rehearsal"
+
+    @property
     def selection_split(self) -> str:
         """The split that picks the best epoch."""
         return "test_ood" if self.select_on == "test_ood" else "valid"
@@ -141,9 +154,14 @@ class TrainingConfig(Settings):
     @property
     def anticipated(self) -> Anticipated | None:
         """The shift that validation is weighted for, if any."""
-        if self.select_on != "valid" and self.select_on != "test_ood":
-            return self.select_on
-        return None
+        if self.select_on == "valid" or self.select_on == "rehearsal":
+            return None
+        return None if self.select_on == "test_ood" else self.select_on
+
+    @field_validator("horizon", mode="before")
+    @classmethod
+    def _horizon(cls, value: object) -> object:
+        return seconds_of(value) if isinstance(value, str) else value
 
     @field_validator("dial", mode="before")
     @classmethod

@@ -32,7 +32,7 @@ from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.probe import FalseNegativeProbe
 from cnsdiff.training.processes import Processes
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EarlyStopping, Selection
+from cnsdiff.training.selection import EarlyStopping, Selects
 from cnsdiff.training.slices import Layout, Slices, Step, Streams, number_of_slices
 from cnsdiff.training.step import Cut, TrainingStep
 
@@ -111,7 +111,7 @@ class Trainer:
 
     def fit(
         self,
-        selection: Selection,
+        selection: Selects | None,
         reporter: Reporter,
         *,
         stop: Callable[[EpochRecord], bool] | None = None,
@@ -123,7 +123,8 @@ class Trainer:
         Parameters
         ----------
         selection
-            Its objectives each choose an epoch. A checkpoint keeps the first one's choice.
+            Its objectives each choose an epoch. A checkpoint keeps the first one's choice. Without
+            one, all epochs train, and the last is chosen.
         reporter
             Told of progress.
         stop
@@ -137,7 +138,8 @@ class Trainer:
             If the checkpoint found belongs to another configuration or dataset.
         """
         config, step, device = self.config, self.step, self.fabric.device
-        assert self.checkpoint is None or len(selection.objectives) == 1
+        objectives = {"": None} if selection is None else dict(selection.objectives)
+        assert self.checkpoint is None or len(objectives) == 1
         # Prepare: the step on its device, the optimiser, what a checkpoint says, the batches.
         step.to(device)
         groups = list(step.parameter_groups(config.lr))
@@ -152,8 +154,12 @@ class Trainer:
         n_steps = math.ceil(slices.n_rows / batch_size)
         patience = config.patience_in_validations(n_steps)
         choices = state.choices = {
-            name: Choice(EarlyStopping(objective.selection_metrics, patience))
-            for name, objective in selection.objectives.items()
+            name: Choice(
+                EarlyStopping((), None)  # each epoch is better than the one before
+                if objective is None
+                else EarlyStopping(objective.selection_metrics, patience)
+            )
+            for name, objective in objectives.items()
         }
         first_name, first = next(iter(choices.items()))
         if state.epoch:
@@ -204,7 +210,7 @@ class Trainer:
                 state.optimizer = optimizer_moments(optimizer)
                 state.best, state.stopping = first.weights, asdict(first.stopping)
                 self._save(state)
-                reporter.epoch(record, best=first_name in improved)
+                reporter.epoch(record, best=selection is not None and first_name in improved)
                 if stop is not None and self.processes.from_first(partial(stop, record)):
                     break
         step.load_state_dict(state.best, strict=False)
@@ -295,7 +301,11 @@ class Trainer:
             "raise objective.temperature"
         )
 
-    def _validated(self, selection: Selection, names: list[str]) -> dict[str, dict[str, float]]:
+    def _validated(
+        self, selection: Selects | None, names: list[str]
+    ) -> dict[str, dict[str, float]]:
+        if selection is None:
+            return {name: {} for name in names}
         self.step.eval()
         with torch.no_grad():
             embeddings = self.layout.embeddings(self.step.embeddings())

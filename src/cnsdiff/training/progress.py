@@ -76,7 +76,7 @@ class RichReporter(LiveView, Reporter):
         self._history, self._stopping = list(history), stopping
 
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
-        self._first, self._epochs, self._steps = first_epoch, epochs, steps
+        self._first, self._epochs, self._steps, self._done = first_epoch, epochs, steps, 0
         self._epoch = first_epoch + 1
         self.started = time.monotonic()
 

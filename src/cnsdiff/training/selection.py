@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset, Split
+from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
+from cnsdiff.environment.environment import SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import (
@@ -24,6 +28,8 @@ from cnsdiff.evaluation.dial import (
     best_reading,
     exposure_counts,
     near,
+    readings_at,
+    spread,
     standardised_log,
 )
 from cnsdiff.training.config import TrainingConfig
@@ -68,6 +74,19 @@ class EarlyStopping:
     @property
     def should_stop(self) -> bool:
         return self.patience is not None and self.stale >= self.patience
+
+
+class Selects(Protocol):
+    """Measures a model after each epoch, by objectives that each choose one."""
+
+    @property
+    def objectives(self) -> Mapping[str, TrainingConfig]:
+        """By name; the first is the one that a checkpoint keeps."""
+
+    def __call__(
+        self, scorer: Scorer, names: Iterable[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """The metrics by each of these objectives, all by default."""
 
 
 class Reading(NamedTuple):
@@ -257,3 +276,82 @@ def as_configured(
         drift=config.select_drift,
         exposure=exposure,
     )
+
+
+class EnvironmentSelection:
+    """Measures a model read under the environment that suits it best, on a rehearsal.
+
+    After each epoch the environment is fitted to held-out pairs (:class:`Choices`), and an epoch is
+    worth what the model reaches at the best of :data:`SCALES`.
+
+    Parameters
+    ----------
+    objectives
+        One, by its name.
+    dataset
+        A rehearsal: its valid split comes after its train split.
+    train
+        ``(U, I)`` training pairs, which are masked.
+    ks, device
+        Cut-offs, and where to rank.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, TrainingConfig],
+        dataset: Dataset,
+        train: csr_array,
+        ks: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        (self._name,) = objectives
+        self.objectives, self.train, self.ks, self.device = dict(objectives), train, ks, device
+        split = dataset.split("train")
+        self.covariates = covariates_at(split.items, split.timestamps, dataset.n_items)
+        self._whole = dataset.split("valid")
+        self._sample = self._whole.of_some_users(DIAL_USERS)
+        self._choices = Choices(self._whole, train, self.covariates)
+        self._metric = objectives[self._name].selection_metrics[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """A remark for the user."""
+        return [
+            f"rehearsing on the last {len(self._whole):,} training pairs, of "
+            f"{len(np.unique(self._whole.users)):,} users known before them"
+        ]
+
+    def __call__(
+        self, scorer: Scorer, names: Iterable[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """The metrics at the best scale of the fitted environment, which is among them."""
+        scale, metrics, _ = self._read(scorer, self._sample)
+        return {self._name: metrics | {"environment": scale}}
+
+    def environment(self, scorer: Scorer) -> tuple[Environment, float]:
+        """The environment that suits a model best, and its value; on all users."""
+        scale, metrics, coefficients = self._read(scorer, self._whole)
+        environment = Environment(
+            names=list(self.covariates.names),
+            coefficients=(scale * coefficients).tolist(),
+            half_lives=list(HALF_LIVES),
+            span=self.covariates.span,
+            moment=self.covariates.moment,
+        )
+        return environment, metrics[self._metric]
+
+    def _read(self, scorer: Scorer, split: Split) -> tuple[float, dict[str, float], Tensor]:
+        """The best scale, the metrics at it, and the coefficients at scale 1."""
+        sigma = spread(scorer)
+        coefficients = self._choices.coefficients(scorer, sigma)
+        step = sigma * torch.from_numpy(self.covariates.values) @ coefficients
+        at = readings_at(
+            scorer,
+            {scale: (scale * step).float() if scale else None for scale in SCALES},
+            split,
+            self.train,
+            ks=self.ks,
+            device=self.device,
+        )
+        scale, _ = best_reading(at, self._metric)
+        return scale, at[scale], coefficients

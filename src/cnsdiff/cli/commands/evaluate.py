@@ -128,7 +128,7 @@ def evaluate(
             raise RunError(f"{target}: was trained in memory; say where its --dataset is")
         if dataset is None and not place.exists():
             raise RunError(f"{place}: the run's dataset is gone; say where it is with --dataset")
-        data, ks = load_dataset(place), model.config_.evaluation.ks
+        data, ks = model.learnt_from(load_dataset(place)), model.config_.evaluation.ks
         name = model.config_.sampler.name
         label = name if dial is None else f"{name} (dial {dial:g})"
     names = STANDARD if references else ()

@@ -13,7 +13,7 @@ import typer
 
 from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
-from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
+from cnsdiff.cli.options import Device, Horizon, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
     from cnsdiff.recommender.recommender import Recommender
@@ -93,6 +93,7 @@ def train(
             autocompletion=completion.select_on,
         ),
     ] = None,
+    horizon: Horizon = None,
     seed: OwnSeed = None,
     device: Device = None,
     threads: Threads = None,
@@ -118,7 +119,7 @@ def train(
     from cnsdiff.cli.parsing import recommender_of
 
     if resume is not None:
-        options = [out, sampler, backbone, config, set_, select_on, seed, device, threads]
+        options = [out, sampler, backbone, config, set_, select_on, horizon, seed, device, threads]
         if any(value is not None for value in options) or preset != "default":
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
@@ -129,7 +130,7 @@ def train(
     if dataset is None or out is None:
         raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
     model = recommender_of(
-        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
+        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads, horizon
     )
     _fit(model, dataset, out, json, track)
 
@@ -139,7 +140,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     from cnsdiff.base.errors import RunError
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import (
-        CHECKPOINT,
+        CHECKPOINTS,
         read_config,
         read_manifest,
         without_configuration,
@@ -147,7 +148,8 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
 
     manifest = read_manifest(run)
     if manifest.status == "complete":
-        (run / CHECKPOINT).unlink(missing_ok=True)  # killed before that
+        for checkpoint in CHECKPOINTS:  # killed before that
+            (run / checkpoint).unlink(missing_ok=True)
         raise RunError(
             f"{run}: this run is finished; evaluate it with `{Command('evaluate', run)}`"
         )
@@ -229,13 +231,19 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
         print_json(summary)
         return
     screen = console()
-    value = f"{metric} {best[metric]:.4f} on {config.training.selection_split}"
+    rehearsed = model.environment_ is not None
+    judged = "a rehearsal" if rehearsed else config.training.selection_split
+    value = f"{metric} {best[metric]:.4f} on {judged}"
     values = [r["validation"][metric] for r in history if r["validation"]]
     course = spark_line(values, 24, ascii_only=screen.options.ascii_only)
     facts = {
         "best epoch": f"{model.best_epoch_} of {len(history)}",
         "selected by": f"{value}  {course}",
-        "dial": in_words(model.dial_),
+        **(
+            {"scores": "taste, and the environment as the rehearsal chose it"}
+            if rehearsed
+            else {"dial": in_words(model.dial_)}
+        ),
         "time": f"{clock(seconds)}, {median:.2f} s an epoch",
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnsdiff.cli import completion
-from cnsdiff.cli.options import Device, Json, OwnSeed, Threads
+from cnsdiff.cli.options import Device, Horizon, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
     from cnsdiff.display.tables import Table
@@ -82,6 +82,7 @@ def tune(
             help="What judges a trial, as in cnsdiff train.", autocompletion=completion.select_on
         ),
     ] = None,
+    horizon: Horizon = None,
     seed: OwnSeed = None,
     device: Device = None,
     threads: Threads = None,
@@ -105,7 +106,7 @@ def tune(
     from cnsdiff.tuning.tuner import tune as carry_out
 
     model = recommender_of(
-        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads
+        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads, horizon
     )
     seconds = None if budget is None else parse_budget(budget)
     resolved = model.resolve()
@@ -151,7 +152,8 @@ def _print(tuned: Tuned, out: Path, json: bool) -> None:
             f"{searches}",
             soft_wrap=True,
         )
-    screen.print(f"dial: {in_words(tuned.model.dial_)}")
+    if tuned.model.environment_ is None:
+        screen.print(f"dial: {in_words(tuned.model.dial_)}")
     screen.print(f"Wrote {out / BEST_CONFIG} and the run {out / BEST_RUN}.", soft_wrap=True)
     print_next(screen, *next_commands(study, out))
 
