@@ -223,12 +223,9 @@ def test_the_command_line(dataset, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_shop_with_dates_keeps_most_of_its_accuracy(shared_data):
     shop = cnsdiff.prepare(shared_data / "grocery" / "train.csv", "temporal")
-    settings = {"epochs": 2, "fhn_every": None}
-    by_time, by_chance = (
-        Recommender(seed=0, training={**settings, "select_on": select_on})
-        .fit(shop)
-        .evaluate(shop, ["test_ood"])["test_ood"]["ndcg@20"]
-        for select_on in ("rehearsal", "valid")
+    model = Recommender(seed=0, training={**EPOCHS, "epochs": 1}).fit(shop)
+    rehearsed, as_trained = (
+        model.evaluate(shop, ["test_ood"], dial=dial)["test_ood"]["ndcg@20"] for dial in (None, 0.0)
     )
-    assert by_time > 0.04
-    assert by_time > 1.5 * by_chance
+    assert rehearsed > 0.04  # the default without a rehearsal has .024, with its dial
+    assert rehearsed > 2 * as_trained
