@@ -34,6 +34,7 @@ VARIANTS = {
     "learning": {"sampler": "cnsdiff", "training": TRAINING},
     "in-batch": {"preset": "ssm-lightgcn", "training": TRAINING},
     "more slices": {"training": {**TRAINING, "slices": 4}, "sampler": "dns"},
+    "rehearsed": {"training": {**TRAINING, "select_on": "rehearsal"}},
     "tiny": {"training": TINY},
     "tiny random": {"sampler": "random", "training": TINY},
     "tiny learning": {"sampler": "exposure_diffusion", "training": TINY},

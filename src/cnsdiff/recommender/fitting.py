@@ -121,7 +121,8 @@ def fit(
             best_epoch, history = state.stopping["best_epoch"], state.history
             environment = bias = None
             if rehearsal is not None:
-                environment = processes.from_first(training.environment)
+                rehearsed = training.embeddings()  # all processes give their share of it
+                environment = processes.from_first(lambda: training.environment(rehearsed))
                 whole = dataset.merged()
                 epochs = max(1, round(best_epoch / rehearsal.share))
                 listeners.note(
@@ -294,10 +295,10 @@ class Training:
             return objective.fixed_dial
         return self.selection.place(EmbeddingScorer(*embeddings), [name])[name].dial
 
-    def environment(self) -> Environment:
+    def environment(self, embeddings: Embeddings) -> Environment:
         """The environment that suits the trained model best, on a rehearsal."""
         assert isinstance(self.selection, EnvironmentSelection)
-        return self.selection.environment(EmbeddingScorer(*self.embeddings()))[0]
+        return self.selection.environment(EmbeddingScorer(*embeddings))[0]
 
 
 def for_so_long(config: Config, epochs: int) -> Config:
