@@ -30,6 +30,7 @@ VARIANTS = {
     "learning": {"sampler": "exposure_diffusion", "training": TRAINING},
     "popularity": {"sampler": "popularity", "training": {**TRAINING, "slices": 4}},
     "in-batch": {"preset": "ssm-lightgcn", "training": TRAINING},
+    "rehearsed": {"training": {**TRAINING, "select_on": "rehearsal"}},
     "tiny": {"training": TINY},
     "tiny mf": {"backbone": "mf", "sampler": "random", "training": TINY},
 }
