@@ -131,6 +131,15 @@ def test_the_package_itself_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_training_and_serving_load_no_scenarios():
+    code = (
+        "from cnsdiff import Recommender; import sys; "
+        "print(sorted({'cnsdiff.shifts', 'cnsdiff.diagnostics', 'cnsdiff.cli'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_what_takes_a_second_to_import_waits():
     """A training needs neither; every process that trains would pay for them."""
     early = {

@@ -177,8 +177,9 @@ class Dataset:
 
     def merged(self) -> Dataset:
         """The same dataset with the pairs of valid in train, for a model that learns from both."""
-        parts = [self.split(name) for name in ("train", "valid") if name in self.split_names]
-        train = joined(parts, "train")
+        if "valid" not in self.split_names:
+            return self
+        train = joined([self.split("train"), self.split("valid")], "train")
         counts = SplitCounts(
             rows=len(train), users=len(np.unique(train.users)), items=len(np.unique(train.items))
         )

@@ -15,7 +15,7 @@ import polars as pl
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset, Interactions
-from cnsdiff.shifts.temporal import date_of
+from cnsdiff.data.reading.times import date_of
 
 
 class Rehearsal(NamedTuple):
@@ -30,11 +30,14 @@ class Rehearsal(NamedTuple):
         The moment, in the units of the log's times.
     share
         Of the pairs, how many trained.
+    whole
+        What was cut: all of it in train.
     """
 
     dataset: Dataset
     cut: float
     share: float
+    whole: Dataset
 
 
 def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
@@ -53,7 +56,8 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
     DataError
         There are no timestamps, or nothing is left on a side of the cut.
     """
-    log = dataset.merged().split("train")
+    whole = dataset.merged()
+    log = whole.split("train")
     place = dataset.path or dataset.name
     if log.timestamps is None:
         raise DataError(
@@ -86,4 +90,4 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
         name=f"{dataset.name}-rehearsal",
         scenario="rehearsal",
     )
-    return Rehearsal(rehearsed, cut, float(before.mean()))
+    return Rehearsal(rehearsed, cut, float(before.mean()), whole)

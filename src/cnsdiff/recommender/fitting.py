@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import nn
 
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.backbones.base import Embeddings
@@ -24,7 +24,7 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.environment import Environment, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
-from cnsdiff.evaluation.dial import exposure_counts, spread, standardised_log
+from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
@@ -101,15 +101,16 @@ def fit(
         rehearsal = None
         if config.training.rehearses:
             rehearsal = rehearse(dataset, config.training.horizon)
+        chosen_on = dataset if rehearsal is None else rehearsal.dataset
         training = prepare(
             config,
-            dataset if rehearsal is None else rehearsal.dataset,
+            chosen_on,
             checkpoint=None if run is None else run / run_directory.CHECKPOINT,
         )
         for note in training.notes:
             listeners.note(note)
         if processes.first:
-            training.warn_of_full_users(dataset if rehearsal is None else rehearsal.dataset)
+            training.warn_of_full_users(chosen_on)
         if run is not None:
             opened = run_directory.training_in(run, config, dataset)
             processes.from_first(lambda: stack.enter_context(opened))
@@ -119,11 +120,11 @@ def fit(
             processes.from_first(lambda: listeners.begin_fit(context))
             state = training.trainer.fit(training.selection, listeners, stop=stop)
             best_epoch, history = state.stopping["best_epoch"], state.history
-            environment = bias = None
+            whole, environment, bias = dataset, None, None
             if rehearsal is not None:
                 rehearsed = training.embeddings()  # all processes give their share of it
                 environment = processes.from_first(lambda: training.environment(rehearsed))
-                whole = dataset.merged()
+                whole = rehearsal.whole
                 epochs = max(1, round(best_epoch / rehearsal.share))
                 listeners.note(
                     f"rehearsed: epoch {best_epoch} is best; training on all "
@@ -141,6 +142,11 @@ def fit(
             if training.sharded and not processes.first:
                 return  # what it has is no model
             sigma = spread(EmbeddingScorer(*embeddings))
+            selection = training.selection
+            if isinstance(selection, Selection):  # which has counted, to turn the dial
+                score = selection.exposure_score
+            else:
+                score = exposure_score(whole)
             if environment is not None:
                 bias = environment.bias(whole.split("train"), dataset.n_items, sigma)
             model = EmbeddingModel(
@@ -149,7 +155,7 @@ def fit(
                 user_embeddings=embeddings.users.detach().float().cpu(),
                 item_embeddings=embeddings.items.detach().float().cpu(),
                 train=training.train,
-                dial_step=sigma * training.exposure_score,
+                dial_step=sigma * score,
                 dial=dial,
                 seen=_seen(dataset, listeners),
                 environment=environment,
@@ -179,15 +185,12 @@ class Training:
         The objectives; ``None`` where nothing is to be selected.
     train
         ``(U, I)`` the training pairs of all users.
-    exposure_score
-        ``(I,)`` ``e``, what the dial turns.
     """
 
     config: Config
     trainer: Trainer
     selection: Selection | EnvironmentSelection | None
     train: csr_array
-    exposure_score: Tensor
 
     @classmethod
     def of(
@@ -247,8 +250,7 @@ class Training:
             processes=processes,
             layout=parts.layout,
         )
-        score = standardised_log(exposure_counts(dataset, parts.train))
-        return cls(config, trainer, selection, parts.train, score)
+        return cls(config, trainer, selection, parts.train)
 
     @property
     def sharded(self) -> bool:
@@ -298,7 +300,7 @@ class Training:
     def environment(self, embeddings: Embeddings) -> Environment:
         """The environment that suits the trained model best, on a rehearsal."""
         assert isinstance(self.selection, EnvironmentSelection)
-        return self.selection.environment(EmbeddingScorer(*embeddings))[0]
+        return self.selection.environment(EmbeddingScorer(*embeddings))
 
 
 def for_so_long(config: Config, epochs: int) -> Config:

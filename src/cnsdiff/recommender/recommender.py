@@ -253,8 +253,8 @@ class Recommender(Estimator):
         Read at ``dial``; at ``dial_`` when not given. Lists leave out the training pairs, or the
         user's whole ``"past"`` (:func:`cnsdiff.evaluation.evaluate`).
         """
-        config = self._trained_on(dataset).config
-        dataset = self.learnt_from(dataset)
+        fitted, dataset = self._trained_on(dataset)
+        config = fitted.config
         fabric = make_fabric(config.device, config.precision, config.threads)
         scorer = self.model_.scorer(fabric.device, dial)
         ks = config.evaluation.ks
@@ -284,7 +284,7 @@ class Recommender(Estimator):
         ConfigError
             There is no such objective, or it needs what the dataset lacks.
         """
-        config, model = self._trained_on(dataset).config, self.model_
+        config, model = self._trained_on(dataset)[0].config, self.model_
         if config.training.rehearses:
             raise InputError(
                 "this model was trained on the validation pairs, too, so they cannot choose its "
@@ -332,7 +332,7 @@ class Recommender(Estimator):
                 "this model was trained on the validation pairs, too, so they cannot judge its "
                 "negatives; let 'all', 'judgements' or 'truth' judge"
             )
-        fitted, dataset = self._trained_on(dataset), self.learnt_from(dataset)
+        fitted, dataset = self._trained_on(dataset)
         sampler = TrainedSampler(fitted, dataset, self._given_classes())
         judge = judge_for(dataset, on, sampler.device)
         return sampler.false_negatives(judge, n=n, neighbours=neighbours, seed=seed)
@@ -356,7 +356,7 @@ class Recommender(Estimator):
         InputError
             It is another dataset, or the model's sampler is a class that is not at hand.
         """
-        fitted, dataset = self._trained_on(dataset), self.learnt_from(dataset)
+        fitted, dataset = self._trained_on(dataset)
         return TrainedSampler(fitted, dataset, self._given_classes()).sampled(n, seed)
 
     @property
@@ -455,8 +455,8 @@ class Recommender(Estimator):
             raise NotFittedError("this Recommender is not fitted yet; call fit(dataset) first")
         return self._result
 
-    def _trained_on(self, dataset: Dataset) -> Fitted:
-        """The result of training, if it was on this dataset."""
+    def _trained_on(self, dataset: Dataset) -> tuple[Fitted, Dataset]:
+        """The result of training, if it was on this dataset; and the dataset as it was learnt."""
         fitted = self._fitted()
         trained_on = fitted.provenance.dataset
         if dataset.fingerprint != trained_on.fingerprint:
@@ -464,7 +464,7 @@ class Recommender(Estimator):
                 f"{dataset.path or dataset.name}: is not the dataset this model was trained on "
                 f"({trained_on.name!r}, or its content changed); evaluate on that one"
             )
-        return fitted
+        return fitted, self.learnt_from(dataset)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._result is not None

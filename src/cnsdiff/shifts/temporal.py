@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from cnsdiff.base.errors import ConfigError, DataError
+from cnsdiff.data.reading.times import date_of, seconds_of
 from cnsdiff.shifts.base import register_scenario
 from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
 
 DAY = 86_400
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 
 
 @register_scenario
@@ -77,20 +77,6 @@ class Temporal(LogScenario):
         return Parts(train, ood, {"cut": cut, "cut_utc": date_of(cut)})
 
 
-def seconds_of(text: str) -> float:
-    """A length of time in seconds: ``"90"``, ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``.
-
-    Raises
-    ------
-    ValueError
-        It is written in another way.
-    """
-    parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", text.strip())
-    if parts is None:
-        raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
-    return float(parts[1]) * _UNITS[parts[2] or "s"]
-
-
 def _refuse_future(times: NDArray[Any], source: str) -> None:
     late = int(np.count_nonzero(times > time.time() + DAY))
     if late:
@@ -100,11 +86,3 @@ def _refuse_future(times: NDArray[Any], source: str) -> None:
             f"is {date_of(latest)}), which usually means milliseconds or finer; divide them to "
             "epoch seconds, or correct the dates"
         )
-
-
-def date_of(seconds: float) -> str:
-    """A moment in seconds since 1970 as text: ``2020-01-31 12:00:00``."""
-    try:
-        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError, OSError):
-        return "beyond the year 9999" if seconds > 0 else "before the year 1"

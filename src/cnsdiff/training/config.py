@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
+from cnsdiff.data.reading.times import seconds_of
 from cnsdiff.evaluation.anticipation import WEIGHTED, Anticipated, Slicing, anticipated_name
 from cnsdiff.evaluation.judges import JudgeKind
-from cnsdiff.shifts.temporal import seconds_of
 
 #: The four metrics that must improve together in the published code.
 PUBLISHED_METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")

@@ -328,17 +328,16 @@ class EnvironmentSelection:
         scale, metrics, _ = self._read(scorer, self._sample)
         return {self._name: metrics | {"environment": scale}}
 
-    def environment(self, scorer: Scorer) -> tuple[Environment, float]:
-        """The environment that suits a model best, and its value; on all users."""
-        scale, metrics, coefficients = self._read(scorer, self._whole)
-        environment = Environment(
+    def environment(self, scorer: Scorer) -> Environment:
+        """The environment that suits a model best, on all users."""
+        scale, _, coefficients = self._read(scorer, self._whole)
+        return Environment(
             names=list(self.covariates.names),
             coefficients=(scale * coefficients).tolist(),
             half_lives=list(HALF_LIVES),
             span=self.covariates.span,
             moment=self.covariates.moment,
         )
-        return environment, metrics[self._metric]
 
     def _read(self, scorer: Scorer, split: Split) -> tuple[float, dict[str, float], Tensor]:
         """The best scale, the metrics at it, and the coefficients at scale 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ TIME_UNITS = ("auto", "s", "ms", "us", "ns", "days")
 ACCEPTED = "2020-01-31, 2020-01-31T12:00:00, 2020-01-31 12:00:00Z, …+02:00 or … UTC"
 
 _DAY = 86_400
+_LENGTHS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
 _FINER = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {
     "s": "seconds",
@@ -256,3 +258,25 @@ def require_one_clock(raw: RawTable, column: str, text: pl.Series, read: pl.Seri
             f"{raw.place(row, column)}: {text[row]!r} {says}, so the times cannot be put in order; "
             "write all of them with a zone (…+00:00) or all without"
         )
+
+
+def seconds_of(text: str) -> float:
+    """A length of time in seconds: ``"90"``, ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, ``"2w"``.
+
+    Raises
+    ------
+    ValueError
+        It is written in another way.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d*)?)([smhdw]?)", text.strip())
+    if parts is None:
+        raise ValueError("write it in seconds, or as 30m, 12h, 7d or 2w")
+    return float(parts[1]) * _LENGTHS[parts[2] or "s"]
+
+
+def date_of(seconds: float) -> str:
+    """A moment in seconds since 1970 as text: ``2020-01-31 12:00:00``."""
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "beyond the year 9999" if seconds > 0 else "before the year 1"
