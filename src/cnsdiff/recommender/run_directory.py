@@ -210,8 +210,7 @@ def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     """:class:`RunError` unless ``path`` is an unfinished run of this."""
     manifest = read_manifest(path)
     if manifest.status == "complete":
-        for checkpoint in CHECKPOINTS:  # killed before that
-            (path / checkpoint).unlink(missing_ok=True)
+        remove_checkpoints(path)  # killed before that
         raise RunError(f"{path}: holds a finished run; choose another directory")
     if manifest.config_fingerprint != config_fingerprint(config):
         raise RunError(
@@ -232,6 +231,12 @@ def require_replaceable(path: Path) -> None:
     is_run = (path / "manifest.json").is_file() and (path / "config.yaml").is_file()
     if path.exists() and not is_run and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: holds something that is not a run; choose another place")
+
+
+def remove_checkpoints(path: Path) -> None:
+    """Take the checkpoints out of a run that is finished."""
+    for checkpoint in CHECKPOINTS:
+        (path / checkpoint).unlink(missing_ok=True)
 
 
 def history_row(record: EpochRecord) -> dict[str, float]:
@@ -507,8 +512,7 @@ class Fitted:
             "sha256": {name: sha256(path / name) for name in files},
         }
         write_json(path / "manifest.json", manifest)
-        for checkpoint in CHECKPOINTS:
-            (path / checkpoint).unlink(missing_ok=True)
+        remove_checkpoints(path)
 
     @classmethod
     def of_run(cls, run: StoredRun) -> Self:

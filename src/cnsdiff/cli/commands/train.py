@@ -140,16 +140,15 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     from cnsdiff.base.errors import RunError
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import (
-        CHECKPOINTS,
         read_config,
         read_manifest,
+        remove_checkpoints,
         without_configuration,
     )
 
     manifest = read_manifest(run)
     if manifest.status == "complete":
-        for checkpoint in CHECKPOINTS:  # killed before that
-            (run / checkpoint).unlink(missing_ok=True)
+        remove_checkpoints(run)  # killed before that
         raise RunError(
             f"{run}: this run is finished; evaluate it with `{Command('evaluate', run)}`"
         )
