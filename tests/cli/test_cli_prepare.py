@@ -220,6 +220,36 @@ def test_a_log_becomes_a_dataset(cli, shop, case):
     assert dataset.manifest.source["files"]["log"] == "shop.csv"
 
 
+@pytest.mark.parametrize("scenario", ["temporal", "hybrid"])
+def test_several_cuts_are_a_dataset_each(cli, shop, scenario):
+    ask = ("prepare", "shop.csv", "--scenario", scenario, "--horizon", "30d", "--cuts", 3)
+    done = cli(*ask)
+    assert (done.code, done.err) == (0, "")
+    made = [load_dataset(shop / f"shop-{scenario}" / f"cut-{number}") for number in (1, 2, 3)]
+    assert [dataset.name for dataset in made] == [f"shop-{scenario}-cut-{n}" for n in (1, 2, 3)]
+    found = [dataset.manifest.log for dataset in made]
+    assert [log["end"] - log["cut"] for log in found] == [30 * 86_400] * 3
+    assert [log["cut"] for log in found[1:]] == [log["end"] for log in found[:-1]]
+    assert done.out.count("log: 1,200 read") == 3
+    assert f"Wrote shop-{scenario}/cut-3\nNext:\n" in done.out
+    # The last of them is the scenario's own.
+    assert cli(*ask[:-2], "--out", shop / "one").code == 0
+    assert load_dataset(shop / "one").fingerprint == made[-1].fingerprint
+
+
+def test_several_cuts_appear_whole_or_not_at_all(cli, shop, untouched):
+    ask = ("prepare", "shop.csv", "--scenario", "temporal", "--out", shop / "d", "--cuts")
+    report = cli(*ask, 2, "--json").json
+    assert [cut["path"] for cut in report["cuts"]] == [str(shop / "d" / f"cut-{n}") for n in (1, 2)]
+    untouched()
+    cli(*ask, 2).refused("already exists", "--overwrite")
+    cli(*ask, 9, "--overwrite").refused("no cut lies 8 horizons")
+    untouched()
+    assert cli(*ask, 2, "--overwrite").code == 0
+    (shop / "d" / "notes.txt").write_text("mine")
+    cli(*ask, 2, "--overwrite").refused("holds 'notes.txt' beside its cuts")
+
+
 def test_the_dataset_is_called_after_its_directory(cli, shop):
     for options, name in (((), "exposed"), (("--name", "mine"), "mine")):
         out = shop / "data" / "exposed"
@@ -428,6 +458,21 @@ REFUSED = {
         ("popularity", "--set", "strength=1", "--strength", 1),
         ["--strength and --set strength="],
     ),
+    "horizon twice": (
+        log_of(LINES),
+        ("hybrid", "--set", "first.horizon=3d", "--horizon", "30d"),
+        ["--horizon and --set horizon="],
+    ),
+    "no cut in time": (
+        log_of(LINES),
+        ("popularity", "--cuts", 2),
+        ["several cuts are of a scenario that cuts in time", "not popularity"],
+    ),
+    "cut back twice": (
+        log_of(LINES),
+        ("temporal", "--cuts", 2, "--set", "back=1"),
+        ["told apart by their 'back'"],
+    ),
     "no strength to set": (
         log_of(LINES),
         ("temporal", "--strength", 1),
@@ -456,6 +501,7 @@ def test_a_log_that_cannot_be_divided(cli, tmp_path, untouched, text, options, w
         (("--train", "x", "--scenario", "noise"), ["--scenario noise divides one log"]),
         (("--train", "x", "--strength", 1), ["--strength is for a scenario"]),
         (("--train", "x", "--set", "a=1"), ["--set is for a scenario"]),
+        (("--train", "x", "--cuts", 2), ["--cuts is for a scenario"]),
         (("logg.csv", "--scenario", "noise"), ["logg.csv: no such file", "did you mean 'log.csv'"]),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
-from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError
 from cnsdiff.shifts import Hybrid, Noise, Popularity, Temporal, UserGroup
 from cnsdiff.testing import tiny_source
 
@@ -26,6 +28,15 @@ def test_the_past_trains_and_the_future_is_resampled(long_tail, named):
     found = dataset.manifest.log
     assert found["left_out"] == len(long_tail) - named(dataset, *dataset.split_names).height
     assert found["cut"] == alone.manifest.log["cut"]
+
+
+def test_few_users_of_the_future_are_warned_of(long_tail):
+    with pytest.warns(CnsdiffWarning, match=r"only \d+ users known before the cut") as told:
+        dataset = Hybrid(first={"quantile": 0.95})(long_tail)
+    assert f"only {len(set(dataset.split('test_ood').users))} users" in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Hybrid(first="noise")(tiny_source(n_users=30, n_items=30))
 
 
 def test_what_the_first_does_not_know_is_no_candidate():
@@ -59,7 +70,9 @@ def test_parts_may_be_given_in_several_forms():
 
 def test_the_manifest_names_both_parts(long_tail):
     settings = Hybrid(second={"strength": 2})(long_tail).manifest.settings
-    assert settings["first"] == {"name": "temporal", "quantile": 0.8, "at": None, "gap": 0}
+    assert settings["first"] == {
+        "name": "temporal", "quantile": 0.8, "at": None, "gap": 0, "horizon": None, "back": 0
+    }  # fmt: skip
     assert settings["second"]["name"] == "popularity"
     assert settings["second"]["strength"] == 2
     assert "valid_share" not in settings["second"]

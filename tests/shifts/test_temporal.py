@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+import warnings
+from itertools import pairwise
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnsdiff.base.errors import ConfigError, DataError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError
 from cnsdiff.data import Interactions
 from cnsdiff.shifts import Temporal
 
@@ -37,6 +40,86 @@ def test_a_gap_is_left_out_and_counted(long_tail, named):
     assert named(dataset, "test_ood")["timestamp"].min() >= cut + 300
     # The fixture has one row a second.
     assert dataset.manifest.log["left_out"] == 300
+
+
+@pytest.mark.parametrize(
+    ("horizon", "seconds"), [(300, 300), ("5m", 300), (0.1, None), (7e9, float("inf"))]
+)
+def test_the_test_ends_at_the_horizon(long_tail, named, horizon, seconds):
+    n, cut = len(long_tail), 10**9 + 5000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the longest is longer than the log
+        dataset = Temporal(at=cut, gap=20, horizon=horizon)(long_tail)
+    # The fixture has one row a second, so that a share of the rows is a time, too.
+    end = min(cut + 20 + (int(0.1 * n) if seconds is None else seconds), 10**9 + n)
+    ood = named(dataset, "test_ood")["timestamp"]
+    counts = dataset.manifest.splits["test_ood"]
+    assert cut + 20 <= ood.min() <= ood.max() < end
+    assert counts.rows + counts.dropped_unknown == end - cut - 20
+    assert named(dataset, "train", "valid", "test_iid")["timestamp"].max() == cut - 1
+
+
+@given(
+    times=st.lists(st.integers(0, 60), min_size=20, max_size=200),
+    horizon=st.none() | st.floats(0.01, 0.3) | st.floats(1, 10),
+    gap=st.integers(0, 5),
+    last=st.floats(0.6, 0.95),
+)
+def test_the_tests_of_several_cuts_follow_one_another(times, horizon, gap, last):
+    """Each row after the first cut is judged at one cut, the last before it, and trains later."""
+    times = np.array(times)
+    parts = []
+    for back in (2, 1, 0):
+        scenario = Temporal(quantile=last, horizon=horizon, gap=gap, back=back)
+        try:
+            cut, end = scenario._moments(times, "log")
+        except ConfigError:
+            return  # no room for so many
+        parts.append((cut, end))
+    for (cut, end), (later, _) in pairwise(parts):
+        assert cut <= end == pytest.approx(later)
+        if horizon is not None and horizon >= 1:
+            assert end - cut == pytest.approx(horizon)
+    alone = Temporal(quantile=last, horizon=horizon, gap=gap)._moments(times, "log")
+    assert parts[-1] == alone
+    if horizon is None:
+        assert parts[-1][1] == np.inf
+
+
+def test_several_cuts_train_on_all_that_was_before(long_tail, named):
+    n = len(long_tail)
+    size = int(0.1 * n)
+    place = int(0.7 * n)
+    for back in (3, 1):
+        dataset = Temporal(quantile=0.7, horizon=0.1, back=back)(long_tail)
+        known = named(dataset, "train", "valid", "test_iid")["timestamp"]
+        assert known.sort().to_list() == list(range(10**9, 10**9 + place - back * size))
+        first = 10**9 + place - back * size
+        ood = named(dataset, "test_ood")["timestamp"]
+        counts = dataset.manifest.splits["test_ood"]
+        assert first <= ood.min() <= ood.max() < first + size
+        assert counts.rows + counts.dropped_unknown == size
+    with pytest.raises(ConfigError, match="no cut lies 8 horizons of 743 rows before"):
+        Temporal(quantile=0.7, horizon=0.1, back=8)(long_tail)
+
+
+def test_a_log_shorter_than_the_horizon_is_told(long_tail):
+    with pytest.warns(CnsdiffWarning, match=r"ends on 2001-09-09.*shorter than asked for"):
+        Temporal(horizon="90d")(long_tail)
+
+
+def test_few_users_after_the_cut_are_warned_of(long_tail, named):
+    with pytest.warns(CnsdiffWarning, match="only") as told:
+        dataset = Temporal(quantile=0.98)(long_tail)
+    users = set(named(dataset, "test_ood")["user"])
+    assert users <= set(named(dataset, "train")["user"])
+    # 1.96 standard deviations of 1.7 means over the root of the users.
+    width = 100 * 1.96 * 1.7 / len(users) ** 0.5
+    assert f"only {len(users)} users known before the cut at 2001-09-09" in str(told[0].message)
+    assert f"±{width:.0f}% of a metric" in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Temporal()(long_tail).manifest.splits["test_ood"].users >= 300
 
 
 @pytest.mark.parametrize("quantile", [0.45, 0.5, 0.55])
@@ -90,6 +173,9 @@ def test_a_gap_in_days_is_one_in_seconds(days):
         ({"at": "nan"}, "at: "),
         ({"gap": "7 moons"}, "gap: write it in seconds"),
         ({"gap": -1}, "gap: input should be greater than or equal to 0"),
+        ({"horizon": 0}, "horizon: input should be greater than 0"),
+        ({"horizon": "soon"}, "horizon: write it in seconds"),
+        ({"back": -1}, "back: input should be greater than or equal to 0"),
         ({"quantile": 1}, "quantile: input should be less than 1"),
         ({"strength": 1}, "unknown setting 'strength'; its settings are"),
     ],
@@ -106,6 +192,7 @@ def test_wrong_settings(settings, sentence):
         ({"at": "2050-01-01"}, "after the cut and its gap at 2050"),
         ({"gap": "100d"}, "after the cut and its gap"),
         ({"quantile": 1e-9}, "before the cut at 2001-09-09 01:46:40"),
+        ({"horizon": "100d", "back": 1}, "before the cut at 2001"),
     ],
 )
 def test_a_cut_with_nothing_on_one_side(long_tail, settings, side):

@@ -10,10 +10,11 @@ import polars as pl
 from pydantic import Field, SerializeAsAny, field_validator
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.shifts.base import SCENARIOS, register_scenario
+from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.shifts.base import NO_FILTERS, SCENARIOS, Filters, register_scenario
 from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
 from cnsdiff.shifts.popularity import Popularity
-from cnsdiff.shifts.temporal import Temporal
+from cnsdiff.shifts.temporal import Temporal, warn_of_few_users
 
 _DEFAULTS: dict[str, LogScenario] = {
     "first": Temporal(),
@@ -60,6 +61,15 @@ class Hybrid(LogScenario):
             own = part.settings()
             whole[key] = {"name": part.name, **{name: own[name] for name in part.own_settings()}}
         return whole
+
+    def __call__(
+        self, source: Source | Interactions, *, filters: Filters = NO_FILTERS, seed: int = 0
+    ) -> Dataset:
+        """Build the dataset (see :class:`Scenario`); few users after a cut give a warning."""
+        dataset = super().__call__(source, filters=filters, seed=seed)
+        if isinstance(self.first, Temporal):
+            warn_of_few_users(dataset)
+        return dataset
 
     def divide(self, log: Log, rng: np.random.Generator) -> Parts:
         """Divide by the first, and choose by the second among what it holds out."""

@@ -21,7 +21,9 @@ from cnsdiff.shifts.base import (
     register_scenario,
     table_of,
 )
+from cnsdiff.shifts.hybrid import Hybrid
 from cnsdiff.shifts.sources import find_source, read_source
+from cnsdiff.shifts.temporal import Temporal
 
 _READING = [name for name in signature(read_interactions).parameters if name != "source"]
 
@@ -116,6 +118,41 @@ def make_scenario(scenario: str | Scenario, settings: Mapping[str, Any]) -> Scen
             )
         return scenario
     return SCENARIOS.find(scenario)(**settings)
+
+
+def settings_in_time(scenario: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the settings of a scenario by name those that cut in time, with the ``name`` they are of.
+
+    They are its own, or those of the first part of ``"hybrid"``.
+    """
+    if scenario != Hybrid.name:
+        return {"name": scenario, **settings}
+    first = settings.get("first", {})
+    return {"name": Temporal.name, **({"name": first} if isinstance(first, str) else first)}
+
+
+def in_time(scenario: str, settings: Mapping[str, Any], **changes: Any) -> Mapping[str, Any]:
+    """Settings of a scenario by name with changes to those that cut in time."""
+    if scenario != Hybrid.name:
+        return {**settings, **changes}
+    return {**settings, "first": {**settings_in_time(scenario, settings), **changes}}
+
+
+def cuts_of(scenario: str, settings: Mapping[str, Any], cuts: int) -> list[Mapping[str, Any]]:
+    """Settings of a scenario at several cuts in time, the earliest first, the last its own.
+
+    Their OOD tests follow one another and share no row (see :class:`Temporal`).
+    :class:`ConfigError` if the scenario has no cut in time, or is cut back already.
+    """
+    own = settings_in_time(scenario, settings)
+    if own["name"] != Temporal.name:
+        raise ConfigError(
+            "several cuts are of a scenario that cuts in time, temporal or hybrid, not "
+            f"{own['name']}"
+        )
+    if "back" in own:
+        raise ConfigError("several cuts are told apart by their 'back', so do not set it beside")
+    return [in_time(scenario, settings, back=back) for back in reversed(range(cuts))]
 
 
 @register_scenario

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,6 +63,22 @@ def prepare(
     strength: Annotated[
         float | None, typer.Option(help="Strength of the shift, where the scenario has one.")
     ] = None,
+    horizon: Annotated[
+        str | None,
+        typer.Option(
+            help="How long after its cut in time the OOD test goes on: 30d, 2w; below 1, a share "
+            "of the rows (default: all that comes after)."
+        ),
+    ] = None,
+    cuts: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=1000,
+            help="Cut so many times, each a horizon after the one before: datasets cut-1, cut-2 … "
+            "in --out.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,51 +131,80 @@ def prepare(
     )
 
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
-    divided = {"strength": strength, "set": set_, "randomised": randomised}
+    divided: dict[str, object] = {"strength": strength, "horizon": horizon, "cuts": cuts}
+    divided |= {"set": set_, "randomised": randomised}
     _check_form(log, scenario, ready, divided)
     if out is None and name is not None:
         out = _place(name)
     from cnsdiff import shifts
+    from cnsdiff.shifts.sources import find_source
 
-    make: Callable[..., Dataset]
+    filters: Mapping[str, Any] = {
+        "threshold": threshold,
+        "user_core": user_core,
+        "item_core": item_core,
+    }
+    reading: Mapping[str, Any] = {
+        "licence": licence,
+        "user_features": user_features,
+        "item_features": item_features,
+        "format": format,
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "period": period_col,
+        "header": header,
+        "delimiter": delimiter,
+        "skip_bad": skip_bad,
+        "time_unit": time_unit,
+        "literal_ids": literal_ids,
+    }
     if log is None:
         assert train is not None
-        make = partial(
-            shifts.prepare_given, train, valid=valid, test_iid=test_iid, test_ood=test_ood
+        made = shifts.prepare_given(
+            train,
+            valid=valid,
+            test_iid=test_iid,
+            test_ood=test_ood,
+            name=name,
+            **filters,
+            **reading,
         )
+        datasets = [made]
     else:
         if name is None and out is not None:
             name = out.name
+        assert scenario is not None
         # Built here, so that a setting is never taken for an option of the reader.
-        chosen = _scenario(scenario, strength, set_ or [])
-        make = partial(shifts.prepare, log, chosen, seed=seed, randomised=randomised)
-    dataset = make(
-        name=name,
-        threshold=threshold,
-        user_core=user_core,
-        item_core=item_core,
-        licence=licence,
-        user_features=user_features,
-        item_features=item_features,
-        format=format,
-        user=user_col,
-        item=item_col,
-        rating=rating_col,
-        timestamp=timestamp_col,
-        period=period_col,
-        header=header,
-        delimiter=delimiter,
-        skip_bad=skip_bad,
-        time_unit=time_unit,
-        literal_ids=literal_ids,
-    )
-    out = _place(dataset.name) if out is None else out
-    dataset.save(out, overwrite=overwrite)
+        chosen = _scenarios(scenario, strength, horizon, cuts, set_ or [])
+        source = find_source(log, randomised=randomised, **reading)
+        names = [name] * len(chosen)
+        if cuts:
+            whole = name or f"{source.name}-{scenario}"
+            out = _place(whole) if out is None else out
+            names = [f"{whole}-cut-{number}" for number in range(1, 1 + cuts)]
+        datasets = [
+            shifts.prepare(source, one, name=own, seed=seed, **filters)
+            for one, own in zip(chosen, names, strict=True)
+        ]
+    out = _place(datasets[0].name) if out is None else out
+    places = _save(datasets, out, overwrite=overwrite) if cuts else [out]
+    if not cuts:
+        datasets[0].save(out, overwrite=overwrite)
     if json:
-        print_json({"path": str(out), **dataset.manifest.to_dict()})
+        reports = [
+            {"path": str(place), **dataset.manifest.to_dict()}
+            for place, dataset in zip(places, datasets, strict=True)
+        ]
+        print_json({"path": str(out), "cuts": reports} if cuts else reports[0])
         return
     screen = console()
-    print_dataset(screen, dataset)
+    for dataset in datasets:
+        print_dataset(screen, dataset)
+        if cuts:
+            screen.print(log_line(dataset.manifest.log), soft_wrap=True)
+    dataset = datasets[0]
     used = dataset.manifest.settings.get("threshold")
     if threshold is None and used is not None:
         told = f"ratings of {used:g} and more count as positive, as usual for {log}"
@@ -171,7 +215,7 @@ def prepare(
         screen.print(note(told), soft_wrap=True)
     for text in problem_lines(dataset.manifest):
         screen.print(note(text), soft_wrap=True)
-    if dataset.manifest.log:
+    if dataset.manifest.log and not cuts:
         screen.print(log_line(dataset.manifest.log), soft_wrap=True)
     for split, option, use in (
         ("valid", "--valid", "train picks its best epoch on it"),
@@ -179,8 +223,26 @@ def prepare(
     ):
         if split not in dataset.split_names:
             screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
-    screen.print(f"Wrote {out}", soft_wrap=True)
-    print_next(screen, *after_dataset(out))
+    for place in places:
+        screen.print(f"Wrote {place}", soft_wrap=True)
+    print_next(screen, *after_dataset(places[-1]))
+
+
+def _save(datasets: Sequence[Dataset], out: Path, *, overwrite: bool) -> list[Path]:
+    """Write the datasets of several cuts as ``cut-1``, ``cut-2`` … in ``out``: all, or nothing."""
+    from cnsdiff.base.errors import InputError
+    from cnsdiff.base.storage import atomic_directory, foreign_to
+
+    names = [f"cut-{number}" for number in range(1, 1 + len(datasets))]
+    if overwrite and out.is_dir() and (other := foreign_to(out, names)) is not None:
+        raise InputError(
+            f"{out}: holds {other!r} beside its cuts, which --overwrite would remove; move it, or "
+            "choose another directory"
+        )
+    with atomic_directory(out, overwrite=overwrite) as temporary:
+        for dataset, name in zip(datasets, names, strict=True):
+            dataset.save(temporary / name)
+    return [out / name for name in names]
 
 
 def _with_ignored_ratings(manifest: DatasetManifest) -> str:
@@ -239,19 +301,30 @@ def _check_form(
         )
 
 
-def _scenario(name: str | None, strength: float | None, assignments: list[str]) -> Scenario:
-    """The scenario as ``--scenario``, ``--strength`` and ``--set`` give it."""
+def _scenarios(
+    name: str,
+    strength: float | None,
+    horizon: str | None,
+    cuts: int | None,
+    assignments: list[str],
+) -> list[Scenario]:
+    """The scenario as ``--scenario``, ``--strength``, ``--set`` … give it, at each cut."""
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.parsing import parse_assignments
     from cnsdiff.shifts import SCENARIOS
+    from cnsdiff.shifts.preparation import cuts_of, in_time, settings_in_time
 
-    settings = parse_assignments(assignments)
+    settings: Mapping[str, Any] = parse_assignments(assignments)
     if strength is not None:
         if "strength" in settings:
             raise ConfigError("--strength and --set strength= say the same; drop one of the two")
-        settings["strength"] = strength
-    assert name is not None
-    return SCENARIOS.find(name)(**settings)
+        settings = {**settings, "strength": strength}
+    if horizon is not None:
+        if "horizon" in settings_in_time(name, settings):
+            raise ConfigError("--horizon and --set horizon= say the same; drop one of the two")
+        settings = in_time(name, settings, horizon=horizon)
+    scenario = SCENARIOS.find(name)
+    return [scenario(**one) for one in (cuts_of(name, settings, cuts) if cuts else [settings])]
 
 
 def problem_lines(manifest: DatasetManifest) -> list[str]:
@@ -270,9 +343,10 @@ def problem_lines(manifest: DatasetManifest) -> list[str]:
 
 def log_line(counts: Mapping[str, object]) -> str:
     """Counts of the log and the scenario's choices, in a line."""
-    if "cut_utc" in counts:  # the same moment, and readable
-        counts = {key: value for key, value in counts.items() if key != "cut"}
-        counts["cut"] = f"at {counts.pop('cut_utc')} UTC"
+    for moment in ("cut", "end"):
+        if f"{moment}_utc" in counts:  # the same moment, and readable
+            counts = {key: value for key, value in counts.items() if key != moment}
+            counts[moment] = f"at {counts.pop(f'{moment}_utc')} UTC"
     told = [f"{counts['read']:,} read"]
     told += [
         f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
