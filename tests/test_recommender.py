@@ -357,7 +357,8 @@ def with_full_users(*full, n_users=12, n_items=9):
 @pytest.mark.parametrize("sampler", SAMPLERS.names())
 def test_users_with_every_item_give_no_rows_but_are_recommended_to(sampler):
     dataset = with_full_users(3, 7)
-    model = Recommender("mf", sampler, training={"epochs": 2, "batch_size": 16, "fhn_every": 1})
+    training = {"epochs": 2, "batch_size": 16, "fhn_every": 1, "refit": False}
+    model = Recommender("mf", sampler, training=training)
     told = "2 users have all 9 items and give no negatives, e.g. 'u3': 18 training pairs are left"
     if SAMPLERS.find(sampler).needs_free_items:
         with pytest.warns(CnsdiffWarning, match=told):

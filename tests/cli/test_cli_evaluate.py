@@ -123,13 +123,17 @@ def test_no_ood_split(cli, tmp_path, fast):
     (tmp_path / "v.txt").write_text("1 3\n2 2\n3 1\n")
     files = ("--train", tmp_path / "t.txt", "--valid", tmp_path / "v.txt")
     cli("prepare", *files, "--out", tmp_path / "d")
-    assert cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast).code == 0
+    kept = ("--set", "training.refit=false")
+    assert cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast, *kept).code == 0
     for target in (tmp_path / "d", tmp_path / "run"):
         cli("evaluate", target, "--split", "test_ood").refused("has no test_ood split")
         for asked in ((), ("--split", "valid")):
             report = cli("evaluate", target, *asked, "--json").json
             assert all(list(result["splits"]) == ["valid"] for result in report["models"].values())
         assert "IID test" not in cli("evaluate", target).out
+    # Without a test split a model is for use, and learns from validation, too.
+    assert cli("train", tmp_path / "d", "--out", tmp_path / "use", *fast).code == 0
+    cli("evaluate", tmp_path / "use").refused("has no held-out pairs", "training.refit")
 
 
 def test_a_dataset_that_moved(cli, world, tmp_path, fast):

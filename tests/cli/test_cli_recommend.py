@@ -123,7 +123,8 @@ def test_text_ids(cli, tmp_path, fast):
     (tmp_path / "v.txt").write_text("007 c\nx a\n")
     files = ("--train", tmp_path / "t.txt", "--valid", tmp_path / "v.txt")
     cli("prepare", *files, "--out", tmp_path / "d")
-    cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast)
+    kept = ("--set", "training.refit=false")
+    cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast, *kept)
     report = cli("recommend", tmp_path / "run", "--users", "007,x", "--json").json
     assert [row["user"] for row in report] == ["007"] + ["x"] * 2
     assert {row["item"] for row in report} == {"b", "d"}

@@ -349,8 +349,13 @@ def test_no_valid_split(cli, tmp_path, fast):
     (tmp_path / "t.txt").write_text("1 1\n1 2\n2 1\n3 3\n")
     cli("prepare", "--train", tmp_path / "t.txt", "--out", tmp_path / "d")
     done = cli("train", tmp_path / "d", "--out", tmp_path / "run", *fast)
-    done.refused("has no valid split", "--valid FILE")
+    done.refused("has no valid split", "no pair to spare")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "t.txt").write_text("1 1\n1 2\n2 1\n2 2\n3 3\n")
+    cli("prepare", "--train", tmp_path / "t.txt", "--out", tmp_path / "d2")
+    done = cli("train", tmp_path / "d2", "--out", tmp_path / "run", *fast)
+    assert done.code == 0, done.err
+    assert Recommender.load(tmp_path / "run").model_.train.nnz == 5
 
 
 def test_a_damaged_unfinished_run(cli, world, tmp_path, fast, ctrl_c):

@@ -331,7 +331,7 @@ def test_no_valid_split(world):
         splits=splits,
     )
     with pytest.raises(DataError, match=r"has no valid split; prepare it again with valid='FILE'"):
-        Recommender(sampler="random").fit(bare)
+        Recommender(sampler="random").fit(bare, refit=False)
 
 
 class Learning(Sampler):

@@ -415,12 +415,14 @@ def test_what_is_refused_at_first_does_not_stand_in_the_way(world, quick, tmp_pa
     assert tune(quick(), timeless, trials=1, out=tmp_path / "out").study.trials
 
 
-def test_a_dataset_without_validation_is_refused(world, quick, tmp_path):
+def test_a_dataset_without_validation_has_pairs_held_out(world, quick, tmp_path):
     train = world.split("train")
     pairs = Interactions(pl.DataFrame({"user": train.users, "item": train.items}), "test")
     blind = Dataset.from_splits({"train": pairs}, name="blind", scenario="given")
+    tuning = tune(quick(), blind, trials=1, out=tmp_path / "out")
+    assert tuning.model.model_.train.nnz == len(blind.split("train"))
     with pytest.raises(DataError, match="valid"):
-        tune(quick(), blind, trials=1, out=tmp_path / "out")
+        tune(quick(refit=False), blind, trials=1, out=tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def _read_at_dials(
     name: str, scorer: Scorer, dataset: Dataset, shift: Shift, metric: str
 ) -> list[Setting]:
     """The vectors as they are, and at the dials that validation picks for today and the shift."""
-    selections = (PLAIN + DIAL, shift.anticipate + DIAL)
+    selections = (PLAIN + DIAL, shift.without_training + DIAL)
     selection = selection_by(dataset, selections, metric, shift.selection)
 
     def per_user(reading: Scorer) -> Mapping[str, pl.DataFrame]:

@@ -37,6 +37,7 @@ from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
+from cnsdiff.environment import rehearse
 from cnsdiff.evaluation.dial import exposure_counts
 from cnsdiff.evaluation.significance import holm
 from cnsdiff.training.selection import as_configured
@@ -129,13 +130,14 @@ def _table(judged: Judged, choice: Choice) -> list[SettingRecord]:
             **dict(judged.accuracies(s)),
         )
         for s in judged.settings
-        # MostPop is popularity itself and has no dial: all selections read it alike.
-        if s.method != "mostpop" or s.selection == PLAIN
+        if not s.is_alike or s.selection == PLAIN
     ]
 
 
 def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
-    """Effective number of validation pairs under the shift's objective."""
+    """Effective number of held-out pairs under the shift's objective."""
+    if shift.anticipate == "rehearsal":
+        return len(rehearse(dataset).dataset.split("valid"))
     objective = as_configured(
         shift.anticipate,
         shift.selection,
@@ -211,7 +213,7 @@ def _limits(
     if effective_pairs < FEW_PAIRS:
         limits.append(
             f"For this shift the validation pairs weigh as much as {effective_pairs:,.0f} equal "
-            "ones, so that its choice is uncertain."
+            "ones, so that the choice is uncertain."
         )
     ood = size.splits["test_ood"]
     dropped = ood.dropped_unknown or 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.audit.record import Accuracies, Test
 from cnsdiff.audit.training import METHODS, USUAL
-from cnsdiff.benchmark.grid import DIAL, PLAIN, without_dial
+from cnsdiff.benchmark.grid import DIAL, PLAIN, REHEARSAL, without_dial
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import DIALLED, Task
 from cnsdiff.data import Dataset
@@ -59,8 +59,13 @@ class Setting:
 
     @property
     def row(self) -> str:
-        """The key of its row in the table: of MostPop, which has no dial, there is one row."""
-        return f"{self.method}/{PLAIN}" if self.method == "mostpop" else self.key
+        """The key of its row in the table."""
+        return f"{self.method}/{PLAIN}" if self.is_alike else self.key
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether all selections read it alike: MostPop has no dial, but learns more rehearsed."""
+        return self.method == "mostpop" and without_dial(self.selection) != REHEARSAL
 
     @property
     def title(self) -> str:
@@ -207,7 +212,7 @@ def title_of(method: str, selection: str) -> str:
         return name
     if selection == PLAIN:
         return f"{name} without the dial"
-    if method == "mostpop":
+    if method == "mostpop" and without_dial(selection) != REHEARSAL:
         return name
     if selection == PLAIN + DIAL:
         return f"{name} with the dial"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
@@ -32,7 +32,9 @@ class Shift:
     meaning
         What the test under it stands for, in a sentence.
     anticipate
-        The validation objective that expects it (``docs/choosing.md``).
+        The validation objective that expects it, or ``"rehearsal"`` (``docs/choosing.md``).
+    without_training
+        That by which vectors of another system are read, which cannot be rehearsed.
     settings
         Of the scenario, where they are not its own.
     training
@@ -43,7 +45,8 @@ class Shift:
     title: str
     phrase: str
     meaning: str
-    anticipate: Anticipated
+    anticipate: Literal[Anticipated, "rehearsal"]
+    without_training: Anticipated
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,6 +66,7 @@ SHIFTS: dict[str, Shift] = {
             "if popularity shifted",
             "All items are asked for alike: today's favourites lose their lead.",
             "inverse-popularity",
+            "inverse-popularity",
             # Tests of equal size, so that nothing but the items differs between them.
             settings={"test_share": 0.111},
         ),
@@ -72,12 +76,14 @@ SHIFTS: dict[str, Shift] = {
             "if items were shown at random",
             "Users are shown items at random, and not what the system picks for them.",
             "inverse-propensity",
+            "inverse-propensity",
         ),
         Shift(
             "temporal",
             "Time",
             "as time goes by",
             "Train on the past, test on the newest fifth of the log.",
+            "rehearsal",
             "recency",
         ),
         Shift(
@@ -85,6 +91,7 @@ SHIFTS: dict[str, Shift] = {
             "Time and popularity",
             "as time goes by and popularity shifts",
             "The newest fifth of the log, with all of its items asked for alike.",
+            "rehearsal",
             "inverse-popularity",
         ),
         Shift(
@@ -92,6 +99,7 @@ SHIFTS: dict[str, Shift] = {
             "User group",
             "for a group of users that it has seen little of",
             "The users of one cluster of tastes, of whose interactions train has a fifth.",
+            "worst-slice",
             "worst-slice",
             training={"training.select_slice_by": "activity"},
         ),

@@ -6,6 +6,10 @@ as the configured patience says, or when the budget is spent.
 
 An objective may pick the *dial* too (equation 22). While training it knows an epoch by the best of
 a few dials on a sample of the users; the epoch that it keeps is read again, finely and on all.
+
+A *rehearsal* (:mod:`cnsdiff.environment`) has a training of its own, on the earlier part of train
+and valid. What it chooses, with the environment in place of the dial (equation 27), then trains on
+all of both.
 """
 
 from __future__ import annotations
@@ -16,17 +20,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cnsdiff.benchmark.grid import is_dialled, without_dial
+from cnsdiff.benchmark.grid import REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
+from cnsdiff.environment import Environment, Rehearsal, rehearse
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
-from cnsdiff.evaluation.dial import Dialled
+from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.fitting import Training
+from cnsdiff.recommender.fitting import Training, for_so_long
 from cnsdiff.references import Reference
+from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import Selection
+from cnsdiff.training.selection import EnvironmentSelection, Selection
 
 
 def objectives(
@@ -37,8 +43,9 @@ def objectives(
     Parameters
     ----------
     names
-        ``"valid"``, or names of :data:`~cnsdiff.evaluation.anticipation.Anticipated`; with
-        ``"+dial"`` behind, at the dial where the objective is best.
+        ``"valid"``, ``"rehearsal"`` or names of
+        :data:`~cnsdiff.evaluation.anticipation.Anticipated`; with ``"+dial"`` behind, at the dial
+        or under the environment where the objective is best.
     metric
         Recall or NDCG at a cut-off.
     settings
@@ -66,6 +73,11 @@ def selection_by(
     """A selection by these :func:`objectives`, for a scorer that is not trained here."""
     train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
     return Selection(objectives(names, metric, settings), dataset, train, _ks(metric), device)
+
+
+def rehearses(selections: Iterable[str]) -> bool:
+    """Whether these selections are rehearsals, of which all of a training's are or none."""
+    return any(without_dial(name) == REHEARSAL for name in selections)
 
 
 def _ks(metric: str) -> tuple[int]:
@@ -126,6 +138,7 @@ def fit_model(
     metric: str,
     *,
     seconds: float | None = None,
+    refit: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Fitted:
     """Train a configuration and let each validation objective pick its epoch.
@@ -139,7 +152,10 @@ def fit_model(
     selections, metric
         See :func:`objectives`.
     seconds
-        Training ends with the first validation that ends after so long.
+        Training ends with the first validation that ends after so long; a rehearsal, when as many
+        epochs on everything would end after so long.
+    refit
+        Whether everything trains after a rehearsal; else its values are all that is wanted.
     clock
         In seconds; for tests.
 
@@ -149,21 +165,29 @@ def fit_model(
         A loss became NaN or infinite.
     """
     started = clock()
+    fabric = make_fabric(config.device, config.precision, config.threads)
+    rehearsal = None
+    if rehearses(selections):
+        rehearsal = rehearse(dataset, config.training.horizon)
     training = Training.of(
         config,
-        dataset,
-        make_fabric(config.device, config.precision, config.threads),
+        dataset if rehearsal is None else rehearsal.dataset,
+        fabric,
         objectives=objectives(selections, metric, config.training),
         ks=_ks(metric),
     )
     training.warn_of_full_users(dataset)
-    state = training.trainer.fit(
-        training.selection,
-        Reporter(),
-        stop=lambda record: (
-            bool(record["validation"]) and seconds is not None and clock() - started >= seconds
-        ),
-    )
+    trained = 0.0
+
+    def late(record: EpochRecord) -> bool:
+        nonlocal trained
+        trained += record["seconds"]
+        if seconds is None or not record["validation"]:
+            return False
+        to_come = trained / rehearsal.share**2 if rehearsal is not None and refit else 0.0
+        return clock() - started + to_come >= seconds
+
+    state = training.trainer.fit(training.selection, Reporter(), stop=late)
     choices = {}
     for name, choice in state.choices.items():
         training.trainer.step.load_state_dict(choice.weights, strict=False)
@@ -172,8 +196,25 @@ def fit_model(
         # Copies: embeddings may be the weights themselves, which the next choice replaces.
         scorer = EmbeddingScorer(*(table.clone() for table in training.embeddings()))
         choices[name] = Choice(scorer, value, epoch, state.history[epoch - 1]["train"])
-    assert isinstance(training.selection, Selection)
-    _place_dials(choices, training.selection)
+    if rehearsal is None:
+        assert isinstance(training.selection, Selection)
+        _place_dials(choices, training.selection)
+    elif refit:
+        assert isinstance(training.selection, EnvironmentSelection)
+        environments = {
+            name: training.selection.environment(choice.scorer, name)
+            for name, choice in choices.items()
+        }
+
+        def fitted(epoch: int) -> Scorer:
+            assert rehearsal is not None
+            again = Training.of(
+                for_so_long(config, rehearsal.epochs(epoch)), rehearsal.whole, fabric, select=False
+            )
+            again.trainer.fit(None, Reporter())
+            return EmbeddingScorer(*again.embeddings())
+
+        _learn_all(choices, environments, rehearsal, fitted)
     ended = "epochs" if state.epoch == config.training.epochs else "time"
     if all(choice.stopping.should_stop for choice in state.choices.values()):
         ended = "patience"
@@ -186,9 +227,32 @@ def fit_reference(
     selections: Sequence[str],
     metric: str,
     settings: TrainingConfig,
+    *,
+    refit: bool = True,
 ) -> Fitted:
-    """Fit a reference; every objective reads the same one."""
+    """Fit a reference; every objective reads the same one. ``refit`` as in :func:`fit_model`."""
     started = time.monotonic()
+    choices: dict[str, Choice]
+    if rehearses(selections):
+        rehearsal = rehearse(dataset, settings.horizon)
+        part = rehearsal.dataset
+        scorer = reference.fit(part)
+        wanted = objectives(selections, metric, settings)
+        if not reference.dialled:  # what is the environment's own has no other
+            wanted = {
+                name: objective.model_copy(update={"dial": "off"})
+                for name, objective in wanted.items()
+            }
+        train = part.split("train").csr(part.n_users, part.n_items)
+        rehearsed = EnvironmentSelection(wanted, part, train, _ks(metric))
+        choices = {
+            name: Choice(scorer, values[wanted[name].selection_metrics[0]])
+            for name, values in rehearsed(scorer).items()
+        }
+        if refit:
+            environments = {name: rehearsed.environment(scorer, name) for name in choices}
+            _learn_all(choices, environments, rehearsal, lambda _: reference.fit(rehearsal.whole))
+        return Fitted(choices, 0, time.monotonic() - started, "itself")
     scorer = reference.fit(dataset)
     selection = selection_by(dataset, selections, metric, settings)
     values = selection(scorer, [name for name in selections if not is_dialled(name)])
@@ -201,6 +265,27 @@ def fit_reference(
     }
     _place_dials(choices, selection, None if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
+
+
+def _learn_all(
+    choices: Mapping[str, Choice],
+    environments: Mapping[str, Environment | None],
+    rehearsal: Rehearsal,
+    fit: Callable[[int], Scorer],
+) -> None:
+    """Fit each choice of a rehearsal on everything, and read it under its environment.
+
+    ``fit`` is given the best epoch of the rehearsal, and called once for each.
+    """
+    whole = rehearsal.whole
+    scorers: dict[int, Scorer] = {}
+    for name, choice in choices.items():
+        if choice.epoch not in scorers:
+            scorers[choice.epoch] = fit(choice.epoch)
+        choice.scorer, environment = scorers[choice.epoch], environments[name]
+        if environment is not None:
+            bias = environment.bias(whole.split("train"), whole.n_items, spread(choice.scorer))
+            choice.scorer = Dialled(choice.scorer, bias, 1.0, sigma=1.0)
 
 
 def _place_dials(

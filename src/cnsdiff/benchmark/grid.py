@@ -29,15 +29,14 @@ from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.recommender.config import nested, read_config_file
-from cnsdiff.shifts.preparation import cuts_of
 
 #: The end of a sentence that says which package is missing.
 INSTALL = "install it with: pip install 'cnsdiff[bench]'"
-#: Plain validation, as the name of a selection; the others are those of ``Anticipated``.
-PLAIN = "valid"
+#: Plain validation and a rehearsal, as names of selections; others are those of ``Anticipated``.
+PLAIN, REHEARSAL = "valid", "rehearsal"
 #: Whatever anticipates a dataset's own shift.
 ANTICIPATED = "anticipated"
-#: Behind the name of a selection: it picks the dial too.
+#: Behind the name of a selection: it picks the dial too, or in a rehearsal the environment.
 DIAL = "+dial"
 
 #: The group of the methods of this package: no rivals of one another.
@@ -116,18 +115,8 @@ class DatasetEntry(Settings):
     simulate: Arguments | None = Field(
         None, description="settings of ConfoundedWorld and of its dataset: shift, confounding, …"
     )
-    cuts: int | None = Field(
-        None,
-        ge=2,
-        le=1000,
-        description="of a scenario that cuts in time: cut so many times, each a dataset of its "
-        "own (NAME-cut-1 …) whose results are pooled under NAME",
-    )
-    pool: str | None = Field(
-        None, pattern=_NAME, description="pool its results with those of the same pool"
-    )
-    anticipate: Anticipated | None = Field(
-        None, description="the validation objective that anticipates its shift"
+    anticipate: Literal[Anticipated, "rehearsal"] | None = Field(
+        None, description="the validation objective that anticipates its shift, or 'rehearsal'"
     )
     scenario: str | None = Field(None, description="its shift by name, for the tables")
     methods: tuple[str, ...] | None = Field(
@@ -144,24 +133,7 @@ class DatasetEntry(Settings):
             raise ValueError("give exactly one of path, prepare, given and simulate")
         if self.methods is not None and len(set(self.methods)) < len(self.methods):
             raise ValueError("methods names one method twice")
-        if self.cuts is not None and (self.prepare is None or self.pool is not None):
-            raise ValueError("cuts are of a dataset with prepare, and make a pool of their own")
         return self
-
-    def at_each_cut(self, name: str) -> dict[str, DatasetEntry]:
-        """The datasets that it stands for, by name: itself, or one of each of its ``cuts``."""
-        if self.cuts is None or self.prepare is None:
-            return {name: self}
-        try:
-            recipes = cuts_of(str(self.prepare.get("scenario")), self.prepare, self.cuts)
-        except ConfigError as error:
-            raise ValueError(f"{name}: {error}") from error
-        return {
-            f"{name}-cut-{number}": self.model_copy(
-                update={"prepare": dict(recipe), "cuts": None, "pool": name}
-            )
-            for number, recipe in enumerate(recipes, start=1)
-        }
 
 
 class MethodEntry(Settings):
@@ -196,6 +168,11 @@ class MethodEntry(Settings):
         return self
 
 
+_SelectOn = Literal[
+    "valid", "anticipated", "rehearsal", "valid+dial", "anticipated+dial", "rehearsal+dial"
+]
+
+
 class Grid(Settings):
     """A benchmark."""
 
@@ -207,29 +184,15 @@ class Grid(Settings):
     search_space: dict[str, Space] = Field({}, description="searched in all methods that train")
     budget: Budget = Budget()
     search: Search = Search()
-    select_on: tuple[Literal["valid", "anticipated", "valid+dial", "anticipated+dial"], ...] = (
-        Field(
-            ("valid", "anticipated"),
-            min_length=1,
-            description="what picks setting and epoch: plain validation; the dataset's anticipated "
-            "shift; with +dial the dial too; each gives its own table",
-        )
+    select_on: tuple[_SelectOn, ...] = Field(
+        ("valid", "anticipated"),
+        min_length=1,
+        description="what picks setting and epoch: plain validation; the dataset's anticipated "
+        "shift; a rehearsal, after which everything trains, on datasets with times; with +dial "
+        "the dial too, or the environment; each gives its own table",
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@\d+$")
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1)
-
-    @field_validator("datasets")
-    @classmethod
-    def _every_cut(cls, datasets: dict[str, DatasetEntry]) -> dict[str, DatasetEntry]:
-        every: dict[str, DatasetEntry] = {}
-        for name, entry in datasets.items():
-            own = entry.at_each_cut(name)
-            if twice := sorted({*own} & {*every, *(datasets.keys() - {name})}):
-                raise ValueError(
-                    f"{twice[0]!r} is a dataset already, and one of the cuts of {name}"
-                )
-            every |= own
-        return every
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
@@ -244,15 +207,6 @@ class Grid(Settings):
         for place, name in names:
             if len(name.encode()) > _LONGEST:
                 raise ValueError(f"{place}: is longer than {_LONGEST} bytes; shorten it")
-        for pool, members in self.pools.items():
-            if pool in self.datasets:
-                raise ValueError(f"pool {pool!r} is called like a dataset; choose another name")
-            first, *rest = (self.datasets[member] for member in members)
-            if any((e.anticipate, e.methods) != (first.anticipate, first.methods) for e in rest):
-                raise ValueError(
-                    f"the datasets of pool {pool!r} differ in anticipate or methods, and only what "
-                    "was run alike can be pooled"
-                )
         for name, entry in self.datasets.items():
             for method in entry.methods or ():
                 if method not in self.methods:
@@ -290,15 +244,6 @@ class Grid(Settings):
                         f"{place}: training.{key} is the same for all methods; say it in {home}"
                     )
 
-    @property
-    def pools(self) -> dict[str, list[str]]:
-        """The datasets of each pool."""
-        pools: dict[str, list[str]] = {}
-        for name, entry in self.datasets.items():
-            if entry.pool is not None:
-                pools.setdefault(entry.pool, []).append(name)
-        return pools
-
     def methods_on(self, dataset: str) -> tuple[str, ...]:
         """The methods that run on a dataset."""
         return self.datasets[dataset].methods or tuple(self.methods)
@@ -310,9 +255,10 @@ class Grid(Settings):
         nothing, plain validation picks in its place.
         """
         anticipated = self.datasets[dataset].anticipate
-        usable = [on for on in self.select_on if anticipated or without_dial(on) == PLAIN]
+        usable = [on for on in self.select_on if anticipated or without_dial(on) != ANTICIPATED]
         own = anticipated if usable and anticipated else PLAIN
-        return tuple(on.replace(ANTICIPATED, own) for on in usable or self.select_on)
+        names = [on.replace(ANTICIPATED, own) for on in usable or self.select_on]
+        return tuple(dict.fromkeys(names))
 
 
 def selected(selection: str) -> str:

@@ -22,6 +22,7 @@ from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed
 from cnsdiff.benchmark.grid import (
     INSTALL,
+    REHEARSAL,
     Arguments,
     Budget,
     DatasetEntry,
@@ -29,6 +30,7 @@ from cnsdiff.benchmark.grid import (
     MethodEntry,
     Search,
     digest,
+    without_dial,
 )
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Method, Task
@@ -121,14 +123,37 @@ def plan(
         A method's configuration is wrong, or a dataset has no valid split.
     """
     return tuple(
-        _unit(grid, name, dataset, method, threads)
+        _unit(grid, name, dataset, method, selections, threads)
         for name, path in datasets.items()
         for dataset in [load_dataset(path)]
         for method in grid.methods_on(name)
+        for selections in _trained_together(grid, name, dataset)
     )
 
 
-def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: int | None) -> Unit:
+def _trained_together(grid: Grid, name: str, dataset: Dataset) -> list[tuple[str, ...]]:
+    """The selections that read the same trainings: a rehearsal has trainings of its own."""
+    selections = grid.selections(name)
+    rehearsed = tuple(on for on in selections if without_dial(on) == REHEARSAL)
+    others = tuple(on for on in selections if on not in rehearsed)
+    if rehearsed and dataset.split("train").timestamps is None:
+        if grid.datasets[name].anticipate == REHEARSAL or not others:
+            raise ConfigError(
+                f"datasets.{name}: has no timestamps, so no shift in time can be rehearsed; "
+                "anticipate another shift, or prepare it from a log with times"
+            )
+        rehearsed = ()
+    return [group for group in (others, rehearsed) if group]
+
+
+def _unit(
+    grid: Grid,
+    name: str,
+    dataset: Dataset,
+    method_name: str,
+    selections: tuple[str, ...],
+    threads: int | None,
+) -> Unit:
     if "valid" not in dataset.split_names:
         raise ConfigError(
             f"datasets.{name}: has no valid split, by which settings and epochs are picked; "
@@ -148,7 +173,7 @@ def _unit(grid: Grid, name: str, dataset: Dataset, method_name: str, threads: in
         setting={},
         trial=0,
         seed=search.seed,
-        selections=grid.selections(name),
+        selections=selections,
         metric=grid.select_metric,
         ks=grid.ks,
         settings=settings,

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference
+from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference, rehearses
 from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.evaluation import Evaluation, evaluate
@@ -182,8 +182,9 @@ def run_task(task: Task) -> Outcome:
     fitted = fit_task(task, dataset)
     rows: list[dict[str, object]] = []
     per_user: list[pl.DataFrame] = []
-    # What several objectives chose is one model.
-    evaluations: dict[tuple[int, float], Evaluation] = {}
+    # What several objectives chose is one model; one trained on valid, too, has it masked.
+    evaluations: dict[tuple[object, ...], Evaluation] = {}
+    judged = dataset.merged() if rehearses(task.selections) else dataset
     for selection, choice in fitted.choices.items():
         shared = {"selection": selection, "epoch": choice.epoch}
         values: list[tuple[str, str, float, int | None]] = [
@@ -193,12 +194,10 @@ def run_task(task: Task) -> Outcome:
             values.append(("valid", DIALLED, choice.gamma, None))
         values += [("train", name, value, None) for name, value in choice.training.items()]
         if task.kind == "final":
-            splits = [name for name in STANDARD_SPLITS if name in dataset.split_names]
-            model = choice.epoch, choice.gamma or 0.0
+            splits = [name for name in STANDARD_SPLITS if name in judged.split_names]
+            model = choice.epoch, choice.gamma or 0.0, judged is not dataset and selection
             if model not in evaluations:
-                evaluations[model] = evaluate(
-                    choice.scorer, dataset, splits, task.ks, per_user=True
-                )
+                evaluations[model] = evaluate(choice.scorer, judged, splits, task.ks, per_user=True)
             for split, result in evaluations[model].splits.items():
                 values += [(split, *item, result.n_users) for item in result.metrics.items()]
                 if split in PER_USER_SPLITS and result.per_user is not None:
@@ -220,13 +219,22 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
     if task.method.reference is not None:
         settings = TrainingConfig(**task.settings)
         reference = task.method.build_reference(task.seed, task.threads)
-        return fit_reference(reference, dataset, task.selections, task.metric, settings)
+        return fit_reference(
+            reference, dataset, task.selections, task.metric, settings, refit=task.kind == "final"
+        )
     method = task.method
     if task.kind == "trial":
         # What judges negatives may be a test split, and no trial opens one.
         method = method.with_setting({"training.fhn_every": None})
     config = method.config(task.seed, task.threads)
-    return fit_model(config, dataset, task.selections, task.metric, seconds=task.seconds)
+    return fit_model(
+        config,
+        dataset,
+        task.selections,
+        task.metric,
+        seconds=task.seconds,
+        refit=task.kind == "final",
+    )
 
 
 def _per_user(frame: pl.DataFrame, selection: str, split: str) -> pl.DataFrame:

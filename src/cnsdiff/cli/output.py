@@ -60,12 +60,15 @@ def print_next(screen: Screen, *commands: Command) -> None:
             screen.print(line, soft_wrap=True)
 
 
-def after_dataset(path: Path) -> tuple[Command, ...]:
-    """Next commands for a new dataset."""
+def after_dataset(path: Path, splits: Sequence[str]) -> tuple[Command, ...]:
+    """Next commands for a new dataset of these splits."""
+    train = Command("train", path, out=Path("runs") / path.name, purpose="a model")
+    if set(splits) == {"train"}:  # nothing to compare it with, or to judge by
+        return (Command("data describe", path, purpose="what is in it"), train)
     return (
         Command("data describe", path, purpose="how large the shift is"),
         Command("evaluate", path, purpose="what references make of it"),
-        Command("train", path, out=Path("runs") / path.name, purpose="a model"),
+        train,
     )
 
 

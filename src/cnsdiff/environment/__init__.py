@@ -2,7 +2,7 @@
 
 from cnsdiff.environment.covariates import HALF_LIVES, Covariates, covariates_at
 from cnsdiff.environment.environment import Choices, Environment
-from cnsdiff.environment.rehearsal import Rehearsal, rehearse
+from cnsdiff.environment.rehearsal import Rehearsal, hold_out, rehearse
 
 __all__ = [
     "HALF_LIVES",
@@ -11,5 +11,6 @@ __all__ = [
     "Environment",
     "Rehearsal",
     "covariates_at",
+    "hold_out",
     "rehearse",
 ]

@@ -8,36 +8,39 @@ pair of a test is read.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.data.reading.times import date_of
 
 
 class Rehearsal(NamedTuple):
-    """A dataset whose validation comes after its training.
+    """A dataset whose validation is a part of the training data.
 
     Attributes
     ----------
     dataset
-        In memory, with internal numbers as ids: ``train`` from before the cut, and ``valid`` from
-        after it, as far as train knows user and item.
-    cut
-        The moment, in the units of the log's times.
+        In memory, with internal numbers as ids: ``train``, and ``valid`` of the other pairs, as far
+        as train knows user and item.
     share
-        Of the pairs, how many trained.
+        Of the pairs, how many train.
     whole
-        What was cut: all of it in train.
+        What was divided: all of it in train.
     """
 
     dataset: Dataset
-    cut: float
     share: float
     whole: Dataset
+
+    def epochs(self, best: int) -> int:
+        """Epochs on everything that are as many steps as the best epoch was on a part."""
+        return max(1, round(best / self.share))
 
 
 def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
@@ -77,17 +80,65 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
             f"{date_of(cut)}, where the rehearsal cuts (they go from {date_of(times.min())} to "
             f"{date_of(times.max())}); give another horizon"
         )
-    parts = {"train": before, "valid": ~before}
-    columns = {"user": log.users, "item": log.items, "timestamp": times}
-    rehearsed = Dataset.from_splits(
+    known = np.isin(log.users, log.users[before]) & np.isin(log.items, log.items[before])
+    if not (known & ~before).any():
+        raise DataError(
+            f"{place}: none of the {int((~before).sum()):,} pairs from {date_of(cut)} on is of a "
+            "user and an item known before, so nothing can be rehearsed; give another horizon"
+        )
+    return _divided(whole, before, "rehearsal")
+
+
+def hold_out(dataset: Dataset, share: float = 0.1, *, seed: int = 0) -> Rehearsal:
+    """Hold out random pairs of a dataset that has no validation split.
+
+    Parameters
+    ----------
+    dataset
+        No test split is read.
+    share
+        Of the pairs, how many to hold out.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    DataError
+        No pair can be spared.
+    """
+    whole = dataset.merged()
+    log = whole.split("train")
+    # In random order, the first pair of each user and of each item stays, so that all are known.
+    order = numpy_generator(seed, "held out").permutation(len(log))
+    others = np.ones(len(log), dtype=bool)
+    for ids in (log.users, log.items):
+        others[np.unique(ids[order], return_index=True)[1]] = False
+    held = order[others][: max(1, round(share * len(log)))]
+    if not len(held):
+        raise DataError(
+            f"{dataset.path or dataset.name}: has no valid split to choose an epoch by, and no "
+            "pair to spare whose user and item have another; give a larger log"
+        )
+    train = np.ones(len(log), dtype=bool)
+    train[held] = False
+    return _divided(whole, train, "held-out")
+
+
+def _divided(whole: Dataset, train: NDArray[np.bool_], scenario: str) -> Rehearsal:
+    """These rows of the training split train, the others are held out."""
+    log = whole.split("train")
+    columns: dict[str, NDArray[Any]] = {"user": log.users, "item": log.items}
+    if log.timestamps is not None:
+        columns["timestamp"] = log.timestamps
+    part = Dataset.from_splits(
         {
             name: Interactions(
                 pl.DataFrame({column: values[rows] for column, values in columns.items()}),
-                f"{place} ({name} of the rehearsal)",
+                f"{whole.path or whole.name} ({name} of the {scenario} part)",
             )
-            for name, rows in parts.items()
+            for name, rows in (("train", train), ("valid", ~train))
         },
-        name=f"{dataset.name}-rehearsal",
-        scenario="rehearsal",
+        name=f"{whole.name}-{scenario}",
+        scenario=scenario,
     )
-    return Rehearsal(rehearsed, cut, float(before.mean()), whole)
+    return Rehearsal(part, float(train.mean()), whole)

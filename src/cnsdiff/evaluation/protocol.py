@@ -291,7 +291,8 @@ def splits_to_evaluate(dataset: Dataset) -> list[str]:
     if not names:
         raise DataError(
             f"{dataset.path or dataset.name}: has no held-out pairs to evaluate on (its splits: "
-            f"{', '.join(dataset.split_names)}); prepare it again with a valid or a test split"
+            f"{', '.join(dataset.split_names)}); prepare it again with a test split, or with a "
+            "valid split that the model does not learn from (training.refit)"
         )
     return names
 

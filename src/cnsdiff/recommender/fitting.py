@@ -22,7 +22,7 @@ from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
-from cnsdiff.environment import Environment, rehearse
+from cnsdiff.environment import Environment, Rehearsal, hold_out, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
@@ -98,10 +98,13 @@ def fit(
                 "dataset": provenance.dataset.fingerprint,
             },
         )
-        rehearsal = None
-        if config.training.rehearses:
-            rehearsal = rehearse(dataset, config.training.horizon)
-        chosen_on = dataset if rehearsal is None else rehearsal.dataset
+        stated = config
+        config, part = decided(stated, dataset, listeners.note)
+        chosen_on = dataset if part is None else part.dataset
+        if part is not None:  # refuse now what would fail in the end
+            pairs = part.whole.split("train")
+            if len(pairs) == dataset.n_users * dataset.n_items:
+                Positives.of_split(pairs, dataset.n_users, dataset.n_items).require_negatives()
         training = prepare(
             config,
             chosen_on,
@@ -112,43 +115,41 @@ def fit(
         if processes.first:
             training.warn_of_full_users(chosen_on)
         if run is not None:
-            opened = run_directory.training_in(run, config, dataset)
+            opened = run_directory.training_in(run, stated, dataset)
             processes.from_first(lambda: stack.enter_context(opened))
-        context = FitContext(config, provenance, run, listeners.reporter.note)
+        context = FitContext(stated, provenance, run, listeners.reporter.note)
         try:
             # Train, place the dial, and write.
             processes.from_first(lambda: listeners.begin_fit(context))
             state = training.trainer.fit(training.selection, listeners, stop=stop)
             best_epoch, history = state.stopping["best_epoch"], state.history
-            whole, environment, bias = dataset, None, None
-            if rehearsal is not None:
-                rehearsed = training.embeddings()  # all processes give their share of it
-                environment = processes.from_first(lambda: training.environment(rehearsed))
-                whole = rehearsal.whole
-                epochs = max(1, round(best_epoch / rehearsal.share))
+            embeddings = training.embeddings()  # all processes give their share of it
+            dial, environment = processes.from_first(lambda: training.choice(embeddings))
+            learnt = dataset
+            if part is not None:
+                learnt, epochs = part.whole, part.epochs(best_epoch)
                 listeners.note(
-                    f"rehearsed: epoch {best_epoch} is best; training on all "
-                    f"{len(whole.split('train')):,} pairs for {epochs} epochs"
+                    f"epoch {best_epoch} is best; training on all {len(learnt.split('train')):,} "
+                    f"pairs for {epochs} epochs"
                 )
                 training = prepare(
                     for_so_long(config, epochs),
-                    whole,
+                    learnt,
                     select=False,
                     checkpoint=None if run is None else run / run_directory.REFIT,
                 )
                 state = training.trainer.fit(None, listeners.reporter)
-            embeddings = training.embeddings()
-            dial = processes.from_first(lambda: training.dial(embeddings))
+                embeddings = training.embeddings()
             if training.sharded and not processes.first:
                 return  # what it has is no model
             sigma = spread(EmbeddingScorer(*embeddings))
-            selection = training.selection
+            selection, bias = training.selection, None
             if isinstance(selection, Selection):  # which has counted, to turn the dial
                 score = selection.exposure_score
             else:
-                score = exposure_score(whole)
+                score = exposure_score(learnt)
             if environment is not None:
-                bias = environment.bias(whole.split("train"), dataset.n_items, sigma)
+                bias = environment.bias(learnt.split("train"), dataset.n_items, sigma)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
@@ -161,7 +162,7 @@ def fit(
                 environment=environment,
                 bias=bias,
             )
-            fitted = Fitted(config, model, state.best, history, best_epoch, provenance)
+            fitted = Fitted(stated, model, state.best, history, best_epoch, provenance)
             keep(fitted)
             if run is not None and processes.first:
                 fitted.write(run)
@@ -231,8 +232,10 @@ class Training:
             )
         selection = None
         if select:
-            selection = (EnvironmentSelection if settings.rehearses else Selection)(
-                objectives or {CONFIGURED: settings},
+            objectives = objectives or {CONFIGURED: settings}
+            rehearses = any(objective.rehearses for objective in objectives.values())
+            selection = (EnvironmentSelection if rehearses else Selection)(
+                objectives,
                 dataset,
                 parts.train,
                 ks or config.evaluation.ks,
@@ -288,19 +291,69 @@ class Training:
         with torch.no_grad():
             return self.trainer.layout.embeddings(self.trainer.step.embeddings())
 
-    def dial(self, embeddings: Embeddings) -> float:
-        """The dial of a trained model by the first objective, or as it is fixed."""
-        if not isinstance(self.selection, Selection):
-            return 0.0
-        name, objective = next(iter(self.selection.objectives.items()))
-        if objective.fixed_dial is not None:
-            return objective.fixed_dial
-        return self.selection.place(EmbeddingScorer(*embeddings), [name])[name].dial
+    def choice(self, embeddings: Embeddings) -> tuple[float, Environment | None]:
+        """The dial of a trained model, and its environment on a rehearsal, by the first objective.
 
-    def environment(self, embeddings: Embeddings) -> Environment:
-        """The environment that suits the trained model best, on a rehearsal."""
-        assert isinstance(self.selection, EnvironmentSelection)
-        return self.selection.environment(EmbeddingScorer(*embeddings))
+        A dial that is fixed is taken as it is.
+        """
+        assert self.selection is not None
+        name, objective = next(iter(self.selection.objectives.items()))
+        scorer = EmbeddingScorer(*embeddings)
+        if isinstance(self.selection, EnvironmentSelection):
+            return 0.0, self.selection.environment(scorer, name)
+        if objective.fixed_dial is not None:
+            return objective.fixed_dial, None
+        return self.selection.place(scorer, [name])[name].dial, None
+
+
+def decided(
+    config: Config, dataset: Dataset, note: Callable[[str], None]
+) -> tuple[Config, Rehearsal | None]:
+    """A configuration with ``select_on="auto"`` decided for a dataset, and what chooses.
+
+    Returns
+    -------
+    tuple
+        The configuration, and the part of the training data that chooses epoch and environment
+        before everything trains; ``None``: the dataset as it is.
+    """
+    log = dataset.split("train")
+    training = config.training.on(dataset.scenario, dated=log.timestamps is not None)
+    if training.rehearses:
+        try:
+            part = rehearse(dataset, training.horizon)
+        except DataError as error:
+            if config.training.rehearses:
+                raise
+            note(f"validation chooses, as no shift in time can be rehearsed: {error}")
+            training = training.model_copy(update={"select_on": "valid"})
+        else:
+            if not config.training.rehearses:
+                note(
+                    "the log has times and no shift is named, so the one in time is rehearsed "
+                    "(training.select_on)"
+                )
+            return _on_part(config, training, note), part
+    config = config.model_copy(update={"training": training})
+    splits = dataset.split_names
+    judged = any(name.startswith("test") for name in splits)
+    if not training.refits(held_out=judged and "valid" in splits):
+        return config, None
+    if "valid" not in splits:
+        return _on_part(config, training, note), hold_out(dataset, seed=config.seed)
+    whole = dataset.merged()
+    return config, Rehearsal(dataset, len(log) / len(whole.split("train")), whole)
+
+
+def _on_part(config: Config, training: TrainingConfig, note: Callable[[str], None]) -> Config:
+    """These settings for a part of the training data, whose pairs alone can judge negatives."""
+    if training.fhn_every is not None and training.fhn_on != "valid":
+        note(
+            f"training.fhn_on={training.fhn_on} judges by more than the part that chooses the "
+            "epoch has, so no false negatives are counted while training"
+        )
+        training = training.model_copy(update={"fhn_every": None})
+    return config.model_copy(update={"training": training})
 
 
 def for_so_long(config: Config, epochs: int) -> Config:

@@ -115,7 +115,7 @@ class Estimator:
         estimator._source = source
         return estimator
 
-    def resolve(self, *, select_on: str | None = None) -> Config:
+    def resolve(self, *, select_on: str | None = None, refit: bool | None = None) -> Config:
         """The validated configuration, as ``fit`` will use it.
 
         Raises
@@ -124,8 +124,10 @@ class Estimator:
             A name or a value is wrong.
         """
         overrides = self._overrides()
-        if select_on is not None:
-            overrides = merge(overrides, {"training": {"select_on": select_on}})
+        given = {"select_on": select_on, "refit": refit}
+        training = {name: value for name, value in given.items() if value is not None}
+        if training:
+            overrides = merge(overrides, {"training": training})
         return resolve_config(overrides, **self._where())
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Recommender(Estimator):
         dataset: Dataset,
         *,
         select_on: str | None = None,
+        refit: bool | None = None,
         run: str | Path | None = None,
         reporter: Reporter | None = None,
         callbacks: Sequence[Callback] = (),
@@ -119,7 +120,13 @@ class Recommender(Estimator):
             ``"valid"``, a validation objective that anticipates a shift
             (:func:`cnsdiff.evaluation.anticipate`), or ``"rehearsal"``: the latest part of the
             training data chooses epoch and environment, and then everything is trained on,
-            validation included (:mod:`cnsdiff.environment`).
+            validation included (:mod:`cnsdiff.environment`). By default (``"auto"``) the
+            rehearsal where the log has times and the dataset was prepared for no other shift.
+        refit
+            Train on everything once epoch and dial are chosen, validation included, in place of
+            the configured ``training.refit``. By default after a rehearsal, and where the dataset
+            has no test split (the model is for use) or no valid split (a tenth of its pairs is
+            held out to choose on).
         run
             A run directory to checkpoint to after each epoch. If it holds an unfinished run of
             this configuration and dataset, training goes on from there, to the same result.
@@ -135,8 +142,8 @@ class Recommender(Estimator):
         Raises
         ------
         DataError
-            The dataset has no valid split, a user has every item, or there is nothing to judge
-            negatives by as ``training.fhn_on`` asks.
+            The dataset has no valid split and ``refit`` is false, a user has every item, or there
+            is nothing to judge negatives by as ``training.fhn_on`` asks.
         ConfigError
             The configuration is wrong.
         RunError
@@ -145,7 +152,7 @@ class Recommender(Estimator):
             A loss became NaN or infinite.
         """
         fit(
-            self.resolve(select_on=select_on),
+            self.resolve(select_on=select_on, refit=refit),
             dataset,
             keep=self._keep,
             classes=self._given_classes(),
@@ -262,7 +269,11 @@ class Recommender(Estimator):
 
     def learnt_from(self, dataset: Dataset) -> Dataset:
         """The dataset as this model learnt it: with valid in train, if it was trained on both."""
-        return dataset.merged() if self.config_.training.rehearses else dataset
+        return dataset.merged() if self._learnt_validation(dataset) else dataset
+
+    def _learnt_validation(self, dataset: Dataset) -> bool:
+        train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+        return self.model_.train.nnz > train.nnz
 
     def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
         """The dial at which the model as trained is best on validation.
@@ -285,10 +296,10 @@ class Recommender(Estimator):
             There is no such objective, or it needs what the dataset lacks.
         """
         config, model = self._trained_on(dataset)[0].config, self.model_
-        if config.training.rehearses:
+        if self._learnt_validation(dataset):
             raise InputError(
                 "this model was trained on the validation pairs, too, so they cannot choose its "
-                "dial; train one with select_on='valid'"
+                "dial; train one with select_on='valid' and refit=False"
             )
         settings = {**config.training.model_dump(), "select_on": on, "dial": "auto"}
         try:
@@ -327,7 +338,7 @@ class Recommender(Estimator):
         DataError
             The dataset has nothing to judge by.
         """
-        if on == "valid" and self.config_.training.rehearses:
+        if on == "valid" and self._learnt_validation(dataset):
             raise InputError(
                 "this model was trained on the validation pairs, too, so they cannot judge its "
                 "negatives; let 'all', 'judgements' or 'truth' judge"
@@ -366,6 +377,14 @@ class Recommender(Estimator):
     @property
     def model_(self) -> EmbeddingModel:
         return self._fitted().model
+
+    @property
+    def selected_on_(self) -> str:
+        """What picked the epoch: ``training.select_on``, and of ``"auto"`` what was decided."""
+        stated = self.config_.training.select_on
+        if stated != "auto":
+            return stated
+        return "valid" if self.environment_ is None else "rehearsal"
 
     @property
     def history_(self) -> list[EpochRecord]:

@@ -90,6 +90,8 @@ _FILES = (
     "seen.parquet",
     "history.parquet",
 )
+#: Training settings that came later, and what they were before.
+_SINCE = {"horizon": 0.2, "refit": "auto"}
 #: Runs from before it was kept have none.
 _OPTIONAL = ("seen.parquet",)
 
@@ -139,7 +141,11 @@ class FinishedRun(RunManifest):
 
 def config_fingerprint(config: Config) -> str:
     """Hex SHA-256 of the resolved configuration."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    tree = config.model_dump(mode="json")
+    for key, default in _SINCE.items():  # so that a training begun before goes on
+        if tree["training"][key] == default:
+            del tree["training"][key]
+    text = json.dumps(tree, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -149,7 +155,7 @@ def provenance(config: Config, dataset: Dataset) -> Provenance:
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}
     return Provenance(
-        schema_version=WITH_ENVIRONMENT if config.training.rehearses else SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         created_by=f"cnsdiff {version('cnsdiff')}",
         **({"plugins": plugins} if plugins else {}),
         versions={
@@ -333,7 +339,10 @@ def read_config(path: Path) -> Tree:
         validated(_StoredConfig, tree)
         if unknown := tree.keys() - Config.model_fields.keys():
             raise ValueError(f"unknown key {shown(min(unknown))}")
-    tree["training"].setdefault("dial", "off")  # a run from before the dial has none
+    training = tree["training"]
+    training.setdefault("dial", "off")  # a run from before the dial has none
+    if training.get("select_on") != "rehearsal":
+        training.setdefault("refit", False)  # nor had any been trained on validation
     return dict(tree)
 
 
@@ -505,6 +514,7 @@ class Fitted:
         manifest = {
             "status": "complete",
             **self.provenance.to_dict(),
+            "schema_version": SCHEMA_VERSION if environment is None else WITH_ENVIRONMENT,
             "best_epoch": self.best_epoch,
             "dial": model.dial,
             **({} if environment is None else {"environment": environment.model_dump()}),

@@ -18,7 +18,7 @@ from cnsdiff.audit.record import (
     Test,
 )
 from cnsdiff.audit.training import FORMER, METHODS
-from cnsdiff.benchmark.grid import PLAIN
+from cnsdiff.benchmark.grid import PLAIN, REHEARSAL
 from cnsdiff.display.tables import HALF_WIDTH, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.significance import Interval
@@ -87,13 +87,22 @@ def by_text(said: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
 # --- One shift
 
 
+def _set_for(shift: ShiftRecord) -> str:
+    if shift.anticipate == REHEARSAL:
+        return (
+            "epoch and environment are picked on the latest fifth of train and valid, after the "
+            "rest has trained; then all of both is learnt"
+        )
+    objective = verbatim(shift.anticipate)
+    return f"epoch and dial are picked on validation pairs weighed by `{objective}`"
+
+
 def shift_blocks(result: AuditRecord, shift: ShiftRecord) -> list[Block]:
     """All settings, how large the shift is, and how they trained."""
     blocks: list[Block] = [
         Prose(
             f"{verbatim(shift.meaning)} {verbatim(shift.size.words)}\n\n"
-            "Set for this shift: epoch and dial "
-            f"are picked on validation pairs weighed by `{verbatim(shift.anticipate)}`."
+            f"Set for this shift: {_set_for(shift)}."
         ),
         _tests_figure(result, shift),
         _settings_table(result, shift),
@@ -118,7 +127,7 @@ def shift_blocks(result: AuditRecord, shift: ShiftRecord) -> list[Block]:
             ],
             "Validation is the value of the objective that picked epoch and dial; values of "
             "different objectives do not compare.",
-            "Settings of one method come from one training.",
+            "Settings of one method come from one training, but those set by a rehearsal.",
         ),
     ]
     limits = "\n\n".join(map(verbatim, shift.limits))

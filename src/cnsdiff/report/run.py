@@ -443,7 +443,7 @@ def next_commands(
 def _more_trainings(path: Path, model: Recommender, data: Path, scenario: str) -> list[Command]:
     """Other trainings on the same dataset."""
     expected = SHIFTS.get(scenario)
-    chosen = model.config_.training.select_on
+    chosen = model.selected_on_
     same = {"config": path / "config.yaml"}
     commands = []
     if expected is not None and chosen != expected.anticipate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,9 @@ from cnsdiff.evaluation.judges import JudgeKind
 PUBLISHED_METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
 Dial = Literal["off", "auto"] | float
+
+#: Scenarios whose shift is not one of time.
+TIMELESS = ("popularity", "exposure", "user-group", "noise")
 
 #: An automatic batch is at least so large, and larger where an epoch would have more steps.
 LEAST_BATCH, MOST_STEPS = 2048, 64
@@ -58,12 +61,19 @@ class TrainingConfig(Settings):
         "log ten epochs are few steps, and training starts with a plateau",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations")
-    select_on: Literal["valid", Anticipated, "rehearsal", "test_ood"] = Field(
-        "valid",
+    select_on: Literal["auto", "valid", Anticipated, "rehearsal", "test_ood"] = Field(
+        "auto",
         description="what picks the best epoch: the validation split as it is; the same weighted "
         "as under an anticipated shift; 'rehearsal', the latest part of the training data, after "
-        "which all of them train; or 'test_ood', which repeats the published code's selection on "
-        "the test set and is not an honest result",
+        "which all of them train; 'test_ood', which repeats the published code's selection on "
+        "the test set and is not an honest result; or 'auto': 'rehearsal' on a log with times, "
+        "unless the dataset was prepared for a shift other than time or the dial is set, and "
+        "'valid' otherwise",
+    )
+    refit: bool | Literal["auto"] = Field(
+        "auto",
+        description="once epoch and dial are chosen, train on everything, validation included; "
+        "'auto': after a rehearsal, and where the dataset lacks a validation or a test split",
     )
     horizon: float = Field(
         0.2,
@@ -154,9 +164,31 @@ class TrainingConfig(Settings):
     @property
     def anticipated(self) -> Anticipated | None:
         """The shift that validation is weighted for, if any."""
-        if self.select_on == "valid" or self.select_on == "rehearsal":
+        if self.select_on in ("auto", "valid", "rehearsal", "test_ood"):
             return None
-        return None if self.select_on == "test_ood" else self.select_on
+        return cast(Anticipated, self.select_on)
+
+    def on(self, scenario: str, *, dated: bool) -> TrainingConfig:
+        """These settings for a dataset: with ``select_on="auto"`` decided.
+
+        Parameters
+        ----------
+        scenario
+            That it was prepared by.
+        dated
+            Whether its training pairs have times.
+        """
+        if self.select_on != "auto":
+            return self
+        possible = dated and self.refit is not False and self.dial == "auto"
+        rehearses = possible and scenario not in TIMELESS
+        return self.model_copy(update={"select_on": "rehearsal" if rehearses else "valid"})
+
+    def refits(self, *, held_out: bool) -> bool:
+        """Whether everything trains in the end; a dataset has held out splits for both or not."""
+        if self.refit == "auto":
+            return self.rehearses or (not held_out and self.select_on != "test_ood")
+        return self.refit
 
     @field_validator("horizon", mode="before")
     @classmethod
@@ -184,6 +216,16 @@ class TrainingConfig(Settings):
             raise ValueError(
                 f"select_on={self.select_on!r} weighs validation pairs, which only recall and ndcg "
                 f"can do; set select_metric to one of them, not {self.select_metric!r}"
+            )
+        if self.rehearses and self.fixed_dial:
+            raise ValueError(
+                "select_on='rehearsal' chooses an environment, of which the dial is a part; set "
+                f"training.dial to 'auto' or 'off', not {self.dial:g}"
+            )
+        if self.refit is False and self.rehearses:
+            raise ValueError(
+                "select_on='rehearsal' trains on a part of the log, which nobody should be served "
+                "from; leave training.refit at 'auto'"
             )
         if self.select_on == "test_ood" and self.dial == "auto":
             raise ValueError(

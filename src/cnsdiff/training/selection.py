@@ -282,12 +282,13 @@ class EnvironmentSelection:
     """Measures a model read under the environment that suits it best, on a rehearsal.
 
     After each epoch the environment is fitted to held-out pairs (:class:`Choices`), and an epoch is
-    worth what the model reaches at the best of :data:`SCALES`.
+    worth what the model reaches at the best of :data:`SCALES`; by an objective without a dial, what
+    it reaches as it was trained.
 
     Parameters
     ----------
     objectives
-        One, by its name.
+        By name; all choose by one metric.
     dataset
         A rehearsal: its valid split comes after its train split.
     train
@@ -304,14 +305,12 @@ class EnvironmentSelection:
         ks: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
-        (self._name,) = objectives
         self.objectives, self.train, self.ks, self.device = dict(objectives), train, ks, device
         split = dataset.split("train")
         self.covariates = covariates_at(split.items, split.timestamps, dataset.n_items)
         self._whole = dataset.split("valid")
         self._sample = self._whole.of_some_users(DIAL_USERS)
         self._choices = Choices(self._whole, train, self.covariates)
-        self._metric = objectives[self._name].selection_metrics[0]
 
     @property
     def notes(self) -> list[str]:
@@ -325,32 +324,48 @@ class EnvironmentSelection:
         self, scorer: Scorer, names: Iterable[str] | None = None
     ) -> dict[str, dict[str, float]]:
         """The metrics at the best scale of the fitted environment, which is among them."""
-        scale, metrics, _ = self._read(scorer, self._sample)
-        return {self._name: metrics | {"environment": scale}}
+        names = list(self.objectives if names is None else names)
+        at, _ = self._read(scorer, self._sample, names)
+        values = {}
+        for name in names:
+            scale = self._best(at, name)
+            values[name] = at[scale] | ({"environment": scale} if self._fits(name) else {})
+        return values
 
-    def environment(self, scorer: Scorer) -> Environment:
-        """The environment that suits a model best, on all users."""
-        scale, _, coefficients = self._read(scorer, self._whole)
+    def environment(self, scorer: Scorer, name: str) -> Environment | None:
+        """The environment that suits a model best by an objective, on all users.
+
+        ``None`` if the objective has no dial.
+        """
+        if not self._fits(name):
+            return None
+        at, coefficients = self._read(scorer, self._whole, [name])
         return Environment(
             names=list(self.covariates.names),
-            coefficients=(scale * coefficients).tolist(),
+            coefficients=(self._best(at, name) * coefficients).tolist(),
             half_lives=list(HALF_LIVES),
             span=self.covariates.span,
             moment=self.covariates.moment,
         )
 
-    def _read(self, scorer: Scorer, split: Split) -> tuple[float, dict[str, float], Tensor]:
-        """The best scale, the metrics at it, and the coefficients at scale 1."""
-        sigma = spread(scorer)
-        coefficients = self._choices.coefficients(scorer, sigma)
-        step = sigma * torch.from_numpy(self.covariates.values) @ coefficients
-        at = readings_at(
-            scorer,
-            {scale: (scale * step).float() if scale else None for scale in SCALES},
-            split,
-            self.train,
-            ks=self.ks,
-            device=self.device,
-        )
-        scale, _ = best_reading(at, self._metric)
-        return scale, at[scale], coefficients
+    def _fits(self, name: str) -> bool:
+        return self.objectives[name].dial == "auto"
+
+    def _best(self, at: dict[float, dict[str, float]], name: str) -> float:
+        if not self._fits(name):
+            return 0.0
+        return best_reading(at, self.objectives[name].selection_metrics[0])[0]
+
+    def _read(
+        self, scorer: Scorer, split: Split, names: Sequence[str]
+    ) -> tuple[dict[float, dict[str, float]], Tensor]:
+        """The metrics at each scale, as far as these objectives ask, and the coefficients at 1."""
+        biases: dict[float, Tensor | None] = {0.0: None}
+        coefficients = torch.zeros(len(self.covariates.names), dtype=torch.float64)
+        if any(self._fits(name) for name in names):
+            sigma = spread(scorer)
+            coefficients = self._choices.coefficients(scorer, sigma)
+            step = sigma * torch.from_numpy(self.covariates.values) @ coefficients
+            biases |= {scale: (scale * step).float() for scale in SCALES if scale}
+        at = readings_at(scorer, biases, split, self.train, ks=self.ks, device=self.device)
+        return at, coefficients

@@ -27,6 +27,8 @@ _NEVER = {
     "evaluation": _VALIDATION,
     "training.dial": "with training.dial=auto every trial finds its own",
     "training.select_on": _VALIDATION,
+    "training.horizon": _VALIDATION,
+    "training.refit": _VALIDATION,
     "training.select_metric": _VALIDATION,
     "training.select_strength": _VALIDATION,
     "training.select_half_life": _VALIDATION,

@@ -218,14 +218,14 @@ def prepare(
     if dataset.manifest.log and not cuts:
         screen.print(log_line(dataset.manifest.log), soft_wrap=True)
     for split, option, use in (
-        ("valid", "--valid", "train picks its best epoch on it"),
+        ("valid", "--valid", "train chooses on a part of its pairs, and then learns from all"),
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
     ):
         if split not in dataset.split_names:
             screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
     for place in places:
         screen.print(f"Wrote {place}", soft_wrap=True)
-    print_next(screen, *after_dataset(places[-1]))
+    print_next(screen, *after_dataset(places[-1], dataset.split_names))
 
 
 def _save(datasets: Sequence[Dataset], out: Path, *, overwrite: bool) -> list[Path]:

@@ -63,4 +63,4 @@ def simulate(
     screen = console()
     print_dataset(screen, dataset)
     screen.print(f"Wrote {out}", soft_wrap=True)
-    print_next(screen, *after_dataset(out))
+    print_next(screen, *after_dataset(out, dataset.split_names))

@@ -16,6 +16,7 @@ from cnsdiff.cli import completion
 from cnsdiff.cli.options import Device, Horizon, Json, OwnSeed, Threads
 
 if TYPE_CHECKING:
+    from cnsdiff.data import Dataset
     from cnsdiff.recommender.recommender import Recommender
 
 EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
@@ -185,10 +186,10 @@ def _fit(
     with interruptible(how) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
     if first:
-        _tell(model, dataset.name, run, json)
+        _tell(model, dataset, run, json)
 
 
-def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
+def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
     """The result of training, and the next commands."""
     from cnsdiff.cli.output import console, print_facts, print_json, print_next
     from cnsdiff.display.wording import clock, spark_line
@@ -205,21 +206,25 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
     # Of all epochs: those before a resumption, too.
     seconds = sum(record["seconds"] + record["validation_seconds"] for record in history)
     memory = peak_memory(make_fabric(config.device, config.precision).device)
-    steps = (
-        Command(
-            "evaluate", run, references=True, purpose="how it does under the shift, what beats it"
-        ),
-        Command("report", run, purpose="all about it in one HTML file"),
-        Command("recommend", run, all_users=True, out="lists.csv", purpose="the lists themselves"),
+    recommend = Command(
+        "recommend", run, all_users=True, out="lists.csv", purpose="the lists themselves"
     )
+    judged = "how it does under the shift, what beats it"
+    steps = [
+        Command("evaluate", run, references=True, purpose=judged),
+        Command("report", run, purpose="all about it in one HTML file"),
+        recommend,
+    ]
+    if set(model.learnt_from(dataset).split_names) == {"train"}:  # nothing is left to judge by
+        steps = [recommend]
     if json:
         summary = {
             "run": str(run),
-            "dataset": dataset,
+            "dataset": dataset.name,
             "best_epoch": model.best_epoch_,
             "epochs": len(history),
             "dial": model.dial_,
-            "selected_on": config.training.select_on,
+            "selected_on": model.selected_on_,
             "metric": metric,
             "value": best[metric],
             "seconds": seconds,
@@ -231,8 +236,8 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
         return
     screen = console()
     rehearsed = model.environment_ is not None
-    judged = "a rehearsal" if rehearsed else config.training.selection_split
-    value = f"{metric} {best[metric]:.4f} on {judged}"
+    chosen_on = "a rehearsal" if rehearsed else config.training.selection_split
+    value = f"{metric} {best[metric]:.4f} on {chosen_on}"
     values = [r["validation"][metric] for r in history if r["validation"]]
     course = spark_line(values, 24, ascii_only=screen.options.ascii_only)
     facts = {
@@ -247,5 +252,5 @@ def _tell(model: Recommender, dataset: str, run: Path, json: bool) -> None:
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),
     }
-    print_facts(screen, f"{config.backbone.name} + {config.sampler.name} on {dataset}", facts)
+    print_facts(screen, f"{config.backbone.name} + {config.sampler.name} on {dataset.name}", facts)
     print_next(screen, *steps)
