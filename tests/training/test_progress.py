@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import signal
 from typing import Any
 
 import pytest
+import torch
 
 from cnsdiff import Recommender
 from cnsdiff.display.screen import Screen
 from cnsdiff.training.progress import (
     PlainReporter,
+    Reporter,
     RichReporter,
     describe,
     reporter_for_terminal,
@@ -52,6 +56,82 @@ def test_describe_is_short():
         "validation": {"ndcg@20": 0.25, "recall@20": 0.5},
     }
     assert describe(record) == "loss 1.0000  bpr 0.5000  ndcg@20 0.2500"
+
+
+# --- the start of the tables
+
+
+class Started(Reporter):
+    """Keeps what it is told of the start; interrupts it after so many blocks."""
+
+    def __init__(self, blocks: int | None = None) -> None:
+        self.told: list[tuple[int, int]] = []
+        self.blocks = blocks
+
+    @contextlib.contextmanager
+    def starting(self):
+        def tell(found: int, most: int) -> None:
+            self.told.append((found, most))
+            if len(self.told) == self.blocks:
+                signal.raise_signal(signal.SIGINT)
+
+        yield tell
+
+
+def started_at(init: str) -> Recommender:
+    training = {**TRAINING, "epochs": 1}
+    return Recommender("mf", training=training, backbone_options={"dim": 4, "init": init})
+
+
+def test_a_spectral_start_tells_how_far_it_is(world):
+    started = Started()
+    watched = started_at("spectral").fit(world, reporter=started)
+    found, most = zip(*started.told, strict=True)
+    assert list(found) == sorted(set(found)) and len(found) > 1
+    assert set(most) == {min(world.n_users, world.n_items)}
+    assert found[-1] <= most[0]
+    alone = started_at("spectral").fit(world)
+    assert torch.equal(watched.item_embeddings_, alone.item_embeddings_)
+    started.told.clear()
+    started_at("xavier").fit(world, reporter=started)
+    started_at("spectral").fit(world)
+    assert started.told == [], "neither of another start nor of another's training"
+
+
+def test_ctrl_c_ends_a_spectral_start(world, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        started_at("spectral").fit(world, run=tmp_path / "run", reporter=Started(blocks=2))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_library_call_shows_nothing_of_the_start(world, capfd):
+    started_at("spectral").fit(world)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_slow_start_is_a_line_now_and_then(monkeypatch):
+    stream, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with PlainReporter("mine", stream).starting() as tell:
+        for block in range(1, 9):
+            clock[0] += 2
+            tell(64 * block, 1024)
+    assert stream.getvalue().splitlines() == [
+        "mine: spectral start: 192 of at most 1,024 vectors",
+        "mine: spectral start: 384 of at most 1,024 vectors",
+    ]
+
+
+def test_a_start_is_a_bar_that_goes_away(terminal, capsys):
+    with RichReporter("mine").starting() as tell:
+        tell(64, 1024)
+        tell(128, 1024)
+    text = capsys.readouterr().err
+    assert "spectral start" in text and "128 of at most 1,024 vectors" in text
+    with pytest.raises(KeyboardInterrupt), RichReporter("mine").starting() as tell:
+        tell(64, 1024)
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
 
 
 def record(epoch: int, **more: float) -> dict[str, Any]:

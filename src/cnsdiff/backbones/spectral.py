@@ -7,6 +7,10 @@ it as their inner product, up to scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -32,6 +36,23 @@ CHECK_EVERY = 4
 #: The search ends with so many vectors, or four times those wanted if that is more. Where they do
 #: not tell the leading directions from the next, the spectrum is flat, and no start much better.
 MOST_VECTORS = 1024
+
+#: ``(found, most)``: how many vectors a start has searched, and at most will.
+Listener = Callable[[int, int], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block, a spectral start tells ``listener`` of each block of vectors.
+
+    Backbones are built by classes of anybody, whose constructors know of no listener.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def xavier_tables(
@@ -111,10 +132,13 @@ def _leading_eigenpairs(
     basis: Matrix = np.empty((n, 0))
     projected: Matrix = np.empty((0, 0))
     block = _orthonormal(_normal(n, width, generator), basis)
+    tell, most = _listener.get(), min(n, max(MOST_VECTORS, 4 * rank))
     for depth in range(1, n + 1):
         width = block.shape[1]
         basis = np.concatenate([basis, block], axis=1)
         size = basis.shape[1]
+        if tell is not None:
+            tell(min(size, most), most)
         image: Matrix = transpose @ (matrix @ block)
         coefficients = basis.T @ image
         projected = np.pad(projected, (0, width))

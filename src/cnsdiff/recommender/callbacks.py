@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -104,6 +105,9 @@ class Listeners(Reporter):
     def note(self, message: str) -> None:
         self.reporter.note(message)
         self._tell(lambda callback: callback.note(message))
+
+    def starting(self) -> AbstractContextManager[Callable[[int, int], None]]:
+        return self.reporter.starting()
 
     def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         self.reporter.before(history, stopping)

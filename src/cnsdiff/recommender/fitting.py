@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from cnsdiff.backbones import BACKBONES
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.backbones.spectral import listening
 from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
@@ -88,16 +88,23 @@ def fit(
             _require_memory(config, dataset, on_cpu=fabric.device.type == "cpu")
         # Prepare: components, trainer and selection; then the run directory.
         provenance = run_directory.provenance(config, dataset)
-        prepare = partial(
-            Training.of,
-            fabric=fabric,
-            processes=processes,
-            classes=classes,
-            identity={
-                "configuration": provenance.config_fingerprint,
-                "dataset": provenance.dataset.fingerprint,
-            },
-        )
+        fingerprints = {
+            "configuration": provenance.config_fingerprint,
+            "dataset": provenance.dataset.fingerprint,
+        }
+
+        def prepare(config: Config, dataset: Dataset, **more: Any) -> Training:
+            with listeners.starting() as tell, listening(tell):
+                return Training.of(
+                    config,
+                    dataset,
+                    fabric=fabric,
+                    processes=processes,
+                    classes=classes,
+                    identity=fingerprints,
+                    **more,
+                )
+
         stated = config
         config, part = decided(stated, dataset, listeners.note)
         chosen_on = dataset if part is None else part.dataset

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
@@ -20,10 +21,19 @@ if TYPE_CHECKING:
 #: Terms of the loss, and what was seen of the negatives: its title and how it is written.
 _SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")
 _SEEN = {"fhn": ("false negatives", ".2%"), "hardness": ("hardness", ".4f")}
+#: Seconds between lines about the start.
+_SLOW = 5.0
 
 
 class Reporter(Reporting):
     """Listens to the training loop; shows nothing itself. Override the events to show."""
+
+    def starting(self) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Around the computation of the tables' start, which may take minutes on a large log.
+
+        What it gives is told of each block of the vectors searched: how many, and at most how many.
+        """
+        return nullcontext(lambda found, most: None)
 
     def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         """The records of the epochs before this start, and what will tell when to stop.
@@ -49,6 +59,18 @@ class PlainReporter(PlainLines, Reporter):
         self._epochs = self._first = 0
         self._started = 0.0
 
+    @contextmanager
+    def starting(self) -> Iterator[Callable[[int, int], None]]:
+        last = time.monotonic()
+
+        def tell(found: int, most: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > _SLOW:
+                self.note(f"spectral start: {found:,} of at most {most:,} vectors")
+                last = time.monotonic()
+
+        yield tell
+
     def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
         self._first, self._epochs, self._started = first_epoch, epochs, time.monotonic()
 
@@ -71,6 +93,33 @@ class RichReporter(LiveView, Reporter):
         self._first = self._epochs = self._steps = self._done = 0
         self._epoch = 0
         self._scalars: Mapping[str, float] = {}
+
+    @contextmanager
+    def starting(self) -> Iterator[Callable[[int, int], None]]:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from cnsdiff.display.screen import Screen
+
+        bar = Progress(
+            TextColumn("spectral start", style="bold", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of at most {task.total:,.0f} vectors", markup=False),
+            TimeElapsedColumn(),
+            console=Screen(stderr=True),
+            transient=True,
+        )
+
+        def tell(found: int, most: int) -> None:
+            if not bar.tasks:  # other starts have nothing to show
+                bar.start()
+                bar.add_task("", total=most)
+            bar.update(bar.tasks[0].id, completed=found)
+
+        try:
+            yield tell
+        finally:
+            if bar.tasks:
+                bar.stop()
 
     def before(self, history: Sequence[EpochRecord], stopping: EarlyStopping) -> None:
         self._history, self._stopping = list(history), stopping
