@@ -9,23 +9,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from benchmark_parts import TIMES, Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import TrainingError
-from cnsdiff.benchmark.findings import collect
-from cnsdiff.benchmark.plan import plan
+from cnsdiff.benchmark.findings import collect, find
+from cnsdiff.benchmark.grid import Grid
+from cnsdiff.benchmark.plan import materialise, plan
 from cnsdiff.benchmark.progress import PlainReporter, Reporter
 from cnsdiff.benchmark.run import run
+from cnsdiff.benchmark.statistics import compare
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 from cnsdiff.benchmark.workers import LocalWorkers
+from cnsdiff.data import load_dataset
+from cnsdiff.evaluation import evaluate
+from cnsdiff.references import REFERENCES
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +301,90 @@ def test_the_table(planned):
                 assert users["ndcg@20"].mean() == pytest.approx(mean["value"][0], rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def rolling(tmp_path_factory):
+    """A log of 90 days cut three times: the grid, its datasets and what was found."""
+    folder = tmp_path_factory.mktemp("rolling")
+    rng = np.random.default_rng(0)
+    users, days = rng.integers(0, 80, 4000), np.sort(rng.integers(0, 90, 4000))
+    items = (users % 4 * 10 + rng.integers(0, 15, 4000) + days // 30) % 50
+    frame = pl.DataFrame({"user": users, "item": items, "timestamp": days * 86_400 + 10**9})
+    frame.unique(["user", "item"], keep="first", maintain_order=True).write_csv(folder / "log.csv")
+    recipe = {"log": str(folder / "log.csv"), "scenario": "temporal", "horizon": 0.15}
+    references = ("mostpop", "ease")
+    grid = Grid.model_validate(
+        {
+            "name": "rolling",
+            "datasets": {"shop": {"prepare": recipe, "cuts": 3}},
+            "methods": {name: {"reference": name, "group": "reference"} for name in references},
+        }
+    )
+    store = Store(folder / "out")
+    store.open(grid)
+    datasets = {name: materialise(name, e, store.data) for name, e in grid.datasets.items()}
+    units = plan(grid, datasets, threads=1)
+    run(units, store, Inline())
+    return grid, units, store, {name: load_dataset(path) for name, path in datasets.items()}
+
+
+def test_several_cuts_are_pooled_over_their_users(rolling):
+    grid, units, store, datasets = rolling
+    results = collect(grid, units, store)
+    assert set(results.table["dataset"]) == {"shop-cut-1", "shop-cut-2", "shop-cut-3"}
+    pooled = results.with_pools()
+    assert set(pooled["dataset"]) == {"shop"}
+    values = {}
+    for method in ("mostpop", "ease"):
+        # Cut by cut and user by user, from a fit of its own.
+        of_user = defaultdict(list)
+        for dataset in datasets.values():
+            reference = REFERENCES[method]().fit(dataset)
+            result = evaluate(reference, dataset, ["test_ood"], (20,), per_user=True)["test_ood"]
+            for number, value in result.per_user.select("user", "ndcg@20").iter_rows():
+                of_user[dataset.users[number]].append(value)
+        assert max(map(len, of_user.values())) == 3, "some users are judged at every cut"
+        assert min(map(len, of_user.values())) < 3, "and some are not"
+        values[method] = {user: sum(own) / len(own) for user, own in of_user.items()}
+        (found,) = pooled.filter(method=method, metric="ndcg@20", split="test_ood").rows(named=True)
+        assert found["value"] == pytest.approx(np.mean(list(values[method].values())), rel=1e-5)
+        assert found["n_users"] == len(of_user)
+    # The interval of the difference: users are drawn again, with all their cuts.
+    comparison = compare(pooled, results.per_user, baseline="mostpop", metrics=["ndcg@20"])
+    (row,) = comparison.rows(named=True)
+    differences = np.array([values["ease"][u] - values["mostpop"][u] for u in values["ease"]])
+    drawn = np.random.default_rng(7).integers(0, len(differences), (4000, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
+    assert (row["dataset"], row["n_users"]) == ("shop", len(differences))
+    assert row["difference"] == pytest.approx(differences.mean(), rel=1e-5)
+    width = high - low
+    assert row["low"] == pytest.approx(low, abs=0.1 * width)
+    assert row["high"] == pytest.approx(high, abs=0.1 * width)
+
+
+def test_a_pool_counts_once_and_its_datasets_stand_beside_it(rolling):
+    grid, units, store, _ = rolling
+    findings = find(grid, collect(grid, units, store), baseline="mostpop", ours="ease")
+    assert set(findings.summary["dataset"]) == {"shop"}
+    tables = findings.tables()
+    cuts = [f"shop-cut-{number}, selected on validation" for number in (1, 2, 3)]
+    titles = [table.title for table in tables["leaderboards"]]
+    assert titles == ["shop, selected on validation", *cuts]
+    assert [table.title.partition(",")[0] for table in tables["trainings"]] == [
+        "shop-cut-1", "shop-cut-2", "shop-cut-3"
+    ]  # fmt: skip
+    assert [column.title for column in tables["overview"][0].columns] == ["shop"]
+    # What is not there at every cut is not pooled.
+    task = next(t for unit in units for t in unit.finals(store) if t.method.name == "ease")
+    record = store.read(task)
+    store.forget(task)
+    try:
+        partial = collect(grid, units, store)
+        assert partial.missing == 1
+        assert set(partial.with_pools()["method"]) == {"mostpop"}
+    finally:
+        record.write_parquet(store.path / "records" / f"{task.key}.parquet")
+
+
 def test_the_table_with_dials(planned):
     """Beside selections without, whose results stay what they were."""
     names = ["valid", "anticipated", "valid+dial", "anticipated+dial"]
@@ -360,6 +450,9 @@ def test_a_process_that_is_asked_to_end_is_no_failure(planned, number):
 ORPHANS = """
 import os, signal, sys, time
 from cnsdiff.benchmark.workers import LocalWorkers
+from cnsdiff.data import load_dataset
+from cnsdiff.evaluation import evaluate
+from cnsdiff.references import REFERENCES
 if __name__ == "__main__":
     with LocalWorkers(1) as workers:
         workers._pool.schedule(sleep, args=[60])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from benchmark_parts import SMALL
+from pydantic import ValidationError
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.grid import Grid, digest, dump_grid, read_grid
@@ -335,3 +338,60 @@ def test_what_is_dumped_reads_the_same(tmp_path):
 def test_a_digest_takes_what_yaml_gives():
     assert digest({"a": 1, "b": [1]}) == digest({"b": [1], "a": 1}) != digest({"a": 1, "b": [2]})
     assert digest(yaml.safe_load("2020-01-01")) != digest(yaml.safe_load("2020-01-02"))
+
+
+# --- several cuts
+
+
+def with_cuts(**entry):
+    tree = copy.deepcopy(SMALL)
+    tree["datasets"] = {"shop": {"prepare": {"log": "shop.csv", "scenario": "temporal"}, **entry}}
+    return tree
+
+
+def test_cuts_are_datasets_of_one_pool():
+    grid = Grid.model_validate(with_cuts(cuts=3, anticipate="recency"))
+    assert list(grid.datasets) == ["shop-cut-1", "shop-cut-2", "shop-cut-3"]
+    assert grid.pools == {"shop": list(grid.datasets)}
+    assert [entry.prepare["back"] for entry in grid.datasets.values()] == [2, 1, 0]
+    assert {entry.anticipate for entry in grid.datasets.values()} == {"recency"}
+    # What is written is read as the same.
+    assert Grid.model_validate(yaml.safe_load(dump_grid(grid))) == grid
+
+
+@pytest.mark.parametrize("first", [None, "temporal", {"quantile": 0.7}])
+def test_cuts_of_a_hybrid_are_of_its_first_part(first):
+    recipe = {"log": "shop.csv", "scenario": "hybrid", **({"first": first} if first else {})}
+    grid = Grid.model_validate(with_cuts(cuts=2, prepare=recipe))
+    parts = [entry.prepare["first"] for entry in grid.datasets.values()]
+    given = first if isinstance(first, dict) else {}
+    assert parts == [{"name": "temporal", **given, "back": back} for back in (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"cuts": 1}, "greater than or equal to 2"),
+        ({"cuts": 2, "prepare": {"log": "x", "scenario": "noise"}}, "cuts in time.*not noise"),
+        ({"cuts": 2, "prepare": {"log": "x", "scenario": "temporal", "back": 1}}, "'back'"),
+        ({"cuts": 2, "prepare": None, "path": "x"}, "cuts are of a dataset with prepare"),
+        ({"cuts": 2, "pool": "x"}, "make a pool of their own"),
+        ({"pool": "shop"}, "pool 'shop' is called like a dataset"),
+    ],
+)
+def test_cuts_that_cannot_be(entry, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        Grid.model_validate(with_cuts(**entry))
+
+
+def test_what_is_pooled_was_run_alike():
+    tree = with_cuts(cuts=2)
+    tree["datasets"]["shop-cut-2"] = {"path": "x"}
+    with pytest.raises(ValidationError, match="'shop-cut-2' is a dataset already"):
+        Grid.model_validate(tree)
+    tree["datasets"] = {
+        "a": {"path": "x", "pool": "both", "anticipate": "recency"},
+        "b": {"path": "x", "pool": "both"},
+    }
+    with pytest.raises(ValidationError, match="pool 'both' differ in anticipate or methods"):
+        Grid.model_validate(tree)

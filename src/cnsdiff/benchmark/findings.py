@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from cnsdiff.benchmark.plan import Unit, place_of, plan
 from cnsdiff.benchmark.statistics import BEST, compare, summarise
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
-from cnsdiff.benchmark.task import Task
+from cnsdiff.benchmark.task import PER_USER_METRICS, PER_USER_SPLITS, Task
+from cnsdiff.data import load_dataset
 from cnsdiff.display.tables import Table
 from cnsdiff.display.wording import ON_SPLIT, metric_title, number
 from cnsdiff.recommender.config import read_yaml
@@ -31,7 +33,8 @@ class Results:
     ----------
     table
         One row per dataset, method, selection, seed, split and metric, of the finals that are
-        there: with ``scenario``, ``group``, ``anticipated``, ``setting`` and how it trained.
+        there: with ``scenario``, ``group``, ``anticipated``, ``setting`` and how it trained. The
+        rows of a pool's datasets name it in the column ``pool``.
     failures
         One row per task that failed: dataset, method, kind, seed, setting, error.
     missing
@@ -39,6 +42,8 @@ class Results:
     store, tasks
         Where the results of each user are, and the final of each dataset, method, selection and
         seed.
+    pools
+        The datasets of each pool.
     """
 
     table: pl.DataFrame
@@ -46,13 +51,63 @@ class Results:
     missing: int
     store: Store
     tasks: dict[tuple[str, str, str, int], Task]
+    pools: Mapping[str, Sequence[str]]
 
     def per_user(
         self, dataset: str, method: str, selection: str, seed: int, split: str
     ) -> pl.DataFrame:
-        """Every user's accuracy in one final: ``user`` and the metrics, in order of users."""
-        frame = self.store.per_user(self.tasks[dataset, method, selection, seed])
-        return frame.filter(selection=selection, split=split).drop("selection", "split")
+        """Every user's accuracy in one final: ``user`` and the metrics, in order of users.
+
+        Of a pool, the mean of a user over the datasets that judge it: users are drawn again as a
+        whole, however often they occur.
+        """
+        if dataset not in self.pools:
+            frame = self.store.per_user(self.tasks[dataset, method, selection, seed])
+            return frame.filter(selection=selection, split=split).drop("selection", "split")
+        parts = []
+        for member in self.pools[dataset]:
+            # Each dataset numbers its users anew.
+            frame = self.per_user(member, method, selection, seed, split)
+            ids = load_dataset(self.tasks[member, method, selection, seed].path).users
+            named = ids.cast(pl.String).gather(frame["user"])
+            parts.append(frame.with_columns(pl.exclude("user").cast(pl.Float64), user=named))
+        return pl.concat(parts).group_by("user").mean().sort("user")
+
+    def with_pools(self) -> pl.DataFrame:
+        """The table with the pools in place of their datasets.
+
+        A pool has the recalls and NDCGs of the tests: means over its users of their means over
+        its datasets, from the finals that are there on all of these.
+        """
+        parts = [self.table.filter(pl.col("pool").is_null())]
+        rows = self.table.filter(
+            pl.col("pool").is_not_null(),
+            pl.col("split").is_in(PER_USER_SPLITS),
+            pl.col("metric").str.split("@").list.first().is_in(PER_USER_METRICS),
+        )
+        own = ["pool", "method", "selection", "seed", "split"]
+        for place, here in rows.group_by(own, maintain_order=True):
+            pool, method, selection, seed, split = place
+            if here["dataset"].n_unique() < len(self.pools[str(pool)]):
+                continue
+            names = str(pool), str(method), str(selection)
+            users = self.per_user(*names, int(str(seed)), str(split))
+            first = here.unique("metric", keep="first", maintain_order=True)
+            means = pl.Series(
+                [users[metric].mean() for metric in first["metric"]], dtype=pl.Float64
+            )
+            parts.append(
+                first.with_columns(
+                    pl.lit(None).cast(first.schema[name]).alias(name)
+                    for name in ("key", "setting", "trial", "epoch", "fingerprint")
+                ).with_columns(
+                    dataset="pool",
+                    value=means,
+                    n_users=pl.lit(users.height, pl.Int64),
+                    seconds=pl.lit(here.unique("dataset")["seconds"].sum(), pl.Float64),
+                )
+            )
+        return pl.concat(parts)
 
 
 def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
@@ -73,8 +128,11 @@ def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
         scenario=dataset.replace_strict(scenarios, return_dtype=pl.String),
         anticipated=objective.eq(own).fill_null(False),
     )
+    pool = pl.col("dataset").replace_strict(
+        {name: entry.pool for name, entry in grid.datasets.items()}, return_dtype=pl.String
+    )
     return Results(
-        table=table.drop("status", "error"),
+        table=table.drop("status", "error").with_columns(pool=pool),
         failures=failures.select("dataset", "method", "kind", "seed", "setting", "error"),
         missing=missing,
         store=store,
@@ -83,6 +141,7 @@ def collect(grid: Grid, units: tuple[Unit, ...], store: Store) -> Results:
             for task in finals
             for selection in task.selections
         },
+        pools=grid.pools,
     )
 
 
@@ -101,7 +160,9 @@ class Findings:
     k
         The largest cut-off, of the tables.
     table
-        As in :class:`~Results`.
+        As in :class:`~Results`, with the pools in place of their datasets.
+    apart
+        The rows of all datasets, those of a pool each by itself.
     summary
         Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`).
     comparison
@@ -113,6 +174,7 @@ class Findings:
 
     k: int
     table: pl.DataFrame
+    apart: pl.DataFrame
     summary: pl.DataFrame
     comparison: pl.DataFrame | None
     headline: Headline | None
@@ -129,9 +191,13 @@ class Findings:
             ("test_ood", f"recall@{self.k}"),
             ("test_ood", self.metric),
         ]
+        members = self.apart.filter(pl.col("pool").is_not_null())
         tables = (
-            leaderboard(self.summary, self.comparison, columns=columns),
-            trainings(self.table),
+            [
+                *leaderboard(self.summary, self.comparison, columns=columns),
+                *leaderboard(summarise(members), columns=columns),
+            ],
+            trainings(self.apart),
             [
                 *overview(self.summary, self.comparison, metric=self.metric),
                 *overview(self.summary, split="test_iid", metric=self.metric),
@@ -165,7 +231,7 @@ def find(
     rivals
         Group that ``ours`` and the tests compare with; ``ours`` with all others too.
     """
-    table = results.table
+    table = results.with_pools()
     if not table.height:
         return None
     if ours is None:
@@ -180,7 +246,7 @@ def find(
         groups = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
         if groups:
             gains = headline(table, ours, groups, metrics=metrics)
-    return Findings(max(grid.ks), table, summarise(table), comparison, gains)
+    return Findings(max(grid.ks), table, results.table, summarise(table), comparison, gains)
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:

@@ -29,6 +29,7 @@ from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.recommender.config import nested, read_config_file
+from cnsdiff.shifts.preparation import cuts_of
 
 #: The end of a sentence that says which package is missing.
 INSTALL = "install it with: pip install 'cnsdiff[bench]'"
@@ -115,6 +116,16 @@ class DatasetEntry(Settings):
     simulate: Arguments | None = Field(
         None, description="settings of ConfoundedWorld and of its dataset: shift, confounding, …"
     )
+    cuts: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="of a scenario that cuts in time: cut so many times, each a dataset of its "
+        "own (NAME-cut-1 …) whose results are pooled under NAME",
+    )
+    pool: str | None = Field(
+        None, pattern=_NAME, description="pool its results with those of the same pool"
+    )
     anticipate: Literal[Anticipated, "rehearsal"] | None = Field(
         None, description="the validation objective that anticipates its shift, or 'rehearsal'"
     )
@@ -133,7 +144,24 @@ class DatasetEntry(Settings):
             raise ValueError("give exactly one of path, prepare, given and simulate")
         if self.methods is not None and len(set(self.methods)) < len(self.methods):
             raise ValueError("methods names one method twice")
+        if self.cuts is not None and (self.prepare is None or self.pool is not None):
+            raise ValueError("cuts are of a dataset with prepare, and make a pool of their own")
         return self
+
+    def at_each_cut(self, name: str) -> dict[str, DatasetEntry]:
+        """The datasets that it stands for, by name: itself, or one of each of its ``cuts``."""
+        if self.cuts is None or self.prepare is None:
+            return {name: self}
+        try:
+            recipes = cuts_of(str(self.prepare.get("scenario")), self.prepare, self.cuts)
+        except ConfigError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return {
+            f"{name}-cut-{number}": self.model_copy(
+                update={"prepare": dict(recipe), "cuts": None, "pool": name}
+            )
+            for number, recipe in enumerate(recipes, start=1)
+        }
 
 
 class MethodEntry(Settings):
@@ -194,6 +222,19 @@ class Grid(Settings):
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@\d+$")
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1)
 
+    @field_validator("datasets")
+    @classmethod
+    def _every_cut(cls, datasets: dict[str, DatasetEntry]) -> dict[str, DatasetEntry]:
+        every: dict[str, DatasetEntry] = {}
+        for name, entry in datasets.items():
+            own = entry.at_each_cut(name)
+            if twice := sorted({*own} & {*every, *(datasets.keys() - {name})}):
+                raise ValueError(
+                    f"{twice[0]!r} is a dataset already, and one of the cuts of {name}"
+                )
+            every |= own
+        return every
+
     @model_validator(mode="after")
     def _check(self) -> Grid:
         names = [("name", self.name)]
@@ -207,6 +248,15 @@ class Grid(Settings):
         for place, name in names:
             if len(name.encode()) > _LONGEST:
                 raise ValueError(f"{place}: is longer than {_LONGEST} bytes; shorten it")
+        for pool, members in self.pools.items():
+            if pool in self.datasets:
+                raise ValueError(f"pool {pool!r} is called like a dataset; choose another name")
+            first, *rest = (self.datasets[member] for member in members)
+            if any((e.anticipate, e.methods) != (first.anticipate, first.methods) for e in rest):
+                raise ValueError(
+                    f"the datasets of pool {pool!r} differ in anticipate or methods, and only what "
+                    "was run alike can be pooled"
+                )
         for name, entry in self.datasets.items():
             for method in entry.methods or ():
                 if method not in self.methods:
@@ -243,6 +293,15 @@ class Grid(Settings):
                     raise ValueError(
                         f"{place}: training.{key} is the same for all methods; say it in {home}"
                     )
+
+    @property
+    def pools(self) -> dict[str, list[str]]:
+        """The datasets of each pool."""
+        pools: dict[str, list[str]] = {}
+        for name, entry in self.datasets.items():
+            if entry.pool is not None:
+                pools.setdefault(entry.pool, []).append(name)
+        return pools
 
     def methods_on(self, dataset: str) -> tuple[str, ...]:
         """The methods that run on a dataset."""
