@@ -27,6 +27,7 @@ from cnsdiff.evaluation.judges import JudgeKind
 from cnsdiff.evaluation.protocol import STANDARD_SPLITS
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
+from cnsdiff.references import CLOSED_FORM
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.shifts import SCENARIOS
 from cnsdiff.simulate.settings import SHIFTS
@@ -69,6 +70,10 @@ def settings() -> dict[str, list[str]]:
             for key, values in fields(registry.find(name).Config, f"{section}.").items():
                 words[key] = list(dict.fromkeys((*words.get(key, ()), *values)))
         words[f"{section}.name"] = built_in(registry)
+    for kind in CLOSED_FORM.values():
+        for key, values in fields(kind.Config, "backbone.").items():
+            words[key] = list(dict.fromkeys((*words.get(key, ()), *values)))
+    words["backbone.name"] += CLOSED_FORM
     return dict(sorted(words.items()))
 
 
@@ -89,7 +94,7 @@ def choices() -> dict[str, Any]:
     default = PRESETS[DEFAULT]["sampler"]["name"]
     return {
         "samplers": sorted(built_in(SAMPLERS), key=lambda name: (name != default, name)),
-        "backbones": built_in(BACKBONES),
+        "backbones": [*built_in(BACKBONES), *CLOSED_FORM],
         "presets": list(PRESETS),
         "scenarios": [name for name in built_in(SCENARIOS) if name != "given"],
         "select_on": ["valid", "rehearsal", *get_args(Anticipated)],

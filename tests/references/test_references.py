@@ -21,10 +21,11 @@ def dataset() -> Dataset:
     rng = np.random.default_rng(0)
     where = rng.choice(5, (25, 18))
     where[np.arange(18), np.arange(18)] = 0
-    frames = {
-        name: read_interactions(pl.DataFrame(np.argwhere(where == n), schema=["user", "item"]))
-        for n, name in enumerate(("train", "valid", "test_ood"))
-    }
+    frames = {}
+    for n, name in enumerate(("train", "valid", "test_ood")):
+        pairs = pl.DataFrame(np.argwhere(where == n), schema=["user", "item"])
+        times = rng.permutation(1000)[: len(pairs)] + 1000 * n
+        frames[name] = read_interactions(pairs.with_columns(timestamp=times))
     return Dataset.from_splits(frames, name="tiny", scenario="given")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -94,8 +94,10 @@ class Registry(Generic[T]):
             for point in sorted(installed(self.group), key=lambda point: (point.name, point.value))
         )
 
-    def find(self, name: str) -> type[T]:
+    def find(self, name: str, beside: Iterable[str] = ()) -> type[T]:
         """The class of that name; a built-in one is never replaced by a package's.
+
+        ``beside`` are other names that a message should offer.
 
         Raises
         ------
@@ -122,7 +124,7 @@ class Registry(Generic[T]):
             )
         if offers:
             return self.load(offers[0])
-        names = self.names()
+        names = sorted({*self.names(), *beside})
         raise ConfigError(
             f"no {self.kind} is called {shown(name)}{did_you_mean(name, names)}; available: "
             f"{', '.join(names)}"

@@ -69,7 +69,13 @@ class Method:
     def config(self, seed: int, threads: int | None = None) -> Config:
         """The configuration of a model that trains; :class:`ConfigError` if it is wrong."""
         options = merge(self.options, {"seed": seed, "threads": threads})
-        return resolve_config(options, preset=self.preset, source=f"methods.{self.name}")
+        config = resolve_config(options, preset=self.preset, source=f"methods.{self.name}")
+        if config.closed_form:
+            raise ConfigError(
+                f"methods.{self.name}: {config.method!r} is not trained by gradient; write it as "
+                f"a reference, {{reference: {config.method}, set: …}}"
+            )
+        return config
 
     def build_reference(self, seed: int, threads: int | None = None) -> Reference:
         """The reference, not fitted; :class:`ConfigError` on an option it does not have."""

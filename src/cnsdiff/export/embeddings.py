@@ -16,10 +16,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.storage import write_array
 from cnsdiff.export.directory import ExportManifest, write_export
+from cnsdiff.export.item_weights import ItemWeightsManifest, item_weights_to_parquet
 from cnsdiff.recommender.eligibility import SeenItems
+from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel
 from cnsdiff.recommender.run_directory import config_fingerprint
 
 if TYPE_CHECKING:
@@ -79,8 +81,13 @@ def vectors_of(model: Recommender, dial: float | None = None, seen: SeenItems = 
     NotFittedError
         The model has not been fitted.
     InputError
-        ``dial`` is not finite, or ``seen`` is unknown.
+        ``dial`` is not finite, ``seen`` is unknown, or the model has no embeddings.
     """
+    if not isinstance(model.model_, EmbeddingModel):
+        raise InputError(
+            f"a model {model.config_.method!r} scores by item weights and has no embeddings; "
+            "export to parquet, which writes the weights"
+        )
     pairs = np.stack(model.model_.left_out(seen).nonzero(), axis=1).astype(np.int64)
     environment = model.environment_ if dial is None else None
     scorer = model.model_.scorer(dial=dial)
@@ -125,12 +132,13 @@ def to_parquet(
     dial: float | None = None,
     seen: SeenItems = "all",
     overwrite: bool = False,
-) -> EmbeddingsManifest:
-    """Write a model's embeddings as Parquet files.
+) -> EmbeddingsManifest | ItemWeightsManifest:
+    """Write a model's embeddings, or item weights, as Parquet files.
 
-    ``users.parquet`` and ``items.parquet`` have the columns ``id`` (as given) and ``embedding``
-    (a list of ``d`` float32); ``seen.parquet`` has ``user`` and ``item``, the pairs
-    that recommendations leave out.
+    Of embeddings, ``users.parquet`` and ``items.parquet`` have the columns ``id`` (as given) and
+    ``embedding`` (a list of ``d`` float32); ``seen.parquet`` has ``user`` and ``item``, the pairs
+    that recommendations leave out. Of item weights, see
+    :func:`~cnsdiff.export.item_weights.item_weights_to_parquet`.
 
     Parameters
     ----------
@@ -158,6 +166,8 @@ def to_parquet(
     StorageError
         It cannot be written; what was there is untouched.
     """
+    if isinstance(model.model_, ItemItemModel):
+        return item_weights_to_parquet(model, path, dial=dial, seen=seen, overwrite=overwrite)
     vectors = vectors_of(model, dial, seen)
 
     def write(folder: Path) -> None:

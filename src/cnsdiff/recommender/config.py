@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.base.errors import ConfigError, did_you_mean
@@ -17,11 +25,14 @@ from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.base.storage import first_line
 from cnsdiff.objectives.objective import ObjectiveConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
+from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
 from cnsdiff.training.config import TrainingConfig
 
 #: Sections and their settings, as YAML holds them.
 Tree = dict[str, Any]
+#: Sections that a model in closed form does not have.
+_GRADIENT = ("sampler", "objective")
 
 
 class EvaluationConfig(Settings):
@@ -31,9 +42,13 @@ class EvaluationConfig(Settings):
 
 
 class Config(Settings):
-    """Everything that decides a run's result, apart from the data."""
+    """Everything that decides a run's result, apart from the data.
 
-    backbone: SerializeAsAny[BackboneConfig]
+    Of a model in closed form (:data:`cnsdiff.references.CLOSED_FORM`), sampler and objective decide
+    nothing, nor do the settings of ``training`` on epochs and steps.
+    """
+
+    backbone: SerializeAsAny[BackboneConfig | ReferenceConfig]
     sampler: SerializeAsAny[SamplerConfig]
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
@@ -44,6 +59,34 @@ class Config(Settings):
     threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads; None leaves PyTorch's choice"
     )
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the model is a solution in closed form, and not trained by gradient."""
+        return isinstance(self.backbone, ReferenceConfig)
+
+    @property
+    def title(self) -> str:
+        """What is trained: ``"lightgcn + exposure"``, ``"ease"``."""
+        name = self.backbone.name
+        return name if self.closed_form else f"{name} + {self.sampler.name}"
+
+    @property
+    def method(self) -> str:
+        """What tables call it beside others: its sampler, or the model in closed form."""
+        return self.backbone.name if self.closed_form else self.sampler.name
+
+    @property
+    def dialled(self) -> bool:
+        """Whether the dial has a meaning: not where scores are the environment's own."""
+        reference = CLOSED_FORM.get(self.backbone.name) if self.closed_form else None
+        return reference is None or reference.dialled
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> Tree:
+        tree: Tree = handler(self)
+        unused = _GRADIENT if self.closed_form else ()
+        return {section: value for section, value in tree.items() if section not in unused}
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -114,7 +157,7 @@ def resolve_config(
     ConfigError
         On an unknown key (naming the nearest), a bad value or an unknown component.
     """
-    tree = _merged(overrides or {}, preset, source)
+    tree = _merged(overrides or {}, preset, source, backbones)
     for section, settings in _components(tree, source, backbones, samplers).items():
         tree[section] = _validate(settings, tree[section], source, section)
     config: Config = _validate(Config, tree, source, "")
@@ -133,10 +176,21 @@ def component_settings(
 
     Parameters and errors as of :func:`resolve_config`, but no value is validated.
     """
-    return _components(_merged(overrides or {}, preset, source), source, backbones, samplers)
+    tree = _merged(overrides or {}, preset, source, backbones)
+    return _components(tree, source, backbones, samplers)
 
 
-def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> Tree:
+def is_closed_form(name: object) -> bool:
+    """Whether a backbone of this name is a model in closed form; a plugin's of that name is not."""
+    return name in CLOSED_FORM and name not in BACKBONES.names()
+
+
+def _merged(
+    overrides: Mapping[str, Any],
+    preset: str,
+    source: str,
+    backbones: Mapping[str, type[Any]] | None,
+) -> Tree:
     """The preset with ``overrides`` on top."""
     if preset not in PRESETS:
         raise ConfigError(
@@ -150,6 +204,21 @@ def _merged(overrides: Mapping[str, Any], preset: str, source: str) -> Tree:
                 f"{source}: {section} must be a section with keys, not "
                 f"{shown(overrides[section])}; a {section} is chosen by {section}.name"
             )
+    backbone = (overrides.get("backbone") or {}).get("name")
+    if is_closed_form(backbone) and backbone not in (backbones or {}):
+        if preset != DEFAULT:
+            raise ConfigError(
+                f"preset {preset!r} is a configuration of a model trained by gradient, and "
+                f"{backbone!r} is solved in closed form; drop one of the two"
+            )
+        for section in _GRADIENT:
+            if overrides.get(section):
+                raise ConfigError(
+                    f"{source}: the model {backbone!r} is solved in closed form, without "
+                    f"{'an' if section == 'objective' else 'a'} {section}; drop {section}, or "
+                    "take another backbone"
+                )
+        return merge({}, overrides)
     chosen = (overrides.get("sampler") or {}).get("name")
     needed = base.get("sampler", {}).get("name")
     if preset == DEFAULT and chosen not in (None, needed):
@@ -180,8 +249,17 @@ def _components(
         name = settings.get("name", default)
         if not isinstance(name, str):
             raise ConfigError(f"{source}: {section}.name must be a name, not {shown(name)}")
+        component = (own or {}).get(name)
+        if component is not None and issubclass(component, Reference):
+            raise ConfigError(
+                f"{source}: {name} is no backbone of your own; give a model in closed form by its "
+                f"name: {', '.join(CLOSED_FORM)}"
+            )
+        if component is None and section == "backbone" and is_closed_form(name):
+            component = CLOSED_FORM[name]
         try:
-            component = (own or {}).get(name) or registry.find(name)
+            beside = CLOSED_FORM if section == "backbone" else ()
+            component = component or registry.find(name, beside)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
         tree[section] = {**settings, "name": name}

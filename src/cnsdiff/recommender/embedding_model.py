@@ -1,4 +1,4 @@
-"""The fitted model: embeddings and ids, enough to recommend.
+"""The fitted model: ids and what scores, enough to recommend.
 
 This part is saved and served; nothing in it knows how it was trained. It works in a process that
 was forked after the model was loaded (gunicorn's ``--preload``, Celery, ``multiprocessing.Pool``).
@@ -33,21 +33,20 @@ from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.ranking import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
+from cnsdiff.references.item_item import ItemItemScorer, ItemWeights
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
 
 
-@dataclass(frozen=True)
-class EmbeddingModel:
-    """Users and items as vectors whose inner product, with the dial's share, is the score.
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Base of the models: all of recommending but how a pair is scored.
 
     Attributes
     ----------
     users, items
         The ids known; the row is the internal number.
-    user_embeddings, item_embeddings
-        ``(U, d)`` and ``(I, d)`` float32 on the CPU.
     train
         ``(U, I)`` the training pairs, which recommendations leave out.
     seen
@@ -67,8 +66,6 @@ class EmbeddingModel:
 
     users: pl.Series
     items: pl.Series
-    user_embeddings: Tensor
-    item_embeddings: Tensor
     train: csr_array
     dial_step: Tensor
     dial: float = 0.0
@@ -76,16 +73,21 @@ class EmbeddingModel:
     environment: Environment | None = None
     bias: Tensor | None = None
 
-    def scorer(
-        self, device: torch.device | str = "cpu", dial: float | None = None
-    ) -> EmbeddingScorer:
+    def scorer(self, device: torch.device | str = "cpu", dial: float | None = None) -> Scorer:
         """The model as the evaluation sees it, read at ``dial`` or at the chosen one."""
-        bias = self._bias(dial)
-        return EmbeddingScorer(
-            self.user_embeddings.to(device),
-            self.item_embeddings.to(device),
-            None if bias is None else bias.to(device),
-        )
+        raise NotImplementedError
+
+    def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> Scorer:
+        """A scorer of these users alone, with a bias ``(I,)`` of its own."""
+        raise NotImplementedError
+
+    def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> Scorer:
+        """A scorer whose users are these items, and whose scores are how alike items are."""
+        raise NotImplementedError
+
+    def _of_pairs(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Tensor:
+        """``(n,)`` float32 the scores of pairs, without a bias."""
+        raise NotImplementedError
 
     def _bias(self, dial: float | None) -> Tensor | None:
         if dial is None and self.bias is not None:
@@ -129,15 +131,14 @@ class EmbeddingModel:
         for rows in (known, ~known):
             if not rows.any():
                 continue
-            if rows is known:
-                vectors = self.user_embeddings[numbers[known]], self.item_embeddings
-                bias = at_dial
-            else:
-                counts = item_counts(self.train).float()[:, None]
-                vectors, bias = (torch.ones(int(rows.sum()), 1), counts), None
+            bias = at_dial if rows is known else None
             if excluded is not None or allowed is not None:
                 bias = barred(bias, len(self.items), excluded, allowed)
-            scorer: Scorer = EmbeddingScorer(*vectors, bias)
+            if rows is known:
+                scorer = self._of_users(numbers[known], bias)
+            else:
+                counts = item_counts(self.train).float()[:, None]
+                scorer = EmbeddingScorer(torch.ones(int(rows.sum()), 1), counts, bias)
             if among is not None:
                 scorer = Among(scorer, among[rows])
             every = torch.arange(scorer.n_users)
@@ -162,11 +163,12 @@ class EmbeddingModel:
             _tell_only_train(stacklevel=5)
         elif seen == "all" and self.seen is not None:
             out = out + rows_of(self.seen.pairs, numbers)
-            new = np.full(len(ids), -1, dtype=np.int64)
-            new[numbers < 0] = self._other_index.find(
-                [user for user, number in zip(ids, numbers, strict=True) if number < 0]
-            )
-            out = out + rows_of(self.seen.others_pairs, new)
+            if (numbers < 0).any():
+                new = np.full(len(ids), -1, dtype=np.int64)
+                new[numbers < 0] = self._other_index.find(
+                    [user for user, number in zip(ids, numbers, strict=True) if number < 0]
+                )
+                out = out + rows_of(self.seen.others_pairs, new)
         among = None
         named = [choice for choice in (exclude, only) if choice and choice.users is not None]
         keys = user_keys(ids, numbers) if named else []
@@ -203,8 +205,7 @@ class EmbeddingModel:
                 f"score needs as many users as items, not {len(user_numbers)} and "
                 f"{len(item_numbers)}"
             )
-        pairs = self.user_embeddings[user_numbers] * self.item_embeddings[item_numbers]
-        scores, bias = pairs.sum(dim=1), self._bias(dial)
+        scores, bias = self._of_pairs(user_numbers, item_numbers), self._bias(dial)
         if bias is not None:
             scores += bias[item_numbers]
         result: NDArray[np.float32] = scores.numpy()
@@ -221,10 +222,9 @@ class EmbeddingModel:
         for name, choice in (("exclude", excluded), ("only", allowed)):
             if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
-        unit = torch.nn.functional.normalize(self.item_embeddings, dim=1)
         itself = pair_matrix(np.arange(len(numbers)), numbers, (len(numbers), len(self.items)))
         bias = barred(None, len(self.items), excluded, allowed)
-        scorer = EmbeddingScorer(unit[torch.from_numpy(numbers)], unit, bias)
+        scorer = self._of_items(numbers, bias)
         best, scores = rank(scorer, torch.arange(len(numbers)), k, exclude=itself)
         return self._lists("item", column, "similar", best.numpy(), scores.numpy())
 
@@ -280,6 +280,86 @@ class EmbeddingModel:
         if (numbers < 0).any():
             raise _unknown(numbers, ids, what)
         return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingModel(Model):
+    """Users and items as vectors whose inner product, with the dial's share, is the score.
+
+    Attributes
+    ----------
+    user_embeddings, item_embeddings
+        ``(U, d)`` and ``(I, d)`` float32 on the CPU.
+    """
+
+    user_embeddings: Tensor
+    item_embeddings: Tensor
+
+    def scorer(
+        self, device: torch.device | str = "cpu", dial: float | None = None
+    ) -> EmbeddingScorer:
+        """See :meth:`Model.scorer`."""
+        bias = self._bias(dial)
+        return EmbeddingScorer(
+            self.user_embeddings.to(device),
+            self.item_embeddings.to(device),
+            None if bias is None else bias.to(device),
+        )
+
+    def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> EmbeddingScorer:
+        return EmbeddingScorer(self.user_embeddings[numbers], self.item_embeddings, bias)
+
+    def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> EmbeddingScorer:
+        users = self.user_embeddings
+        if users.shape[1] == 1 and bool((users == users[0]).all()):
+            raise InputError(
+                "the model ranks items alike for all users, by popularity, so it does not know "
+                "which are similar; take a model of taste"
+            )
+        unit = torch.nn.functional.normalize(self.item_embeddings, dim=1)
+        return EmbeddingScorer(unit[torch.from_numpy(numbers)], unit, bias)
+
+    def _of_pairs(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Tensor:
+        return (self.user_embeddings[users] * self.item_embeddings[items]).sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemItemModel(Model):
+    """Scores by item weights, summed over what a user has in train.
+
+    Attributes
+    ----------
+    weights
+        ``(I, I)`` float32 on the CPU, dense or sparse: row ``j`` is what having item ``j`` gives
+        to the scores of the others, and to which items it is similar. Items of weight 0 are not.
+    """
+
+    weights: ItemWeights
+
+    def scorer(
+        self, device: torch.device | str = "cpu", dial: float | None = None
+    ) -> ItemItemScorer:
+        """See :meth:`Model.scorer`; sparse weights stay on the CPU."""
+        bias, weights = self._bias(dial), self.weights
+        if isinstance(weights, Tensor):
+            weights = weights.to(device)
+            bias = None if bias is None else bias.to(device)
+        return ItemItemScorer(self.train, weights, bias)
+
+    def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
+        return ItemItemScorer(self.train[numbers], self.weights, bias)
+
+    def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
+        shape = len(numbers), len(self.items)
+        alone = pair_matrix(np.arange(len(numbers)), numbers, shape).astype(np.float32)
+        return ItemItemScorer(alone, self.weights, bias, only_nonzero=True)
+
+    def _of_pairs(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Tensor:
+        histories = self.train[users]
+        pair = np.repeat(np.arange(len(users)), np.diff(histories.indptr))
+        given = self.weights[histories.indices, items[pair]]
+        scores = np.bincount(pair, np.asarray(given), len(users))
+        return torch.from_numpy(scores.astype(np.float32))
 
 
 def _require_threads() -> None:

@@ -14,7 +14,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import nn
 
-from cnsdiff.backbones import BACKBONES
+from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.backbones.spectral import listening
 from cnsdiff.base.errors import CnsdiffWarning, DataError
@@ -165,7 +165,7 @@ def fit(
                 train=training.train,
                 dial_step=sigma * score,
                 dial=dial,
-                seen=_seen(dataset, listeners),
+                seen=seen_of(dataset, listeners),
                 environment=environment,
                 bias=bias,
             )
@@ -414,6 +414,7 @@ def assemble(
         Every user has every item.
     """
     classes = classes or {}
+    assert isinstance(config.backbone, BackboneConfig)
     backbone = classes.get("backbone") or BACKBONES.find(config.backbone.name)
     sampler = classes.get("sampler") or SAMPLERS.find(config.sampler.name)
     sharded = config.training.shard and processes is not None and processes.several
@@ -443,6 +444,7 @@ def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
 
     The system may promise more than it has, and end the process that then uses it.
     """
+    assert isinstance(config.backbone, BackboneConfig)
     rows, dim = dataset.n_users + dataset.n_items, config.backbone.dim
     # The entries; training adds their gradients and the two moments of Adam.
     require_memory(
@@ -468,7 +470,7 @@ def _require_memory(config: Config, dataset: Dataset, *, on_cpu: bool) -> None:
     )
 
 
-def _seen(dataset: Dataset, listeners: Listeners) -> Seen | None:
+def seen_of(dataset: Dataset, listeners: Listeners) -> Seen | None:
     """Pairs that recommendations leave out beside train; read when all has been chosen."""
     if dataset.manifest.seen is None:
         listeners.note(

@@ -249,7 +249,7 @@ class Estimator:
         """The resolved settings as arguments of the constructor, without the components' names."""
         options = self.resolve().model_dump()
         for section in _COMPONENTS:
-            settings = options.pop(section)
+            settings = options.pop(section, {})  # a model in closed form has no sampler
             options[f"{section}_options"] = {k: v for k, v in settings.items() if k != "name"}
         return options
 

@@ -23,9 +23,10 @@ from cnsdiff.evaluation.judges import JudgeKind, judge_for
 from cnsdiff.evaluation.protocol import Mask
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback
+from cnsdiff.recommender.closed_form import fit_closed_form
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.eligibility import SeenItems
-from cnsdiff.recommender.embedding_model import Cold, EmbeddingModel
+from cnsdiff.recommender.embedding_model import Cold, EmbeddingModel, Model
 from cnsdiff.recommender.fitting import fit
 from cnsdiff.recommender.parameters import Estimator
 from cnsdiff.recommender.run_directory import Fitted
@@ -43,7 +44,9 @@ class Recommender(Estimator):
     Parameters
     ----------
     backbone
-        Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own.
+        Name of a backbone (``"lightgcn"`` by default, ``"mf"``) or a class of your own; or name
+        of a model in closed form, which has no sampler and no objective: ``"ease"``,
+        ``"itemknn"``, ``"ials"``, ``"mostpop"``, ``"recent-mostpop"``.
     sampler
         Name of a sampler (``"exposure"`` by default, ``"random"``, ``"cnsdiff"``, …;
         docs/samplers.md has all) or a class of your own.
@@ -64,15 +67,16 @@ class Recommender(Estimator):
     config_
         The resolved configuration.
     model_
-        What is saved and served: ids and embeddings
-        (:class:`cnsdiff.recommender.embedding_model.EmbeddingModel`).
+        What is saved and served: ids, and embeddings or item weights
+        (:mod:`cnsdiff.recommender.embedding_model`).
     environment_
         What is added to the scores instead, if training was rehearsed (``select_on="rehearsal"``):
         :class:`cnsdiff.environment.Environment`.
     users_, items_
         The ids known (polars Series); the row is the internal number.
     user_embeddings_, item_embeddings_
-        ``(U, d)`` and ``(I, d)`` tensors whose inner product is the score.
+        ``(U, d)`` and ``(I, d)`` tensors whose inner product is the score; of a model that has
+        them.
     history_
         One record of scalars per epoch.
     best_epoch_
@@ -151,8 +155,9 @@ class Recommender(Estimator):
         TrainingError
             A loss became NaN or infinite.
         """
-        fit(
-            self.resolve(select_on=select_on, refit=refit),
+        config = self.resolve(select_on=select_on, refit=refit)
+        (fit_closed_form if config.closed_form else fit)(
+            config,
             dataset,
             keep=self._keep,
             classes=self._given_classes(),
@@ -230,7 +235,10 @@ class Recommender(Estimator):
         return self.model_.score(users, items, dial=dial)
 
     def similar(self, items: Any, k: int = 20, *, exclude: Any = None, only: Any = None) -> Any:
-        """The ``k`` items nearest to each by cosine: ``item``, ``similar``, ``score``, ``rank``.
+        """The ``k`` items nearest to each: ``item``, ``similar``, ``score``, ``rank``.
+
+        Nearest by the cosine of embeddings, or by item weights, where items of weight 0 are not
+        similar at all.
 
         Parameters
         ----------
@@ -242,7 +250,7 @@ class Recommender(Estimator):
         Raises
         ------
         InputError
-            An item is unknown, or ``k`` is not a positive integer.
+            An item is unknown, ``k`` is not a positive integer, or the model is of popularity.
         """
         return self.model_.similar(items, k, exclude=exclude, only=only)
 
@@ -375,7 +383,7 @@ class Recommender(Estimator):
         return self._fitted().config
 
     @property
-    def model_(self) -> EmbeddingModel:
+    def model_(self) -> Model:
         return self._fitted().model
 
     @property
@@ -384,7 +392,8 @@ class Recommender(Estimator):
         stated = self.config_.training.select_on
         if stated != "auto":
             return stated
-        return "valid" if self.environment_ is None else "rehearsal"
+        rehearsed = any("environment" in record["validation"] for record in self.history_)
+        return "rehearsal" if rehearsed else "valid"
 
     @property
     def history_(self) -> list[EpochRecord]:
@@ -428,11 +437,19 @@ class Recommender(Estimator):
 
     @property
     def user_embeddings_(self) -> Tensor:
-        return self.model_.user_embeddings
+        return self._embedding_model().user_embeddings
 
     @property
     def item_embeddings_(self) -> Tensor:
-        return self.model_.item_embeddings
+        return self._embedding_model().item_embeddings
+
+    def _embedding_model(self) -> EmbeddingModel:
+        if not isinstance(self.model_, EmbeddingModel):
+            raise InputError(
+                f"a model {self.config_.backbone.name!r} scores by item weights and has no "
+                "embeddings; its weights are model_.weights"
+            )
+        return self.model_
 
     # -- storage -------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@
 ``manifest.json``       schema version, status, provenance, best epoch, dial, checksums of the
                         files below
 ``config.yaml``         the resolved configuration
-``weights.safetensors``  the embeddings that score, the environment's share per unit of the dial,
-                        and the best weights of all parts
+``weights.safetensors``  the embeddings or item weights that score, the environment's share per unit
+                        of the dial, and the best weights of all parts
 ``users.parquet``       user ids as given; the row is the internal number (also ``items``)
 ``train.parquet``       the training pairs, which recommendations leave out
 ``seen.parquet``        what else the log says of its users, which they leave out, too
@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,7 @@ import yaml
 from pydantic import BaseModel, Field, FiniteFloat
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.backbones import BACKBONES, Backbone
@@ -69,13 +70,14 @@ from cnsdiff.environment import Environment
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.metrics import item_counts
-from cnsdiff.recommender.config import Config, Tree, read_yaml, resolve_config
-from cnsdiff.recommender.embedding_model import EmbeddingModel
+from cnsdiff.recommender.config import Config, Tree, is_closed_form, read_yaml, resolve_config
+from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
-#: Of a run, and of one with an environment, which a cnsdiff from before it would not apply.
-SCHEMA_VERSION, WITH_ENVIRONMENT = 1, 2
+#: Of a run; of one with an environment, which a cnsdiff from before it would not apply; and of one
+#: in closed form, whose components an earlier cnsdiff does not know.
+SCHEMA_VERSION, WITH_ENVIRONMENT, IN_CLOSED_FORM = 1, 2, 3
 #: The mend of a run that cannot be used.
 _AGAIN = "train again"
 #: Of training, and of the training on everything that follows a rehearsal.
@@ -155,7 +157,7 @@ def provenance(config: Config, dataset: Dataset) -> Provenance:
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}
     return Provenance(
-        schema_version=SCHEMA_VERSION,
+        schema_version=IN_CLOSED_FORM if config.closed_form else SCHEMA_VERSION,
         created_by=f"cnsdiff {version('cnsdiff')}",
         **({"plugins": plugins} if plugins else {}),
         versions={
@@ -291,7 +293,7 @@ class _StoredConfig(Record):
     """As much of ``config.yaml`` as is looked at before the rest is validated."""
 
     backbone: _Component
-    sampler: _Component
+    sampler: _Component | None = None
     training: Tree
 
 
@@ -325,7 +327,8 @@ def read_manifest(path: Path) -> RunManifest:
     )
     with refusing_damage(file, _AGAIN, missing=missing):
         content = read_json(file)
-        if not isinstance(content, dict) or content.get("schema_version") != WITH_ENVIRONMENT:
+        later = WITH_ENVIRONMENT, IN_CLOSED_FORM
+        if not isinstance(content, dict) or content.get("schema_version") not in later:
             require_version(file, content, SCHEMA_VERSION, _AGAIN)
         finished = isinstance(content, dict) and content.get("status") == "complete"
         return validated(FinishedRun if finished else RunManifest, content)
@@ -336,7 +339,9 @@ def read_config(path: Path) -> Tree:
     file = path / "config.yaml"
     with refusing_damage(file, _AGAIN):
         tree = read_yaml(file)
-        validated(_StoredConfig, tree)
+        stated = validated(_StoredConfig, tree)
+        if stated.sampler is None and not is_closed_form(stated.backbone.name):
+            raise ValueError("sampler: field required")
         if unknown := tree.keys() - Config.model_fields.keys():
             raise ValueError(f"unknown key {shown(min(unknown))}")
     training = tree["training"]
@@ -409,25 +414,12 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
     best = run.manifest.best_epoch
     if best not in history["epoch"]:
         yield "history.parquet", f"has no epoch {best}, which the manifest calls the best"
-    tables: tuple[tuple[str, int], ...] = (
-        ("user_embeddings", users.height),
-        ("item_embeddings", items.height),
-    )
-    widths = set()
-    for name, rows in tables:
-        table = run.weights.get(name)
-        if table is None:
-            yield "weights.safetensors", f"has no {name}"
-            return
-        if table.dtype != torch.float32 or table.ndim != 2 or len(table) != rows:
-            yield "weights.safetensors", f"has {name} of {table.dtype} and {tuple(table.shape)}"
-        widths.add(table.shape[1])
-        # A product of two vectors is at most that of their lengths: a finite score, if the square
-        # of each length is finite.
-        if not torch.isfinite(torch.linalg.vector_norm(table, dim=1).square()).all():
-            yield "weights.safetensors", f"has {name} that give no finite score"
-    if len(widths) > 1:
-        yield "weights.safetensors", "has vectors of users and items that differ in length"
+    if run.weights.keys() & {_DENSE, *_SPARSE}:
+        misfits = _item_weights_misfits(run.weights, items.height)
+    else:
+        misfits = _embeddings_misfits(run.weights, users.height, items.height)
+    for problem in misfits:
+        yield "weights.safetensors", problem
     if (run.manifest.environment is None) != ("bias" not in run.weights):
         yield "weights.safetensors", "and the manifest do not agree on a bias"
     for name, unit in (("environment", run.manifest.dial), ("bias", 1.0)):
@@ -438,6 +430,54 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
             yield "weights.safetensors", f"has {name} of {column.dtype} and {tuple(column.shape)}"
         if not torch.isfinite(column * unit).all():
             yield "weights.safetensors", f"has {name} that gives no finite score"
+
+
+def _embeddings_misfits(weights: Mapping[str, Tensor], n_users: int, n_items: int) -> Iterator[str]:
+    widths = set()
+    for name, rows in zip(_TABLES, (n_users, n_items), strict=True):
+        table = weights.get(name)
+        if table is None:
+            yield f"has no {name}"
+            return
+        if table.dtype != torch.float32 or table.ndim != 2 or len(table) != rows:
+            yield f"has {name} of {table.dtype} and {tuple(table.shape)}"
+        widths.add(table.shape[1])
+        # A product of two vectors is at most that of their lengths: a finite score, if the square
+        # of each length is finite.
+        if not torch.isfinite(torch.linalg.vector_norm(table, dim=1).square()).all():
+            yield f"has {name} that give no finite score"
+    if len(widths) > 1:
+        yield "has vectors of users and items that differ in length"
+
+
+def _item_weights_misfits(weights: Mapping[str, Tensor], n_items: int) -> Iterator[str]:
+    values = weights.get(_DENSE)
+    if values is not None:
+        if values.dtype != torch.float32 or tuple(values.shape) != (n_items, n_items):
+            yield f"has {_DENSE} of {values.dtype} and {tuple(values.shape)}"
+    else:
+        parts = [weights.get(name) for name in _SPARSE]
+        if any(part is None or part.ndim != 1 for part in parts):
+            yield f"has not all of {', '.join(_SPARSE)} as columns"
+            return
+        values, indices, indptr = cast("list[Tensor]", parts)
+        whole = {torch.int32, torch.int64}
+        if values.dtype != torch.float32 or not {indices.dtype, indptr.dtype} <= whole:
+            yield f"has item weights of {values.dtype} in places of {indices.dtype}"
+            return
+        in_order = (
+            len(indptr) == n_items + 1 and indptr[0] == 0 and bool((indptr.diff() >= 0).all())
+        )
+        if not in_order or int(indptr[-1]) != len(values) or len(indices) != len(values):
+            yield f"has item weights whose rows are not those of {n_items} items"
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n_items:
+            yield f"has item weights of items that are none of {n_items}"
+    if "environment" not in weights:
+        yield "has no environment"
+    # A score is a sum over a history, which has an item once.
+    largest = torch.finfo(torch.float32).max
+    if values.numel() and not all(n_items * abs(float(v)) <= largest for v in values.aminmax()):
+        yield "has item weights that give no finite score"
 
 
 @contextlib.contextmanager
@@ -481,7 +521,7 @@ class Fitted:
     """
 
     config: Config
-    model: EmbeddingModel
+    model: Model
     weights: Mapping[str, Tensor]
     history: list[EpochRecord]
     best_epoch: int
@@ -492,8 +532,7 @@ class Fitted:
         model, environment = self.model, self.model.environment
         rows, columns = model.train.nonzero()
         weights = {
-            "user_embeddings": model.user_embeddings,
-            "item_embeddings": model.item_embeddings,
+            **_scoring_tensors(model),
             "environment": model.dial_step,
             **({} if model.bias is None else {"bias": model.bias}),
             **{f"model.{name}": value for name, value in self.weights.items()},
@@ -511,10 +550,13 @@ class Fitted:
             write_with(path / f"{name}.parquet", frame.write_parquet)
         # The manifest last, which makes the run a finished one.
         files = [name for name in _FILES if model.seen is not None or name not in _OPTIONAL]
+        version_of = self.provenance.schema_version
+        if environment is not None:
+            version_of = max(version_of, WITH_ENVIRONMENT)
         manifest = {
             "status": "complete",
             **self.provenance.to_dict(),
-            "schema_version": SCHEMA_VERSION if environment is None else WITH_ENVIRONMENT,
+            "schema_version": version_of,
             "best_epoch": self.best_epoch,
             "dial": model.dial,
             **({} if environment is None else {"environment": environment.model_dump()}),
@@ -529,23 +571,22 @@ class Fitted:
         """From the files that :func:`read_run` returns."""
         users, items = run.users["id"], run.items["id"]
         weights = dict(run.weights)
-        tables = weights.pop("user_embeddings"), weights.pop("item_embeddings")
         train = pair_matrix(
             run.train["user"].to_numpy(), run.train["item"].to_numpy(), (len(users), len(items))
         )
         dial_step, bias = weights.pop("environment", None), weights.pop("bias", None)
         if dial_step is None:  # a run from before the dial
-            dial_step = spread(EmbeddingScorer(*tables)) * standardised_log(item_counts(train))
+            tables = EmbeddingScorer(*(weights[name] for name in _TABLES))
+            dial_step = spread(tables) * standardised_log(item_counts(train))
         own = FinishedRun.model_fields.keys() - Provenance.model_fields.keys()
         stated = {k: v for k, v in run.manifest.to_dict().items() if k not in own}
         return cls(
             # Components of the user's own are not needed to serve, nor to be found by name.
             config=_stored_config(run.config, f"{run.path}/config.yaml"),
-            model=EmbeddingModel(
+            model=_model_of(
+                weights,
                 users=users,
                 items=items,
-                user_embeddings=tables[0],
-                item_embeddings=tables[1],
                 train=train,
                 dial_step=dial_step,
                 dial=run.manifest.dial,
@@ -560,6 +601,36 @@ class Fitted:
         )
 
 
+#: Names of what scores: embeddings; item weights, dense or as the parts of a CSR matrix.
+_TABLES = ("user_embeddings", "item_embeddings")
+_DENSE = "item_weights"
+_SPARSE = tuple(f"item_weights.{part}" for part in ("data", "indices", "indptr"))
+
+
+def _scoring_tensors(model: Model) -> dict[str, Tensor]:
+    """What scores, by the names of ``weights.safetensors``."""
+    if isinstance(model, EmbeddingModel):
+        return {name: getattr(model, name) for name in _TABLES}
+    assert isinstance(model, ItemItemModel)
+    weights = model.weights
+    if isinstance(weights, Tensor):
+        return {_DENSE: weights}
+    parts = weights.data, weights.indices, weights.indptr
+    return {name: torch.from_numpy(part) for name, part in zip(_SPARSE, parts, strict=True)}
+
+
+def _model_of(tensors: dict[str, Tensor], **rest: Any) -> Model:
+    """The model whose :func:`_scoring_tensors` are taken out of ``tensors``."""
+    if _DENSE in tensors:
+        return ItemItemModel(weights=tensors.pop(_DENSE), **rest)
+    if _SPARSE[0] in tensors:
+        n_items = len(rest["items"])
+        parts = tuple(tensors.pop(name).numpy() for name in _SPARSE)
+        return ItemItemModel(weights=csr_array(parts, shape=(n_items, n_items)), **rest)
+    users, items = (tensors.pop(name) for name in _TABLES)
+    return EmbeddingModel(user_embeddings=users, item_embeddings=items, **rest)
+
+
 def _stored_config(stated: Mapping[str, Any], source: str) -> Config:
     """The configuration of a run, whose components may be of classes that cannot be found."""
     tree = dict(stated)
@@ -569,6 +640,8 @@ def _stored_config(stated: Mapping[str, Any], source: str) -> Config:
         ("sampler", SAMPLERS, Sampler),
     )
     for section, registry, base in kinds:
+        if "sampler" not in tree:  # in closed form
+            break
         name = tree[section]["name"]
         if not registry.at_hand(name):
             known = base.Config.model_fields.keys() & tree[section].keys()

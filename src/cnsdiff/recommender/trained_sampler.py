@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cnsdiff.backbones import BACKBONES, Embeddings
+from cnsdiff.backbones import BACKBONES, BackboneConfig, Embeddings
 from cnsdiff.backbones.base import layers_of
-from cnsdiff.base.errors import RunError
+from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
+from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.samplers.base import Batch, Context, Items, Vectors
@@ -59,10 +60,17 @@ class TrainedSampler:
     ------
     ConfigError
         A component is a class that is not at hand.
+    InputError
+        The model was solved in closed form, without a sampler.
     """
 
     def __init__(self, fitted: Fitted, dataset: Dataset, classes: Mapping[str, type[Any]]) -> None:
         config, model = fitted.config, fitted.model
+        if not isinstance(config.backbone, BackboneConfig) or not isinstance(model, EmbeddingModel):
+            raise InputError(
+                f"a model {config.backbone.name!r} is solved in closed form, without a sampler, so "
+                "it has no negatives to look at"
+            )
         device = make_fabric(config.device, config.precision, config.threads).device
         positives = Positives.of_split(dataset.split("train"), dataset.n_users, dataset.n_items)
         positives.require_negatives()

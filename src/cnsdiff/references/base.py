@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Self
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, DataError, NotFittedError, reason
+from cnsdiff.base.search_space import value_at
 from cnsdiff.base.seeding import derive_seed, uniforms
+from cnsdiff.base.settings import Settings
+from cnsdiff.environment import HALF_LIVES
 from cnsdiff.evaluation.metrics import item_counts
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
 
 
+class ReferenceConfig(Settings):
+    """Settings that all references share; each reference's own ``Config`` adds its fields."""
+
+    name: str = ""
+
+
 class Reference:
     """A model without learning by gradient, fitted on the training split alone.
 
     Implements :class:`cnsdiff.evaluation.Scorer`. A subclass gives :meth:`_fit` and
-    :meth:`score_block`.
+    :meth:`score_block`; one that can be saved and served, :meth:`solution` and ``Config``, whose
+    fields are the constructor's.
 
     Attributes
     ----------
@@ -36,8 +49,33 @@ class Reference:
     deterministic: ClassVar[bool] = True
     #: Whether the dial has a meaning: not for scores that are the environment's own, or noise.
     dialled: ClassVar[bool] = True
+    #: The constructor's arguments as settings.
+    Config: ClassVar[type[ReferenceConfig]] = ReferenceConfig
 
     train_: csr_array
+
+    @classmethod
+    def candidates(
+        cls,
+        config: ReferenceConfig,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> list[Self]:
+        """Those that a configuration stands for, not fitted: several where validation chooses.
+
+        Parameters
+        ----------
+        config
+            An instance of ``Config``.
+        seed, threads, device
+            For those that take them; no thread count leaves the library's choice.
+        """
+        machine = {"seed": seed, "threads": threads or 0, "device": device}
+        taken = signature(cls).parameters
+        own = {name: value for name, value in machine.items() if name in taken}
+        return [cls(**config.model_dump(exclude={"name"}), **own)]
 
     def fit(self, dataset: Dataset) -> Self:
         """Fit on ``dataset.split("train")`` and return the model itself.
@@ -58,6 +96,14 @@ class Reference:
 
     def _fit(self, train: csr_array) -> None:
         raise NotImplementedError
+
+    def solution(self) -> Embeddings | Tensor | csr_array:
+        """What is served: embeddings, or item weights (:mod:`cnsdiff.references.item_item`)."""
+        raise NotImplementedError
+
+    def chosen(self) -> dict[str, float]:
+        """In what it differs from the other :meth:`candidates`."""
+        return {}
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         """Scores of the items ``start .. stop - 1``: float32, shape (B, stop - start)."""
@@ -101,6 +147,78 @@ class MostPop(Reference):
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         self._fitted()
         return self.counts_[start:stop].to(users.device).repeat(len(users), 1)
+
+    def solution(self) -> Embeddings:
+        """Vectors of one number: 1 for each user, the count of each item."""
+        return Embeddings(torch.ones(self.n_users, 1), self.counts_[:, None])
+
+
+class RecentMostPopConfig(ReferenceConfig):
+    """Settings of :class:`RecentMostPop`."""
+
+    half_life: float | Literal["auto"] = Field(
+        "auto",
+        description="in which an interaction comes to count half, as a share of the time span of "
+        "train; 'auto': what picks epochs chooses one",
+    )
+
+    @field_validator("half_life")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if value != "auto" and not float(value) > 0:
+            raise ValueError("must be 'auto' or a number above 0")
+        return value
+
+
+class RecentMostPop(MostPop):
+    """Popularity of late: interactions count, and halve with every ``half_life`` of their age.
+
+    Parameters
+    ----------
+    half_life : float
+        As a share of the time from the first to the last interaction of train; above 0.
+
+    Attributes
+    ----------
+    counts_ : Tensor of float32, shape (n_items,)
+        ``Σ 2^(-age / half_life)`` over the interactions with the item.
+    """
+
+    Config: ClassVar[type[ReferenceConfig]] = RecentMostPopConfig
+
+    def __init__(self, half_life: float = 0.05) -> None:
+        self.half_life = half_life
+
+    @classmethod
+    def candidates(cls, config: ReferenceConfig, **machine: Any) -> list[Self]:
+        chosen = value_at(config, "half_life")
+        return [cls(h) for h in (HALF_LIVES if chosen == "auto" else (chosen,))]
+
+    def chosen(self) -> dict[str, float]:
+        return {"half_life": self.half_life}
+
+    def fit(self, dataset: Dataset) -> Self:
+        """Fit on the training split and its times; see :meth:`Reference.fit`.
+
+        Raises
+        ------
+        DataError
+            The training split is empty, or has no timestamps.
+        """
+        if not self.half_life > 0:
+            raise ConfigError(f"RecentMostPop's half_life is {self.half_life}; it must be above 0")
+        train = dataset.split("train")
+        if train.timestamps is None:
+            raise DataError(
+                f"{dataset.path or dataset.name}: has no timestamps, so what is popular of late is "
+                "not known; take mostpop, or prepare it from a log with times"
+            )
+        super().fit(dataset)
+        times = train.timestamps.astype(np.float64)
+        ages = (times.max() - times) / max(float(np.ptp(times)), 1.0)
+        decayed = np.bincount(train.items, np.exp2(-ages / self.half_life), dataset.n_items)
+        self.counts_ = torch.from_numpy(decayed.astype(np.float32))
+        return self
 
 
 class RandomScores(Reference):

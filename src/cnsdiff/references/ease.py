@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar
+
 import torch
+from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.base.search_space import Searched
 from cnsdiff.kernels.memory import require_memory
-from cnsdiff.references.base import Reference
+from cnsdiff.references.base import ReferenceConfig
+from cnsdiff.references.item_item import ItemItemReference
 
 
-class EASE(Reference):
+class EASEConfig(ReferenceConfig):
+    """Settings of :class:`EASE`."""
+
+    l2: Annotated[float, Searched(low=20, high=2000, log=True)] = Field(
+        200.0, gt=0, description="λ, the ridge"
+    )
+    max_items: int = Field(
+        25_000, ge=1, description="largest catalogue to accept; the weights are items × items"
+    )
+
+
+class EASE(ItemItemReference):
     """Embarrassingly shallow autoencoder (Steck, WWW 2019).
 
     Least squares ``min_B |X - XB|² + l2 |B|²`` with ``diag(B) = 0``, whose solution is
@@ -36,6 +51,8 @@ class EASE(Reference):
     ----------
     weights_ : Tensor of float32, shape (n_items, n_items)
     """
+
+    Config: ClassVar[type[ReferenceConfig]] = EASEConfig
 
     weights_: Tensor
 
@@ -84,13 +101,7 @@ class EASE(Reference):
         weights.diagonal().zero_()
         self.weights_ = weights.to(torch.float32)
 
-    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        # One bag per user: the sum of the weight rows of the items in the history.
-        history = self._history(users)
-        return embedding_bag(
-            torch.from_numpy(history.indices).to(self.device, torch.int64),
-            self.weights_[:, start:stop],
-            torch.from_numpy(history.indptr).to(self.device, torch.int64),
-            mode="sum",
-            include_last_offset=True,
-        ).to(users.device)
+    def solution(self) -> Tensor:
+        """``(I, I)``: :attr:`weights_`."""
+        self._fitted()
+        return self.weights_

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.sparse import csr_array, csr_matrix
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, InputError
+from cnsdiff.base.search_space import Searched
 from cnsdiff.kernels.memory import require_memory
-from cnsdiff.references.base import Reference
+from cnsdiff.references.base import Reference, ReferenceConfig
+
+
+class IALSConfig(ReferenceConfig):
+    """Settings of :class:`IALS`."""
+
+    factors: Annotated[int, Searched(low=16, high=256, integer=True, log=True)] = Field(
+        64, ge=1, le=2**16, description="size of the factors"
+    )
+    regularisation: Annotated[float, Searched(low=0.1, high=100.0, log=True)] = Field(
+        10.0, gt=0, description="λ"
+    )
+    alpha: Annotated[float, Searched(low=1.0, high=50.0, log=True)] = Field(
+        10.0, gt=0, description="α, what a positive counts for beyond other pairs"
+    )
+    iterations: int = Field(15, ge=1, le=10**6, description="sweeps over users and items")
 
 
 class IALS(Reference):
@@ -47,6 +65,7 @@ class IALS(Reference):
     """
 
     deterministic: ClassVar[bool] = False
+    Config: ClassVar[type[ReferenceConfig]] = IALSConfig
 
     user_factors_: Tensor
     item_factors_: Tensor
@@ -120,3 +139,8 @@ class IALS(Reference):
         self._fitted()
         rows = self.user_factors_[users.cpu()]
         return (rows @ self.item_factors_[start:stop].T).to(users.device)
+
+    def solution(self) -> Embeddings:
+        """The factors."""
+        self._fitted()
+        return Embeddings(self.user_factors_, self.item_factors_)

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffWarning, ConfigError
+from cnsdiff.base.search_space import Searched
 from cnsdiff.kernels.memory import require_memory
-from cnsdiff.references.base import Reference
+from cnsdiff.references.base import ReferenceConfig
+from cnsdiff.references.item_item import ItemItemReference
 
 _BLOCK = 2**22
 """Pairs of items compared at a time while fitting: about 80 bytes each."""
 
 
-class ItemKNN(Reference):
+class ItemKNNConfig(ReferenceConfig):
+    """Settings of :class:`ItemKNN`."""
+
+    neighbours: Annotated[int | None, Searched(low=10, high=500, integer=True, log=True)] = Field(
+        None, ge=1, description="most similar items that each keeps; None: all that share a user"
+    )
+    shrink: Annotated[float, Searched(low=0.0, high=100.0)] = Field(
+        0.0, ge=0, description="makes pairs with few users count less"
+    )
+    max_pairs: int = Field(10**8, ge=1, description="most similarities to keep")
+
+
+class ItemKNN(ItemItemReference):
     """Sum of the cosine similarities between an item and those in the user's history.
 
     The cosine of two items is ``|U_i ∩ U_j| / (sqrt(|U_i| |U_j|) + shrink)`` with ``U_i`` the
@@ -45,6 +59,8 @@ class ItemKNN(Reference):
     similarity_ : csr_array of float32, shape (n_items, n_items)
         Row ``j``: similarities to history item ``j``; zero diagonal.
     """
+
+    Config: ClassVar[type[ReferenceConfig]] = ItemKNNConfig
 
     similarity_: csr_array
 
@@ -140,12 +156,10 @@ class ItemKNN(Reference):
         indptr = np.searchsorted(rows, np.arange(stop - start + 1))
         return csr_array((values.astype(np.float32), columns, indptr), shape=shared.shape)
 
-    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        history = self._history(users)
-        similarity = self.similarity_
-        if stop - start < similarity.shape[1]:
-            similarity = similarity[:, start:stop]
-        return torch.from_numpy((history @ similarity).toarray()).to(users.device)
+    def solution(self) -> csr_array:
+        """``(I, I)``: :attr:`similarity_`."""
+        self._fitted()
+        return self.similarity_
 
 
 def _blocks(sharing: NDArray[np.float64]) -> Iterator[tuple[int, int]]:

@@ -17,12 +17,12 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 from cnsdiff.environment import Environment
-from cnsdiff.evaluation import EmbeddingScorer, exposure_score, readings
+from cnsdiff.evaluation import exposure_score, readings
 from cnsdiff.evaluation.dial import exposure_counts, in_words
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives, nearest_items
 from cnsdiff.evaluation.judges import judge_for
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.embedding_model import EmbeddingModel
+from cnsdiff.recommender.embedding_model import Model
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.trained_sampler import SampledNegatives
 from cnsdiff.report.accuracy import Measured
@@ -51,7 +51,7 @@ CELLS = 40
 
 
 def dial_blocks(
-    model: EmbeddingModel,
+    model: Model,
     config: Config,
     dataset: Dataset,
     held_out: Mapping[str, Split],
@@ -63,7 +63,7 @@ def dial_blocks(
     Parameters
     ----------
     model
-        Its embeddings; the dial is turned on the scores as trained.
+        Its scores as trained, on which the dial is turned.
     config
         What chose its dial.
     dataset
@@ -75,7 +75,7 @@ def dial_blocks(
     metric
         With its cut-off.
     """
-    scorer = EmbeddingScorer(model.user_embeddings, model.item_embeddings)
+    scorer = model.scorer(dial=0.0)
     exposure = exposure_score(dataset)
     gammas, ks = tuple(sorted({*DIALS, model.dial})), config.evaluation.ks
     tests = {split: pairs.of_some_users(USERS) for split, pairs in held_out.items()}

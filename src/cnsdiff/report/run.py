@@ -30,7 +30,7 @@ from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import history_table, read_manifest
-from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
+from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     ALPHA,
     Measured,
@@ -104,7 +104,7 @@ def run_document(
             Section("Accuracy", accuracy_blocks(standing)),
             Section("Slices", slices),
         ]
-        if model.environment_ is None:
+        if model.environment_ is None and config.dialled:
             reporter.note("turning the dial")
             dial = dial_blocks(model.model_, config, data, held_out, measured[1:], metric)
             sections.append(Section("Dial", dial))
@@ -118,25 +118,25 @@ def run_document(
 
     # What the sampler makes, and how far the splits are apart.
     if whole is not None and data is not None:
-        reporter.note("asking the trained sampler for negatives")
-        negatives = _or_why_not(lambda: negative_blocks(model, data, seed))
+        if not config.closed_form:
+            reporter.note("asking the trained sampler for negatives")
+            negatives = _or_why_not(lambda: negative_blocks(model, data, seed))
+            sections.append(Section("Negatives", negatives))
         reporter.note("measuring the shift")
         shift = _or_why_not(lambda: shift_blocks(describe(whole, seed=seed)))
-        sections += [Section("Negatives", negatives), Section("Shift", shift)]
+        sections.append(Section("Shift", shift))
 
     # What the run holds itself.
     k = metric.partition("@")[2]
     metrics = dict.fromkeys((config.training.selection_metrics[0], f"ndcg@{k}", f"recall@{k}"))
+    training = training_blocks(history, model.best_epoch_, tuple(metrics))
     sections += [
-        Section("Training", training_blocks(history, model.best_epoch_, tuple(metrics))),
+        Section("Training", [solution(model)] if config.closed_form else training),
         Section("Next", [next_commands(path, model, data, missing)]),
         Section("Run", _provenance(path, model, history)),
     ]
     trained_on = model.trained_on_
-    title = (
-        f"{config.backbone.name} + {config.sampler.name} on {trained_on['name']} "
-        f"({trained_on['scenario']})"
-    )
+    title = f"{config.title} on {trained_on['name']} ({trained_on['scenario']})"
     return Document(title, verdict, sections, summary)
 
 
@@ -180,7 +180,7 @@ def _measure(
     """The run and the references on the tests, and what was left out, a sentence each."""
     train, ks = model.model_.train, model.config_.evaluation.ks
     reporter.note(f"ranking for the users of {data.name}")
-    name = f"{model.config_.sampler.name} (this run)"
+    name = f"{model.config_.method} (this run)"
     measured = [measure_model(name, model.model_.scorer(), held_out, train, ks)]
     left_out: list[str] = []
     failures: dict[str, str] = {}
@@ -310,7 +310,8 @@ def verdict_without_tests(
     reached = "Trained"
     if best.height and (column := f"valid/{selecting}") in best.columns:
         reached = f"{metric_title(selecting)} of {number(best[column][0])} on validation"
-    verdict = f"{reached} at epoch {model.best_epoch_}; nothing is known of a test."
+    epoch = "" if model.config_.closed_form else f" at epoch {model.best_epoch_}"
+    verdict = f"{reached}{epoch}; nothing is known of a test."
     why = missing or "Its dataset has no test split"
     mend = (
         f"name where it is now with `{parameter('dataset')}` for the rest of this report"
@@ -418,6 +419,19 @@ def training_blocks(history: pl.DataFrame, best_epoch: int, metrics: Sequence[st
     return blocks
 
 
+def solution(model: Recommender) -> Prose:
+    """Of a model in closed form: what it took, and what it reached where it was chosen."""
+    (record,), training = model.history_, model.config_.training
+    chosen = training.selection_metrics[0]
+    where = "in the rehearsal" if training.rehearses else "on validation"
+    facts = [
+        f"{metric_title(chosen)} of {number(record['validation'][chosen])} {where}",
+        *(f"{name.replace('_', ' ')} {value:g}" for name, value in record["train"].items()),
+    ]
+    seconds = record["seconds"] + record["validation_seconds"]
+    return Prose(f"Solved in closed form, in {seconds:,.1f} s: {', '.join(facts)}.")
+
+
 # --- What to run next, and where the run came from
 
 
@@ -433,9 +447,13 @@ def next_commands(
     commands.append(Command("recommend", path, users=model.users_[0], k=10, purpose=lists))
     if data is not None and data.path is not None:
         commands += _more_trainings(path, model, data.path, data.scenario)
-        false = "How many of the sampler's negatives are false:"
-        judge = {"references": True, "false_negatives": "valid"}
-        commands.append(Command("evaluate", path, **judge, purpose=false))
+        if model.config_.closed_form:
+            beside = "Beside the references, as they are without a dial:"
+            commands.append(Command("evaluate", path, references=True, purpose=beside))
+        else:
+            false = "How many of the sampler's negatives are false:"
+            judge = {"references": True, "false_negatives": "valid"}
+            commands.append(Command("evaluate", path, **judge, purpose=false))
     text = "".join(f"# {command.purpose}\n{command}\n" for command in commands)
     return Source("next.sh", text)
 
@@ -461,12 +479,16 @@ def _more_trainings(path: Path, model: Recommender, data: Path, scenario: str) -
         )
         select = {"select_on": "inverse-popularity", "out": f"{path}-anticipated"}
         commands.append(Command("train", data, **same, **select, purpose=purpose))
-    if model.config_.sampler.name != "exposure":
+    if model.config_.method != "exposure":
         select = {"select_on": "valid"}
         if expected is not None:
             select = {"select_on": expected.anticipate, "set": expected.training}
-        default = "The default sampler, for comparison:"
+        default = "The default model, for comparison:"
+        if not model.config_.closed_form:
+            default = "The default sampler, for comparison:"
         commands.append(Command("train", data, **select, out=f"{path}-default", purpose=default))
+    if model.config_.closed_form and CLOSED_FORM[model.config_.method].deterministic:
+        return commands
     luck = "How much of this is luck of the seed:"
     again = Command("train", data, **same, seed=1, out=f"{path}-seed-1", purpose=luck)
     return [*commands, again]
@@ -478,9 +500,17 @@ def _provenance(path: Path, model: Recommender, history: pl.DataFrame) -> list[B
         ("users", f"{len(model.users_):,}"),
         ("items", f"{len(model.items_):,}"),
         ("training pairs", f"{model.model_.train.nnz:,}"),
-        ("epochs", f"{history.height}, the best {model.best_epoch_}"),
+        *(
+            []
+            if model.config_.closed_form
+            else [("epochs", f"{history.height}, the best {model.best_epoch_}")]
+        ),
         ("seconds of training", f"{history['seconds'].sum():,.0f}"),
-        *([("dial", in_words(model.dial_))] if model.environment_ is None else []),
+        *(
+            [("dial", in_words(model.dial_))]
+            if model.environment_ is None and model.config_.dialled
+            else []
+        ),
         ("seed", str(model.config_.seed)),
         ("written by", manifest.created_by),
         ("Python", manifest.versions["python"]),

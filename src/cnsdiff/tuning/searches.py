@@ -143,6 +143,8 @@ def choose_searches(
     for key in search:
         require_setting(f"search {key}", key, config)
     declared = declared_spaces(config)
+    if config.closed_form:  # nothing but its own settings decides
+        declared = {key: space for key, space in declared.items() if _within(key, "backbone")}
     everything = declared | search
     for name in only or ():
         if name not in everything and not any(_within(key, name) for key in everything):
@@ -199,6 +201,11 @@ def require_setting(place: str, key: str, config: Config) -> None:
     for name, reason in _NEVER.items():
         if _within(key, name):
             raise ConfigError(f"{place}: {name} is not searched; {reason}")
+    if config.closed_form and not _within(key, "backbone"):
+        raise ConfigError(
+            f"{place}: {key} is not searched; {config.method!r} is solved in closed form, and only "
+            "settings of backbone decide"
+        )
     known = list(_keys(config))
     if key not in known:
         raise ConfigError(

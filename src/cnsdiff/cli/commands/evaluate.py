@@ -129,8 +129,15 @@ def evaluate(
         if dataset is None and not place.exists():
             raise RunError(f"{place}: the run's dataset is gone; say where it is with --dataset")
         data, ks = model.learnt_from(load_dataset(place)), model.config_.evaluation.ks
-        name = model.config_.sampler.name
+        name = model.config_.method
         label = name if dial is None else f"{name} (dial {dial:g})"
+        if label in STANDARD:  # which has no dial, and may be in the same table
+            label = f"{label} (this run)"
+        if false_negatives is not None and model.config_.closed_form:
+            raise InputError(
+                f"{target}: {name} is solved in closed form, and --false-negatives needs a run "
+                "with a trained sampler"
+            )
     names = STANDARD if references else ()
     screen = console()
     results: dict[str, Evaluation] = {}

@@ -57,11 +57,13 @@ def export(
     """Write user and item embeddings, under your ids, for another system to serve.
 
     The inner product of a user's and an item's vector is the score that recommend ranks by, at the
-    same dial. What recommend leaves out, pairs that the log holds, is written beside them.
+    same dial. What recommend leaves out, pairs that the log holds, is written beside them. Of ease
+    and itemknn, --to parquet writes the weight of each pair of items.
     """
     from cnsdiff import export as exports
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.output import console, print_json
+    from cnsdiff.display.wording import count
     from cnsdiff.recommender.recommender import Recommender
 
     options: dict[str, Any] = {"dial": dial, "seen": seen.value, "overwrite": overwrite}
@@ -76,14 +78,21 @@ def export(
     }[to]
     model = Recommender.load(run)
     out = beside(run, to.value) if out is None else out
-    manifest = write(model, out, **options)
+    manifest: Any = write(model, out, **options)
     if json:
         print_json({"path": str(out), **manifest})
         return
     screen = console()
+    if manifest["export"] == "item-weights":
+        screen.print(
+            f"{manifest['n_weights']:,} weights of {manifest['n_items']:,} items, read at dial "
+            f"{manifest['dial']:g} (the items' biases are its share)."
+        )
+        screen.print(f"Wrote {out}", soft_wrap=True)
+        return
     screen.print(
         f"{manifest['n_users']:,} users and {manifest['n_items']:,} items as vectors of "
-        f"{manifest['dim']} numbers, read at dial {manifest['dial']:g}"
+        f"{count(manifest['dim'], 'number')}, read at dial {manifest['dial']:g}"
         + (" (the last number is its share)" if manifest["dim"] > manifest["model_dim"] else "")
         + "."
     )

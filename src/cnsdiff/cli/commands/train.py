@@ -175,8 +175,7 @@ def _fit(
     callbacks = trackers(track, run) if track else resumed_trackers(run)
     dataset = load_dataset(dataset_path)
     first = place().rank == 0
-    label = f"{config.backbone.name} + {config.sampler.name}"
-    reporter = reporter_for_terminal(label) if first else Reporter()
+    reporter = reporter_for_terminal(config.title) if first else Reporter()
 
     def how() -> str:
         if not (run / "manifest.json").exists():
@@ -236,7 +235,9 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
         return
     screen = console()
     rehearsed = model.environment_ is not None
-    chosen_on = "a rehearsal" if rehearsed else config.training.selection_split
+    chosen_on = "a rehearsal"
+    if model.selected_on_ != "rehearsal":
+        chosen_on = config.training.selection_split
     value = f"{metric} {best[metric]:.4f} on {chosen_on}"
     values = [r["validation"][metric] for r in history if r["validation"]]
     course = spark_line(values, 24, ascii_only=screen.options.ascii_only)
@@ -252,5 +253,13 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),
     }
-    print_facts(screen, f"{config.backbone.name} + {config.sampler.name} on {dataset.name}", facts)
+    if config.closed_form:
+        del facts["best epoch"]
+        facts["time"] = clock(seconds)
+        facts["selected by"] = value
+        for name, chosen in history[0]["train"].items():
+            facts[name.replace("_", " ")] = f"{chosen:g}"
+    if not config.dialled:
+        facts.pop("dial", None)
+    print_facts(screen, f"{config.title} on {dataset.name}", facts)
     print_next(screen, *steps)

@@ -110,7 +110,7 @@ def tune(
     )
     seconds = None if budget is None else parse_budget(budget)
     resolved = model.resolve()
-    label = f"{resolved.backbone.name} + {resolved.sampler.name}"
+    label = resolved.title
     with interruptible(f"what is done is kept in {out}, and the same command goes on"):
         tuned = carry_out(
             model,
