@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.judging import Choice, Judged, Setting, title_of
+from cnsdiff.audit.judging import Choice, Judged, Setting
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import AdviceRecord, DifferenceRecord
 from cnsdiff.audit.shifts import Shift
-from cnsdiff.audit.training import METHODS, OURS
+from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command
-from cnsdiff.benchmark.grid import DIAL, is_dialled, without_dial
+from cnsdiff.benchmark.grid import is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
 from cnsdiff.evaluation.significance import Difference
@@ -44,25 +44,7 @@ def advice(
     use = expected if brings.sign > 0 else plain
     prepare = prepare_command(reading, log, shift, seed, data)
     splits = data if prepare else dataset.path or data
-    # Of a reference there is no command, but code; beside it, the best that can be trained, unless
-    # that is worse, and if the time was up before anything was, the default of this tool.
-    trained = choice.trained if use.is_reference else use
-    if trained is not None and trained.key != use.key:
-        lags = judged.difference("test_ood", trained, use).sign < 0
-        trained = None if lags else trained
-    untried = choice.trained is None or not any(s.method == OURS for s in judged.settings)
-    commands: list[str | None] = []
-    trains = ""
-    if trained is not None:
-        method, selection = trained.method, trained.selection
-    elif untried:
-        method, selection = OURS, shift.anticipate + DIAL
-    else:
-        method = None
-    if method is not None:
-        train = train_command(method, selection, shift, splits, run, judged.metric, seed)
-        commands = [prepare, train]
-        trains = title_of(method, selection)
+    train = train_command(use.method, use.selection, shift, splits, run, judged.metric, seed)
     return AdviceRecord(
         use=use.row,
         title=use.title,
@@ -76,11 +58,8 @@ def advice(
         use_costs=DifferenceRecord.of(judged.difference("test_iid", use, plain)),
         words=_words(judged, choice, brings, costs),
         reference_words=_reference_words(judged, choice, use),
-        commands=[command for command in commands if command],
-        commands_of=trains,
-        code=reference_code(use.method, use.dial, dataset.path or splits)
-        if use.is_reference
-        else None,
+        commands=[command for command in (prepare, train) if command],
+        commands_of=use.title,
     )
 
 
@@ -142,7 +121,7 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
     )
 
 
-# --- Commands and code
+# --- Commands
 
 _COLUMNS = ("user", "item", "rating", "timestamp", "period")
 
@@ -178,8 +157,8 @@ def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Pa
 
 def train_command(
     method: str, selection: str, shift: Shift, dataset: Path, out: Path, metric: str, seed: int = 0
-) -> str | None:
-    """``cnsdiff train …`` for a row of the table; ``None`` for a reference, fitted from Python.
+) -> str:
+    """``cnsdiff train …`` for a row of the table.
 
     Parameters
     ----------
@@ -191,12 +170,14 @@ def train_command(
         By which validation picks.
     """
     preset = METHODS[method].preset
-    if preset is None:
-        return None
+    backbone = method if preset is None else None  # a reference is a model in closed form
     # Name what the preset does not say already.
-    usual = resolve_config(preset=preset).training
+    config = resolve_config(
+        {"backbone": {"name": backbone}} if backbone else None, preset=preset or DEFAULT
+    )
+    usual = config.training
     select_on, dial = without_dial(selection), "auto" if is_dialled(selection) else "off"
-    settings = {} if dial == usual.dial else {"training.dial": dial}
+    settings = {} if dial == usual.dial or not config.dialled else {"training.dial": dial}
     if metric != usual.select_metric:
         settings["training.select_metric"] = metric
     if select_on == shift.anticipate:
@@ -205,6 +186,7 @@ def train_command(
         Command(
             "train",
             dataset,
+            backbone=backbone,
             preset=None if preset == DEFAULT else preset,
             select_on=None if select_on == usual.select_on else select_on,
             set=settings,
@@ -212,28 +194,3 @@ def train_command(
             out=out,
         )
     )
-
-
-def reference_code(method: str, dial: float | None, dataset: Path) -> str:
-    """Python that fits a reference on a dataset and reads it at a dial."""
-    class_name = METHODS[method].title
-    lines = [
-        "import torch",
-        "",
-        "import cnsdiff",
-        "from cnsdiff.evaluation import Dialled, exposure_score, rank",
-        f"from cnsdiff.references import {class_name}",
-        "",
-        f"data = cnsdiff.load_dataset({str(dataset)!r})",
-        f"model = {class_name}().fit(data)",
-    ]
-    if dial:
-        lines.append(f"model = Dialled(model, exposure_score(data), {dial:g})")
-    else:
-        lines[3] = "from cnsdiff.evaluation import rank"
-    lines += [
-        'seen = data.split("train").csr(data.n_users, data.n_items)',
-        "users = torch.arange(data.n_users)",
-        "items, scores = rank(model, users, 20, exclude=seen)  # rows of data.users, data.items",
-    ]
-    return "\n".join(lines) + "\n"

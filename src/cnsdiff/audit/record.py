@@ -183,7 +183,8 @@ class AdviceRecord(Record):
     reference_words: str
     commands: list[str]
     commands_of: str
-    code: str | None
+    code: str | None = None
+    """That fits a reference, in files from before references could be trained."""
 
 
 class Rival(DifferenceRecord):

@@ -247,12 +247,7 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
                 tell(f"  {outside.dialled.words}")
             for warning in outside.warnings:
                 tell(f"  warning: {warning}", "yellow")
-        if advice.code:
-            tell(f"  {advice.title} is fitted from Python: the code is in the report.")
-        if advice.commands:
-            if advice.commands_of != advice.title:
-                tell(f"  To train {advice.commands_of}:")
-            tell(f"  {' && '.join(advice.commands)}", "cyan")
+        tell(f"  {' && '.join(advice.commands)}", "cyan")
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
