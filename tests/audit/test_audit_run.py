@@ -164,10 +164,11 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         "--seed 7 --out runs/x"
     )
     assert train_command("ease", "valid", shift, *places, "ndcg@20") == (
-        "cnsdiff train data/x --backbone ease --set training.dial=off --out runs/x"
+        "cnsdiff train data/x --backbone ease --select-on valid --set training.dial=off "
+        "--out runs/x"
     )
     assert train_command("mostpop", "valid", shift, *places, "ndcg@20") == (
-        "cnsdiff train data/x --backbone mostpop --out runs/x"
+        "cnsdiff train data/x --backbone mostpop --select-on valid --out runs/x"
     )
 
 

@@ -167,9 +167,9 @@ def test_what_is_kept_of_the_training(name, data, runs) -> None:
 
 
 def test_the_dial_is_placed_on_validation_as_for_any_model(data) -> None:
-    model = Recommender("ease").fit(data)
+    model = Recommender("ease").fit(data, select_on="valid")
     assert model.dial_ == model.best_dial(data)
-    assert Recommender("mostpop").fit(data).dial_ == 0.0
+    assert Recommender("mostpop").fit(data, select_on="valid").dial_ == 0.0
     anticipated = Recommender("itemknn").fit(data, select_on="inverse-popularity")
     assert anticipated.dial_ == anticipated.best_dial(data, "inverse-popularity")
     assert "ndcg@20 (inverse-popularity)" in anticipated.history_[0]["validation"]
@@ -187,7 +187,7 @@ def test_a_rehearsal_chooses_the_environment_and_then_all_is_fitted(name, data) 
     selection = EnvironmentSelection(
         {"": TrainingConfig(select_on="rehearsal")}, rehearsal.dataset, early.train_, (10, 20)
     )
-    wanted = selection.environment(early)
+    wanted = selection.environment(early, "")
     assert model.environment_.coefficients == pytest.approx(wanted.coefficients, abs=1e-6)
     # What is served: fitted on everything, with the covariates at the end.
     whole = REFERENCES[name](**options).fit(data.merged())
@@ -225,6 +225,28 @@ def test_popularity_rehearsed_is_that_of_all_pairs(data) -> None:
     log = data.merged().split("train")
     assert model.item_embeddings_[:, 0].tolist() == np.bincount(log.items).tolist()
     assert model.model_.bias is None
+
+
+@pytest.mark.parametrize("name", ["ease", "mostpop", "recent-mostpop"])
+def test_what_chooses_is_decided_as_for_any_model(name, data) -> None:
+    model = Recommender(name).fit(data)
+    assert model.selected_on_ == "rehearsal"
+    assert model.model_.train.nnz == len(data.merged().split("train"))
+    assert Recommender(name).fit(data, select_on="valid").selected_on_ == "valid"
+
+
+def test_a_log_without_validation_is_fitted_whole() -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"user": rng.integers(30, size=300), "item": rng.integers(20, size=300)})
+    log = {"train": read_interactions(frame.unique(maintain_order=True))}
+    undated = Dataset.from_splits(log, name="log", scenario="given")
+    model = Recommender("ease").fit(undated)
+    assert model.selected_on_ == "valid"
+    expected = EASE().fit(undated)
+    assert model.model_.train.nnz == expected.train_.nnz
+    assert torch.equal(model.model_.weights, expected.weights_)
+    with pytest.raises(DataError, match="log.*: has no timestamps"):
+        Recommender("recent-mostpop").fit(undated)
 
 
 # --- popularity of late

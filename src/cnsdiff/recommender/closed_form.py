@@ -18,14 +18,13 @@ from torch import Tensor
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Dataset
-from cnsdiff.environment import rehearse
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import shortage_told
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
-from cnsdiff.recommender.fitting import CONFIGURED, seen_of
+from cnsdiff.recommender.fitting import CONFIGURED, decided, seen_of
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
 from cnsdiff.training.checkpoint import EpochRecord
@@ -56,47 +55,46 @@ def fit_closed_form(
     candidates = CLOSED_FORM[name].candidates(
         config.backbone, seed=config.seed, threads=config.threads, device=device
     )
-    rehearsal = None
-    if config.training.rehearses:
-        rehearsal = rehearse(dataset, config.training.horizon)
-    chosen_on = dataset if rehearsal is None else rehearsal.dataset
+    provenance = run_directory.provenance(config, dataset)
+    stated = config
+    config, part = decided(stated, dataset, listeners.note)
+    chosen_on = dataset if part is None else part.dataset
     selection = _selection(config, chosen_on, device)
     for note in selection.notes:
         listeners.note(note)
-    provenance = run_directory.provenance(config, dataset)
     with ExitStack() as stack:
         if run is not None:
-            stack.enter_context(run_directory.training_in(run, config, dataset))
+            stack.enter_context(run_directory.training_in(run, stated, dataset))
         try:
             # Solve, choose, place the dial, and write.
-            listeners.begin_fit(FitContext(config, provenance, run, listeners.reporter.note))
+            listeners.begin_fit(FitContext(stated, provenance, run, listeners.reporter.note))
             reference, record = _best(candidates, chosen_on, selection, listeners, stop)
-            whole, dial, environment, bias = dataset, 0.0, None, None
+            learnt, dial, environment, bias = dataset, 0.0, None, None
             if isinstance(selection, EnvironmentSelection):
-                environment = selection.environment(reference)
+                environment = selection.environment(reference, CONFIGURED)
             elif (fixed := selection.objectives[CONFIGURED].fixed_dial) is not None:
                 dial = fixed
             else:
                 dial = selection.place(reference, [CONFIGURED])[CONFIGURED].dial
-            if rehearsal is not None:
-                whole = rehearsal.whole
-                listeners.note(f"rehearsed: fitting all {len(whole.split('train')):,} pairs")
-                reference.fit(whole)
+            if part is not None:
+                learnt = part.whole
+                listeners.note(f"fitting all {len(learnt.split('train')):,} pairs")
+                reference.fit(learnt)
             sigma = spread(reference)
             if environment is not None:
-                bias = environment.bias(whole.split("train"), dataset.n_items, sigma)
+                bias = environment.bias(learnt.split("train"), dataset.n_items, sigma)
             model = _served(
                 reference.solution(),
                 users=dataset.users,
                 items=dataset.items,
-                train=whole.split("train").csr(dataset.n_users, dataset.n_items),
-                dial_step=sigma * exposure_score(whole),
+                train=learnt.split("train").csr(dataset.n_users, dataset.n_items),
+                dial_step=sigma * exposure_score(learnt),
                 dial=dial,
                 seen=seen_of(dataset, listeners),
                 environment=environment,
                 bias=bias,
             )
-            fitted = Fitted(config, model, {}, [record], 1, provenance)
+            fitted = Fitted(stated, model, {}, [record], 1, provenance)
             keep(fitted)
             if run is not None:
                 fitted.write(run)
@@ -113,11 +111,7 @@ def _selection(
     settings = config.training
     if not config.dialled and settings.dial == "auto":
         settings = settings.model_copy(update={"dial": "off"})
-    kind: type[Selection | EnvironmentSelection] = Selection
-    if settings.rehearses and config.dialled:
-        kind = EnvironmentSelection
-    elif settings.rehearses:
-        settings = settings.model_copy(update={"select_on": "valid"})
+    kind = EnvironmentSelection if settings.rehearses else Selection
     train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
     return kind({CONFIGURED: settings}, dataset, train, config.evaluation.ks, device)
 
@@ -149,6 +143,8 @@ def _best(
             if stopping.update(1, values):
                 best = candidate
                 record["validation"] = {name: values[name] for name in metrics} | values
+                if isinstance(selection, EnvironmentSelection):
+                    record["validation"].setdefault("environment", 0.0)  # none is added
             listeners.step(1, None)
         assert best is not None
         record["train"] = best.chosen()

@@ -421,9 +421,9 @@ def training_blocks(history: pl.DataFrame, best_epoch: int, metrics: Sequence[st
 
 def solution(model: Recommender) -> Prose:
     """Of a model in closed form: what it took, and what it reached where it was chosen."""
-    (record,), training = model.history_, model.config_.training
-    chosen = training.selection_metrics[0]
-    where = "in the rehearsal" if training.rehearses else "on validation"
+    (record,) = model.history_
+    chosen = model.config_.training.selection_metrics[0]
+    where = "in the rehearsal" if model.selected_on_ == "rehearsal" else "on validation"
     facts = [
         f"{metric_title(chosen)} of {number(record['validation'][chosen])} {where}",
         *(f"{name.replace('_', ' ')} {value:g}" for name, value in record["train"].items()),
