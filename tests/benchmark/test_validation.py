@@ -13,7 +13,7 @@ from torch import Tensor
 from cnsdiff.base.errors import CnsdiffError, DataError
 from cnsdiff.benchmark.fit import selection_by
 from cnsdiff.data import Dataset, Split
-from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
+from cnsdiff.evaluation import EmbeddingScorer, evaluate_split, ranking
 from cnsdiff.evaluation import dial as dial_module
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
 from cnsdiff.evaluation.dial import (
@@ -238,8 +238,12 @@ def test_batches_change_nothing(world, monkeypatch):
     validation = Validation(world, DIALLED, METRIC, SETTINGS)
     scorer = model(world)
     whole, read = validation(scorer), validation.read(scorer, DIALLED)
-    for setting, value in (("_KEPT_USERS", 7), ("_KEPT_SCORES", 11 * world.n_items)):
-        monkeypatch.setattr(dial_module, setting, value)
+    for module, setting, value in (
+        (dial_module, "_KEPT_USERS", 7),
+        (dial_module, "_KEPT_SCORES", 11 * world.n_items),
+        (ranking, "_GROUP", 2),
+    ):
+        monkeypatch.setattr(module, setting, value)
         assert validation(scorer) == pytest.approx(whole, abs=1e-12)
         again = validation.read(scorer, DIALLED)
         assert [r.dial for r in again.values()] == [r.dial for r in read.values()]

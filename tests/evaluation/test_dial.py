@@ -9,16 +9,18 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.data import Split
-from cnsdiff.evaluation import Dialled, EmbeddingScorer, Scorer, anticipate, rank, readings
+from cnsdiff.evaluation import Dialled, EmbeddingScorer, Scorer, anticipate, rank, ranking, readings
 from cnsdiff.evaluation.dial import (
     COARSE,
     FINE,
     best_reading,
     dial_bias,
     in_words,
+    lists_at,
     near,
     spread,
     standardised_log,
@@ -180,6 +182,47 @@ def test_what_cannot_be_a_dial():
         Dialled(scorer, torch.ones(3), 1.0)
     with pytest.raises(InputError, match=r"the item bias has shape \(14,\)"):
         EmbeddingScorer(scorer.user_embeddings, scorer.item_embeddings, torch.ones(14))
+
+
+# -- lists at several dials ---------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from([1, 3, 50]), st.booleans())
+def test_lists_with_biases_are_those_of_a_whole_ranking(seed, k, values, multiples):
+    """Each bias ranked by itself, over few values and so many ties, and items ruled out."""
+    rng = np.random.default_rng(seed)
+    n_users, n_items = int(rng.integers(1, 6)), int(rng.integers(k, 90))
+    scores = rng.integers(-values, values + 1, (n_users, n_items)) / 4.0
+    scores[rng.random(scores.shape) < rng.choice([0.0, 0.2, 0.98])] = -np.inf
+    steps = rng.integers(-3, 4, (3, n_items)) / 4.0
+    biases = {
+        float(at): torch.from_numpy(float(at) * steps[0 if multiples else at]).float()
+        for at in range(3)
+    }
+    train = csr_array(rng.random(scores.shape) < 0.1)
+    users = torch.arange(n_users)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (("_GROUP", 3), ("_BANDS", 2), ("_FEW", int(rng.choice([1, 128])))):
+            patched.setattr(ranking, name, value)
+        found = lists_at(Matrix(scores), biases | {9.0: None}, users, k, exclude=train)
+    for at, lists in found.items():
+        biased = scores if at == 9.0 else scores + biases[at].numpy()
+        expected, _ = rank(Matrix(biased), users, k, exclude=train)
+        assert torch.equal(lists, expected)
+
+
+def test_a_few_groups_are_looked_into(monkeypatch):
+    """Not all items are ranked at each dial, or reading them all would be as dear as ten times."""
+    scorer = embeddings(0, n_users=4, n_items=3000)
+    step = standardised_log(torch.from_numpy(np.random.default_rng(0).zipf(1.5, 3000)))
+    ranked: list[int] = []
+    packed = ranking._pack
+    monkeypatch.setattr(ranking, "_pack", lambda s, i: ranked.append(s.numel()) or packed(s, i))
+    none = csr_array((4, 3000), dtype=bool)
+    lists_at(scorer, {g: g * step for g in COARSE}, torch.arange(4), 5, exclude=none)
+    assert len(ranked) == len(COARSE)
+    assert max(ranked) < 4 * 3000 / 10
 
 
 # -- choosing ----------------------------------------------------------------------------------

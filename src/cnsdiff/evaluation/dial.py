@@ -26,7 +26,7 @@ from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.metrics import item_counts, relevance_of
 from cnsdiff.evaluation.protocol import check, measure
-from cnsdiff.evaluation.ranking import Excluded, Scorer, best_of, require_room
+from cnsdiff.evaluation.ranking import BiasedTop, Excluded, Scorer, require_room
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Split
@@ -246,7 +246,7 @@ def lists_at(
     require_room(len(biases) * len(users), min(k, scorer.n_items))
     place = torch.device(device or getattr(scorer, "device", None) or "cpu")
     excluded = Excluded(exclude, place)
-    biases = {at: None if bias is None else bias.to(place) for at, bias in biases.items()}
+    best = BiasedTop(biases, k, scorer.n_items, place)
     batch = max(1, min(_KEPT_USERS, _KEPT_SCORES // scorer.n_items))
     lists: dict[float, list[Tensor]] = {at: [] for at in biases}
     with torch.no_grad():
@@ -255,8 +255,8 @@ def lists_at(
             # A copy, lest what the scorer keeps be masked.
             scores = scorer.score_block(some, 0, scorer.n_items).to(place, torch.float32, copy=True)
             scores[excluded.pairs(some)] = -torch.inf
-            for at, bias in biases.items():
-                lists[at].append(best_of(scores if bias is None else scores + bias, k).cpu())
+            for at, items in best(scores):
+                lists[at].append(items.cpu())
     return {at: torch.cat(batches) for at, batches in lists.items()}
 
 

@@ -14,6 +14,7 @@ the item index, so that a plain integer comparison is the whole order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -220,14 +221,97 @@ def _rank_batch(
     return best.sort(dim=1, descending=True).values
 
 
-def best_of(block: Tensor, k: int) -> Tensor:
-    """The items ``(B, min(k, I))`` that :func:`rank` finds in scores ``(B, I)`` of all items.
+#: Items in a group of :class:`BiasedTop`, and bands of groups for each place of a list.
+_GROUP, _BANDS = 16, 5
+#: Where more items than so many for each place of a list may be in it, all are ranked.
+_FEW = 128
 
-    Raises
-    ------
-    CnsdiffError
-        If a score is NaN.
+
+class BiasedTop:
+    """The best items of scores with each of several item biases added, as :func:`rank` has them.
+
+    Items are put in groups of about equal bias. The best score of a group, found once, and the
+    extremes of its bias bound the best of its items from below and from above. The k-th of the
+    bounds from below is a score that the last item of a list reaches at the least, so that for each
+    bias only the few groups whose bounds from above come up to it are looked into.
+
+    Parameters
+    ----------
+    biases
+        ``(I,)`` each, by a number that tells them apart; ``None`` adds nothing.
+    k
+        Length of the lists.
+    n_items
+        ``I``.
+    device
+        Where the scores will be.
     """
+
+    def __init__(
+        self, biases: Mapping[float, Tensor | None], k: int, n_items: int, device: torch.device
+    ) -> None:
+        self.k = k
+        self._biases = {
+            at: torch.zeros(n_items, device=device) if bias is None else bias.to(device)
+            for at, bias in biases.items()
+        }
+        self._bands = _BANDS * k
+        n_groups = self._bands * -(-n_items // (_GROUP * self._bands))
+        # Few groups leave nothing out, and for one list all items are read once in either way.
+        self._grouped = n_groups > self._bands and len(biases) > 1
+        if not self._grouped:
+            return
+        # Most biases are multiples of one another, so that the widest has the order of all.
+        widest = max(self._biases.values(), key=lambda bias: float(bias.abs().max()))
+        order = widest.sort(stable=True).indices
+        place = torch.arange(n_groups * _GROUP, device=device)
+        # A group is a row.
+        self._items = order[place.clamp(max=n_items - 1)].view(n_groups, _GROUP)
+
+    def __call__(self, scores: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """The lists ``(B, min(k, I))`` of scores ``(B, I)``, bias by bias; -1 for no item.
+
+        Raises
+        ------
+        CnsdiffError
+            If a score is NaN.
+        """
+        if not self._grouped:
+            for at, bias in self._biases.items():
+                yield at, _best_of(scores + bias, self.k)
+            return
+        apart = scores.index_select(1, self._items.flatten())
+        apart[:, scores.shape[1] :] = -torch.inf  # the last item again, to fill the last groups
+        apart = apart.view(-1, *self._items.shape)
+        best = apart.amax(2)
+        _refuse_nan(best.isnan().any(), "the scorer")
+        for at, bias in self._biases.items():
+            lists = self._lists(apart, best, bias[self._items])
+            yield at, _best_of(scores + bias, self.k) if lists is None else lists
+
+    def _lists(self, apart: Tensor, best: Tensor, bias: Tensor) -> Tensor | None:
+        """The lists of scores ``(B, groups, _GROUP)`` and a bias; ``None`` if too many are tied."""
+        # Neighbours in bias are in different bands, whose best are as many different items.
+        bands = (best + bias.amin(1)).view(len(best), -1, self._bands).amax(1)
+        least = bands.topk(self.k, dim=1).values[:, -1:].clamp(min=torch.finfo(bands.dtype).min)
+        users, groups = (best + bias.amax(1) >= least).nonzero(as_tuple=True)
+        if len(users) * _GROUP > len(best) * self.k * _FEW:
+            return None
+        values = apart.view(-1, _GROUP).index_select(0, users * len(bias) + groups)
+        values += bias.index_select(0, groups)
+        rows, columns = (values >= least[users]).nonzero(as_tuple=True)
+        users, groups = users[rows], groups[rows]
+        keys = _pack(values[rows, columns], self._items[groups, columns])
+        # The keys of a user in a row, for want of some filled up with those of no item.
+        counts = users.bincount(minlength=len(best))
+        table = keys.new_full((len(best), max(self.k, int(counts.max()))), _NO_KEY)
+        first = counts.cumsum(0) - counts
+        table[users, torch.arange(len(users), device=users.device) - first[users]] = keys
+        return _unpack(table.topk(self.k, dim=1).values)[0]
+
+
+def _best_of(block: Tensor, k: int) -> Tensor:
+    """The items ``(B, min(k, I))`` of the best scores of a block ``(B, I)`` of all items."""
     keys, has_nan = _top_keys(block, 0, k)
     _refuse_nan(has_nan, "the scorer")
     return _unpack(keys.sort(dim=1, descending=True).values)[0]
