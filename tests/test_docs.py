@@ -16,6 +16,7 @@ from cnsdiff.objectives.losses import ContrastiveConfig, PropensityConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
 from cnsdiff.recommender.config import Config, EvaluationConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
+from cnsdiff.references import CLOSED_FORM
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.samplers.cnsdiff import CNSDiffConfig
 from cnsdiff.training.config import TrainingConfig
@@ -73,6 +74,17 @@ def test_every_setting_of_the_other_samplers_is_documented_with_its_default(name
     rows = re.findall(row, section_text("The other samplers"), flags=re.MULTILINE)
     assert dict(rows) == defaults(SAMPLERS.find(name).Config, {"name", "n_negatives"})
     assert len(rows) == len(dict(rows))
+
+
+def test_every_setting_of_a_model_in_closed_form_is_documented_with_its_default() -> None:
+    row = r"^\| `([\w-]+)` \| `(\w+)` \| `([^`]*)` \|"
+    rows = re.findall(row, section_text("Models in closed form"), flags=re.MULTILINE)
+    expected = [
+        (name, key, default)
+        for name, kind in CLOSED_FORM.items()
+        for key, default in defaults(kind.Config, {"name"}).items()
+    ]
+    assert rows == expected
 
 
 def test_the_table_of_the_other_samplers_holds_registered_ones_only() -> None:

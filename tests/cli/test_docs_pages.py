@@ -42,6 +42,7 @@ FILES = {
     "README.md": ("ratings.csv",),
     "audit.md": ("ratings.csv",),
     "choosing.md": ("ratings.csv", "data/mine"),
+    "closed-form.md": ("data/mine",),
     "compare-honestly.md": ("ratings.csv",),
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),

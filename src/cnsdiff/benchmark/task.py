@@ -73,7 +73,7 @@ class Method:
         if config.closed_form:
             raise ConfigError(
                 f"methods.{self.name}: {config.method!r} is not trained by gradient; write it as "
-                f"a reference, {{reference: {config.method}, set: …}}"
+                f"a reference, {{reference: {config.method}, options: …}}"
             )
         return config
 
