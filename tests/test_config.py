@@ -558,6 +558,7 @@ NO_NUMBERS = (10**40, -(10**40), 10**400, math.nan, math.inf, -math.inf, 1e308, 
 WITHOUT_LIMIT = {
     "EvaluationConfig.ks",  # beyond the catalogue a list is the whole of it
     "Grid.ks",
+    "ItemKNNConfig.neighbours",  # beyond the catalogue they are all of it
     "TrainingConfig.patience",
     "TrainingConfig.patience_steps",
     "TrainingConfig.validate_every",  # the last epoch is validated in any case

@@ -23,7 +23,10 @@ class EASEConfig(ReferenceConfig):
         200.0, gt=0, description="λ, the ridge"
     )
     max_items: int = Field(
-        25_000, ge=1, description="largest catalogue to accept; the weights are items × items"
+        25_000,
+        ge=1,
+        le=10**6,
+        description="largest catalogue to accept; the weights are items × items",
     )
 
 

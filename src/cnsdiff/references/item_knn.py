@@ -30,7 +30,7 @@ class ItemKNNConfig(ReferenceConfig):
     shrink: Annotated[float, Searched(low=0.0, high=100.0)] = Field(
         0.0, ge=0, description="makes pairs with few users count less"
     )
-    max_pairs: int = Field(10**8, ge=1, description="most similarities to keep")
+    max_pairs: int = Field(10**8, ge=1, le=10**10, description="most similarities to keep")
 
 
 class ItemKNN(ItemItemReference):
