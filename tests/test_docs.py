@@ -14,7 +14,7 @@ from cnsdiff.cli.commands.train import train
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.objectives.losses import ContrastiveConfig, PropensityConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
-from cnsdiff.recommender.config import Config, EvaluationConfig
+from cnsdiff.recommender.config import Config, EvaluationConfig, StackConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.references import CLOSED_FORM
 from cnsdiff.samplers import SAMPLERS
@@ -23,7 +23,7 @@ from cnsdiff.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
-    "Top level": (Config, {"backbone", "sampler", "objective", "training", "evaluation"}),
+    "Top level": (Config, {"backbone", "sampler", "objective", "training", "evaluation", "stack"}),
     "backbone": (LightGCNConfig, {"name"}),
     "sampler": (CNSDiffConfig, {"name"}),
     "objective": (ObjectiveConfig, {"contrastive", "propensity"}),
@@ -31,6 +31,7 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
     "objective.propensity": (PropensityConfig, set()),
     "training": (TrainingConfig, set()),
     "evaluation": (EvaluationConfig, set()),
+    "stack": (StackConfig, set()),
 }
 
 

@@ -93,6 +93,7 @@ SHIFTS: dict[str, Shift] = {
             "The newest fifth of the log, with all of its items asked for alike.",
             "rehearsal",
             "inverse-popularity",
+            training={"training.select_also": "inverse-popularity"},
         ),
         Shift(
             "user-group",

@@ -14,19 +14,23 @@ all of both.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
 from cnsdiff.evaluation.dial import Dialled, spread
-from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.fitting import Training, for_so_long
+from cnsdiff.recommender.stack import stacked, weights_of
 from cnsdiff.references import Reference
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -169,56 +173,109 @@ def fit_model(
     rehearsal = None
     if rehearses(selections):
         rehearsal = rehearse(dataset, config.training.horizon)
-    training = Training.of(
-        config,
-        dataset if rehearsal is None else rehearsal.dataset,
-        fabric,
-        objectives=objectives(selections, metric, config.training),
-        ks=_ks(metric),
-    )
-    training.warn_of_full_users(dataset)
+    # Train, one model after the other where there is a stack of two.
+    other = second_config(config)
+    configs = [config] if other is None else [config, other]
+    models = []
+    for place, own in enumerate(configs):
+        training = Training.of(
+            own,
+            dataset if rehearsal is None else rehearsal.dataset,
+            fabric,
+            objectives=objectives(selections, metric, own.training),
+            ks=_ks(metric),
+        )
+        training.warn_of_full_users(dataset)
+        due = math.inf if seconds is None else seconds * (place + 1) / len(configs)
+        share = rehearsal.share if rehearsal is not None and refit else None
+        models.append(_trained(training, share, lambda: clock() - started, due))
+    # Of each objective: the choice by the first model, or by the stack that it likes best.
+    first = models[0]
+    choices, weights = dict(first.choices), dict.fromkeys(first.choices, weights_of(1)[0])
+    selection = first.training.selection
+    if other is not None:
+        for name, choice in choices.items():
+            tables = [model.tables[name] for model in models]
+            readings = []
+            for pair in weights_of(2):
+                scorer = EmbeddingScorer(*stacked(tables, pair))
+                readings.append((_value(selection, scorer, name), pair, scorer))
+            choice.value, weights[name], choice.scorer = max(readings, key=lambda r: r[0])
+    if isinstance(selection, Selection):
+        _place_dials(choices, selection, apart=other is not None)
+    elif isinstance(selection, EnvironmentSelection) and rehearsal is not None and refit:
+        environments = {
+            name: selection.environment(choice.scorer, name)[0] for name, choice in choices.items()
+        }
+        learnt: dict[tuple[int, int], Embeddings] = {}
+
+        def scorer_of(name: str) -> Scorer:
+            assert rehearsal is not None
+            tables = []
+            for place, (own, model) in enumerate(zip(configs, models, strict=True)):
+                epoch = rehearsal.epochs(model.choices[name].epoch)
+                if weights[name][place] and (place, epoch) not in learnt:
+                    again = Training.of(
+                        for_so_long(own, epoch), rehearsal.whole, fabric, select=False
+                    )
+                    again.trainer.fit(None, Reporter())
+                    learnt[place, epoch] = again.embeddings()
+                tables.append(learnt.get((place, epoch), model.tables[name]))
+            return EmbeddingScorer(*stacked(tables, weights[name]))
+
+        _learn_all(choices, environments, rehearsal, scorer_of)
+    return Fitted(choices, first.epochs, clock() - started, first.stopped_by)
+
+
+class _Trained(NamedTuple):
+    """A model trained once: its tables and the choice, by objective."""
+
+    training: Training
+    tables: dict[str, Embeddings]
+    choices: dict[str, Choice]
+    epochs: int
+    stopped_by: str
+
+
+def _trained(
+    training: Training, share: float | None, passed: Callable[[], float], due: float
+) -> _Trained:
+    """Train until it is ``due`` by the time ``passed``.
+
+    ``share`` is that of the pairs that train where all of them train afterwards.
+    """
     trained = 0.0
 
     def late(record: EpochRecord) -> bool:
         nonlocal trained
         trained += record["seconds"]
-        if seconds is None or not record["validation"]:
-            return False
-        to_come = trained / rehearsal.share**2 if rehearsal is not None and refit else 0.0
-        return clock() - started + to_come >= seconds
+        to_come = 0.0 if share is None else trained / share**2
+        return bool(record["validation"]) and passed() + to_come >= due
 
     state = training.trainer.fit(training.selection, Reporter(), stop=late)
-    choices = {}
+    choices, tables = {}, {}
     for name, choice in state.choices.items():
         training.trainer.step.load_state_dict(choice.weights, strict=False)
         epoch = choice.stopping.best_epoch
         (value,) = choice.stopping.best.values()
         # Copies: embeddings may be the weights themselves, which the next choice replaces.
-        scorer = EmbeddingScorer(*(table.clone() for table in training.embeddings()))
+        tables[name] = Embeddings(*(table.clone() for table in training.embeddings()))
+        scorer = EmbeddingScorer(*tables[name])
         choices[name] = Choice(scorer, value, epoch, state.history[epoch - 1]["train"])
-    if rehearsal is None:
-        assert isinstance(training.selection, Selection)
-        _place_dials(choices, training.selection)
-    elif refit:
-        assert isinstance(training.selection, EnvironmentSelection)
-        environments = {
-            name: training.selection.environment(choice.scorer, name)
-            for name, choice in choices.items()
-        }
-
-        def fitted(epoch: int) -> Scorer:
-            assert rehearsal is not None
-            again = Training.of(
-                for_so_long(config, rehearsal.epochs(epoch)), rehearsal.whole, fabric, select=False
-            )
-            again.trainer.fit(None, Reporter())
-            return EmbeddingScorer(*again.embeddings())
-
-        _learn_all(choices, environments, rehearsal, fitted)
-    ended = "epochs" if state.epoch == config.training.epochs else "time"
+    ended = "epochs" if state.epoch == training.config.training.epochs else "time"
     if all(choice.stopping.should_stop for choice in state.choices.values()):
         ended = "patience"
-    return Fitted(choices, state.epoch, clock() - started, ended)
+    return _Trained(training, tables, choices, state.epoch, ended)
+
+
+def _value(selection: Selection | EnvironmentSelection | None, scorer: Scorer, name: str) -> float:
+    """The value of a model by an objective, at the dial or under the environment it likes best."""
+    if isinstance(selection, EnvironmentSelection):
+        return selection.environment(scorer, name)[1]
+    assert selection is not None
+    if is_dialled(name):
+        return selection.place(scorer, [name])[name].value
+    return selection(scorer, [name])[name][selection.objectives[name].selection_metrics[0]]
 
 
 def fit_reference(
@@ -250,8 +307,9 @@ def fit_reference(
             for name, values in rehearsed(scorer).items()
         }
         if refit:
-            environments = {name: rehearsed.environment(scorer, name) for name in choices}
-            _learn_all(choices, environments, rehearsal, lambda _: reference.fit(rehearsal.whole))
+            environments = {name: rehearsed.environment(scorer, name)[0] for name in choices}
+            whole = reference.fit(rehearsal.whole)
+            _learn_all(choices, environments, rehearsal, lambda _: whole)
         return Fitted(choices, 0, time.monotonic() - started, "itself")
     scorer = reference.fit(dataset)
     selection = selection_by(dataset, selections, metric, settings)
@@ -271,30 +329,28 @@ def _learn_all(
     choices: Mapping[str, Choice],
     environments: Mapping[str, Environment | None],
     rehearsal: Rehearsal,
-    fit: Callable[[int], Scorer],
+    scorer_of: Callable[[str], Scorer],
 ) -> None:
-    """Fit each choice of a rehearsal on everything, and read it under its environment.
-
-    ``fit`` is given the best epoch of the rehearsal, and called once for each.
-    """
+    """Read each choice of a rehearsal, once it has learnt everything, under its environment."""
     whole = rehearsal.whole
-    scorers: dict[int, Scorer] = {}
     for name, choice in choices.items():
-        if choice.epoch not in scorers:
-            scorers[choice.epoch] = fit(choice.epoch)
-        choice.scorer, environment = scorers[choice.epoch], environments[name]
+        choice.scorer, environment = scorer_of(name), environments[name]
         if environment is not None:
             bias = environment.bias(whole.split("train"), whole.n_items, spread(choice.scorer))
             choice.scorer = Dialled(choice.scorer, bias, 1.0, sigma=1.0)
 
 
 def _place_dials(
-    choices: Mapping[str, Choice], selection: Selection, dials: Sequence[float] | None = None
+    choices: Mapping[str, Choice],
+    selection: Selection,
+    dials: Sequence[float] | None = None,
+    *,
+    apart: bool = False,
 ) -> None:
-    """Read each choice that has a dial at the best; those of one epoch are read together."""
-    by_epoch: dict[int, list[str]] = {}
+    """Read each choice that has a dial at the best; those of one epoch together, or all apart."""
+    by_epoch: dict[object, list[str]] = {}
     for name in filter(is_dialled, choices):
-        by_epoch.setdefault(choices[name].epoch, []).append(name)
+        by_epoch.setdefault(name if apart else choices[name].epoch, []).append(name)
     for names in by_epoch.values():
         scorer = choices[names[0]].scorer
         for name, (dial, value) in selection.place(scorer, names, dials).items():

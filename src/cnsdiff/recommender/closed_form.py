@@ -71,7 +71,7 @@ def fit_closed_form(
             reference, record = _best(candidates, chosen_on, selection, listeners, stop)
             learnt, dial, environment, bias = dataset, 0.0, None, None
             if isinstance(selection, EnvironmentSelection):
-                environment = selection.environment(reference, CONFIGURED)
+                environment, _ = selection.environment(reference, CONFIGURED)
             elif (fixed := selection.objectives[CONFIGURED].fixed_dial) is not None:
                 dial = fixed
             else:

@@ -41,6 +41,19 @@ class EvaluationConfig(Settings):
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1, description="cut-offs K")
 
 
+class StackConfig(Settings):
+    """A second model, to be added to the first as validation likes it."""
+
+    preset: str | None = Field(
+        None, description="its configuration, as 'bpr-lightgcn'; None: there is no second model"
+    )
+    set: Tree = Field(
+        {},
+        description="settings of the second model on top of it; seed, device and what chooses are "
+        "those of the first",
+    )
+
+
 class Config(Settings):
     """Everything that decides a run's result, apart from the data.
 
@@ -53,6 +66,7 @@ class Config(Settings):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    stack: StackConfig = StackConfig()
     seed: int = Field(0, ge=0, lt=BEYOND_WHOLE)
     device: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
@@ -161,7 +175,48 @@ def resolve_config(
     for section, settings in _components(tree, source, backbones, samplers).items():
         tree[section] = _validate(settings, tree[section], source, section)
     config: Config = _validate(Config, tree, source, "")
+    second_config(config, source)  # refuse what is wrong before anything is trained
     return config
+
+
+def second_config(config: Config, source: str = "the configuration") -> Config | None:
+    """The configuration of the second model of a stack; ``None`` if there is no stack.
+
+    Raises
+    ------
+    ConfigError
+        A key or value of it is wrong.
+    """
+    stack, place = config.stack, f"{source}: stack"
+    if stack.preset is None:
+        if stack.set:
+            raise ConfigError(f"{place}: set has settings but preset no name; give 'bpr-lightgcn'")
+        return None
+    try:
+        overrides = nested(stack.set)
+    except ValueError as error:
+        raise ConfigError(f"{place}.set: {error}") from error
+    for key in ("stack", "seed", "device", "precision", "threads", "evaluation"):
+        if key in overrides:
+            raise ConfigError(f"{place}.set: {key} is that of the first model; leave it out")
+    second = resolve_config(overrides, preset=stack.preset, source=place)
+    if config.closed_form or second.closed_form:
+        raise ConfigError(
+            f"{place}: a model in closed form is not stacked; stack two that are trained, or leave "
+            "out stack.preset"
+        )
+    chooses = {
+        name: value
+        for name, value in config.training
+        if name.startswith(("select_", "fhn_")) or name in ("dial", "horizon", "refit", "shard")
+    }
+    chooses["fhn_every"] = None  # the first tells of its negatives
+    training = second.training.model_copy(update=chooses)
+    shared = {
+        name: getattr(config, name)
+        for name in ("seed", "device", "precision", "threads", "evaluation")
+    }
+    return second.model_copy(update={**shared, "training": training})
 
 
 def component_settings(

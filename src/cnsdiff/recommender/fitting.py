@@ -29,9 +29,10 @@ from cnsdiff.kernels.memory import require_memory, shortage_told
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
-from cnsdiff.recommender.config import Config
+from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
+from cnsdiff.recommender.stack import Stack, stacked, weights_of
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -81,7 +82,7 @@ def fit(
     """
     listeners = Listeners(reporter, callbacks)
     fabric = make_fabric(config.device, config.precision, config.threads)
-    with joined(fabric.device) as processes, ExitStack() as stack:
+    with joined(fabric.device) as processes, ExitStack() as context:
         if not processes.first:
             listeners = Listeners()
         if not processes.several:  # the tables may be cut among them, or lie on other machines
@@ -93,18 +94,6 @@ def fit(
             "dataset": provenance.dataset.fingerprint,
         }
 
-        def prepare(config: Config, dataset: Dataset, **more: Any) -> Training:
-            with listeners.starting() as tell, listening(tell):
-                return Training.of(
-                    config,
-                    dataset,
-                    fabric=fabric,
-                    processes=processes,
-                    classes=classes,
-                    identity=fingerprints,
-                    **more,
-                )
-
         stated = config
         config, part = decided(stated, dataset, listeners.note)
         chosen_on = dataset if part is None else part.dataset
@@ -112,51 +101,83 @@ def fit(
             pairs = part.whole.split("train")
             if len(pairs) == dataset.n_users * dataset.n_items:
                 Positives.of_split(pairs, dataset.n_users, dataset.n_items).require_negatives()
-        training = prepare(
-            config,
-            chosen_on,
-            checkpoint=None if run is None else run / run_directory.CHECKPOINT,
-        )
-        for note in training.notes:
+
+        def training_of(
+            place: int, data: Dataset, *, epochs: int | None = None, file: str
+        ) -> Training:
+            """That of the first model or the second: to choose, or for a number of epochs."""
+            own = configs[place] if epochs is None else for_so_long(configs[place], epochs)
+            with listeners.starting() as tell, listening(tell):
+                return Training.of(
+                    own,
+                    data,
+                    fabric=fabric,
+                    select=epochs is None,
+                    processes=processes,
+                    classes=classes if place == 0 else {},
+                    checkpoint=None if run is None else run / file,
+                    identity=fingerprints,
+                )
+
+        other = second_config(config)
+        configs = [config] if other is None else [config, other]
+        files = run_directory.CHECKPOINTS
+        trainings = [
+            training_of(place, chosen_on, file=files[place]) for place in range(len(configs))
+        ]
+        for note in trainings[0].notes:
             listeners.note(note)
         if processes.first:
-            training.warn_of_full_users(chosen_on)
+            trainings[0].warn_of_full_users(chosen_on)
         if run is not None:
             opened = run_directory.training_in(run, stated, dataset)
-            processes.from_first(lambda: stack.enter_context(opened))
-        context = FitContext(stated, provenance, run, listeners.reporter.note)
+            processes.from_first(lambda: context.enter_context(opened))
+        fit_context = FitContext(stated, provenance, run, listeners.reporter.note)
         try:
-            # Train, place the dial, and write.
-            processes.from_first(lambda: listeners.begin_fit(context))
-            state = training.trainer.fit(training.selection, listeners, stop=stop)
-            best_epoch, history = state.stopping["best_epoch"], state.history
-            embeddings = training.embeddings()  # all processes give their share of it
-            dial, environment = processes.from_first(lambda: training.choice(embeddings))
+            # Train, and choose dial or environment, and of two models the weights.
+            processes.from_first(lambda: listeners.begin_fit(fit_context))
+            states = [trainings[0].trainer.fit(trainings[0].selection, listeners, stop=stop)]
+            if other is not None:
+                listeners.note(f"now the second model, {stated.stack.preset}")
+                second = trainings[1]
+                states.append(second.trainer.fit(second.selection, listeners.reporter))
+            epochs = [state.stopping["best_epoch"] for state in states]
+            history = states[0].history
+            tables = [training.embeddings() for training in trainings]  # each gives its share
+            choice = processes.from_first(lambda: trainings[0].choice(tables))
+            stack = None
+            if other is not None:
+                stack = Stack(weights=list(choice.weights), best_epoch=epochs[1])
+                listeners.note("weights of the two: {:g} and {:g}".format(*choice.weights))
+            # Train on everything.
             learnt = dataset
             if part is not None:
-                learnt, epochs = part.whole, part.epochs(best_epoch)
-                listeners.note(
-                    f"epoch {best_epoch} is best; training on all {len(learnt.split('train')):,} "
-                    f"pairs for {epochs} epochs"
-                )
-                training = prepare(
-                    for_so_long(config, epochs),
-                    learnt,
-                    select=False,
-                    checkpoint=None if run is None else run / run_directory.REFIT,
-                )
-                state = training.trainer.fit(None, listeners.reporter)
-                embeddings = training.embeddings()
+                learnt = part.whole
+                for place, best in enumerate(epochs):
+                    if not choice.weights[place]:
+                        continue
+                    listeners.note(
+                        f"epoch {best} is best; training on all {len(learnt.split('train')):,} "
+                        f"pairs for {part.epochs(best)} epochs"
+                    )
+                    again = training_of(
+                        place, learnt, epochs=part.epochs(best), file=files[2 + place]
+                    )
+                    states[place] = again.trainer.fit(None, listeners.reporter)
+                    trainings[place], tables[place] = again, again.embeddings()
+            # Put the model together, and write.
+            training = trainings[0 if choice.weights[0] else 1]
             if training.sharded and not processes.first:
                 return  # what it has is no model
+            embeddings = stacked(tables, choice.weights)
             sigma = spread(EmbeddingScorer(*embeddings))
             selection, bias = training.selection, None
             if isinstance(selection, Selection):  # which has counted, to turn the dial
                 score = selection.exposure_score
             else:
                 score = exposure_score(learnt)
-            if environment is not None:
-                bias = environment.bias(learnt.split("train"), dataset.n_items, sigma)
+            if choice.environment is not None:
+                bias = choice.environment.bias(learnt.split("train"), dataset.n_items, sigma)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
@@ -164,12 +185,14 @@ def fit(
                 item_embeddings=embeddings.items.detach().float().cpu(),
                 train=training.train,
                 dial_step=sigma * score,
-                dial=dial,
+                dial=choice.dial,
                 seen=seen_of(dataset, listeners),
-                environment=environment,
+                environment=choice.environment,
                 bias=bias,
             )
-            fitted = Fitted(stated, model, state.best, history, best_epoch, provenance)
+            # A first model that is left out has not trained on everything, if that was asked for.
+            best = states[0].best if choice.weights[0] else {}
+            fitted = Fitted(stated, model, best, history, epochs[0], provenance, stack)
             keep(fitted)
             if run is not None and processes.first:
                 fitted.write(run)
@@ -298,19 +321,47 @@ class Training:
         with torch.no_grad():
             return self.trainer.layout.embeddings(self.trainer.step.embeddings())
 
-    def choice(self, embeddings: Embeddings) -> tuple[float, Environment | None]:
-        """The dial of a trained model, and its environment on a rehearsal, by the first objective.
+    def choice(self, tables: Sequence[Embeddings]) -> Choice:
+        """What suits a trained model best by the first objective, or the stack of two."""
+        candidates = [self._choice(tables, weights) for weights in weights_of(len(tables))]
+        return max(candidates, key=lambda choice: choice.value)  # of equal ones the first
 
-        A dial that is fixed is taken as it is.
-        """
+    def _choice(self, tables: Sequence[Embeddings], weights: tuple[float, float]) -> Choice:
         assert self.selection is not None
         name, objective = next(iter(self.selection.objectives.items()))
-        scorer = EmbeddingScorer(*embeddings)
+        scorer = EmbeddingScorer(*stacked(tables, weights))
         if isinstance(self.selection, EnvironmentSelection):
-            return 0.0, self.selection.environment(scorer, name)
+            environment, value = self.selection.environment(scorer, name)
+            return Choice(0.0, environment, weights, value)
         if objective.fixed_dial is not None:
-            return objective.fixed_dial, None
-        return self.selection.place(scorer, [name])[name].dial, None
+            value = 0.0  # of one model nobody asks
+            if tables[1:]:
+                values = self.selection(scorer, [name])[name]
+                value = values[objective.selection_metrics[0]]
+            return Choice(objective.fixed_dial, None, weights, value)
+        dial, value = self.selection.place(scorer, [name])[name]
+        return Choice(dial, None, weights, value)
+
+
+class Choice(NamedTuple):
+    """What is chosen once a model is trained, or two.
+
+    Attributes
+    ----------
+    dial
+        0 where there is an environment.
+    environment
+        On a rehearsal.
+    weights
+        Of the first and the second model of a stack.
+    value
+        Of the validation metric.
+    """
+
+    dial: float
+    environment: Environment | None
+    weights: tuple[float, float]
+    value: float
 
 
 def decided(

@@ -48,6 +48,7 @@ class Estimator:
         training: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
+        stack: Mapping[str, Any] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         sampler_options: Mapping[str, Any] | None = None,
         **unknown: Any,
@@ -65,6 +66,7 @@ class Estimator:
         self.training = training
         self.objective = objective
         self.evaluation = evaluation
+        self.stack = stack
         self.backbone_options = backbone_options
         self.sampler_options = sampler_options
 

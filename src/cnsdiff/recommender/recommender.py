@@ -30,6 +30,7 @@ from cnsdiff.recommender.embedding_model import Cold, EmbeddingModel, Model
 from cnsdiff.recommender.fitting import fit
 from cnsdiff.recommender.parameters import Estimator
 from cnsdiff.recommender.run_directory import Fitted
+from cnsdiff.recommender.stack import Stack
 from cnsdiff.recommender.trained_sampler import SampledNegatives, TrainedSampler
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -59,6 +60,9 @@ class Recommender(Estimator):
         preset says.
     training, objective, evaluation
         Settings of these sections on top of the preset: ``training={"epochs": 20}``.
+    stack
+        A second model, which is added as validation likes it: ``stack={"preset": "bpr-lightgcn"}``,
+        with settings of its own as ``set``.
     backbone_options, sampler_options
         Settings of the components: ``sampler_options={"exponent": 1.0}``.
 
@@ -77,6 +81,8 @@ class Recommender(Estimator):
     user_embeddings_, item_embeddings_
         ``(U, d)`` and ``(I, d)`` tensors whose inner product is the score; of a model that has
         them.
+    stack_
+        Of a stack: the weights that validation chose, and the second model's best epoch.
     history_
         One record of scalars per epoch.
     best_epoch_
@@ -426,6 +432,10 @@ class Recommender(Estimator):
     @property
     def environment_(self) -> Environment | None:
         return self.model_.environment
+
+    @property
+    def stack_(self) -> Stack | None:
+        return self._fitted().stack
 
     @property
     def users_(self) -> pl.Series:

@@ -11,7 +11,7 @@
 ``seen.parquet``        what else the log says of its users, which they leave out, too
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
-``checkpoint.safetensors``  while training only, as is ``refit.safetensors``
+``checkpoint.safetensors``  while training only, as are ``refit.safetensors`` and ``second…``
 ``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
 ======================  =====================================================================
 
@@ -72,6 +72,7 @@ from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.recommender.config import Config, Tree, is_closed_form, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
+from cnsdiff.recommender.stack import Stack
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
@@ -80,8 +81,13 @@ from cnsdiff.training.checkpoint import EpochRecord
 SCHEMA_VERSION, WITH_ENVIRONMENT, IN_CLOSED_FORM = 1, 2, 3
 #: The mend of a run that cannot be used.
 _AGAIN = "train again"
-#: Of training, and of the training on everything that follows a rehearsal.
-CHECKPOINTS = CHECKPOINT, REFIT = "checkpoint.safetensors", "refit.safetensors"
+#: Of training, and of that on everything which may follow; and both of a stack's second model.
+CHECKPOINTS = CHECKPOINT, REFIT, SECOND, SECOND_REFIT = (
+    "checkpoint.safetensors",
+    "refit.safetensors",
+    "second.safetensors",
+    "second-refit.safetensors",
+)
 TRACKING = "tracking.json"
 _FILES = (
     "config.yaml",
@@ -92,8 +98,14 @@ _FILES = (
     "seen.parquet",
     "history.parquet",
 )
-#: Training settings that came later, and what they were before.
-_SINCE = {"horizon": 0.2, "refit": "auto"}
+#: Settings that came later, and what they were before.
+_SINCE: tuple[tuple[str, str, object], ...] = (
+    ("training", "horizon", 0.2),
+    ("training", "refit", "auto"),
+    ("training", "select_also", None),
+    ("stack", "preset", None),
+    ("stack", "set", {}),
+)
 #: Runs from before it was kept have none.
 _OPTIONAL = ("seen.parquet",)
 
@@ -138,15 +150,19 @@ class FinishedRun(RunManifest):
     dial: FiniteFloat = 0.0
     environment: Environment | None = None
     """What a rehearsal chose."""
+    stack: Stack | None = None
+    """What validation chose of two models."""
     sha256: dict[str, str]
 
 
 def config_fingerprint(config: Config) -> str:
     """Hex SHA-256 of the resolved configuration."""
     tree = config.model_dump(mode="json")
-    for key, default in _SINCE.items():  # so that a training begun before goes on
-        if tree["training"][key] == default:
-            del tree["training"][key]
+    for section, key, default in _SINCE:  # so that a training begun before goes on
+        if tree[section][key] == default:
+            del tree[section][key]
+    if not tree["stack"]:
+        del tree["stack"]
     text = json.dumps(tree, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -518,6 +534,8 @@ class Fitted:
         The epoch that ``model`` and ``weights`` are of.
     provenance
         Versions and dataset.
+    stack
+        What was chosen of two models; ``weights``, ``history`` and ``best_epoch`` are the first's.
     """
 
     config: Config
@@ -526,6 +544,7 @@ class Fitted:
     history: list[EpochRecord]
     best_epoch: int
     provenance: Provenance
+    stack: Stack | None = None
 
     def write(self, path: Path) -> None:
         """Write the files of a finished run into the folder ``path``."""
@@ -560,6 +579,7 @@ class Fitted:
             "best_epoch": self.best_epoch,
             "dial": model.dial,
             **({} if environment is None else {"environment": environment.model_dump()}),
+            **({} if self.stack is None else {"stack": self.stack.model_dump(mode="json")}),
             "epochs": len(self.history),
             "sha256": {name: sha256(path / name) for name in files},
         }
@@ -598,6 +618,7 @@ class Fitted:
             history=history_records(run.history),
             best_epoch=run.manifest.best_epoch,
             provenance=Provenance.model_validate(stated),
+            stack=run.manifest.stack,
         )
 
 

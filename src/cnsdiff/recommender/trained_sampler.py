@@ -71,6 +71,11 @@ class TrainedSampler:
                 f"a model {config.backbone.name!r} is solved in closed form, without a sampler, so "
                 "it has no negatives to look at"
             )
+        if fitted.stack is not None and fitted.stack.weights[1]:
+            raise InputError(
+                "this model is a stack of two, whose scores no sampler trained with; ask one that "
+                "was trained alone (without stack.preset)"
+            )
         device = make_fabric(config.device, config.precision, config.threads).device
         positives = Positives.of_split(dataset.split("train"), dataset.n_users, dataset.n_items)
         positives.require_negatives()

@@ -507,6 +507,11 @@ def _provenance(path: Path, model: Recommender, history: pl.DataFrame) -> list[B
         ),
         ("seconds of training", f"{history['seconds'].sum():,.0f}"),
         *(
+            [("weights of the stack", " : ".join(f"{w:g}" for w in model.stack_.weights))]
+            if model.stack_
+            else []
+        ),
+        *(
             [("dial", in_words(model.dial_))]
             if model.environment_ is None and model.config_.dialled
             else []

@@ -47,7 +47,7 @@ class Temporal(LogScenario):
     horizon: float | None = Field(None, gt=0, allow_inf_nan=False)
     """How long after the cut (and the gap) the OOD test goes on: a length of time as ``gap``, or
     below 1 a share of the rows of the log. By default all that comes after."""
-    back: int = Field(0, ge=0)
+    back: int = Field(0, ge=0, le=1000)
     """How many horizons the cut is moved back. The tests of ``back=2, 1, 0`` follow one another
     and share no row; without a horizon, it is the share of the rows after the cut."""
 

@@ -81,6 +81,11 @@ class TrainingConfig(Settings):
         description="of 'rehearsal': how long the model is to hold, as seconds or a length of "
         "time ('30d'); below 1, the share of the interactions that are rehearsed on",
     )
+    select_also: Anticipated | None = Field(
+        None,
+        description="of 'rehearsal': the objective of a shift that comes beside that of time, by "
+        "which the rehearsed pairs weigh",
+    )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg|precision|hitrate|mrr|map)@\d+$")
     select_strength: float = Field(
         1.0,
@@ -164,7 +169,9 @@ class TrainingConfig(Settings):
     @property
     def anticipated(self) -> Anticipated | None:
         """The shift that validation is weighted for, if any."""
-        if self.select_on in ("auto", "valid", "rehearsal", "test_ood"):
+        if self.select_on == "rehearsal":
+            return self.select_also
+        if self.select_on in ("auto", "valid", "test_ood"):
             return None
         return cast(Anticipated, self.select_on)
 
@@ -214,7 +221,8 @@ class TrainingConfig(Settings):
     def _check(self) -> TrainingConfig:
         if self.anticipated is not None and self.select_metric.partition("@")[0] not in WEIGHTED:
             raise ValueError(
-                f"select_on={self.select_on!r} weighs validation pairs, which only recall and ndcg "
+                f"{'select_also' if self.rehearses else 'select_on'}={self.anticipated!r} weighs "
+                "validation pairs, which only recall and ndcg "
                 f"can do; set select_metric to one of them, not {self.select_metric!r}"
             )
         if self.rehearses and self.fixed_dial:

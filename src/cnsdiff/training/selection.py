@@ -311,6 +311,14 @@ class EnvironmentSelection:
         self._whole = dataset.split("valid")
         self._sample = self._whole.of_some_users(DIAL_USERS)
         self._choices = Choices(self._whole, train, self.covariates)
+        # The shift that comes beside that of time is the same for all.
+        first = next(iter(self.objectives.values()))
+        self._anticipations: dict[int, tuple[Anticipation, ...]] = {}
+        for pairs in (self._whole, self._sample):
+            beside = first.anticipated
+            self._anticipations[id(pairs)] = (
+                () if beside is None else (as_configured(beside, first, pairs, train, ks),)
+            )
 
     @property
     def notes(self) -> list[str]:
@@ -332,21 +340,24 @@ class EnvironmentSelection:
             values[name] = at[scale] | ({"environment": scale} if self._fits(name) else {})
         return values
 
-    def environment(self, scorer: Scorer, name: str) -> Environment | None:
-        """The environment that suits a model best by an objective, on all users.
+    def environment(self, scorer: Scorer, name: str) -> tuple[Environment | None, float]:
+        """The environment that suits a model best by an objective, on all users; and the value.
 
         ``None`` if the objective has no dial.
         """
-        if not self._fits(name):
-            return None
         at, coefficients = self._read(scorer, self._whole, [name])
-        return Environment(
+        scale = self._best(at, name)
+        value = at[scale][self.objectives[name].selection_metrics[0]]
+        if not self._fits(name):
+            return None, value
+        environment = Environment(
             names=list(self.covariates.names),
-            coefficients=(self._best(at, name) * coefficients).tolist(),
+            coefficients=(scale * coefficients).tolist(),
             half_lives=list(HALF_LIVES),
             span=self.covariates.span,
             moment=self.covariates.moment,
         )
+        return environment, value
 
     def _fits(self, name: str) -> bool:
         return self.objectives[name].dial == "auto"
@@ -367,5 +378,13 @@ class EnvironmentSelection:
             coefficients = self._choices.coefficients(scorer, sigma)
             step = sigma * torch.from_numpy(self.covariates.values) @ coefficients
             biases |= {scale: (scale * step).float() for scale in SCALES if scale}
-        at = readings_at(scorer, biases, split, self.train, ks=self.ks, device=self.device)
+        at = readings_at(
+            scorer,
+            biases,
+            split,
+            self.train,
+            ks=self.ks,
+            anticipations=self._anticipations[id(split)],
+            device=self.device,
+        )
         return at, coefficients

@@ -235,6 +235,10 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
         return
     screen = console()
     rehearsed = model.environment_ is not None
+    weights = None
+    if model.stack_ is not None:
+        first, second = model.stack_.weights
+        weights = f"{first:g} of this model, {second:g} of {config.stack.preset}"
     chosen_on = "a rehearsal"
     if model.selected_on_ != "rehearsal":
         chosen_on = config.training.selection_split
@@ -249,6 +253,7 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
             if rehearsed
             else {"dial": in_words(model.dial_)}
         ),
+        **({} if weights is None else {"stack": weights}),
         "time": f"{clock(seconds)}, {median:.2f} s an epoch",
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),

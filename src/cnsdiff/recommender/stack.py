@@ -1,0 +1,77 @@
+"""The stack of two models (equation 28).
+
+The scores of both, each in units of how far the user's scores spread over the items, are added::
+
+    s(u, i) = w_1 s_1(u, i) / σ_1u + w_2 s_2(u, i) / σ_2u
+
+Each is an inner product of embeddings, so their sum is one, too, of the embeddings one beside the
+other: a stack is saved and served as any model. Validation chooses the weights, and one of them
+may be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.settings import Record
+
+#: Weights of the first and the second model; where validation likes several alike, the first.
+WEIGHTS = ((1.0, 0.0), (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (0.0, 1.0))
+
+
+def weights_of(n_models: int) -> tuple[tuple[float, float], ...]:
+    """The weights to choose from: of one model there is no choice."""
+    return WEIGHTS if n_models > 1 else WEIGHTS[:1]
+
+
+class Stack(Record):
+    """What validation chose of two models."""
+
+    weights: list[float] = Field(min_length=2, max_length=2)
+    """Of the first and the second."""
+    best_epoch: int
+    """Of the second."""
+
+
+def stacked(tables: Sequence[Embeddings], weights: tuple[float, float]) -> Embeddings:
+    """The embeddings whose inner products are the stack.
+
+    Parameters
+    ----------
+    tables
+        Of one model or two: ``(U, d_m)`` and ``(I, d_m)``.
+    weights
+        Of the two. A model of weight 0 is left out, and the other one stays as it is.
+
+    Returns
+    -------
+    Embeddings
+        ``(U, d_1 + d_2)`` and ``(I, d_1 + d_2)``.
+    """
+    used = [(weight, table) for weight, table in zip(weights, tables, strict=False) if weight]
+    if len(used) == 1:
+        return used[0][1]
+    users = [
+        weight * table.users / score_deviations(table)[:, None].to(table.users.dtype)
+        for weight, table in used
+    ]
+    items = [table.items for _, table in used]
+    return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
+
+
+def score_deviations(embeddings: Embeddings) -> Tensor:
+    """``(U,)`` float64 ``σ_u``: the standard deviation over the items of each user's scores.
+
+    That of ``u · i`` is ``√(uᵀ C u)`` with ``C`` the covariance of the item embeddings, so that no
+    score is computed. A user whose scores are all alike has 1.
+    """
+    users, items = embeddings.users.double(), embeddings.items.double()
+    centred = items - items.mean(dim=0)
+    covariance = centred.T @ centred / len(items)
+    deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
+    return torch.where(deviations > 1e-12, deviations, 1.0)
