@@ -16,6 +16,7 @@ from cnsdiff import ConfoundedWorld
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "performance" / "run.py"
 ROWS = ["step_floor", "profile", "evaluation_floor", "recbole", "authors_epoch", "growth"]
+ROWS += ["environment"]
 SECONDS = [900.0, 500.0]  # the first epoch warms up
 
 #: A command of the protocol that trains nothing, but insists on the pairs that it was given.
@@ -87,6 +88,11 @@ def test_every_row_is_there_and_a_missing_peer_is_named(
         assert shares["propagation forward"] > 0
         assert shares["propagation backward"] > 0
     assert {finding["unit"] for finding in rows["growth"]} == {"×", "GiB"}
+    covariates, share = rows["environment"]
+    assert covariates["value"] == pytest.approx(
+        covariates["seconds"] / covariates["reference_seconds"]
+    )
+    assert 0 < share["value"] == share["seconds"] / share["reference_seconds"] < 1
     assert len(rows["recbole"]) == 2
     for finding in rows["recbole"]:
         assert finding["value"] is finding["met"] is None

@@ -26,6 +26,7 @@ from typing import Any
 
 import authors_epoch
 import default_epoch
+import environment
 import evaluation_floor
 import growth
 import recbole_epoch
@@ -47,6 +48,7 @@ ROWS: dict[str, Row] = {
         step_floor,
         step_profile,
         evaluation_floor,
+        environment,
         default_epoch,
         recbole_epoch,
         authors_epoch,

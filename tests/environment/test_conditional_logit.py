@@ -64,3 +64,19 @@ def test_columns_that_are_alike_share_and_a_constant_one_counts_for_nothing():
     first, second, constant = fit_conditional_logit(torch.from_numpy(features)).tolist()
     assert first == pytest.approx(second)
     assert constant == 0.0
+
+
+def test_many_choices_end_where_the_gradient_is_zero():
+    """A part of them finds most of the way; in blocks, and with alternatives that are absent."""
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(2000, 40, 6)) * [1, 3, 0.1, 1, 1, 1]
+    features[:, 0, 1] += 2
+    available = rng.random((2000, 40)) < 0.7
+    available[:, 0] = True
+    b = fit_conditional_logit(torch.from_numpy(features), torch.from_numpy(available), ridge=1e-3)
+    leaf = b.clone().requires_grad_()
+    logits = torch.from_numpy(features) @ leaf
+    logits = logits.masked_fill(~torch.from_numpy(available), -torch.inf)
+    value = (torch.logsumexp(logits, 1) - logits[:, 0]).mean() + 5e-4 * leaf.square().sum()
+    value.backward()
+    assert leaf.grad.abs().max() < 1e-7

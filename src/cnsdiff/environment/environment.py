@@ -105,26 +105,36 @@ class Choices:
         available[:, 1:] = (np.asarray(taken[pairs]) == 0).reshape(drawn.shape)
         self.users, self.items = torch.from_numpy(users), torch.from_numpy(items)
         self.available = torch.from_numpy(available)
-        self._columns = torch.from_numpy(covariates.values)[self.items]
+        # The first column is the score, which is another for each model.
+        columns = torch.from_numpy(covariates.values)
+        self._features = torch.zeros((*items.shape, 1 + columns.shape[1]), dtype=torch.float64)
+        self._features[:, :, 1:] = columns[self.items]
 
-    def coefficients(self, scorer: Scorer, sigma: float) -> Tensor:
-        """``g / a (K,)``: of the covariates, in units of that of the scores over ``sigma``."""
-        scores = self._scores(scorer).double() / max(sigma, 1e-12)
-        available = self.available & scores.isfinite()
-        scores = scores.masked_fill(~available, 0.0)
-        features = torch.cat([scores[:, :, None], self._columns], dim=2)
+    def coefficients(self, scorer: Scorer, sigma: float, *, at_most: int = CHOICES) -> Tensor:
+        """``g / a (K,)``: of the covariates, in units of that of the scores over ``sigma``.
+
+        Fitted to about ``at_most`` of the choices, evenly spaced.
+        """
+        some = slice(None, None, max(1, len(self.users) // at_most))
+        scores = self._scores(scorer, some).double() / max(sigma, 1e-12)
+        available = self.available[some] & scores.isfinite()
+        features = self._features[some]
+        features[:, :, 0] = scores.masked_fill(~available, 0.0)
         known = available[:, 0]  # a chosen item that the model rules out tells nothing
-        share, *rest = fit_conditional_logit(features[known], available[known]).tolist()
+        if not known.all():
+            features, available = features[known], available[known]
+        share, *rest = fit_conditional_logit(features, available).tolist()
         return torch.tensor([g / max(share, _LEAST_SHARE) for g in rest], dtype=torch.float64)
 
-    def _scores(self, scorer: Scorer) -> Tensor:
-        """``(n, 1 + alternatives)`` the scores of the items of each choice, on the CPU."""
-        users, row = torch.unique_consecutive(self.users, return_inverse=True)
+    def _scores(self, scorer: Scorer, some: slice) -> Tensor:
+        """``(n, 1 + alternatives)`` the scores of the items of some choices, on the CPU."""
+        items = self.items[some]
+        users, row = torch.unique_consecutive(self.users[some], return_inverse=True)
         parts = []
         with torch.no_grad():
             for start in range(0, len(users), _USERS_AT_ONCE):
-                some = users[start : start + _USERS_AT_ONCE]
-                block = scorer.score_block(some, 0, scorer.n_items).float().cpu()
-                own = (row >= start) & (row < start + len(some))
-                parts.append(block[row[own] - start].gather(1, self.items[own]))
+                part = users[start : start + _USERS_AT_ONCE]
+                block = scorer.score_block(part, 0, scorer.n_items).float().cpu()
+                own = (row >= start) & (row < start + len(part))
+                parts.append(block[row[own] - start].gather(1, items[own]))
         return torch.cat(parts)

@@ -20,7 +20,7 @@ from torch import Tensor
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset, Split
 from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
-from cnsdiff.environment.environment import SCALES
+from cnsdiff.environment.environment import CHOICES, SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import (
@@ -36,6 +36,8 @@ from cnsdiff.training.config import TrainingConfig
 
 #: Validation users whose lists tell the dial coarsely; all tell it finely.
 DIAL_USERS = 2000
+#: Choices that the environment is fitted to after each epoch; in the end it is to all.
+EPOCH_CHOICES = 500
 
 
 @dataclass
@@ -375,7 +377,8 @@ class EnvironmentSelection:
         coefficients = torch.zeros(len(self.covariates.names), dtype=torch.float64)
         if any(self._fits(name) for name in names):
             sigma = spread(scorer)
-            coefficients = self._choices.coefficients(scorer, sigma)
+            at_most = CHOICES if split is self._whole else EPOCH_CHOICES
+            coefficients = self._choices.coefficients(scorer, sigma, at_most=at_most)
             step = sigma * torch.from_numpy(self.covariates.values) @ coefficients
             biases |= {scale: (scale * step).float() for scale in SCALES if scale}
         at = readings_at(
