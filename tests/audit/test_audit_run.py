@@ -197,7 +197,8 @@ def test_the_advised_command_trains_the_row_that_is_advised(method, shift, monke
         assert config.training.select_metric == objective.select_metric
         if selection.startswith(shift.anticipate):
             assert config.training.select_slice_by == objective.select_slice_by
-        same = {"select_on", "dial", "select_slice_by"}
+            assert config.training.select_also == objective.select_also
+        same = {"select_on", "select_also", "dial", "select_slice_by"}
         assert config.training.model_dump(exclude=same) == expected.training.model_dump(
             exclude=same
         )
