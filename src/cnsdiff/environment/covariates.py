@@ -109,7 +109,7 @@ def covariates_at(
         owner = csc_array(
             (np.ones(len(some)), some, np.arange(len(some) + 1)), shape=(n_items, len(some))
         )
-        decayed += owner @ weights.T
+        decayed += np.asarray(owner @ weights.T)
     for half_life, count in zip(half_lives, decayed.T, strict=True):
         columns[f"half-life {half_life:g}"] = np.log1p(count)
         columns[f"log half-life {half_life:g}"] = np.log(count + _LEAST)
