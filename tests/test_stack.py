@@ -180,3 +180,14 @@ def test_what_chooses_is_that_of_the_first():
     assert (second.training.select_on, second.training.dial, second.seed) == ("recency", "off", 7)
     assert second.objective.l2 == 0.01
     assert second_config(resolve_config({})) is None
+
+
+def test_the_second_trains_as_long_as_the_first_unless_it_says_so():
+    def second(preset, **settings):
+        stack = {"preset": preset, "set": settings}
+        config = resolve_config({"training": {"epochs": 7, "batch_size": 99}, "stack": stack})
+        return second_config(config).training
+
+    assert (second("bpr-lightgcn").epochs, second("bpr-lightgcn").batch_size) == (7, 99)
+    assert second("bpr-lightgcn", training={"epochs": 3}).epochs == 3
+    assert second("ssm-lightgcn").batch_size == 2048  # part of that method

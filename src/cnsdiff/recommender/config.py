@@ -49,8 +49,8 @@ class StackConfig(Settings):
     )
     set: Tree = Field(
         {},
-        description="settings of the second model on top of it; seed, device and what chooses are "
-        "those of the first",
+        description="settings of the second model on top of it; seed, device, what chooses and, "
+        "unless set, how long it trains are those of the first",
     )
 
 
@@ -179,6 +179,10 @@ def resolve_config(
     return config
 
 
+#: What says how long a training is.
+_LENGTH = ("epochs", "batch_size", "patience", "patience_steps", "validate_every")
+
+
 def second_config(config: Config, source: str = "the configuration") -> Config | None:
     """The configuration of the second model of a stack; ``None`` if there is no stack.
 
@@ -199,6 +203,10 @@ def second_config(config: Config, source: str = "the configuration") -> Config |
     for key in ("stack", "seed", "device", "precision", "threads", "evaluation"):
         if key in overrides:
             raise ConfigError(f"{place}.set: {key} is that of the first model; leave it out")
+    # As long as the first, unless that is part of the preset.
+    own = PRESETS.get(stack.preset, {}).get("training", {})
+    length = {name: getattr(config.training, name) for name in _LENGTH if name not in own}
+    overrides = merge({"training": length}, overrides)
     second = resolve_config(overrides, preset=stack.preset, source=place)
     if config.closed_form or second.closed_form:
         raise ConfigError(
