@@ -12,7 +12,7 @@ import torch
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.fit import fit_model
+from cnsdiff.benchmark.fit import as_rehearsed, fit_model
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, run_task
@@ -23,6 +23,7 @@ from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE
+from cnsdiff.training.config import TrainingConfig
 
 DAY = 86_400
 SELECTIONS = ("valid+dial", "rehearsal", "rehearsal+dial")
@@ -189,3 +190,13 @@ def test_a_log_without_times_rehearses_nothing(tmp_path):
     ):
         with pytest.raises(ConfigError, match=r"datasets\.fashion: has no timestamps"):
             finals(path, "ours", **changes)
+
+
+def test_beside_a_rehearsed_model_a_reference_is_as_the_benchmark_has_it(path):
+    dataset = load_dataset(path)
+    rows = run_task(finals(path, "ease")[1]).rows
+    measured = rows.filter(selection="rehearsal+dial", split="test_ood")
+    whole = dataset.merged()
+    scorer = as_rehearsed(EASE(20.0), whole, TrainingConfig())
+    expected = evaluate(scorer, whole, ["test_ood"], (10, 20)).splits["test_ood"].metrics
+    assert dict(measured.select("metric", "value").iter_rows()) == pytest.approx(expected, abs=1e-9)

@@ -215,6 +215,8 @@ def test_the_command_line(dataset, tmp_path, monkeypatch, capsys):
             main()
         assert end.value.code == 0, capsys.readouterr()
     said = " ".join(capsys.readouterr().out.split())
+    assert "recent-mostpop" in said
+    assert "References are rehearsed, too" in said
     assert "on a rehearsal" in said
     assert "the environment as the rehearsal chose it" in said
     page = (tmp_path / "run" / "report.html").read_text()

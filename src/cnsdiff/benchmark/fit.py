@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.benchmark.grid import REHEARSAL, is_dialled, without_dial
+from cnsdiff.benchmark.grid import DIAL, REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
@@ -323,6 +323,16 @@ def fit_reference(
     }
     _place_dials(choices, selection, None if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
+
+
+def as_rehearsed(reference: Reference, dataset: Dataset, settings: TrainingConfig) -> Scorer:
+    """A reference as a rehearsal chooses it: fitted on train and valid, under its environment.
+
+    ``settings`` say what the rehearsal is, usually those of a model that it stands beside.
+    """
+    name = REHEARSAL + DIAL
+    fitted = fit_reference(reference, dataset, [name], settings.select_metric, settings)
+    return fitted.choices[name].scorer
 
 
 def _learn_all(

@@ -13,6 +13,7 @@ from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.base.text import Command, parameter
+from cnsdiff.benchmark.fit import as_rehearsed
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.progress import Reporting
@@ -25,12 +26,13 @@ from cnsdiff.display.wording import (
     percent,
     percent_span,
 )
+from cnsdiff.evaluation import Scorer
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import history_table, read_manifest
-from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, left_out_if_it_fails
+from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, Reference, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     ALPHA,
     Measured,
@@ -98,7 +100,10 @@ def run_document(
         reporter.note("comparing them by resampling users")
         standing = stand(measured, metric, seed)
         verdict, summary = verdict_on_tests(standing, data, complete=not left_out)
-        summary = "\n\n".join([summary, *left_out])
+        notes = left_out
+        if model.environment_ is not None:
+            notes = [*left_out, "References are rehearsed, too, each with its own environment."]
+        summary = "\n\n".join([summary, *notes])
         slices = slice_blocks(measured, held_out, model.model_.train, metric, seed)
         sections += [
             Section("Accuracy", accuracy_blocks(standing)),
@@ -184,7 +189,8 @@ def _measure(
     measured = [measure_model(name, model.model_.scorer(), held_out, train, ks)]
     left_out: list[str] = []
     failures: dict[str, str] = {}
-    for name in STANDARD:
+    rehearsed = model.environment_ is not None  # so references are, too
+    for name in (*STANDARD, *(["recent-mostpop"] if rehearsed else [])):
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
                 f"EASE is left out: its time grows with the cube of the {data.n_items:,} items. "
@@ -193,8 +199,12 @@ def _measure(
             continue
         reporter.note(f"fitting {name}")
         with left_out_if_it_fails(name, failures):
-            reference = REFERENCES[name]().fit(data)
-            measured.append(measure_model(name, reference, held_out, train, ks))
+            reference: Reference = REFERENCES[name]()
+            if rehearsed:
+                scorer: Scorer = as_rehearsed(reference, data, model.config_.training)
+            else:
+                scorer = reference.fit(data)
+            measured.append(measure_model(name, scorer, held_out, train, ks))
     left_out += [f"{name} is left out: {reason}." for name, reason in failures.items()]
     return measured, left_out
 

@@ -17,8 +17,9 @@ from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
     from cnsdiff.base.errors import StorageError
-    from cnsdiff.evaluation import Evaluation
+    from cnsdiff.evaluation import Evaluation, Scorer
     from cnsdiff.evaluation.judges import JudgeKind
+    from cnsdiff.references import Reference
 
 #: What the system says where a run may be read only.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -84,6 +85,7 @@ def evaluate(
 ) -> None:
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
     from cnsdiff.base.errors import ConfigError, InputError, RunError, did_you_mean
+    from cnsdiff.benchmark.fit import as_rehearsed
     from cnsdiff.cli.output import (
         GrowingComparison,
         console,
@@ -131,14 +133,18 @@ def evaluate(
         data, ks = model.learnt_from(load_dataset(place)), model.config_.evaluation.ks
         name = model.config_.method
         label = name if dial is None else f"{name} (dial {dial:g})"
-        if label in STANDARD:  # which has no dial, and may be in the same table
+        if label in (*STANDARD, "recent-mostpop"):  # which may be in the same table
             label = f"{label} (this run)"
         if false_negatives is not None and model.config_.closed_form:
             raise InputError(
                 f"{target}: {name} is solved in closed form, and --false-negatives needs a run "
                 "with a trained sampler"
             )
-    names = STANDARD if references else ()
+    # Beside a model that was rehearsed, references are, too.
+    rehearsed = model is not None and model.environment_ is not None
+    names: tuple[str, ...] = STANDARD if references else ()
+    if references and rehearsed:
+        names = (*names, "recent-mostpop")
     screen = console()
     results: dict[str, Evaluation] = {}
     left_out: dict[str, str] = {}
@@ -171,7 +177,12 @@ def evaluate(
     for name in names:
         evaluation = None
         with left_out_if_it_fails(name, left_out):
-            evaluation = measure(REFERENCES[name]().fit(data), data, splits, ks, mask=mask.value)
+            reference: Reference = REFERENCES[name]()
+            if rehearsed and model is not None:
+                scorer: Scorer = as_rehearsed(reference, data, model.config_.training)
+            else:
+                scorer = reference.fit(data)
+            evaluation = measure(scorer, data, splits, ks, mask=mask.value)
         if evaluation is not None:  # what goes wrong while printing is not the reference's fault
             keep(name, evaluation)
     if not results:
@@ -205,6 +216,11 @@ def evaluate(
             for name, result in results.items():
                 print_table(screen, metrics_table(name, result))
         screen.print(user_counts(next(iter(results.values()))))
+        if names and rehearsed:
+            screen.print(
+                "References are rehearsed, too, each with its own environment.",
+                soft_wrap=True,
+            )
         if counts is not None:
             low, high = counts.interval()
             screen.print(
