@@ -14,15 +14,15 @@ from cnsdiff import Recommender
 from cnsdiff.base.errors import TrainingError
 from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference, selection_by
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation import EmbeddingScorer, anticipate
+from cnsdiff.evaluation import EmbeddingScorer, anticipate, evaluate_split
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
 from cnsdiff.evaluation.dial import (
     COARSE,
+    FINE,
     Dialled,
-    best_reading,
     exposure_counts,
     exposure_score,
-    near,
+    prudent_dial,
     readings,
 )
 from cnsdiff.recommender.config import Config, resolve_config
@@ -151,7 +151,7 @@ DIALLED = tuple(f"{name}+dial" for name in ALL)
 
 
 def test_the_joint_choice_is_that_of_brute_force(world):
-    """Over all epochs and dials, from the formulas; then finely about there at the epoch chosen."""
+    """Over all epochs and dials, from the formulas; then finely at the epoch chosen."""
     names = ("valid+dial", "inverse-popularity+dial")
     fitted = fit_model(config(epochs=7, patience=None), world, names, METRIC)
     tables = embeddings_of_epochs(config(epochs=7, patience=None), world)
@@ -166,17 +166,28 @@ def test_the_joint_choice_is_that_of_brute_force(world):
         assert choice.epoch == 1 + next(
             at for at, value in enumerate(epochs) if value > max(epochs) - 1e-9
         )
-        table, about = tables[choice.epoch - 1], best_of(coarse[choice.epoch - 1])
-        values = {g: ndcg_by_hand(*table, world, g, weighted) for g in near(about)}
-        assert choice.gamma == best_of(values)
-        assert choice.value == pytest.approx(values[choice.gamma], abs=1e-9)
+        table = tables[choice.epoch - 1]
+        assert choice.gamma == placed(EmbeddingScorer(*map(torch.as_tensor, table)), world, name)
+        value = ndcg_by_hand(*table, world, choice.gamma, weighted)
+        assert choice.value == pytest.approx(value, abs=1e-9)
         assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
     assert any(choice.gamma != 0 for choice in fitted.choices.values()), "nothing was turned"
 
 
-def best_of(values: dict[float, float]) -> float:
-    """The dial with the best value; of equal ones that nearest 0."""
-    return max(values, key=lambda gamma: (round(values[gamma], 9), -abs(gamma), gamma))
+def placed(scorer: Any, world: Dataset, name: str) -> float:
+    """The prudent dial, from one whole evaluation at each."""
+    on, valid = name.removesuffix("+dial"), world.split("valid")
+    train = world.split("train").csr(world.n_users, world.n_items)
+    shifts = [] if on == "valid" else [anticipate(on, valid, train, ks=(20,))]
+    key = METRIC if on == "valid" else anticipated_name(METRIC, on)
+    columns = {}
+    for gamma in FINE:
+        dialled = Dialled(scorer, exposure_score(world), gamma)
+        found = evaluate_split(
+            dialled, valid, train, ks=(20,), anticipations=shifts, per_user=True
+        ).per_user
+        columns[gamma] = found[key].to_numpy()
+    return prudent_dial(columns)
 
 
 def embeddings_of_epochs(settings: Config, dataset: Dataset) -> list[tuple[Any, Any]]:
@@ -342,15 +353,14 @@ def test_a_reference_is_read_at_its_best_dial(world):
             anticipations=[shift],
         )
 
-    coarse = read(COARSE)
     for name, choice in fitted.choices.items():
         if name in plain.choices:
             assert choice.gamma is None and choice.value == plain.choices[name].value
             continue
         on = name.removesuffix("+dial")
         key = METRIC if on == "valid" else anticipated_name(METRIC, on)
-        about, _ = best_reading(coarse, key)
-        assert (choice.gamma, choice.value) == best_reading(read(near(about)), key)
+        assert choice.gamma == placed(model, world, name)
+        assert choice.value == read([choice.gamma])[choice.gamma][key]
         assert isinstance(choice.scorer, Dialled) and choice.scorer.gamma == choice.gamma
     assert fitted.choices["valid+dial"].gamma != 0
 

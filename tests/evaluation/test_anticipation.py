@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from cnsdiff.base.errors import CnsdiffWarning, ConfigError, InputError
 from cnsdiff.data import Split
-from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split
+from cnsdiff.evaluation import Anticipation, EmbeddingScorer, anticipate, evaluate_split, rank
 
 KS = (1, 3, 5)
 
@@ -113,6 +113,35 @@ def test_equal_weights_give_the_plain_metric(seed, weight):
         for metric in (f"recall@{k}", f"ndcg@{k}"):
             assert found[f"{metric} (same)"] == pytest.approx(found[metric], abs=1e-12)
     assert made.effective_pairs == pytest.approx(len(valid))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["inverse-popularity", "drift"]))
+@example(3, "worst-slice")  # not for each seed: two slices may be the worst, with other slopes
+@example(4, "worst-slice")
+def test_what_users_add_has_the_metric_as_mean_and_its_change_as_slope(seed, kind):
+    """Against a user who counts a little more: the metric's derivative, times the users."""
+    train, valid, scorer = world(seed)
+    if len(np.unique(valid.users)) < 2:
+        return
+    csr = train.csr(9, 12)
+    try:
+        made = anticipate(kind, valid, csr, ks=KS, slices=2)
+    except ConfigError:
+        return
+    users = torch.from_numpy(np.unique(valid.users))
+    lists, _ = rank(scorer, users, max(KS), exclude=csr)
+    metrics, of_each = made(users, lists), made.per_user(users, lists)
+    assert of_each.keys() == metrics.keys()
+    rows = torch.arange(len(users))
+    for at in rows:
+        few = 2000  # copies of everybody, and one more of this user
+        more = torch.cat([rows.repeat(few), at[None]])
+        changed = made(users[more], lists[more])
+        for key, values in of_each.items():
+            assert float(values.mean()) == pytest.approx(metrics[key], abs=1e-12)
+            slope = (changed[key] - metrics[key]) * few * len(users)
+            assert float(values[at]) - metrics[key] == pytest.approx(slope, abs=5e-3)
 
 
 def test_strength_zero_is_no_shift_and_one_is_inverse_popularity():

@@ -21,7 +21,7 @@ from cnsdiff.evaluation.dial import (
     dial_bias,
     in_words,
     lists_at,
-    near,
+    prudent_dial,
     spread,
     standardised_log,
 )
@@ -295,24 +295,55 @@ def test_the_best_reading_and_of_equal_ones_the_nearest_to_zero():
     assert set(COARSE) <= set(FINE)
 
 
-@pytest.mark.parametrize(
-    ("coarse", "fine"),
-    [
-        (-2.0, (-4.0, -2.8, -2.0, -1.4, -1.0)),
-        (-0.5, (-1.0, -0.7, -0.5, -0.35, -0.25, -0.2)),
-        (0.0, (-0.2, -0.15, -0.1, -0.05, 0.0, 0.1, 0.2)),
-        (1.0, (0.5, 0.7, 0.85, 1.0, 1.4, 2.0)),
-        (4.0, (2.0, 2.8, 4.0, 5.6, 8.0)),
-    ],
-)
-def test_the_fine_dials_near_a_coarse_one(coarse, fine):
-    """At either end as far as the fine ones go."""
-    assert near(coarse) == fine
+def prudent_by_hand(measured: dict[float, list[float]]) -> float:
+    """Mode after mode, user after user."""
+    gammas = sorted(measured)
+    means = [sum(measured[gamma]) / len(measured[gamma]) for gamma in gammas]
+    best = max(zip(means, gammas, strict=True), key=lambda pair: (pair[0], -abs(pair[1]), pair[1]))
+    good = []
+    for at, (mean, gamma) in enumerate(zip(means, gammas, strict=True)):
+        # A mode falls off on both sides, once what is level with it is passed.
+        left = [other for other in means[:at] if other != mean or min(means[:at]) != mean]
+        right = means[at + 1 :]
+        while left and left[-1] == mean:
+            left.pop()
+        while right and right[0] == mean:
+            right.pop(0)
+        if (left and left[-1] > mean) or (right and right[0] > mean):
+            continue
+        behind = [x - y for x, y in zip(measured[best[1]], measured[gamma], strict=True)]
+        n, gap = len(behind), sum(behind) / len(behind)
+        variance = sum((value - gap) ** 2 for value in behind) / (n - 1) if n > 1 else 0.0
+        if gap <= math.sqrt(variance / n):
+            good.append(gamma)
+    return max(good, key=lambda gamma: (-abs(gamma), gamma))
 
 
-def test_every_fine_dial_is_near_a_coarse_one():
-    assert {fine for coarse in COARSE for fine in near(coarse)} == set(FINE)
-    assert all(coarse in near(coarse) for coarse in COARSE)
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1, 2, 40]))
+def test_the_prudent_dial_by_hand(seed, n_users, values):
+    """Values of eighths, so that equal means are equal."""
+    rng = np.random.default_rng(seed)
+    measured = {
+        gamma: rng.integers(0, values + 1, 2 ** int(np.log2(n_users))) / 8.0
+        for gamma in rng.choice(FINE, int(rng.integers(1, 9)), replace=False).tolist()
+    }
+    assert prudent_dial(measured) == prudent_by_hand({g: m.tolist() for g, m in measured.items()})
+
+
+def test_of_modes_that_cannot_be_told_apart_the_one_nearer_zero():
+    users = np.arange(100)
+    noise = np.where(users % 2, 1.0, -1.0)
+
+    def at(mean: float, spread: float = 0.0) -> np.ndarray:
+        return mean + spread * noise
+
+    near, far = {-2.0: at(0.5), -1.0: at(0.1), 0.0: at(0.49, 0.2), 1.0: at(0.2)}, {}
+    assert prudent_dial(near) == 0.0, "half a standard error behind"
+    far = near | {0.0: at(0.47, 0.2)}
+    assert prudent_dial(far) == -2.0, "one and a half behind"
+    slope = {-2.0: at(0.5), -1.0: at(0.495, 0.2), 0.0: at(0.49, 0.2)}
+    assert prudent_dial(slope) == -2.0, "what is on the slope of the best is no mode"
 
 
 def test_in_words():

@@ -107,23 +107,44 @@ class Anticipation:
         ``users`` must be all that have a pair, each once (others change nothing); ``items`` hold
         -1 for none, and reach to the largest cut-off or the end of the catalogue.
         """
+        return {
+            key: min(float(sums.sum() / weight.sum()) for sums, weight in weightings)
+            for key, weightings in self._sums(users, items).items()
+        }
+
+    def per_user(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """``{"recall@10 (name)": (n,) float64, …}``: of each user, with the metrics as their means.
+
+        A value is the metric and what the user adds to it or takes from it (its influence), so that
+        differences between lists have the standard error of a mean. With equal weights it is the
+        user's own metric.
+        """
+        values = {}
+        for key, weightings in self._sums(users, items).items():
+            sums, weight = min(weightings, key=lambda pair: float(pair[0].sum() / pair[1].sum()))
+            mean = sums.sum() / weight.sum()
+            values[key] = mean + (sums - mean * weight) / weight.mean()
+        return values
+
+    def _sums(self, users: Tensor, items: Tensor) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """By metric, for each weighting: ``(n,)`` what users add to the sum, and their weights."""
         place, hit = self._relevance.positions(users, items)
         discount = 1.0 / torch.arange(2.0, items.shape[1] + 2.0, dtype=torch.float64).log2()
         n_pairs = self._relevance.counts[users].clamp(min=1).to(torch.float64)
-        lists: dict[str, list[float]] = {}
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for weights, mean, ideal in zip(self._weights, self._mean_weight, self._ideal, strict=True):
             gains = weights[place] * hit
             user_weight = mean[users]
-            total = user_weight.sum()
             for at, k in enumerate(self.ks):
                 cut = min(k, items.shape[1])
-                recall = (gains[:, :cut].sum(1) / n_pairs).sum() / total
+                recall = gains[:, :cut].sum(1) / n_pairs
                 dcg = (gains[:, :cut] * discount[:cut]).sum(1)
                 best = ideal[at][users]
                 ndcg = torch.where(best > 0, dcg / best.clamp(min=1e-300), 0.0)
-                lists.setdefault(f"recall@{k}", []).append(float(recall))
-                lists.setdefault(f"ndcg@{k}", []).append(float((user_weight * ndcg).sum() / total))
-        return {anticipated_name(key, self.name): min(values) for key, values in lists.items()}
+                for metric, sums in (("recall", recall), ("ndcg", user_weight * ndcg)):
+                    key = anticipated_name(f"{metric}@{k}", self.name)
+                    found.setdefault(key, []).append((sums, user_weight))
+        return found
 
 
 def _sums(users: Tensor, values: Tensor, n_users: int) -> Tensor:
@@ -197,6 +218,11 @@ class Drift(Anticipation):
     def __call__(self, users: Tensor, items: Tensor) -> dict[str, float]:
         """As of :class:`Anticipation`, named ``"ndcg@10 (drift)"``."""
         now, then = super().__call__(users, items), self._changed(users, items)
+        return {key: (1 - self.share) * now[key] + self.share * then[key] for key in now}
+
+    def per_user(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """As of :class:`Anticipation`."""
+        now, then = super().per_user(users, items), self._changed.per_user(users, items)
         return {key: (1 - self.share) * now[key] + self.share * then[key] for key in now}
 
 

@@ -13,38 +13,33 @@ was trained in and one without any preference.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.evaluation.anticipation import Anticipation
 from cnsdiff.evaluation.metrics import item_counts, relevance_of
-from cnsdiff.evaluation.protocol import check, measure
+from cnsdiff.evaluation.protocol import SplitEvaluation, check, measure
 from cnsdiff.evaluation.ranking import BiasedTop, Excluded, Scorer, require_room
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset, Split
 
-#: Where a reading is looked for: a coarse grid while training, a fine one when it is done.
+#: Where a reading is looked for: a coarse grid while training, a fine one, which holds the coarse
+#: one, when it is done.
 COARSE = (-2.0, -1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 FINE = (
     *(-4.0, -2.8, -2.0, -1.4, -1.0, -0.7, -0.5, -0.35, -0.25, -0.2, -0.15, -0.1, -0.05),
     *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
 )
-
-
-def near(gamma: float) -> tuple[float, ...]:
-    """The fine dials around a coarse one: between its two neighbours in :data:`COARSE`."""
-    at = COARSE.index(gamma)
-    low = COARSE[at - 1] if at else FINE[0]
-    high = COARSE[at + 1] if at + 1 < len(COARSE) else FINE[-1]
-    return tuple(fine for fine in FINE if low <= fine <= high)
 
 
 #: Users whose scores tell the spread, and how many at a time; a mean over them settles quickly.
@@ -207,13 +202,32 @@ def readings_at(
     device: torch.device | str | None = None,
 ) -> dict[float, dict[str, float]]:
     """The metrics of a split with each bias ``(I,)`` added to the scores; users are scored once."""
+    measured = evaluations_at(
+        scorer, biases, split, train, ks=ks, anticipations=anticipations, device=device
+    )
+    return {at: evaluation.metrics for at, evaluation in measured}
+
+
+def evaluations_at(
+    scorer: Scorer,
+    biases: Mapping[float, Tensor | None],
+    split: Split,
+    train: csr_array,
+    *,
+    ks: Sequence[int],
+    anticipations: Sequence[Anticipation],
+    device: torch.device | str | None = None,
+    per_user: bool = False,
+) -> Iterator[tuple[float, SplitEvaluation]]:
+    """As :func:`readings_at`, one evaluation after the other, with each user's metrics if asked."""
     ks = check(scorer, train, ks)
     held_out, counts = relevance_of(split, "the split", train.shape), item_counts(train)
     lists = lists_at(scorer, biases, held_out.users, max(ks), exclude=train, device=device)
-    return {
-        at: measure(held_out, items, counts, ks, anticipations=anticipations).metrics
-        for at, items in lists.items()
-    }
+    for at, items in lists.items():
+        yield (
+            at,
+            measure(held_out, items, counts, ks, anticipations=anticipations, per_user=per_user),
+        )
 
 
 #: Scores kept at a time while the dial turns (64 MiB), and users (more are slower on a CPU).
@@ -264,6 +278,42 @@ def best_reading(measured: dict[float, dict[str, float]], metric: str) -> tuple[
     """The dial with the best value of ``metric``, and the value; of equal ones, that nearest 0."""
     gamma = max(measured, key=lambda g: (measured[g][metric], -abs(g), g))
     return gamma, measured[gamma][metric]
+
+
+def prudent_dial(measured: Mapping[float, NDArray[np.float64]]) -> float:
+    """Of dials that are as good as the best, as far as one can tell, the one nearest 0.
+
+    The candidates are the modes: the dials at which the mean is larger than at the next dials on
+    either side (of equal neighbours, that nearest 0). One is as good as the best if it is behind it
+    by no more than one standard error of their difference.
+
+    Parameters
+    ----------
+    measured
+        By dial, ``(n,)`` the metric of each user, the users in one order.
+    """
+    gammas = sorted(measured)
+    means = {gamma: float(measured[gamma].mean()) for gamma in gammas}
+
+    def rank(gamma: float) -> tuple[float, float]:
+        return -abs(gamma), gamma
+
+    # Runs of dials with one mean, and those of them that stand out.
+    runs = [(mean, list(run)) for mean, run in itertools.groupby(gammas, means.__getitem__)]
+    heights = [-math.inf, *(mean for mean, _ in runs), -math.inf]
+    modes = [
+        max(run, key=rank)
+        for at, (mean, run) in enumerate(runs)
+        if heights[at] < mean > heights[at + 2]
+    ]
+    best = max(modes, key=lambda gamma: (means[gamma], *rank(gamma)))
+
+    def as_good(gamma: float) -> bool:
+        behind = measured[best] - measured[gamma]
+        error = behind.std(ddof=1) / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
+        return bool(behind.mean() <= error)
+
+    return max((mode for mode in modes if as_good(mode)), key=rank)
 
 
 def in_words(gamma: float) -> str:

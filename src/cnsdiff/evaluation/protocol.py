@@ -54,9 +54,10 @@ class SplitEvaluation:
     n_users_without_test : int
         Users of the dataset left out because they have none.
     per_user : polars.DataFrame or None
-        One row per user measured: ``user`` (index in the dataset), ``n_relevant`` and every
-        accuracy metric. Rows come in ascending order of ``user``, so two models evaluated on
-        the same split are paired row by row.
+        One row per user measured: ``user`` (index in the dataset), ``n_relevant``, every accuracy
+        metric, and those under anticipated shifts
+        (:meth:`cnsdiff.evaluation.Anticipation.per_user`). Rows come in ascending order of
+        ``user``, so two models evaluated on the same split are paired row by row.
     tied : float
         Share of the users whose longest list ends in a tie: another item with the score of the
         last is left out, because it occurs later in train.
@@ -447,6 +448,8 @@ def measure(
     frame = None
     if per_user:
         columns = {"user": users, "n_relevant": n_relevant, **accuracy}
+        for anticipation in anticipations:
+            columns |= anticipation.per_user(users, items)
         frame = pl.DataFrame({name: column.numpy() for name, column in columns.items()})
     return SplitEvaluation(
         metrics=values,

@@ -25,19 +25,24 @@ from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.evaluation.dial import (
     COARSE,
+    FINE,
     best_reading,
+    dial_bias,
+    evaluations_at,
     exposure_counts,
-    near,
+    prudent_dial,
     readings_at,
     spread,
     standardised_log,
 )
 from cnsdiff.training.config import TrainingConfig
 
-#: Validation users whose lists tell the dial coarsely; all tell it finely.
+#: Validation users who tell the dial of an epoch while training; all tell it in the end.
 DIAL_USERS = 2000
 #: Choices that the environment is fitted to after each epoch; in the end it is to all.
 EPOCH_CHOICES = 500
+#: Dials at which all users are ranked at once.
+_AT_ONCE = 7
 
 
 @dataclass
@@ -196,20 +201,37 @@ class Selection:
     def place(
         self, scorer: Scorer, names: Iterable[str], dials: Sequence[float] | None = None
     ) -> dict[str, Reading]:
-        """The best dial by each of these objectives, on all users; of equal ones that nearest 0.
+        """The dial by each of these objectives, on all users: the :func:`prudent_dial` of a grid.
 
-        Of ``dials``; by default of the fine ones about the coarse one that the sample likes best.
+        The grid is ``dials``, by default :data:`~cnsdiff.evaluation.dial.FINE`.
         """
         names = list(names)
         if not names:
             return {}
-        # Each objective has a neighbourhood of its own, whatever others are read beside it.
-        own = {name: tuple(dials or ()) for name in names}
-        if dials is None:
-            coarse = self._read(scorer, self._sample, names, dict.fromkeys(names, COARSE))
-            own = {name: near(self._best(coarse, name).dial) for name in names}
-        fine = self._read(scorer, self._whole, names, own)
-        return {name: self._best({dial: fine[dial] for dial in own[name]}, name) for name in names}
+        keys = {name: self.objectives[name].selection_metrics[0] for name in names}
+        columns: dict[str, dict[float, NDArray[np.float64]]] = {name: {} for name in names}
+        values: dict[str, dict[float, float]] = {name: {} for name in names}
+        grid = FINE if dials is None else tuple(dials)
+        sigma = spread(scorer) if any(grid) else 0.0
+        for start in range(0, len(grid), _AT_ONCE):  # the lists at all dials are too many to keep
+            some = grid[start : start + _AT_ONCE]
+            step = sigma * self.exposure_score
+            for dial, evaluation in evaluations_at(
+                scorer,
+                {dial: dial_bias(step, dial) if dial else None for dial in some},
+                self._whole,
+                self.train,
+                ks=self.ks,
+                anticipations=self._anticipated(names, self._whole),
+                device=self.device,
+                per_user=True,
+            ):
+                assert evaluation.per_user is not None
+                for name, key in keys.items():
+                    columns[name][dial] = evaluation.per_user[key].to_numpy()
+                    values[name][dial] = evaluation[key]
+        placed = {name: prudent_dial(columns[name]) for name in names}
+        return {name: Reading(dial, values[name][dial]) for name, dial in placed.items()}
 
     def _dials(self, name: str) -> tuple[float, ...]:
         fixed = self.objectives[name].fixed_dial
@@ -226,11 +248,6 @@ class Selection:
         dials: Mapping[str, Sequence[float]],
     ) -> dict[float, dict[str, float]]:
         """The metrics of a split at each dial that any of these objectives wants."""
-        anticipations = {
-            anticipation.name: anticipation
-            for name in names
-            if (anticipation := self._anticipation(name, split)) is not None
-        }
         return readings(
             scorer,
             self.exposure_score,
@@ -238,9 +255,18 @@ class Selection:
             self.train,
             gammas=sorted({dial for wanted in dials.values() for dial in wanted}),
             ks=self.ks,
-            anticipations=tuple(anticipations.values()),
+            anticipations=self._anticipated(names, split),
             device=self.device,
         )
+
+    def _anticipated(self, names: Iterable[str], split: Split) -> tuple[Anticipation, ...]:
+        """The shifts that these objectives anticipate, each once."""
+        anticipations = {
+            anticipation.name: anticipation
+            for name in names
+            if (anticipation := self._anticipation(name, split)) is not None
+        }
+        return tuple(anticipations.values())
 
     def _anticipation(self, name: str, split: Split) -> Anticipation | None:
         objective = self.objectives[name]
