@@ -41,7 +41,7 @@ FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DO
 FILES = {
     "README.md": ("ratings.csv",),
     "audit.md": ("ratings.csv",),
-    "choosing.md": ("ratings.csv", "data/mine"),
+    "choosing.md": ("ratings.csv", "sales.csv", "panel.csv", "data/mine"),
     "closed-form.md": ("data/mine",),
     "compare-honestly.md": ("ratings.csv",),
     "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
@@ -167,6 +167,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_log(folder / f"{name}.csv", seed)
     for part, name in enumerate(("train", "valid", "iid", "ood")):
         write_log(folder / f"{name}.csv", part, part)
+    log = pl.read_csv(folder / "ratings.csv")
+    log.group_by("item").len().write_csv(folder / "sales.csv")
+    log.filter(pl.col("user") < 9).sample(fraction=0.2, seed=0).write_csv(folder / "panel.csv")
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)
     for name in ("mine", "food", "yelp2018"):
         dataset.save(folder / "data" / name)

@@ -33,9 +33,17 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
 #: What may lie beside the splits: features of users and items, what an experiment found out
-#: about pairs, what a simulation knows, and how often the log exposed each item.
+#: about pairs, what a simulation knows, how often the log exposed each item, and what is known of
+#: the environment to come.
 SideTable = Literal[
-    "user_features", "item_features", "judgements", "truth_users", "truth_items", "exposures"
+    "user_features",
+    "item_features",
+    "judgements",
+    "truth_users",
+    "truth_items",
+    "exposures",
+    "target_counts",
+    "target_sample",
 ]
 SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
 

@@ -24,7 +24,10 @@ ROW_OF = {
     "truth_users": "user",
     "truth_items": "item",
     "exposures": "item",
+    "target_counts": "item",
 }
+#: Those of counts.
+_COUNTS = ("exposures", "target_counts")
 
 
 def encode_side_tables(
@@ -32,8 +35,9 @@ def encode_side_tables(
 ) -> dict[str, pl.DataFrame]:
     """Bring tables from the ids as given into internal numbers.
 
-    ``judgements`` holds ``user``, ``item`` and ``relevant`` (Boolean); the others one row for each
-    ``user`` or ``item``. The one column of ``exposures`` beside ``item`` is a count of that name.
+    ``judgements`` holds ``user``, ``item`` and ``relevant`` (Boolean), ``target_sample`` the first
+    two; the others one row for each ``user`` or ``item``. The one column of ``exposures`` and of
+    ``target_counts`` beside ``item`` is a count of that name.
 
     Returns the tables of one side without their id column, a row for each internal number (nulls
     where the id had no row, for ``exposures`` 0); ``judgements`` with Int64 numbers, without the
@@ -45,11 +49,14 @@ def encode_side_tables(
         require_side_table(name)
         if name == "judgements":
             coded[name] = _judgements(table, users, items)
+        elif name == "target_sample":
+            judged = table.with_columns(relevant=True)
+            coded[name] = _judgements(judged, users, items).drop("relevant")
         else:
             key = ROW_OF[name]
             coded[name] = _aligned(table, name, key, users if key == "user" else items)
-        if name == "exposures":
-            coded[name] = _counts(coded[name])
+        if name in _COUNTS:
+            coded[name] = _counts(coded[name], name)
     return {name: coded[name] for name in SIDE_TABLES if name in coded}
 
 
@@ -59,13 +66,15 @@ def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int
         if table.schema.get("relevant") != pl.Boolean or table["relevant"].null_count():
             return "has no column 'relevant' of true and false"
         return numbers_misfit(table, {"user": n_users, "item": n_items})
+    if name == "target_sample":
+        return numbers_misfit(table, {"user": n_users, "item": n_items})
     rows = {"user": n_users, "item": n_items}[ROW_OF[name]]
     if table.height != rows:
         return f"has {table.height} rows and not {rows}"
-    if name == "exposures":
-        counts = table.to_series() if table.columns == ["exposures"] else None
+    if name in _COUNTS:
+        counts = table.to_series() if table.columns == [name] else None
         if counts is None or counts.dtype != pl.Int64 or counts.null_count() or (counts < 0).any():
-            return "has no column 'exposures' of counts"
+            return f"has no column {name!r} of counts"
     return None
 
 
@@ -81,11 +90,11 @@ def _aligned(table: pl.DataFrame, name: str, key: str, ids: Vocabulary) -> pl.Da
     return every.join(known, on=key, how="left", maintain_order="left").drop(key)
 
 
-def _counts(aligned: pl.DataFrame) -> pl.DataFrame:
-    _require(aligned, "exposures", "exposures")
-    counts = aligned["exposures"]
+def _counts(aligned: pl.DataFrame, name: str) -> pl.DataFrame:
+    _require(aligned, name, name)
+    counts = aligned[name]
     if not counts.dtype.is_integer() or (counts < 0).any():
-        raise DataError("exposures: holds what is no count; give whole numbers of 0 or more")
+        raise DataError(f"{name}: holds what is no count; give whole numbers of 0 or more")
     return counts.cast(pl.Int64).fill_null(0).to_frame()
 
 

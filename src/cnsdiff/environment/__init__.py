@@ -1,7 +1,7 @@
 """The environment: what decides, beside taste, which items are interacted with at a moment."""
 
 from cnsdiff.environment.covariates import HALF_LIVES, Covariates, covariates_at
-from cnsdiff.environment.environment import Choices, Environment
+from cnsdiff.environment.environment import Choices, Environment, known_shift
 from cnsdiff.environment.rehearsal import Rehearsal, hold_out, rehearse
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "Rehearsal",
     "covariates_at",
     "hold_out",
+    "known_shift",
     "rehearse",
 ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -75,6 +76,24 @@ class Environment(Record):
         assert list(covariates.names) == self.names
         step = covariates.values @ np.array(self.coefficients)
         return torch.from_numpy(sigma * step).float()
+
+
+def known_shift(
+    train: NDArray[np.int64], target: NDArray[np.int64], temperature: float, exponent: float
+) -> Tensor:
+    """``(I,)`` float32 what known item counts of the target add to each score (equation 29).
+
+    Parameters
+    ----------
+    train, target
+        ``(I,)`` how often each item occurs in train, and is asked for in the target.
+    temperature
+        ``τ`` of the loss.
+    exponent
+        ``α``: negatives were drawn in proportion to ``pop^α``.
+    """
+    logs = [np.log((counts + 1.0) / (counts + 1.0).sum()) for counts in (train, target)]
+    return torch.from_numpy(temperature * (exponent * logs[0] + logs[1] - logs[0])).float()
 
 
 class Choices:

@@ -17,12 +17,13 @@ from torch import nn
 from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.backbones.spectral import listening
-from cnsdiff.base.errors import CnsdiffWarning, DataError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
-from cnsdiff.environment import Environment, Rehearsal, hold_out, rehearse
+from cnsdiff.data.target import target_counts
+from cnsdiff.environment import Environment, Rehearsal, hold_out, known_shift, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
@@ -94,6 +95,9 @@ def fit(
             "dataset": provenance.dataset.fingerprint,
         }
 
+        exponent = None
+        if config.training.select_on == "target-counts":
+            exponent = negatives_exponent(config)
         stated = config
         config, part = decided(stated, dataset, listeners.note)
         chosen_on = dataset if part is None else part.dataset
@@ -176,6 +180,10 @@ def fit(
                 score = selection.exposure_score
             else:
                 score = exposure_score(learnt)
+            if exponent is not None:
+                counts = np.bincount(learnt.split("train").items, minlength=dataset.n_items)
+                temperature = config.objective.temperature
+                bias = known_shift(counts, target_counts(dataset), temperature, exponent)
             if choice.environment is not None:
                 bias = choice.environment.bias(learnt.split("train"), dataset.n_items, sigma)
             model = EmbeddingModel(
@@ -375,6 +383,13 @@ def decided(
         The configuration, and the part of the training data that chooses epoch and environment
         before everything trains; ``None``: the dataset as it is.
     """
+    if config.training.select_on == "target-counts":
+        target_counts(dataset)  # refuse now what would fail in the end
+        if config.closed_form:
+            raise ConfigError(
+                f"select_on='target-counts' needs a model that is trained against negatives, and "
+                f"{config.backbone.name!r} has none; select on 'valid'"
+            )
     log = dataset.split("train")
     training = config.training.on(dataset.scenario, dated=log.timestamps is not None)
     if training.rehearses:
@@ -401,6 +416,37 @@ def decided(
         return _on_part(config, training, note), hold_out(dataset, seed=config.seed)
     whole = dataset.merged()
     return config, Rehearsal(dataset, len(log) / len(whole.split("train")), whole)
+
+
+def negatives_exponent(config: Config) -> float:
+    """``α - γ``: negatives are drawn in proportion to ``pop^α``, and log-Q corrects for ``pop^γ``.
+
+    Trained on such negatives, ``s(u, i) / τ + (α - γ) log pop_i`` is the logarithm of how often the
+    user takes the item in train, up to a constant.
+
+    Raises
+    ------
+    ConfigError
+        Their distribution is none of these, or pairs are weighted.
+    """
+    objective, sampler = config.objective, config.sampler
+    known: float | None = None
+    if objective.negatives == "uniform":
+        known = 0.0
+    elif objective.negatives == "in-batch":
+        known = 1.0
+    elif objective.negatives == "sampler" and sampler.name == "random":
+        known = 0.0
+    elif objective.negatives == "sampler" and sampler.name in ("popularity", "exposure"):
+        known = float(getattr(sampler, "exponent"))  # noqa: B009
+    stacked = config.stack.preset is not None
+    if known is None or objective.propensity.exponent or objective.popularity_exponent or stacked:
+        raise ConfigError(
+            "select_on='target-counts' needs one model whose negatives are drawn by a power of "
+            "popularity and whose pairs weigh alike: the sampler exposure, popularity or random, "
+            "without propensity weights, popularity_exponent or a stack"
+        )
+    return known - objective.log_q
 
 
 def _on_part(config: Config, training: TrainingConfig, note: Callable[[str], None]) -> Config:

@@ -436,7 +436,8 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
         misfits = _embeddings_misfits(run.weights, users.height, items.height)
     for problem in misfits:
         yield "weights.safetensors", problem
-    if (run.manifest.environment is None) != ("bias" not in run.weights):
+    counted = run.config["training"].get("select_on") == "target-counts"
+    if (run.manifest.environment is not None or counted) != ("bias" in run.weights):
         yield "weights.safetensors", "and the manifest do not agree on a bias"
     for name, unit in (("environment", run.manifest.dial), ("bias", 1.0)):
         column = run.weights.get(name)
@@ -570,7 +571,7 @@ class Fitted:
         # The manifest last, which makes the run a finished one.
         files = [name for name in _FILES if model.seen is not None or name not in _OPTIONAL]
         version_of = self.provenance.schema_version
-        if environment is not None:
+        if model.bias is not None:
             version_of = max(version_of, WITH_ENVIRONMENT)
         manifest = {
             "status": "complete",

@@ -109,7 +109,7 @@ def run_document(
             Section("Accuracy", accuracy_blocks(standing)),
             Section("Slices", slices),
         ]
-        if model.environment_ is None and config.dialled:
+        if model.model_.bias is None and config.dialled:
             reporter.note("turning the dial")
             dial = dial_blocks(model.model_, config, data, held_out, measured[1:], metric)
             sections.append(Section("Dial", dial))
@@ -523,7 +523,7 @@ def _provenance(path: Path, model: Recommender, history: pl.DataFrame) -> list[B
         ),
         *(
             [("dial", in_words(model.dial_))]
-            if model.environment_ is None and model.config_.dialled
+            if model.model_.bias is None and model.config_.dialled
             else []
         ),
         ("seed", str(model.config_.seed)),

@@ -13,6 +13,7 @@ from narwhals.typing import IntoFrame
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.data import Dataset, Interactions, Source, read_interactions
 from cnsdiff.data.reading.times import require_one_unit
+from cnsdiff.data.target import with_target
 from cnsdiff.shifts.base import (
     NO_FILTERS,
     SCENARIOS,
@@ -40,6 +41,8 @@ def prepare(
     randomised: str | Path | IntoFrame | None = None,
     user_features: str | Path | IntoFrame | None = None,
     item_features: str | Path | IntoFrame | None = None,
+    target_counts: str | Path | IntoFrame | None = None,
+    target_sample: str | Path | IntoFrame | Interactions | None = None,
     licence: str | None = None,
     **settings: Any,
 ) -> Dataset:
@@ -63,6 +66,9 @@ def prepare(
         Interactions whose items were shown at random or in full, for ``"exposure"``.
     user_features, item_features
         As :func:`~cnsdiff.data.read_features` takes them; they become side tables.
+    target_counts, target_sample
+        What is known of the environment that a model is for: how often each item is asked for, and
+        pairs of some users, who are then taken out of the tests (:mod:`cnsdiff.data.target`).
     licence
         A note on who may use the data, for the manifest.
     **settings
@@ -104,7 +110,25 @@ def prepare(
     if threshold is None:
         threshold = source.provenance.get("threshold")
     source = replace(source, name=name or f"{source.name}-{chosen.name}")
-    return chosen(source, filters=Filters(threshold, user_core, item_core), seed=seed)
+    dataset = chosen(source, filters=Filters(threshold, user_core, item_core), seed=seed)
+    return _with_target(dataset, target_counts, target_sample, threshold, reading)
+
+
+def _with_target(
+    dataset: Dataset,
+    counts: str | Path | IntoFrame | None,
+    sample: str | Path | IntoFrame | Interactions | None,
+    threshold: float | None,
+    reading: Mapping[str, Any],
+) -> Dataset:
+    """The dataset with what is known of its target, the sample read as the log was."""
+    pairs = None
+    if sample is not None:
+        pairs = sample if isinstance(sample, Interactions) else read_interactions(sample, **reading)
+        if "rating" in pairs.frame.columns:
+            pairs = pairs.positives(threshold)
+    literal = bool(reading.get("literal_ids", False))
+    return with_target(dataset, counts=counts, sample=pairs, literal_ids=literal)
 
 
 def make_scenario(scenario: str | Scenario, settings: Mapping[str, Any]) -> Scenario:
@@ -205,6 +229,8 @@ def prepare_given(
     licence: str | None = None,
     user_features: str | Path | IntoFrame | None = None,
     item_features: str | Path | IntoFrame | None = None,
+    target_counts: str | Path | IntoFrame | None = None,
+    target_sample: str | Path | IntoFrame | Interactions | None = None,
     **reading: Any,
 ) -> Dataset:
     """A dataset from ready train, validation and test files or data frames.
@@ -222,6 +248,8 @@ def prepare_given(
         A note on who may use the data, for the manifest.
     user_features, item_features
         What is known of users and items, as :func:`~cnsdiff.data.read_features` takes it.
+    target_counts, target_sample
+        As in :func:`prepare`.
     **reading
         Passed on to :func:`~cnsdiff.data.read_interactions` (``format``, ``user``, …,
         ``skip_bad``, ``time_unit``).
@@ -247,4 +275,5 @@ def prepare_given(
         item_features=item_features,
         **reading,
     )
-    return Given()(source, filters=Filters(threshold, user_core, item_core))
+    dataset = Given()(source, filters=Filters(threshold, user_core, item_core))
+    return _with_target(dataset, target_counts, target_sample, threshold, reading)

@@ -61,11 +61,15 @@ class TrainingConfig(Settings):
         "log ten epochs are few steps, and training starts with a plateau",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations")
-    select_on: Literal["auto", "valid", Anticipated, "rehearsal", "test_ood"] = Field(
+    select_on: Literal[
+        "auto", "valid", Anticipated, "rehearsal", "target-counts", "target-sample", "test_ood"
+    ] = Field(
         "auto",
         description="what picks the best epoch: the validation split as it is; the same weighted "
         "as under an anticipated shift; 'rehearsal', the latest part of the training data, after "
-        "which all of them train; 'test_ood', which repeats the published code's selection on "
+        "which all of them train; 'target-counts', validation as it is, after which scores are "
+        "read under the known item counts of the target; 'target-sample', the judged users of the "
+        "target; 'test_ood', which repeats the published code's selection on "
         "the test set and is not an honest result; or 'auto': 'rehearsal' on a log with times, "
         "unless the dataset was prepared for a shift other than time or the dial is set, and "
         "'valid' otherwise",
@@ -143,6 +147,8 @@ class TrainingConfig(Settings):
     @property
     def fixed_dial(self) -> float | None:
         """The dial that is not chosen, if it is not."""
+        if self.select_on == "target-counts":  # which are the environment themselves
+            return 0.0
         if self.dial == "auto":
             return None
         return 0.0 if self.dial == "off" else self.dial
@@ -154,7 +160,9 @@ class TrainingConfig(Settings):
 
     @property
     def selection_split(self) -> str:
-        """The split that picks the best epoch."""
+        """The split that picks the best epoch, or the side table."""
+        if self.select_on == "target-sample":
+            return "target_sample"
         return "test_ood" if self.select_on == "test_ood" else "valid"
 
     @property
@@ -171,7 +179,7 @@ class TrainingConfig(Settings):
         """The shift that validation is weighted for, if any."""
         if self.select_on == "rehearsal":
             return self.select_also
-        if self.select_on in ("auto", "valid", "test_ood"):
+        if self.select_on in ("auto", "valid", "target-counts", "target-sample", "test_ood"):
             return None
         return cast(Anticipated, self.select_on)
 
@@ -229,6 +237,11 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "select_on='rehearsal' chooses an environment, of which the dial is a part; set "
                 f"training.dial to 'auto' or 'off', not {self.dial:g}"
+            )
+        if self.select_on == "target-counts" and self.dial not in ("auto", "off", 0):
+            raise ValueError(
+                "select_on='target-counts' reads scores under known counts and not at a dial; set "
+                f"training.dial to 'auto', not {self.dial:g}"
             )
         if self.refit is False and self.rehearses:
             raise ValueError(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data import Dataset, Split
+from cnsdiff.data.target import SAMPLE, target_sample
 from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
 from cnsdiff.environment.environment import CHOICES, SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
@@ -144,12 +145,14 @@ class Selection:
         exposure = exposure_counts(dataset, train)
         self.exposure_score, self._exposure = standardised_log(exposure), exposure.numpy()
         (split_name,) = {objective.selection_split for objective in self.objectives.values()}
-        self._whole = self._sample = dataset.split(split_name)
+        self._whole = self._sample = (
+            target_sample(dataset) if split_name == SAMPLE else dataset.split(split_name)
+        )
         if not len(self._whole):
             raise DataError(
                 f"the {split_name} split holds no interactions, so nothing can be selected"
             )
-        if any(objective.dial == "auto" for objective in self.objectives.values()):
+        if any(objective.fixed_dial is None for objective in self.objectives.values()):
             self._sample = self._whole.of_some_users(DIAL_USERS)
         self._anticipations: dict[tuple[str, int], Anticipation] = {}
         for name in self.objectives:  # what is wrong is said before anything is trained
@@ -157,7 +160,7 @@ class Selection:
 
     def split_of(self, name: str) -> Split:
         """The pairs that an epoch is measured on: those of a sample of users, for a dial's sake."""
-        return self._sample if self.objectives[name].dial == "auto" else self._whole
+        return self._sample if self.objectives[name].fixed_dial is None else self._whole
 
     @property
     def notes(self) -> list[str]:
@@ -170,6 +173,11 @@ class Selection:
                 notes.append(
                     "WARNING: select_on=test_ood picks the epoch on the test set, as the published "
                     "code does; these numbers are not an honest estimate"
+                )
+            elif objective.select_on == "target-sample":
+                notes.append(
+                    f"selecting on {len(split):,} pairs of {len(np.unique(split.users)):,} judged "
+                    "users of the target"
                 )
             elif anticipation is not None:
                 notes.append(

@@ -92,6 +92,14 @@ def prepare(
     randomised: Randomised = None,
     user_features: UserFeatures = None,
     item_features: ItemFeatures = None,
+    target_counts: Annotated[
+        Path | None,
+        typer.Option(help="How often each item is asked for in the environment to come."),
+    ] = None,
+    target_sample: Annotated[
+        Path | None,
+        typer.Option(help="Interactions of some users there, whom no test has then."),
+    ] = None,
     train: Annotated[Path | None, typer.Option(help="Ready training interactions.")] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation interactions (IID).")] = None,
     test_iid: Annotated[Path | None, typer.Option(help="Test from the same distribution.")] = None,
@@ -160,6 +168,13 @@ def prepare(
         "time_unit": time_unit,
         "literal_ids": literal_ids,
     }
+    told_of: dict[str, Any] = {"target_counts": target_counts, "target_sample": None}
+    if target_sample is not None:
+        from cnsdiff.data import read_interactions
+
+        beside = ("licence", "user_features", "item_features")
+        columns = {key: value for key, value in reading.items() if key not in beside}
+        told_of["target_sample"] = read_interactions(target_sample, **columns)
     if log is None:
         assert train is not None
         made = shifts.prepare_given(
@@ -169,6 +184,7 @@ def prepare(
             test_ood=test_ood,
             name=name,
             **filters,
+            **told_of,
             **reading,
         )
         datasets = [made]
@@ -185,7 +201,7 @@ def prepare(
             out = _place(whole) if out is None else out
             names = [f"{whole}-cut-{number}" for number in range(1, 1 + cuts)]
         datasets = [
-            shifts.prepare(source, one, name=own, seed=seed, **filters)
+            shifts.prepare(source, one, name=own, seed=seed, **filters, **told_of)
             for one, own in zip(chosen, names, strict=True)
         ]
     out = _place(datasets[0].name) if out is None else out
@@ -347,7 +363,7 @@ def log_line(counts: Mapping[str, object]) -> str:
         if f"{moment}_utc" in counts:  # the same moment, and readable
             counts = {key: value for key, value in counts.items() if key != moment}
             counts[moment] = f"at {counts.pop(f'{moment}_utc')} UTC"
-    told = [f"{counts['read']:,} read"]
+    told = [f"{counts['read']:,} read"] if "read" in counts else []
     told += [
         f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
         for key, value in counts.items()

@@ -251,6 +251,8 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
         **(
             {"scores": "taste, and the environment as the rehearsal chose it"}
             if rehearsed
+            else {"scores": "taste, and the item counts of the target"}
+            if model.model_.bias is not None
             else {"dial": in_words(model.dial_)}
         ),
         **({} if weights is None else {"stack": weights}),
