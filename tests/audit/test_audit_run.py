@@ -18,8 +18,9 @@ from scipy.sparse import csr_array
 from cnsdiff import Recommender
 from cnsdiff.audit import audit as audit_module
 from cnsdiff.audit import findings
-from cnsdiff.audit.advice import prepare_command, train_command
+from cnsdiff.audit.advice import advice, prepare_command, train_command
 from cnsdiff.audit.audit import run_audit
+from cnsdiff.audit.judging import TESTS, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import FILE, NOT_COMPARABLE, read_audit
 from cnsdiff.audit.shifts import SHIFTS
@@ -31,8 +32,9 @@ from cnsdiff.benchmark.fit import fit_reference, objectives
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.cli.app import app
 from cnsdiff.data import Source, load_dataset
-from cnsdiff.display.wording import percent, percent_span
+from cnsdiff.display.wording import number, percent, percent_span
 from cnsdiff.evaluation import rank
+from cnsdiff.evaluation.anticipation import PEOPLE
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE, REFERENCES
@@ -98,6 +100,57 @@ def test_a_choice_that_the_test_does_not_bear_out_is_not_recommended(audited):
     else:
         assert advice.use == advice.plain
         assert "cost" in advice.words or "alike" in advice.words
+
+
+@pytest.mark.parametrize("expected_wins", [True, False])
+@pytest.mark.parametrize("best_today", ["exposure", "ease"])
+def test_a_setting_for_exposure_is_called_a_bet_and_the_plain_reading_shown(
+    audited, expected_wins, best_today
+):
+    """Whatever wins, and although another method is the best today."""
+    asked, _ = audited
+    dataset = load_dataset(asked.out / "popularity" / "dataset")
+    rng = np.random.default_rng(0)
+    users = {test: np.unique(dataset.split(test).users) for test in TESTS}
+
+    def setting(method: str, selection: str, validation: float, level: float) -> Setting:
+        per_user = {
+            test: pl.DataFrame({"user": at, "ndcg@20": level + 0.01 * rng.random(len(at))})
+            for test, at in users.items()
+        }
+        return Setting(method, selection, validation, 0.0, 3, 1.0, "patience", per_user)
+
+    today = 0.9 if best_today == "ease" else 0.1
+    settings = [
+        setting("exposure", "valid", 0.4, 0.1),
+        setting("exposure", "valid+dial", 0.5, 0.2),
+        setting("exposure", "inverse-propensity+dial", 0.5, 0.6 if expected_wins else 0.05),
+        setting("ease", "valid", today, 0.3),
+        setting("ease", "inverse-propensity+dial", 0.1, 0.3),
+    ]
+    judged = judge(settings, dataset, "ndcg@20", seed=0)
+    plain = settings[1].per_user["test_ood"]["ndcg@20"].mean()
+    words = {}
+    for name in ("exposure", "user-group"):
+        choice = choose(settings, "inverse-propensity")
+        assert choice.expected.key == "exposure/inverse-propensity+dial"
+        assert choice.plain.method == best_today
+        words[name] = advice(
+            SHIFTS[name],
+            dataset,
+            judged,
+            choice,
+            reading=asked.reading,
+            log=Log(Source({}, name="x"), "0", 4.0, ()),
+            seed=0,
+            data=asked.out,
+            run=asked.out,
+        ).words
+    assert words["exposure"].startswith(words["user-group"])
+    bet = words["exposure"].removeprefix(words["user-group"])
+    assert "(inverse-propensity) is a bet" in bet
+    assert f"exposure sampling reaches {number(plain)}." in bet
+    assert f"ask some {PEOPLE} of them (target_sample=..." in bet
 
 
 def test_the_commands_can_be_run_as_they_stand(audited):

@@ -11,6 +11,7 @@ from cnsdiff.audit.shifts import SHIFTS, plan_shifts
 from cnsdiff.audit.training import audit_grid, ease_left_out
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Interactions, Source
+from cnsdiff.evaluation.anticipation import PEOPLE
 from cnsdiff.recommender.config import nested, resolve_config
 from cnsdiff.shifts import SCENARIOS
 
@@ -39,6 +40,8 @@ def test_what_is_left_out_says_what_would_bring_it_back():
     assert reasons.keys() == {"exposure", "temporal", "hybrid"}
     assert "timestamp=" in reasons["temporal"]
     assert "randomised=" in reasons["exposure"]
+    assert f"ask some {PEOPLE} people" in reasons["exposure"]
+    assert "target_sample=" in reasons["exposure"]
 
 
 def test_with_little_time_the_most_important_are_measured():

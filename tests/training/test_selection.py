@@ -12,6 +12,7 @@ from cnsdiff import ConfoundedWorld, Recommender
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation.anticipation import PEOPLE
 from cnsdiff.evaluation.dial import COARSE, FINE, prudent_dial
 from cnsdiff.training import selection as module
 from cnsdiff.training.config import TrainingConfig
@@ -202,3 +203,20 @@ def test_even_exposure_asks_for_less_popularity():
     assert even < 0 <= model.dial_
     ood = {g: model.evaluate(world, ["test_ood"], dial=g)["test_ood"] for g in (even, model.dial_)}
     assert ood[even]["ndcg@20"] > ood[model.dial_]["ndcg@20"]
+
+
+@pytest.mark.parametrize(
+    ("select_on", "is_a_bet"),
+    [
+        ("inverse-propensity", True),
+        ("inverse-exposure", True),
+        ("inverse-popularity", False),
+        ("valid", False),
+    ],
+)
+def test_what_validation_cannot_tell_is_called_a_bet(world, select_on, is_a_bet):
+    notes = " ".join(selection(world, select_on=select_on, fhn_every=None).notes)
+    assert (f"{select_on} is a bet" in notes) is is_a_bet
+    assert (f"some {PEOPLE} of them, judged, would settle it (target_sample=..." in notes) is (
+        is_a_bet
+    )

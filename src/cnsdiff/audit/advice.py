@@ -11,10 +11,11 @@ from cnsdiff.audit.record import AdviceRecord, DifferenceRecord
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
-from cnsdiff.base.text import Command
-from cnsdiff.benchmark.grid import is_dialled, without_dial
+from cnsdiff.base.text import Command, parameter
+from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
+from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE
 from cnsdiff.evaluation.significance import Difference
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.presets import DEFAULT
@@ -56,7 +57,7 @@ def advice(
         costs=DifferenceRecord.of(costs),
         use_over_usual=DifferenceRecord.of(judged.difference("test_ood", use, usual)),
         use_costs=DifferenceRecord.of(judged.difference("test_iid", use, plain)),
-        words=_words(judged, choice, brings, costs),
+        words=_words(judged, choice, brings, costs) + _bet_words(shift, judged, choice),
         reference_words=_reference_words(judged, choice, use),
         commands=[command for command in (prepare, train) if command],
         commands_of=use.title,
@@ -85,6 +86,27 @@ def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference
         f"Keep {plain.title}, the best today, which reaches {before} under the shift. What "
         f"validation chooses for it, {expected.title}, {verb}: it reaches {reached}, {gain}, and "
         f"today it {cost}."
+    )
+
+
+def _bet_words(shift: Shift, judged: Judged, choice: Choice) -> str:
+    """For a shift of exposure: that its setting is a bet, and what the plain reading reaches."""
+    if shift.anticipate not in POWERS_OF_EXPOSURE:
+        return ""
+    plain = max(
+        (
+            s
+            for s in judged.settings
+            if s.method == choice.expected.method and without_dial(s.selection) == PLAIN
+        ),
+        key=lambda s: is_dialled(s.selection),
+    )
+    reached = number(judged.accuracies(plain).ood.value)
+    return (
+        f" Setting a model for this shift ({shift.anticipate}) is a bet, whose sign validation "
+        "cannot tell: what was shown at random decides it here. Read as plain validation likes "
+        f"it, {METHODS[plain.method].title} reaches {reached}. If the users to be served are "
+        f"others, ask some {PEOPLE} of them ({parameter('target_sample', ...)} when preparing)."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.text import parameter
-from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.evaluation.anticipation import PEOPLE, Anticipated
 from cnsdiff.recommender.config import nested
 from cnsdiff.training.config import TrainingConfig
 
@@ -150,6 +150,7 @@ def _missing(log: Log, name: str) -> str | None:
         return (
             "needs interactions with items shown at random; give them with "
             f"{parameter('randomised', ...)}, or mark them 'random' in a column named with "
-            f"{parameter('period', ...)}"
+            f"{parameter('period', ...)}; where nobody was shown any, ask some {PEOPLE} people, "
+            f"and train with their answers ({parameter('target_sample', ...)} when preparing)"
         )
     return None

@@ -45,7 +45,11 @@ Anticipated = Literal[
 ]
 Slicing = Literal["popularity", "activity", "time"]
 
-_POWERS_OF_EXPOSURE = {"inverse-exposure": -1.0, "inverse-propensity": -0.5}
+#: Objectives that bet on exposure: that people will follow it less, no validation pair tells.
+POWERS_OF_EXPOSURE = {"inverse-exposure": -1.0, "inverse-propensity": -0.5}
+
+#: People judged as under the shift who settle such a bet, on average (docs/choosing.md).
+PEOPLE = 100
 
 #: Metrics that have a weighted form.
 WEIGHTED = ("recall", "ndcg")
@@ -304,14 +308,14 @@ def anticipate(
     popularity = counts[split.items]
     if anticipated == "inverse-popularity":
         weights = popularity[None] ** -1.0
-    elif anticipated in _POWERS_OF_EXPOSURE:
+    elif anticipated in POWERS_OF_EXPOSURE:
         exposure = counts if exposure is None else exposure
         if exposure.shape != (n_items,):
             raise InputError(
                 f"the exposure has shape {exposure.shape}, train has {n_items} items; give one "
                 "count per item"
             )
-        power = _POWERS_OF_EXPOSURE[anticipated]
+        power = POWERS_OF_EXPOSURE[anticipated]
         weights = np.maximum(exposure[split.items], 1.0)[None] ** power
     elif anticipated == "tempered":
         weights = popularity[None] ** -strength

@@ -18,12 +18,13 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import DataError
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Split
 from cnsdiff.data.target import SAMPLE, target_sample
 from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
 from cnsdiff.environment.environment import CHOICES, SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
-from cnsdiff.evaluation.anticipation import Anticipated
+from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE, Anticipated
 from cnsdiff.evaluation.dial import (
     COARSE,
     FINE,
@@ -183,6 +184,13 @@ class Selection:
                 notes.append(
                     f"selecting on {anticipation.name}: the {len(split):,} validation pairs "
                     f"weigh as much as {anticipation.effective_pairs:,.0f} equal ones"
+                )
+            if objective.select_on in POWERS_OF_EXPOSURE:
+                notes.append(
+                    f"{objective.select_on} is a bet: no validation pair tells whether the users "
+                    "to be served follow exposure less, and valid may serve them better; some "
+                    f"{PEOPLE} of them, judged, would settle it ({parameter('target_sample', ...)} "
+                    "when preparing)"
                 )
         return notes
 
