@@ -145,7 +145,8 @@ def test_judged_users_choose_epoch_and_dial(dataset):
         scorer = Dialled(plain, exposure_score(told), dial)
         table = evaluate_split(scorer, judged, train, per_user=True).per_user
         values[dial] = table["ndcg@20"].to_numpy()
-    assert model.dial_ == prudent_dial(values)
+    best = max(values, key=lambda dial: (values[dial].mean(), -abs(dial), dial))
+    assert model.dial_ == best != prudent_dial(values)
     assert model.selected_on_ == "target-sample"
     assert model.best_dial(told, on="target-sample") == model.dial_
 

@@ -219,14 +219,16 @@ class Selection:
     ) -> dict[str, Reading]:
         """The dial by each of these objectives, on all users: the :func:`prudent_dial` of a grid.
 
-        The grid is ``dials``, by default :data:`~cnsdiff.evaluation.dial.FINE`.
+        On judged users it is the best one, which serves others better once 50 are asked
+        (``docs/research-log.md``, section 12). The grid is ``dials``, by default
+        :data:`~cnsdiff.evaluation.dial.FINE`.
         """
         names = list(names)
         if not names:
             return {}
         keys = {name: self.objectives[name].selection_metrics[0] for name in names}
         columns: dict[str, dict[float, NDArray[np.float64]]] = {name: {} for name in names}
-        values: dict[str, dict[float, float]] = {name: {} for name in names}
+        metrics: dict[str, dict[float, dict[str, float]]] = {name: {} for name in names}
         grid = FINE if dials is None else tuple(dials)
         sigma = spread(scorer) if any(grid) else 0.0
         for start in range(0, len(grid), _AT_ONCE):  # the lists at all dials are too many to keep
@@ -245,9 +247,16 @@ class Selection:
                 assert evaluation.per_user is not None
                 for name, key in keys.items():
                     columns[name][dial] = evaluation.per_user[key].to_numpy()
-                    values[name][dial] = evaluation[key]
-        placed = {name: prudent_dial(columns[name]) for name in names}
-        return {name: Reading(dial, values[name][dial]) for name, dial in placed.items()}
+                    metrics[name][dial] = {key: evaluation[key]}
+        placed = {
+            name: self._best(metrics[name], name).dial
+            if self.objectives[name].select_on == "target-sample"
+            else prudent_dial(columns[name])
+            for name in names
+        }
+        return {
+            name: Reading(dial, metrics[name][dial][keys[name]]) for name, dial in placed.items()
+        }
 
     def _dials(self, name: str) -> tuple[float, ...]:
         fixed = self.objectives[name].fixed_dial
