@@ -102,11 +102,22 @@ def test_nothing_of_the_log_is_recommended(log, dataset, model, tmp_path):
             == dataset.n_users * dataset.n_items
         )
     by_train = pairs_of(model.recommend(dataset.users, k=100, seen="train"))
-    train = dataset.split("train")
+    train = model.learnt_from(dataset).split("train")  # rehearsed, so on valid, too
     assert len(by_train) == dataset.n_users * dataset.n_items - len(train)
     assert by_train & pairs_of(log)
     everything = model.recommend(dataset.users, k=100, seen="none")
     assert everything.height == dataset.n_users * dataset.n_items
+
+
+def test_warnings_name_the_line_that_asks(dataset, model):
+    for ask in (
+        lambda: model.recommend(dataset.users[:1], k=1, exclude=["nothing"]),
+        lambda: model.recommend(dataset.users[:1], k=1, exclude={"nobody": [dataset.items[0]]}),
+        lambda: model.similar(dataset.items[:1], k=1, exclude=["nothing"]),
+    ):
+        with pytest.warns(CnsdiffWarning, match="did not occur in training") as told:
+            ask()
+        assert told[0].filename == __file__
 
 
 def test_a_user_of_low_ratings_alone_is_not_offered_them(dataset, model):

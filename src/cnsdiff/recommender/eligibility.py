@@ -87,7 +87,7 @@ class ItemChoice:
             told = f"{name}: {unknown} of {len(ids)} items did not occur in training"
             if name == "only" and unknown == len(ids):
                 raise InputError(f"{told}, so nothing can be recommended; the first is {first!r}")
-            warnings.warn(f"{told}, the first is {first!r}", CnsdiffWarning, stacklevel=5)
+            warnings.warn(f"{told}, the first is {first!r}", CnsdiffWarning, stacklevel=4)
         if name == "only" and not ids and users is None:
             raise InputError("only: names no item, so nothing can be recommended")
         if users is not None:
@@ -108,7 +108,7 @@ class ItemChoice:
                 f"{name}: {len(strangers)} of {len(named)} users did not occur in training, the "
                 f"first is {strangers[0]!r}",
                 CnsdiffWarning,
-                stacklevel=6,
+                stacklevel=5,
             )
 
     def rows(self, keys: Sequence[int | str], users: IdIndex, n_items: int) -> csr_array:
