@@ -17,12 +17,12 @@ from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, run_task
 from cnsdiff.data import Dataset, Interactions
-from cnsdiff.environment import Choices, covariates_at, rehearse
+from cnsdiff.environment import HALF_LIVES, Choices, covariates_at, rehearse
 from cnsdiff.environment.environment import SCALES
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import resolve_config
-from cnsdiff.references import EASE
+from cnsdiff.references import EASE, RecentMostPop
 from cnsdiff.training.config import TrainingConfig
 
 DAY = 86_400
@@ -194,9 +194,27 @@ def test_a_log_without_times_rehearses_nothing(tmp_path):
 
 def test_beside_a_rehearsed_model_a_reference_is_as_the_benchmark_has_it(path):
     dataset = load_dataset(path)
-    rows = run_task(finals(path, "ease")[1]).rows
+    methods = {"ease": {"reference": "ease", "group": "reference"}}
+    rows = run_task(finals(path, "ease", methods=methods)[1]).rows
     measured = rows.filter(selection="rehearsal+dial", split="test_ood")
     whole = dataset.merged()
-    scorer = as_rehearsed(EASE(20.0), whole, TrainingConfig())
+    scorer = as_rehearsed("ease", whole, TrainingConfig())
     expected = evaluate(scorer, whole, ["test_ood"], (10, 20)).splits["test_ood"].metrics
     assert dict(measured.select("metric", "value").iter_rows()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_half_life_of_popularity_is_rehearsed_too(path):
+    dataset = load_dataset(path)
+    part = rehearse(dataset)
+    early = part.dataset.split("train").csr(part.dataset.n_users, part.dataset.n_items)
+    values = {
+        half_life: evaluate_split(
+            RecentMostPop(half_life).fit(part.dataset), part.dataset.split("valid"), early
+        ).metrics["ndcg@20"]
+        for half_life in HALF_LIVES
+    }
+    best = RecentMostPop(max(values, key=values.__getitem__)).fit(part.whole)
+    users = torch.arange(1)
+    scorer = as_rehearsed("recent-mostpop", dataset, TrainingConfig())
+    scores, expected = (s.score_block(users, 0, dataset.n_items) for s in (scorer, best))
+    assert torch.equal(scores, expected)

@@ -31,7 +31,7 @@ from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.fitting import Training, for_so_long
 from cnsdiff.recommender.stack import stacked, weights_of
-from cnsdiff.references import Reference
+from cnsdiff.references import CLOSED_FORM, Reference
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.processes import make_fabric
@@ -325,14 +325,30 @@ def fit_reference(
     return Fitted(choices, 0, time.monotonic() - started, "itself")
 
 
-def as_rehearsed(reference: Reference, dataset: Dataset, settings: TrainingConfig) -> Scorer:
+def as_rehearsed(name: str, dataset: Dataset, settings: TrainingConfig) -> Scorer:
     """A reference as a rehearsal chooses it: fitted on train and valid, under its environment.
 
-    ``settings`` say what the rehearsal is, usually those of a model that it stands beside.
+    Parameters
+    ----------
+    name
+        Of :data:`~cnsdiff.references.CLOSED_FORM`.
+    dataset
+        With times.
+    settings
+        Say what the rehearsal is, usually those of a model that the reference stands beside.
     """
-    name = REHEARSAL + DIAL
-    fitted = fit_reference(reference, dataset, [name], settings.select_metric, settings)
-    return fitted.choices[name].scorer
+    kind, selection = CLOSED_FORM[name], REHEARSAL + DIAL
+
+    def fitted(reference: Reference, *, refit: bool) -> Choice:
+        return fit_reference(
+            reference, dataset, [selection], settings.select_metric, settings, refit=refit
+        ).choices[selection]
+
+    candidates = kind.candidates(kind.Config(name=name))
+    best = candidates[0]
+    if candidates[1:]:
+        best = max(candidates, key=lambda reference: fitted(reference, refit=False).value)
+    return fitted(best, refit=True).scorer
 
 
 def _learn_all(

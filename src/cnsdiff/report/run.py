@@ -32,7 +32,7 @@ from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import history_table, read_manifest
-from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, Reference, left_out_if_it_fails
+from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     ALPHA,
     Measured,
@@ -199,11 +199,10 @@ def _measure(
             continue
         reporter.note(f"fitting {name}")
         with left_out_if_it_fails(name, failures):
-            reference: Reference = REFERENCES[name]()
             if rehearsed:
-                scorer: Scorer = as_rehearsed(reference, data, model.config_.training)
+                scorer: Scorer = as_rehearsed(name, data, model.config_.training)
             else:
-                scorer = reference.fit(data)
+                scorer = REFERENCES[name]().fit(data)
             measured.append(measure_model(name, scorer, held_out, train, ks))
     left_out += [f"{name} is left out: {reason}." for name, reason in failures.items()]
     return measured, left_out

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cnsdiff.base.errors import StorageError
     from cnsdiff.evaluation import Evaluation, Scorer
     from cnsdiff.evaluation.judges import JudgeKind
-    from cnsdiff.references import Reference
 
 #: What the system says where a run may be read only.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -177,11 +176,10 @@ def evaluate(
     for name in names:
         evaluation = None
         with left_out_if_it_fails(name, left_out):
-            reference: Reference = REFERENCES[name]()
             if rehearsed and model is not None:
-                scorer: Scorer = as_rehearsed(reference, data, model.config_.training)
+                scorer: Scorer = as_rehearsed(name, data, model.config_.training)
             else:
-                scorer = reference.fit(data)
+                scorer = REFERENCES[name]().fit(data)
             evaluation = measure(scorer, data, splits, ks, mask=mask.value)
         if evaluation is not None:  # what goes wrong while printing is not the reference's fault
             keep(name, evaluation)
