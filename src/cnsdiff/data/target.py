@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNTS, SAMPLE = "target_counts", "target_sample"
+#: Counts are below this, so that all of them add up.
+_MOST = 2**53
 
 
 def with_target(
@@ -152,14 +154,14 @@ def _counts(
         )
     values = table[columns[0]]
     whole = values.dtype.is_numeric() and bool(
-        (values.is_not_null() & values.is_finite() & (values >= 0) & (values == values.round()))
+        (values.is_finite() & (values >= 0) & (values < _MOST) & (values == values.round()))
         .fill_null(False)
         .all()
     )
     if not whole:
         raise DataError(
-            f"{place}: column {columns[0]!r} holds what is no count; give whole numbers of 0 or "
-            "more"
+            f"{place}: column {columns[0]!r} holds what is no count; give whole numbers from 0 "
+            "to 9e15"
         )
     numbers = dataset.encode_items(table["item"])
     known = numbers >= 0
