@@ -120,6 +120,10 @@ def test_killed_in_any_training_it_goes_on_to_the_same(world, tmp_path, monkeypa
             Recommender(training=BRIEF, stack=SECOND, seed=3).fit(
                 world, refit=True, run=tmp_path / "run"
             )
+    # An epoch is saved of each training until then, under the name that the run directory tells.
+    saved = {file.name for file in (tmp_path / "run").glob("*.safetensors")}
+    names = "checkpoint", "second", "refit", "second-refit"
+    assert saved == {f"{name}.safetensors" for name in names[: training + 1]}
     model = Recommender(training=BRIEF, stack=SECOND, seed=3).fit(
         world, refit=True, run=tmp_path / "run"
     )

@@ -81,11 +81,11 @@ from cnsdiff.training.checkpoint import EpochRecord
 SCHEMA_VERSION, WITH_ENVIRONMENT, IN_CLOSED_FORM = 1, 2, 3
 #: The mend of a run that cannot be used.
 _AGAIN = "train again"
-#: Of training, and of that on everything which may follow; and both of a stack's second model.
-CHECKPOINTS = CHECKPOINT, REFIT, SECOND, SECOND_REFIT = (
+#: Of the training of a model, and of a stack's second one; and of those on everything that follow.
+CHECKPOINTS = CHECKPOINT, SECOND, REFIT, SECOND_REFIT = (
     "checkpoint.safetensors",
-    "refit.safetensors",
     "second.safetensors",
+    "refit.safetensors",
     "second-refit.safetensors",
 )
 TRACKING = "tracking.json"
