@@ -12,7 +12,7 @@ import torch
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.fit import as_rehearsed, fit_model
+from cnsdiff.benchmark.fit import fit_model, reference_scorer
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, run_task
@@ -23,7 +23,6 @@ from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE, RecentMostPop
-from cnsdiff.training.config import TrainingConfig
 
 DAY = 86_400
 SELECTIONS = ("valid+dial", "rehearsal", "rehearsal+dial")
@@ -198,7 +197,7 @@ def test_beside_a_rehearsed_model_a_reference_is_as_the_benchmark_has_it(path):
     rows = run_task(finals(path, "ease", methods=methods)[1]).rows
     measured = rows.filter(selection="rehearsal+dial", split="test_ood")
     whole = dataset.merged()
-    scorer = as_rehearsed("ease", whole, TrainingConfig())
+    scorer = reference_scorer("ease", whole, rehearsal=rehearse(whole))
     expected = evaluate(scorer, whole, ["test_ood"], (10, 20)).splits["test_ood"].metrics
     assert dict(measured.select("metric", "value").iter_rows()) == pytest.approx(expected, abs=1e-9)
 
@@ -215,6 +214,6 @@ def test_the_half_life_of_popularity_is_rehearsed_too(path):
     }
     best = RecentMostPop(max(values, key=values.__getitem__)).fit(part.whole)
     users = torch.arange(1)
-    scorer = as_rehearsed("recent-mostpop", dataset, TrainingConfig())
+    scorer = reference_scorer("recent-mostpop", dataset, rehearsal=part)
     scores, expected = (s.score_block(users, 0, dataset.n_items) for s in (scorer, best))
     assert torch.equal(scores, expected)

@@ -187,7 +187,7 @@ def test_a_rehearsal_chooses_the_environment_and_then_all_is_fitted(name, data) 
     selection = EnvironmentSelection(
         {"": TrainingConfig(select_on="rehearsal")}, rehearsal.dataset, early.train_, (10, 20)
     )
-    wanted, _ = selection.environment(early, "")
+    wanted = selection.choice(early, "").environment
     assert model.environment_.coefficients == pytest.approx(wanted.coefficients, abs=1e-6)
     # What is served: fitted on everything, with the covariates at the end.
     whole = REFERENCES[name](**options).fit(data.merged())

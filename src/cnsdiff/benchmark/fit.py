@@ -30,13 +30,13 @@ from cnsdiff.evaluation import EmbeddingScorer, Scorer
 from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.fitting import Training, for_so_long
-from cnsdiff.recommender.stack import stacked, weights_of
-from cnsdiff.references import CLOSED_FORM, Reference
+from cnsdiff.recommender.stack import best_stack, stacked
+from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.processes import make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EnvironmentSelection, Selection
+from cnsdiff.training.selection import Selection, only_choice, selection_of
 
 
 def objectives(
@@ -191,22 +191,25 @@ def fit_model(
         models.append(_trained(training, share, lambda: clock() - started, due))
     # Of each objective: the choice by the first model, or by the stack that it likes best.
     first = models[0]
-    choices, weights = dict(first.choices), dict.fromkeys(first.choices, weights_of(1)[0])
-    selection = first.training.selection
-    if other is not None:
+    choices, selection = dict(first.choices), first.training.selection
+    assert selection is not None
+    chosen, weights = {}, {}
+    if other is not None or (rehearsal is not None and refit):
         for name, choice in choices.items():
             tables = [model.tables[name] for model in models]
-            readings = []
-            for pair in weights_of(2):
-                scorer = EmbeddingScorer(*stacked(tables, pair))
-                readings.append((_value(selection, scorer, name), pair, scorer))
-            choice.value, weights[name], choice.scorer = max(readings, key=lambda r: r[0])
+            chosen[name], weights[name] = best_stack(selection, tables, name)
+            if other is not None:
+                choice.value = chosen[name].value
+                choice.scorer = EmbeddingScorer(*stacked(tables, weights[name]))
     if isinstance(selection, Selection):
-        _place_dials(choices, selection, apart=other is not None)
-    elif isinstance(selection, EnvironmentSelection) and rehearsal is not None and refit:
-        environments = {
-            name: selection.environment(choice.scorer, name)[0] for name, choice in choices.items()
-        }
+        if other is None:
+            _place_dials(choices, selection)
+        for name in filter(is_dialled, chosen):
+            choice, dial = choices[name], chosen[name].dial
+            choice.scorer = Dialled(choice.scorer, selection.exposure_score, dial)
+            choice.gamma = dial
+    elif rehearsal is not None and refit:
+        environments = {name: chosen[name].environment for name in choices}
         learnt: dict[tuple[int, int], Embeddings] = {}
 
         def scorer_of(name: str) -> Scorer:
@@ -268,16 +271,6 @@ def _trained(
     return _Trained(training, tables, choices, state.epoch, ended)
 
 
-def _value(selection: Selection | EnvironmentSelection | None, scorer: Scorer, name: str) -> float:
-    """The value of a model by an objective, at the dial or under the environment it likes best."""
-    if isinstance(selection, EnvironmentSelection):
-        return selection.environment(scorer, name)[1]
-    assert selection is not None
-    if is_dialled(name):
-        return selection.place(scorer, [name])[name].value
-    return selection(scorer, [name])[name][selection.objectives[name].selection_metrics[0]]
-
-
 def fit_reference(
     reference: Reference,
     dataset: Dataset,
@@ -289,27 +282,9 @@ def fit_reference(
 ) -> Fitted:
     """Fit a reference; every objective reads the same one. ``refit`` as in :func:`fit_model`."""
     started = time.monotonic()
-    choices: dict[str, Choice]
     if rehearses(selections):
         rehearsal = rehearse(dataset, settings.horizon)
-        part = rehearsal.dataset
-        scorer = reference.fit(part)
-        wanted = objectives(selections, metric, settings)
-        if not reference.dialled:  # what is the environment's own has no other
-            wanted = {
-                name: objective.model_copy(update={"dial": "off"})
-                for name, objective in wanted.items()
-            }
-        train = part.split("train").csr(part.n_users, part.n_items)
-        rehearsed = EnvironmentSelection(wanted, part, train, _ks(metric))
-        choices = {
-            name: Choice(scorer, values[wanted[name].selection_metrics[0]])
-            for name, values in rehearsed(scorer).items()
-        }
-        if refit:
-            environments = {name: rehearsed.environment(scorer, name)[0] for name in choices}
-            whole = reference.fit(rehearsal.whole)
-            _learn_all(choices, environments, rehearsal, lambda _: whole)
+        choices = _rehearsed(reference, rehearsal, selections, metric, settings, refit=refit)
         return Fitted(choices, 0, time.monotonic() - started, "itself")
     scorer = reference.fit(dataset)
     selection = selection_by(dataset, selections, metric, settings)
@@ -325,30 +300,72 @@ def fit_reference(
     return Fitted(choices, 0, time.monotonic() - started, "itself")
 
 
-def as_rehearsed(name: str, dataset: Dataset, settings: TrainingConfig) -> Scorer:
-    """A reference as a rehearsal chooses it: fitted on train and valid, under its environment.
+def _rehearsed(
+    reference: Reference,
+    rehearsal: Rehearsal,
+    selections: Sequence[str],
+    metric: str,
+    settings: TrainingConfig,
+    *,
+    refit: bool,
+) -> dict[str, Choice]:
+    """The choices of a rehearsal for a reference."""
+    part = rehearsal.dataset
+    scorer = reference.fit(part)
+    wanted = objectives(selections, metric, settings)
+    if not reference.dialled:  # what is the environment's own has no other
+        wanted = {
+            name: objective.model_copy(update={"dial": "off"}) for name, objective in wanted.items()
+        }
+    train = part.split("train").csr(part.n_users, part.n_items)
+    selection = selection_of(wanted, part, train, _ks(metric))
+    choices = {
+        name: Choice(scorer, values[wanted[name].selection_metrics[0]])
+        for name, values in selection(scorer).items()
+    }
+    if refit:
+        environments = {name: only_choice(selection, scorer, name).environment for name in choices}
+        whole = reference.fit(rehearsal.whole)
+        _learn_all(choices, environments, rehearsal, lambda _: whole)
+    return choices
+
+
+def reference_scorer(
+    name: str,
+    dataset: Dataset,
+    *,
+    rehearsal: Rehearsal | None = None,
+    settings: TrainingConfig | None = None,
+) -> Scorer:
+    """A reference fitted on a dataset, or as a rehearsal chooses it.
 
     Parameters
     ----------
     name
-        Of :data:`~cnsdiff.references.CLOSED_FORM`.
+        Of :data:`~cnsdiff.references.REFERENCES`.
     dataset
-        With times.
+        With a rehearsal not read.
+    rehearsal
+        Chooses the environment, and a setting that is left to it; then all of it is learnt.
     settings
-        Say what the rehearsal is, usually those of a model that the reference stands beside.
+        Say how it is measured, usually those of a model that the reference stands beside.
     """
-    kind, selection = CLOSED_FORM[name], REHEARSAL + DIAL
+    kind = REFERENCES[name]
+    if rehearsal is None:
+        return kind().fit(dataset)
+    selection, settings = REHEARSAL + DIAL, settings or TrainingConfig()
 
-    def fitted(reference: Reference, *, refit: bool) -> Choice:
-        return fit_reference(
-            reference, dataset, [selection], settings.select_metric, settings, refit=refit
-        ).choices[selection]
+    def choice(reference: Reference, *, refit: bool) -> Choice:
+        metric = settings.select_metric
+        return _rehearsed(reference, rehearsal, [selection], metric, settings, refit=refit)[
+            selection
+        ]
 
     candidates = kind.candidates(kind.Config(name=name))
     best = candidates[0]
     if candidates[1:]:
-        best = max(candidates, key=lambda reference: fitted(reference, refit=False).value)
-    return fitted(best, refit=True).scorer
+        best = max(candidates, key=lambda reference: choice(reference, refit=False).value)
+    return choice(best, refit=True).scorer
 
 
 def _learn_all(
@@ -370,13 +387,11 @@ def _place_dials(
     choices: Mapping[str, Choice],
     selection: Selection,
     dials: Sequence[float] | None = None,
-    *,
-    apart: bool = False,
 ) -> None:
-    """Read each choice that has a dial at the best; those of one epoch together, or all apart."""
-    by_epoch: dict[object, list[str]] = {}
+    """Read each choice that has a dial at the best; those of one epoch are read together."""
+    by_epoch: dict[int, list[str]] = {}
     for name in filter(is_dialled, choices):
-        by_epoch.setdefault(name if apart else choices[name].epoch, []).append(name)
+        by_epoch.setdefault(choices[name].epoch, []).append(name)
     for names in by_epoch.values():
         scorer = choices[names[0]].scorer
         for name, (dial, value) in selection.place(scorer, names, dials).items():

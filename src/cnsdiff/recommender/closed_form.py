@@ -30,7 +30,13 @@ from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.processes import make_fabric, place
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EarlyStopping, EnvironmentSelection, Selection
+from cnsdiff.training.selection import (
+    EarlyStopping,
+    EnvironmentSelection,
+    Selection,
+    only_choice,
+    selection_of,
+)
 
 
 @shortage_told("fitting", "take a model with fewer parameters, such as itemknn with few neighbours")
@@ -69,29 +75,24 @@ def fit_closed_form(
             # Solve, choose, place the dial, and write.
             listeners.begin_fit(FitContext(stated, provenance, run, listeners.reporter.note))
             reference, record = _best(candidates, chosen_on, selection, listeners, stop)
-            learnt, dial, environment, bias = dataset, 0.0, None, None
-            if isinstance(selection, EnvironmentSelection):
-                environment, _ = selection.environment(reference, CONFIGURED)
-            elif (fixed := selection.objectives[CONFIGURED].fixed_dial) is not None:
-                dial = fixed
-            else:
-                dial = selection.place(reference, [CONFIGURED])[CONFIGURED].dial
+            learnt, bias = dataset, None
+            choice = only_choice(selection, reference, CONFIGURED)
             if part is not None:
                 learnt = part.whole
                 listeners.note(f"fitting all {len(learnt.split('train')):,} pairs")
                 reference.fit(learnt)
             sigma = spread(reference)
-            if environment is not None:
-                bias = environment.bias(learnt.split("train"), dataset.n_items, sigma)
+            if choice.environment is not None:
+                bias = choice.environment.bias(learnt.split("train"), dataset.n_items, sigma)
             model = _served(
                 reference.solution(),
                 users=dataset.users,
                 items=dataset.items,
                 train=learnt.split("train").csr(dataset.n_users, dataset.n_items),
                 dial_step=sigma * exposure_score(learnt),
-                dial=dial,
+                dial=choice.dial,
                 seen=seen_of(dataset, listeners),
-                environment=environment,
+                environment=choice.environment,
                 bias=bias,
             )
             fitted = Fitted(stated, model, {}, [record], 1, provenance)
@@ -111,9 +112,8 @@ def _selection(
     settings = config.training
     if not config.dialled and settings.dial == "auto":
         settings = settings.model_copy(update={"dial": "off"})
-    kind = EnvironmentSelection if settings.rehearses else Selection
     train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-    return kind({CONFIGURED: settings}, dataset, train, config.evaluation.ks, device)
+    return selection_of({CONFIGURED: settings}, dataset, train, config.evaluation.ks, device)
 
 
 def _best(

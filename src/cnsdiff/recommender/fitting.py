@@ -23,7 +23,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.target import target_counts
-from cnsdiff.environment import Environment, Rehearsal, hold_out, known_shift, rehearse
+from cnsdiff.environment import Rehearsal, hold_out, known_shift, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
@@ -33,7 +33,7 @@ from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
-from cnsdiff.recommender.stack import Stack, stacked, weights_of
+from cnsdiff.recommender.stack import Stack, best_stack, stacked
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -41,7 +41,7 @@ from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EnvironmentSelection, Selection
+from cnsdiff.training.selection import EnvironmentSelection, Selection, selection_of
 from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
 from cnsdiff.training.slices import Layout
 from cnsdiff.training.step import TrainingStep
@@ -148,17 +148,21 @@ def fit(
             epochs = [state.stopping["best_epoch"] for state in states]
             history = states[0].history
             tables = [training.embeddings() for training in trainings]  # each gives its share
-            choice = processes.from_first(lambda: trainings[0].choice(tables))
+            selection = trainings[0].selection
+            assert selection is not None
+            choice, weights = processes.from_first(
+                lambda: best_stack(selection, tables, CONFIGURED)
+            )
             stack = None
             if other is not None:
-                stack = Stack(weights=list(choice.weights), best_epoch=epochs[1])
-                listeners.note("weights of the two: {:g} and {:g}".format(*choice.weights))
+                stack = Stack(weights=list(weights), best_epoch=epochs[1])
+                listeners.note("weights of the two: {:g} and {:g}".format(*weights))
             # Train on everything.
             learnt = dataset
             if part is not None:
                 learnt = part.whole
                 for place, best in enumerate(epochs):
-                    if not choice.weights[place]:
+                    if not weights[place]:
                         continue
                     listeners.note(
                         f"epoch {best} is best; training on all {len(learnt.split('train')):,} "
@@ -170,13 +174,13 @@ def fit(
                     states[place] = again.trainer.fit(None, listeners.reporter)
                     trainings[place], tables[place] = again, again.embeddings()
             # Put the model together, and write.
-            training = trainings[0 if choice.weights[0] else 1]
+            training = trainings[0 if weights[0] else 1]
             if training.sharded and not processes.first:
                 return  # what it has is no model
-            embeddings = stacked(tables, choice.weights)
+            embeddings = stacked(tables, weights)
             sigma = spread(EmbeddingScorer(*embeddings))
-            selection, bias = training.selection, None
-            if isinstance(selection, Selection):  # which has counted, to turn the dial
+            bias = None
+            if learnt is dataset and isinstance(selection, Selection):  # it has counted already
                 score = selection.exposure_score
             else:
                 score = exposure_score(learnt)
@@ -199,7 +203,7 @@ def fit(
                 bias=bias,
             )
             # A first model that is left out has not trained on everything, if that was asked for.
-            best = states[0].best if choice.weights[0] else {}
+            best = states[0].best if weights[0] else {}
             fitted = Fitted(stated, model, best, history, epochs[0], provenance, stack)
             keep(fitted)
             if run is not None and processes.first:
@@ -270,10 +274,8 @@ class Training:
             )
         selection = None
         if select:
-            objectives = objectives or {CONFIGURED: settings}
-            rehearses = any(objective.rehearses for objective in objectives.values())
-            selection = (EnvironmentSelection if rehearses else Selection)(
-                objectives,
+            selection = selection_of(
+                objectives or {CONFIGURED: settings},
                 dataset,
                 parts.train,
                 ks or config.evaluation.ks,
@@ -328,48 +330,6 @@ class Training:
         """Gather the current embeddings on the first process."""
         with torch.no_grad():
             return self.trainer.layout.embeddings(self.trainer.step.embeddings())
-
-    def choice(self, tables: Sequence[Embeddings]) -> Choice:
-        """What suits a trained model best by the first objective, or the stack of two."""
-        candidates = [self._choice(tables, weights) for weights in weights_of(len(tables))]
-        return max(candidates, key=lambda choice: choice.value)  # of equal ones the first
-
-    def _choice(self, tables: Sequence[Embeddings], weights: tuple[float, float]) -> Choice:
-        assert self.selection is not None
-        name, objective = next(iter(self.selection.objectives.items()))
-        scorer = EmbeddingScorer(*stacked(tables, weights))
-        if isinstance(self.selection, EnvironmentSelection):
-            environment, value = self.selection.environment(scorer, name)
-            return Choice(0.0, environment, weights, value)
-        if objective.fixed_dial is not None:
-            value = 0.0  # of one model nobody asks
-            if tables[1:]:
-                values = self.selection(scorer, [name])[name]
-                value = values[objective.selection_metrics[0]]
-            return Choice(objective.fixed_dial, None, weights, value)
-        dial, value = self.selection.place(scorer, [name])[name]
-        return Choice(dial, None, weights, value)
-
-
-class Choice(NamedTuple):
-    """What is chosen once a model is trained, or two.
-
-    Attributes
-    ----------
-    dial
-        0 where there is an environment.
-    environment
-        On a rehearsal.
-    weights
-        Of the first and the second model of a stack.
-    value
-        Of the validation metric.
-    """
-
-    dial: float
-    environment: Environment | None
-    weights: tuple[float, float]
-    value: float
 
 
 def decided(

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.settings import Record
+from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.training.selection import Choice, Selects, only_choice
 
-#: Weights of the first and the second model; where validation likes several alike, the first.
-WEIGHTS = ((1.0, 0.0), (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (0.0, 1.0))
-
-
-def weights_of(n_models: int) -> tuple[tuple[float, float], ...]:
-    """The weights to choose from: of one model there is no choice."""
-    return WEIGHTS if n_models > 1 else WEIGHTS[:1]
+#: Of the first model and the second.
+Weights = tuple[float, float]
+ALONE: Weights = (1.0, 0.0)
+#: To choose from; where validation likes several alike, the first of these.
+WEIGHTS: tuple[Weights, ...] = (ALONE, (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (0.0, 1.0))
 
 
 class Stack(Record):
@@ -38,7 +38,7 @@ class Stack(Record):
     """Of the second."""
 
 
-def stacked(tables: Sequence[Embeddings], weights: tuple[float, float]) -> Embeddings:
+def stacked(tables: Sequence[Embeddings], weights: Weights) -> Embeddings:
     """The embeddings whose inner products are the stack.
 
     Parameters
@@ -62,6 +62,19 @@ def stacked(tables: Sequence[Embeddings], weights: tuple[float, float]) -> Embed
     ]
     items = [table.items for _, table in used]
     return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
+
+
+def best_stack(
+    selection: Selects, tables: Sequence[Embeddings], name: str
+) -> tuple[Choice, Weights]:
+    """What suits a trained model best by an objective, or two and their weights."""
+    if len(tables) == 1:
+        return only_choice(selection, EmbeddingScorer(*tables[0]), name), ALONE
+    candidates = (
+        (selection.choice(EmbeddingScorer(*stacked(tables, weights)), name), weights)
+        for weights in WEIGHTS
+    )
+    return max(candidates, key=lambda candidate: candidate[0].value)  # of equal ones the first
 
 
 def score_deviations(embeddings: Embeddings) -> Tensor:

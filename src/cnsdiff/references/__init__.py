@@ -28,11 +28,15 @@ CLOSED_FORM = {name: kind for name, kind in REFERENCES.items() if kind is not Ra
 STANDARD = ("mostpop", "itemknn", "ease")
 """Those of every table: no seed, no extra to install."""
 
+REHEARSED = (*STANDARD, "recent-mostpop")
+"""Those beside a model that was rehearsed: the log has times."""
+
 __all__ = [
     "CLOSED_FORM",
     "EASE",
     "IALS",
     "REFERENCES",
+    "REHEARSED",
     "STANDARD",
     "ItemKNN",
     "MostPop",

@@ -13,7 +13,7 @@ from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.base.storage import read_parquet
 from cnsdiff.base.text import Command, parameter
-from cnsdiff.benchmark.fit import as_rehearsed
+from cnsdiff.benchmark.fit import reference_scorer
 from cnsdiff.data import Dataset, Split, load_dataset
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.progress import Reporting
@@ -26,13 +26,13 @@ from cnsdiff.display.wording import (
     percent,
     percent_span,
 )
-from cnsdiff.evaluation import Scorer
+from cnsdiff.environment import rehearse
 from cnsdiff.evaluation.dial import in_words
 from cnsdiff.evaluation.metrics import ACCURACY
 from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.recommender.run_directory import history_table, read_manifest
-from cnsdiff.references import CLOSED_FORM, REFERENCES, STANDARD, left_out_if_it_fails
+from cnsdiff.references import CLOSED_FORM, REHEARSED, STANDARD, left_out_if_it_fails
 from cnsdiff.report.accuracy import (
     ALPHA,
     Measured,
@@ -189,8 +189,11 @@ def _measure(
     measured = [measure_model(name, model.model_.scorer(), held_out, train, ks)]
     left_out: list[str] = []
     failures: dict[str, str] = {}
-    rehearsed = model.environment_ is not None  # so references are, too
-    for name in (*STANDARD, *(["recent-mostpop"] if rehearsed else [])):
+    # Beside a model that was rehearsed, references are, too.
+    settings, rehearsal = model.config_.training, None
+    if model.environment_ is not None:
+        rehearsal = rehearse(data, settings.horizon)
+    for name in STANDARD if rehearsal is None else REHEARSED:
         if name == "ease" and data.n_items > EASE_ITEMS:
             left_out.append(
                 f"EASE is left out: its time grows with the cube of the {data.n_items:,} items. "
@@ -199,10 +202,7 @@ def _measure(
             continue
         reporter.note(f"fitting {name}")
         with left_out_if_it_fails(name, failures):
-            if rehearsed:
-                scorer: Scorer = as_rehearsed(name, data, model.config_.training)
-            else:
-                scorer = REFERENCES[name]().fit(data)
+            scorer = reference_scorer(name, data, rehearsal=rehearsal, settings=settings)
             measured.append(measure_model(name, scorer, held_out, train, ks))
     left_out += [f"{name} is left out: {reason}." for name, reason in failures.items()]
     return measured, left_out

@@ -7,8 +7,10 @@ keeps the epoch that it likes best, and waits for a better one as long as its pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +23,7 @@ from cnsdiff.base.errors import DataError
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Split
 from cnsdiff.data.target import SAMPLE, target_sample
-from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
+from cnsdiff.environment import HALF_LIVES, Choices, Covariates, Environment, covariates_at
 from cnsdiff.environment.environment import CHOICES, SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE, Anticipated
@@ -85,6 +87,24 @@ class EarlyStopping:
         return self.patience is not None and self.stale >= self.patience
 
 
+class Choice(NamedTuple):
+    """What is chosen once a model is trained.
+
+    Attributes
+    ----------
+    dial
+        0 where there is an environment.
+    environment
+        On a rehearsal, unless the objective has no dial.
+    value
+        Of the validation metric.
+    """
+
+    dial: float
+    environment: Environment | None
+    value: float
+
+
 class Selects(Protocol):
     """Measures a model after each epoch, by objectives that each choose one."""
 
@@ -96,6 +116,28 @@ class Selects(Protocol):
         self, scorer: Scorer, names: Iterable[str] | None = None
     ) -> dict[str, dict[str, float]]:
         """The metrics by each of these objectives, all by default."""
+
+    def choice(self, scorer: Scorer, name: str) -> Choice:
+        """What suits a trained model best by an objective, on all users."""
+
+
+def selection_of(
+    objectives: Mapping[str, TrainingConfig],
+    dataset: Dataset,
+    train: csr_array,
+    ks: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Selection | EnvironmentSelection:
+    """The selection by these objectives, of which all rehearse or none; parameters as theirs."""
+    rehearses = any(objective.rehearses for objective in objectives.values())
+    kind = EnvironmentSelection if rehearses else Selection
+    return kind(objectives, dataset, train, ks, device)
+
+
+def only_choice(selection: Selects, scorer: Scorer, name: str) -> Choice:
+    """The choice for a model that is compared with no other: not measured if all is fixed."""
+    fixed = selection.objectives[name].fixed_dial
+    return selection.choice(scorer, name) if fixed is None else Choice(fixed, None, math.nan)
 
 
 class Reading(NamedTuple):
@@ -258,6 +300,15 @@ class Selection:
             name: Reading(dial, metrics[name][dial][keys[name]]) for name, dial in placed.items()
         }
 
+    def choice(self, scorer: Scorer, name: str) -> Choice:
+        """The dial that suits a model best by an objective, or as it is fixed, on all users."""
+        objective = self.objectives[name]
+        if objective.fixed_dial is None:
+            dial, value = self.place(scorer, [name])[name]
+            return Choice(dial, None, value)
+        value = self(scorer, [name])[name][objective.selection_metrics[0]]
+        return Choice(objective.fixed_dial, None, value)
+
     def _dials(self, name: str) -> tuple[float, ...]:
         fixed = self.objectives[name].fixed_dial
         return COARSE if fixed is None else (fixed,)
@@ -359,11 +410,8 @@ class EnvironmentSelection:
         device: torch.device | str = "cpu",
     ) -> None:
         self.objectives, self.train, self.ks, self.device = dict(objectives), train, ks, device
-        split = dataset.split("train")
-        self.covariates = covariates_at(split.items, split.timestamps, dataset.n_items)
-        self._whole = dataset.split("valid")
+        self._log, self._whole = dataset.split("train"), dataset.split("valid")
         self._sample = self._whole.of_some_users(DIAL_USERS)
-        self._choices = Choices(self._whole, train, self.covariates)
         # The shift that comes beside that of time is the same for all.
         first = next(iter(self.objectives.values()))
         self._anticipations: dict[int, tuple[Anticipation, ...]] = {}
@@ -372,6 +420,16 @@ class EnvironmentSelection:
             self._anticipations[id(pairs)] = (
                 () if beside is None else (as_configured(beside, first, pairs, train, ks),)
             )
+
+    # Not needed where no objective has a dial.
+    @cached_property
+    def covariates(self) -> Covariates:
+        """Of the items at the cut."""
+        return covariates_at(self._log.items, self._log.timestamps, self.train.shape[1])
+
+    @cached_property
+    def _choices(self) -> Choices:
+        return Choices(self._whole, self.train, self.covariates)
 
     @property
     def notes(self) -> list[str]:
@@ -393,16 +451,13 @@ class EnvironmentSelection:
             values[name] = at[scale] | ({"environment": scale} if self._fits(name) else {})
         return values
 
-    def environment(self, scorer: Scorer, name: str) -> tuple[Environment | None, float]:
-        """The environment that suits a model best by an objective, on all users; and the value.
-
-        ``None`` if the objective has no dial.
-        """
+    def choice(self, scorer: Scorer, name: str) -> Choice:
+        """The environment that suits a model best by an objective, on all users."""
         at, coefficients = self._read(scorer, self._whole, [name])
         scale = self._best(at, name)
         value = at[scale][self.objectives[name].selection_metrics[0]]
         if not self._fits(name):
-            return None, value
+            return Choice(0.0, None, value)
         environment = Environment(
             names=list(self.covariates.names),
             coefficients=(scale * coefficients).tolist(),
@@ -410,7 +465,7 @@ class EnvironmentSelection:
             span=self.covariates.span,
             moment=self.covariates.moment,
         )
-        return environment, value
+        return Choice(0.0, environment, value)
 
     def _fits(self, name: str) -> bool:
         return self.objectives[name].dial == "auto"
@@ -425,7 +480,7 @@ class EnvironmentSelection:
     ) -> tuple[dict[float, dict[str, float]], Tensor]:
         """The metrics at each scale, as far as these objectives ask, and the coefficients at 1."""
         biases: dict[float, Tensor | None] = {0.0: None}
-        coefficients = torch.zeros(len(self.covariates.names), dtype=torch.float64)
+        coefficients = torch.empty(0, dtype=torch.float64)
         if any(self._fits(name) for name in names):
             sigma = spread(scorer)
             at_most = CHOICES if split is self._whole else EPOCH_CHOICES

@@ -17,7 +17,7 @@ from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
     from cnsdiff.base.errors import StorageError
-    from cnsdiff.evaluation import Evaluation, Scorer
+    from cnsdiff.evaluation import Evaluation
     from cnsdiff.evaluation.judges import JudgeKind
 
 #: What the system says where a run may be read only.
@@ -84,7 +84,7 @@ def evaluate(
 ) -> None:
     """Rank the whole catalogue for every user and measure on valid, IID and OOD test."""
     from cnsdiff.base.errors import ConfigError, InputError, RunError, did_you_mean
-    from cnsdiff.benchmark.fit import as_rehearsed
+    from cnsdiff.benchmark.fit import reference_scorer
     from cnsdiff.cli.output import (
         GrowingComparison,
         console,
@@ -95,6 +95,7 @@ def evaluate(
         user_counts,
     )
     from cnsdiff.data import load_dataset
+    from cnsdiff.environment import rehearse
     from cnsdiff.evaluation import evaluate as measure
     from cnsdiff.evaluation.judges import judge_for
     from cnsdiff.evaluation.metrics import relevance_of
@@ -102,7 +103,7 @@ def evaluate(
     from cnsdiff.recommender.config import EvaluationConfig
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import is_run
-    from cnsdiff.references import REFERENCES, STANDARD, left_out_if_it_fails
+    from cnsdiff.references import REHEARSED, STANDARD, left_out_if_it_fails
 
     for name in split or ():
         if name not in STANDARD_SPLITS:
@@ -132,7 +133,7 @@ def evaluate(
         data, ks = model.learnt_from(load_dataset(place)), model.config_.evaluation.ks
         name = model.config_.method
         label = name if dial is None else f"{name} (dial {dial:g})"
-        if label in (*STANDARD, "recent-mostpop"):  # which may be in the same table
+        if label in REHEARSED:  # which may be in the same table
             label = f"{label} (this run)"
         if false_negatives is not None and model.config_.closed_form:
             raise InputError(
@@ -140,10 +141,11 @@ def evaluate(
                 "with a trained sampler"
             )
     # Beside a model that was rehearsed, references are, too.
-    rehearsed = model is not None and model.environment_ is not None
-    names: tuple[str, ...] = STANDARD if references else ()
-    if references and rehearsed:
-        names = (*names, "recent-mostpop")
+    rehearsal = settings = None
+    if references and model is not None and model.environment_ is not None:
+        settings = model.config_.training
+        rehearsal = rehearse(data, settings.horizon)
+    names = (STANDARD if rehearsal is None else REHEARSED) if references else ()
     screen = console()
     results: dict[str, Evaluation] = {}
     left_out: dict[str, str] = {}
@@ -176,10 +178,7 @@ def evaluate(
     for name in names:
         evaluation = None
         with left_out_if_it_fails(name, left_out):
-            if rehearsed and model is not None:
-                scorer: Scorer = as_rehearsed(name, data, model.config_.training)
-            else:
-                scorer = REFERENCES[name]().fit(data)
+            scorer = reference_scorer(name, data, rehearsal=rehearsal, settings=settings)
             evaluation = measure(scorer, data, splits, ks, mask=mask.value)
         if evaluation is not None:  # what goes wrong while printing is not the reference's fault
             keep(name, evaluation)
@@ -214,7 +213,7 @@ def evaluate(
             for name, result in results.items():
                 print_table(screen, metrics_table(name, result))
         screen.print(user_counts(next(iter(results.values()))))
-        if names and rehearsed:
+        if rehearsal is not None:
             screen.print(
                 "References are rehearsed, too, each with its own environment.",
                 soft_wrap=True,
