@@ -180,14 +180,13 @@ class Dataset:
         if "valid" not in self.split_names:
             return self
         train = joined([self.split("train"), self.split("valid")], "train")
-        counts = SplitCounts(
-            rows=len(train), users=len(np.unique(train.users)), items=len(np.unique(train.items))
-        )
         others = {name: own for name, own in self.manifest.splits.items() if name != "valid"}
         return Dataset(
             users=self.users,
             items=self.items,
-            manifest=self.manifest.model_copy(update={"splits": {**others, "train": counts}}),
+            manifest=self.manifest.model_copy(
+                update={"splits": {**others, "train": SplitCounts(**train.sizes)}}
+            ),
             splits={**self._splits, "train": train},
             tables=self._tables,
             seen=self._seen,

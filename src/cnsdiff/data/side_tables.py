@@ -62,11 +62,10 @@ def encode_side_tables(
 
 def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> str | None:
     """Why a table is none that :func:`encode_side_tables` made; ``None`` if it is."""
-    if name == "judgements":
-        if table.schema.get("relevant") != pl.Boolean or table["relevant"].null_count():
-            return "has no column 'relevant' of true and false"
-        return numbers_misfit(table, {"user": n_users, "item": n_items})
-    if name == "target_sample":
+    relevant = table.schema.get("relevant")
+    if name == "judgements" and (relevant != pl.Boolean or table["relevant"].null_count()):
+        return "has no column 'relevant' of true and false"
+    if name in ("judgements", "target_sample"):
         return numbers_misfit(table, {"user": n_users, "item": n_items})
     rows = {"user": n_users, "item": n_items}[ROW_OF[name]]
     if table.height != rows:

@@ -63,6 +63,12 @@ class Split:
             None if self.periods is None else self.periods[mask],
         )
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many ``rows``, and of how many ``users`` and ``items``."""
+        n_users, n_items = (len(np.unique(ids)) for ids in (self.users, self.items))
+        return {"rows": len(self), "users": n_users, "items": n_items}
+
     def of_some_users(self, n: int) -> Split:
         """The pairs of ``n`` users, the same ones at every call; of all if there are no more."""
         users = np.unique(self.users)

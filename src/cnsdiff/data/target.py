@@ -81,12 +81,8 @@ def with_target(
                 )
             told[f"taken out of {name}"] = len(whole) - len(left)
             splits[name] = left
-            rows = {
-                "rows": len(left),
-                "users": len(np.unique(left.users)),
-                "items": len(np.unique(left.items)),
-            }
-            records[name] = SplitCounts(**records[name].model_dump(exclude_unset=True) | rows)
+            before = records[name].model_dump(exclude_unset=True)
+            records[name] = SplitCounts(**before | left.sizes)
     if not tables:
         return dataset
     beside = {name: dataset.table(name) for name in dataset.table_names} | tables
