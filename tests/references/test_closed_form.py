@@ -235,7 +235,7 @@ def test_what_chooses_is_decided_as_for_any_model(name, data) -> None:
     assert Recommender(name).fit(data, select_on="valid").selected_on_ == "valid"
 
 
-def test_a_log_without_validation_is_fitted_whole() -> None:
+def test_a_log_without_validation_is_fitted_whole(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"user": rng.integers(30, size=300), "item": rng.integers(20, size=300)})
     log = {"train": read_interactions(frame.unique(maintain_order=True))}
@@ -245,8 +245,9 @@ def test_a_log_without_validation_is_fitted_whole() -> None:
     expected = EASE().fit(undated)
     assert model.model_.train.nnz == expected.train_.nnz
     assert torch.equal(model.model_.weights, expected.weights_)
-    with pytest.raises(DataError, match="log-held-out: has no timestamps"):
-        Recommender("recent-mostpop").fit(undated)
+    with pytest.raises(DataError, match="log: has no timestamps"):
+        Recommender("recent-mostpop").fit(undated, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # --- popularity of late

@@ -61,6 +61,7 @@ def fit_closed_form(
     candidates = CLOSED_FORM[name].candidates(
         config.backbone, seed=config.seed, threads=config.threads, device=device
     )
+    candidates[0].require(dataset)  # refuse before anything is written
     provenance = run_directory.provenance(config, dataset)
     stated = config
     config, part = decided(stated, dataset, listeners.note)

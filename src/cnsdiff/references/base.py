@@ -85,6 +85,7 @@ class Reference:
         DataError
             If the training split is empty.
         """
+        self.require(dataset)
         train = dataset.split("train").csr(dataset.n_users, dataset.n_items).astype(np.float32)
         if train.nnz == 0:
             raise DataError("the training split holds no interactions, so there is nothing to fit")
@@ -93,6 +94,9 @@ class Reference:
         self._fit(train)
         self.train_ = train
         return self
+
+    def require(self, dataset: Dataset) -> None:
+        """Raise :class:`DataError` if a dataset lacks what :meth:`fit` needs beside its pairs."""
 
     def _fit(self, train: csr_array) -> None:
         raise NotImplementedError
@@ -207,18 +211,22 @@ class RecentMostPop(MostPop):
         """
         if not self.half_life > 0:
             raise ConfigError(f"RecentMostPop's half_life is {self.half_life}; it must be above 0")
-        train = dataset.split("train")
-        if train.timestamps is None:
-            raise DataError(
-                f"{dataset.path or dataset.name}: has no timestamps, so what is popular of late is "
-                "not known; take mostpop, or prepare it from a log with times"
-            )
         super().fit(dataset)
+        train = dataset.split("train")
+        assert train.timestamps is not None
         times = train.timestamps.astype(np.float64)
         ages = (times.max() - times) / max(float(np.ptp(times)), 1.0)
         decayed = np.bincount(train.items, np.exp2(-ages / self.half_life), dataset.n_items)
         self.counts_ = torch.from_numpy(decayed.astype(np.float32))
         return self
+
+    def require(self, dataset: Dataset) -> None:
+        """See :meth:`Reference.require`."""
+        if dataset.split("train").timestamps is None:
+            raise DataError(
+                f"{dataset.path or dataset.name}: has no timestamps, so what is popular of late is "
+                "not known; take mostpop, or prepare it from a log with times"
+            )
 
 
 class RandomScores(Reference):
