@@ -97,7 +97,10 @@ def choices() -> dict[str, Any]:
         "backbones": [*built_in(BACKBONES), *CLOSED_FORM],
         "presets": list(PRESETS),
         "scenarios": [name for name in built_in(SCENARIOS) if name != "given"],
-        "select_on": ["valid", "rehearsal", *get_args(Anticipated)],
+        "select_on": [
+            *("auto", "valid", "rehearsal", "target-counts", "target-sample"),
+            *get_args(Anticipated),
+        ],
         "shifts": [*SHIFTS, "hybrid"],
         "audited": list(AUDITED),
         "splits": list(STANDARD_SPLITS),

@@ -116,7 +116,7 @@ def test_counts_are_of_all_items(dataset, tmp_path):
         ({"item": ["i1"], "n": [1e20]}, "'n' holds what is no count"),
         ({"item": ["i1", "i2"], "n": [1, None]}, "'n' holds what is no count"),
         ({"item": ["x"], "n": [1]}, "none of its 1 items is known"),
-        ({"item": ["i1"], "n": [0]}, "none of its 1 items is known to train with a count above 0"),
+        ({"item": ["i1"], "n": [0]}, "counts of all 1 items that train knows are 0"),
     ],
 )
 def test_counts_that_are_none_are_refused(dataset, table, words):

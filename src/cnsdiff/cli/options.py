@@ -15,7 +15,8 @@ Dial = Annotated[
     float | None,
     typer.Option(
         help="Read the run at this dial, not at its own: below 0 popularity counts for less "
-        "than in training, above for more, 0 leaves the scores as trained."
+        "than in training, above for more, 0 leaves the scores as trained. The environment of a "
+        "rehearsal, or of known counts, is left out then."
     ),
 ]
 

@@ -161,10 +161,15 @@ def _counts(
         )
     numbers = dataset.encode_items(table["item"])
     known = numbers >= 0
-    if not known.any() or not values.filter(pl.Series(known)).sum():
+    if not known.any():
         raise DataError(
-            f"{place}: none of its {len(table):,} items is known to train with a count above 0: it "
-            f"has {table['item'][0]!r}, and train {dataset.items[0]!r}; write the ids alike"
+            f"{place}: none of its {len(table):,} items is known to train: it has "
+            f"{table['item'][0]!r}, and train {dataset.items[0]!r}; write the ids alike"
+        )
+    if not (values.filter(pl.Series(known)) > 0).any():
+        raise DataError(
+            f"{place}: the counts of all {int(known.sum()):,} items that train knows are 0, so "
+            "they tell nothing; give a file of the target's own counts"
         )
     counts = np.zeros(dataset.n_items, dtype=np.int64)
     counts[numbers[known]] = values.cast(pl.Int64).to_numpy()[known]
