@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from cnsdiff import Recommender
 from cnsdiff.audit import audit as audit_module
 from cnsdiff.audit import findings
-from cnsdiff.audit.advice import advice, prepare_command, train_command
+from cnsdiff.audit.advice import advice, reading_options, train_command
 from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.judging import TESTS, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
@@ -137,13 +137,11 @@ def test_a_setting_for_exposure_is_called_a_bet_and_the_plain_reading_shown(
         assert choice.plain.method == best_today
         words[name] = advice(
             SHIFTS[name],
-            dataset,
             judged,
             choice,
             reading=asked.reading,
             log=Log(Source({}, name="x"), "0", 4.0, ()),
             seed=0,
-            data=asked.out,
             run=asked.out,
         ).words
     assert words["exposure"].startswith(words["user-group"])
@@ -156,10 +154,10 @@ def test_a_setting_for_exposure_is_called_a_bet_and_the_plain_reading_shown(
 def test_the_commands_can_be_run_as_they_stand(audited):
     asked, result = audited
     advice = result.shifts[0].recommendation
-    prepare, train = advice.commands
-    assert prepare.startswith(f"cnsdiff prepare {asked.reading.log} --scenario popularity ")
-    assert "--threshold 4" in prepare
-    assert train.startswith("cnsdiff train data/shop-popularity ")
+    (train,) = advice.commands
+    assert train.startswith(f"cnsdiff train {asked.reading.log} ")
+    assert "--threshold 4" in train
+    assert train.endswith("--out runs/shop-popularity")
     assert advice.commands_of == advice.title
 
 
@@ -203,19 +201,17 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         literal_ids=True,
     )
     log = Log(Source({}, name="x"), "0", 3.5, ())
-    said = prepare_command(reading, log, SHIFTS["user-group"], 7, Path("data/x"))
-    assert said == (
-        "cnsdiff prepare 'my log.csv' --scenario user-group --seed 7 --threshold 3.5 --user-core 2 "
-        "--format csv --delimiter ';' --time-unit ms --user-col who --timestamp-col none "
-        "--no-header --skip-bad --literal-ids --out data/x"
+    places = (reading.log, Path("runs/x"))
+    shift = SHIFTS["user-group"]
+    train = train_command(
+        "exposure", "worst-slice+dial", shift, *places, "ndcg@20", 7, reading_options(reading, log)
+    )
+    assert train == (
+        "cnsdiff train 'my log.csv' --for user-group --threshold 3.5 --user-core 2 --format csv "
+        "--delimiter ';' --time-unit ms --user-col who --timestamp-col none --no-header --skip-bad "
+        "--literal-ids --seed 7 --out runs/x"
     )
     places = (Path("data/x"), Path("runs/x"))
-    shift = SHIFTS["user-group"]
-    train = train_command("exposure", "worst-slice+dial", shift, *places, "ndcg@20", 7)
-    assert train == (
-        "cnsdiff train data/x --select-on worst-slice --set training.select_slice_by=activity "
-        "--seed 7 --out runs/x"
-    )
     assert train_command("ease", "valid", shift, *places, "ndcg@20") == (
         "cnsdiff train data/x --backbone ease --select-on valid --set training.dial=off "
         "--out runs/x"
@@ -227,14 +223,14 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
 
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=list(SHIFTS))
 @pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.preset])
-def test_the_advised_command_trains_the_row_that_is_advised(method, shift, monkeypatch):
+def test_the_advised_command_trains_the_row_that_is_advised(method, shift, monkeypatch, tmp_path):
     grid = audit_grid([shift], {shift.name: Path("d")}, ease=False, seed=3, metric="recall@10")
     entry = grid.methods[method]
     made = []
     monkeypatch.setattr("cnsdiff.cli.commands.train._fit", lambda model, *_: made.append(model))
     for selection in grid.selections(shift.name):
         command = train_command(
-            method, selection, shift, Path("d"), Path("r"), grid.select_metric, seed=3
+            method, selection, shift, tmp_path, Path("r"), grid.select_metric, seed=3
         )
         app(shlex.split(command)[1:], standalone_mode=False)
         config = made.pop().resolve()

@@ -88,7 +88,7 @@ def test_wrong_usage_is_json_for_machines(cli, name):
     ("arguments", "words"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'"),
-        (["train"], "needs a dataset directory and --out RUN"),
+        (["train"], "needs a log or a dataset directory, and --out RUN"),
         (["evaluate", "nowhere"], "is not a run directory"),
         (["data", "fetch", "ml-100"], "did you mean 'ml-100k'"),
         (["simulate"], "Missing option '--out'"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -306,9 +309,11 @@ def test_missing_configuration_file(cli, world, tmp_path):
 
 def test_what_is_missing(cli, world, run, tmp_path, untouched):
     untouched()
-    cli("train").refused("needs a dataset directory and --out RUN")
+    cli("train").refused("needs a log or a dataset directory", "--out RUN")
     cli("train", world).refused("--out RUN")
-    cli("train", tmp_path / "none", "--out", tmp_path / "r").refused("none: no such dataset")
+    cli("train", tmp_path / "none", "--out", tmp_path / "r").refused(
+        "none: no such log or dataset directory"
+    )
     cli("train", run, "--out", tmp_path / "r").refused("manifest.json: is damaged")
     cli("train", "--resume", tmp_path / "none").refused("is not a run directory")
     cli("train", "--resume", world).refused("damaged")
@@ -442,3 +447,88 @@ def test_memory_that_runs_out_is_told_in_a_sentence(
 )
 def test_a_refusal_names_what_was_typed(cli, options, place):
     cli("train", "data", *options, "--out", "run").refused(place)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A log with times."""
+    rows = np.random.default_rng(0).integers(0, [40, 30], size=(900, 2))
+    lines = [f"u{user},i{item},{1_600_000_000 + 3600 * n}" for n, (user, item) in enumerate(rows)]
+    file = tmp_path / "shop.csv"
+    file.write_text("\n".join(["user,item,time", *lines]))
+    return file
+
+
+def test_a_log_is_trained_on_whole(cli, shop, tmp_path, fast, monkeypatch):
+    run = tmp_path / "run"
+    done = cli("train", shop, "--for", "temporal", "--out", run, *fast)
+    assert done.code == 0
+    model = Recommender.load(run)
+    pairs = pl.read_csv(shop).unique(["user", "item"])
+    assert model.model_.train.nnz == len(pairs)
+    assert model.selected_on_ == "rehearsal"
+    assert model.environment_ is not None
+    assert model.dataset_path_ == (run / "dataset").resolve()
+    # What is advised next works.
+    monkeypatch.chdir(tmp_path)
+    for line in done.out.partition("Next:\n")[2].splitlines():
+        if words := shlex.split(line.partition("#")[0]):
+            assert cli(*words[1:]).code == 0
+    assert (tmp_path / "lists.csv").is_file()
+    assert cli("report", run).code == 0
+
+
+def test_a_log_is_trained_on_as_the_same_data_prepared(cli, shop, tmp_path, fast):
+    assert cli("train", shop, "--for", "hybrid", "--out", tmp_path / "one", *fast).code == 0
+    assert cli("prepare", "--train", shop, "--out", tmp_path / "data").code == 0
+    same = ("--select-on", "rehearsal", "--set", "training.select_also=inverse-popularity")
+    assert cli("train", tmp_path / "data", *same, "--out", tmp_path / "two", *fast).code == 0
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_log_and_ctrl_c_and_a_moved_run(cli, shop, tmp_path, fast, ctrl_c):
+    assert cli("train", shop, "--out", tmp_path / "whole", *fast).code == 0
+    ctrl_c(1)
+    assert cli("train", shop, "--out", tmp_path / "broken", *fast).code == 130
+    (tmp_path / "broken").rename(tmp_path / "moved")
+    assert cli("train", "--resume", tmp_path / "moved").code == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "moved")
+
+
+def test_a_log_that_cannot_be_trained_on_leaves_nothing(
+    cli, shop, world, tmp_path, untouched, fast
+):
+    undated = tmp_path / "undated.csv"
+    undated.write_text("\n".join(["user,item", *(f"{n % 7},{n % 5}" for n in range(60))]))
+    run = tmp_path / "run"
+    for place, options, words in (
+        (tmp_path / "nix.csv", (), "no such log or dataset directory"),
+        (undated, ("--for", "temporal"), "has no timestamps"),
+        (undated, ("--for", "temporl"), "did you mean 'temporal'?"),
+        (shop, ("--for", "temporal", "--select-on", "valid"), "drop one of the two"),
+        (shop, ("--user-col", "nix"), "has no column 'nix'"),
+        (world, ("--user-col", "nix"), "--user-col is for reading a log"),
+        (world, ("--threshold", "3"), "--threshold is for reading a log"),
+    ):
+        untouched()
+        refused = cli("train", place, "--out", run, *options, *fast)
+        assert refused.code == 2
+        assert words in refused.err.splitlines()[-1]
+        untouched()
+
+
+def test_the_data_of_a_run_that_never_began_are_not_taken_for_another_log(
+    cli, shop, tmp_path, fast
+):
+    run = tmp_path / "run"
+    assert cli("train", shop, "--out", run, *fast).code == 0
+    for file in run.iterdir():  # as a kill would leave it
+        if file.is_file():
+            file.unlink()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(shop.read_text().splitlines()[:500]))
+    assert cli("train", other, "--out", run, *fast).code == 0
+    assert Recommender.load(run).model_.train.nnz < 500
+    refused = cli("train", shop, "--out", run, *fast)
+    assert refused.code == 2
+    assert "holds a finished run" in refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
 from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
-from cnsdiff.data import Dataset
 from cnsdiff.display.wording import number
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE
 from cnsdiff.evaluation.significance import Difference
@@ -23,29 +23,27 @@ from cnsdiff.recommender.presets import DEFAULT
 
 def advice(
     shift: Shift,
-    dataset: Dataset,
     judged: Judged,
     choice: Choice,
     *,
     reading: Reading,
     log: Log,
     seed: int,
-    data: Path,
     run: Path,
 ) -> AdviceRecord:
     """The setting that validation chooses for the shift, and whether the tests bear it out.
 
-    ``data`` and ``run`` are the directories for the commands, which are made of the reading, the
-    log and the seed.
+    The command that trains it writes to ``run``; it is made of the reading, the log and the seed.
     """
     expected, usual, plain = choice.expected, choice.usual, choice.plain
     brings = judged.difference("test_ood", expected, plain)
     costs = judged.difference("test_iid", expected, plain)
     # A choice that the OOD test does not bear out is not worth what it costs today.
     use = expected if brings.sign > 0 else plain
-    prepare = prepare_command(reading, log, shift, seed, data)
-    splits = data if prepare else dataset.path or data
-    train = train_command(use.method, use.selection, shift, splits, run, judged.metric, seed)
+    reads = reading_options(reading, log)
+    train = train_command(
+        use.method, use.selection, shift, reading.log, run, judged.metric, seed, reads
+    )
     return AdviceRecord(
         use=use.row,
         title=use.title,
@@ -59,7 +57,7 @@ def advice(
         use_costs=DifferenceRecord.of(judged.difference("test_iid", use, plain)),
         words=_words(judged, choice, brings, costs) + _bet_words(shift, judged, choice),
         reference_words=_reference_words(judged, choice, use),
-        commands=[command for command in (prepare, train) if command],
+        commands=[train],
         commands_of=use.title,
     )
 
@@ -148,39 +146,36 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
 _COLUMNS = ("user", "item", "rating", "timestamp", "period")
 
 
-def prepare_command(reading: Reading, log: Log, shift: Shift, seed: int, out: Path) -> str | None:
-    """``cnsdiff prepare …`` for the splits of a shift; ``None`` where no file holds them so."""
-    if shift.name == "exposure" and reading.randomised is None and Path(reading.log).is_file():
-        return None  # the rows shown at random are in the log itself
-    columns: dict[str, Any] = {f"{role}_col": reading.columns.get(role) for role in _COLUMNS}
-    command = Command(
-        "prepare",
-        reading.log,
-        scenario=shift.name,
-        set=shift.settings,
-        seed=seed or None,
-        randomised=reading.randomised if shift.name == "exposure" else None,
-        user_features=reading.user_features,
-        item_features=reading.item_features,
-        threshold=None if log.threshold is None else f"{log.threshold:g}",
-        user_core=reading.user_core or None,
-        item_core=reading.item_core or None,
-        format=None if reading.format == "auto" else reading.format,
-        delimiter=reading.delimiter,
-        time_unit=None if reading.time_unit == "auto" else reading.time_unit,
+def reading_options(reading: Reading, log: Log) -> dict[str, Any]:
+    """The options by which ``cnsdiff train`` reads a log as the audit has."""
+    columns = {f"{role}_col": reading.columns.get(role) for role in _COLUMNS}
+    return {
+        "user_features": reading.user_features,
+        "item_features": reading.item_features,
+        "threshold": None if log.threshold is None else f"{log.threshold:g}",
+        "user_core": reading.user_core or None,
+        "item_core": reading.item_core or None,
+        "format": None if reading.format == "auto" else reading.format,
+        "delimiter": reading.delimiter,
+        "time_unit": None if reading.time_unit == "auto" else reading.time_unit,
         **columns,
-        header=reading.header,
-        skip_bad=reading.skip_bad or None,
-        literal_ids=reading.literal_ids or None,
-        out=out,
-    )
-    return str(command)
+        "header": reading.header,
+        "skip_bad": reading.skip_bad or None,
+        "literal_ids": reading.literal_ids or None,
+    }
 
 
 def train_command(
-    method: str, selection: str, shift: Shift, dataset: Path, out: Path, metric: str, seed: int = 0
+    method: str,
+    selection: str,
+    shift: Shift,
+    place: str | Path,
+    out: Path,
+    metric: str,
+    seed: int = 0,
+    reads: Mapping[str, Any] | None = None,
 ) -> str:
-    """``cnsdiff train …`` for a row of the table.
+    """``cnsdiff train …`` that makes a row of the table, by the same choices, of a whole log.
 
     Parameters
     ----------
@@ -190,6 +185,8 @@ def train_command(
         The one that the row is of.
     metric
         By which validation picks.
+    place, reads
+        The log and the options by which it is read; or a dataset.
     """
     preset = METHODS[method].preset
     backbone = method if preset is None else None  # a reference is a model in closed form
@@ -202,15 +199,16 @@ def train_command(
     settings = {} if dial == usual.dial or not config.dialled else {"training.dial": dial}
     if metric != usual.select_metric:
         settings["training.select_metric"] = metric
-    if select_on == shift.anticipate:
-        settings |= shift.training
+    expected = select_on == shift.anticipate
     return str(
         Command(
             "train",
-            dataset,
+            place,
+            for_=shift.name if expected else None,
+            **(reads or {}),
             backbone=backbone,
             preset=None if preset == DEFAULT else preset,
-            select_on=None if select_on == usual.select_on else select_on,
+            select_on=None if expected or select_on == usual.select_on else select_on,
             set=settings,
             seed=seed or None,
             out=out,

@@ -132,7 +132,6 @@ def run_audit(
             log=prepared.log,
             metric=options.metric,
             seed=options.seed,
-            data=Path("data") / stem,
             run=Path("runs") / stem,
         )
         shifts.append(record)

@@ -59,7 +59,6 @@ def shift_record(
     log: Log,
     metric: str,
     seed: int,
-    data: Path,
     run: Path,
 ) -> ShiftRecord:
     """All that is known of one shift.
@@ -95,9 +94,7 @@ def shift_record(
         effective_pairs=effective_pairs,
         table=table,
         usual=choice.usual.row,
-        recommendation=advice(
-            shift, dataset, judged, choice, reading=reading, log=log, seed=seed, data=data, run=run
-        ),
+        recommendation=advice(shift, judged, choice, reading=reading, log=log, seed=seed, run=run),
         outside=[_outside(each, dataset, judged, choice, metric, seed) for each in outside],
         unfinished=list(unfinished),
         limits=_limits(judged, table, size, effective_pairs, unfinished),

@@ -15,8 +15,9 @@ import polars as pl
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.base.storage import sha256
 from cnsdiff.base.text import parameter
-from cnsdiff.data import Interactions, Source
+from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.display.wording import percent
+from cnsdiff.shifts import Filters
 from cnsdiff.shifts.sources import find_source
 
 #: Labels of a period in which items were shown at random.
@@ -131,6 +132,28 @@ def read_log(reading: Reading) -> Log:
         source, more = _randomised_rows(source)
         notes += more
     return Log(source, _checksum(reading, source), threshold, tuple(notes))
+
+
+def undivided(log: Log, reading: Reading) -> Dataset:
+    """The whole log as training data, for a model that is for use: nothing is held out.
+
+    Raises
+    ------
+    DataError
+        Nothing is left of it.
+    """
+    filters = Filters(log.threshold, reading.user_core, reading.item_core)
+    pairs, counts = filters.clean(log.interactions, core=True)
+    return Dataset.from_splits(
+        {"train": pairs},
+        name=log.source.name,
+        scenario="given",
+        source=log.source.provenance,
+        settings=filters.settings(),
+        counts={"train": counts},
+        tables=log.source.features,
+        logs=log.source.tables.values(),
+    )
 
 
 def choose_threshold(

@@ -38,39 +38,75 @@ Seen = Annotated[
     ),
 ]
 
-# How a log is read.
+#: Where help shows how a log is read.
+_READING = "Reading a log"
 Randomised = Annotated[
-    Path | None, typer.Option(help="Interactions shown at random or in full (exposure).")
+    Path | None,
+    typer.Option(
+        help="Interactions shown at random or in full (exposure).", rich_help_panel=_READING
+    ),
 ]
-UserFeatures = Annotated[Path | None, typer.Option(help="What is known of users.")]
-ItemFeatures = Annotated[Path | None, typer.Option(help="What is known of items.")]
-UserCore = Annotated[int, typer.Option(min=0, max=10**9, help="Least positives of a user.")]
-ItemCore = Annotated[int, typer.Option(min=0, max=10**9, help="Least positives of an item.")]
+UserFeatures = Annotated[
+    Path | None, typer.Option(help="What is known of users.", rich_help_panel=_READING)
+]
+ItemFeatures = Annotated[
+    Path | None, typer.Option(help="What is known of items.", rich_help_panel=_READING)
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Least rating of a positive (default: told from the log).", rich_help_panel=_READING
+    ),
+]
+UserCore = Annotated[
+    int, typer.Option(min=0, max=10**9, help="Least positives of a user.", rich_help_panel=_READING)
+]
+ItemCore = Annotated[
+    int,
+    typer.Option(min=0, max=10**9, help="Least positives of an item.", rich_help_panel=_READING),
+]
 Format = Annotated[
     str,
     typer.Option(
         help=f"{completion.words('formats')}.",
         autocompletion=completion.file_format,
+        rich_help_panel=_READING,
     ),
 ]
-UserColumn = Annotated[str | None, typer.Option(help="Name of the user column.")]
-ItemColumn = Annotated[str | None, typer.Option(help="Name of the item column.")]
-RatingColumn = Annotated[str | None, typer.Option(help="Name of the rating column, or 'none'.")]
-TimestampColumn = Annotated[str | None, typer.Option(help="Name of the time column, or 'none'.")]
-PeriodColumn = Annotated[str | None, typer.Option(help="Name of the column of periods, or 'none'.")]
+UserColumn = Annotated[
+    str | None, typer.Option(help="Name of the user column.", rich_help_panel=_READING)
+]
+ItemColumn = Annotated[
+    str | None, typer.Option(help="Name of the item column.", rich_help_panel=_READING)
+]
+RatingColumn = Annotated[
+    str | None, typer.Option(help="Name of the rating column, or 'none'.", rich_help_panel=_READING)
+]
+TimestampColumn = Annotated[
+    str | None, typer.Option(help="Name of the time column, or 'none'.", rich_help_panel=_READING)
+]
+PeriodColumn = Annotated[
+    str | None,
+    typer.Option(help="Name of the column of periods, or 'none'.", rich_help_panel=_READING),
+]
 TimeUnit = Annotated[
     str,
     typer.Option(
         help="What times count since 1970: s, ms, us, ns or days (auto: told by their size).",
         autocompletion=completion.time_unit,
+        rich_help_panel=_READING,
     ),
 ]
-Header = Annotated[bool | None, typer.Option(help="Whether the first line names the columns.")]
+Header = Annotated[
+    bool | None,
+    typer.Option(help="Whether the first line names the columns.", rich_help_panel=_READING),
+]
 Delimiter = Annotated[
     str | None,
     typer.Option(
         help="What separates the fields of text: ';', tab, space, … (default: told from it).",
         autocompletion=completion.delimiter,
+        rich_help_panel=_READING,
     ),
 ]
 LiteralIds = Annotated[
@@ -80,7 +116,10 @@ LiteralIds = Annotated[
     ),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave malformed lines out, and say which.")
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave malformed lines out, and say which.", rich_help_panel=_READING
+    ),
 ]
 
 #: How long a model is to hold.

@@ -12,6 +12,7 @@
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
 ``checkpoint.safetensors``  while training only, as are ``refit.safetensors`` and ``second…``
+``dataset``             of a run on a whole log, as ``prepare`` would write it (not checksummed)
 ``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
 ======================  =====================================================================
 
@@ -47,6 +48,7 @@ from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.storage import (
     atomic_directory,
     first_line,
+    foreign_to,
     locked,
     read_json,
     read_parquet,
@@ -54,6 +56,7 @@ from cnsdiff.base.storage import (
     recover,
     refusing_damage,
     remove_leftovers,
+    remove_whole,
     require_version,
     sha256,
     write_json,
@@ -89,6 +92,8 @@ CHECKPOINTS = CHECKPOINT, SECOND, REFIT, SECOND_REFIT = (
     "second-refit.safetensors",
 )
 TRACKING = "tracking.json"
+#: That of a run that was trained on a whole log.
+DATASET = "dataset"
 _FILES = (
     "config.yaml",
     "weights.safetensors",
@@ -212,17 +217,45 @@ def training_in(path: Path, config: Config, dataset: Dataset) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def dataset_kept_in(path: Path, dataset: Dataset) -> Iterator[None]:
+    """Save a dataset in the run directory that is to be trained on it.
+
+    Where no training began in the block, nothing is left. A run that is there already is left as
+    it is: training refuses another dataset.
+
+    Raises
+    ------
+    RunError
+        The directory holds something else.
+    """
+    place, free = path / DATASET, not path.exists()
+    if path.is_file() or (not free and not is_run(path) and foreign_to(path, (DATASET,))):
+        raise RunError(f"{path}: exists and is not a run directory; choose another directory")
+    if not is_run(path):  # what is there was left by a kill, and maybe of another log
+        dataset.save(place, overwrite=place.is_dir())
+    try:
+        yield
+    finally:
+        if not is_run(path):
+            remove_whole(path if free else place)
+
+
 def _begin(path: Path, config: Config, dataset: Dataset) -> None:
     """Make a run directory where there is none: manifest and configuration at once."""
     recover(path)
     remove_leftovers(path, ["manifest.json"])
     if (path / "manifest.json").exists():
         return
+    manifest = {"status": "training", **provenance(config, dataset).to_dict()}
+    if (path / DATASET).is_dir() and foreign_to(path, (DATASET, "config.yaml")) is None:
+        write_text(path / "config.yaml", _yaml(config))
+        write_json(path / "manifest.json", manifest)
+        return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: exists and is not a run directory; choose another directory")
     try:
         with atomic_directory(path) as temporary:
-            manifest = {"status": "training", **provenance(config, dataset).to_dict()}
             write_json(temporary / "manifest.json", manifest)
             write_text(temporary / "config.yaml", _yaml(config))
     except InputError:
@@ -347,7 +380,11 @@ def read_manifest(path: Path) -> RunManifest:
         if not isinstance(content, dict) or content.get("schema_version") not in later:
             require_version(file, content, SCHEMA_VERSION, _AGAIN)
         finished = isinstance(content, dict) and content.get("status") == "complete"
-        return validated(FinishedRun if finished else RunManifest, content)
+        manifest = validated(FinishedRun if finished else RunManifest, content)
+    if (path / DATASET).is_dir():  # wherever the run was moved to
+        own = manifest.dataset.model_copy(update={"path": str((path / DATASET).resolve())})
+        manifest = manifest.model_copy(update={"dataset": own})
+    return manifest
 
 
 def read_config(path: Path) -> Tree:

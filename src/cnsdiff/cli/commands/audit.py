@@ -24,6 +24,7 @@ from cnsdiff.cli.options import (
     RatingColumn,
     Seed,
     SkipBad,
+    Threshold,
     TimestampColumn,
     TimeUnit,
     UserColumn,
@@ -84,9 +85,7 @@ def audit(
     randomised: Randomised = None,
     user_features: UserFeatures = None,
     item_features: ItemFeatures = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Least rating of a positive (default: told from the log).")
-    ] = None,
+    threshold: Threshold = None,
     user_core: UserCore = 0,
     item_core: ItemCore = 0,
     format: Format = "auto",

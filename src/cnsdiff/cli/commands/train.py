@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,39 @@ import typer
 
 from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
-from cnsdiff.cli.options import Device, Horizon, Json, OwnSeed, Threads
+from cnsdiff.cli.options import (
+    Delimiter,
+    Device,
+    Format,
+    Header,
+    Horizon,
+    ItemColumn,
+    ItemCore,
+    ItemFeatures,
+    Json,
+    LiteralIds,
+    OwnSeed,
+    PeriodColumn,
+    RatingColumn,
+    SkipBad,
+    Threads,
+    Threshold,
+    TimestampColumn,
+    TimeUnit,
+    UserColumn,
+    UserCore,
+    UserFeatures,
+)
 
 if TYPE_CHECKING:
+    from cnsdiff.audit.log import Reading
     from cnsdiff.data import Dataset
     from cnsdiff.recommender.recommender import Recommender
 
-EXAMPLE = "Example: cnsdiff train data/food --seed 1 --out runs/food"
+EXAMPLE = (
+    "Example: cnsdiff train ratings.csv --for temporal --out runs/shop\n\nOn a dataset that was "
+    "prepared: cnsdiff train data/food --seed 1 --out runs/food"
+)
 
 
 @contextmanager
@@ -49,7 +76,12 @@ def _one_voice() -> Iterator[None]:
 @_one_voice()
 def train(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Dataset directory (with --resume: the run's own).")
+        str | None,
+        typer.Argument(
+            help="A log (a file, or a data set fetched before) to train on all of it; or a dataset "
+            "directory (with --resume: the run's own).",
+            autocompletion=completion.log,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to write.")] = None,
     resume: Annotated[
@@ -94,10 +126,36 @@ def train(
             autocompletion=completion.select_on,
         ),
     ] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="SHIFT",
+            help="The shift to come, which picks the epoch and the environment: "
+            f"{completion.words('audited')}.",
+            autocompletion=completion.audited,
+        ),
+    ] = None,
     horizon: Horizon = None,
     seed: OwnSeed = None,
     device: Device = None,
     threads: Threads = None,
+    user_features: UserFeatures = None,
+    item_features: ItemFeatures = None,
+    threshold: Threshold = None,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    period_col: PeriodColumn = None,
+    time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,31 +167,149 @@ def train(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a recommender; early stopping looks at the validation split only.
+    """Train a recommender: on all of a log, or on a dataset that was prepared for its tests.
+
+    Of a log no pair is lost: a part of it chooses epoch and environment, then everything trains.
+    Early stopping never looks at a test.
 
     A checkpoint is written after each epoch; Ctrl-C (or a crash) loses the epoch under way, and
     --resume goes on to the very result an undisturbed run would have had.
 
     Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
     """
+    from cnsdiff.audit.log import Reading
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.parsing import recommender_of
 
+    named = {
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "period": period_col,
+    }
+    reading = Reading(
+        log=dataset or "",
+        columns={role: name for role, name in named.items() if name is not None},
+        format=format,
+        header=header,
+        delimiter=delimiter,
+        skip_bad=skip_bad,
+        time_unit=time_unit,
+        literal_ids=literal_ids,
+        user_features=user_features,
+        item_features=item_features,
+        threshold=threshold,
+        user_core=user_core,
+        item_core=item_core,
+    )
     if resume is not None:
         options = [out, sampler, backbone, config, set_, select_on, horizon, seed, device, threads]
+        options += [for_, *_read_with(reading)]
         if any(value is not None for value in options) or preset != "default":
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
             )
         model, source = _unfinished(resume)
-        _fit(model, dataset or source, resume, json, track)
+        _fit(model, source if dataset is None else Path(dataset), resume, json, track)
         return
     if dataset is None or out is None:
-        raise ConfigError("train needs a dataset directory and --out RUN (or --resume RUN)")
+        raise ConfigError(
+            "train needs a log or a dataset directory, and --out RUN (or --resume RUN)"
+        )
+    settings: dict[str, object] = {}
+    if for_ is not None:
+        select_on, settings = _expecting(for_, select_on)
     model = recommender_of(
-        backbone, sampler, preset, config, set_ or (), select_on, seed, device, threads, horizon
+        backbone,
+        sampler,
+        preset,
+        config,
+        [*(f"{key}={value}" for key, value in settings.items()), *(set_ or ())],
+        select_on,
+        seed,
+        device,
+        threads,
+        horizon,
     )
-    _fit(model, dataset, out, json, track)
+    model.resolve()  # what is wrong with the settings comes before any reading
+    if not _is_log(dataset):
+        if given := _read_with(reading):
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for reading a log, and {dataset} is none; "
+                "drop it"
+            )
+        _fit(model, Path(dataset), out, json, track)
+        return
+    with _whole(reading, out) as data:
+        _fit(model, data, out, json, track)
+
+
+def _read_with(reading: Reading) -> list[str]:
+    """The options of reading a log that were given."""
+    from cnsdiff.audit.log import Reading
+
+    usual = Reading(reading.log)
+    columns = [f"{role}_col" for role in reading.columns]
+    names = [field.name for field in fields(reading) if field.name not in ("log", "columns")]
+    return columns + [name for name in names if getattr(reading, name) != getattr(usual, name)]
+
+
+def _expecting(shift: str, select_on: str | None) -> tuple[str, dict[str, object]]:
+    """What picks the epoch when this shift is to come, and settings that belong to it."""
+    from cnsdiff.audit.shifts import SHIFTS
+    from cnsdiff.base.errors import ConfigError, did_you_mean
+
+    if shift not in SHIFTS:
+        raise ConfigError(
+            f"--for {shift}: is no known shift{did_you_mean(shift, SHIFTS)}; there are "
+            f"{', '.join(SHIFTS)}"
+        )
+    if select_on is not None:
+        raise ConfigError(
+            f"--for {shift} says what picks the epoch ({SHIFTS[shift].anticipate}), and "
+            f"--select-on {select_on}, too; drop one of the two"
+        )
+    return SHIFTS[shift].anticipate, dict(SHIFTS[shift].training)
+
+
+def _is_log(place: str) -> bool:
+    """Whether it is a file or a data set of the catalogue, and no directory."""
+    from cnsdiff.base.errors import InputError, did_you_mean
+    from cnsdiff.catalogue import ENTRIES
+
+    path = Path(place)
+    if not path.exists() and place not in ENTRIES:
+        near = did_you_mean(place, [*ENTRIES, *sorted(entry.name for entry in Path().iterdir())])
+        raise InputError(
+            f"{place}: no such log or dataset directory, and no data set of the catalogue{near}; "
+            "check the path"
+        )
+    return path.is_file() or (place in ENTRIES and not (path / "manifest.json").exists())
+
+
+@contextmanager
+def _whole(reading: Reading, run: Path) -> Iterator[Dataset]:
+    """A log as training data, kept in the run directory."""
+    from cnsdiff.audit.log import read_log, undivided
+    from cnsdiff.display.progress import PlainLines
+    from cnsdiff.recommender.run_directory import dataset_kept_in
+    from cnsdiff.training.processes import place
+
+    log = read_log(reading)
+    dataset = undivided(log, reading)
+    if place().rank:
+        yield dataset
+        return
+    note = PlainLines("train").note
+    note(
+        f"{dataset.name}: {len(dataset.split('train')):,} pairs of {dataset.n_users:,} users and "
+        f"{dataset.n_items:,} items, from {len(log.interactions):,} rows"
+    )
+    for sentence in log.notes:
+        note(sentence)
+    with dataset_kept_in(run, dataset):
+        yield dataset
 
 
 def _unfinished(run: Path) -> tuple[Recommender, Path]:
@@ -163,7 +339,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
 
 
 def _fit(
-    model: Recommender, dataset_path: Path, run: Path, json: bool, track: list[str] | None
+    model: Recommender, data: Dataset | Path, run: Path, json: bool, track: list[str] | None
 ) -> None:
     from cnsdiff.cli.failure import interruptible
     from cnsdiff.data import load_dataset
@@ -173,7 +349,7 @@ def _fit(
 
     config = model.resolve()
     callbacks = trackers(track, run) if track else resumed_trackers(run)
-    dataset = load_dataset(dataset_path)
+    dataset = load_dataset(data) if isinstance(data, Path) else data
     first = place().rank == 0
     reporter = reporter_for_terminal(config.title) if first else Reporter()
 
