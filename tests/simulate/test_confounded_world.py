@@ -386,6 +386,14 @@ IMPOSSIBLE = [
     ({"persistence": 1.5}, "persistence: input should be less than or equal to 1"),
     ({"seed": -1}, "seed: input should be greater than or equal to 0"),
     ({"confunding": 1}, "unknown setting 'confunding' \\(did you mean 'confounding'\\?\\)"),
+    (
+        {"exposures": 119, "periods": 1, "launches": -0.1},
+        "launches: input should be greater than or equal to 0",
+    ),
+    (
+        {"exposures": 100, "periods": 2, "launches": 0.9},
+        "50 exposures a period are too many for the \\d+ items of the first; lower exposures",
+    ),
     ({"zzz": 1}, "unknown setting 'zzz'; its settings are n_users, "),
 ]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnsdiff import ConfoundedWorld
+from cnsdiff import ConfoundedWorld, load_dataset
+from cnsdiff.simulate import WorldTruth
 
 ONLY = {"popularity_weight": 0.0, "season_weight": 0.0, "promotion_weight": 0.0}
 SIZE = {"n_users": 400, "n_items": 240, "exposures": 60.0}
@@ -98,3 +99,44 @@ def test_periods_have_names_in_order():
     labels = [period.label for period in ConfoundedWorld(**SIZE, periods=12).periods]
     assert labels == sorted(labels)
     assert (labels[0], labels[11]) == ("period-00", "period-11")
+
+
+def test_items_come_while_the_log_runs():
+    settings = {"n_users": 500, "n_items": 400, "exposures": 40.0, "periods": 10, "seed": 4}
+    world = ConfoundedWorld(**settings, launches=0.3)
+    launched = world.surroundings.launched
+    late = launched > 0
+    assert late.mean() == pytest.approx(0.3, abs=0.07)
+    counts = np.bincount(launched[late], minlength=10)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > 1e-3
+    everyone, items = np.arange(500)[:, None], np.arange(400)[None, :]
+    for number, period in enumerate(world.periods):
+        absent = launched > number
+        shown = world.exposed(everyone, items, period)
+        assert not shown[:, absent].any()
+        assert shown[:, ~absent].any(0).mean() > 0.5
+        law = world.exposure_law(period)
+        assert (law[absent] == 0).all()
+        assert law.sum() == pytest.approx(1)
+        # How much is shown does not depend on what there is.
+        assert shown.sum(1).mean() == pytest.approx(4, abs=0.3)
+
+
+def test_launches_move_nothing_else():
+    plain, other = ConfoundedWorld(**SIZE, seed=1), ConfoundedWorld(**SIZE, seed=1, launches=0.5)
+    assert not plain.surroundings.launched.any()
+    for before, after in zip(plain.periods, other.periods, strict=True):
+        assert before.available.all()
+        np.testing.assert_array_equal(before.salience, after.salience)
+    everyone, items = np.arange(400)[:, None], np.arange(240)[None, :]
+    np.testing.assert_array_equal(plain.relevant(everyone, items), other.relevant(everyone, items))
+
+
+def test_the_truth_knows_what_was_not_there_yet(tmp_path):
+    world = ConfoundedWorld(**SIZE, seed=1, launches=0.5)
+    dataset = load_dataset(world.dataset("temporal").save(tmp_path / "world"))
+    late = world.surroundings.launched[dataset.items.to_numpy()] > 0
+    assert 0 < late.sum() < len(late)
+    law = WorldTruth.of(dataset).exposure_law("period-0")
+    np.testing.assert_array_equal(law == 0, late)

@@ -286,7 +286,7 @@ REFUSED = [
     ("popularity", {"target": "reversed"}, "target: input should be 'inverted', 'uniform' or"),
     ("temporal", {"test_periods": 8}, "test_periods 8 of 8 periods leave none to train on"),
     ("temporal", {"test_periods": 0}, "test_periods: input should be greater than or equal to 1"),
-    ("exposure", {"shown": 120}, "shown must be less than n_items=120, not 120"),
+    ("exposure", {"shown": 120}, "shown must be less than the 120 items there are, not 120"),
     ("exposure", {"shown": 0}, "shown: input should be greater than 0"),
     ("exposure", {"valid": 0.6, "test_iid": 0.4}, "leave nothing to train on"),
     ("exposure", {"strenght": 1}, r"unknown setting 'strenght' \(did you mean 'strength'\?\)"),

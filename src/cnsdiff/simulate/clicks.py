@@ -92,7 +92,8 @@ class ExposurePolicy:
     """``O_ui ~ Bernoulli(σ((1 - r)(a θ_u·φ_i + b E_i) + c))``.
 
     ``r`` is the environment's ``randomised``. ``c`` is such that a user drawn at random is shown
-    ``exposures`` items on average: how much is shown does not depend on what is shown.
+    ``exposures`` items on average: how much is shown does not depend on what is shown. Items that
+    are not ``available`` yet are never shown.
 
     Parameters
     ----------
@@ -116,7 +117,8 @@ class ExposurePolicy:
         share = 1 - environment.randomised
         centre = share * self._settings.confounding * environment.salience + offset
         slope = share * self._settings.personalisation * self._spread
-        return np.asarray(expit(centre[:, None] + slope[:, None] * _NODES) @ _WEIGHTS)
+        means = expit(centre[:, None] + slope[:, None] * _NODES) @ _WEIGHTS
+        return np.asarray(environment.available * means)
 
     def offset(self, environment: Environment) -> float:
         """``c`` of an environment."""
@@ -142,7 +144,8 @@ class ExposurePolicy:
         """``P(O_ui = 1 | do(E = e))`` of pairs whose affinity is given; shapes broadcast."""
         share = 1 - environment.randomised
         pull = share * self._settings.confounding * environment.salience + self.offset(environment)
-        return np.asarray(expit(share * self._settings.personalisation * affinity + pull[items]))
+        shown = expit(share * self._settings.personalisation * affinity + pull[items])
+        return np.asarray(environment.available[items] * shown)
 
     def drawn(
         self,

@@ -73,6 +73,12 @@ class ConfoundedWorld:
         self.attributes = world.normal(0.0, scale, (self.n_items, dim))
         self.surroundings = Surroundings(self.settings)
         self.periods = self.surroundings.periods()
+        first = self.periods[0]
+        if first.exposures >= (n_first := int(first.available.sum())):
+            raise ConfigError(
+                f"ConfoundedWorld: {first.exposures:g} exposures a period are too many for the "
+                f"{n_first} items of the first; lower exposures or launches"
+            )
         self.relevance = Relevance(
             tastes=self.tastes,
             attributes=self.attributes,

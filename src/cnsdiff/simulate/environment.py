@@ -31,6 +31,8 @@ class Environment:
     """``(I,)`` each: the parts of ``E``."""
     salience: Row
     """``E`` ``(I,)``, their standardised sum."""
+    available: NDArray[np.bool_]
+    """``(I,)``: the items there are by then; others are shown to nobody."""
     randomised: float = 0.0
     """Share of the logging policy given up for chance: at 1 all items are shown alike."""
 
@@ -53,6 +55,8 @@ class Surroundings:
         Their number.
     promoted
         ``(T,)``: the group promoted in each period, never the same twice running.
+    launched
+        ``(I,)``: the period from which on there is the item; 0 for most.
     """
 
     def __init__(self, settings: WorldSettings) -> None:
@@ -69,6 +73,7 @@ class Surroundings:
         turn = turn - self.season_group / settings.seasons
         self.season: Row = np.sqrt(2.0) * np.cos(2 * np.pi * turn)
         self.promotion = self.promotion_of(self.promoted[:, None])
+        self.launched = self._launches()
         mixed = self._mixed(self.popularity, self.season, self.promotion)
         spread = float(mixed.std())
         self._mean, self._scale = float(mixed.mean()), spread if spread > 1e-12 else 1.0
@@ -85,6 +90,12 @@ class Surroundings:
         for period in range(1, len(shocks)):
             shocks[period] = keep * shocks[period - 1] + np.sqrt(1 - keep**2) * shocks[period]
         return shocks
+
+    def _launches(self) -> NDArray[np.int64]:
+        draw = numpy_generator(self._settings.seed, "launches")  # moves no other draw
+        late = draw.random(self._settings.n_items) < self._settings.launches
+        periods = draw.integers(1, max(self._settings.periods, 2), size=len(late))
+        return np.where(late, periods, 0)
 
     def promotion_of(self, group: int | NDArray[np.int64]) -> Row:
         """The promotion part when ``group`` is promoted: standardised over the groups."""
@@ -125,6 +136,7 @@ class Surroundings:
                 salience=self.salience(
                     self.popularity[period], self.season[period], self.promotion[period]
                 ),
+                available=self.launched <= period,
             )
             for period in range(settings.periods)
         )
@@ -246,9 +258,10 @@ def _exposure(
     first, last = plan.shifted[0], plan.shifted[-1]
     logged = sum(environment.exposures for environment in plan.shifted)
     shown = settings.shown or logged
-    if shown >= len(first.salience):
+    n_items = int(last.available.sum())
+    if shown >= n_items:
         raise ConfigError(
-            f"ConfoundedWorld: shown must be less than n_items={len(first.salience)}, not {shown:g}"
+            f"ConfoundedWorld: shown must be less than the {n_items} items there are, not {shown:g}"
         )
     experiment = Environment(
         label="randomised",
@@ -256,6 +269,7 @@ def _exposure(
         length=last.start + last.length - first.start,
         exposures=shown,
         salience=surroundings.salience(**parts),
+        available=last.available,
         randomised=settings.strength,
         **parts,
     )

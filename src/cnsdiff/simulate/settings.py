@@ -41,6 +41,9 @@ class WorldSettings(Settings):
     persistence: float = Field(
         0.95, ge=-1, le=1, description="correlation of an item's popularity with the period before"
     )
+    launches: float = Field(
+        0.0, ge=0, lt=1, description="share of the items that come while the log runs, not before"
+    )
     seasons: int = Field(
         4, ge=1, le=10**6, description="groups of items with a season of their own"
     )

@@ -30,7 +30,8 @@ def truth_tables(
     """
     environments = {environment.label: environment for environment in (*plan.logged, *plan.shifted)}
     salience = np.stack([environment.salience for environment in environments.values()], axis=1)
-    log_law = np.log(np.stack([laws[label] for label in environments], axis=1))
+    with np.errstate(divide="ignore"):  # what is not there yet: minus infinity
+        log_law = np.log(np.stack([laws[label] for label in environments], axis=1))
     return {
         "truth_users": pl.DataFrame({"user": relevance.user_numbers, "taste": relevance.tastes}),
         "truth_items": pl.DataFrame(
