@@ -174,7 +174,7 @@ def test_refusals(cli, world, tmp_path):
     cli("data", "describe", world, "ml-1m").refused("ml-1m", "nothing to measure")
     cli("data", "describe", "ml-1m", "--figures", tmp_path / "a.html").refused("nothing to measure")
     (tmp_path / "file.csv").write_text("user,item\n")
-    cli("data", "describe", tmp_path / "file.csv").refused("is a file")
+    cli("data", "describe", tmp_path / "file.csv").refused("file.csv", "at least one row")
     assert not (tmp_path / "a.html").exists()
     assert cli("data", "describe").code == 2
     assert cli("data", "describe", world, "--seed", -1).code == 2
@@ -202,3 +202,30 @@ def test_a_long_name_hides_no_number(cli, world, tmp_path):
     assert len(numbers) > 20
     assert re.findall(r"\d+\.\d{4}", long) == numbers
     assert "[long]" in long
+
+
+def test_a_log_is_looked_at_whole(cli, tmp_path):
+    rows = [f"u{n % 50},i{n % 37},{'buy' if n % 9 == 0 else 'view'},{n * 9000}" for n in range(900)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,event_type,time", *rows, "lonely"]))
+    file = tmp_path / "log.csv"
+    done = cli("data", "describe", file)
+    assert (done.code, done.err) == (0, "")
+    for row in (r"rows read +│ +901", r"fewer fields than 4 \(line 902\) +│ +-1", r"view +│ +800"):
+        assert re.search(row, done.out), (row, done.out)
+    assert "--events buy keeps only some, --events buy=1,view=0.5 weighs them" in done.out
+    asked = ("--events", "buy", "--user-core", 2, "--event-col", "event_type")
+    done = cli("data", "describe", file, *asked)
+    after = "--event-col event_type --events buy --user-core 2 --skip-bad"
+    assert f"cnsdiff audit {file} {after}" in " ".join(done.out.split())
+    report = cli("data", "describe", file, *asked, "--json").json
+    assert [step["name"] for step in report["funnel"]] == [
+        *("read", "readable", "events", "pairs", "core"),
+    ]
+    assert report["events"] == {"buy": 100}
+    assert sum(week["rows"] for week in report["weeks"]) == 100
+    cli("data", "describe", file, file).refused("described alone")
+    cli("data", "describe", file, "--events", "buy=-1").refused("--events", "0 or more")
+
+
+def test_options_of_a_log_are_for_a_log(cli, shifted):
+    cli("data", "describe", shifted, "--max-per-user", 9).refused("--max-per-user is for a log")

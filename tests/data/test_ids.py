@@ -44,7 +44,7 @@ def test_a_word_for_a_missing_id_is_none(tmp_path, word):
         assert "literal_ids=True if it is an id" in str(caught.value)
         left = read_interactions(source, skip_bad=True)
         assert left.frame["user"].to_list() == [1, 2, 4]
-        assert left.problems[0].reason == "a user that is missing or cut short"
+        assert left.problems[0].reason == "a word for a missing user"
         kept = read_interactions(source, literal_ids=True)
         assert kept.frame["user"].to_list() == ["1", "2", word, word, "4"]
 

@@ -143,18 +143,23 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
 
 # --- Commands
 
-_COLUMNS = ("user", "item", "rating", "timestamp", "period")
+_COLUMNS = ("user", "item", "rating", "timestamp", "period", "event")
 
 
 def reading_options(reading: Reading, log: Log) -> dict[str, Any]:
     """The options by which ``cnsdiff train`` reads a log as the audit has."""
     columns = {f"{role}_col": reading.columns.get(role) for role in _COLUMNS}
+    events = None
+    if reading.events is not None:
+        events = ",".join(f"{event}={weight:g}" for event, weight in reading.events.items())
     return {
         "user_features": reading.user_features,
         "item_features": reading.item_features,
         "threshold": None if log.threshold is None else f"{log.threshold:g}",
         "user_core": reading.user_core or None,
         "item_core": reading.item_core or None,
+        "max_per_user": reading.max_per_user,
+        "events": events,
         "format": None if reading.format == "auto" else reading.format,
         "delimiter": reading.delimiter,
         "time_unit": None if reading.time_unit == "auto" else reading.time_unit,

@@ -186,6 +186,7 @@ def _record(
             threshold=log.threshold,
             notes=list(log.notes),
             problems=[asdict(problem) for problem in table.problems],
+            funnel=list(prepared.funnel),
         ),
         metric=options.metric,
         seed=options.seed,

@@ -16,6 +16,8 @@ from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.base.storage import sha256
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.data.interactions import Problem
+from cnsdiff.diagnostics import describe_log
 from cnsdiff.display.wording import percent
 from cnsdiff.shifts import Filters
 from cnsdiff.shifts.sources import find_source
@@ -34,12 +36,14 @@ class Reading:
         A file, or the name of a data set fetched before.
     columns
         Column of each role where it is not to be guessed: ``user``, ``item``, ``rating``,
-        ``timestamp``, ``period``.
+        ``timestamp``, ``period``, ``event``.
+    events
+        Weights by type of event, or ``None``: all rows, alike.
     format, header, delimiter, skip_bad, time_unit, literal_ids
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
         Files beside the log.
-    threshold, user_core, item_core
+    threshold, user_core, item_core, max_per_user
         See :class:`~cnsdiff.shifts.Filters`; without a threshold one is chosen.
     """
 
@@ -57,6 +61,8 @@ class Reading:
     threshold: float | None = None
     user_core: int = 0
     item_core: int = 0
+    max_per_user: int | None = None
+    events: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def read_log(reading: Reading) -> Log:
         skip_bad=reading.skip_bad,
         time_unit=reading.time_unit,
         literal_ids=reading.literal_ids,
+        events=reading.events,
         **dict(reading.columns),
     )
     table = source.tables["log"]
@@ -126,12 +133,21 @@ def read_log(reading: Reading) -> Log:
             f"{problem.rows:,} with {problem.reason} (first in {problem.place.partition(',')[0]})"
             for problem in table.problems
         )
-        skipped = f"{table.skipped:,} malformed rows were left out"
+        missing = sum(problem.rows for problem in table.problems if problem.missing)
+        counted = {"malformed": table.skipped - missing, "without an id": missing}
+        skipped = " and ".join(f"{n:,} rows {what}" for what, n in counted.items() if n)
+        skipped += " were left out"
         notes.append(f"{skipped} ({parameter('skip_bad', True)}): {why}.")
+    notes += describe_log(table).remarks()
     if "randomised" not in source.tables:
         source, more = _randomised_rows(source)
         notes += more
     return Log(source, _checksum(reading, source), threshold, tuple(notes))
+
+
+def filters_of(log: Log, reading: Reading) -> Filters:
+    """Those that the log goes through before it is divided or trained on."""
+    return Filters(log.threshold, reading.user_core, reading.item_core, reading.max_per_user)
 
 
 def undivided(log: Log, reading: Reading) -> Dataset:
@@ -142,7 +158,7 @@ def undivided(log: Log, reading: Reading) -> Dataset:
     DataError
         Nothing is left of it.
     """
-    filters = Filters(log.threshold, reading.user_core, reading.item_core)
+    filters = filters_of(log, reading)
     pairs, counts = filters.clean(log.interactions, core=True)
     return Dataset.from_splits(
         {"train": pairs},
@@ -151,6 +167,7 @@ def undivided(log: Log, reading: Reading) -> Dataset:
         source=log.source.provenance,
         settings=filters.settings(),
         counts={"train": counts},
+        log={"funnel": [step.to_dict() for step in pairs.funnel]},
         tables=log.source.features,
         logs=log.source.tables.values(),
     )
@@ -225,8 +242,10 @@ def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
     if not 0 < n < table.frame.height:
         return source, []
     tables = {
-        "log": replace(table, frame=table.frame.filter(~at_random)),
-        "randomised": replace(table, frame=table.frame.filter(at_random), skipped=0, problems=()),
+        "log": table.narrowed("log", table.frame.filter(~at_random), Problem("shown at random", n)),
+        "randomised": replace(
+            table, frame=table.frame.filter(at_random), skipped=0, problems=(), funnel=()
+        ),
     }
     column = table.columns.get("period", "period")
     note = f"{n:,} rows were shown at random, says {column!r}; they are the test of exposure."
@@ -287,6 +306,7 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
         if len(drawn) == 1:
             break
     frame = table.frame.filter(pl.col("user").is_in(drawn.implode()))
+    others = Problem(f"of {len(users) - len(drawn):,} users not drawn", len(table) - frame.height)
     why = (
         f"as {parameter('max_pairs')} asks"
         if most is not None
@@ -296,6 +316,6 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
         f"Of {len(users):,} users {len(drawn):,} were drawn at random, with {len(positive):,} "
         f"positive pairs: {why}."
     )
-    tables = {**log.source.tables, "log": replace(table, frame=frame)}
+    tables = {**log.source.tables, "log": table.narrowed("drawn", frame, others)}
     source = replace(log.source, tables=tables)
     return replace(log, source=source, notes=(*log.notes, note), n_drawn=len(drawn))

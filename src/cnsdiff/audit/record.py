@@ -11,12 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, JsonValue, PlainSerializer, PlainValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
 
 from cnsdiff.base.errors import RunError
 from cnsdiff.base.settings import Record, shown, validated
 from cnsdiff.base.storage import read_json, refusing_damage, require_version
 from cnsdiff.base.text import Command
+from cnsdiff.data.directory import funnel_of
+from cnsdiff.data.interactions import Step
 from cnsdiff.evaluation.significance import Difference, Interval
 
 FILE = "audit.json"
@@ -69,6 +79,8 @@ class LogRecord(Record):
     threshold: FiniteFloat | None
     notes: list[str]
     problems: list[dict[str, JsonValue]] = Field(default_factory=list)
+    funnel: Annotated[list[Step], BeforeValidator(funnel_of)] = Field(default_factory=list)
+    """From the rows read to the pairs; empty in files from before it."""
 
 
 class BudgetRecord(Record):

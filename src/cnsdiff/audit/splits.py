@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cnsdiff.audit.log import Log, Reading, read_log, seconds_a_shift, thinned
+from cnsdiff.audit.log import Log, Reading, filters_of, read_log, seconds_a_shift, thinned
 from cnsdiff.audit.record import LeftOut
 from cnsdiff.audit.shifts import SHIFTS, Shift, plan_shifts
 from cnsdiff.base.errors import ConfigError, InputError, RunError
@@ -22,6 +22,8 @@ from cnsdiff.base.storage import (
 )
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, load_dataset
+from cnsdiff.data.interactions import Step
+from cnsdiff.diagnostics.log import funnel_lines
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.shifts import prepare
 
@@ -96,6 +98,8 @@ class Prepared:
         The shifts that are not measured.
     before
         Budget of the run that this one goes on with, or ``None``.
+    funnel
+        From the rows of the log to the pairs that shifts divide.
     """
 
     log: Log
@@ -103,6 +107,7 @@ class Prepared:
     paths: Mapping[str, Path]
     left_out: tuple[LeftOut, ...]
     before: float | None
+    funnel: tuple[Step, ...] = ()
 
 
 def prepare_splits(options: Options, note: Note) -> Prepared:
@@ -128,6 +133,9 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     log = thinned(log, options.budget, n_shifts, seed=options.seed, most=options.max_pairs)
     for sentence in log.notes:
         note(sentence)
+    pairs, _ = filters_of(log, options.reading).clean(log.interactions, core=True)
+    for label, rows in funnel_lines(pairs.funnel):
+        note(f"{rows:>11,}  {label}")
     needed = seconds_a_shift(log.interactions.positives(log.threshold))
     planned, left_out = plan_shifts(log, int(options.budget // needed), options.shifts)
     if options.overwrite:
@@ -157,7 +165,7 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     for absent in left_out:
         note(f"{absent.name} left out: {absent.reason}")
     shifts = tuple(shift for shift in planned if shift.name in paths)
-    return Prepared(log, shifts, paths, tuple(left_out), before)
+    return Prepared(log, shifts, paths, tuple(left_out), before, pairs.funnel)
 
 
 def _identity(options: Options, log: Log) -> dict[str, object]:
@@ -167,7 +175,10 @@ def _identity(options: Options, log: Log) -> dict[str, object]:
     # Only what differs from the default, so that audits made before an option was there go on.
     how = {
         name: getattr(reading, name)
-        for name in ("format", "header", "delimiter", "skip_bad", "time_unit", "literal_ids")
+        for name in (
+            *("format", "header", "delimiter", "skip_bad", "time_unit", "literal_ids", "events"),
+            "max_per_user",
+        )
         if getattr(reading, name) != getattr(usual, name)
     }
     return {
@@ -194,6 +205,7 @@ def _make(shift: Shift, log: Log, options: Options) -> Dataset:
         threshold=log.threshold,
         user_core=options.reading.user_core,
         item_core=options.reading.item_core,
+        max_per_user=options.reading.max_per_user,
         **shift.settings,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +33,7 @@ COMMANDS = (
 
 #: Parameters of the library whose options are called otherwise.
 _OPTIONS = {
-    **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "period")},
+    **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "period", "event")},
     "splits": "split",
     "fixed": "set",
 }
@@ -97,6 +97,8 @@ def speller_of(application: Any) -> Speller:
         flag = str(option.opts[0])
         if value is NAMED or value is ... or value is True:
             return flag
+        if isinstance(value, Mapping):
+            value = [f"{key}={setting}" for key, setting in value.items()]
         if isinstance(value, list | tuple):
             value = ",".join(map(str, value))
         return f"{flag} {'none' if value is None else shell_word(value)}"

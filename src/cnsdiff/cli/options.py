@@ -65,6 +65,15 @@ ItemCore = Annotated[
     int,
     typer.Option(min=0, max=10**9, help="Least positives of an item.", rich_help_panel=_READING),
 ]
+MaxPerUser = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10**9,
+        help="Leave out users of more positives: crawlers, tests.",
+        rich_help_panel=_READING,
+    ),
+]
 Format = Annotated[
     str,
     typer.Option(
@@ -88,6 +97,21 @@ TimestampColumn = Annotated[
 PeriodColumn = Annotated[
     str | None,
     typer.Option(help="Name of the column of periods, or 'none'.", rich_help_panel=_READING),
+]
+EventColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the column of types of events, or 'none'.", rich_help_panel=_READING
+    ),
+]
+Events = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EVENT[=WEIGHT],...",
+        help="Events to keep (purchase,cart), or their weights in training "
+        "(purchase=1,cart=0.5); default: all alike.",
+        rich_help_panel=_READING,
+    ),
 ]
 TimeUnit = Annotated[
     str,

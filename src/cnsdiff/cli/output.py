@@ -21,6 +21,7 @@ from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
     from cnsdiff.data.directory import DatasetManifest
+    from cnsdiff.data.interactions import Step
     from cnsdiff.evaluation import Evaluation
 
 #: Shown for each split; the rest is in --json and metrics.parquet.
@@ -87,6 +88,14 @@ def print_facts(screen: Screen, title: str, facts: Mapping[str, str]) -> None:
     screen.print(
         Panel(grid, title=literal(title), title_align="left", expand=False, padding=(0, 1))
     )
+
+
+def funnel_table(funnel: Sequence[Step]) -> Table:
+    """From the rows of a log to its pairs: what is left after each step, and why others went."""
+    from cnsdiff.diagnostics.log import funnel_lines
+
+    lines = [([label], [rows]) for label, rows in funnel_lines(funnel)]
+    return Table.of("", ["log"], [Column("rows", "rows", 0)], lines)
 
 
 def print_dataset(screen: Screen, dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,6 +52,34 @@ def parse_budget(text: str) -> float:
     if total > _MOST:
         raise ConfigError(f"--budget {text[:40]}: is over a year; give less")
     return total
+
+
+def parse_events(text: str | None) -> dict[str, float] | None:
+    """``purchase=1,cart=.5`` as weights by type of event; without one, the weight is 1.
+
+    Raises
+    ------
+    ConfigError
+        A weight is no number of 0 or more, or an event is named twice.
+    """
+    if text is None:
+        return None
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        event, _, number = part.rpartition("=") if "=" in part else (part, "", "1")
+        event = event.strip()
+        if event in weights:
+            raise ConfigError(f"--events {text}: names {event!r} twice; give each event once")
+        try:
+            weights[event] = float(number)
+        except ValueError:
+            weights[event] = math.nan
+        if not 0 <= weights[event] < math.inf:
+            raise ConfigError(
+                f"--events {text}: {number.strip()!r} is no weight of {event!r}; give a number of "
+                "0 or more, as in purchase=1,cart=0.5"
+            )
+    return weights
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.settings import Record, shown
@@ -26,6 +26,7 @@ from cnsdiff.base.storage import (
     write_json,
 )
 from cnsdiff.base.text import Command, parameter
+from cnsdiff.data.interactions import Step
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -46,6 +47,17 @@ SideTable = Literal[
     "target_sample",
 ]
 SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
+
+
+_FUNNEL = TypeAdapter(list[Step])
+
+
+def funnel_of(content: object) -> list[Step]:
+    """The steps of a funnel as JSON has them; ValueError if it is none."""
+    try:
+        return _FUNNEL.validate_python(content)
+    except ValidationError:
+        raise ValueError("must be a list of steps, each with a name and its rows") from None
 
 
 class SplitCounts(Record):
@@ -114,8 +126,20 @@ class DatasetManifest(Record):
     """Labels of the periods."""
     tables: list[SideTable] = Field(default=[])
     log: dict[str, object] = Field(default={})
-    """Counts of the log, and the scenario's choices."""
+    """Counts of the log, and the scenario's choices; under ``funnel`` the steps of :attr:`funnel`,
+    in datasets of a log since there are any."""
     files: dict[str, FileRecord] = Field(default={})
+
+    @field_validator("log")
+    @classmethod
+    def _steps(cls, log: dict[str, object]) -> dict[str, object]:
+        funnel_of(log.get("funnel", []))
+        return log
+
+    @property
+    def funnel(self) -> list[Step]:
+        """What became of the rows of the log until they were pairs; empty where it is not kept."""
+        return funnel_of(self.log.get("funnel", []))
 
     def to_dict(self) -> dict[str, object]:
         """In JSON's types, with the keys that were set, as in the file."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.text import parameter
 
 
@@ -24,7 +24,8 @@ class Interactions:
     frame
         One row per interaction. Columns ``user`` and ``item`` hold the ids as given (Int64,
         UInt64 or String); ``rating`` (Float64), ``timestamp`` (Int64 or Float64, usually epoch
-        seconds) and ``period`` (a label as given) are optional. No nulls.
+        seconds), ``period`` (a label as given), ``event`` (String, its type) and ``weight``
+        (Float64, of the event in training) are optional. No nulls.
     source
         File path or ``"DataFrame"``, for messages.
     skipped
@@ -34,6 +35,8 @@ class Interactions:
     columns
         What the source calls each column of ``frame`` (``"1"``, ``"2"``, … without a header);
         empty where nothing was read.
+    funnel
+        What has been left out so far, from all rows of the source to those of ``frame``.
     """
 
     frame: pl.DataFrame
@@ -41,6 +44,7 @@ class Interactions:
     skipped: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    funnel: tuple[Step, ...] = ()
 
     def __len__(self) -> int:
         return self.frame.height
@@ -54,6 +58,49 @@ class Interactions:
     def n_items(self) -> int:
         """Number of different items."""
         return self.frame["item"].n_unique()
+
+    def narrowed(self, step: str, frame: pl.DataFrame, *left_out: Problem) -> Interactions:
+        """The rows of ``frame``, with a step more in the funnel."""
+        funnel = self.funnel or (Step("read", len(self)),)
+        told = tuple(problem for problem in left_out if problem.rows)
+        return replace(self, frame=frame, funnel=(*funnel, Step(step, frame.height, told)))
+
+    def of_events(self, events: Mapping[str, float] | Iterable[str]) -> Interactions:
+        """The interactions of some types, with the weights of these in training.
+
+        Parameters
+        ----------
+        events
+            Weights by type, of 0 or more, or types that count alike. The column ``weight`` is
+            there only where not all rows have the same.
+
+        Raises
+        ------
+        DataError
+            There is no column ``event``, no row of one of the types, or a weight is negative, no
+            number, or all are 0.
+        """
+        weights = checked_events(events)
+        if "event" not in self.frame.columns:
+            raise DataError(
+                f"{self.source}: has no types of events to choose from; name their column with "
+                f"{parameter('event', 'NAME')}, or leave {parameter('events')} out"
+            )
+        counts = dict(self.frame["event"].value_counts(sort=True).iter_rows())
+        for event in weights:
+            if event not in counts:
+                raise DataError(
+                    f"{self.source}: has no event {event!r}{did_you_mean(event, counts)}; its "
+                    f"events are {event_counts(counts)}"
+                )
+        frame = self.frame.filter(pl.col("event").is_in(list(weights)))
+        if len({weights[event] for event in weights}) > 1:
+            frame = frame.with_columns(
+                pl.col("event").replace_strict(weights, return_dtype=pl.Float64).alias("weight")
+            )
+        others = [(event, n) for event, n in counts.items() if event not in weights]
+        left_out = [Problem("another event", n, example=shortened(event)) for event, n in others]
+        return self.narrowed("events", frame, *left_out)
 
     def positives(self, threshold: float | None) -> Interactions:
         """The interactions rated at least ``threshold``; all of them when it is None.
@@ -78,23 +125,48 @@ class Interactions:
                 f"{self.source}: no rating reaches the threshold {threshold:g} (the highest is "
                 f"{self.frame['rating'].to_numpy().max():g}); lower {parameter('threshold')}"
             )
-        return replace(self, frame=positives)
+        below = Problem(f"a rating below {threshold:g}", len(self) - positives.height)
+        return self.narrowed("positive", positives, below)
 
     def deduplicated(self) -> Interactions:
         """One row per (user, item): the earliest, or the first where times are equal or absent.
 
-        Rows keep their order.
+        Rows keep their order. A pair has the greatest of its weights.
         """
         pair = ["user", "item"]
         repeated = self.frame.select(pair).is_duplicated()
         if not repeated.any():
-            return self
+            return self.narrowed("pairs", self.frame)
         # Sorting is what costs, so only the repeated pairs are sorted.
         candidates = self.frame.with_row_index("_row").filter(repeated)
         if "timestamp" in candidates.columns:
             candidates = candidates.sort("timestamp", "_row")
         first = candidates.unique(pair, keep="first", maintain_order=True)["_row"]
-        return replace(self, frame=self.frame.filter((~repeated).scatter(first, True)))
+        frame = self.frame
+        if "weight" in frame.columns:
+            frame = frame.with_columns(pl.col("weight").max().over(pair))
+        distinct = frame.filter((~repeated).scatter(first, True))
+        repeats = Problem("repeats of a pair", len(self) - distinct.height)
+        return self.narrowed("pairs", distinct, repeats)
+
+    def without_heavy_users(self, most: int) -> Interactions:
+        """Without the users of more than ``most`` rows; rows keep their order.
+
+        Raises
+        ------
+        DataError
+            ``most`` is below 1, or nobody is left.
+        """
+        most = checked_most(most)
+        kept = self.frame.filter(pl.len().over("user") <= most)
+        if kept.height == 0 and self.frame.height:
+            raise DataError(
+                f"{self.source}: every user has more than {most:,} pairs; raise "
+                f"{parameter('max_per_user')}"
+            )
+        n_users = self.n_users - kept["user"].n_unique()
+        users = f"{n_users:,} user{'s' if n_users > 1 else ''} with more than {most:,} pairs"
+        return self.narrowed("light", kept, Problem(users, len(self) - kept.height))
 
     def k_core(self, user: int, item: int) -> Interactions:
         """The largest part in which every user has ``user`` rows and every item ``item`` rows.
@@ -119,7 +191,48 @@ class Interactions:
             if keep.all():
                 break
             rows = rows[keep]
-        return replace(self, frame=self.frame[rows])
+        kept = self.frame[rows]
+        outside = Problem(f"outside the {user}/{item} core", len(self) - kept.height)
+        return self.narrowed("core", kept, outside)
+
+
+def checked_events(events: Mapping[str, float] | Iterable[str]) -> dict[str, float]:
+    """Weights by type of event; :class:`DataError` if they are none."""
+    if isinstance(events, str):
+        events = [events]
+    pairs = events.items() if isinstance(events, Mapping) else [(event, 1.0) for event in events]
+    weights: dict[str, float] = {}
+    for event, weight in pairs:
+        number = isinstance(weight, int | float | np.integer | np.floating)
+        if isinstance(weight, bool) or not number or not (0 <= weight < math.inf):
+            raise DataError(
+                f"the weight of the event {event!r} is {weight!r}; give a number of 0 or more, or "
+                "leave the event out"
+            )
+        weights[str(event)] = float(weight)
+    if not any(weights.values()):
+        raise DataError(
+            f"{parameter('events')} gives no event a weight above 0; name at least one, such as "
+            f"{parameter('events', ...)}"
+        )
+    return weights
+
+
+def event_counts(counts: Mapping[str, int], most: int = 8) -> str:
+    """``'view' (94,212), 'cart' (11,880)``; the ``most`` frequent of them."""
+    shown = [f"{shortened(event)!r} ({n:,})" for event, n in list(counts.items())[:most]]
+    more = len(counts) - len(shown)
+    return ", ".join([*shown, f"and {more:,} more"] if more > 0 else shown)
+
+
+def checked_most(most: Any) -> int:
+    """The greatest number of pairs of a user; :class:`DataError` if it is none."""
+    whole = isinstance(most, int | np.integer) and not isinstance(most, bool | np.bool_)
+    if not whole or most < 1:
+        raise DataError(
+            f"{parameter('max_per_user')} needs a whole number of 1 or more, and it is {most!r}"
+        )
+    return int(most)
 
 
 def checked_threshold(threshold: Any) -> float | None:
@@ -191,15 +304,35 @@ class Problem:
     """``"too few fields"``."""
     rows: int
     """Number of rows left out for it."""
-    place: str
+    place: str = ""
     """Of the first: ``"line 5"``, or ``"row 5"`` where there are no lines."""
-    example: str
+    example: str = ""
     """The text of the line, shortened."""
+    missing: bool = False
+    """Whether the row is well-formed, but the id of its user or item is missing."""
 
     def __str__(self) -> str:
         # As Python writes it, so that nothing in it is acted on by a terminal.
         rows = f"{self.rows:,} row{'s' if self.rows > 1 else ''}"
         return f"{rows} with {self.reason} (first in {self.place}: {self.example!r})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the funnel from a log to its pairs."""
+
+    name: str
+    """``"read"``, ``"readable"``, ``"events"``, ``"log"``, ``"drawn"``, ``"positive"``,
+    ``"pairs"``, ``"light"`` or ``"core"``."""
+    rows: int
+    """Rows that are left."""
+    left_out: tuple[Problem, ...] = ()
+    """Why others went in this step."""
+
+    def to_dict(self) -> dict[str, object]:
+        """In JSON's types."""
+        left_out = [asdict(problem) for problem in self.left_out]
+        return {"name": self.name, "rows": self.rows, "left_out": left_out}
 
 
 def leave_out(what: str = "lines") -> str:

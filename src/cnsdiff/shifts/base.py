@@ -13,7 +13,7 @@ from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import Settings, complaint
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions, Source
-from cnsdiff.data.interactions import checked_core, checked_threshold
+from cnsdiff.data.interactions import checked_core, checked_most, checked_threshold
 
 
 @dataclass(frozen=True)
@@ -25,37 +25,50 @@ class Filters:
     user_core: int = 0
     item_core: int = 0
     """Least number of positives of a user and of an item (0 keeps all)."""
+    max_per_user: int | None = None
+    """Users of more positives than this are left out, before the core is taken; None keeps all."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", checked_threshold(self.threshold))
         for side in ("user", "item"):
             name = f"{side}_core"
             object.__setattr__(self, name, checked_core(getattr(self, name), side))
+        if self.max_per_user is not None:
+            object.__setattr__(self, "max_per_user", checked_most(self.max_per_user))
 
     def clean(
         self, interactions: Interactions, *, core: bool
     ) -> tuple[Interactions, dict[str, int]]:
-        """Positives, each pair once, in the k-core if ``core``; and what was left out.
+        """Positives, each pair once, and what was left out.
 
-        :class:`DataError` if there are no ratings for the threshold, or none reaches it.
+        With ``core`` also without heavy users, and in the k-core. :class:`DataError` if there are
+        no ratings for the threshold, none reaches it, or every user is heavy.
         """
         positives = interactions.positives(self.threshold)
         distinct = positives.deduplicated()
-        in_core = distinct
+        light = distinct
+        if core and self.max_per_user is not None:
+            light = distinct.without_heavy_users(self.max_per_user)
+        in_core = light
         if core and (self.user_core > 1 or self.item_core > 1):
-            in_core = distinct.k_core(self.user_core, self.item_core)
+            in_core = light.k_core(self.user_core, self.item_core)
+        heavy = len(distinct) - len(light)
         return in_core, {
             "read": len(interactions),
             "skipped": interactions.skipped,
             "below_threshold": len(interactions) - len(positives),
             "users_without_positives": interactions.n_users - positives.n_users,
             "duplicates": len(positives) - len(distinct),
-            "outside_k_core": len(distinct) - len(in_core),
+            **({"of_heavy_users": heavy} if self.max_per_user is not None else {}),
+            "outside_k_core": len(light) - len(in_core),
         }
 
     def settings(self) -> dict[str, object]:
         """As written to the manifest."""
-        return asdict(self)
+        settings = asdict(self)
+        if self.max_per_user is None:  # manifests are as they were before it
+            del settings["max_per_user"]
+        return settings
 
 
 #: Every interaction counts.

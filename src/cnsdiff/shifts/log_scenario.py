@@ -211,6 +211,7 @@ class LogScenario(Scenario):
             settings={**filters.settings(), "seed": seed, **self.settings()},
             counts={"test_ood": ood.counts},
             log={
+                "funnel": [step.to_dict() for step in kept.funnel],
                 **counts,
                 "ratings_ignored": len(log) if unread else 0,
                 "left_out": left_out,

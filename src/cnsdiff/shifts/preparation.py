@@ -38,6 +38,7 @@ def prepare(
     threshold: float | None = None,
     user_core: int = 0,
     item_core: int = 0,
+    max_per_user: int | None = None,
     randomised: str | Path | IntoFrame | None = None,
     user_features: str | Path | IntoFrame | None = None,
     item_features: str | Path | IntoFrame | None = None,
@@ -59,7 +60,7 @@ def prepare(
         Of the dataset; by default that of the log and the scenario, ``"shop-popularity"``.
     seed
         The one seed of all that is chosen at random.
-    threshold, user_core, item_core
+    threshold, user_core, item_core, max_per_user
         See :class:`~cnsdiff.shifts.Filters`. Without a threshold the usual one of a fetched data
         set is taken, where it has one.
     randomised
@@ -110,7 +111,8 @@ def prepare(
     if threshold is None:
         threshold = source.provenance.get("threshold")
     source = replace(source, name=name or f"{source.name}-{chosen.name}")
-    dataset = chosen(source, filters=Filters(threshold, user_core, item_core), seed=seed)
+    filters = Filters(threshold, user_core, item_core, max_per_user)
+    dataset = chosen(source, filters=filters, seed=seed)
     return _with_target(dataset, target_counts, target_sample, threshold, reading)
 
 
@@ -226,6 +228,7 @@ def prepare_given(
     threshold: float | None = None,
     user_core: int = 0,
     item_core: int = 0,
+    max_per_user: int | None = None,
     licence: str | None = None,
     user_features: str | Path | IntoFrame | None = None,
     item_features: str | Path | IntoFrame | None = None,
@@ -242,7 +245,7 @@ def prepare_given(
         left out.
     name
         Of the dataset; the name of the folder train lies in by default.
-    threshold, user_core, item_core
+    threshold, user_core, item_core, max_per_user
         See :class:`~cnsdiff.shifts.Filters`.
     licence
         A note on who may use the data, for the manifest.
@@ -275,5 +278,6 @@ def prepare_given(
         item_features=item_features,
         **reading,
     )
-    dataset = Given()(source, filters=Filters(threshold, user_core, item_core))
+    filters = Filters(threshold, user_core, item_core, max_per_user)
+    dataset = Given()(source, filters=filters)
     return _with_target(dataset, target_counts, target_sample, threshold, reading)

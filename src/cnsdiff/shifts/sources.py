@@ -72,7 +72,7 @@ def _formats(tables: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str,
 
     :class:`DataError` if one file can only be adjacency lists and another only a log.
     """
-    columns = ("user", "item", "rating", "timestamp", "period", "header", "delimiter")
+    columns = ("user", "item", "rating", "timestamp", "period", "event", "header", "delimiter")
     if reading.get("format", "auto") != "auto" or any(reading.get(c) is not None for c in columns):
         return {}
     files = {role: Path(given) for role, given in tables.items() if isinstance(given, str | Path)}

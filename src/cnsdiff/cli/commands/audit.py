@@ -12,6 +12,8 @@ import typer
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
     Delimiter,
+    EventColumn,
+    Events,
     Format,
     Header,
     ItemColumn,
@@ -19,6 +21,7 @@ from cnsdiff.cli.options import (
     ItemFeatures,
     Json,
     LiteralIds,
+    MaxPerUser,
     PeriodColumn,
     Randomised,
     RatingColumn,
@@ -88,12 +91,15 @@ def audit(
     threshold: Threshold = None,
     user_core: UserCore = 0,
     item_core: ItemCore = 0,
+    max_per_user: MaxPerUser = None,
     format: Format = "auto",
     user_col: UserColumn = None,
     item_col: ItemColumn = None,
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
     period_col: PeriodColumn = None,
+    event_col: EventColumn = None,
+    events: Events = None,
     time_unit: TimeUnit = "auto",
     literal_ids: LiteralIds = False,
     rank_col: Annotated[
@@ -139,7 +145,7 @@ def audit(
     from cnsdiff.audit.splits import Options, prepare_splits
     from cnsdiff.audit.training import require_metric
     from cnsdiff.cli.output import print_json
-    from cnsdiff.cli.parsing import parse_budget
+    from cnsdiff.cli.parsing import parse_budget, parse_events
     from cnsdiff.display.progress import PlainLines
 
     named = {
@@ -148,6 +154,7 @@ def audit(
         "rating": rating_col,
         "timestamp": timestamp_col,
         "period": period_col,
+        "event": event_col,
     }
     options = Options(
         reading=Reading(
@@ -165,6 +172,8 @@ def audit(
             threshold=threshold,
             user_core=user_core,
             item_core=item_core,
+            max_per_user=max_per_user,
+            events=parse_events(events),
         ),
         out=out or Path("audits") / (Path(log).name.split(".")[0] or "log"),
         budget=parse_budget(budget),

@@ -1,25 +1,46 @@
-"""``cnsdiff data describe``: what is in a dataset, and how far each split is from train."""
+"""``cnsdiff data describe``: what is in a log or a dataset, how far each split is from train."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cnsdiff.base.text import Command
 from cnsdiff.cli import completion
-from cnsdiff.cli.options import Json
+from cnsdiff.cli.options import (
+    Delimiter,
+    EventColumn,
+    Events,
+    Format,
+    Header,
+    ItemColumn,
+    ItemCore,
+    Json,
+    LiteralIds,
+    MaxPerUser,
+    PeriodColumn,
+    RatingColumn,
+    TimestampColumn,
+    TimeUnit,
+    UserColumn,
+    UserCore,
+)
 from cnsdiff.display.tables import Cell, Column, Table
-from cnsdiff.display.wording import SPLIT_TITLES, number, percent
+from cnsdiff.display.wording import NOTHING, SPLIT_TITLES, number, percent
 
 if TYPE_CHECKING:
     from cnsdiff.catalogue import Entry
     from cnsdiff.data import Dataset
-    from cnsdiff.diagnostics import Description, Distances
+    from cnsdiff.diagnostics import Description, Distances, LogDescription
     from cnsdiff.diagnostics.description import Counts
 
-EXAMPLE = "Example: cnsdiff data describe data/food --figures food.html"
+EXAMPLE = (
+    "Example: cnsdiff data describe data/food --figures food.html\n\n"
+    "Before that, the log: cnsdiff data describe clicks.csv --events purchase=1,view=0.1"
+)
 
 #: Labels of periods shown; all are in --json.
 _SHOWN_LABELS = 12
@@ -29,9 +50,9 @@ def describe(
     datasets: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATASET...",
-            help="Dataset directory, or the name of a data set in the catalogue. Several "
-            "directories give one table of their distances.",
+            metavar="LOG|DATASET...",
+            help="File of interactions, dataset directory, or the name of a data set in the "
+            "catalogue. Several directories give one table of their distances.",
             autocompletion=completion.log,
         ),
     ],
@@ -42,16 +63,72 @@ def describe(
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Of the random divisions behind 'by chance'.")
     ] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Of a log: least rating of a positive.")
+    ] = None,
+    user_core: UserCore = 0,
+    item_core: ItemCore = 0,
+    max_per_user: MaxPerUser = None,
+    format: Format = "auto",
+    user_col: UserColumn = None,
+    item_col: ItemColumn = None,
+    rating_col: RatingColumn = None,
+    timestamp_col: TimestampColumn = None,
+    period_col: PeriodColumn = None,
+    event_col: EventColumn = None,
+    events: Events = None,
+    time_unit: TimeUnit = "auto",
+    literal_ids: LiteralIds = False,
+    header: Header = None,
+    delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
-    """Measure the shift between train and each split: counts, long tail, distances, overlap."""
+    """Look at a log, or measure the shift between train and each split of a dataset.
+
+    Of a log: what is left after each filter and why, events, heavy users, repeats, new users and
+    items. Of a dataset: counts, long tail, distances, overlap.
+    """
     from cnsdiff.base.errors import InputError
+    from cnsdiff.base.text import parameter
     from cnsdiff.cli.output import console, note, print_json, print_table
+    from cnsdiff.cli.parsing import parse_events
     from cnsdiff.data import Dataset
     from cnsdiff.diagnostics import describe as measure
 
     if figures is not None:
         _refuse_existing(figures, overwrite=overwrite)
+    logs = [target for target in datasets if Path(target).is_file()]
+    reading = {
+        "format": format,
+        "user": user_col,
+        "item": item_col,
+        "rating": rating_col,
+        "timestamp": timestamp_col,
+        "period": period_col,
+        "event": event_col,
+        "events": parse_events(events),
+        "header": header,
+        "delimiter": delimiter,
+        "time_unit": time_unit,
+        "literal_ids": literal_ids,
+    }
+    filters = {"threshold": threshold, "user_core": user_core, "item_core": item_core}
+    filters["max_per_user"] = max_per_user
+    if logs:
+        if len(datasets) > 1 or figures is not None:
+            raise InputError(
+                f"{logs[0]}: is a log, which is described alone and without --figures; give it by "
+                "itself, or dataset directories"
+            )
+        given = {**reading, **filters, "events": events}
+        _show_log(logs[0], reading, filters, given, json=json)
+        return
+    for name, value in {**reading, **filters}.items():
+        if value not in (None, 0, False, "auto"):
+            raise InputError(
+                f"{parameter(name)} is for a log, and {datasets[0]} is none; drop it, or give a "
+                "file of interactions"
+            )
     sources = [_find(target) for target in datasets]
     prepared = [one for one in sources if isinstance(one, Dataset)]
     published = [one for one in sources if not isinstance(one, Dataset)]
@@ -92,6 +169,105 @@ def describe(
             screen.print(note(f"{one.name}: {problem}"), soft_wrap=True)
     if figures is not None:
         screen.print(f"Wrote {figures}.", soft_wrap=True)
+
+
+def _show_log(
+    file: str,
+    reading: Mapping[str, Any],
+    filters: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    json: bool,
+) -> None:
+    """What is in a log; malformed lines are counted, not refused.
+
+    What is ``given`` goes into the commands to go on with.
+    """
+    from cnsdiff.cli.output import console, funnel_table, note, print_json, print_next, print_table
+    from cnsdiff.data import read_interactions
+    from cnsdiff.diagnostics import describe_log
+    from cnsdiff.shifts import Filters
+
+    log = read_interactions(file, skip_bad=True, **reading)
+    pairs, _ = Filters(**filters).clean(log, core=True)
+    about = describe_log(log)
+    if json:
+        funnel = [step.to_dict() for step in pairs.funnel]
+        print_json({"path": file, "funnel": funnel, **about.to_dict()})
+        return
+    screen = console()
+    roles = ", ".join(f"{column!r} is the {role}" for role, column in about.columns.items())
+    screen.print(
+        f"{Path(file).name}: {about.users:,} users, {about.items:,} items; {roles}", soft_wrap=True
+    )
+    print_table(screen, funnel_table(pairs.funnel))
+    for table in (_events(about), _repeats(about), _weeks(about)):
+        if table.rows:
+            print_table(screen, table)
+    for remark in about.remarks():
+        screen.print(note(remark), soft_wrap=True)
+    columns = ("user", "item", "rating", "timestamp", "period", "event")
+    same = {
+        f"{name}_col" if name in columns else name: value
+        for name, value in given.items()
+        if value not in (None, 0, "auto") or name == "header"
+    }
+    same["skip_bad"] = True if log.skipped else None
+    print_next(
+        screen,
+        Command("audit", file, purpose="which shifts cost how much, and what helps", **same),
+        Command(
+            "prepare",
+            file,
+            scenario="temporal" if about.weeks else "popularity",
+            out=f"data/{Path(file).name.partition('.')[0]}",
+            purpose="one dataset of it",
+            **same,
+        ),
+    )
+
+
+def _events(about: LogDescription) -> Table:
+    return Table.of(
+        "Events",
+        ["event"],
+        [Column("rows", "rows", 0), Column("share", "share", 1, percent=True, signed=False)],
+        [([event or "(empty)"], [n, n / about.rows]) for event, n in about.events.items()],
+    )
+
+
+def _repeats(about: LogDescription) -> Table:
+    facts = {
+        "rows that repeat a pair": number(about.repeats, 0),
+        "of them alike in every column": number(about.exact_repeats, 0),
+        "rows of the most frequent pair": number(about.most_repeated, 0),
+        "users with all rows within a day": percent(about.single_sitting),
+        "heavy users": NOTHING if about.heavy is None else number(about.heavy.users, 0),
+        "their rows": percent(None if about.heavy is None else about.heavy.share),
+    }
+    return Table.of(
+        "Repeats and users",
+        [""],
+        [Column("value", "", 0)],
+        [([label], [Cell(float("nan"), text=fact)]) for label, fact in facts.items()],
+    )
+
+
+def _weeks(about: LogDescription) -> Table:
+    """Means a week, over as many weeks as make no more than ``_SHOWN_LABELS`` rows."""
+    together = -(-len(about.weeks) // _SHOWN_LABELS) or 1
+    parts = [about.weeks[at : at + together] for at in range(0, len(about.weeks), together)]
+    rows = []
+    for part in parts:
+        sums = (sum(getattr(w, key) for w in part) for key in ("rows", "new_users", "new_items"))
+        rows.append(([part[0].start[:10]], [total / len(part) for total in sums]))
+    return Table.of(
+        "A week" if together == 1 else f"A week, the mean of {together} weeks",
+        ["from"],
+        _columns(["rows", "new users", "new items"], 0),
+        rows,
+        "new: with their first row; all are new in the first week, and the last may be shorter",
+    )
 
 
 def _refuse_existing(file: Path, *, overwrite: bool) -> None:

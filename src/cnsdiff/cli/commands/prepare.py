@@ -11,6 +11,8 @@ import typer
 from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
     Delimiter,
+    EventColumn,
+    Events,
     Format,
     Header,
     ItemColumn,
@@ -18,6 +20,7 @@ from cnsdiff.cli.options import (
     ItemFeatures,
     Json,
     LiteralIds,
+    MaxPerUser,
     PeriodColumn,
     Randomised,
     RatingColumn,
@@ -31,7 +34,7 @@ from cnsdiff.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cnsdiff.data import Dataset
+    from cnsdiff.data import Dataset, Source
     from cnsdiff.data.directory import DatasetManifest
     from cnsdiff.shifts import Scenario
 
@@ -110,12 +113,15 @@ def prepare(
     threshold: Annotated[float | None, typer.Option(help="Least rating of a positive.")] = None,
     user_core: UserCore = 0,
     item_core: ItemCore = 0,
+    max_per_user: MaxPerUser = None,
     format: Format = "auto",
     user_col: UserColumn = None,
     item_col: ItemColumn = None,
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
     period_col: PeriodColumn = None,
+    event_col: EventColumn = None,
+    events: Events = None,
     time_unit: TimeUnit = "auto",
     literal_ids: LiteralIds = False,
     header: Header = None,
@@ -132,10 +138,12 @@ def prepare(
     from cnsdiff.cli.output import (
         after_dataset,
         console,
+        funnel_table,
         note,
         print_dataset,
         print_json,
         print_next,
+        print_table,
     )
 
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
@@ -145,12 +153,14 @@ def prepare(
     if out is None and name is not None:
         out = _place(name)
     from cnsdiff import shifts
+    from cnsdiff.cli.parsing import parse_events
     from cnsdiff.shifts.sources import find_source
 
     filters: Mapping[str, Any] = {
         "threshold": threshold,
         "user_core": user_core,
         "item_core": item_core,
+        "max_per_user": max_per_user,
     }
     reading: Mapping[str, Any] = {
         "licence": licence,
@@ -162,12 +172,15 @@ def prepare(
         "rating": rating_col,
         "timestamp": timestamp_col,
         "period": period_col,
+        "event": event_col,
+        "events": parse_events(events),
         "header": header,
         "delimiter": delimiter,
         "skip_bad": skip_bad,
         "time_unit": time_unit,
         "literal_ids": literal_ids,
     }
+    remarks: list[str] = []
     told_of: dict[str, Any] = {"target_counts": target_counts, "target_sample": None}
     if target_sample is not None:
         from cnsdiff.data import read_interactions
@@ -195,6 +208,7 @@ def prepare(
         # Built here, so that a setting is never taken for an option of the reader.
         chosen = _scenarios(scenario, strength, horizon, cuts, set_ or [])
         source = find_source(log, randomised=randomised, **reading)
+        remarks = _remarks(source)
         names = [name] * len(chosen)
         if cuts:
             whole = name or f"{source.name}-{scenario}"
@@ -216,11 +230,15 @@ def prepare(
         print_json({"path": str(out), "cuts": reports} if cuts else reports[0])
         return
     screen = console()
-    for dataset in datasets:
-        print_dataset(screen, dataset)
-        if cuts:
-            screen.print(log_line(dataset.manifest.log), soft_wrap=True)
     dataset = datasets[0]
+    if funnel := dataset.manifest.funnel:
+        print_table(screen, funnel_table(funnel))
+    for remark in remarks:
+        screen.print(note(remark), soft_wrap=True)
+    for each in datasets:
+        print_dataset(screen, each)
+        if cuts and (line := log_line(each.manifest.log)):
+            screen.print(line, soft_wrap=True)
     used = dataset.manifest.settings.get("threshold")
     if threshold is None and used is not None:
         told = f"ratings of {used:g} and more count as positive, as usual for {log}"
@@ -231,8 +249,8 @@ def prepare(
         screen.print(note(told), soft_wrap=True)
     for text in problem_lines(dataset.manifest):
         screen.print(note(text), soft_wrap=True)
-    if dataset.manifest.log and not cuts:
-        screen.print(log_line(dataset.manifest.log), soft_wrap=True)
+    if not cuts and (line := log_line(dataset.manifest.log)):
+        screen.print(line, soft_wrap=True)
     for split, option, use in (
         ("valid", "--valid", "train chooses on a part of its pairs, and then learns from all"),
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
@@ -242,6 +260,13 @@ def prepare(
     for place in places:
         screen.print(f"Wrote {place}", soft_wrap=True)
     print_next(screen, *after_dataset(places[-1], dataset.split_names))
+
+
+def _remarks(source: Source) -> list[str]:
+    """What to think of before a log is divided, a sentence each."""
+    from cnsdiff.diagnostics import describe_log
+
+    return describe_log(source.tables["log"]).remarks() if "log" in source.tables else []
 
 
 def _save(datasets: Sequence[Dataset], out: Path, *, overwrite: bool) -> list[Path]:
@@ -344,7 +369,7 @@ def _scenarios(
 
 
 def problem_lines(manifest: DatasetManifest) -> list[str]:
-    """Rows of each file that reading left out, a line for each reason."""
+    """Rows of each file that reading left out, a line for each reason that the funnel lacks."""
     from cnsdiff.data.interactions import Problem
 
     files, by_file = manifest.source.get("files"), manifest.source.get("problems")
@@ -353,12 +378,21 @@ def problem_lines(manifest: DatasetManifest) -> list[str]:
     return [
         f"{files[role]}: left out {Problem(**problem)}"
         for role, problems in by_file.items()
+        if role != "log" or not manifest.funnel
         for problem in problems
     ]
 
 
+_IN_FUNNEL = (
+    *("funnel", "read", "skipped", "below_threshold", "duplicates", "of_heavy_users"),
+    "outside_k_core",
+)
+
+
 def log_line(counts: Mapping[str, object]) -> str:
-    """Counts of the log and the scenario's choices, in a line."""
+    """The scenario's choices, in a line; before them counts of the log that no funnel tells."""
+    if "funnel" in counts:
+        counts = {key: value for key, value in counts.items() if key not in _IN_FUNNEL}
     for moment in ("cut", "end"):
         if f"{moment}_utc" in counts:  # the same moment, and readable
             counts = {key: value for key, value in counts.items() if key != moment}
@@ -369,4 +403,4 @@ def log_line(counts: Mapping[str, object]) -> str:
         for key, value in counts.items()
         if key != "read" and value != 0
     ]
-    return f"log: {', '.join(told)}"
+    return f"log: {', '.join(told)}" if told else ""

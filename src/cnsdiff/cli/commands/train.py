@@ -17,6 +17,8 @@ from cnsdiff.cli import completion
 from cnsdiff.cli.options import (
     Delimiter,
     Device,
+    EventColumn,
+    Events,
     Format,
     Header,
     Horizon,
@@ -25,6 +27,7 @@ from cnsdiff.cli.options import (
     ItemFeatures,
     Json,
     LiteralIds,
+    MaxPerUser,
     OwnSeed,
     PeriodColumn,
     RatingColumn,
@@ -145,12 +148,15 @@ def train(
     threshold: Threshold = None,
     user_core: UserCore = 0,
     item_core: ItemCore = 0,
+    max_per_user: MaxPerUser = None,
     format: Format = "auto",
     user_col: UserColumn = None,
     item_col: ItemColumn = None,
     rating_col: RatingColumn = None,
     timestamp_col: TimestampColumn = None,
     period_col: PeriodColumn = None,
+    event_col: EventColumn = None,
+    events: Events = None,
     time_unit: TimeUnit = "auto",
     literal_ids: LiteralIds = False,
     header: Header = None,
@@ -179,7 +185,7 @@ def train(
     """
     from cnsdiff.audit.log import Reading
     from cnsdiff.base.errors import ConfigError
-    from cnsdiff.cli.parsing import recommender_of
+    from cnsdiff.cli.parsing import parse_events, recommender_of
 
     named = {
         "user": user_col,
@@ -187,6 +193,7 @@ def train(
         "rating": rating_col,
         "timestamp": timestamp_col,
         "period": period_col,
+        "event": event_col,
     }
     reading = Reading(
         log=dataset or "",
@@ -202,6 +209,8 @@ def train(
         threshold=threshold,
         user_core=user_core,
         item_core=item_core,
+        max_per_user=max_per_user,
+        events=parse_events(events),
     )
     if resume is not None:
         options = [out, sampler, backbone, config, set_, select_on, horizon, seed, device, threads]

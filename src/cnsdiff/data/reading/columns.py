@@ -12,9 +12,9 @@ from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.text import parameter
 from cnsdiff.data.interactions import Problem, shortened
 
-ROLES = ("user", "item", "rating", "timestamp", "period")
+ROLES = ("user", "item", "rating", "timestamp", "period", "event")
 #: Those a table can do without.
-OPTIONAL = ("rating", "timestamp", "period")
+OPTIONAL = ("rating", "timestamp", "period", "event")
 
 #: Names known for each role, compared without case, ``_``, ``-`` and spaces; the order is the
 #: preference when a table has several of them.
@@ -56,6 +56,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("clickedat", "viewedat", "playedat", "listenedat", "watchedat", "occurredat"),
     ),
     "period": ("environment", "env", "period"),
+    "event": (
+        *("eventtype", "event", "eventname", "eventkind", "action", "actiontype", "behavior"),
+        *("behaviour", "behaviortype", "behaviourtype", "interactiontype", "interaction"),
+        *("activity", "activitytype", "feedbacktype", "type"),
+    ),
 }
 
 #: Column name that means "leave this optional column out although its name is known".
@@ -74,6 +79,8 @@ class RawTable:
     """1-based line of every row in the file; None where rows themselves are counted."""
     problems: tuple[Problem, ...] = ()
     """Why malformed lines have been left out already, each reason once."""
+    names: tuple[str, ...] = ()
+    """All columns of the file, where ``frame`` has those in use alone."""
 
     def where(self, row: int) -> str:
         """``"line 5"``, or ``"row 5"`` where there are no lines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from narwhals.typing import IntoFrame
 from cnsdiff.base.errors import DataError, did_you_mean
 from cnsdiff.base.storage import read_parquet, read_parquet_schema
 from cnsdiff.base.text import parameter
-from cnsdiff.data.interactions import Interactions
+from cnsdiff.data.interactions import Interactions, checked_events
 from cnsdiff.data.reading.adjacency import read_adjacency, told_format
 from cnsdiff.data.reading.columns import RawTable, assign_roles, known_roles
 from cnsdiff.data.reading.dialects import DELIMITERS, delimiter_of
@@ -35,6 +35,8 @@ def read_interactions(
     rating: str | None = None,
     timestamp: str | None = None,
     period: str | None = None,
+    event: str | None = None,
+    events: Mapping[str, float] | Iterable[str] | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
     skip_bad: bool = False,
@@ -54,10 +56,15 @@ def read_interactions(
         a third field of dates or of nine digits and more is the timestamp); ``"csv"`` and
         ``"tsv"`` fix the separator; ``"inter"`` is RecBole's; ``"adjacency"`` is LightGCN's
         ``user item item …``; ``"parquet"``.
-    user, item, rating, timestamp, period
+    user, item, rating, timestamp, period, event
         Column names, where they are not the usual ones; positions from ``"1"`` for text without
         a header. ``"none"`` leaves an optional one out. ``period`` labels what an
-        interaction was observed under (a campaign, a season, a version of the site).
+        interaction was observed under (a campaign, a season, a version of the site); ``event``
+        says what it was (a view, a purchase).
+    events
+        Types of events to read, ``["purchase", "cart"]``, or their weights in training,
+        ``{"purchase": 1, "cart": 0.5}``: of 0 or more, in the column ``weight`` of what is read.
+        By default all count alike.
     header
         Whether the first line of text names the columns; None tells it from the names.
     delimiter
@@ -97,7 +104,10 @@ def read_interactions(
         "rating": rating,
         "timestamp": timestamp,
         "period": period,
+        "event": event,
     }
+    if events is not None:
+        events = checked_events(events)
     if not isinstance(source, str | Path):
         table = from_frame(source)
         roles = assign_roles(
@@ -111,7 +121,23 @@ def read_interactions(
             raise DataError(
                 f"{path}: cannot be read: {error.strerror or error}; check the file"
             ) from error
-    return finish(table, roles, skip_bad=skip_bad, time_unit=time_unit, literal_ids=literal_ids)
+    if events is not None and "event" not in roles:
+        listed = ", ".join(map(repr, table.names or table.frame.columns))
+        raise DataError(
+            f"{table.source}: no column is known to hold types of events; its columns are "
+            f"{listed}: name one of them with {parameter('event', 'NAME')}, or leave "
+            f"{parameter('events')} out"
+        )
+    # A column that is only known by its name counts where it looks like one of events.
+    read = finish(
+        table,
+        roles,
+        skip_bad=skip_bad,
+        time_unit=time_unit,
+        literal_ids=literal_ids,
+        guessed=event is None and events is None,
+    )
+    return read if events is None else read.of_events(events)
 
 
 def _read_file(
@@ -175,7 +201,7 @@ def _read_parquet(path: Path, choices: Mapping[str, str | None]) -> tuple[RawTab
             f"{path}: is not a readable Parquet file (damaged or of another format); write it "
             f"again, or name its {parameter('format')}"
         ) from error
-    return RawTable(frame, str(path)), roles
+    return RawTable(frame, str(path), names=tuple(columns)), roles
 
 
 def from_frame(source: Any) -> RawTable:

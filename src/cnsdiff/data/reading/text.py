@@ -113,6 +113,7 @@ def read_delimited(
     raw = _without_broken_ids(raw, roles, skip_bad) if dialect.quoted else raw
     if header is not False:
         raw = _without_headers(raw, roles, has_header, skip_bad)
+    raw = replace(raw, names=tuple(names))
     for role in ("rating", "timestamp"):
         if role in roles and (dialect.delimiter != "," or dialect.quoted):
             raw = _with_decimal_points(raw, roles[role])

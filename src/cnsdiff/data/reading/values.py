@@ -8,8 +8,8 @@ import polars as pl
 
 from cnsdiff.base.errors import DataError, warn
 from cnsdiff.base.text import parameter
-from cnsdiff.data.ids import as_integers, doubtful, id_values, why_doubtful
-from cnsdiff.data.interactions import Interactions, Problem, leave_out, rows_of, shortened
+from cnsdiff.data.ids import MISSING, as_integers, doubtful, id_values, why_doubtful
+from cnsdiff.data.interactions import Interactions, Problem, Step, leave_out, rows_of, shortened
 from cnsdiff.data.reading.columns import NO_COLUMN, OPTIONAL, RawTable
 from cnsdiff.data.reading.times import (
     moments,
@@ -28,12 +28,14 @@ def finish(
     skip_bad: bool,
     time_unit: str = "auto",
     literal_ids: bool = False,
+    guessed: bool = True,
 ) -> Interactions:
     """Check and convert the values of ``raw`` and give its columns their final names.
 
     Text ids in which every value reads the same as an integer become Int64, any other text stays as
     it is (period labels alike); words for a missing value are no ids, unless ``literal_ids``;
-    ratings become Float64, timestamps Int64 or Float64 seconds since 1970.
+    ratings become Float64, timestamps Int64 or Float64 seconds since 1970, types of events text.
+    A ``guessed`` column of events is left out if it holds one value, or more than events have.
 
     Raises :class:`DataError` if a value is empty or not a number (unless ``skip_bad``), an id
     column is of a type that cannot hold ids, some times name a zone and some do not, or no row is
@@ -44,7 +46,11 @@ def finish(
     columns: dict[str, pl.Series] = {}
     for role, column in roles.items():
         series = raw.frame.get_column(column)
-        if role in ("user", "item", "period"):
+        if role == "event":
+            types = _types_of_events(raw, series, guessed=guessed)
+            if types is not None:
+                columns[role] = types
+        elif role in ("user", "item", "period"):
             ids = id_values(series, f"{raw.source}: column {column!r}")
             if role != "period" and not literal_ids:
                 wrong = doubtful(ids)
@@ -55,6 +61,7 @@ def finish(
         else:
             columns[role] = _seconds(raw, series, time_unit)
             note_odd_times(raw, column, columns[role])
+    roles = {role: roles[role] for role in columns}
     frame = pl.DataFrame([series.alias(role) for role, series in columns.items()])
     bad = frame.select(
         pl.any_horizontal(
@@ -81,7 +88,26 @@ def finish(
         for role in ("user", "item", "period")
         if role in frame.columns
     )
-    return Interactions(frame, raw.source, rows_of(problems), dict(roles), problems)
+    skipped = rows_of(problems)
+    funnel = (Step("read", frame.height + skipped), Step("readable", frame.height, problems))
+    return Interactions(frame, raw.source, skipped, roles, problems, funnel)
+
+
+_MOST_TYPES = 50  # of events; more are ids or free text
+
+
+def _types_of_events(raw: RawTable, series: pl.Series, *, guessed: bool) -> pl.Series | None:
+    """Types of events as text, "" where there is none; None if a guess was wrong."""
+    text = series.dtype == pl.String or series.dtype == pl.Boolean or series.dtype.is_integer()
+    if not text and not isinstance(series.dtype, pl.Categorical | pl.Enum):
+        if guessed:
+            return None
+        raise DataError(
+            f"{raw.source}: column {series.name!r} holds {series.dtype}, not types of events; "
+            f"convert it to text, or name another column with {parameter('event', 'NAME')}"
+        )
+    types = series.cast(pl.String).fill_null("").str.strip_chars()
+    return types if not guessed or 2 <= types.n_unique() <= _MOST_TYPES else None
 
 
 def _numbers(series: pl.Series, source: str, role: str) -> pl.Series:
@@ -146,11 +172,18 @@ def _problems_of_values(
         empty = raw_values.is_null()
         if raw_values.dtype == pl.String:
             empty |= raw_values == ""
+        # An id that is a word for a missing one counts as missing, too.
+        is_id = role in ("user", "item")
+        word = raw_values.cast(pl.String).is_in(list(MISSING)) & ~empty if is_id else ~bad
         other = {
             "rating": "a rating that is no number",
             "timestamp": "a timestamp that is no time",
-        }.get(role, f"a {role} that is missing or cut short")
-        for rows, reason in ((bad & empty, f"an empty {role}"), (bad & ~empty, other)):
+        }.get(role, f"a {role} that is cut short")
+        for rows, reason, missing in (
+            (bad & empty, f"an empty {role}", is_id),
+            (bad & word, f"a word for a missing {role}", True),
+            (bad & ~empty & ~word, other, False),
+        ):
             if rows.any():
                 first = int(rows.arg_true()[0])
                 problems.append(
@@ -159,6 +192,7 @@ def _problems_of_values(
                         int(rows.sum()),
                         f"{raw.where(first)}, column {column!r}",
                         shortened(raw_values[first]),
+                        missing,
                     )
                 )
     return tuple(problems)
