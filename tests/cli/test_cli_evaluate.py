@@ -101,12 +101,16 @@ def test_chosen_splits(cli, run):
     assert "IID test" not in cli("evaluate", run, "--split", "valid").out
 
 
-def test_a_dataset_gets_the_references_and_is_not_written_to(cli, world):
+def test_a_dataset_gets_the_references_and_is_not_written_to(cli, world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     before = sorted(entry.name for entry in world.iterdir())
     report = cli("evaluate", world, "--json").json
     assert list(report["models"]) == ["mostpop", "itemknn", "ease"]
     assert report["verdict"].startswith("The best reference under the shift is ")
-    assert report["next"] == [f"cnsdiff train {world} --out RUN"]
+    assert report["next"] == [f"cnsdiff train {world} --out runs/world"]
+    Path("runs/world").mkdir(parents=True)  # what is there is not to be in the way
+    again = cli("evaluate", world, "--json").json
+    assert again["next"] == [f"cnsdiff train {world} --out runs/world-2"]
     assert cli("evaluate", world).code == 0
     assert sorted(entry.name for entry in world.iterdir()) == before
 

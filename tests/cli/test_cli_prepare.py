@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnsdiff import catalogue, load_dataset
@@ -518,3 +521,27 @@ def test_ready_splits_may_be_called_by_their_scenario(cli, files):
     assert cli(*arguments(files, "--scenario", "given")).code == 0
     report = cli("prepare", "--train", files / "train.txt", "--out", files / "e", "--json").json
     assert report["scenario"] == "given"
+
+
+@pytest.mark.parametrize("held_out", [(), ("valid",), ("test-ood",), ("valid", "test-iid")])
+def test_what_is_advised_next_works(cli, tmp_path, monkeypatch, held_out):
+    monkeypatch.chdir(tmp_path)
+    for split, rows in {"train": 400, **dict.fromkeys(held_out, 60)}.items():
+        pairs = np.random.default_rng(rows).integers(0, [30, 20], size=(rows, 2))
+        lines = [f"u{user},i{item}" for user, item in pairs]
+        Path(f"{split}.csv").write_text("\n".join(["user,item", *lines]))
+    files = [word for split in ("train", *held_out) for word in (f"--{split}", f"{split}.csv")]
+    todo = [["prepare", *files, "--out", "data"]]
+    done = []
+    while todo:
+        words = todo.pop(0)
+        quick = ("--set", "training.epochs=1") if words[0] == "train" else ()
+        outcome = cli(*words, *quick)
+        assert outcome.code == 0, (words, outcome.err)
+        done.append(words[0])
+        for line in outcome.out.partition("Next:\n")[2].splitlines():
+            command = shlex.split(line.partition("  #")[0])[1:]
+            if command and command not in todo:
+                todo.append(command)
+        todo = [command for command in todo if command[0] not in done]
+    assert {"prepare", "data", "train", "recommend"} <= set(done)

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -314,6 +315,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
             _release(handle)
+
+
+def unused(path: Path) -> Path:
+    """A path at which nothing is: itself, or with ``-2``, ``-3`` … after its name."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(free for free in itertools.chain([path], others) if not os.path.lexists(free))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from cnsdiff.base.storage import unused
 from cnsdiff.base.text import Command, say_json, visible
 from cnsdiff.display.render import rich_table
 from cnsdiff.display.screen import Screen, literal
@@ -61,9 +62,15 @@ def print_next(screen: Screen, *commands: Command) -> None:
             screen.print(line, soft_wrap=True)
 
 
+def train_on(dataset: Path, purpose: str) -> Command:
+    """The command that trains on a dataset, into a directory that is free."""
+    run = Path("runs") / dataset.resolve().name
+    return Command("train", dataset, out=unused(run), purpose=purpose)
+
+
 def after_dataset(path: Path, splits: Sequence[str]) -> tuple[Command, ...]:
     """Next commands for a new dataset of these splits."""
-    train = Command("train", path, out=Path("runs") / path.name, purpose="a model")
+    train = train_on(path, "a model")
     if set(splits) == {"train"}:  # nothing to compare it with, or to judge by
         return (Command("data describe", path, purpose="what is in it"), train)
     return (

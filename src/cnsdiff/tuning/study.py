@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 from cnsdiff.base.errors import ConfigError, DataError, RunError
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.settings import Record, shown
-from cnsdiff.base.storage import locked, read_record, remove_leftovers, write_json
+from cnsdiff.base.storage import locked, read_record, remove_leftovers, unused, write_json
 from cnsdiff.base.text import Command
 from cnsdiff.display.wording import count, number, percent
 
@@ -320,10 +320,11 @@ def next_commands(study: Study, folder: Path) -> list[Command]:
     best, config = folder / BEST_RUN, folder / BEST_CONFIG
     dataset = study.dataset.path or "DATASET"
     another = "the same with another seed"
+    run = unused(folder.with_name(f"{folder.name}-seed-1"))
     return [
         Command("evaluate", best, references=True, purpose="what it is worth on the tests"),
         Command("report", folder, purpose="which settings matter"),
-        Command("train", dataset, config=config, seed=1, out="RUN", purpose=another),
+        Command("train", dataset, config=config, seed=1, out=run, purpose=another),
     ]
 
 

@@ -322,8 +322,10 @@ def _end(notes: list[str], unwritten: StorageError | None, asked: bool) -> None:
 
 def _next(target: Path, of_run: bool, references: bool) -> list[Command]:
     """Commands to go on with."""
+    from cnsdiff.cli.output import train_on
+
     if not of_run:
-        return [Command("train", target, out="RUN", purpose="a model to set beside them")]
+        return [train_on(target, "a model to set beside them")]
     beside = Command("evaluate", target, references=True, purpose="beside what any has to beat")
     page = Command("report", target, purpose="all about it in one HTML file")
     lists = Command(
