@@ -526,11 +526,10 @@ def test_ready_splits_may_be_called_by_their_scenario(cli, files):
 @pytest.mark.parametrize("held_out", [(), ("valid",), ("test-ood",), ("valid", "test-iid")])
 def test_what_is_advised_next_works(cli, tmp_path, monkeypatch, held_out):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for split, rows in {"train": 400, **dict.fromkeys(held_out, 60)}.items():
-        pairs = rng.integers(0, [30, 20], size=(rows, 2))
-        lines = [f"u{user},i{item}" for user, item in pairs]
-        Path(f"{split}.csv").write_text("\n".join(["user,item", *lines]))
+    rows = [f"u{n % 30},i{n // 30}" for n in np.random.default_rng(0).permutation(600)]
+    for split, count in {"train": 400, **dict.fromkeys(held_out, 60)}.items():
+        Path(f"{split}.csv").write_text("\n".join(["user,item", *rows[:count]]))
+        rows = rows[count:]
     files = [word for split in ("train", *held_out) for word in (f"--{split}", f"{split}.csv")]
     todo = [["prepare", *files, "--out", "data"]]
     done = []
