@@ -30,6 +30,7 @@ from cnsdiff.audit.wording import can_tell, verdict
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.benchmark.fit import fit_reference, objectives
 from cnsdiff.benchmark.progress import Reporter
+from cnsdiff.benchmark.store import Store
 from cnsdiff.cli.app import app
 from cnsdiff.data import Source, load_dataset
 from cnsdiff.display.wording import number, percent, percent_span
@@ -484,7 +485,7 @@ def test_a_log_with_every_column(tmp_path):
     said = []
     found = prepare_splits(options(file, tmp_path / "a", budget=600.0), said.append)
     names = [shift.name for shift in found.shifts]
-    assert names == ["popularity", "exposure", "temporal", "hybrid", "user-group"]
+    assert names == ["temporal", "hybrid", "popularity", "exposure", "user-group"]
     assert any("were shown at random" in line for line in said)
     for shift in found.shifts:
         dataset = load_dataset(found.paths[shift.name])
@@ -591,3 +592,33 @@ def test_a_damaged_result_is_refused(tmp_path, text):
     (tmp_path / FILE).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RunError, match=r"audit\.json: (is damaged|has schema version)"):
         document_of(tmp_path)
+
+
+def test_what_people_find_is_told_on_both_tests(audited):
+    asked, result = audited
+    (shift,) = result.shifts
+    store = Store(asked.out / "benchmark")
+    kept = [pl.read_parquet(file) for file in sorted((store.path / "per_user").iterdir())]
+    shares = {
+        round(float((frame["recall@20"] > 0).mean()), 12)
+        for whole in kept
+        for _, frame in whole.group_by("selection", "split")
+    }
+    for row in shift.table:
+        assert {round(row.found_iid, 12), round(row.found_ood, 12)} <= shares
+        assert row.found_iid >= row.iid.value
+
+
+def test_files_from_before_the_confidence_are_read(audited, tmp_path):
+    content = audited[1].model_dump(mode="json")
+    for shift in content["shifts"]:
+        for field in ("confidence", "confidence_words", "how_extreme"):
+            del shift[field]
+        for row in shift["table"]:
+            del row["found_iid"], row["found_ood"]
+        del shift["recommendation"]["break_even"], shift["recommendation"]["break_even_words"]
+    (tmp_path / FILE).write_text(json.dumps(content))
+    (shift,) = read_audit(tmp_path).shifts
+    assert (shift.confidence, shift.confidence_words) == ("none", "")
+    assert shift.recommendation.break_even is None
+    assert render_html(document_of(tmp_path))

@@ -14,9 +14,9 @@ from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
 from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
-from cnsdiff.display.wording import number
+from cnsdiff.display.wording import number, percent
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE
-from cnsdiff.evaluation.significance import Difference
+from cnsdiff.evaluation.significance import Difference, Interval
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.presets import DEFAULT
 
@@ -40,6 +40,9 @@ def advice(
     costs = judged.difference("test_iid", expected, plain)
     # A choice that the OOD test does not bear out is not worth what it costs today.
     use = expected if brings.sign > 0 else plain
+    gained = judged.difference("test_ood", use, plain)
+    paid = judged.difference("test_iid", use, plain)
+    least = break_even(gained, paid)
     reads = reading_options(reading, log)
     train = train_command(
         use.method, use.selection, shift, reading.log, run, judged.metric, seed, reads
@@ -54,12 +57,44 @@ def advice(
         brings=DifferenceRecord.of(brings),
         costs=DifferenceRecord.of(costs),
         use_over_usual=DifferenceRecord.of(judged.difference("test_ood", use, usual)),
-        use_costs=DifferenceRecord.of(judged.difference("test_iid", use, plain)),
+        use_costs=DifferenceRecord.of(paid),
         words=_words(judged, choice, brings, costs) + _bet_words(shift, judged, choice),
         reference_words=_reference_words(judged, choice, use),
+        break_even=least,
+        break_even_words=break_even_words(least, gained, paid),
         commands=[train],
         commands_of=use.title,
     )
+
+
+def break_even(gained: Interval, paid: Interval) -> float | None:
+    """The least probability of the shift from which a setting pays.
+
+    With probability ``p`` of the shift it changes what is expected by ``p g - (1 - p) c``, where
+    ``g`` is what it gains under the shift and ``c`` what it costs today; that is 0 at
+    ``p = c / (c + g)``. ``None`` unless it gains under the shift and costs today.
+
+    Parameters
+    ----------
+    gained
+        Setting less the best today, under the shift.
+    paid
+        The same today: negative where it costs.
+    """
+    gain, cost = gained.value, -paid.value
+    return cost / (cost + gain) if gain > 0 and cost > 0 else None
+
+
+def break_even_words(least: float | None, gained: Interval, paid: Interval) -> str:
+    """The break-even in a sentence; empty where nothing is traded."""
+    if least is None:
+        if gained.value > 0 and paid.value >= 0:
+            return "It is no worse today, so it pays however unlikely the shift is."
+        return ""
+    worth = f"Worth it if you are more than {percent(least, 0)} sure of this shift"
+    if paid.sign == 0:
+        return f"{worth}; what it costs today, this log cannot tell from nothing."
+    return f"{worth}."
 
 
 def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:

@@ -114,7 +114,7 @@ def run_audit(
         )
     # Judge, one shift after another: no test was read until here.
     note("judging")
-    shifts = []
+    shifts: list[ShiftRecord] = []
     for shift in prepared.shifts:
         dataset = datasets[shift.name]
         outside = [
@@ -133,6 +133,7 @@ def run_audit(
             metric=options.metric,
             seed=options.seed,
             run=Path("runs") / stem,
+            drift=next((made.size for made in shifts if made.name == "temporal"), None),
         )
         shifts.append(record)
     result = _record(

@@ -6,14 +6,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cnsdiff.audit.advice import advice
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import (
     NOT_COMPARABLE,
+    AdviceRecord,
     Against,
     AgainstUsual,
+    Confidence,
     Dialled,
     DifferenceRecord,
     DistanceRecord,
@@ -36,7 +40,7 @@ from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
-from cnsdiff.display.wording import SPLIT_TITLES, metric_title, number, percent
+from cnsdiff.display.wording import SPLIT_TITLES, listed, metric_title, number, percent
 from cnsdiff.environment import rehearse
 from cnsdiff.evaluation.dial import exposure_counts
 from cnsdiff.evaluation.significance import holm
@@ -60,12 +64,13 @@ def shift_record(
     metric: str,
     seed: int,
     run: Path,
+    drift: SizeRecord | None = None,
 ) -> ShiftRecord:
     """All that is known of one shift.
 
     Of what was measured: the ``settings`` of methods that were trained here, the recommenders from
-    ``outside``, and the names of methods that the clock left no time for. ``data`` and ``run`` are
-    directories for the commands.
+    ``outside``, and the names of methods that the clock left no time for. ``run`` is a directory
+    for the commands; ``drift`` is how far the log moves by itself, the size of its shift in time.
     """
     choice = choose(settings, shift.anticipate)
     every = (*settings, *(setting for each in outside for setting in each.settings))
@@ -73,6 +78,8 @@ def shift_record(
     size = _size(dataset, seed)
     table = _table(judged, choice)
     effective_pairs = _effective_pairs(dataset, shift)
+    recommendation = advice(shift, judged, choice, reading=reading, log=log, seed=seed, run=run)
+    confidence, why = _confidence(judged, table, recommendation, effective_pairs, unfinished)
     return ShiftRecord(
         name=shift.name,
         title=shift.title,
@@ -94,7 +101,10 @@ def shift_record(
         effective_pairs=effective_pairs,
         table=table,
         usual=choice.usual.row,
-        recommendation=advice(shift, judged, choice, reading=reading, log=log, seed=seed, run=run),
+        recommendation=recommendation,
+        confidence=confidence,
+        confidence_words=why,
+        how_extreme=_how_extreme(size, drift),
         outside=[_outside(each, dataset, judged, choice, metric, seed) for each in outside],
         unfinished=list(unfinished),
         limits=_limits(judged, table, size, effective_pairs, unfinished),
@@ -124,11 +134,20 @@ def _table(judged: Judged, choice: Choice) -> list[SettingRecord]:
             seconds=s.seconds,
             stopped_by=s.stopped_by,
             against_usual=against[s.key],
+            found_iid=_found(s, "test_iid"),
+            found_ood=_found(s, "test_ood"),
             **dict(judged.accuracies(s)),
         )
         for s in judged.settings
         if not s.is_alike or s.selection == PLAIN
     ]
+
+
+def _found(setting: Setting, test: Test) -> float | None:
+    """Share of a test's users with a hit among the first 20."""
+    if "recall@20" not in setting.per_user[test].columns:
+        return None
+    return float(np.mean(setting.values(test, "recall@20") > 0))
 
 
 def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
@@ -187,6 +206,74 @@ def _size_words(iid: SizeOfSplit, ood: SizeOfSplit) -> str:
     if times < 1.15:
         return f"{size}: no more shift of items than chance makes in a test of this size. {head}."
     return f"{size}: {'a strong' if times > 2 else 'a weak'} shift of items. {head}."
+
+
+def _how_extreme(size: SizeRecord, drift: SizeRecord | None) -> str:
+    """How large the shift is beside chance, and beside what the log does by itself."""
+    ood, iid = size.splits["test_ood"], size.splits["test_iid"]
+    if ood.items is None or ood.items.chance is None or not ood.pairs:
+        return ""
+    if ood.head == 0:
+        head = "No pick of the test is among the 20% most popular items"
+    else:
+        head = f"Of 100 picks of the test {100 * ood.head:.0f} are among the 20% most popular items"
+    head += f"; today {100 * iid.head:.0f} of 100 are"
+    beyond = _beyond_chance(ood)
+    if beyond is None or beyond <= 0:
+        return f"No larger than chance makes in a test of this size. {head}."
+    its_own = None if drift is None else _beyond_chance(drift.splits["test_ood"])
+    if drift is size or its_own is None:
+        times = f"{ood.items.js / ood.items.chance:.1f} times what chance makes"
+        return f"The items asked for move by {times} in a test of this size. {head}."
+    if its_own <= 0:
+        return f"Larger than anything this log has done by itself: its items hardly move. {head}."
+    ratio = beyond / its_own
+    usual = "as far as the newest fifth of this log lies from what came before"
+    if ratio < 0.67:
+        return f"A mild shift: its items move {ratio:.1f} times {usual}. {head}."
+    if ratio < 1.5:
+        return f"A shift of the usual size: its items move about {usual}. {head}."
+    grade = "An extreme" if ratio >= 4 else "A large"
+    return f"{grade} shift: its items move {ratio:.1f} times {usual}. {head}."
+
+
+def _beyond_chance(split: SizeOfSplit) -> float | None:
+    """How far a split's items are from train's, less what chance alone makes."""
+    if split.items is None or split.items.chance is None:
+        return None
+    return split.items.js - split.items.chance
+
+
+#: Reservations that make a confidence low; with none it is high.
+_LOW = 2
+
+
+def _confidence(
+    judged: Judged,
+    table: Sequence[SettingRecord],
+    advice: AdviceRecord,
+    effective_pairs: float,
+    unfinished: Sequence[str],
+) -> tuple[Confidence, str]:
+    """How far the verdict can be trusted, and what speaks against it."""
+    reservations = []
+    fewest = min(judged.n_users.values())
+    if fewest < FEW_USERS:
+        return "none", f"A test has {fewest:,} users only: too few for a verdict."
+    if not judged.kept.comparable:
+        reservations.append("what is lost cannot be told")
+    if effective_pairs < FEW_PAIRS:
+        reservations.append(f"few pairs chose ({effective_pairs:,.0f})")
+    if unfinished or any(row.stopped_by == "time" for row in table):
+        reservations.append("the clock ended or left out trainings")
+    ood = next(row for row in table if row.key == advice.use).ood
+    if not math.isfinite(ood.low) or ood.half_width > 0.1 * abs(ood.value):
+        reservations.append("the interval is wider than ±10%")
+    level: Confidence = "low" if len(reservations) >= _LOW else "medium" if reservations else "high"
+    told = f"{fewest:,} users or more in each test"
+    if reservations:
+        return level, f"{told}, but {listed(reservations)}."
+    return level, f"{told}, all trained to the end, and enough pairs to choose by."
 
 
 # --- Caveats to show with a shift's results

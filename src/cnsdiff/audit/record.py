@@ -65,6 +65,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Estimate = Annotated[Interval, PlainValidator(_interval), PlainSerializer(_as_list)]
 Metric = Annotated[str, Field(pattern=r"^(recall|ndcg)@[1-9]\d{0,8}$")]
 Test = Literal["test_iid", "test_ood"]
+#: How far a verdict can be trusted; ``"none"`` where there is none.
+Confidence = Literal["high", "medium", "low", "none"]
 
 
 class LogRecord(Record):
@@ -141,6 +143,9 @@ class SettingRecord(Accuracies):
     seconds: FiniteFloat
     stopped_by: str
     against_usual: dict[Test, AgainstUsual]
+    found_iid: FiniteFloat | None = None
+    found_ood: FiniteFloat | None = None
+    """Share of the users of each test with a hit among the first 20; unknown in older files."""
 
 
 class DistanceRecord(Record):
@@ -193,6 +198,9 @@ class AdviceRecord(Record):
     use_costs: DifferenceRecord
     words: str
     reference_words: str
+    break_even: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    """Least probability of the shift from which ``use`` pays; unknown where nothing is traded."""
+    break_even_words: str = ""
     commands: list[str]
     commands_of: str
     code: str | None = None
@@ -290,6 +298,10 @@ class ShiftRecord(Record):
     table: Annotated[list[SettingRecord], Field(min_length=1)]
     usual: str
     recommendation: AdviceRecord
+    confidence: Confidence = "none"
+    confidence_words: str = ""
+    """Why; empty in files from before it."""
+    how_extreme: str = ""
     outside: list[OutsideRecord]
     unfinished: list[str]
     limits: list[str]

@@ -56,10 +56,27 @@ class Shift:
         return TrainingConfig.model_validate(nested(self.training).get("training", {}))
 
 
-#: In order of importance: with little time the first come first.
+#: The certain one first: time goes by in any case. With little time the first come first.
 SHIFTS: dict[str, Shift] = {
     shift.name: shift
     for shift in (
+        Shift(
+            "temporal",
+            "Time",
+            "as time goes by",
+            "Train on the past, test on the newest fifth of the log.",
+            "rehearsal",
+            "recency",
+        ),
+        Shift(
+            "hybrid",
+            "Time and popularity",
+            "as time goes by and popularity shifts",
+            "The newest fifth of the log, with all of its items asked for alike.",
+            "rehearsal",
+            "inverse-popularity",
+            training={"training.select_also": "inverse-popularity"},
+        ),
         Shift(
             "popularity",
             "Popularity",
@@ -77,23 +94,6 @@ SHIFTS: dict[str, Shift] = {
             "Users are shown items at random, and not what the system picks for them.",
             "inverse-propensity",
             "inverse-propensity",
-        ),
-        Shift(
-            "temporal",
-            "Time",
-            "as time goes by",
-            "Train on the past, test on the newest fifth of the log.",
-            "rehearsal",
-            "recency",
-        ),
-        Shift(
-            "hybrid",
-            "Time and popularity",
-            "as time goes by and popularity shifts",
-            "The newest fifth of the log, with all of its items asked for alike.",
-            "rehearsal",
-            "inverse-popularity",
-            training={"training.select_also": "inverse-popularity"},
         ),
         Shift(
             "user-group",
