@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
+import sys
 
 import pytest
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cnsdiff.base.text import json_text, say, say_json, shell_word, visible
+from cnsdiff.base import text as text_module
+from cnsdiff.base.text import install_command, json_text, say, say_json, shell_word, visible
 from cnsdiff.display.screen import Screen, literal
 
 HIDING = {
@@ -110,3 +113,19 @@ def test_styles_are_ours():
     screen.print(literal("[bold]\x1b[31m", "red"))
     screen.print("plain 12", style="green")
     assert stream.getvalue() == "\x1b[31m[bold]\\x1b[31m\x1b[0m\n\x1b[32mplain 12\x1b[0m\n"
+
+
+def test_an_extra_is_installed_where_it_is_needed(monkeypatch):
+    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: object())
+    assert install_command("tune") == "pip install 'cnsdiff[tune]'"
+    # As the README makes its environment, with the pip of the Python below.
+    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "executable", "/my shop/.venv/bin/python")
+    monkeypatch.setattr(sys, "_base_executable", "/usr/bin/python3.11")
+    command = install_command("tune")
+    assert shlex.split(command) == [
+        *("/usr/bin/python3.11", "-m", "pip", "--python", "/my shop/.venv/bin/python"),
+        *("install", "cnsdiff[tune]"),
+    ]
+    monkeypatch.setattr(sys, "_base_executable", sys.executable)
+    assert install_command("tune").startswith("python3 -m pip --python '/my shop/")

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff.base.text import install_command
 
 COMMANDS = ["quickstart", "simulate", "prepare", "train", "evaluate", "recommend", "doctor"]
 DATA_COMMANDS = ["data list", "data fetch", "data describe"]
@@ -64,7 +65,7 @@ def test_doctor_names_what_an_extra_lacks(cli, monkeypatch):
     missing = cli("doctor", "--json").json["missing"]
     assert missing == {"core": [], "bench": ["no-such-part"], "serve": []}
     lines = {line.split()[0]: line for line in cli("doctor").out.splitlines()}
-    assert "missing no-such-part  (pip install 'cnsdiff[bench]')" in lines["bench"]
+    assert f"missing no-such-part  ({install_command('bench')})" in lines["bench"]
     assert lines["serve"].split() == ["serve", "complete"]
 
 

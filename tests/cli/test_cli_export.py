@@ -48,7 +48,7 @@ def test_refusals(cli, run, tmp_path, untouched, monkeypatch):
     cli("export", run, "--to", "numpy", "--dial", "nan").refused("the dial is nan")
     assert cli("export", run, "--to", "pickle").code == 2
     monkeypatch.setitem(sys.modules, "faiss", None)
-    cli("export", run, "--to", "faiss").refused("pip install 'cnsdiff[faiss]'")
+    cli("export", run, "--to", "faiss").refused("install 'cnsdiff[faiss]'")
     untouched()
 
 

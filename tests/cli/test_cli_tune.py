@@ -88,7 +88,7 @@ def test_a_directory_of_something_else(cli, world, run):
 def test_without_the_extra(cli, world, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     refused = cli("tune", world, "--out", tmp_path / "out", *FAST)
-    refused.refused("tuning needs optuna", "pip install 'cnsdiff[tune]'")
+    refused.refused("tuning needs optuna", "install 'cnsdiff[tune]'")
 
 
 LONG = (

@@ -186,5 +186,5 @@ def test_nothing_tracked(tmp_path):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr("cnsdiff.tracking.mlflow.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'cnsdiff\[mlflow\]'"):
+    with pytest.raises(InputError, match=r"install 'cnsdiff\[mlflow\]'"):
         MLflowCallback()

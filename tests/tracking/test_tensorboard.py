@@ -115,5 +115,5 @@ def test_nowhere_to_write(world, recommender, tmp_path):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr("cnsdiff.tracking.tensorboard.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'cnsdiff\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"install 'cnsdiff\[tensorboard\]'"):
         TensorBoardCallback()

@@ -11,6 +11,7 @@ of ``cnsdiff`` runs, the same sentence says "pass --skip-bad": see :func:`parame
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -130,6 +131,25 @@ def spelled(speller: Speller) -> Iterator[None]:
         yield
     finally:
         _speller = before
+
+
+def install_command(extra: str) -> str:
+    """A shell command that installs an extra of this package into the environment in use.
+
+    An environment made with ``--without-pip`` has no pip; then that of the Python it was made from
+    acts on it.
+
+    Examples
+    --------
+    >>> install_command("tune").endswith("install 'cnsdiff[tune]'")
+    True
+    """
+    pip = "pip"
+    if importlib.util.find_spec("pip") is None:
+        base = getattr(sys, "_base_executable", None)
+        python = "python3" if base in (None, sys.executable) else shell_word(base)
+        pip = f"{python} -m pip --python {shell_word(sys.executable)}"
+    return f"{pip} install {shlex.quote(f'cnsdiff[{extra}]')}"
 
 
 class Command:

@@ -31,8 +31,6 @@ from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.recommender.config import nested, read_config_file
 from cnsdiff.shifts.preparation import cuts_of
 
-#: The end of a sentence that says which package is missing.
-INSTALL = "install it with: pip install 'cnsdiff[bench]'"
 #: Plain validation and a rehearsal, as names of selections; others are those of ``Anticipated``.
 PLAIN, REHEARSAL = "valid", "rehearsal"
 #: Whatever anticipates a dataset's own shift.

@@ -20,8 +20,8 @@ import polars as pl
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.seeding import derive_seed
+from cnsdiff.base.text import install_command
 from cnsdiff.benchmark.grid import (
-    INSTALL,
     REHEARSAL,
     Arguments,
     Budget,
@@ -299,7 +299,10 @@ def settings_of(trial: int, space: Mapping[str, Space], seed: int) -> Arguments:
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError(f"a search of more than one trial needs Optuna; {INSTALL}") from error
+        raise ConfigError(
+            "a search of more than one trial needs Optuna; install it with: "
+            f"{install_command('bench')}"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     values = {}
     for name in sorted(space):

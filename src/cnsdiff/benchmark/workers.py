@@ -20,8 +20,7 @@ from typing import Any, TypedDict
 import torch
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.base.text import parameter
-from cnsdiff.benchmark.grid import INSTALL
+from cnsdiff.base.text import install_command, parameter
 from cnsdiff.benchmark.task import Outcome, Task, run_task
 
 
@@ -69,7 +68,9 @@ class LocalWorkers(Workers):
         try:
             import pebble
         except ImportError as error:
-            raise ConfigError(f"a benchmark needs pebble; {INSTALL}") from error
+            raise ConfigError(
+                f"a benchmark needs pebble; install it with: {install_command('bench')}"
+            ) from error
         context: Any = multiprocessing.get_context("spawn")
         self._pool: Any = pebble.ProcessPool(max_workers=n, initializer=_serve, context=context)
 
@@ -141,7 +142,7 @@ class RayWorkers(Workers):
             import ray
         except ImportError as error:
             raise ConfigError(
-                f"{parameter('ray')} needs Ray; install it with: pip install 'cnsdiff[ray]'"
+                f"{parameter('ray')} needs Ray; install it with: {install_command('ray')}"
             ) from error
         self._ray = ray
         # A cluster started here does not call home.

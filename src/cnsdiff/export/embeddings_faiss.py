@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import ConfigError, InputError, did_you_mean
+from cnsdiff.base.text import install_command
 from cnsdiff.export.directory import write_export
 from cnsdiff.export.embeddings import EmbeddingsManifest, Vectors, vectors_of, write_arrays
 from cnsdiff.recommender.eligibility import SeenItems
@@ -78,7 +79,7 @@ def to_faiss(
     except ModuleNotFoundError as error:
         raise InputError(
             "the export to faiss needs the package faiss, which is not installed; install it with: "
-            "pip install 'cnsdiff[faiss]'"
+            f"{install_command('faiss')}"
         ) from error
     vectors = vectors_of(model, dial, seen)
     kind = index

@@ -13,6 +13,7 @@ from torch import Tensor
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, InputError
 from cnsdiff.base.search_space import Searched
+from cnsdiff.base.text import install_command
 from cnsdiff.kernels.memory import require_memory
 from cnsdiff.references.base import Reference, ReferenceConfig
 
@@ -96,7 +97,7 @@ class IALS(Reference):
         except ModuleNotFoundError as error:
             raise InputError(
                 "IALS needs the package implicit, which is not installed; "
-                "install it with: pip install 'cnsdiff[bench]'"
+                f"install it with: {install_command('bench')}"
             ) from error
         # Factors in single precision, the pairs' weights by user and by item.
         require_memory(

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.base.storage import first_line
+from cnsdiff.base.text import install_command
 from cnsdiff.evaluation import Evaluation
 from cnsdiff.recommender.callbacks import FitContext, without_passwords
 from cnsdiff.recommender.run_directory import Fitted, read_manifest
@@ -89,7 +90,7 @@ class MLflowCallback(Tracker):
         if find_spec("mlflow") is None:
             raise InputError(
                 "MLflowCallback needs MLflow, which is not installed; "
-                "install it with: pip install 'cnsdiff[mlflow]'"
+                f"install it with: {install_command('mlflow')}"
             )
         self.tracking_uri = tracking_uri
         self.experiment = experiment

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from cnsdiff.base.errors import InputError, StorageError
+from cnsdiff.base.text import install_command
 from cnsdiff.evaluation import Evaluation
 from cnsdiff.recommender.callbacks import FitContext
 from cnsdiff.recommender.run_directory import Fitted, read_manifest
@@ -50,7 +51,7 @@ class TensorBoardCallback(Tracker):
         if find_spec("tensorboard") is None:
             raise InputError(
                 "TensorBoardCallback needs the package tensorboard, which is not installed; "
-                "install it with: pip install 'cnsdiff[tensorboard]'"
+                f"install it with: {install_command('tensorboard')}"
             )
         self.log_dir = None if log_dir is None else Path(log_dir)
         self._writer: SummaryWriter | None = None

@@ -21,6 +21,7 @@ from cnsdiff.base.errors import (
 )
 from cnsdiff.base.search_space import Space
 from cnsdiff.base.storage import write_text
+from cnsdiff.base.text import install_command
 from cnsdiff.data import Dataset
 from cnsdiff.recommender.config import Config
 from cnsdiff.recommender.recommender import Recommender
@@ -46,8 +47,6 @@ from cnsdiff.tuning.study import (
 
 if TYPE_CHECKING:
     from cnsdiff.tuning.optuna_study import Question
-
-INSTALL = "install it with: pip install 'cnsdiff[tune]'"
 
 #: No trial is pruned in its first epochs: that many validations, or this share of all epochs.
 _WARMUP_VALIDATIONS, _WARMUP_SHARE = 5, 10
@@ -158,7 +157,9 @@ def tune(
         import optuna  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"tuning needs {error.name}; {INSTALL}") from error
+        raise ConfigError(
+            f"tuning needs {error.name}; install it with: {install_command('tune')}"
+        ) from error
     if trials < 1:
         raise ConfigError(f"a tuning needs 1 trial or more, not {trials}")
     variants = Variants(recommender)

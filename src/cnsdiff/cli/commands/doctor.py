@@ -23,6 +23,7 @@ _FOR = {
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print versions and devices, and which packages each extra still needs."""
+    from cnsdiff.base.text import install_command
     from cnsdiff.cli.output import console, print_json
 
     report = examine()
@@ -34,7 +35,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         screen.print(f"{name.replace('_', ' '):<18} {value}")
     for extra, packages in report["missing"].items():
         state = "complete" if not packages else f"missing {', '.join(packages)}"
-        hint = "" if not packages or extra == "core" else f"  (pip install 'cnsdiff[{extra}]')"
+        hint = "" if not packages or extra == "core" else f"  ({install_command(extra)})"
         use = f"  for {_FOR[extra]}" if extra in _FOR else ""
         screen.print(f"{extra:<18} {state}{hint}{use}", soft_wrap=True)
 
