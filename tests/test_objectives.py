@@ -536,3 +536,93 @@ def test_the_whole_log_q_correction_gives_the_popularity_back(joint: np.ndarray)
     plain, corrected = (optimal_scores(joint, gamma) for gamma in (0.0, 1.0))
     expected = centred(plain + np.log(p.sum(axis=0)))
     np.testing.assert_allclose(centred(corrected), expected, atol=2e-3)
+
+
+# -- weights of rows ---------------------------------------------------------------------------
+
+#: Terms in which a row's loss does not depend on the rows beside it.
+OF_ROWS: dict[str, dict[str, Any]] = {
+    "bpr": NO_L2,
+    "bpr with propensities": {**NO_L2, "propensity": {"exponent": 0.5}},
+    "softmax of the sampler": SOFTMAX,
+    "softmax with log q": {**SOFTMAX, "log_q": 0.5},
+}
+
+
+def weighted(weights: Tensor, keep: Tensor | None = None) -> Batch:
+    rows = torch.arange(B) if keep is None else keep
+    users, positives = BATCH.users[rows], BATCH.positives[rows]
+    return Batch(BATCH.index[rows], users, positives, weights[rows])
+
+
+@pytest.mark.parametrize("case", OF_ROWS)
+def test_the_loss_of_a_row_is_multiplied_by_its_weight(case: str) -> None:
+    weights, drawn = normal(B, seed=3).abs(), items_drawn()
+    (found,) = terms(OF_ROWS[case], Items(drawn), batch=weighted(weights)).values()
+    alone = torch.ones(B, dtype=torch.float64)
+    total = 0.0
+    for row in range(B):
+        one = torch.tensor([row])
+        (loss,) = terms(OF_ROWS[case], Items(drawn[one]), batch=weighted(alone, one)).values()
+        total += weights[row].item() * loss.item()
+    assert found.item() == pytest.approx(total / B)
+
+
+@pytest.mark.parametrize("case", OF_ROWS)
+def test_a_row_of_weight_0_is_as_good_as_absent(case: str) -> None:
+    weights, drawn = torch.ones(B, dtype=torch.float64), items_drawn()
+    weights[::3] = 0
+    kept = weights.nonzero()[:, 0]
+    embeddings = Embeddings(*(table.requires_grad_() for table in tables()))
+
+    def gradients(batch: Batch, items: Tensor) -> tuple[Tensor, ...]:
+        (loss,) = terms(OF_ROWS[case], Items(items), embeddings, batch).values()
+        return torch.autograd.grad(loss * len(batch), list(embeddings))
+
+    with_zeros = gradients(weighted(weights), drawn)
+    without = gradients(weighted(weights, kept), drawn[kept])
+    for found, expected in zip(with_zeros, without, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_in_batch_a_row_of_weight_0_is_a_negative_of_others_and_no_more() -> None:
+    weights = torch.ones(B, dtype=torch.float64)
+    weights[::3] = 0
+    options = {**SOFTMAX, "negatives": "in-batch"}
+    found = terms(options, batch=weighted(weights))["softmax"]
+    users, items = (
+        table[ids] for table, ids in zip(tables(), (BATCH.users, BATCH.positives), strict=True)
+    )
+    logits = users @ items.T / 0.5
+    same = BATCH.positives.unsqueeze(0) == BATCH.positives.unsqueeze(1)
+    own = logits.diagonal()
+    others = logits.masked_fill(same, -math.inf)
+    losses = torch.logsumexp(torch.cat([own.unsqueeze(1), others], dim=1), dim=1) - own
+    torch.testing.assert_close(found, (weights * losses).sum() / B)
+
+
+def test_the_alignment_weighs_its_rows() -> None:
+    anchors, positives, pool = normal(5, DIM), normal(5, DIM, seed=1), normal(7, DIM, seed=2)
+    weights = torch.tensor([0.0, 2.0, 1.0, 0.0, 0.5], dtype=torch.float64)
+    total = sum(
+        w * alignment(anchors[[row]], positives[[row]], pool, 2.0)
+        for row, w in enumerate(weights.tolist())
+    )
+    torch.testing.assert_close(alignment(anchors, positives, pool, 2.0, weights), total / 5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *OF_ROWS.values(),
+        {**SOFTMAX, "negatives": "in-batch+sampler"},
+        {**SOFTMAX, "negatives": "uniform+sampler", "contrastive": {"weight": 0.3}},
+    ],
+)
+def test_weights_of_1_are_no_weights(options: dict[str, Any]) -> None:
+    ones = torch.ones(B, dtype=torch.float64)
+    found = terms(options, Items(items_drawn()), batch=weighted(ones))
+    plain = terms(options, Items(items_drawn()))
+    assert {name: value.item() for name, value in found.items()} == {
+        name: value.item() for name, value in plain.items()
+    }

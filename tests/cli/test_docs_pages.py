@@ -44,7 +44,7 @@ FILES = {
     "choosing.md": ("ratings.csv", "sales.csv", "panel.csv", "data/mine"),
     "closed-form.md": ("data/mine",),
     "compare-honestly.md": ("ratings.csv",),
-    "data.md": ("ratings.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
+    "data.md": ("ratings.csv", "clicks.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
     "plugins.md": ("ratings.csv",),
     "recommend.md": ("data/mine", "runs/mine"),
@@ -170,6 +170,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = pl.read_csv(folder / "ratings.csv")
     log.group_by("item").len().write_csv(folder / "sales.csv")
     log.filter(pl.col("user") < 9).sample(fraction=0.2, seed=0).write_csv(folder / "panel.csv")
+    event = pl.col("rating").replace_strict({5: "purchase", 4: "cart"}, default="view")
+    log.with_columns(event=event).drop("rating").write_csv(folder / "clicks.csv")
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)
     for name in ("mine", "food", "yelp2018"):
         dataset.save(folder / "data" / name)

@@ -369,6 +369,11 @@ class Dataset:
                 f"{parameter('threshold')} or the k-core"
             )
         encoded = encode_splits(splits)
+        if (weights := encoded.splits["train"].weights) is not None and not weights.any():
+            raise DataError(
+                f"{splits['train'].source}: every pair to train on has the weight 0; give the "
+                f"events among them a weight above 0 with {parameter('events', ...)}"
+            )
         numbers = Vocabulary(encoded.users), Vocabulary(encoded.items)
         side = encode_side_tables(tables or {}, *numbers)
         held_out = [table for split, table in splits.items() if split != "train"]

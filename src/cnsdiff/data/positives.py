@@ -35,6 +35,8 @@ class Positives(nn.Module):
         When each pair was observed, ``(n,)``, or ``None``.
     periods
         Number of the period each pair was observed in, ``(n,)`` int64, or ``None``.
+    weights
+        What each pair counts for in a loss, ``(n,)``, or ``None``: all alike.
 
     Attributes
     ----------
@@ -63,6 +65,7 @@ class Positives(nn.Module):
         n_items: int,
         timestamps: NDArray[Any] | None = None,
         periods: NDArray[np.int64] | None = None,
+        weights: NDArray[np.floating[Any]] | None = None,
     ) -> None:
         super().__init__()
         self.n_users, self.n_items = n_users, n_items
@@ -88,14 +91,22 @@ class Positives(nn.Module):
             tensors["_timestamps"] = np.asarray(timestamps, dtype=np.float64)
         if periods is not None:
             tensors["_periods"] = np.asarray(periods, dtype=np.int64)
+        if weights is not None:
+            tensors["_weights"] = np.asarray(weights, dtype=np.float32)
         self.full_users = np.flatnonzero(tensors["user_counts"] == n_items)
         for name, value in tensors.items():
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     @classmethod
     def of_split(cls, split: Split, n_users: int, n_items: int) -> Self:
-        """The pairs of a split, train as a rule, with what it knows of them."""
-        return cls(split.users, split.items, n_users, n_items, split.timestamps, split.periods)
+        """The pairs of a split, train as a rule, with what it knows of them.
+
+        Weights are divided by their mean, so that losses keep their size.
+        """
+        weights = None if split.weights is None else split.weights / split.weights.mean()
+        return cls(
+            split.users, split.items, n_users, n_items, split.timestamps, split.periods, weights
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -121,6 +132,11 @@ class Positives(nn.Module):
     def periods(self) -> Tensor | None:
         """Period of each pair ``(n,)``, int64, or ``None``."""
         return getattr(self, "_periods", None)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """What each pair counts for in a loss ``(n,)``, float32, or ``None``: all alike."""
+        return getattr(self, "_weights", None)
 
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each pair was observed; shapes broadcast, boolean result."""

@@ -19,6 +19,8 @@ from cnsdiff.data.ids import Vocabulary, unify
 from cnsdiff.data.interactions import Interactions
 
 _PAIR = ["user", "item"]
+#: Splits that a model may learn from in the end.
+_TRAINED = ("train", "valid")
 
 
 def pair_matrix(
@@ -44,6 +46,9 @@ class Split:
     periods: NDArray[np.int64] | None = None
     """``(n,)`` int64, the period each pair was observed in as a number of
     ``Dataset.periods``, or None."""
+    weights: NDArray[np.float64] | None = None
+    """``(n,)`` float64 of 0 or more, what each pair counts for in training, or None: all alike.
+    No metric reads them."""
 
     def __len__(self) -> int:
         return self.users.size
@@ -61,6 +66,7 @@ class Split:
             self.items[mask],
             None if self.timestamps is None else self.timestamps[mask],
             None if self.periods is None else self.periods[mask],
+            None if self.weights is None else self.weights[mask],
         )
 
     @property
@@ -78,7 +84,10 @@ class Split:
 
 
 def joined(splits: Sequence[Split], name: str) -> Split:
-    """The pairs of several splits as one; times and periods where all of them have them."""
+    """The pairs of several splits as one; times and periods where all of them have them.
+
+    Where some have weights, pairs of the others have the weight 1.
+    """
 
     def column(field: str) -> NDArray[Any] | None:
         parts = [getattr(split, field) for split in splits]
@@ -87,7 +96,11 @@ def joined(splits: Sequence[Split], name: str) -> Split:
     users, items = (
         np.concatenate([getattr(s, side) for s in splits]) for side in ("users", "items")
     )
-    return Split(name, users, items, column("timestamps"), column("periods"))
+    weights = None
+    if any(split.weights is not None for split in splits):
+        parts = [np.ones(len(s)) if s.weights is None else s.weights for s in splits]
+        weights = np.concatenate(parts)
+    return Split(name, users, items, column("timestamps"), column("periods"), weights)
 
 
 class Encoded(NamedTuple):
@@ -137,7 +150,8 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
             fresh = known.join(tables["train"], on=_PAIR, how="anti", maintain_order="left")
         if fresh.height == 0:
             raise DataError(_nothing_left(split, name, frame.height, known.height))
-        tables[name] = fresh
+        # Tests judge; weights are for those that may train.
+        tables[name] = fresh if name in _TRAINED else fresh.drop("weight", strict=False)
         counts[name] = {
             "duplicates": split.frame.height - frame.height,
             "dropped_unknown": frame.height - known.height,
@@ -219,6 +233,8 @@ def table_of(split: Split) -> pl.DataFrame:
         table = table.with_columns(timestamp=pl.Series(split.timestamps))
     if split.periods is not None:
         table = table.with_columns(environment=narrow(split.periods))
+    if split.weights is not None:
+        table = table.with_columns(weight=pl.Series(split.weights))
     return table
 
 
@@ -235,6 +251,13 @@ def split_misfit(table: pl.DataFrame, n_users: int, n_items: int, n_periods: int
         # Nanoseconds reach so far, too; of larger numbers not even the difference is one.
         if times.null_count() or not times.is_between(-(2**62), 2**62).all():
             return "has a timestamp that is no time"
+    if problem is None and "weight" in table.columns:
+        weights = table["weight"]
+        # Null, NaN and infinity are not between them.
+        if weights.dtype != pl.Float64 or not (weights >= 0).fill_null(False).all():
+            return "has a weight that is no number of 0 or more"
+        if not weights.is_finite().all():
+            return "has a weight that is infinite"
     return problem
 
 
@@ -243,7 +266,12 @@ def split_of(table: pl.DataFrame, name: str) -> Split:
     table = table.rename({"environment": "period"}, strict=False).cast({pl.Int32: pl.Int64})
     columns = {column: table[column].to_numpy(writable=True) for column in table.columns}
     return Split(
-        name, columns["user"], columns["item"], columns.get("timestamp"), columns.get("period")
+        name,
+        columns["user"],
+        columns["item"],
+        columns.get("timestamp"),
+        columns.get("period"),
+        columns.get("weight"),
     )
 
 
@@ -264,4 +292,6 @@ def content_hash(encoded: Encoded) -> str:
             digest.update(split.timestamps.astype("<f8").tobytes())
         if split.periods is not None:
             digest.update(b"environments " + split.periods.astype("<i8").tobytes())
+        if split.weights is not None:
+            digest.update(b"weights " + split.weights.astype("<f8").tobytes())
     return digest.hexdigest()

@@ -130,6 +130,8 @@ def _divided(whole: Dataset, train: NDArray[np.bool_], scenario: str) -> Rehears
     columns: dict[str, NDArray[Any]] = {"user": log.users, "item": log.items}
     if log.timestamps is not None:
         columns["timestamp"] = log.timestamps
+    if log.weights is not None:
+        columns["weight"] = log.weights
     part = Dataset.from_splits(
         {
             name: Interactions(

@@ -25,7 +25,7 @@ READ_AS_MISSING = (
 )
 _ID = {"user": "user_id", "item": "item_id"}
 #: Fields of RecBole's own, or of the interactions.
-_TAKEN = ("user_id", "item_id", "timestamp", "environment", "rating", "label")
+_TAKEN = ("user_id", "item_id", "timestamp", "environment", "weight", "rating", "label")
 #: The tests, and what the settings that judge on each are called.
 _TESTS = {"test_iid": "iid.yaml", "test_ood": "ood.yaml"}
 

@@ -30,8 +30,9 @@ def dataset_to_csv(
 ) -> TablesManifest:
     """Write a dataset as CSV files, one for each split and side table.
 
-    Splits have the columns ``user``, ``item`` and, where there are, ``timestamp`` and
-    ``environment``; side tables begin with the id they are about. Text is quoted. A column of lists
+    Splits have the columns ``user``, ``item`` and, where there are, ``timestamp``,
+    ``environment`` and (of train and valid) ``weight``; side tables begin with the id they are
+    about. Text is quoted. A column of lists
     becomes one column for each place (``taste_0``, ``taste_1``, …).
 
     Parameters
@@ -104,7 +105,10 @@ def tables_of(dataset: Dataset) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
-    """A split under the ids as given: ``user``, ``item``, ``timestamp?``, ``environment?``."""
+    """A split under the ids as given.
+
+    Columns ``user``, ``item`` and, where it has them, ``timestamp``, ``environment``, ``weight``.
+    """
     split = dataset.split(name)
     columns: dict[str, pl.Series | NDArray[np.int64] | NDArray[np.float64]] = {
         "user": dataset.decode_users(split.users),
@@ -114,6 +118,8 @@ def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
         columns["timestamp"] = split.timestamps
     if split.periods is not None:
         columns["environment"] = pl.Series(dataset.periods).gather(split.periods)
+    if split.weights is not None:
+        columns["weight"] = split.weights
     return pl.DataFrame(columns)
 
 

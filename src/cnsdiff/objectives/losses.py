@@ -81,17 +81,26 @@ class ContrastiveConfig(Settings):
     """How many are drawn from the sampler's pool; None: all."""
 
 
-def alignment(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def alignment(
+    anchors: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    row_weights: Tensor | None = None,
+) -> Tensor:
     """``L_CL = - mean cos(a, p)/τ + mean logsumexp_n cos(a, n)/τ`` (equation 19).
 
-    Shapes ``(B, d)``, ``(B, d)`` and ``(M, d)``.
+    Shapes ``(B, d)``, ``(B, d)`` and ``(M, d)``; ``row_weights`` ``(B,)`` multiply the rows before
+    the means.
     """
     anchors, positives, negatives = (
         F.normalize(x, dim=-1) for x in (anchors, positives, negatives)
     )
     attraction = (anchors * positives).sum(dim=-1) / temperature
-    alike = anchors.new_full((len(anchors),), 1 / len(anchors))
-    return shared_softmax(anchors / temperature, negatives, alike) - attraction.mean()
+    shares = anchors.new_full((len(anchors),), 1 / len(anchors))
+    if row_weights is not None:
+        shares, attraction = shares * row_weights, row_weights * attraction
+    return shared_softmax(anchors / temperature, negatives, shares) - attraction.mean()
 
 
 def moved_by(share: float, vectors: Tensor) -> Tensor:

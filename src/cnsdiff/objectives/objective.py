@@ -222,9 +222,15 @@ class Objective(nn.Module):
         return logits
 
     def _row_weights(self, rows: _Rows) -> Tensor | None:
-        """Inverse propensities (24) of the positives, ``(B,)``; ``None``: all count alike."""
-        weights = self.propensity_weights
-        return None if weights is None else weights[rows.batch.positives]
+        """Weights of the rows ``(B,)``: their own, times inverse propensities (24).
+
+        ``None``: all count alike.
+        """
+        own = rows.batch.weights
+        if self.propensity_weights is None:
+            return own
+        weights = self.propensity_weights[rows.batch.positives]
+        return weights if own is None else own * weights
 
     def _alignment(self, rows: _Rows, context: Context) -> Tensor:
         """The alignment (19) of positives with their noised selves, against the pool."""
@@ -233,7 +239,9 @@ class Objective(nn.Module):
             order = torch.randperm(len(pool), generator=context.negatives, device=pool.device)
             pool = pool[order[: config.negatives]]
         noise = torch.randn(items.shape, generator=context.noise, device=items.device)
-        return losses.alignment(items, items + config.noise * noise, pool, config.temperature)
+        return losses.alignment(
+            items, items + config.noise * noise, pool, config.temperature, rows.batch.weights
+        )
 
 
 class _Rows:

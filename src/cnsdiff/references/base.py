@@ -19,7 +19,6 @@ from cnsdiff.base.search_space import value_at
 from cnsdiff.base.seeding import derive_seed, uniforms
 from cnsdiff.base.settings import Settings
 from cnsdiff.environment import HALF_LIVES
-from cnsdiff.evaluation.metrics import item_counts
 
 if TYPE_CHECKING:
     from cnsdiff.data import Dataset
@@ -49,6 +48,8 @@ class Reference:
     deterministic: ClassVar[bool] = True
     #: Whether the dial has a meaning: not for scores that are the environment's own, or noise.
     dialled: ClassVar[bool] = True
+    #: Whether weights of training pairs change the scores; else each pair counts alike.
+    weighted: ClassVar[bool] = False
     #: The constructor's arguments as settings.
     Config: ClassVar[type[ReferenceConfig]] = ReferenceConfig
 
@@ -86,12 +87,19 @@ class Reference:
             If the training split is empty.
         """
         self.require(dataset)
-        train = dataset.split("train").csr(dataset.n_users, dataset.n_items).astype(np.float32)
+        split = dataset.split("train")
+        train = split.csr(dataset.n_users, dataset.n_items).astype(np.float32)
         if train.nnz == 0:
             raise DataError("the training split holds no interactions, so there is nothing to fit")
         train.sum_duplicates()
         train.data[:] = 1.0
-        self._fit(train)
+        counted = train
+        if self.weighted and split.weights is not None:
+            weights = (split.weights / split.weights.mean()).astype(np.float32)
+            pairs = (split.users, split.items)
+            counted = csr_array((weights, pairs), shape=train.shape)
+            counted.sort_indices()
+        self._fit(counted)
         self.train_ = train
         return self
 
@@ -134,7 +142,7 @@ class Reference:
 
 
 class MostPop(Reference):
-    """Popularity: score an item by its number of users in training.
+    """Popularity: score an item by its number of users in training, or the sum of their weights.
 
     Attributes
     ----------
@@ -142,11 +150,13 @@ class MostPop(Reference):
     """
 
     dialled: ClassVar[bool] = False
+    weighted: ClassVar[bool] = True
 
     counts_: Tensor
 
     def _fit(self, train: csr_array) -> None:
-        self.counts_ = item_counts(train).float()
+        counts = np.bincount(train.indices, train.data, minlength=train.shape[1])
+        self.counts_ = torch.from_numpy(counts.astype(np.float32))
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         self._fitted()
@@ -185,7 +195,7 @@ class RecentMostPop(MostPop):
     Attributes
     ----------
     counts_ : Tensor of float32, shape (n_items,)
-        ``Σ 2^(-age / half_life)`` over the interactions with the item.
+        ``Σ w 2^(-age / half_life)`` over the interactions with the item, of weight ``w`` (1).
     """
 
     Config: ClassVar[type[ReferenceConfig]] = RecentMostPopConfig
@@ -216,7 +226,10 @@ class RecentMostPop(MostPop):
         assert train.timestamps is not None
         times = train.timestamps.astype(np.float64)
         ages = (times.max() - times) / max(float(np.ptp(times)), 1.0)
-        decayed = np.bincount(train.items, np.exp2(-ages / self.half_life), dataset.n_items)
+        decay = np.exp2(-ages / self.half_life)
+        if train.weights is not None:
+            decay *= train.weights
+        decayed = np.bincount(train.items, decay, dataset.n_items)
         self.counts_ = torch.from_numpy(decayed.astype(np.float32))
         return self
 

@@ -37,7 +37,8 @@ class IALS(Reference):
     """Implicit-feedback alternating least squares (Hu, Koren & Volinsky, ICDM 2008).
 
     Minimises ``Σ_ui c_ui (p_ui - x_u·y_i)² + λ (Σ_u |x_u|² + Σ_i |y_i|²)`` over *all* pairs, with
-    ``p_ui = 1``, ``c_ui = 1 + α`` for a training positive and ``p_ui = 0``, ``c_ui = 1`` for any
+    ``p_ui = 1``, ``c_ui = 1 + α w_ui`` for a training positive (of weight ``w_ui``, 1 where the
+    dataset has none) and ``p_ui = 0``, ``c_ui = 1`` for any
     other. Solved by the library ``implicit`` on the CPU, a few conjugate-gradient steps per row
     and half step (Takács, Pilászy & Tikk, RecSys 2011). Needs the extra ``cnsdiff[bench]``.
 
@@ -66,6 +67,7 @@ class IALS(Reference):
     """
 
     deterministic: ClassVar[bool] = False
+    weighted: ClassVar[bool] = True
     Config: ClassVar[type[ReferenceConfig]] = IALSConfig
 
     user_factors_: Tensor
@@ -107,7 +109,7 @@ class IALS(Reference):
         )
         # The library takes the stored values for c_ui themselves.
         confidence = csr_matrix(train, dtype=np.float32, copy=True)
-        confidence.data[:] = 1.0 + self.alpha
+        confidence.data[:] = 1.0 + self.alpha * confidence.data.astype(np.float64)
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 self.factors,

@@ -38,11 +38,14 @@ class Batch:
         ``(B,)`` which training interactions these are (rows of ``Positives.pairs``).
     users, positives
         ``(B,)`` internal ids.
+    weights
+        ``(B,)`` what each row counts for in the loss, or ``None``: all alike.
     """
 
     index: Tensor
     users: Tensor
     positives: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)

@@ -188,11 +188,15 @@ class LogScenario(Scenario):
         """Build the dataset from the source's table ``"log"`` (see :class:`Scenario`)."""
         source = Source.of(source)
         require_one_unit(source.tables)
-        kept, counts = filters.clean(table_of(source, "log", self.name), core=True)
+        table = table_of(source, "log", self.name)
+        kept, counts = filters.clean(table, core=True)
         log = Log.of(kept, source.features, numpy_generator(seed, "scenario/anchors"))
         _require_two(log)
         parts = self.divide(log, numpy_generator(seed, "scenario/divide"))
         self._check(log, parts)
+        if "cut" in parts.facts and "weight" in log.frame.columns:
+            known = _with_weights_before(float(parts.facts["cut"]), kept, table, filters)
+            log = replace(log, frame=log.frame.with_columns(known.frame["weight"]))
         observed = self.observe(
             log, log.frame[parts.train], numpy_generator(seed, "scenario/observe")
         )
@@ -267,6 +271,20 @@ class LogScenario(Scenario):
     def own_settings(cls) -> list[str]:
         """The settings beside those that every such scenario has."""
         return [name for name in cls.model_fields if name not in LogScenario.model_fields]
+
+
+def _with_weights_before(
+    cut: float, pairs: Interactions, table: Interactions, filters: Filters
+) -> Interactions:
+    """Pairs with the greatest weight that each has by a moment: what came later is not known then.
+
+    A pair that has no event before it keeps its own.
+    """
+    before = table.positives(filters.threshold).frame.filter(pl.col("timestamp") < cut)
+    known = before.group_by("user", "item").agg(pl.col("weight").max().alias("known"))
+    joined = pairs.frame.join(known, on=["user", "item"], how="left", maintain_order="left")
+    weights = joined.select(pl.coalesce("known", "weight").alias("weight"))
+    return replace(pairs, frame=pairs.frame.with_columns(weights["weight"]))
 
 
 def free_rows(log: Log, wanted: int) -> NDArray[np.int64]:

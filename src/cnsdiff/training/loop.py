@@ -276,10 +276,13 @@ class Trainer:
         scalars: Scalars = {}
         for part in filled:
             users, items = self.positives.pairs.index_select(0, part.index).t().contiguous()
+            weights = self.positives.weights
+            if weights is not None:
+                weights = weights.index_select(0, part.index)
             context = streams.context(part.number, (epoch - 1) / self.config.epochs, epoch)
             with self.fabric.autocast():
                 loss, terms = self.step(
-                    Batch(part.index, users, items),
+                    Batch(part.index, users, items, weights),
                     context,
                     probe if part.number == 0 else None,
                     None if cut is None else cut.propagated,

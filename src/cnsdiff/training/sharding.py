@@ -99,7 +99,7 @@ class Shard(Layout):
     def positives(self, whole: Positives) -> Positives:
         """The pairs of this process's users, who are renumbered; items count as in all pairs."""
         users, items = whole.pairs[self._kept].T.numpy()
-        times, periods = whole.timestamps, whole.periods
+        times, periods, weights = whole.timestamps, whole.periods, whole.weights
         own = Positives(
             users // self.processes.count,
             items,
@@ -107,6 +107,7 @@ class Shard(Layout):
             self.n_items,
             None if times is None else times[self._kept].numpy(),
             None if periods is None else periods[self._kept].numpy(),
+            None if weights is None else weights[self._kept].numpy(),
         )
         own.item_counts = whole.item_counts
         return own
