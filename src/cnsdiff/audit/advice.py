@@ -2,23 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.judging import Choice, Judged, Setting
+from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.record import AdviceRecord, DifferenceRecord
+from cnsdiff.audit.record import AdviceRecord, Case, DifferenceRecord, Test
 from cnsdiff.audit.shifts import Shift
-from cnsdiff.audit.training import METHODS
+from cnsdiff.audit.training import METHODS, PLAIN_DIAL
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
 from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
-from cnsdiff.display.wording import number, percent
+from cnsdiff.display.wording import count, number, percent
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE
-from cnsdiff.evaluation.significance import Difference, Interval
+from cnsdiff.evaluation.significance import Interval, holm
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.presets import DEFAULT
+
+#: Shifts that come in any case, so that nothing has to be gained over today to be set for them.
+CERTAIN = ("temporal",)
+#: A setting is level with another if no difference is shown and it reaches so much of it.
+LEVEL = 0.95
+#: What a test should tell, as a share of what the best today reaches.
+TOLD = 0.1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The advice for a shift and the rule that gives it.
+
+    =========  ==========================================================  =====================
+    case       when                                                        advice
+    =========  ==========================================================  =====================
+    too few    a test has fewer than ``FEW_USERS`` users                   none
+    expected   validation's choice for the shift is shown better than the  that choice
+               best today, or the shift is certain
+    plain      it is not                                                   the best today
+    both       another is shown better than either of these, but not by    to try both
+               Holm's correction for the number of rivals
+    better     the same, by that correction too                            the other
+    simpler    a simpler one is level with the one found so far            the simpler
+    =========  ==========================================================  =====================
+
+    *Shown* means that the 95% interval over users leaves 0 out; *level* and *simpler* are as
+    :func:`decide` says.
+
+    Attributes
+    ----------
+    case
+        The last rule that applied.
+    chosen
+        By validation alone.
+    best
+        ``chosen``, or the other that the test shows better.
+    use
+        The advice.
+    doubtful
+        Whether ``best`` leads ``chosen`` by its interval alone, and not by Holm's correction.
+    """
+
+    case: Case
+    chosen: Setting
+    best: Setting
+    use: Setting
+    doubtful: bool = False
+
+
+def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
+    """The setting to advise: chosen by validation, then held against what the tests show.
+
+    No setting is advised that another is shown to beat under the shift. Of settings that are
+    level the simplest is taken, by the order of :data:`~cnsdiff.audit.training.METHODS` and then
+    of their readings: level with another is one of which no difference is shown on either test
+    and which reaches :data:`LEVEL` of it on both.
+    """
+    offered = [s for s in judged.settings if s.method in METHODS and s.key == s.row]
+    rows = {s.key: s for s in offered}
+    expected, plain = (rows.get(s.row, s) for s in (choice.expected, choice.plain))
+    if judged.has_few_users:
+        return Decision("too few", plain, plain, plain)
+    # What validation chooses.
+    case: Case = "plain"
+    chosen = plain
+    if certain or judged.difference("test_ood", expected, plain).sign > 0:
+        case, chosen = "expected", expected
+    # What the test shows better than that.
+    ahead = _ahead(judged, offered, chosen)
+    best, doubtful = chosen, False
+    while rivals := _ahead(judged, offered, best):
+        best = max(rivals, key=lambda setting: judged.accuracies(setting).ood.value)
+    if best is not chosen:
+        others = [s for s in offered if s.key != chosen.key]
+        over = judged.differences("test_ood", [(s, chosen) for s in others])
+        adjusted = holm([difference.p_value for difference in over])
+        shown = {s.key for s, p in zip(others, adjusted, strict=True) if p < 0.05}
+        doubtful = not shown & {s.key for s in ahead}
+        case = "both" if doubtful else "better"
+    # The simplest of those that are level with it.
+    for setting in sorted(offered, key=_simplicity):
+        if _simplicity(setting) >= _simplicity(best):
+            break
+        if _is_level(judged, setting, best) and not _ahead(judged, offered, setting):
+            return Decision("simpler", chosen, best, setting, doubtful)
+    return Decision(case, chosen, best, best, doubtful)
+
+
+def _ahead(judged: Judged, offered: Sequence[Setting], setting: Setting) -> list[Setting]:
+    """Those that the OOD test shows better than a setting."""
+    return [s for s in offered if judged.difference("test_ood", s, setting).sign > 0]
+
+
+def _is_level(judged: Judged, setting: Setting, other: Setting) -> bool:
+    """Whether a setting is level with another, or better, on both tests."""
+    mine, theirs = judged.accuracies(setting), judged.accuracies(other)
+    return (
+        mine.ood.value >= LEVEL * theirs.ood.value
+        and mine.iid.value >= LEVEL * theirs.iid.value
+        and all(judged.difference(test, setting, other).sign >= 0 for test in TESTS)
+    )
+
+
+def _simplicity(setting: Setting) -> tuple[int, int]:
+    """Where a setting stands in the order of simplicity, the simplest first."""
+    readings = (PLAIN, PLAIN_DIAL)
+    reading = setting.selection
+    return (
+        list(METHODS).index(setting.method),
+        readings.index(reading) if reading in readings else len(readings),
+    )
 
 
 def advice(
@@ -30,23 +143,33 @@ def advice(
     log: Log,
     seed: int,
     run: Path,
+    served: str = "",
 ) -> AdviceRecord:
-    """The setting that validation chooses for the shift, and whether the tests bear it out.
+    """The advice for a shift, its price, and the command that trains it.
 
-    The command that trains it writes to ``run``; it is made of the reading, the log and the seed.
+    The command writes to ``run``; it is made of the reading, the log and the seed. ``served`` says
+    how the users of the test differ from those of the log, where they are others.
     """
     expected, usual, plain = choice.expected, choice.usual, choice.plain
     brings = judged.difference("test_ood", expected, plain)
     costs = judged.difference("test_iid", expected, plain)
-    # A choice that the OOD test does not bear out is not worth what it costs today.
-    use = expected if brings.sign > 0 else plain
+    decision = decide(judged, choice, certain=shift.name in CERTAIN)
+    use = decision.use
     gained = judged.difference("test_ood", use, plain)
     paid = judged.difference("test_iid", use, plain)
-    least = break_even(gained, paid)
-    reads = reading_options(reading, log)
+    least = None if shift.name in CERTAIN else break_even(gained, paid)
     train = train_command(
-        use.method, use.selection, shift, reading.log, run, judged.metric, seed, reads
+        use.method,
+        use.selection,
+        shift,
+        reading.log,
+        run,
+        judged.metric,
+        seed,
+        reading_options(reading, log),
     )
+    few = decision.case == "too few"
+    words = _words(judged, choice, decision) if not few else _too_few_words(judged, choice)
     return AdviceRecord(
         use=use.row,
         title=use.title,
@@ -58,11 +181,14 @@ def advice(
         costs=DifferenceRecord.of(costs),
         use_over_usual=DifferenceRecord.of(judged.difference("test_ood", use, usual)),
         use_costs=DifferenceRecord.of(paid),
-        words=_words(judged, choice, brings, costs) + _bet_words(shift, judged, choice),
-        reference_words=_reference_words(judged, choice, use),
+        words=words + ("" if few else _bet_words(shift, judged, choice, served)),
+        reference_words="" if few else _reference_words(judged, choice, use),
         break_even=least,
-        break_even_words=break_even_words(least, gained, paid),
-        commands=[train],
+        break_even_words="" if shift.name in CERTAIN else break_even_words(least, gained, paid),
+        case=decision.case,
+        chosen=decision.chosen.row,
+        best=decision.best.row,
+        commands=[] if few else [train],
         commands_of=use.title,
     )
 
@@ -97,32 +223,92 @@ def break_even_words(least: float | None, gained: Interval, paid: Interval) -> s
     return f"{worth}."
 
 
-def _words(judged: Judged, choice: Choice, brings: Difference, costs: Difference) -> str:
-    """The recommendation for the shift, in two sentences."""
-    expected, plain = choice.expected, choice.plain
-    reached, before = (number(judged.accuracies(s).ood.value) for s in (expected, plain))
-    alike = all(d.value == d.low == d.high == 0 for d in (brings, costs))
-    if expected.key == plain.key or alike:
-        return (
-            f"Use {plain.title}: validation chooses it for this shift and for today alike. "
-            f"Under the shift it reaches {reached}."
-        )
-    cost = cost_phrase(costs, judged.accuracies(plain).iid.value)
-    gain = difference_phrase(brings)
-    if brings.sign > 0:
-        return (
-            f"Use {expected.title}: under the shift it reaches {reached} where {plain.title}, "
-            f"the best today, reaches {before}: {gain}. Today it {cost}."
-        )
-    verb = "is worse" if brings.sign < 0 else "shows no gain"
+def _too_few_words(judged: Judged, choice: Choice) -> str:
+    """That there is no advice, and how many users would be needed for one."""
+    n = judged.n_users
+    # Where validation chooses one setting for both, its own accuracy stands for a difference.
+    ours, theirs = choice.expected, choice.plain
+    if ours.key == theirs.key:
+        ours = next((s for s in judged.settings if s.method != theirs.method), ours)
+    needed = judged.users_needed("test_ood", ours, theirs, TOLD)
     return (
-        f"Keep {plain.title}, the best today, which reaches {before} under the shift. What "
-        f"validation chooses for it, {expected.title}, {verb}: it reaches {reached}, {gain}, and "
-        f"today it {cost}."
+        f"No advice: the IID test has {count(n['test_iid'], 'user')} and the OOD test "
+        f"{count(n['test_ood'], 'user')}, and fewer than {FEW_USERS} show nothing. About "
+        f"{needed:,} in each would tell a difference of {percent(TOLD)}."
     )
 
 
-def _bet_words(shift: Shift, judged: Judged, choice: Choice) -> str:
+def _words(judged: Judged, choice: Choice, decision: Decision) -> str:
+    """The advice in words: what to use, what it reaches and costs, and how it was found."""
+    plain, use = choice.plain, decision.use
+    reached = number(judged.accuracies(use).ood.value)
+    if use.key == plain.key:
+        first = (
+            f"Keep {plain.title}, the best today by validation, which reaches {reached} under the "
+            "shift."
+        )
+        if _are_alike(judged, choice.expected, plain):
+            first = (
+                f"Use {plain.title}: validation chooses it for this shift and for today alike. "
+                f"Under the shift it reaches {reached}."
+            )
+    else:
+        verb = "Use"
+        if decision.doubtful and use.key == decision.best.key:
+            verb = f"Try both {decision.chosen.title} and"
+        over = judged.difference("test_ood", use, plain)
+        paid = judged.difference("test_iid", use, plain)
+        before = judged.accuracies(plain)
+        first = (
+            f"{verb} {use.title}: under the shift it reaches {reached} where {plain.title}, the "
+            f"best today by validation, reaches {number(before.ood.value)}: "
+            f"{difference_phrase(over)}. Today it {cost_phrase(paid, before.iid.value)}."
+        )
+    return " ".join((first, *_grounds(judged, choice, decision)))
+
+
+def _grounds(judged: Judged, choice: Choice, decision: Decision) -> list[str]:
+    """Sentences on what validation chose, and what the test said of it."""
+    expected, plain = choice.expected, choice.plain
+    chosen, best, use = decision.chosen, decision.best, decision.use
+
+    def over(test: Test, first: Setting, second: Setting) -> str:
+        return difference_phrase(judged.difference(test, first, second))
+
+    told = []
+    cost = cost_phrase(
+        judged.difference("test_iid", expected, plain), judged.accuracies(plain).iid.value
+    )
+    if chosen.row == plain.row and not _are_alike(judged, expected, plain):
+        told.append(
+            f"What validation chooses for the shift, {expected.title}, shows no gain on the test: "
+            f"it reaches {number(judged.accuracies(expected).ood.value)}, "
+            f"{over('test_ood', expected, plain)}, and today it {cost}."
+        )
+    if best.key != chosen.key:
+        told.append(
+            f"Validation chose {chosen.title}; the test shows {best.title} better: "
+            f"{over('test_ood', best, chosen)}."
+        )
+        if use.key == best.key:
+            told.append("Its figure is a little too good, as it was picked on this test.")
+        if decision.doubtful:
+            told.append("Among so many rivals one may lead so far by chance.")
+    if use.key != best.key:
+        told.append(
+            f"It is the simplest of those that the tests find level with {best.title}: "
+            f"{over('test_ood', use, best)} under the shift, {over('test_iid', use, best)} today."
+        )
+    return told
+
+
+def _are_alike(judged: Judged, setting: Setting, other: Setting) -> bool:
+    """Whether two settings are one, or make the same lists on both tests."""
+    differences = (judged.difference(test, setting, other) for test in TESTS)
+    return setting.key == other.key or all(d.value == d.low == d.high == 0 for d in differences)
+
+
+def _bet_words(shift: Shift, judged: Judged, choice: Choice, served: str) -> str:
     """For a shift of exposure: that its setting is a bet, and what the plain reading reaches."""
     if shift.anticipate not in POWERS_OF_EXPOSURE:
         return ""
@@ -138,8 +324,8 @@ def _bet_words(shift: Shift, judged: Judged, choice: Choice) -> str:
     return (
         f" Setting a model for this shift ({shift.anticipate}) is a bet, whose sign validation "
         "cannot tell: what was shown at random decides it here. Read as plain validation likes "
-        f"it, {METHODS[plain.method].title} reaches {reached}. If the users to be served are "
-        f"others, ask some {PEOPLE} of them ({parameter('target_sample', ...)} when preparing)."
+        f"it, {METHODS[plain.method].title} reaches {reached}.{served} If the users to be served "
+        f"are others, ask some {PEOPLE} of them ({parameter('target_sample', ...)} when preparing)."
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnsdiff.audit.advice import advice
 from cnsdiff.audit.external import Outside
-from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import (
     NOT_COMPARABLE,
@@ -40,14 +40,13 @@ from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
 from cnsdiff.diagnostics import describe
-from cnsdiff.display.wording import SPLIT_TITLES, listed, metric_title, number, percent
+from cnsdiff.display.wording import SPLIT_TITLES, count, listed, metric_title, number, percent
 from cnsdiff.environment import rehearse
+from cnsdiff.evaluation.anticipation import POWERS_OF_EXPOSURE
 from cnsdiff.evaluation.dial import exposure_counts
 from cnsdiff.evaluation.significance import holm
 from cnsdiff.training.selection import as_configured
 
-#: Fewer users than this in a test make wide intervals.
-FEW_USERS = 100
 #: Fewer validation pairs than this, counted as they weigh, make a choice uncertain.
 FEW_PAIRS = 500
 
@@ -78,7 +77,16 @@ def shift_record(
     size = _size(dataset, seed)
     table = _table(judged, choice)
     effective_pairs = _effective_pairs(dataset, shift)
-    recommendation = advice(shift, judged, choice, reading=reading, log=log, seed=seed, run=run)
+    recommendation = advice(
+        shift,
+        judged,
+        choice,
+        reading=reading,
+        log=log,
+        seed=seed,
+        run=run,
+        served=_served(dataset) if shift.anticipate in POWERS_OF_EXPOSURE else "",
+    )
     confidence, why = _confidence(judged, table, recommendation, effective_pairs, unfinished)
     return ShiftRecord(
         name=shift.name,
@@ -148,6 +156,23 @@ def _found(setting: Setting, test: Test) -> float | None:
     if "recall@20" not in setting.per_user[test].columns:
         return None
     return float(np.mean(setting.values(test, "recall@20") > 0))
+
+
+def _served(dataset: Dataset) -> str:
+    """How the users who were shown items at random differ from all of the log, in a sentence."""
+    train = dataset.split("train")
+    activity = np.bincount(train.users, minlength=dataset.n_users)
+    fans = np.bincount(train.items, minlength=dataset.n_items)
+    shown = np.zeros(dataset.n_users, dtype=bool)
+    shown[dataset.split("test_ood").users] = True
+    theirs = fans[train.items[shown[train.users]]]
+    if not len(theirs):
+        return ""
+    return (
+        f" The {int(shown.sum()):,} users who were shown these have {activity[shown].mean():.1f} "
+        f"items each in the log, with {theirs.mean():,.0f} users to an item; all users have "
+        f"{activity[activity > 0].mean():.1f}, with {fans[train.items].mean():,.0f}."
+    )
 
 
 def _effective_pairs(dataset: Dataset, shift: Shift) -> float:
@@ -258,8 +283,8 @@ def _confidence(
     """How far the verdict can be trusted, and what speaks against it."""
     reservations = []
     fewest = min(judged.n_users.values())
-    if fewest < FEW_USERS:
-        return "none", f"A test has {fewest:,} users only: too few for a verdict."
+    if judged.has_few_users:
+        return "none", f"A test has {count(fewest, 'user')} only: too few for a verdict."
     if not judged.kept.comparable:
         reservations.append("what is lost cannot be told")
     if effective_pairs < FEW_PAIRS:
@@ -287,8 +312,8 @@ def _limits(
     unfinished: Sequence[str],
 ) -> list[str]:
     limits = [
-        f"The {SPLIT_TITLES[test]} has {judged.n_users[test]:,} users only, so its intervals are "
-        "wide and small differences cannot be seen."
+        f"The {SPLIT_TITLES[test]} has {count(judged.n_users[test], 'user')} only, and fewer than "
+        f"{FEW_USERS} show nothing: there are no intervals."
         for test in TESTS
         if judged.n_users[test] < FEW_USERS
     ]

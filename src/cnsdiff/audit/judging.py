@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from cnsdiff.audit.record import Accuracies, Test
 from cnsdiff.audit.training import METHODS, USUAL
+from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.benchmark.grid import DIAL, PLAIN, REHEARSAL, without_dial
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import DIALLED, Task
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.kept import Kept, UserAccuracy, kept_matched, lost
-from cnsdiff.evaluation.significance import Difference, bootstrap_means
+from cnsdiff.evaluation.significance import ROUNDING, Difference, Interval, resampled_sums
 
 TESTS: tuple[Test, ...] = ("test_iid", "test_ood")
 #: The selection of a recommender that was not trained here.
@@ -64,7 +65,12 @@ class Setting:
 
     @property
     def is_alike(self) -> bool:
-        """Whether all selections read it alike: MostPop has no dial, but learns more rehearsed."""
+        """Whether another selection reads it alike: popularity has no dial.
+
+        MostPop has no setting to choose either, but learns more rehearsed.
+        """
+        if self.method == "recent-mostpop":
+            return self.selection == PLAIN + DIAL
         return self.method == "mostpop" and without_dial(self.selection) != REHEARSAL
 
     @property
@@ -111,52 +117,112 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
     return settings
 
 
+#: With fewer users in a test there is no interval, no mark and no advice: what a user gains from
+#: one setting over another spreads about as much as accuracy is large, so that not even a
+#: difference of a fifth could be told from 0 (1.96 / sqrt(96) = 0.2).
+FEW_USERS = 100
+#: How often users are drawn again.
+N_RESAMPLES = 2_000
+
+
 @dataclass(frozen=True)
 class Judged:
-    """Settings on both tests of a shift, all on the same users, and what each keeps, matched."""
+    """Settings on both tests of a shift, all on the same users, and what each keeps, matched.
+
+    Where a test has fewer than :data:`FEW_USERS` users the ends of intervals are unknown.
+
+    Attributes
+    ----------
+    metric
+        Of each user.
+    settings
+        ``S`` of them.
+    kept
+        Accuracies and the share between them.
+    values
+        By test ``(n, S)``, the metric of each user.
+    means
+        By test ``(R, S)``, its mean over users drawn again, the same for all settings.
+    """
 
     metric: str
     settings: tuple[Setting, ...]
     kept: Kept
-    n_users: Mapping[Test, int]
-    seed: int
+    values: Mapping[Test, NDArray[np.float64]] = field(repr=False)
+    means: Mapping[Test, NDArray[np.float64]] = field(repr=False)
+
+    @property
+    def n_users(self) -> dict[Test, int]:
+        """Of each test."""
+        return {test: len(values) for test, values in self.values.items()}
+
+    @property
+    def has_few_users(self) -> bool:
+        """Whether either test has too few for a verdict."""
+        return min(self.n_users.values()) < FEW_USERS
 
     def accuracies(self, setting: Setting) -> Accuracies:
         """Accuracy on both tests and what is lost, each with its interval."""
-        at = [other.key for other in self.settings].index(setting.key)
+        at, n = self._at(setting), self.n_users
+        both = min(n.values())
         return Accuracies(
-            iid=self.kept.iid[at],
-            ood=self.kept.ood[at],
-            iid_matched=self.kept.iid_matched[at],
-            lost_matched=lost(self.kept.kept[at]),
+            iid=_unless_few(self.kept.iid[at], n["test_iid"]),
+            ood=_unless_few(self.kept.ood[at], n["test_ood"]),
+            iid_matched=_unless_few(self.kept.iid_matched[at], both),
+            lost_matched=_unless_few(lost(self.kept.kept[at]), both),
         )
 
     def differences(self, test: Test, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
         """First less second of each pair, over the users of a test."""
-        if not pairs:
-            return []
-        columns = [
-            first.values(test, self.metric) - second.values(test, self.metric)
-            for first, second in pairs
-        ]
-        return bootstrap_means(np.stack(columns, axis=1), seed=self.seed)
+        return [self.difference(test, first, second) for first, second in pairs]
 
     def difference(self, test: Test, first: Setting, second: Setting) -> Difference:
-        """The same for one pair."""
-        return self.differences(test, [(first, second)])[0]
+        """First less second, by a paired bootstrap of users."""
+        a, b = self._at(first), self._at(second)
+        of_users = self.values[test][:, a] - self.values[test][:, b]
+        value, n = float(of_users.mean()), len(of_users)
+        if n < FEW_USERS:
+            return Difference(value, np.nan, np.nan, 1.0, n=n)
+        if not of_users.any():
+            return Difference(0.0, 0.0, 0.0, 1.0, n=n)
+        draws = self.means[test][:, a] - self.means[test][:, b]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        # Few users with a difference make ties with the value, which rounding must not break.
+        reach = abs(value) - ROUNDING * np.abs(of_users).mean()
+        extreme = int((np.abs(draws - value) >= reach).sum())
+        p_value = (1 + extreme) / (1 + len(draws))
+        return Difference(value, float(low), float(high), p_value, n=n)
+
+    def users_needed(self, test: Test, first: Setting, second: Setting, share: float) -> int:
+        """Users of a test whose interval of a difference reaches to ``share`` of the second's."""
+        a, b = self._at(first), self._at(second)
+        values = self.values[test]
+        spread = float((values[:, a] - values[:, b]).std(ddof=1)) if len(values) > 1 else 0.0
+        level = share * float(values[:, b].mean())
+        needed = (1.96 * spread / level) ** 2 if level > 0 else 0.0
+        return max(FEW_USERS, int(np.ceil(needed)))
+
+    def _at(self, setting: Setting) -> int:
+        return next(at for at, own in enumerate(self.settings) if own.key == setting.key)
+
+
+def _unless_few(interval: Interval, n: int) -> Interval:
+    """An interval whose ends are unknown if it is of too few users."""
+    return replace(interval, low=np.nan, high=np.nan) if n < FEW_USERS else interval
 
 
 def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: int) -> Judged:
     """Measure settings, all of one dataset, on both tests by a metric that is kept of each user."""
-    tested = {}
+    tested, values, means = {}, {}, {}
     for test in TESTS:
         users = settings[0].per_user[test]["user"].cast(pl.Int64).to_numpy()
         counts = np.bincount(dataset.split(test).users, minlength=dataset.n_users)
-        values = np.stack([setting.values(test, metric) for setting in settings], axis=1)
-        tested[test] = UserAccuracy(users, values, counts[users])
+        values[test] = np.stack([setting.values(test, metric) for setting in settings], axis=1)
+        tested[test] = UserAccuracy(users, values[test], counts[users])
+        rng = numpy_generator(seed, f"audit-bootstrap-{test}")
+        means[test] = resampled_sums(values[test], rng, N_RESAMPLES) / len(users)
     kept = kept_matched(tested["test_iid"], tested["test_ood"], seed=seed)
-    n_users = {test: len(tested[test].users) for test in TESTS}
-    return Judged(metric, tuple(settings), kept, n_users, seed)
+    return Judged(metric, tuple(settings), kept, values, means)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Estimate = Annotated[Interval, PlainValidator(_interval), PlainSerializer(_as_list)]
 Metric = Annotated[str, Field(pattern=r"^(recall|ndcg)@[1-9]\d{0,8}$")]
 Test = Literal["test_iid", "test_ood"]
+#: The rules of an advice: no advice of too few users; validation's choice for the shift, or for
+#: today, as the test bears it out; another that the test shows better, with and without doubt left
+#: by the number of its rivals; a simpler one that is level with these.
+Case = Literal["too few", "expected", "plain", "better", "both", "simpler"]
 #: How far a verdict can be trusted; ``"none"`` where there is none.
 Confidence = Literal["high", "medium", "low", "none"]
 
@@ -201,6 +205,12 @@ class AdviceRecord(Record):
     break_even: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     """Least probability of the shift from which ``use`` pays; unknown where nothing is traded."""
     break_even_words: str = ""
+    case: Case | None = None
+    """By which rule it was made (docs/audit.md); unknown in older files."""
+    chosen: str | None = None
+    """The row that validation alone chooses."""
+    best: str | None = None
+    """The row that the test shows best of those it could tell apart."""
     commands: list[str]
     commands_of: str
     code: str | None = None

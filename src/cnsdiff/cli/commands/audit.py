@@ -246,7 +246,7 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
         advice = shift.recommendation
         tell("")
         tell(shift.title, "bold")
-        for text in (advice.words, advice.reference_words):
+        for text in (advice.words, advice.break_even_words, advice.reference_words):
             if text:
                 tell(f"  {text}")
         for outside in shift.outside:
@@ -255,7 +255,8 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
                 tell(f"  {outside.dialled.words}")
             for warning in outside.warnings:
                 tell(f"  warning: {warning}", "yellow")
-        tell(f"  {' && '.join(advice.commands)}", "cyan")
+        for command in advice.commands:
+            tell(f"  {command}", "cyan")
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
