@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 from audit_parts import log_frame
@@ -76,6 +77,20 @@ def test_a_larger_log_needs_more_time():
     small = seconds_a_shift(pairs(100, 50, 1000))
     assert seconds_a_shift(pairs(1000, 50, 200_000)) == 4 * small
     assert seconds_a_shift(pairs(10_000, 6000, 30_000)) == 3 * small
+
+
+def test_repeats_and_heavy_users_take_no_place_from_others():
+    rng = np.random.default_rng(0)
+    pairs = pl.DataFrame({"user": rng.integers(100, size=900), "item": rng.integers(50, size=900)})
+    bot = pl.DataFrame({"user": [999] * 800, "item": np.arange(800)})
+    interactions = Interactions(pl.concat([pairs] * 4 + [bot]), "log")
+    whole = Log(Source({"log": interactions}), "", None, ())
+    limit = {"seed": 0, "most": 900, "max_per_user": 100}
+    assert thinned(whole, 600, 1, **limit) is whole
+    fewer = thinned(whole, 600, 1, **{**limit, "most": 300}).interactions
+    kept = fewer.deduplicated().without_heavy_users(100)
+    assert 150 < len(kept) <= 300
+    assert kept.funnel[-1].left_out[0].rows == 800
 
 
 def test_a_log_that_is_too_large_is_thinned_by_whole_users_and_says_so():

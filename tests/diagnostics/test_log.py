@@ -51,6 +51,7 @@ def test_a_crawler_is_named_and_the_option_leaves_it_alone_out():
     assert set(kept.frame["user"]) == set(frame["user"])
     (told,) = [remark for remark in about.remarks() if "One user of" in remark]
     assert f"max_per_user={heavy.max_per_user} leaves it out" in told
+    assert about.remarks(heavy.max_per_user) == []
 
 
 def test_many_rows_of_few_pairs_are_no_matter_for_a_limit_on_pairs():
@@ -134,3 +135,11 @@ def test_the_funnel_in_words_adds_up(missing):
     assert [rows for _, rows in lines] == [10, -3, 7, -2, 5]
     kind = "missing id" if missing else "malformed"
     assert lines[1][0] == f"  {kind}: an empty user (line 2, column 'who')"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "file", ["grocery/train.csv", "food/train.txt", "yelp2018/train.txt", "yahoo-r3/user.txt"]
+)
+def test_customers_of_real_logs_are_not_heavy(shared_data, file):
+    assert describe_log(read_interactions(shared_data / file, skip_bad=True)).heavy is None

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from launching import furthest, train_together
 
 from cnsdiff import Recommender, load_dataset, prepare
 from cnsdiff.base.errors import DataError
@@ -165,3 +166,18 @@ def test_weights_that_are_all_0_are_refused():
     frame = clicks().with_columns(event=pl.Series(["view"] * 2499 + ["buy"]))
     with pytest.raises(DataError, match="every pair to train on has the weight 0"):
         prepare(frame, "temporal", events={"view": 0, "buy": 1})
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(dataset, tmp_path):
+    """A checkpoint, and shares of the tables, have the weights as one process has."""
+    path = dataset.save(tmp_path / "data")
+    training = {**TRAINING, "slices": 2}
+    variants = {
+        name: {"sampler": "random", "training": {**training, "shard": shard, "slices": slices}}
+        for name, shard, slices in (("whole", False, 2), ("shares", True, 1))
+    }
+    train_together(path, variants, tmp_path / "runs")
+    Recommender(sampler="random", training=training).fit(load_dataset(path), run=tmp_path / "one")
+    for name in variants:
+        assert furthest(tmp_path / "runs" / name, tmp_path / "one") < 1e-5

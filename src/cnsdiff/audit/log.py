@@ -138,7 +138,7 @@ def read_log(reading: Reading) -> Log:
         skipped = " and ".join(f"{n:,} rows {what}" for what, n in counted.items() if n)
         skipped += " were left out"
         notes.append(f"{skipped} ({parameter('skip_bad', True)}): {why}.")
-    notes += describe_log(table).remarks()
+    notes += describe_log(table).remarks(reading.max_per_user)
     if "randomised" not in source.tables:
         source, more = _randomised_rows(source)
         notes += more
@@ -278,13 +278,23 @@ def seconds_a_shift(pairs: Interactions) -> float:
     return _SECONDS * max(1.0, len(pairs) / _PAIRS, scores / _SCORES)
 
 
-def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | None) -> Log:
+def thinned(
+    log: Log,
+    budget: float,
+    n_shifts: int,
+    *,
+    seed: int,
+    most: int | None,
+    max_per_user: int | None = None,
+) -> Log:
     """The log as it is, or all rows of some users drawn at random, as the budget allows.
 
     The budget, in seconds, is shared by ``n_shifts``. With ``most``, so many positive pairs are
-    kept whatever it is; 0 keeps all.
+    kept whatever it is; 0 keeps all. A pair counts once, and pairs of users who will be left out
+    for having more than ``max_per_user`` count nothing.
     """
-    positive = log.interactions.positives(log.threshold)
+    every = log.interactions.positives(log.threshold).deduplicated()
+    positive = every if max_per_user is None else every.without_heavy_users(max_per_user)
     allowed = budget / max(min(n_shifts, _SHIFTS), 1)
 
     def fits(pairs: Interactions) -> bool:
@@ -296,6 +306,8 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
         return log
     table = log.interactions
     users = positive.frame["user"].unique(maintain_order=True)
+    all_users = every.frame["user"].unique(maintain_order=True)
+    heavy = all_users.filter(~all_users.is_in(users.implode()))
     order = pl.Series(numpy_generator(seed, "audit/thinned").permutation(len(users)))
     drawn = users.gather(order)
     while not fits(positive):
@@ -305,7 +317,8 @@ def thinned(log: Log, budget: float, n_shifts: int, *, seed: int, most: int | No
         positive = replace(positive, frame=positive.frame.filter(own))
         if len(drawn) == 1:
             break
-    frame = table.frame.filter(pl.col("user").is_in(drawn.implode()))
+    # Those who are heavy stay until the filters leave them out, and count them.
+    frame = table.frame.filter(pl.col("user").is_in(pl.concat([drawn, heavy]).implode()))
     others = Problem(f"of {len(users) - len(drawn):,} users not drawn", len(table) - frame.height)
     why = (
         f"as {parameter('max_pairs')} asks"

@@ -130,13 +130,20 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     table = log.interactions
     note(f"read {len(table):,} rows: {table.n_users:,} users, {table.n_items:,} items")
     n_shifts = len(options.shifts) or len(plan_shifts(log, len(SHIFTS))[0])
-    log = thinned(log, options.budget, n_shifts, seed=options.seed, most=options.max_pairs)
+    log = thinned(
+        log,
+        options.budget,
+        n_shifts,
+        seed=options.seed,
+        most=options.max_pairs,
+        max_per_user=options.reading.max_per_user,
+    )
     for sentence in log.notes:
         note(sentence)
     pairs, _ = filters_of(log, options.reading).clean(log.interactions, core=True)
     for label, rows in funnel_lines(pairs.funnel):
         note(f"{rows:>11,}  {label}")
-    needed = seconds_a_shift(log.interactions.positives(log.threshold))
+    needed = seconds_a_shift(pairs)
     planned, left_out = plan_shifts(log, int(options.budget // needed), options.shifts)
     if options.overwrite:
         clear(options.out)

@@ -85,8 +85,11 @@ class LogDescription:
         """In JSON's types."""
         return {**asdict(self), "weeks": [asdict(week) for week in self.weeks]}
 
-    def remarks(self) -> list[str]:
-        """What to think of before dividing the log, a sentence each."""
+    def remarks(self, max_per_user: int | None = None) -> list[str]:
+        """What to think of before dividing the log, a sentence each.
+
+        Where users of more pairs than ``max_per_user`` are left out, nothing of heavy ones.
+        """
         told = []
         if len(self.events) > 1 and not self.weighted:
             # What is rare is, as a rule, what is meant: a purchase, not a view.
@@ -98,7 +101,7 @@ class LogDescription:
                 f"{parameter('events', rare[:1])} keeps only some, "
                 f"{parameter('events', weights)} weighs them in training."
             )
-        if (heavy := self.heavy) is not None:
+        if (heavy := self.heavy) is not None and max_per_user is None:
             who = "One user" if heavy.users == 1 else f"{heavy.users:,} users"
             them = "it" if heavy.users == 1 else "them"
             told.append(

@@ -204,7 +204,7 @@ def _show_log(
     for table in (_events(about), _repeats(about), _weeks(about)):
         if table.rows:
             print_table(screen, table)
-    for remark in about.remarks():
+    for remark in about.remarks(filters["max_per_user"]):
         screen.print(note(remark), soft_wrap=True)
     columns = ("user", "item", "rating", "timestamp", "period", "event")
     same = {

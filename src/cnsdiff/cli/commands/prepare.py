@@ -208,7 +208,7 @@ def prepare(
         # Built here, so that a setting is never taken for an option of the reader.
         chosen = _scenarios(scenario, strength, horizon, cuts, set_ or [])
         source = find_source(log, randomised=randomised, **reading)
-        remarks = _remarks(source)
+        remarks = _remarks(source, max_per_user)
         names = [name] * len(chosen)
         if cuts:
             whole = name or f"{source.name}-{scenario}"
@@ -262,11 +262,13 @@ def prepare(
     print_next(screen, *after_dataset(places[-1], dataset.split_names))
 
 
-def _remarks(source: Source) -> list[str]:
+def _remarks(source: Source, max_per_user: int | None) -> list[str]:
     """What to think of before a log is divided, a sentence each."""
     from cnsdiff.diagnostics import describe_log
 
-    return describe_log(source.tables["log"]).remarks() if "log" in source.tables else []
+    if "log" not in source.tables:
+        return []
+    return describe_log(source.tables["log"]).remarks(max_per_user)
 
 
 def _save(datasets: Sequence[Dataset], out: Path, *, overwrite: bool) -> list[Path]:
