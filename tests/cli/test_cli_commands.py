@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from functools import partial
 
+import numpy as np
+import polars as pl
 import pytest
 
-from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.text import install_command
+from cnsdiff.cli.commands import quickstart
+from cnsdiff.evaluation import Evaluation
+from cnsdiff.evaluation.protocol import SplitEvaluation
 
 COMMANDS = ["quickstart", "simulate", "prepare", "train", "evaluate", "recommend", "doctor"]
 DATA_COMMANDS = ["data list", "data fetch", "data describe"]
@@ -74,15 +79,21 @@ def test_quickstart(cli, tmp_path):
     out = tmp_path / "quick"
     done = cli("quickstart", "--epochs", 1, "--out", out)
     assert done.code == 0, done.err
-    for word in ("mostpop", "random", "exposure", "IID test", "OOD test", "Kept in"):
-        assert word in done.out
+    verdict, *rest = done.out.splitlines()
+    assert verdict.startswith("On the clicks of the next three months the default is ")
+    table = rest[: rest.index("Next:")]
+    assert max(map(len, table)) <= 88
+    assert max(len(line) for line in table if line[:1] in "│┃┏└") <= 80
+    for word in ("recent-mostpop", "itemknn, rehearsed", "cnsdiff", "OOD test", "Kept in"):
+        assert word in "\n".join(table)
+    assert "cnsdiff train ratings.csv --for temporal --out run" in done.out
     assert "exposure: epoch 1/1" in done.err
     dataset = load_dataset(out / "dataset")
-    for name in ("random", "exposure"):
+    for name, selected in (("random", "valid"), ("cnsdiff", "valid"), ("exposure", "rehearsal")):
         model = Recommender.load(out / name)
-        assert model.config_.sampler.name == name
+        assert (model.config_.sampler.name, model.selected_on_) == (name, selected)
         assert model.dataset_path_ == (out / "dataset").resolve()
-        model.evaluate(dataset, ["valid"])
+        model.evaluate(dataset, ["test_ood"])
     assert cli("recommend", out / "exposure", "--users", "0,1", "--json").json
     before = sorted(entry.name for entry in out.iterdir())
     cli("quickstart", "--out", out).refused("already exists", "another --out")
@@ -94,16 +105,51 @@ def test_quickstart_json_keeps_nothing(cli, tmp_path, monkeypatch):
     def out_of_memory(self, train):
         raise MemoryError
 
-    small = partial(ConfoundedWorld, n_users=200, n_items=100, exposures=30)
-    monkeypatch.setattr("cnsdiff.simulate.ConfoundedWorld", small)
-    monkeypatch.setattr("cnsdiff.references.MostPop._fit", out_of_memory)
+    small = quickstart.WORLD | {"n_users": 200, "n_items": 100, "exposures": 30.0}
+    monkeypatch.setattr(quickstart, "WORLD", small)
+    monkeypatch.setattr("cnsdiff.references.ItemKNN._fit", out_of_memory)
     monkeypatch.chdir(tmp_path)
     report = cli("quickstart", "--epochs", 1, "--json").json
-    read_twice = ["random, even exposure", "exposure, even exposure"]
-    models = report["models"]
-    assert list(models) == ["random", "exposure", *read_twice]
-    assert report["left_out"] == {"mostpop": "there is not enough memory for it"}
-    assert models["random"] != models["random, even exposure"]
-    assert {"valid", "test_iid", "test_ood"} == models["exposure"]["splits"].keys()
+    assert list(report["models"]) == ["mostpop", "recent-mostpop", *quickstart.MODELS]
+    reason = "there is not enough memory for it"
+    assert report["left_out"] == {"itemknn": reason, "itemknn, rehearsed": reason}
+    assert {"test_iid", "test_ood"} == report["models"]["exposure"]["splits"].keys()
+    assert "the best reference, " in report["verdict"] and "itemknn" not in report["verdict"]
+    shares = report["false_negatives"]
+    assert shares.keys() == quickstart.MODELS.keys()
+    # Of all pairs a third is liked, and fewer where those that were clicked are left out.
+    assert 0.2 < shares["random"] < 0.4
     assert report["path"] is None
     assert not list(tmp_path.iterdir())
+
+
+def judged(mean: float, seed: int) -> Evaluation:
+    """NDCG@20 of 400 users about a mean, as a model would have it."""
+    values = np.random.default_rng(seed).normal(mean, 0.02, 400)
+    users = pl.DataFrame({"user": np.arange(400), "ndcg@20": values})
+    return Evaluation({"test_ood": SplitEvaluation({"ndcg@20": values.mean()}, 400, 0, users)})
+
+
+@pytest.mark.parametrize(
+    ("ours", "random", "reference", "words"),
+    [
+        (0.12, 0.06, 0.10, (r"9\d% better \(9\d–10\d%\) than random", r"20% better \(.*%\) than")),
+        (0.08, 0.10, 0.16, (r"\d\d% worse \(1\d–2\d%\) than random", r"50% worse \(.*\) than the")),
+        (0.10, 0.10, 0.05, ("level with random negatives and", "better .* than the best")),
+        (0.10, 0.0, 0.10, (" than random negatives and", "level with the best reference")),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_the_numbers_say(ours, random, reference, words):
+    results = {
+        "mostpop": judged(reference / 2, 1),
+        "itemknn, rehearsed": judged(reference, 2),
+        "random": judged(random, 3),
+        "cnsdiff": judged(0.3, 4),
+        "exposure": judged(ours, 5),
+    }
+    sentence = quickstart.verdict(results)
+    for pattern in words:
+        assert re.search(pattern, sentence), sentence
+    assert "the best reference, itemknn rehearsed (NDCG@20)." in sentence
+    del results["mostpop"], results["itemknn, rehearsed"]
+    assert "reference" not in quickstart.verdict(results)
