@@ -188,7 +188,9 @@ def test_the_command_of_a_reference_makes_what_the_audit_measured(
 def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
     reading = Reading(
         "my log.csv",
-        {"user": "who", "timestamp": "none"},
+        {"user": "who", "timestamp": "none", "event": "kind"},
+        events={"buy": 1.0, "look around": 0.25},
+        max_per_user=99,
         header=False,
         skip_bad=True,
         user_core=2,
@@ -204,9 +206,10 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         "exposure", "worst-slice+dial", shift, *places, "ndcg@20", 7, reading_options(reading, log)
     )
     assert train == (
-        "cnsdiff train 'my log.csv' --for user-group --threshold 3.5 --user-core 2 --format csv "
-        "--delimiter ';' --time-unit ms --user-col who --timestamp-col none --no-header --skip-bad "
-        "--literal-ids --seed 7 --out runs/x"
+        "cnsdiff train 'my log.csv' --for user-group --threshold 3.5 --user-core 2 "
+        "--max-per-user 99 --events 'buy=1,look around=0.25' --format csv "
+        "--delimiter ';' --time-unit ms --user-col who --timestamp-col none --event-col kind "
+        "--no-header --skip-bad --literal-ids --seed 7 --out runs/x"
     )
     places = (Path("data/x"), Path("runs/x"))
     assert train_command("ease", "valid", shift, *places, "ndcg@20") == (

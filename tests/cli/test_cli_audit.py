@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,10 @@ def test_a_windows_file_with_names_from_first_line_to_report(cli, shop, tmp_path
         "rating": "Stars",
         "timestamp": "Date",
     }
+    funnel = result["log"]["funnel"]
+    assert [step["name"] for step in funnel] == ["read", "readable", "positive", "pairs"]
+    for step in funnel:
+        assert re.search(rf"{step['rows']:,}  ", done.err)
     assert (tmp_path / "audits/shop/report.html").read_text().startswith("<!DOCTYPE html>")
     train = (tmp_path / "audits/shop/temporal/train.csv").read_text()
     assert "Łódź 東京 0" in train

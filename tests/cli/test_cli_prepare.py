@@ -545,3 +545,55 @@ def test_what_is_advised_next_works(cli, tmp_path, monkeypatch, held_out):
                 todo.append(command)
         todo = [command for command in todo if command[0] not in done]
     assert {"prepare", "data", "train", "recommend"} <= set(done)
+
+
+CLICKS = "user,item,kind\n" + "".join(
+    f"u{n % 40},i{n * 7 % 31},{'buy' if n % 5 == 0 else 'view'}\n" for n in range(600)
+) + "".join(f"bot,i{n % 31},view\n" for n in range(600))  # fmt: skip
+
+
+def test_events_weigh_and_heavy_users_go(cli, tmp_path):
+    (tmp_path / "clicks.csv").write_text(CLICKS)
+    call = ("prepare", tmp_path / "clicks.csv", "--scenario", "popularity", "--event-col", "kind")
+    done = cli(*call, "--out", tmp_path / "plain")
+    assert "One user of 41 made 50% of the rows ('bot' 600" in done.out
+    assert "holds the events 'view' (1,080), 'buy' (120), and all count alike" in done.out
+    asked = ("--events", "buy=1,view=.25", "--max-per-user", 20, "--out", tmp_path / "d")
+    done = cli(*call, *asked)
+    assert done.code == 0
+    assert "note: " not in done.out
+    assert re.search(r"1 user with more than 20 pairs +│ +-31", done.out)
+    dataset, plain = load_dataset(tmp_path / "d"), load_dataset(tmp_path / "plain")
+    assert set(dataset.split("train").weights) == {0.25, 1.0}
+    assert "bot" not in dataset.users.to_list()
+    assert plain.split("train").weights is None
+    assert dataset.manifest.settings["max_per_user"] == 20
+    assert dataset.manifest.log["of_heavy_users"] == 31
+    assert [step.name for step in dataset.manifest.funnel] == [
+        *("read", "readable", "events", "pairs", "light"),
+    ]
+    for events, words in (
+        ("bye", ("no event 'bye'", "did you mean 'buy'")),
+        ("buy,buy", ("names 'buy' twice",)),
+        ("buy=much", ("'much' is no weight of 'buy'",)),
+        ("buy=0", ("--events gives no event a weight above 0",)),
+    ):
+        cli(*call, "--events", events, "--out", tmp_path / "x").refused(*words)
+    cli(*call[:-2], "--events", "buy", "--out", tmp_path / "x").refused(
+        "clicks.csv: no column is known to hold types of events",
+        "'user', 'item', 'kind'",
+        "--event-col",
+    )
+
+
+def test_ready_splits_may_have_events_and_heavy_users(cli, tmp_path):
+    (tmp_path / "train.csv").write_text(CLICKS)
+    (tmp_path / "valid.csv").write_text("user,item,kind\nu1,i1,buy\nu2,i5,view\nu3,i9,buy\n")
+    call = ("prepare", "--train", tmp_path / "train.csv", "--valid", tmp_path / "valid.csv")
+    asked = ("--event-col", "kind", "--events", "buy=2,view=1", "--max-per-user", 20)
+    done = cli(*call, *asked, "--out", tmp_path / "d")
+    assert done.code == 0, done.err
+    assert "of heavy users" in " ".join(done.out.split())
+    dataset = load_dataset(tmp_path / "d")
+    assert dataset.manifest.splits["train"].model_dump()["of_heavy_users"] == 31
+    assert set(dataset.split("valid").weights) <= {1.0, 2.0}

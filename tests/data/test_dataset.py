@@ -255,6 +255,8 @@ def test_wrong_schema_version(saved):
         lambda m: m.update(settings=None),
         lambda m: m.update(source=[]),
         lambda m: m["files"].update({"train.parquet": {"sha256": 1}}),
+        lambda m: m.update(log={"funnel": [{"name": "read", "rows": "many"}]}),
+        lambda m: m.update(log={"funnel": 3}),
     ],
 )
 def test_damaged_manifest(saved, change):

@@ -121,6 +121,7 @@ def _counts_table(manifest: DatasetManifest) -> Table:
         "below_threshold": "below threshold",
         "users_without_positives": "users without positives",
         "duplicates": "duplicates",
+        "of_heavy_users": "of heavy users",
         "outside_k_core": "outside k-core",
         "in_log": "in the log",
         "overlap_train": "also in train",
