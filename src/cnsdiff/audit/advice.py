@@ -10,7 +10,7 @@ from typing import Any
 from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import AdviceRecord, Case, DifferenceRecord, Test
-from cnsdiff.audit.shifts import Shift
+from cnsdiff.audit.shifts import CERTAIN, Shift
 from cnsdiff.audit.training import METHODS, PLAIN_DIAL
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
@@ -21,8 +21,6 @@ from cnsdiff.evaluation.significance import Interval, holm
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.presets import DEFAULT
 
-#: Shifts that come in any case, so that nothing has to be gained over today to be set for them.
-CERTAIN = ("temporal",)
 #: A setting is level with another if no difference is shown and it reaches so much of it.
 LEVEL = 0.95
 #: What a test should tell, as a share of what the best today reaches.

@@ -91,6 +91,7 @@ def run_audit(
         ease=without_ease is None,
         seed=options.seed,
         metric=options.metric,
+        times="timestamp" in prepared.log.interactions.frame.columns,
     )
     store = Store(options.out / "benchmark")
     store.open(grid)

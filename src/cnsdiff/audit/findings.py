@@ -35,7 +35,7 @@ from cnsdiff.audit.record import (
 )
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
-from cnsdiff.audit.training import KS, METHODS
+from cnsdiff.audit.training import KS, METHODS, REFERENCE_SHARE
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
@@ -338,7 +338,11 @@ def _limits(
         limits.append(
             f"The clock ended the training of {names}: with a longer budget the numbers may rise."
         )
-    limits += [f"{METHODS[name].title} was left out: the time was up." for name in unfinished]
+    for name in unfinished:
+        why = "the time was up"
+        if METHODS[name].preset is None:
+            why = f"references take {percent(REFERENCE_SHARE)} of the budget at most"
+        limits.append(f"{METHODS[name].title} was left out: {why}.")
     return limits + size.problems
 
 

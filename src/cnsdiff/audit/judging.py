@@ -278,6 +278,8 @@ def title_of(method: str, selection: str) -> str:
         return name
     if selection == PLAIN:
         return f"{name} without the dial"
+    if method in ("mostpop", "recent-mostpop") and without_dial(selection) == PLAIN:
+        return name
     if method == "mostpop" and without_dial(selection) != REHEARSAL:
         return name
     if selection == PLAIN + DIAL:

@@ -369,6 +369,25 @@ class AuditRecord(Record):
     failures: list[Failure]
     notes: list[str]
 
+    @property
+    def missing(self) -> list[str]:
+        """What was left out or cut short, in sentences: to be read before any number."""
+        told = [f"{absent.name} was not measured: {absent.reason}." for absent in self.left_out]
+        for word, named in (
+            ("was left out, as the time was up", lambda shift: shift.unfinished),
+            (
+                "was ended by the clock",
+                lambda shift: [row.method for row in shift.table if row.stopped_by == "time"],
+            ),
+        ):
+            under: dict[str, list[str]] = {}
+            for shift in self.shifts:
+                for method in dict.fromkeys(named(shift)):
+                    title = self.methods[method].title if method in self.methods else method
+                    under.setdefault(title, []).append(shift.title.lower())
+            told += [f"{title} {word}: {', '.join(names)}." for title, names in under.items()]
+        return told
+
 
 def read_audit(folder: Path) -> AuditRecord:
     """The result of the audit in a directory, of this version or an earlier one.

@@ -56,6 +56,9 @@ class Shift:
         return TrainingConfig.model_validate(nested(self.training).get("training", {}))
 
 
+#: Shifts that come in any case, so that nothing has to be gained over today to be set for them.
+CERTAIN = ("temporal",)
+
 #: The certain one first: time goes by in any case. With little time the first come first.
 SHIFTS: dict[str, Shift] = {
     shift.name: shift

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from cnsdiff.audit.shifts import Shift
+from cnsdiff.audit.shifts import CERTAIN, Shift
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.grid import ANTICIPATED, DIAL, PLAIN, DatasetEntry, Grid, MethodEntry
@@ -33,7 +33,7 @@ USUAL = "usual"
 OURS = "exposure"
 #: Labels of methods in the audits of earlier versions.
 FORMER = {"cnsdiff": OURS}
-REFERENCES = ("mostpop", "itemknn", "ease")
+REFERENCES = ("mostpop", "recent-mostpop", "itemknn", "ease")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,12 @@ class Kind:
     preset: str | None
 
 
+#: In order of simplicity: of methods that are level an audit advises the first.
 METHODS: dict[str, Kind] = {
     "mostpop": Kind("MostPop", "the most popular items for everybody", PLAIN, None),
+    "recent-mostpop": Kind(
+        "recent MostPop", "the items most popular of late, for everybody", PLAIN, None
+    ),
     "itemknn": Kind("ItemKNN", "items like those a user has, by cosine", PLAIN, None),
     "ease": Kind("EASE", "a linear model of items, in closed form", PLAIN, None),
     USUAL: Kind(
@@ -130,9 +134,15 @@ def audit_grid(
     ease: bool,
     seed: int,
     metric: str,
+    times: bool = False,
 ) -> Grid:
-    """Every method under every shift, one seed and no search; the clock is not the grid's."""
-    references = {name: name for name in REFERENCES if ease or name != "ease"}
+    """Every method under every shift, one seed and no search; the clock is not the grid's.
+
+    What is popular of late is known only if the log has ``times``.
+    """
+    absent = {"ease": not ease, "recent-mostpop": not times}
+    references = [name for name in REFERENCES if not absent.get(name)]
+    options = {"recent-mostpop": {"half_life": "auto"}}
     return Grid(
         name="audit",
         datasets={
@@ -146,8 +156,8 @@ def audit_grid(
         },
         methods={
             **{
-                name: MethodEntry(reference=reference, group="reference")
-                for name, reference in references.items()
+                name: MethodEntry(reference=name, group="reference", options=options.get(name, {}))
+                for name in references
             },
             USUAL: MethodEntry(preset="bpr-lightgcn", group="usual"),
             OURS: MethodEntry(group="ours"),
@@ -165,6 +175,8 @@ def audit_grid(
 
 #: A training gets at least so many seconds, or is not begun.
 LEAST_SHARE = 1.0
+#: References may take this share of a budget.
+REFERENCE_SHARE = 0.3
 
 
 class Clock:
@@ -198,15 +210,16 @@ class Clock:
         """Seconds for training; below 0 when there are none."""
         return self.budget - self.spent - self.reserve - self.passed
 
-    def allot(self, n: int) -> float | None:
+    def allot(self, n: float) -> float | None:
         """Seconds for the next of ``n`` trainings of which one runs at a time.
 
-        What is left over ``n``, less what trainings took beyond their share before, to end an
-        epoch and to be tested. ``None`` if even a training of no length would end too late.
+        What is left over ``n`` (a training that is to have more counts as several), less what
+        trainings took beyond their share before, to end an epoch and to be tested. ``None`` if
+        even a training of no length would end too late.
         """
         if self.left < max(self._late, LEAST_SHARE):
             return None
-        return max(self.left / max(n, 1) - self._late, LEAST_SHARE)
+        return max(self.left / max(n, 1.0) - self._late, LEAST_SHARE)
 
     def overran(self, seconds: float) -> None:
         """Seconds by which a training exceeded its share."""
@@ -224,6 +237,11 @@ def tasks_of(units: Sequence[Unit]) -> list[Task]:
         for seed in unit.seeds
     ]
     return sorted(tasks, key=lambda task: task.method.reference is None)
+
+
+def _weight(task: Task) -> int:
+    """How much of the time a training gets, beside another."""
+    return 2 if task.dataset in CERTAIN else 1
 
 
 def spent(tasks: Sequence[Task], store: Store) -> float:
@@ -256,24 +274,34 @@ def run_in_time(
 ) -> list[Task]:
     """Run what the store does not have, and return the tasks that the clock left no time for.
 
-    References come first and are never left out: they are quick, and without them no number means
-    anything. Each training gets the time left over the trainings left; what one does not use goes
-    to the next. Every result is in the (opened) store as soon as it is there; ``n_workers`` of the
-    (entered) workers run at once.
+    References come first, as without them no number means anything, but take no more than
+    :data:`REFERENCE_SHARE` of the budget: MostPop always runs, and another is left out once they
+    have had that much, or would have it by what the same one took under another shift. Each
+    training gets the time left over the trainings left, one for the shift that is certain twice as
+    much; what one does not use goes to the next. Every result is in the (opened) store as soon as
+    it is there; ``n_workers`` of the (entered) workers run at once.
     """
     reporter = reporter or Reporter()
     queue = [task for task in tasks if store.status(task) is None]
     left_out: list[Task] = []
     pending: dict[Future[Outcome], tuple[Task, float, float]] = {}
+    of_references = 0.0
+    longest: dict[str, float] = {}
     with ExitStack() as stack:
         stack.enter_context(reporter)
         reporter.begin(len(tasks), len(tasks) - len(queue))
         while queue or pending:
             while queue and len(pending) < n_workers:
                 task = queue.pop(0)
-                trains = task.method.reference is None
-                seconds = clock.allot(-(-(len(queue) + 1) // n_workers)) if trains else None
-                if trains and seconds is None:
+                name, seconds = task.method.name, None
+                if task.method.reference is None:
+                    weights = sum(map(_weight, (task, *queue)))
+                    seconds = clock.allot(weights / _weight(task) / n_workers)
+                    runs = seconds is not None
+                else:
+                    expected = of_references + longest.get(name, 0.0) / n_workers
+                    runs = name == REFERENCES[0] or expected < REFERENCE_SHARE * clock.budget
+                if not runs:
                     left_out.append(task)
                     reporter.fewer(1)
                     continue
@@ -281,10 +309,15 @@ def run_in_time(
                 # The clock is no part of what a task is: its result is found again without it.
                 future = workers.submit(replace(task, seconds=seconds))
                 pending[future] = (task, seconds or 0.0, started)
+            # Where everything left was left out, nothing is pending.
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 task, seconds, started = pending.pop(future)
                 settle(task, future, store, reporter)
+                took = time.monotonic() - started
+                if task.method.reference is not None:
+                    of_references += took / n_workers
+                    longest[task.method.name] = max(longest.get(task.method.name, 0.0), took)
                 record = store.read(task)
                 if record is not None and record["stopped_by"][0] == "time":
-                    clock.overran(time.monotonic() - started - seconds)
+                    clock.overran(took - seconds)
     return left_out

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -104,6 +104,8 @@ class Choice:
         The scalars of that epoch's training: loss terms, false negatives.
     gamma
         The dial at which ``scorer`` reads the model; ``None`` if none was to be picked.
+    candidate
+        Which of several settings of a reference.
     """
 
     scorer: Scorer
@@ -111,6 +113,7 @@ class Choice:
     epoch: int = 0
     training: Mapping[str, float] = field(default_factory=dict)
     gamma: float | None = None
+    candidate: int = 0
 
 
 @dataclass
@@ -298,6 +301,17 @@ def fit_reference(
     }
     _place_dials(choices, selection, None if reference.dialled else (0.0,))
     return Fitted(choices, 0, time.monotonic() - started, "itself")
+
+
+def best_of(fits: Sequence[Fitted]) -> Fitted:
+    """One method with several settings: each objective keeps the one whose value is best."""
+    choices = {}
+    for name in fits[0].choices:
+        values = [fitted.choices[name].value for fitted in fits]
+        best = max(range(len(fits)), key=values.__getitem__)
+        choices[name] = replace(fits[best].choices[name], candidate=best)
+    seconds = sum(fitted.seconds for fitted in fits)
+    return replace(fits[0], choices=choices, seconds=seconds)
 
 
 def _rehearsed(

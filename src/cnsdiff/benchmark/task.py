@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from cnsdiff.base.errors import ConfigError
-from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference, rehearses
+from cnsdiff.benchmark.fit import Fitted, best_of, fit_model, fit_reference, rehearses
 from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.evaluation import Evaluation, evaluate
@@ -88,6 +88,15 @@ class Method:
             return kind(**options)
         except TypeError as error:
             raise ConfigError(f"methods.{self.name}: {error}") from error
+
+    def build_references(self, seed: int, threads: int | None = None) -> list[Reference]:
+        """Those that its options stand for: several where one says ``"auto"``."""
+        reference = self.build_reference(seed, threads)
+        if "auto" not in self.options.values():
+            return [reference]
+        kind = type(reference)
+        config = kind.Config(name=str(self.reference), **self.options)
+        return list(kind.candidates(config, seed=seed, threads=threads))
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,8 @@ def run_task(task: Task) -> Outcome:
         values += [("train", name, value, None) for name, value in choice.training.items()]
         if task.kind == "final":
             splits = [name for name in STANDARD_SPLITS if name in judged.split_names]
-            model = choice.epoch, choice.gamma or 0.0, judged is not dataset and selection
+            rehearsed = judged is not dataset and selection
+            model = choice.epoch, choice.gamma or 0.0, choice.candidate, rehearsed
             if model not in evaluations:
                 evaluations[model] = evaluate(choice.scorer, judged, splits, task.ks, per_user=True)
             for split, result in evaluations[model].splits.items():
@@ -224,10 +234,13 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
     """Fit the task's method, each of its selections picking; a test split is not read."""
     if task.method.reference is not None:
         settings = TrainingConfig(**task.settings)
-        reference = task.method.build_reference(task.seed, task.threads)
-        return fit_reference(
-            reference, dataset, task.selections, task.metric, settings, refit=task.kind == "final"
-        )
+        fits = [
+            fit_reference(
+                own, dataset, task.selections, task.metric, settings, refit=task.kind == "final"
+            )
+            for own in task.method.build_references(task.seed, task.threads)
+        ]
+        return best_of(fits)
     method = task.method
     if task.kind == "trial":
         # What judges negatives may be a test split, and no trial opens one.

@@ -238,6 +238,8 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
     def tell(text: str, style: str | None = None) -> None:
         screen.print(text, style=style, soft_wrap=True)
 
+    for sentence in result.missing:
+        tell(f"{sentence[0].upper()}{sentence[1:]}", "yellow")
     print(render([short_table(result)], "text", styled=sys.stdout.isatty()))
     tell("")
     for sentence in (result.verdict, *result.more_verdicts):
@@ -260,8 +262,6 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
-    for absent in result.left_out:
-        tell(f"left out: {absent.name}: {absent.reason}", "yellow")
     for failure in result.failures:
         say(f"failed: {failure.shift} {failure.method}: {failure.error}", sys.stderr)
     tell(f"Wrote {out}. Report: {report}")
