@@ -63,18 +63,26 @@ def world_futures() -> dict[str, Future]:
     """The simulated ones."""
     world = ConfoundedWorld(n_users=1500, n_items=600, exposures=120, periods=10, seed=SEED)
     clicks = world.clicks(world.periods).select("user", "item", "timestamp")
-    plan = world.intervene("exposure")
-    shown = world.clicks(plan.shifted).select("user", "item", "timestamp")
     asked = pl.col("user") < ASKED * world.n_users
+
+    def seen_under(shift: str, **options: str) -> pl.DataFrame:
+        """Clicks under an intervention, about as many of a user as the IID test has."""
+        environments = world.intervene(shift, **options).shifted
+        clicked = world.clicks(environments).select("user", "item", "timestamp")
+        return clicked.sample(fraction=AHEAD, seed=SEED)
+
+    shown = seen_under("exposure")
 
     def others() -> Dataset:
         return prepare(clicks, "exposure", name="others", randomised=shown.filter(~asked))
 
+    def unsalient() -> Dataset:
+        seen = seen_under("popularity", target="uniform")
+        return prepare(clicks, "exposure", name="unsalient", randomised=seen)
+
     return {
         "world-time": in_time(clicks, 1 / (1 + AHEAD)),
-        "world-popularity": Future(
-            "popularity", clicks, lambda: world.dataset("popularity", target="uniform")
-        ),
+        "world-popularity": Future("popularity", clicks, unsalient),
         "world-exposure": Future("exposure", clicks, others, shown.filter(asked)),
     }
 

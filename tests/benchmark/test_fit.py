@@ -12,7 +12,7 @@ import torch
 
 from cnsdiff import Recommender
 from cnsdiff.base.errors import TrainingError
-from cnsdiff.benchmark.fit import Fitted, fit_model, fit_reference, selection_by
+from cnsdiff.benchmark.fit import Fitted, best_of, fit_model, fit_reference, selection_by
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation import EmbeddingScorer, anticipate, evaluate_split
 from cnsdiff.evaluation.anticipation import Anticipated, anticipated_name
@@ -27,7 +27,8 @@ from cnsdiff.evaluation.dial import (
 )
 from cnsdiff.recommender.config import Config, resolve_config
 from cnsdiff.recommender.fitting import assemble
-from cnsdiff.references import EASE, MostPop, RandomScores
+from cnsdiff.references import EASE, MostPop, RandomScores, RecentMostPop
+from cnsdiff.simulate import ConfoundedWorld
 from cnsdiff.training import selection as module
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.loop import Trainer
@@ -401,3 +402,22 @@ def test_objectives_of_references_have_the_shape_that_is_set(world):
     assert plain["valid"].value == other["valid"].value
     assert plain["tempered"].value != other["tempered"].value
     assert np.isfinite(plain["tempered"].value)
+
+
+def test_a_half_life_left_to_validation_is_the_best_of_its_candidates():
+    """Each objective keeps its own, with a rehearsal and without."""
+    world = ConfoundedWorld(n_users=80, n_items=50, exposures=30, periods=6, seed=1)
+    dataset = world.dataset("temporal")
+    config = RecentMostPop.Config(name="recent-mostpop")
+    for selections in (("valid", "recency"), ("rehearsal+dial",)):
+        fits = [
+            fit_reference(own, dataset, selections, "ndcg@20", TrainingConfig())
+            for own in RecentMostPop.candidates(config)
+        ]
+        chosen = best_of(fits).choices
+        for name in selections:
+            values = [fitted.choices[name].value for fitted in fits]
+            assert chosen[name].value == max(values)
+            best = chosen[name].candidate
+            assert values[best] == max(values)
+            assert chosen[name].scorer is fits[best].choices[name].scorer

@@ -170,7 +170,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(cli, shop, tmp_path,
         patch.setattr(PlainReporter, "done", press)
         stopped = cli(*command, "5m")
     assert (stopped.code, stopped.out) == (130, "")
-    assert "audit: 3/5" in stopped.err
+    assert "audit: 3/6" in stopped.err
     assert "Traceback" not in stopped.err
     assert "the same command goes on" in stopped.err.splitlines()[-1]
     kept = {file.name for file in (out / "benchmark/records").iterdir()}
