@@ -229,3 +229,15 @@ def test_a_log_is_looked_at_whole(cli, tmp_path):
 
 def test_options_of_a_log_are_for_a_log(cli, shifted):
     cli("data", "describe", shifted, "--max-per-user", 9).refused("--max-per-user is for a log")
+
+
+def test_a_threshold_is_chosen_as_an_audit_would(cli, tmp_path):
+    rows = (f"u{n % 50},i{n % 37},{1 + n % 5}" for n in range(900))
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,stars", *rows]))
+    done = cli("data", "describe", tmp_path / "log.csv")
+    assert "look like ratings from 1 to 5, so those of 4 and more are positive" in done.out
+    assert re.search(r"a rating below 4 +│ +-540", done.out)
+    assert f"cnsdiff audit {tmp_path / 'log.csv'} --threshold 4" in " ".join(done.out.split())
+    assert cli("data", "describe", tmp_path / "log.csv", "--json").json["threshold"] == 4
+    own = cli("data", "describe", tmp_path / "log.csv", "--rating-col", "none", "--json").json
+    assert (own["threshold"], own["funnel"][-1]["name"]) == (None, "pairs")

@@ -179,21 +179,23 @@ def _show_log(
     *,
     json: bool,
 ) -> None:
-    """What is in a log; malformed lines are counted, not refused.
+    """What is in a log; malformed lines are counted, not refused, and a threshold is chosen.
 
     What is ``given`` goes into the commands to go on with.
     """
+    from cnsdiff.audit.log import choose_threshold
     from cnsdiff.cli.output import console, funnel_table, note, print_json, print_next, print_table
     from cnsdiff.data import read_interactions
     from cnsdiff.diagnostics import describe_log
     from cnsdiff.shifts import Filters
 
     log = read_interactions(file, skip_bad=True, **reading)
-    pairs, _ = Filters(**filters).clean(log, core=True)
+    chosen, why = choose_threshold(log, filters["threshold"])
+    pairs, _ = Filters(**{**filters, "threshold": chosen}).clean(log, core=True)
     about = describe_log(log)
     if json:
         funnel = [step.to_dict() for step in pairs.funnel]
-        print_json({"path": file, "funnel": funnel, **about.to_dict()})
+        print_json({"path": file, "threshold": chosen, "funnel": funnel, **about.to_dict()})
         return
     screen = console()
     roles = ", ".join(f"{column!r} is the {role}" for role, column in about.columns.items())
@@ -204,7 +206,7 @@ def _show_log(
     for table in (_events(about), _repeats(about), _weeks(about)):
         if table.rows:
             print_table(screen, table)
-    for remark in about.remarks(filters["max_per_user"]):
+    for remark in [*([why] if why else []), *about.remarks(filters["max_per_user"])]:
         screen.print(note(remark), soft_wrap=True)
     columns = ("user", "item", "rating", "timestamp", "period", "event")
     same = {
@@ -213,6 +215,7 @@ def _show_log(
         if value not in (None, 0, "auto") or name == "header"
     }
     same["skip_bad"] = True if log.skipped else None
+    same["threshold"] = None if chosen is None else f"{chosen:g}"
     print_next(
         screen,
         Command("audit", file, purpose="which shifts cost how much, and what helps", **same),
