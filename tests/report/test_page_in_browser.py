@@ -256,7 +256,7 @@ def test_contrast(page):
         return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     parts = (
-        ".mark", "#theme", "h1", ".verdict", ".summary", "#tabs a", "h2", "h3", ".prose a",
+        ".mark", "#theme", ".judged", "h1", ".summary", "#tabs a", "h2", "h3", ".prose a",
         "figcaption p", "summary", ".quiet", "thead th", "tbody th", "td .width",
         ".notes", "dt", "dd", "pre code", "footer p",
     )  # fmt: skip

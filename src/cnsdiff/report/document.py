@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 
@@ -25,11 +25,35 @@ class Prose:
     """Paragraphs, with an empty line between two of them.
 
     Of Markdown there are ``**bold**``, `` `code` `` and ``[links](#section)`` within the report;
-    everything else is shown as it stands. What comes from outside goes through :func:`verbatim`.
+    ``[words](?word)`` explain themselves by :data:`GLOSSARY`. Everything else is shown as it
+    stands. What comes from outside goes through :func:`verbatim`.
     """
 
     text: str
 
+
+#: Words of the trade, in small letters, for those who do not know them.
+GLOSSARY = {
+    "iid": "Today: pairs held out at random, so that the test is like what was learnt from.",
+    "ood": "Under the shift: pairs that differ from what was learnt from, as the shift says.",
+    "lost": "The share of today's accuracy that is gone under the shift: 1 − OOD / IID, both read "
+    "for people with equally many items to find.",
+    "ndcg@20": "Accuracy of a list of 20 items, from 0 to 1: what a person then took counts, and "
+    "more the higher up it stands.",
+    "recall@20": "The share of what a person then took that is among the first 20 items.",
+    "interval": "Where the number would lie with 95% certainty for another sample of people like "
+    "these.",
+    "dial": "How much of the popularity that was learnt the scores keep; chosen on validation.",
+    "environment": "What people meet whatever they like: what is popular, new, or shown to all.",
+    "rehearsal": "The latest part of the log plays the future: a model trained on the rest is "
+    "chosen on it, and then learns everything.",
+    "validation": "Pairs held out to choose by; the tests judge and never choose.",
+    "break-even": "How sure you must be of the shift for the advice to pay, weighing what it "
+    "brings then against what it costs if all stays as it is.",
+    "reference": "A simple method that any other has to beat: the most popular items, or items "
+    "like those a person has.",
+    "coverage": "How many items of the catalogue are in anybody's list of 20.",
+}
 
 #: The marks of prose, and what stands for them where they are letters of a name.
 MARKS, STAND_INS = "*`[", "\ufdd0\ufdd1\ufdd2"
@@ -85,7 +109,41 @@ class Source:
     text: str
 
 
-Block = Prose | Figure | Table | Facts | Source
+@dataclass(frozen=True)
+class Card:
+    """What matters of one thing, at a glance; cards that follow one another stand side by side.
+
+    Attributes
+    ----------
+    title
+        What it is of.
+    text
+        A sentence or two, as in :class:`Prose`.
+    facts
+        A name and a value each, the values as in :class:`Prose`.
+    source
+        The command to go on with.
+    badge, level
+        How sure it is, in a word or two, and of what colour they are.
+    """
+
+    title: str
+    text: str
+    facts: Sequence[tuple[str, str]]
+    source: Source | None = None
+    badge: str = ""
+    level: Literal["high", "medium", "low", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown once they are asked for."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block: TypeAlias = "Prose | Figure | Table | Facts | Source | Card | Fold"
 
 
 @dataclass(frozen=True)

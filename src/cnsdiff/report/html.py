@@ -1,6 +1,7 @@
 """A document as one HTML file: it opens offline, on a phone as on a desk, and loads nothing.
 
-The page is ``page.html.j2`` with ``page.css`` and ``page.js``; plotly.js is in it once. Its content
+The page is ``page.html.j2`` with ``page.css`` and ``page.js``; plotly.js is in it once: the
+basic build, as published, of points, lines and bars. Its content
 security policy names the scripts by their hashes and allows no connection at all, so that whatever
 stands in a user's file stays text.
 """
@@ -14,11 +15,11 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -28,14 +29,16 @@ from cnsdiff.base.text import json_text, visible
 from cnsdiff.display.tables import MARK, Table
 from cnsdiff.report.charts import DARK, SPLITS, method_styles
 from cnsdiff.report.document import (
+    GLOSSARY,
     MARKS,
     STAND_INS,
     Block,
+    Card,
     Document,
     Facts,
     Figure,
+    Fold,
     Prose,
-    Section,
     Source,
 )
 
@@ -48,6 +51,8 @@ _GENERATOR = '<meta name="generator" content="cnsdiff">'
 HEIGHT = 400
 #: The names in a part of the template, and what fills them.
 Slots = dict[str, object]
+#: Columns of numbers that a phone shows under one another.
+STACKED = 6
 #: Rows of a figure's numbers that the page shows; the CSV has them all.
 ROWS_SHOWN = 50
 
@@ -86,10 +91,13 @@ def render_html(document: Document) -> str:
         undefined=StrictUndefined,
         finalize=_seen,
     )
-    environment.filters["prose"] = lambda text: _paragraphs(text, anchors)
-    blocks = [block for section in sections for row in section.rows for block in row.blocks]
+    words = _Words(anchors)
+    environment.filters["prose"] = words.paragraphs
+    environment.filters["inline"] = words.marked_up
+    environment.filters["term"] = words.term
+    blocks = list(_every(row for section in sections for row in section.rows))
     drawn = [block for block in blocks if block["kind"] == "figure"]
-    plotly = _plotly() if drawn else ""
+    plotly = _asset("plotly-basic.min.js") if drawn else ""
     script, style = _asset("page.js"), _asset("page.css")
     return environment.get_template("page.html.j2").render(
         document=document,
@@ -138,17 +146,27 @@ def _sections(document: Document) -> list[_Panel]:
         anchor = _slug(section.title) or f"section-{at}"
         if any(anchor == other.id for other in sections):  # of a title that differs in marks
             anchor = f"{anchor}-section-{at}"
-        rows = [
-            _Row(_layout(row), [_block(block, numbers) for block in row]) for row in _rows(section)
-        ]
-        sections.append(_Panel(anchor, section.title, rows))
+        sections.append(_Panel(anchor, section.title, _laid_out(section.blocks, numbers)))
     return sections
 
 
-def _rows(section: Section) -> Iterator[list[Block]]:
-    """The blocks of a section; small figures in a row stand side by side, and so do tables."""
+def _every(rows: Iterable[_Row]) -> Iterator[Slots]:
+    """All blocks, those in folds too."""
+    for row in rows:
+        for block in row.blocks:
+            yield block
+            if block["kind"] == "fold":
+                yield from _every(cast("list[_Row]", block["rows"]))
+
+
+def _laid_out(blocks: Sequence[Block], numbers: dict[str, int]) -> list[_Row]:
+    return [_Row(_layout(row), [_block(block, numbers) for block in row]) for row in _rows(blocks)]
+
+
+def _rows(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Small figures in a row stand side by side, and so do tables and cards."""
     row: list[Block] = []
-    for block in section.blocks:
+    for block in blocks:
         if row and not (_beside(block) and _beside(block) == _beside(row[-1])):
             yield row
             row = []
@@ -159,8 +177,8 @@ def _rows(section: Section) -> Iterator[list[Block]]:
 
 def _beside(block: Block) -> str | None:
     """The kind of blocks that it may stand beside."""
-    if isinstance(block, Table):
-        return "table"
+    if isinstance(block, Table | Card):
+        return "table" if isinstance(block, Table) else "card"
     return "small" if isinstance(block, Figure) and block.small else None
 
 
@@ -168,6 +186,8 @@ def _layout(row: list[Block]) -> str | None:
     """The layout of a row of blocks: the class of their container."""
     if len(row) < 2:
         return None
+    if isinstance(row[0], Card):
+        return "cards"
     if isinstance(row[0], Table):
         return "tables"
     return "pair" if len(row) in (2, 4) else "trio"
@@ -184,6 +204,12 @@ def _block(block: Block, numbers: dict[str, int]) -> Slots:
         return own | {"facts": block.rows}
     if isinstance(block, Source):
         return own | {"name": block.name, "text": _lines(block.text)}
+    if isinstance(block, Card):
+        source = None if block.source is None else _block(block.source, numbers)
+        names = ("title", "text", "facts", "badge", "level")
+        return own | {name: getattr(block, name) for name in names} | {"source": source}
+    if isinstance(block, Fold):
+        return own | {"title": block.title, "rows": _laid_out(block.blocks, numbers)}
     own |= {"title": block.title, "name": _slug(block.title) or own["id"]}
     return own | (_figure(block) if isinstance(block, Figure) else _table(block))
 
@@ -261,6 +287,8 @@ def _table(table: Table) -> Slots:
         "columns": table.columns,
         "groups": groups,
         "has_groups": table.has_groups,
+        # On a phone rows of a few numbers stand on end; of many, they scroll.
+        "stacked": 1 < len(table.columns) <= STACKED,
         "notes": notes,
         "csv": table_csv(table),
     }
@@ -320,7 +348,8 @@ def _slug(title: str) -> str:
 
 
 _MARKUP = re.compile(
-    r"\*\*(?P<bold>.+?)\*\*|`(?P<code>[^`]+)`|\[(?P<text>[^\]]+)\]\(#(?P<to>[^)]+)\)"
+    r"\*\*(?P<bold>.+?)\*\*|`(?P<code>[^`]+)`"
+    r"|\[(?P<text>[^\]]+)\]\((?:#(?P<to>[^)]+)|\?(?P<word>[^)]+))\)"
 )
 
 
@@ -336,40 +365,66 @@ def _lines(text: str) -> Markup:
     return escape(visible(text, keep="\n"))
 
 
-def _paragraphs(text: str, anchors: frozenset[str]) -> Markup:
-    from markupsafe import Markup
+class _Words:
+    """Prose as HTML, on a page with these anchors."""
 
-    paragraphs = re.split(r"\n\s*\n", text.strip())
-    return Markup("\n").join(
-        Markup("<p>{}</p>").format(_marked_up(paragraph, anchors)) for paragraph in paragraphs
-    )
+    def __init__(self, anchors: frozenset[str]) -> None:
+        self._anchors = anchors
+        self._tips = 0
+
+    def paragraphs(self, text: str) -> Markup:
+        """Paragraphs between empty lines."""
+        from markupsafe import Markup
+
+        paragraphs = re.split(r"\n\s*\n", text.strip())
+        return Markup("\n").join(
+            Markup("<p>{}</p>").format(self.marked_up(paragraph)) for paragraph in paragraphs
+        )
+
+    def marked_up(self, text: str) -> Markup:
+        """One paragraph: bold, code, links and words become elements; the rest is what it is."""
+        from markupsafe import Markup
+
+        parts = []
+        end = 0
+        for found in _MARKUP.finditer(text):
+            parts.append(_plain(text[end : found.start()]))
+            end = found.end()
+            if found["bold"]:
+                parts.append(Markup("<strong>{}</strong>").format(_plain(found["bold"])))
+            elif found["code"]:
+                parts.append(Markup("<code>{}</code>").format(_plain(found["code"])))
+            elif found["word"]:
+                parts.append(self._explained(_plain(found["text"]), GLOSSARY[found["word"]]))
+            else:
+                anchor = _slug(found["to"])
+                if anchor not in self._anchors:
+                    raise InputError(f"the report links to #{found['to']}, which does not exist")
+                link = Markup('<a href="#{}">{}</a>')
+                parts.append(link.format(anchor, _plain(found["text"])))
+        return Markup("").join([*parts, _plain(text[end:])])
+
+    def term(self, text: str) -> str | Markup:
+        """A heading of ours, which explains itself if it is a word of the glossary."""
+        meaning = GLOSSARY.get(text.lower())
+        return text if meaning is None else self._explained(text, meaning)
+
+    def _explained(self, text: str, meaning: str) -> Markup:
+        from markupsafe import Markup
+
+        self._tips += 1
+        return Markup(
+            '<span class="term"><button type="button" class="word" aria-describedby="tip-{n}">'
+            '{text}</button><span role="tooltip" class="tip" id="tip-{n}">{meaning}</span></span>'
+        ).format(n=self._tips, text=text, meaning=meaning)
 
 
-def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
-    """One paragraph: bold, code and links become elements, and the rest stays what it is."""
-    from markupsafe import Markup
-    from markupsafe import escape as escaped
+def _plain(text: str) -> Markup:
+    """Text of a paragraph, with the letters back that stand-ins stand for."""
+    from markupsafe import escape
 
     back = str.maketrans(STAND_INS, MARKS)
-
-    def escape(text: str) -> Markup:
-        return escaped(visible(text, keep=f"\n{STAND_INS}").translate(back))
-
-    parts = []
-    end = 0
-    for found in _MARKUP.finditer(text):
-        parts.append(escape(text[end : found.start()]))
-        end = found.end()
-        if found["bold"]:
-            parts.append(Markup("<strong>{}</strong>").format(escape(found["bold"])))
-        elif found["code"]:
-            parts.append(Markup("<code>{}</code>").format(escape(found["code"])))
-        else:
-            anchor = _slug(found["to"])
-            if anchor not in anchors:
-                raise InputError(f"the report links to #{found['to']}, which does not exist")
-            parts.append(Markup('<a href="#{}">{}</a>').format(anchor, escape(found["text"])))
-    return Markup("").join([*parts, escape(text[end:])])
+    return escape(visible(text, keep=f"\n{STAND_INS}").translate(back))
 
 
 # --- What the page is made of
@@ -377,12 +432,6 @@ def _marked_up(text: str, anchors: frozenset[str]) -> Markup:
 
 def _asset(name: str) -> str:
     return files("cnsdiff.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
 
 
 def _raw(text: str) -> Markup:

@@ -104,6 +104,7 @@
     let target = null;
     try { target = document.getElementById(decodeURIComponent(location.hash.slice(1))); } catch { /* no such place */ }
     const panel = target && target.closest(".panel");
+    for (let fold = target && target.closest(".fold"); fold; fold = fold.parentElement.closest(".fold")) fold.open = true;
     if (panel) select(panel);
     if (panel && panel !== target) target.scrollIntoView();
     return Boolean(panel);
@@ -142,6 +143,17 @@
     }
     addEventListener("hashchange", follow);
     addEventListener("popstate", () => { if (!location.hash) select(panels[0]); });
+  }
+
+  // --- Folds: what is in them is drawn when they open.
+  for (const fold of document.querySelectorAll(".fold")) fold.addEventListener("toggle", drawVisible);
+
+  // --- Words: Escape puts an explanation away, until the word is left.
+  for (const word of document.querySelectorAll(".word")) {
+    const open = () => delete word.dataset.closed;
+    word.addEventListener("keydown", (event) => { if (event.key === "Escape") word.dataset.closed = ""; });
+    word.addEventListener("click", () => { open(); word.focus(); });
+    word.addEventListener("blur", open);
   }
 
   // --- What can be saved.
@@ -194,7 +206,15 @@
     paint();
   });
   system.addEventListener("change", paint);
-  const print = (state) => { printed = state; paint(); drawVisible(); };
+  const folds = [...document.querySelectorAll(".fold")];
+  const print = (state) => {
+    printed = state;
+    for (const fold of folds) {
+      if (state) { fold.dataset.open = String(fold.open); fold.open = true; } else if (fold.dataset.open) fold.open = fold.dataset.open === "true";
+    }
+    paint();
+    drawVisible();
+  };
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
   printer.addEventListener("change", () => { paint(); drawVisible(); });
