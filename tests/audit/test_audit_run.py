@@ -40,7 +40,7 @@ from cnsdiff.evaluation.significance import Interval
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE, REFERENCES
 from cnsdiff.report.audit import _loss_figure, audit_document, plain_rows
-from cnsdiff.report.document import document_of
+from cnsdiff.report.document import Card, document_of
 from cnsdiff.report.html import render_html
 
 
@@ -302,10 +302,40 @@ def test_the_report_is_made_of_the_result(audited):
     document = audit_document(asked.out)
     assert document.verdict == result.verdict
     titles = [section.title for section in document.sections]
-    assert titles == ["Loss", "What to use", "Popularity", "Limits", "Log"]
+    assert titles == ["Shifts", "Log", "People", "Numbers", "Limits"]
+    (card,) = [block for block in document.sections[0].blocks if isinstance(block, Card)]
+    shift = result.shifts[0]
+    assert card.source.text == " && \\\n".join(shift.recommendation.commands)
+    then = shift.row(shift.recommendation.plain).found_ood
+    assert f"; then {100 * then:.0f}." in dict(card.facts)["today → then"]
     page = render_html(document)
     assert "the usual recommender" in page
+    assert len(page) < 2_000_000
     assert render_html(document_of(asked.out)) == page
+
+
+def test_a_few_people_with_the_lists_that_were_measured(audited):
+    asked, result = audited
+    (shift,) = result.shifts
+    dataset = load_dataset(asked.out / "popularity" / "dataset")
+    train, test = (dataset.split(name) for name in ("train", "test_ood"))
+    assert len(shift.people) == 5
+    activity = [person.n_history for person in shift.people]
+    assert activity == sorted(activity)
+    keys = [shift.recommendation.plain, shift.recommendation.use, shift.recommendation.expected]
+    for person in shift.people:
+        user = list(map(str, dataset.users)).index(person.user)
+        had, took = (
+            set(map(str, dataset.items.gather(split.items[split.users == user])))
+            for split in (train, test)
+        )
+        assert (person.n_history, person.n_wanted) == (len(had), len(took))
+        assert had >= set(person.history) and took >= set(person.wanted)
+        assert list(person.lists) == list(dict.fromkeys(keys))[:2]
+        for shown in person.lists.values():
+            assert len(shown) == 10
+            assert not had & {each.item for each in shown}
+            assert [each.wanted for each in shown] == [each.item in took for each in shown]
 
 
 def test_no_test_split_is_read_before_all_is_trained(log, tmp_path, opened):

@@ -22,7 +22,6 @@ from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source, verbatim
 from cnsdiff.report.html import ROWS_SHOWN, is_report, render_html, table_csv, write_html
 
-
 PLOTLY = files("cnsdiff.report").joinpath("plotly-basic.min.js").read_text(encoding="utf-8")
 
 

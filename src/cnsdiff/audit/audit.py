@@ -11,6 +11,7 @@ from pathlib import Path
 from cnsdiff.audit.external import judge_external, parse_names, read_externals
 from cnsdiff.audit.findings import shift_record
 from cnsdiff.audit.judging import settings_of
+from cnsdiff.audit.people import kept_people
 from cnsdiff.audit.record import (
     FILE,
     AuditRecord,
@@ -97,7 +98,8 @@ def run_audit(
     store.open(grid)
     # Train what the store does not have yet.
     threads = max((options.threads or cores()) // options.workers, 1)
-    tasks = tasks_of(plan(grid, dict(prepared.paths), threads=threads))
+    people = {name: kept_people(dataset, options.seed) for name, dataset in datasets.items()}
+    tasks = tasks_of(plan(grid, dict(prepared.paths), threads=threads), people)
     workers = ThisProcess() if options.workers == 1 else LocalWorkers(options.workers)
     with store.writing(), workers:
         if prepared.before is not None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from cnsdiff.audit.advice import advice
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.people import people_records
 from cnsdiff.audit.record import (
     NOT_COMPARABLE,
     AdviceRecord,
@@ -113,6 +115,8 @@ def shift_record(
         confidence=confidence,
         confidence_words=why,
         how_extreme=_how_extreme(size, drift),
+        sought=_sought(dataset),
+        people=people_records(dataset, _lists(judged, recommendation)),
         outside=[_outside(each, dataset, judged, choice, metric, seed) for each in outside],
         unfinished=list(unfinished),
         limits=_limits(judged, table, size, effective_pairs, unfinished),
@@ -144,6 +148,9 @@ def _table(judged: Judged, choice: Choice) -> list[SettingRecord]:
             against_usual=against[s.key],
             found_iid=_found(s, "test_iid"),
             found_ood=_found(s, "test_ood"),
+            coverage=s.catalogue.get("coverage@20"),
+            popularity=s.catalogue.get("popularity@20"),
+            gini=s.catalogue.get("gini@20"),
             **dict(judged.accuracies(s)),
         )
         for s in judged.settings
@@ -173,6 +180,19 @@ def _served(dataset: Dataset) -> str:
         f"items each in the log, with {theirs.mean():,.0f} users to an item; all users have "
         f"{activity[activity > 0].mean():.1f}, with {fans[train.items].mean():,.0f}."
     )
+
+
+def _sought(dataset: Dataset) -> float:
+    """Mean number of interactions in train of an item that the OOD test's users took."""
+    counts = np.bincount(dataset.split("train").items, minlength=dataset.n_items)
+    return float(counts[dataset.split("test_ood").items].mean())
+
+
+def _lists(judged: Judged, advised: AdviceRecord) -> dict[str, pl.DataFrame]:
+    """Lists of a few users by the best today and by what is advised."""
+    own = {s.row: s.lists for s in judged.settings if s.lists is not None}
+    keys = dict.fromkeys((advised.plain, advised.use, advised.expected))
+    return {key: own[key] for key in list(keys)[:2] if key in own}
 
 
 def _effective_pairs(dataset: Dataset, shift: Shift) -> float:

@@ -42,6 +42,10 @@ class Setting:
         Of its training.
     per_user
         ``user`` and the metrics of each user, by test, users ascending.
+    catalogue
+        Metrics of all lists for the OOD test together: ``"coverage@20"``, ``"popularity@20"``, …
+    lists
+        Of a few users: ``user``, ``item``, the best first.
     """
 
     method: str
@@ -52,6 +56,8 @@ class Setting:
     seconds: float
     stopped_by: str
     per_user: Mapping[str, pl.DataFrame] = field(repr=False)
+    catalogue: Mapping[str, float] = field(default_factory=dict)
+    lists: pl.DataFrame | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -95,7 +101,7 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
         record = store.read(task)
         if record is None or record["status"][0] != "ok":
             continue
-        per_user = store.per_user(task)
+        per_user, lists = store.per_user(task), store.lists(task)
         for selection in task.selections:
             rows = record.filter(selection=selection)
             of_valid = dict(rows.filter(split="valid").select("metric", "value").iter_rows())
@@ -112,6 +118,8 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
                         test: per_user.filter(selection=selection, split=test).sort("user")
                         for test in TESTS
                     },
+                    dict(rows.filter(split="test_ood").select("metric", "value").iter_rows()),
+                    None if lists is None else lists.filter(selection=selection),
                 )
             )
     return settings

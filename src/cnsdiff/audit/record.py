@@ -149,7 +149,29 @@ class SettingRecord(Accuracies):
     against_usual: dict[Test, AgainstUsual]
     found_iid: FiniteFloat | None = None
     found_ood: FiniteFloat | None = None
-    """Share of the users of each test with a hit among the first 20; unknown in older files."""
+    coverage: FiniteFloat | None = None
+    popularity: FiniteFloat | None = None
+    gini: FiniteFloat | None = None
+    """Of lists of 20 for users of the OOD test. Like the shares of users of each test with a hit
+    among the first 20 (``found_…``) unknown in older files."""
+
+
+class ShownRecord(Record):
+    """An item of a list, and whether the person took it in the OOD test."""
+
+    item: str
+    wanted: bool
+
+
+class PersonRecord(Record):
+    """A user as an example: some of what they had and then took, and lists by keys of rows."""
+
+    user: str
+    n_history: Count
+    history: list[str]
+    n_wanted: Count
+    wanted: list[str]
+    lists: dict[str, list[ShownRecord]]
 
 
 class DistanceRecord(Record):
@@ -312,6 +334,9 @@ class ShiftRecord(Record):
     confidence_words: str = ""
     """Why; empty in files from before it."""
     how_extreme: str = ""
+    sought: FiniteFloat | None = None
+    """Interactions in train of an item that the OOD test's users took, on average."""
+    people: list[PersonRecord] = Field(default_factory=list)
     outside: list[OutsideRecord]
     unfinished: list[str]
     limits: list[str]

@@ -229,10 +229,19 @@ class Clock:
 # --- The trainings
 
 
-def tasks_of(units: Sequence[Unit]) -> list[Task]:
-    """The runs: references of all shifts first, then the trainings, shift by shift."""
+def tasks_of(units: Sequence[Unit], people: Mapping[str, tuple[int, ...]]) -> list[Task]:
+    """The runs: references of all shifts first, then the trainings, shift by shift.
+
+    Of ``people`` under each shift the lists are kept.
+    """
     tasks = [
-        replace(unit.trials[0], kind="final", seed=seed, selections=unit.selections)
+        replace(
+            task := unit.trials[0],
+            kind="final",
+            seed=seed,
+            selections=unit.selections,
+            people=people.get(task.dataset, ()),
+        )
         for unit in units
         for seed in unit.seeds
     ]

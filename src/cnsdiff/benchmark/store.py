@@ -8,6 +8,7 @@ nothing but the tasks under way and never leaves half a result; a task whose fil
 ``data/``               the datasets that the grid prepares
 ``records/KEY.parquet``   a task: one row per selection, split and metric; a failure is one row
 ``per_user/KEY.parquet``  a final's accuracy of every user on the tests
+``lists/KEY.parquet``     a final's lists of the users whose lists are kept, if any are
 ======================  =====================================================================
 """
 
@@ -103,7 +104,7 @@ class Store:
             Another command is adding results.
         """
         with locked(self.path, self._busy):
-            for folder in (self._records, self._users, self.data):
+            for folder in (self._records, self._users, self._lists, self.data):
                 for entry in folder.glob(".*"):  # being written when a process was killed
                     if entry.is_dir():
                         shutil.rmtree(entry)
@@ -122,6 +123,9 @@ class Store:
         """Store the outcome of a task; its record goes last, and says that all is there."""
         if outcome.per_user is not None:
             write_with(self._users / f"{task.key}.parquet", outcome.per_user.write_parquet)
+        if outcome.lists is not None:
+            self._lists.mkdir(exist_ok=True)
+            write_with(self._lists / f"{task.key}.parquet", outcome.lists.write_parquet)
         self._write(task, outcome.rows.with_columns(status=pl.lit("ok")))
 
     def add_failure(self, task: Task, error: str) -> None:
@@ -189,6 +193,21 @@ class Store:
         ):
             raise _damaged(file)
         return users
+
+    def lists(self, task: Task) -> pl.DataFrame | None:
+        """A final's lists: selection, user, item, the best first; ``None`` if none are kept."""
+        if not task.people:
+            return None
+        file = self._lists / f"{task.key}.parquet"
+        lists = _read(file)
+        schema = {"selection": pl.String, "user": pl.Int32, "item": pl.Int32}
+        if dict(lists.schema) != schema or any(column.null_count() for column in lists):
+            raise _damaged(file)
+        return lists
+
+    @property
+    def _lists(self) -> Path:
+        return self.path / "lists"
 
     @property
     def _records(self) -> Path:

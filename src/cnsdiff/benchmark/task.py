@@ -7,11 +7,13 @@ anywhere the dataset's directory can be read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -19,8 +21,9 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.fit import Fitted, best_of, fit_model, fit_reference, rehearses
 from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.evaluation import Evaluation, evaluate
+from cnsdiff.evaluation import Evaluation, Scorer, evaluate
 from cnsdiff.evaluation.protocol import STANDARD_SPLITS
+from cnsdiff.evaluation.ranking import rank
 from cnsdiff.recommender.config import Config, merge, nested, resolve_config
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
@@ -34,6 +37,8 @@ DIALLED = "dial"
 #: Splits and metrics whose values per user are stored.
 PER_USER_SPLITS = ("test_iid", "test_ood")
 PER_USER_METRICS = ("recall", "ndcg")
+#: Items of a list that is kept.
+LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ class Task:
         Budget on the clock.
     threads
         CPU threads.
+    people
+        Users whose lists are kept, of a final.
     """
 
     kind: Literal["trial", "final"]
@@ -145,6 +152,7 @@ class Task:
     settings: Arguments = field(default_factory=dict)
     seconds: float | None = None
     threads: int | None = None
+    people: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -163,6 +171,7 @@ class Task:
             "ks": sorted(self.ks),
             "settings": self.settings,
             "seconds": self.seconds,
+            **({"people": self.people} if self.people else {}),
         }
         return f"{self.dataset}.{self.method.name}.{self.kind}.{digest(parts)}"
 
@@ -177,10 +186,14 @@ class Outcome:
         One per selection, split and metric.
     per_user
         One row per user of each selection and split, of a final; else ``None``.
+    lists
+        The first 20 items of each of the task's ``people`` by each selection, the best first; or
+        ``None``.
     """
 
     rows: pl.DataFrame
     per_user: pl.DataFrame | None
+    lists: pl.DataFrame | None = None
 
 
 def run_task(task: Task) -> Outcome:
@@ -197,6 +210,7 @@ def run_task(task: Task) -> Outcome:
     fitted = fit_task(task, dataset)
     rows: list[dict[str, object]] = []
     per_user: list[pl.DataFrame] = []
+    lists: list[pl.DataFrame] = []
     # What several objectives chose is one model; one trained on valid, too, has it masked.
     evaluations: dict[tuple[object, ...], Evaluation] = {}
     judged = dataset.merged() if rehearses(task.selections) else dataset
@@ -218,6 +232,8 @@ def run_task(task: Task) -> Outcome:
                 values += [(split, *item, result.n_users) for item in result.metrics.items()]
                 if split in PER_USER_SPLITS and result.per_user is not None:
                     per_user.append(_per_user(result.per_user, selection, split))
+            if task.people:
+                lists.append(_lists(choice.scorer, judged, task.people, selection))
         rows += [
             {**shared, "split": split, "metric": metric, "value": float(value), "n_users": n}
             for split, metric, value, n in values
@@ -227,7 +243,8 @@ def run_task(task: Task) -> Outcome:
         seconds=pl.lit(fitted.seconds),
         stopped_by=pl.lit(fitted.stopped_by),
     )
-    return Outcome(table, pl.concat(per_user) if per_user else None)
+    both = (pl.concat(frames) if frames else None for frames in (per_user, lists))
+    return Outcome(table, *both)
 
 
 def fit_task(task: Task, dataset: Dataset) -> Fitted:
@@ -254,6 +271,17 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
         seconds=task.seconds,
         refit=task.kind == "final",
     )
+
+
+def _lists(scorer: Scorer, dataset: Dataset, people: Sequence[int], selection: str) -> pl.DataFrame:
+    """The first 20 items of each of these users, the best first, without those of train."""
+    train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
+    items, _ = rank(scorer, torch.tensor(people), LISTED, exclude=train)
+    frame = pl.DataFrame(
+        {"user": np.repeat(people, items.shape[1]), "item": items.flatten().cpu().numpy()},
+        schema={"user": pl.Int32, "item": pl.Int32},
+    )
+    return frame.filter(pl.col("item") >= 0).select(pl.lit(selection).alias("selection"), pl.all())
 
 
 def _per_user(frame: pl.DataFrame, selection: str, split: str) -> pl.DataFrame:

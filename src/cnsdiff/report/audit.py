@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from cnsdiff.audit.record import NOT_COMPARABLE, AuditRecord, read_audit
+from cnsdiff.audit.record import (
+    NOT_COMPARABLE,
+    AuditRecord,
+    PersonRecord,
+    SettingRecord,
+    ShiftRecord,
+    read_audit,
+)
+from cnsdiff.data.interactions import Step
+from cnsdiff.diagnostics.log import funnel_lines
 from cnsdiff.display.tables import HALF_WIDTH, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.protocol import protocol
@@ -25,10 +35,13 @@ from cnsdiff.report.audit_shift import (
 )
 from cnsdiff.report.charts import chart, error_bars, method_styles
 from cnsdiff.report.document import (
+    GLOSSARY,
     Block,
+    Card,
     Document,
     Facts,
     Figure,
+    Fold,
     Prose,
     Section,
     Source,
@@ -46,42 +59,122 @@ def audit_document(path: str | Path) -> Document:
     """
     result = read_audit(Path(path))
     outside = outside_of(result)
+    people = people_blocks(result)
     return Document(
         title=f"Audit of {result.name}",
         verdict=result.verdict,
         summary=_summary(result),
         sections=[
-            Section("Loss", _loss_blocks(result)),
-            Section("What to use", _advice_blocks(result)),
-            *(Section(shift.title, shift_blocks(result, shift)) for shift in result.shifts),
-            *([Section("Your own", outside_blocks(outside))] if outside else []),
-            Section("Limits", _limit_blocks(result)),
+            Section("Shifts", [*_cards(result), Prose(_CARDS_SAY)]),
             Section("Log", _log_blocks(result)),
+            *([Section("People", people)] if people else []),
+            *([Section("Your own", outside_blocks(outside))] if outside else []),
+            Section("Numbers", _number_blocks(result)),
+            Section("Limits", _limit_blocks(result)),
         ],
     )
 
 
 def _summary(result: AuditRecord) -> str:
-    shifts = result.shifts
+    """What the verdict leaves out, first what was not measured."""
     sentences = list(map(verbatim, result.more_verdicts))
-    sentences += [
-        f"**{verbatim(shift.title)}:** {verbatim(shift.recommendation.words)}" for shift in shifts
-    ]
+    if result.left_out:
+        names = " and ".join(absent.name for absent in result.left_out)
+        sentences.append(f"**Left out:** {verbatim(names)}; [why](#limits).")
     cut = [
         shift.title
-        for shift in shifts
+        for shift in result.shifts
         if any(row.stopped_by == "time" for row in shift.table) or shift.unfinished
     ]
     if cut:
-        where = "" if len(cut) == len(shifts) else f" under {verbatim(' and '.join(cut))}"
+        where = "" if len(cut) == len(result.shifts) else f" under {verbatim(' and '.join(cut))}"
         sentences.append(
-            f"**Budget:** {result.budget.words} ended trainings early{where}; see "
-            "[Limits](#limits)."
+            f"**Budget:** {result.budget.words} ended trainings early{where}, or left no time for "
+            "them; a longer one goes on from here."
         )
     warnings = [text for _, mine in outside_of(result) for text in mine.warnings]
     if warnings:
         sentences.append(f"**Caution:** {verbatim(warnings[0])}")
     return "\n\n".join(sentences)
+
+
+# --- A card for each shift
+
+
+_CARDS_SAY = (
+    "What to use is chosen on train and [validation](?validation) alone; the tests had no part in "
+    "it and judge it. An [interval](?interval) that holds 0 is a difference that this log cannot "
+    "show, which is not the same as none."
+)
+_BADGES = {"high": "sure", "medium": "fairly sure", "low": "unsure", "none": "no verdict"}
+
+
+def _cards(result: AuditRecord) -> list[Block]:
+    return [_card(shift) for shift in result.shifts]
+
+
+def _card(shift: ShiftRecord) -> Card:
+    """What happens, what it comes to, what to use, and what that costs."""
+    advice = shift.recommendation
+    use, plain = shift.row(advice.use), shift.row(advice.plain)
+    sentences = [verbatim(shift.meaning), verbatim(shift.how_extreme)]
+    facts: list[tuple[str, str]] = [("today → then", _found_words(plain, use))]
+    words, title = verbatim(advice.words), verbatim(use.title)
+    facts += [("what to use", words.replace(title, f"**{title}**", 1))]
+    if advice.reference_words:
+        facts.append(("beside it", verbatim(advice.reference_words)))
+    if advice.break_even_words:
+        facts.append(("break-even", verbatim(advice.break_even_words)))
+    facts.append(("what is shown", _range_words(shift, plain, use)))
+    if shift.confidence_words:
+        facts.append(("how sure", verbatim(shift.confidence_words)))
+    return Card(
+        title=shift.title,
+        text=" ".join(filter(None, sentences)),
+        facts=[(name, words) for name, words in facts if words],
+        source=Source(f"train-{shift.name}.sh", " && \\\n".join(advice.commands))
+        if advice.commands
+        else Source(f"use-{shift.name}.py", advice.code)
+        if advice.code
+        else None,
+        badge=_BADGES[shift.confidence] if shift.confidence_words else "",
+        level=shift.confidence,
+    )
+
+
+def _found_words(plain: SettingRecord, use: SettingRecord) -> str:
+    """Shares of people, as a shop counts them."""
+    if plain.found_iid is None or plain.found_ood is None:
+        return ""
+    words = (
+        f"With {verbatim(plain.title)}, the best today: of 100 people {_hundred(plain.found_iid)} "
+        f"find something they want among the first 20; then {_hundred(plain.found_ood)}."
+    )
+    if use.key != plain.key and use.found_ood is not None:
+        words += f" With {verbatim(use.title)}: then **{_hundred(use.found_ood)}**."
+    return words
+
+
+def _hundred(share: float) -> str:
+    return f"{100 * share:.0f}" if share == 0 or share >= 0.005 else "fewer than 1"
+
+
+def _range_words(shift: ShiftRecord, plain: SettingRecord, use: SettingRecord) -> str:
+    """How much of the catalogue anybody is shown, and how popular it is."""
+    n = shift.dataset.items
+    shown = [(row, round(row.coverage * n)) for row in (use, plain) if row.coverage is not None]
+    if not shown or not n:
+        return ""
+    row, items = shown[0]
+    words = f"{verbatim(row.title)} shows {items:,} of {n:,} items to somebody"
+    if len(shown) == 2 and use.key != plain.key:
+        words += f", {verbatim(plain.title)} {shown[1][1]:,}"
+    if row.popularity is not None and shift.sought is not None:
+        words += (
+            f". An item on its lists has {row.popularity:,.0f} interactions in train on average, "
+            f"one that people then took {shift.sought:,.0f}"
+        )
+    return f"{words}."
 
 
 # --- What each method loses
@@ -195,11 +288,71 @@ def _loss_figure(result: AuditRecord) -> Figure:
     )
 
 
-# --- What to use
+# --- People
 
 
-def _advice_blocks(result: AuditRecord) -> list[Block]:
-    """The recommendation for each shift, in numbers, in words and as commands."""
+def people_blocks(result: AuditRecord) -> list[Block]:
+    """A few users under each shift, the first shift's in sight."""
+    blocks: list[Block] = []
+    for shift in result.shifts:
+        if not shift.people:
+            continue
+        cards = [_person_card(shift, person) for person in shift.people]
+        blocks += cards if not blocks else [Fold(shift.title, cards)]
+    if not blocks:
+        return []
+    first = next(shift.title for shift in result.shifts if shift.people)
+    return [
+        Prose(
+            f"{verbatim(first)}: users of the test, from little to very active, drawn by chance "
+            "and not by how well anything does for them. Few of anybody's items can be among ten; "
+            "**bold** are those that the person then took."
+        ),
+        *blocks,
+    ]
+
+
+def _person_card(shift: ShiftRecord, person: PersonRecord) -> Card:
+    def items(names: Sequence[str], n: int) -> str:
+        rest = n - len(names)
+        return "; ".join(map(verbatim, names)) + (f"; and {rest:,} more" if rest > 0 else "")
+
+    lists = [
+        (
+            shift.row(key).title,
+            [f"**{verbatim(e.item)}**" if e.wanted else verbatim(e.item) for e in shown],
+        )
+        for key, shown in person.lists.items()
+    ]
+    return Card(
+        title=person.user,
+        text="",
+        facts=[
+            ("had", items(person.history, person.n_history)),
+            ("then took", items(person.wanted, person.n_wanted)),
+            *lists,
+        ],
+    )
+
+
+# --- Numbers
+
+
+def _number_blocks(result: AuditRecord) -> list[Block]:
+    """All tables, for those who want to check."""
+    return [
+        Fold("What each method loses", _loss_blocks(result)),
+        Fold("What to use, in numbers", [_advice_table(result)]),
+        Fold("What the lists show", [_range_table(result)]),
+        *(Fold(shift.title, shift_blocks(result, shift)) for shift in result.shifts),
+        Fold(
+            "Methods",
+            [Facts([(method.title, method.about) for method in result.methods.values()])],
+        ),
+    ]
+
+
+def _advice_table(result: AuditRecord) -> Table:
     rows = []
     for shift in result.shifts:
         advice = shift.recommendation
@@ -214,39 +367,38 @@ def _advice_blocks(result: AuditRecord) -> list[Block]:
             None if costs is None else difference_cell(costs),
         ]
         rows.append(([shift.title, row.title], cells))
-    blocks: list[Block] = [
-        Prose(
-            "Which setting is best for a shift is chosen on train and validation alone: of all "
-            "methods the one with the best validation value under the objective that expects "
-            "the shift. The tests had no part in the choice; they judge it, and where it shows no "
-            "gain under the shift, what is best today is kept."
-        ),
-        Table.of(
-            "What to use",
-            ["if you expect", "use"],
-            [
-                Column("ood", "under the shift"),
-                Column("brings", "more than the usual"),
-                Column("iid", "today"),
-                Column("costs", "beside the best today"),
-            ],
-            rows,
-            f"{HALF_WIDTH}; † where the interval of a difference leaves 0 out.",
-        ),
-    ]
-    for shift in result.shifts:
-        advice = shift.recommendation
-        paragraphs = [f"**{verbatim(shift.title)}.** {verbatim(advice.words)}"]
-        if advice.reference_words:
-            paragraphs.append(verbatim(advice.reference_words))
-        blocks.append(Prose("\n\n".join(paragraphs)))
-        if advice.code:
-            blocks.append(Source(f"use-{shift.name}.py", advice.code))
-        if advice.commands:
-            if advice.commands_of != advice.title:
-                blocks.append(Prose(f"To train {verbatim(advice.commands_of)}:"))
-            blocks.append(Source(f"train-{shift.name}.sh", " && \\\n".join(advice.commands)))
-    return blocks
+    return Table.of(
+        "What to use",
+        ["if you expect", "use"],
+        [
+            Column("ood", "under the shift"),
+            Column("brings", "more than the usual"),
+            Column("iid", "today"),
+            Column("costs", "beside the best today"),
+        ],
+        rows,
+        f"{HALF_WIDTH}; † where the interval of a difference leaves 0 out.",
+    )
+
+
+def _range_table(result: AuditRecord) -> Table:
+    return Table.of(
+        "What the lists show",
+        ["shift", "setting"],
+        [
+            Column("coverage", "coverage", digits=0, percent=True, signed=False),
+            Column("popularity", "interactions of an item shown", digits=0),
+            Column("sought", "of an item taken", digits=0),
+            Column("gini", "concentration", digits=2),
+        ],
+        [
+            ([shift.title, row.title], [row.coverage, row.popularity, shift.sought, row.gini])
+            for shift in result.shifts
+            for row in compared_rows(shift)
+        ],
+        "Of lists of 20 for the users of the OOD test. Concentration is the Gini coefficient of "
+        "how often items are shown: 0 if all are alike, 1 if one item is everywhere.",
+    )
 
 
 # --- Limits, and the log
@@ -281,11 +433,23 @@ def _limit_blocks(result: AuditRecord) -> list[Block]:
         "a log is a model of a shift; only an experiment with items shown at random is free of "
         "what the log's own recommender showed.",
     ]
-    return [Prose("\n\n".join(text[0].upper() + text[1:] for text in limits))]
+    words = [(word.upper() if len(word) < 4 else word, said) for word, said in GLOSSARY.items()]
+    return [
+        Prose("\n\n".join(text[0].upper() + text[1:] for text in limits)),
+        Fold("Words used here", [Facts(words)]),
+    ]
+
+
+def _funnel_table(funnel: Sequence[Step]) -> Table:
+    lines = [
+        ([f"less {label.strip()}" if rows < 0 else label], [abs(rows)])
+        for label, rows in funnel_lines(funnel)
+    ]
+    return Table.of("From rows to pairs", ["step"], [Column("rows", "rows", 0)], lines)
 
 
 def _log_blocks(result: AuditRecord) -> list[Block]:
-    """The log, the methods, and the pairs of each split."""
+    """From the rows of the log to the pairs of each split."""
     log, budget = result.log, result.budget
     threshold = log.threshold
     facts = [
@@ -303,16 +467,21 @@ def _log_blocks(result: AuditRecord) -> list[Block]:
     ]
     notes = "\n\n".join(map(verbatim, log.notes))
     return [
-        Facts(facts),
+        *([_funnel_table(log.funnel)] if log.funnel else []),
         *([Prose(notes)] if notes else []),
-        Facts([(method.title, method.about) for method in result.methods.values()]),
-        Table.of(
+        Fold("How it was read", [Facts(facts)]),
+        Fold(
             "Pairs of each split",
-            ["shift"],
-            [Column(title, title, digits=0) for title in SPLIT_TITLES.values()],
             [
-                ([shift.title], [shift.dataset.pairs.get(split) for split in SPLIT_TITLES])
-                for shift in result.shifts
+                Table.of(
+                    "Pairs of each split",
+                    ["shift"],
+                    [Column(title, title, digits=0) for title in SPLIT_TITLES.values()],
+                    [
+                        ([shift.title], [shift.dataset.pairs.get(split) for split in SPLIT_TITLES])
+                        for shift in result.shifts
+                    ],
+                )
             ],
         ),
     ]

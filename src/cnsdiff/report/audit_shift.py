@@ -79,7 +79,7 @@ def by_text(said: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
     """Each sentence once, with the titles of the shifts that it is said of."""
     titles: dict[str, list[str]] = {}
     for title, texts in said:
-        for text in texts:
+        for text in dict.fromkeys(texts):
             titles.setdefault(text, []).append(title)
     return titles
 

@@ -120,7 +120,7 @@ class Card:
     text
         A sentence or two, as in :class:`Prose`.
     facts
-        A name and a value each, the values as in :class:`Prose`.
+        A name and a value each: a paragraph as in :class:`Prose`, or several as a list.
     source
         The command to go on with.
     badge, level
@@ -129,7 +129,7 @@ class Card:
 
     title: str
     text: str
-    facts: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, str | Sequence[str]]]
     source: Source | None = None
     badge: str = ""
     level: Literal["high", "medium", "low", "none"] = "none"

@@ -75,7 +75,7 @@
     plot.dataset.theme = root.dataset.theme;
     return Plotly.react(plot, data, layout, { displayModeBar: false, displaylogo: false, responsive: true, showTips: false });
   }
-  const visible = (plot) => plot.offsetParent !== null;
+  const visible = (plot) => plot.offsetParent !== null && !plot.closest("details:not([open])");
   function drawVisible() {
     for (const plot of plots) {
       if (!visible(plot)) continue;
