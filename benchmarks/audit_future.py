@@ -61,7 +61,7 @@ class Future:
 
 def world_futures() -> dict[str, Future]:
     """The simulated ones."""
-    world = ConfoundedWorld(n_users=1500, n_items=600, exposures=120, periods=10, seed=SEED)
+    world = ConfoundedWorld(n_users=800, n_items=300, exposures=80, periods=10, seed=SEED)
     clicks = world.clicks(world.periods).select("user", "item", "timestamp")
     asked = pl.col("user") < ASKED * world.n_users
 
@@ -179,7 +179,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with grocery/train.csv")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for all of it")
     parser.add_argument("--json", type=Path, help="where the outcomes go")
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of an audit")
+    parser.add_argument(
+        "--budget", type=float, default=60.0, help="seconds of an audit; worlds get half"
+    )
+    parser.add_argument("--users", type=float, default=1.0, help="share of grocery's users")
     parser.add_argument("--only", nargs="*", help="these verdicts; all by default")
     args = parser.parse_args()
     cases = world_futures()
@@ -187,12 +190,16 @@ def main() -> None:
         log = pl.read_csv(args.data / "grocery" / "train.csv", separator="\t")
         log = log.select("user_id", "item_id", "time")
         log.columns = ["user", "item", "timestamp"]
+        people = log["user"].unique().sort()
+        drawn = people.sample(fraction=args.users, seed=SEED)
+        log = log.filter(pl.col("user").is_in(drawn.implode()))
         cases |= {f"grocery-{cut}": in_time(log, cut / 100) for cut in (80, 60)}
     outcomes = []
     for name, case in cases.items():
         if args.only and name not in args.only:
             continue
-        found = outcome(name, case, args.out, args.budget)
+        budget = args.budget if name.startswith("grocery") else args.budget / 2
+        found = outcome(name, case, args.out, budget)
         outcomes.append(found)
         forecast, lost = (" ".join(f"{x:.3f}" for x in found[key]) for key in ("forecast", "lost"))
         print(

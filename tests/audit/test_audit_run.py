@@ -22,7 +22,7 @@ from cnsdiff.audit.advice import advice, reading_options, train_command
 from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.judging import TESTS, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.record import FILE, NOT_COMPARABLE, read_audit
+from cnsdiff.audit.record import FILE, NOT_COMPARABLE, LeftOut, read_audit
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.splits import clear, prepare_splits
 from cnsdiff.audit.training import METHODS, Clock, audit_grid
@@ -659,3 +659,24 @@ def test_files_from_before_the_confidence_are_read(audited, tmp_path):
     assert (shift.confidence, shift.confidence_words) == ("none", "")
     assert shift.recommendation.break_even is None
     assert render_html(document_of(tmp_path))
+
+
+def test_what_is_missing_is_said_in_sentences(audited):
+    _, result = audited
+    (shift,) = result.shifts
+    row = shift.row("usual/valid")
+    rows = [each.model_copy(update={"stopped_by": "patience"}) for each in shift.table]
+    whole = shift.model_copy(update={"table": rows, "unfinished": []})
+    assert result.model_copy(update={"shifts": [whole], "left_out": []}).missing == []
+    cut = whole.model_copy(
+        update={
+            "table": [*rows, row.model_copy(update={"stopped_by": "time"})],
+            "unfinished": ["ease"],
+        }
+    )
+    absent = [LeftOut(name="exposure", reason="needs what is not there")]
+    assert result.model_copy(update={"shifts": [cut], "left_out": absent}).missing == [
+        "exposure was not measured: needs what is not there.",
+        "EASE was left out or not set for the shift, for want of time: popularity.",
+        "the usual recommender was ended by the clock: popularity.",
+    ]

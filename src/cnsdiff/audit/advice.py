@@ -71,12 +71,17 @@ class Decision:
 def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
     """The setting to advise: chosen by validation, then held against what the tests show.
 
-    No setting is advised that another is shown to beat under the shift. Of settings that are
-    level the simplest is taken, by the order of :data:`~cnsdiff.audit.training.METHODS` and then
-    of their readings: level with another is one of which no difference is shown on either test
-    and which reaches :data:`LEVEL` of it on both.
+    No setting is advised that another is shown to beat under the shift; recent MostPop is offered
+    as it is set for the shift alone, since plain validation places its half-life by chance. Of
+    settings that are level the simplest is taken, by the order of
+    :data:`~cnsdiff.audit.training.METHODS` and then of their readings: level with another is one
+    of which no difference is shown on either test and which reaches :data:`LEVEL` of it on both.
     """
-    offered = [s for s in judged.settings if s.method in METHODS and s.key == s.row]
+    offered = [
+        s
+        for s in judged.settings
+        if s.method in METHODS and s.key == s.row and s.key != f"recent-mostpop/{PLAIN}"
+    ]
     rows = {s.key: s for s in offered}
     expected, plain = (rows.get(s.row, s) for s in (choice.expected, choice.plain))
     if judged.has_few_users:

@@ -130,7 +130,9 @@ def run_audit(
             dataset,
             settings_of([task for task in tasks if task.dataset == shift.name], store),
             [judged for judged in outside if judged is not None],
-            [task.method.name for task in left_out if task.dataset == shift.name],
+            list(
+                dict.fromkeys(task.method.name for task in left_out if task.dataset == shift.name)
+            ),
             reading=options.reading,
             log=prepared.log,
             metric=options.metric,

@@ -119,7 +119,7 @@ def shift_record(
         people=people_records(dataset, _lists(judged, recommendation)),
         outside=[_outside(each, dataset, judged, choice, metric, seed) for each in outside],
         unfinished=list(unfinished),
-        limits=_limits(judged, table, size, effective_pairs, unfinished),
+        limits=_limits(shift, judged, table, size, effective_pairs, unfinished),
     )
 
 
@@ -325,6 +325,7 @@ def _confidence(
 
 
 def _limits(
+    shift: Shift,
     judged: Judged,
     table: Sequence[SettingRecord],
     size: SizeRecord,
@@ -358,11 +359,17 @@ def _limits(
         limits.append(
             f"The clock ended the training of {names}: with a longer budget the numbers may rise."
         )
+    measured = {row.method for row in table}
     for name in unfinished:
         why = "the time was up"
         if METHODS[name].preset is None:
             why = f"references take {percent(REFERENCE_SHARE)} of the budget at most"
-        limits.append(f"{METHODS[name].title} was left out: {why}.")
+        part = " set for this shift" if name in measured else ""
+        limits.append(f"{METHODS[name].title}{part} was left out: {why}.")
+    if shift.anticipate == "rehearsal":
+        limits.append(
+            "Intervals are over users, of this one stretch of time; the next may differ by more."
+        )
     return limits + size.problems
 
 

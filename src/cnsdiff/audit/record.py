@@ -399,10 +399,10 @@ class AuditRecord(Record):
         """What was left out or cut short, in sentences: to be read before any number."""
         told = [f"{absent.name} was not measured: {absent.reason}." for absent in self.left_out]
         for word, named in (
-            ("was left out, as the time was up", lambda shift: shift.unfinished),
+            ("was left out or not set for the shift, for want of time", lambda s: s.unfinished),
             (
                 "was ended by the clock",
-                lambda shift: [row.method for row in shift.table if row.stopped_by == "time"],
+                lambda s: [row.method for row in s.table if row.stopped_by == "time"],
             ),
         ):
             under: dict[str, list[str]] = {}
