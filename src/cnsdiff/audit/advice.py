@@ -11,7 +11,7 @@ from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import AdviceRecord, Case, DifferenceRecord, Test
 from cnsdiff.audit.shifts import CERTAIN, Shift
-from cnsdiff.audit.training import METHODS, PLAIN_DIAL
+from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
 from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
@@ -73,9 +73,10 @@ def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
 
     No setting is advised that another is shown to beat under the shift; recent MostPop is offered
     as it is set for the shift alone, since plain validation places its half-life by chance. Of
-    settings that are level the simplest is taken, by the order of
-    :data:`~cnsdiff.audit.training.METHODS` and then of their readings: level with another is one
-    of which no difference is shown on either test and which reaches :data:`LEVEL` of it on both.
+    settings that are level the simplest method is taken, by the order of
+    :data:`~cnsdiff.audit.training.METHODS`, and of its readings that are the best under the shift:
+    level with another is one of which no difference is shown on either test and which reaches
+    :data:`LEVEL` of it on both.
     """
     offered = [
         s
@@ -104,7 +105,7 @@ def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
         doubtful = not shown & {s.key for s in ahead}
         case = "both" if doubtful else "better"
     # The simplest of those that are level with it.
-    for setting in sorted(offered, key=_simplicity):
+    for setting in sorted(offered, key=lambda s: (_simplicity(s), -judged.accuracies(s).ood.value)):
         if _simplicity(setting) >= _simplicity(best):
             break
         if _is_level(judged, setting, best) and not _ahead(judged, offered, setting):
@@ -127,14 +128,9 @@ def _is_level(judged: Judged, setting: Setting, other: Setting) -> bool:
     )
 
 
-def _simplicity(setting: Setting) -> tuple[int, int]:
-    """Where a setting stands in the order of simplicity, the simplest first."""
-    readings = (PLAIN, PLAIN_DIAL)
-    reading = setting.selection
-    return (
-        list(METHODS).index(setting.method),
-        readings.index(reading) if reading in readings else len(readings),
-    )
+def _simplicity(setting: Setting) -> int:
+    """Where its method stands in the order of simplicity; readings of one cost the same."""
+    return list(METHODS).index(setting.method)
 
 
 def advice(
