@@ -206,6 +206,7 @@ def main() -> None:
         with (
             patch.object(time, "monotonic", clock),
             patch.dict(fit_model.__kwdefaults__, clock=clock),
+            patch.dict(Clock.__init__.__kwdefaults__, now=clock),
         ):
             found = outcome(name, case, args.out, budget)
         outcomes.append(found)
