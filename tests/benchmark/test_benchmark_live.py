@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from benchmark_parts import Inline
 
 from cnsdiff.base.errors import TrainingError
-from cnsdiff.benchmark.progress import Cell, PlainReporter, RichReporter, reporter_for_terminal
+from cnsdiff.benchmark.progress import (
+    Cell,
+    Forecast,
+    PlainReporter,
+    RichReporter,
+    kind_of,
+    reporter_for_terminal,
+)
 from cnsdiff.benchmark.run import run
-from cnsdiff.benchmark.task import Outcome, Task, run_task
+from cnsdiff.benchmark.task import Method, Outcome, Task, run_task
 from cnsdiff.display.screen import Screen
+from cnsdiff.references import REFERENCES
 
 
 def drawn(
@@ -147,3 +158,78 @@ def test_the_table_is_for_terminals(monkeypatch, terminal, term, kind):
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("TERM", term)
     assert type(reporter_for_terminal()) is kind
+
+
+# --- the forecast
+
+
+def planned_task(dataset: str, method: str, kind: str = "final") -> Task:
+    return Task(
+        kind=kind, dataset=dataset, path="", fingerprint="",
+        method=Method(method, method if method in REFERENCES else None, {}),
+        setting={}, trial=0, seed=0, selections=("valid",), metric="ndcg@20", ks=(20,),
+    )  # fmt: skip
+
+
+def test_quick_references_tell_nothing_of_trainings():
+    """A simulated plan: what is said is within a factor of two, or that nobody knows."""
+    chance = np.random.default_rng(0)
+    datasets = {"small": 1.0, "middle": 4.0, "large": 20.0}
+    methods = {"mostpop": 0.05, "ease": 0.4, "mf": 30.0, "lightgcn": 90.0, "cnsdiff": 400.0}
+    plan = [
+        (
+            planned_task(dataset, method),
+            # What a reference costs does not grow as trainings do.
+            (1 if method in REFERENCES else size) * cost * chance.lognormal(0, 0.15),
+        )
+        for dataset, size in datasets.items()
+        for method, cost in methods.items()
+        for _ in range(3)
+    ]
+    forecast, said = Forecast(), []
+    to_do = Counter(kind_of(task) for task, _ in plan)
+    true = sum(seconds for _, seconds in plan)
+    for task, seconds in plan:
+        to_do[kind_of(task)] -= 1
+        true -= seconds
+        forecast.ended(task, seconds)
+        left = forecast.left(to_do)
+        said.append(left is not None)
+        if left is not None and task is not plan[-1][0]:
+            assert 0.5 < left / true < 2, (task.dataset, task.method.name)
+    # Known once a training on the last data set has told how it compares with another.
+    assert not any(said[: 2 * 15 + 6])
+    assert all(said[2 * 15 + 6 :])
+    assert forecast.left({kind_of(planned_task("small", "mf")): 4}, 2) == pytest.approx(60, rel=0.3)
+
+
+def test_finals_are_foreseen_from_trials():
+    forecast = Forecast()
+    forecast.ended(planned_task("shop", "mf", "trial"), 10.0)
+    final = kind_of(planned_task("shop", "mf"))
+    assert forecast.left({final: 3}) == pytest.approx(30)
+    assert forecast.left({("shop", "mf", "final rehearsed"): 1}) is None
+    assert forecast.left({("shop", "other", "final"): 1}) is None
+    assert forecast.left({("shop", "other", "final"): 0}) == 0
+    forecast.ended(planned_task("shop", "mf"), 14.0)
+    assert forecast.left({final: 1}) == pytest.approx(14)
+
+
+def test_what_was_done_before_foretells(planned):
+    """A run that goes on knows from its records how long things take."""
+
+    class Listening(PlainReporter):
+        said: ClassVar[list[float | None]] = []
+
+        def left(self, seconds: float | None) -> None:
+            self.said.append(seconds)
+
+    _, units, store = planned()
+    run(units, store, Inline(), Listening())
+    assert Listening.said[-1] == 0
+    assert Listening.said[0] is None
+    Listening.said.clear()
+    for task in units[2].finals(store):
+        store.forget(task)
+    run(units, store, Inline(), Listening())
+    assert Listening.said and None not in Listening.said

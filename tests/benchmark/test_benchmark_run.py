@@ -421,9 +421,9 @@ def test_lines_of_progress(planned):
     assert len(lines) == 6
     assert [line.partition("  ")[0] for line in lines[1:]] == [f"bench: {n}/5" for n in range(1, 6)]
     (failed,) = [line for line in lines if "world mostpop final seed 0  " in line]
-    assert failed.endswith("  FAILED: mostpop cannot  about 0 min left")
+    assert failed.endswith("  FAILED: mostpop cannot  time left unknown")
     (done,) = [line for line in lines if "  world mf final seed 1  " in line]
-    assert done.endswith(" s  about 0 min left")
+    assert done.endswith(" s  about 0:00 left")
     stream = io.StringIO()
     run(units, store, Inline(), PlainReporter("bench", stream))
     assert stream.getvalue() == "bench: 5 tasks, 5 of them done before\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
@@ -421,3 +422,13 @@ def test_a_half_life_left_to_validation_is_the_best_of_its_candidates():
             best = chosen[name].candidate
             assert values[best] == max(values)
             assert chosen[name].scorer is fits[best].choices[name].scorer
+
+
+def test_a_budget_of_cpu_is_not_used_up_by_waiting(world, monkeypatch):
+    """Time that other work takes counts on the wall alone, which is what is recorded."""
+    processor = Clock()
+    monkeypatch.setattr(time, "process_time", processor)
+    settings = config(epochs=20, patience=None)
+    fitted = fit_model(settings, world, ("valid",), METRIC, seconds=4.5, clock=time.process_time)
+    assert (fitted.epochs, fitted.stopped_by) == (5, "time")
+    assert fitted.seconds < 4.5 < processor.now

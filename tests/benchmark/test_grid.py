@@ -193,7 +193,7 @@ def test_names_of_datasets_and_methods_confuse_no_hint(tmp_path):
 
 def test_a_key_like_no_other_lists_those_there_are(tmp_path):
     said = refusal(tmp_path, changed("budget/zzz", 1))
-    assert said == "unknown key 'budget.zzz'; known keys: epochs, minutes"
+    assert said == "unknown key 'budget.zzz'; known keys: epochs, minutes, cpu_minutes"
 
 
 @pytest.mark.parametrize(

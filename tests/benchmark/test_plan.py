@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from benchmark_parts import small_grid
+from pydantic import ValidationError
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space
@@ -464,3 +465,14 @@ def test_fields_of_its_method(units, field, value):
     task = units()["mf"].trials[0]
     other = replace(task, method=replace(task.method, **{field: value}))
     assert other.key != task.key
+
+
+def test_a_budget_of_cpu(planned):
+    plain = planned()[1][2].trials[0]
+    clocked = planned("clock", **{"budget.minutes": 2.0})[1][2].trials[0]
+    counted = planned("cpu", **{"budget.cpu_minutes": 2.0})[1][2].trials[0]
+    assert (counted.seconds, counted.cpu_seconds) == (None, 120.0)
+    assert (clocked.seconds, clocked.cpu_seconds) == (120.0, None)
+    assert len({plain.key, clocked.key, counted.key}) == 3
+    with pytest.raises(ValidationError, match="one of minutes and cpu_minutes"):
+        planned("both", **{"budget.minutes": 2.0, "budget.cpu_minutes": 2.0})

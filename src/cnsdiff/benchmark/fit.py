@@ -164,14 +164,19 @@ def fit_model(
     refit
         Whether everything trains after a rehearsal; else its values are all that is wanted.
     clock
-        In seconds; for tests.
+        In seconds, of ``seconds``: ``time.process_time`` counts those of CPU.
 
     Raises
     ------
     TrainingError
         A loss became NaN or infinite.
     """
-    started = clock()
+    started, begun = clock(), time.monotonic()
+    on_cpu = clock is time.process_time
+
+    def pace() -> float:
+        return (clock() - started) / (time.monotonic() - begun) if on_cpu else 1.0
+
     fabric = make_fabric(config.device, config.precision, config.threads)
     rehearsal = None
     if rehearses(selections):
@@ -191,7 +196,7 @@ def fit_model(
         training.warn_of_full_users(dataset)
         due = math.inf if seconds is None else seconds * (place + 1) / len(configs)
         share = rehearsal.share if rehearsal is not None and refit else None
-        models.append(_trained(training, share, lambda: clock() - started, due))
+        models.append(_trained(training, share, lambda: clock() - started, due, pace))
     # Of each objective: the choice by the first model, or by the stack that it likes best.
     first = models[0]
     choices, selection = dict(first.choices), first.training.selection
@@ -230,7 +235,9 @@ def fit_model(
             return EmbeddingScorer(*stacked(tables, weights[name]))
 
         _learn_all(choices, environments, rehearsal, scorer_of)
-    return Fitted(choices, first.epochs, clock() - started, first.stopped_by)
+    # Whatever clock ended the training, its time on the wall is recorded.
+    took = time.monotonic() - begun if on_cpu else clock() - started
+    return Fitted(choices, first.epochs, took, first.stopped_by)
 
 
 class _Trained(NamedTuple):
@@ -244,9 +251,13 @@ class _Trained(NamedTuple):
 
 
 def _trained(
-    training: Training, share: float | None, passed: Callable[[], float], due: float
+    training: Training,
+    share: float | None,
+    passed: Callable[[], float],
+    due: float,
+    pace: Callable[[], float],
 ) -> _Trained:
-    """Train until it is ``due`` by the time ``passed``.
+    """Train until it is ``due`` by the time ``passed``, of which a second takes ``pace``.
 
     ``share`` is that of the pairs that train where all of them train afterwards.
     """
@@ -255,7 +266,7 @@ def _trained(
     def late(record: EpochRecord) -> bool:
         nonlocal trained
         trained += record["seconds"]
-        to_come = 0.0 if share is None else trained / share**2
+        to_come = 0.0 if share is None else pace() * trained / share**2
         return bool(record["validation"]) and passed() + to_come >= due
 
     state = training.trainer.fit(training.selection, Reporter(), stop=late)

@@ -85,6 +85,18 @@ class Budget(Settings):
         description="and so long on the clock; where this ends a training, its result depends on "
         "the machine, and the record says so",
     )
+    cpu_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="the same in minutes of CPU, all threads together, which other work on the "
+        "machine does not use up",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Budget:
+        if self.minutes is not None and self.cpu_minutes is not None:
+            raise ValueError("give one of minutes and cpu_minutes, not both")
+        return self
 
 
 class Search(Settings):

@@ -178,6 +178,7 @@ def _unit(
         ks=grid.ks,
         settings=settings,
         seconds=None if budget.minutes is None else 60 * budget.minutes,
+        cpu_seconds=None if budget.cpu_minutes is None else 60 * budget.cpu_minutes,
         threads=threads,
     )
     trials = tuple(_trials(task, entry.tries, space, search))

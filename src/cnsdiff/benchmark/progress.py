@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
+from cnsdiff.benchmark.fit import rehearses
 from cnsdiff.benchmark.task import Task
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.wording import clock, count
@@ -49,6 +51,71 @@ def describe(task: Task) -> str:
     return f"{task.dataset} {task.method.name} {task.kind} seed {task.seed} {setting}".rstrip()
 
 
+#: A final over a trial, of a rehearsal on the last fifth.
+_REHEARSED = 1 + 1 / 0.8**2
+#: What tells how long a task takes: its dataset, its method, and what is fitted.
+Kind = tuple[str, str, str]
+
+
+def kind_of(task: Task) -> Kind:
+    """The kind of a task; one that rehearses trains twice at the end."""
+    reference = "" if task.method.reference is None else " of a reference"
+    rehearsed = " rehearsed" if rehearses(task.selections) else ""
+    return task.dataset, task.method.name, f"{task.kind}{reference}{rehearsed}"
+
+
+class Forecast:
+    """How long the tasks of a benchmark will still take.
+
+    A task takes as long as those of its kind have. Where none of its kind has ended, it takes as
+    much longer or shorter than another kind of its method as other methods like it do. Where no
+    kind says, nobody knows: quick references tell nothing of trainings.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[Kind, list[float]] = {}
+
+    def ended(self, task: Task, seconds: float) -> None:
+        """A task has ended after so many seconds."""
+        self._ended.setdefault(kind_of(task), []).append(seconds)
+
+    def left(self, tasks: Mapping[Kind, int], workers: int = 1) -> float | None:
+        """Seconds until so many tasks of each kind are done, or ``None`` if nobody knows."""
+        total = 0.0
+        for kind, n in tasks.items():
+            if n:
+                seconds = self._seconds(kind)
+                if seconds is None:
+                    return None
+                total += n * seconds
+        return total / max(workers, 1)
+
+    def _seconds(self, kind: Kind) -> float | None:
+        means = {known: sum(took) / len(took) for known, took in self._ended.items()}
+        if kind in means:
+            return means[kind]
+        dataset, method, fitted = kind
+        estimates = []
+        for other, seconds in means.items():
+            if other[1] != method:
+                continue
+            # Other methods that have ended in both places.
+            ratios = [
+                means[dataset, rival, fitted] / mean
+                for (place, rival, what), mean in means.items()
+                if (place, what) == (other[0], other[2])
+                and mean > 0
+                and (dataset, rival, fitted) in means
+            ]
+            if ratios:
+                estimates.append(seconds * median(ratios))
+        if estimates:
+            return median(estimates)
+        # A final fits what a trial did; after a rehearsal everything trains once more.
+        trial = means.get((dataset, method, fitted.replace("final", "trial")))
+        return trial and trial * (_REHEARSED if fitted.endswith("rehearsed") else 1)
+
+
 class Reporter(Reporting):
     """Listens to a benchmark; shows nothing itself."""
 
@@ -57,6 +124,9 @@ class Reporter(Reporting):
 
     def done(self, task: Task, seconds: float | None, error: str | None) -> None:
         """A task is done, or has failed."""
+
+    def left(self, seconds: float | None) -> None:
+        """How long the rest will take; ``None`` while nobody knows. Told before ``done``."""
 
     def fewer(self, n: int) -> None:
         """``n`` tasks turned out not to be needed."""
@@ -74,21 +144,22 @@ class PlainReporter(PlainLines, Reporter):
     def __init__(self, label: str = "", stream: TextIO | None = None) -> None:
         super().__init__(label, stream)
         self._total = self._done = self._known = 0
-        self._started = 0.0
+        self._left: float | None = None
 
     def begin(self, total: int, known: int) -> None:
-        self._total, self._known, self._started = total, known, time.monotonic()
+        self._total, self._known = total, known
         self.note(f"{total} tasks, {known} of them done before")
 
     def done(self, task: Task, seconds: float | None, error: str | None) -> None:
         self._done += 1
-        passed = time.monotonic() - self._started
-        left = passed / self._done * (self._total - self._known - self._done)
         took = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
         self.note(
             f"{self._known + self._done}/{self._total}  {describe(task)}  {took}  "
-            f"about {left / 60:.0f} min left"
+            f"{_time_left(self._left)}"
         )
+
+    def left(self, seconds: float | None) -> None:
+        self._left = seconds
 
     def fewer(self, n: int) -> None:
         self._total -= n
@@ -102,9 +173,13 @@ class RichReporter(LiveView, Reporter):
         self._cells: dict[tuple[str, str], Cell] = {}
         self._since: dict[str, tuple[Task, float]] = {}  # of the tasks in hand, by key
         self._total = self._known = self._done = self._failed = 0
+        self._left: tuple[float | None, float] = None, 0.0  # and when that was
 
     def begin(self, total: int, known: int) -> None:
         self._total, self._known, self.started = total, known, time.monotonic()
+
+    def left(self, seconds: float | None) -> None:
+        self._left = seconds, time.monotonic()
 
     def done(self, task: Task, seconds: float | None, error: str | None) -> None:
         self._done += 1
@@ -134,7 +209,10 @@ class RichReporter(LiveView, Reporter):
         settled = self._known + self._done
         text = f"{settled}/{self._total}  {clock(self.passed)} gone"
         if self._done:
-            text += f", about {clock(self.passed / self._done * (self._total - settled))} left"
+            left, since = self._left
+            if left is not None:
+                left = max(left - (time.monotonic() - since), 0.0)
+            text += f", {_time_left(left)}"
         if self._failed:
             text += f", {self._failed} failed"
         bar = self.bar(console.width, settled, self._total, text)
@@ -179,6 +257,10 @@ class RichReporter(LiveView, Reporter):
             settled = sum(cell.done == cell.total for cell in cells.values())
             legend = f"and {', '.join(more)}; {settled} of {len(cells)} are done; {legend}"
         return [table, Text(legend, style="dim", no_wrap=True, overflow="ellipsis")]
+
+
+def _time_left(seconds: float | None) -> str:
+    return "time left unknown" if seconds is None else f"about {clock(seconds)} left"
 
 
 def _in_hand(task: Task, since: float, width: int) -> Text:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 
 import polars as pl
 
 from cnsdiff.base.errors import CnsdiffError, reason
 from cnsdiff.benchmark.plan import Unit
-from cnsdiff.benchmark.progress import Cell, Reporter
+from cnsdiff.benchmark.progress import Cell, Forecast, Kind, Reporter, kind_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
@@ -63,24 +65,45 @@ def run(
         known += len(tasks) - len(lacking[-1][0])
         total += len(trials) + (unit.most_finals if finals is None else len(finals))
     pending: dict[Future[Outcome], tuple[Task, Unit]] = {}
+    # How many tasks of each kind are still to be done, finals that may be needed included.
+    forecast, to_do = Forecast(), Counter(kind_of(task) for tasks, _ in lacking for task in tasks)
+    for unit in units:
+        if id(unit) in waiting:
+            to_do[_final_kind(unit)] += unit.most_finals
+        for task in [*unit.trials, *(unit.finals(store) or [])]:
+            record = store.read(task)
+            if record is not None and record["status"][0] == "ok":
+                forecast.ended(task, float(record["seconds"][0]))
     with reporter:
         reporter.begin(total, known)
         for unit in units:
             reporter.cell(_cell(unit, store))
         for tasks, unit in lacking:
             pending |= {workers.submit(task): (task, unit) for task in tasks}
+        n_at_once = 1
         while pending:
-            reporter.running([task for future, (task, _) in pending.items() if future.running()])
+            in_hand = [task for future, (task, _) in pending.items() if future.running()]
+            n_at_once = max(n_at_once, len(in_hand))
+            reporter.running(in_hand)
             for future in wait(pending, _PAUSE, FIRST_COMPLETED).done:
                 task, unit = pending.pop(future)
+                to_do[kind_of(task)] -= 1
+                if future.exception() is None:
+                    forecast.ended(task, float(future.result().rows["seconds"][0]))
+                reporter.left(forecast.left(to_do, min(n_at_once, len(pending)) or 1))
                 settle(task, future, store, reporter)
                 # The last trial of a unit decides which finals it has.
                 if id(unit) in waiting and (finals := unit.finals(store)) is not None:
                     waiting.discard(id(unit))
                     reporter.fewer(unit.most_finals - len(finals))
+                    to_do[_final_kind(unit)] -= unit.most_finals - len(finals)
                     left = [task for task in finals if store.status(task) is None]
                     pending |= {workers.submit(task): (task, unit) for task in left}
                 reporter.cell(_cell(unit, store))
+
+
+def _final_kind(unit: Unit) -> Kind:
+    return kind_of(replace(unit.trials[0], kind="final"))
 
 
 def _cell(unit: Unit, store: Store) -> Cell:

@@ -7,6 +7,7 @@ anywhere the dataset's directory can be read.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from inspect import signature
@@ -130,8 +131,8 @@ class Task:
         Cut-offs.
     settings
         The grid's ``training`` settings, for the objectives of a reference.
-    seconds
-        Budget on the clock.
+    seconds, cpu_seconds
+        Budget on the clock, or of CPU; at most one of them.
     threads
         CPU threads.
     people
@@ -151,6 +152,7 @@ class Task:
     ks: tuple[int, ...]
     settings: Arguments = field(default_factory=dict)
     seconds: float | None = None
+    cpu_seconds: float | None = None
     threads: int | None = None
     people: tuple[int, ...] = ()
 
@@ -171,7 +173,9 @@ class Task:
             "ks": sorted(self.ks),
             "settings": self.settings,
             "seconds": self.seconds,
+            # Left out where they are not set: keys stay as they were.
             **({"people": self.people} if self.people else {}),
+            **({"cpu_seconds": self.cpu_seconds} if self.cpu_seconds is not None else {}),
         }
         return f"{self.dataset}.{self.method.name}.{self.kind}.{digest(parts)}"
 
@@ -268,8 +272,9 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
         dataset,
         task.selections,
         task.metric,
-        seconds=task.seconds,
+        seconds=task.seconds if task.cpu_seconds is None else task.cpu_seconds,
         refit=task.kind == "final",
+        clock=time.monotonic if task.cpu_seconds is None else time.process_time,
     )
 
 

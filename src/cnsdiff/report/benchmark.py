@@ -120,6 +120,7 @@ def _grid(path: Path, grid: Grid, results: Results) -> list[Block]:
     writers = table["created_by"].unique(maintain_order=True).to_list() if table.height else []
     machines = table["machine"].n_unique() if table.height else 0
     minutes = f", {budget.minutes:g} minutes" if budget.minutes else ""
+    minutes = f", {budget.cpu_minutes:g} minutes of CPU" if budget.cpu_minutes else minutes
     facts = [
         ("datasets", ", ".join(grid.datasets)),
         ("methods", f"{len(grid.methods)}"),
