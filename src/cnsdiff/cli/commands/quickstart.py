@@ -58,6 +58,8 @@ def quickstart(
     rehearses the latest part of the log; the three months after judge them, beside references. No
     data and no network are needed.
     """
+    import torch
+
     from cnsdiff.base.errors import InputError
     from cnsdiff.base.text import Command
     from cnsdiff.benchmark.fit import reference_scorer
@@ -75,6 +77,8 @@ def quickstart(
     keep: contextlib.AbstractContextManager[str | Path] = (
         tempfile.TemporaryDirectory() if out is None else contextlib.nullcontext(out)
     )
+    # In so small a world threads wait for one another; beside other work, for most of the time.
+    torch.set_num_threads(1)
     with keep as place:
         folder = Path(place)
         ConfoundedWorld(seed=seed, **WORLD).dataset("temporal").save(folder / "dataset")
