@@ -311,11 +311,12 @@ def benchmark_verdict(summary: pl.DataFrame, metric: str, split: str = "test_ood
     rows = summary.filter(pl.col("mean").is_finite(), split=split, metric=metric)
     rows = deployed(rows.filter(pl.col("group") != ABLATION))
     n_datasets = rows["dataset"].n_unique()
+    # Methods that every dataset has are ranked among themselves.
     ranked = (
-        rows.with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
+        rows.filter(pl.len().over("method") == n_datasets)
+        .with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
         .group_by("method", maintain_order=True)
-        .agg(rank=pl.col("rank").mean(), n=pl.len(), best=(pl.col("rank") == 1).sum())
-        .filter(n=n_datasets)
+        .agg(rank=pl.col("rank").mean(), best=(pl.col("rank") == 1).sum())
         .sort("rank", maintain_order=True)
     )
     if ranked.height < 2:

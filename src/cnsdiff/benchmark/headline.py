@@ -35,7 +35,8 @@ class Headline:
         gain, n_rivals (measured there). Where the cell is left out ``rival`` is null and ``gain``
         NaN.
     ranks
-        One row per selection and method: group, rank (mean over cells), n_cells.
+        One row per selection and method: group, rank (mean over the cells that all methods
+        have), n_cells.
     duels
         As ``gains``, of each rival by itself, in the cells that have both: nobody can know
         beforehand which rival will be best in a cell.
@@ -234,8 +235,7 @@ def _ranks(rows: pl.DataFrame, places: Sequence[tuple[str, str]]) -> list[_Row]:
     }
     scores = [[means.get((*place, method), float("nan")) for method in groups] for place in places]
     average = average_ranks(scores)
-    counted = zip(groups.items(), average.ranks.tolist(), average.n_cells.tolist(), strict=True)
     return [
-        {"method": method, "group": group, "rank": rank, "n_cells": n}
-        for (method, group), rank, n in counted
+        {"method": method, "group": group, "rank": rank, "n_cells": average.n_cells}
+        for (method, group), rank in zip(groups.items(), average.ranks.tolist(), strict=True)
     ]

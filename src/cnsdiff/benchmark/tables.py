@@ -220,7 +220,8 @@ def headline_tables(headline: Headline) -> list[Table]:
             _sorted(headline.ranks, "rank"),
             {"selection": "selection", "group": "group", "method": "method"},
             (Column("rank", "rank", digits=2), _CELLS),
-            f"1 is the best; mean over datasets and metrics; without the group {ABLATION}",
+            "1 is the best; mean over the datasets and metrics that have all of these methods; "
+            f"without the group {ABLATION}",
         ),
     ]
 

@@ -79,13 +79,13 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class AverageRanks:
-    """Mean rank of each method and the number of cells it was ranked in; both ``(M,)``.
+    """Mean rank of each method ``(M,)``, and the number of cells that all were ranked in.
 
-    NaN for a method that was ranked nowhere.
+    NaN for a method that was measured nowhere, and for all where no cell is common.
     """
 
     ranks: NDArray[np.float64]
-    n_cells: NDArray[np.int64]
+    n_cells: int
 
 
 @dataclass(frozen=True)
@@ -291,19 +291,19 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def average_ranks(scores: ArrayLike) -> AverageRanks:
     """Rank ``M`` methods in each of ``C`` cells of ``scores (C, M)``, and average (Friedman, 1937).
 
-    1 is the largest score; equal scores share their mean rank. A method that is NaN in a cell is
-    not ranked there and the others are ranked among themselves, so mean ranks over different
-    numbers of cells do not compare.
+    1 is the largest score; equal scores share their mean rank. Ranks over different cells do not
+    compare, so a cell counts where no method is NaN; methods that are NaN everywhere are set aside.
     """
     from scipy.stats import rankdata  # takes a second to import
 
     cells = np.asarray(scores, dtype=np.float64)
-    ranks = np.asarray(rankdata(-cells, axis=1, nan_policy="omit"), dtype=np.float64)
-    ranked = ~np.isnan(cells)
-    n_cells = ranked.sum(0)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(ranked, ranks, 0.0).sum(0) / n_cells
-    return AverageRanks(mean, n_cells)
+    measured = ~np.isnan(cells)
+    somewhere = measured.any(0)
+    common = cells[np.ix_(measured[:, somewhere].all(1), somewhere)]
+    mean = np.full(cells.shape[1], np.nan)
+    if common.size:
+        mean[somewhere] = rankdata(-common, axis=1).mean(0)
+    return AverageRanks(mean, len(common) if common.size else 0)
 
 
 def relative_improvement(ours: ArrayLike, rivals: ArrayLike) -> Improvement:

@@ -206,7 +206,9 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
 
     def ranks(split: str) -> pl.DataFrame:
         own = deployed(rows.filter(split=split))
-        ranked = own.with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
+        # Over the datasets that have all methods: ranks over different ones do not compare.
+        common = own.filter(pl.col("method").n_unique().over("dataset") == own["method"].n_unique())
+        ranked = common.with_columns(rank=pl.col("mean").rank(descending=True).over("dataset"))
         grouped = ranked.group_by("method", maintain_order=True)
         return grouped.agg(pl.col("rank").mean(), n=pl.len())
 
@@ -229,8 +231,8 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
     label = deployed(rows.filter(split="test_ood"))["label"][0]
     yield Figure(
         "Average rank",
-        f"By {metric_title(findings.metric)}, over {count(rows['dataset'].n_unique(), 'dataset')}, "
-        f"{selected(label)}. A method that is far left in one colour and far right in the other "
+        f"By {metric_title(findings.metric)}, over {count(joined['n'][0], 'dataset')} that all of "
+        f"these methods have, {selected(label)}. A method that is far left in one colour and far right in the other "
         "is good in one world only.",
         figure,
         joined.select("method", "rank_iid", rank_ood="rank", datasets="n").select(
