@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +59,8 @@ def quickstart(
     rehearses the latest part of the log; the three months after judge them, beside references. No
     data and no network are needed.
     """
+    # In so small a world threads wait for one another; beside other work, for most of the time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
     import torch
 
     from cnsdiff.base.errors import InputError
@@ -77,7 +80,6 @@ def quickstart(
     keep: contextlib.AbstractContextManager[str | Path] = (
         tempfile.TemporaryDirectory() if out is None else contextlib.nullcontext(out)
     )
-    # In so small a world threads wait for one another; beside other work, for most of the time.
     torch.set_num_threads(1)
     with keep as place:
         folder = Path(place)
