@@ -232,7 +232,8 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
     yield Figure(
         "Average rank",
         f"By {metric_title(findings.metric)}, over {count(joined['n'][0], 'dataset')} that all of "
-        f"these methods have, {selected(label)}. A method that is far left in one colour and far right in the other "
+        f"these methods have, {selected(label)}. A method that is far left in one colour and far "
+        "right in the other "
         "is good in one world only.",
         figure,
         joined.select("method", "rank_iid", rank_ood="rank", datasets="n").select(
