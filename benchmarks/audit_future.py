@@ -108,7 +108,7 @@ def measured(shift: str, dataset: Dataset, folder: Path, budget: float, times: b
     grid = audit_grid([SHIFTS[shift]], paths, ease=True, seed=SEED, metric=METRIC, times=times)
     store = Store(folder / "benchmark")
     store.open(grid)
-    tasks = tasks_of(plan(grid, paths, threads=1))
+    tasks = tasks_of(plan(grid, paths, threads=1), {})
     with store.writing(), ThisProcess() as workers:
         run_in_time(tasks, store, workers, Clock(budget))
     return judge(settings_of(tasks, store), dataset, METRIC, seed=SEED)
