@@ -121,7 +121,7 @@ def outcome(name: str, case: Future, out: Path, budget: float) -> dict[str, Any]
     case.past.write_csv(folder / "past.csv")
     beside = None
     if case.randomised is not None:
-        beside = str(folder / "randomised.csv")
+        beside = folder / "randomised.csv"
         case.randomised.write_csv(beside)
     started = time.monotonic()
     audited = run_audit(

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnsdiff.audit.advice import LEVEL, advice, break_even, break_even_words, decide
-from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.record import FEW_USERS
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.training import METHODS
 from cnsdiff.data import Source

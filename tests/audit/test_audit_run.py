@@ -512,7 +512,7 @@ def test_vectors_are_read_at_the_dial_too(audited, judged, tmp_path):
 
 def test_a_log_with_every_column(tmp_path):
     """All shifts at once, made but not trained, with rows that were shown at random."""
-    frame = log_frame().with_columns(
+    frame = log_frame(n_users=600).with_columns(
         env=pl.when(pl.int_range(pl.len()) % 10 == 0)
         .then(pl.lit("random"))
         .otherwise(pl.lit("feed"))
@@ -530,6 +530,23 @@ def test_a_log_with_every_column(tmp_path):
         if shift.name in ("temporal", "hybrid"):  # a fifth of train and valid
             held_out = 0.2 * (held_out + len(dataset.split("train"))) + 1
         assert 1 < findings._effective_pairs(dataset, shift) <= held_out
+
+
+def test_a_shift_that_few_people_are_tested_under_gives_way(tmp_path):
+    """Most users come once, so that few of the newest fifth are known from before."""
+    sitting = pl.when(pl.col("user") < 20).then(pl.int_range(pl.len()) % 300).otherwise("user")
+    frame = log_frame(n_users=300).with_columns(timestamp=1_600_000_000 + sitting * 86_400)
+    file = tmp_path / "sittings.csv"
+    frame.write_csv(file)
+    told = []
+    found = prepare_splits(options(file, tmp_path / "a", budget=30.0), told.append)
+    # The budget is enough for one.
+    assert [shift.name for shift in found.shifts] == ["popularity"]
+    reasons = {absent.name: absent.reason for absent in found.left_out}
+    assert "fewer than 100 users, which shows nothing" in reasons["temporal"]
+    assert "too short" in reasons["user-group"]
+    asked = options(file, tmp_path / "b", budget=30.0, shifts=("temporal",))
+    assert [shift.name for shift in prepare_splits(asked, told.append).shifts] == ["temporal"]
 
 
 def _edits(tree, path=()):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting
 from cnsdiff.audit.log import Log, Reading
-from cnsdiff.audit.record import AdviceRecord, Case, DifferenceRecord, Test
+from cnsdiff.audit.record import FEW_USERS, AdviceRecord, Case, DifferenceRecord, Test
 from cnsdiff.audit.shifts import CERTAIN, Shift
 from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase

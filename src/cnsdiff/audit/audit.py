@@ -44,7 +44,7 @@ from cnsdiff.display.wording import duration
 from cnsdiff.kernels.memory import free_memory
 
 #: Seconds kept for the numbers and the report, and as many for each shift (and 100,000 pairs).
-_RESERVE, _RESERVE_A_SHIFT = 2.0, 1.0
+_RESERVE, _RESERVE_A_SHIFT = 4.0, 1.5
 
 
 def run_audit(

@@ -11,10 +11,11 @@ import polars as pl
 
 from cnsdiff.audit.advice import advice
 from cnsdiff.audit.external import Outside
-from cnsdiff.audit.judging import FEW_USERS, TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.people import people_records
 from cnsdiff.audit.record import (
+    FEW_USERS,
     NOT_COMPARABLE,
     AdviceRecord,
     Against,

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.audit.record import Accuracies, Test
+from cnsdiff.audit.record import FEW_USERS, Accuracies, Test
 from cnsdiff.audit.training import METHODS, USUAL
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.benchmark.grid import DIAL, PLAIN, REHEARSAL, without_dial
@@ -125,10 +125,6 @@ def settings_of(tasks: Sequence[Task], store: Store) -> list[Setting]:
     return settings
 
 
-#: With fewer users in a test there is no interval, no mark and no advice: what a user gains from
-#: one setting over another spreads about as much as accuracy is large, so that not even a
-#: difference of a fifth could be told from 0 (1.96 / sqrt(96) = 0.2).
-FEW_USERS = 100
 #: How often users are drawn again.
 N_RESAMPLES = 2_000
 

@@ -54,6 +54,10 @@ def _as_list(interval: Interval) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in ends]
 
 
+#: With fewer users in a test there is no interval, no mark and no advice: what a user gains from
+#: one setting over another spreads about as much as accuracy is large, so that not even a
+#: difference of a fifth could be told from 0 (1.96 / sqrt(96) = 0.2).
+FEW_USERS = 100
 #: The limit of a shift whose tests cannot be compared, so that its losses are unknown.
 NOT_COMPARABLE = (
     "The users of the OOD test have far more or fewer items to find than those of the IID "

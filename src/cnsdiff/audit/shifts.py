@@ -136,11 +136,25 @@ def plan_shifts(
     missing = {name: _missing(log, name) for name in SHIFTS}
     possible = [shift for name, shift in SHIFTS.items() if missing[name] is None]
     left_out = [LeftOut(name=name, reason=lack) for name, lack in missing.items() if lack]
-    for shift in possible[max(most, 1) :]:
-        ask = parameter("shifts", [shift.name])
-        reason = f"the budget is too short for it; give more, or ask with {ask}"
-        left_out.append(LeftOut(name=shift.name, reason=reason))
+    left_out += [beyond_budget(shift) for shift in possible[max(most, 1) :]]
     return possible[: max(most, 1)], left_out
+
+
+def beyond_budget(shift: Shift) -> LeftOut:
+    """That there is no time for a shift."""
+    ask = parameter("shifts", [shift.name])
+    reason = f"the budget is too short for it; give more, or ask with {ask}"
+    return LeftOut(name=shift.name, reason=reason)
+
+
+def too_few(shift: Shift, n: int) -> LeftOut:
+    """That too few people are tested under a shift."""
+    ask = parameter("shifts", [shift.name])
+    reason = (
+        f"one of its tests has fewer than {n} users, which shows nothing; give a log of more "
+        f"people, or of more days, or ask with {ask}"
+    )
+    return LeftOut(name=shift.name, reason=reason)
 
 
 def _missing(log: Log, name: str) -> str | None:

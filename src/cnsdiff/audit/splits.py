@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnsdiff.audit.log import Log, Reading, filters_of, read_log, seconds_a_shift, thinned
-from cnsdiff.audit.record import LeftOut
-from cnsdiff.audit.shifts import SHIFTS, Shift, plan_shifts
+from cnsdiff.audit.record import FEW_USERS, LeftOut
+from cnsdiff.audit.shifts import SHIFTS, Shift, beyond_budget, plan_shifts, too_few
 from cnsdiff.base.errors import ConfigError, InputError, RunError
 from cnsdiff.base.settings import Record
 from cnsdiff.base.storage import (
@@ -144,14 +144,19 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     for label, rows in funnel_lines(pairs.funnel):
         note(f"{rows:>11,}  {label}")
     needed = seconds_a_shift(pairs)
-    planned, left_out = plan_shifts(log, int(options.budget // needed), options.shifts)
+    most = max(int(options.budget // needed), 1)
+    planned, left_out = plan_shifts(log, len(SHIFTS), options.shifts)
     if options.overwrite:
         clear(options.out)
     before = take_up(options.out, _identity(options, log), options.budget)
     # Make the splits of each shift, or find that they are there.
     paths: dict[str, Path] = {}
+    few: dict[str, Path] = {}
     failure: InputError | None = None
     for shift in planned:
+        if not options.shifts and len(paths) >= most:
+            left_out.append(beyond_budget(shift))
+            continue
         path = options.out / shift.name / "dataset"
         try:
             if not path.exists():
@@ -166,7 +171,15 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
             left_out.append(LeftOut(name=shift.name, reason=reason))
             continue
         _write_for_training(dataset, path.parent)
-        paths[shift.name] = path
+        n_users = min(dataset.manifest.splits[test].users for test in ("test_iid", "test_ood"))
+        if n_users < FEW_USERS and not options.shifts:
+            few[shift.name] = path
+        else:
+            paths[shift.name] = path
+    # What too few people are tested under gives way, unless there is nothing else.
+    if paths:
+        left_out += [too_few(SHIFTS[name], FEW_USERS) for name in few]
+    paths = paths or dict(list(few.items())[:most])
     if not paths:
         raise failure or ConfigError("there is no shift to measure")
     for absent in left_out:
