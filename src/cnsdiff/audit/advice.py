@@ -39,7 +39,7 @@ class Decision:
                best today, or the shift is certain
     plain      it is not                                                   the best today
     both       another is shown better than either of these, but not by    to try both
-               Holm's correction for the number of rivals
+               Holm's correction for the number of rivals; or in time
     better     the same, by that correction too                            the other
     simpler    a simpler one is level with the one found so far            the simpler
     =========  ==========================================================  =====================
@@ -102,7 +102,8 @@ def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
         over = judged.differences("test_ood", [(s, chosen) for s in others])
         adjusted = holm([difference.p_value for difference in over])
         shown = {s.key for s, p in zip(others, adjusted, strict=True) if p < 0.05}
-        doubtful = not shown & {s.key for s in ahead}
+        # A rehearsal and a test are two stretches of time, and users speak for neither.
+        doubtful = certain or not shown & {s.key for s in ahead}
         case = "both" if doubtful else "better"
     # The simplest of those that are level with it.
     for setting in sorted(offered, key=lambda s: (_simplicity(s), -judged.accuracies(s).ood.value)):
@@ -292,7 +293,9 @@ def _grounds(judged: Judged, choice: Choice, decision: Decision) -> list[str]:
         if use.key == best.key:
             told.append("Its figure is a little too good, as it was picked on this test.")
         if decision.doubtful:
-            told.append("Among so many rivals one may lead so far by chance.")
+            told.append(
+                "Among so many rivals, or in one stretch of time, one may lead so far by chance."
+            )
     if use.key != best.key:
         told.append(
             f"It is the simplest of those that the tests find level with {best.title}: "
