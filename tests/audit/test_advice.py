@@ -129,10 +129,15 @@ def test_a_lead_that_the_number_of_rivals_explains_is_a_reason_to_try_both():
     crowd["ease/valid"] = (0.2, 0.3, 0.25 + 2.4 * math.sqrt(2 * 0.02**2 / 400))
     judged = measured(crowd)
     decision = decide(judged, chosen_by(judged), certain=False)
-    assert (decision.case, decision.use.key, decision.doubtful) == ("both", "ease/valid", True)
-    said = advised(judged).words
-    assert said.startswith("Try both the usual recommender and EASE: ")
+    assert (decision.case, decision.doubtful) == ("both", True)
+    assert (decision.use.key, decision.best.key) == ("usual/valid", "ease/valid")
+    made = advised(judged)
+    said = made.words
+    assert said.startswith("Try both the usual recommender, which validation chooses, and EASE: ")
     assert "may lead so far by chance" in said
+    usual, ease = made.commands
+    assert "--preset bpr-lightgcn" in usual and usual.endswith("--out r")
+    assert "--backbone ease" in ease and ease.endswith("--out r-ease")
 
 
 def test_a_simpler_one_that_costs_more_today_is_not_level():
@@ -222,7 +227,14 @@ def test_advice_is_borne_out_by_its_numbers(judged, shift):
     ood = {key: judged.accuracies(s).ood.value for key, s in rows.items()}
     # Nothing that is offered is shown better than what is advised ...
     offered = [s for s in rows.values() if s.key != "recent-mostpop/valid"]
+    if made.case == "both":
+        assert made.words.startswith(f"Try both {use.title}, ")
+        assert (made.use, len(made.commands)) == (made.chosen, 2)
+        assert rows[made.best].title in made.words
+        use = rows[made.best]
     assert all(judged.difference("test_ood", s, use).sign <= 0 for s in offered)
+    if made.case == "both":
+        return
     # ... and no simpler method is level with it.
     for s in offered:
         if list(METHODS).index(s.method) < list(METHODS).index(use.method):

@@ -56,7 +56,7 @@ class Decision:
     best
         ``chosen``, or the other that the test shows better.
     use
-        The advice.
+        The advice; of two to try, the chosen one.
     doubtful
         Whether ``best`` leads ``chosen`` by its interval alone, and not by Holm's correction.
     """
@@ -71,11 +71,10 @@ class Decision:
 def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
     """The setting to advise: chosen by validation, then held against what the tests show.
 
-    No setting is advised that another is shown to beat under the shift; recent MostPop is offered
-    as it is set for the shift alone, since plain validation places its half-life by chance. Of
-    settings that are level the simplest method is taken, by the order of
-    :data:`~cnsdiff.audit.training.METHODS`, and of its readings that are the best under the shift:
-    level with another is one of which no difference is shown on either test and which reaches
+    No setting is advised alone that another is shown to beat under the shift; recent MostPop is
+    offered as it is set for the shift alone, since plain validation places its half-life by
+    chance. Of settings that are level the simplest method is taken, by the order of
+    :data:`~cnsdiff.audit.training.METHODS`, and of its readings the best under the shift: level with another is one of which no difference is shown on either test and which reaches
     :data:`LEVEL` of it on both.
     """
     offered = [
@@ -111,7 +110,8 @@ def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
             break
         if _is_level(judged, setting, best) and not _ahead(judged, offered, setting):
             return Decision("simpler", chosen, best, setting, doubtful)
-    return Decision(case, chosen, best, best, doubtful)
+    # Where the test's word is doubtful, what no test has chosen is first to try.
+    return Decision(case, chosen, best, chosen if case == "both" else best, doubtful)
 
 
 def _ahead(judged: Judged, offered: Sequence[Setting], setting: Setting) -> list[Setting]:
@@ -158,17 +158,15 @@ def advice(
     gained = judged.difference("test_ood", use, plain)
     paid = judged.difference("test_iid", use, plain)
     least = None if shift.name in CERTAIN else break_even(gained, paid)
-    train = train_command(
-        use.method,
-        use.selection,
-        shift,
-        reading.log,
-        run,
-        judged.metric,
-        seed,
-        reading_options(reading, log),
-    )
     few = decision.case == "too few"
+    reads = reading_options(reading, log)
+    tried = {run: use}
+    if decision.case == "both":
+        tried[run.with_name(f"{run.name}-{decision.best.method}")] = decision.best
+    commands = [
+        train_command(s.method, s.selection, shift, reading.log, out, judged.metric, seed, reads)
+        for out, s in tried.items()
+    ]
     words = _words(judged, choice, decision) if not few else _too_few_words(judged, choice)
     return AdviceRecord(
         use=use.row,
@@ -188,7 +186,7 @@ def advice(
         case=decision.case,
         chosen=decision.chosen.row,
         best=decision.best.row,
-        commands=[] if few else [train],
+        commands=[] if few else commands,
         commands_of=use.title,
     )
 
@@ -242,7 +240,16 @@ def _words(judged: Judged, choice: Choice, decision: Decision) -> str:
     """The advice in words: what to use, what it reaches and costs, and how it was found."""
     plain, use = choice.plain, decision.use
     reached = number(judged.accuracies(use).ood.value)
-    if use.key == plain.key:
+    before = judged.accuracies(plain)
+    if decision.case == "both":
+        best, over = decision.best, judged.difference("test_ood", decision.best, use)
+        first = (
+            f"Try both {use.title}, which validation chooses, and {best.title}: under the shift "
+            f"they reach {reached} and {number(judged.accuracies(best).ood.value)}, "
+            f"{difference_phrase(over)}; {plain.title}, the best today by validation, reaches "
+            f"{number(before.ood.value)}."
+        )
+    elif use.key == plain.key:
         first = (
             f"Keep {plain.title}, the best today by validation, which reaches {reached} under the "
             "shift."
@@ -253,14 +260,10 @@ def _words(judged: Judged, choice: Choice, decision: Decision) -> str:
                 f"Under the shift it reaches {reached}."
             )
     else:
-        verb = "Use"
-        if decision.doubtful and use.key == decision.best.key:
-            verb = f"Try both {decision.chosen.title} and"
         over = judged.difference("test_ood", use, plain)
         paid = judged.difference("test_iid", use, plain)
-        before = judged.accuracies(plain)
         first = (
-            f"{verb} {use.title}: under the shift it reaches {reached} where {plain.title}, the "
+            f"Use {use.title}: under the shift it reaches {reached} where {plain.title}, the "
             f"best today by validation, reaches {number(before.ood.value)}: "
             f"{difference_phrase(over)}. Today it {cost_phrase(paid, before.iid.value)}."
         )
@@ -290,13 +293,13 @@ def _grounds(judged: Judged, choice: Choice, decision: Decision) -> list[str]:
             f"Validation chose {chosen.title}; the test shows {best.title} better: "
             f"{over('test_ood', best, chosen)}."
         )
-        if use.key == best.key:
+        if decision.case != "simpler":
             told.append("Its figure is a little too good, as it was picked on this test.")
         if decision.doubtful:
             told.append(
                 "Among so many rivals, or in one stretch of time, one may lead so far by chance."
             )
-    if use.key != best.key:
+    if decision.case == "simpler":
         told.append(
             f"It is the simplest of those that the tests find level with {best.title}: "
             f"{over('test_ood', use, best)} under the shift, {over('test_iid', use, best)} today."

@@ -81,16 +81,10 @@ def _summary(result: AuditRecord) -> str:
     if result.left_out:
         names = " and ".join(absent.name for absent in result.left_out)
         sentences.append(f"**Left out:** {verbatim(names)}; [why](#limits).")
-    cut = [
-        shift.title
-        for shift in result.shifts
-        if any(row.stopped_by == "time" for row in shift.table) or shift.unfinished
-    ]
-    if cut:
-        where = "" if len(cut) == len(result.shifts) else f" under {verbatim(' and '.join(cut))}"
+    if cut := result.missing[len(result.left_out) :]:
         sentences.append(
-            f"**Budget:** {result.budget.words} ended trainings early{where}, or left no time for "
-            "them; a longer one goes on from here."
+            f"**Budget:** {verbatim(' '.join(text[0].upper() + text[1:] for text in cut))} Longer "
+            f"than {result.budget.words} goes on from here."
         )
     warnings = [text for _, mine in outside_of(result) for text in mine.warnings]
     if warnings:
