@@ -74,7 +74,8 @@ def decide(judged: Judged, choice: Choice, *, certain: bool) -> Decision:
     No setting is advised alone that another is shown to beat under the shift; recent MostPop is
     offered as it is set for the shift alone, since plain validation places its half-life by
     chance. Of settings that are level the simplest method is taken, by the order of
-    :data:`~cnsdiff.audit.training.METHODS`, and of its readings the best under the shift: level with another is one of which no difference is shown on either test and which reaches
+    :data:`~cnsdiff.audit.training.METHODS`, and of its readings the best under the shift: level
+    with another is one of which no difference is shown on either test and which reaches
     :data:`LEVEL` of it on both.
     """
     offered = [
