@@ -14,7 +14,7 @@ from cnsdiff.audit.shifts import CERTAIN, Shift
 from cnsdiff.audit.training import METHODS
 from cnsdiff.audit.wording import cost_phrase, difference_phrase
 from cnsdiff.base.text import Command, parameter
-from cnsdiff.benchmark.grid import PLAIN, is_dialled, without_dial
+from cnsdiff.benchmark.grid import PLAIN, REHEARSAL, is_dialled, without_dial
 from cnsdiff.display.wording import count, number, percent
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE
 from cnsdiff.evaluation.significance import Interval, holm
@@ -23,6 +23,8 @@ from cnsdiff.recommender.presets import DEFAULT
 
 #: A setting is level with another if no difference is shown and it reaches so much of it.
 LEVEL = 0.95
+#: Begins the sentence on the price of what is set for the time to come.
+PAST = "On pairs of the past held out at random, no yardstick for the time to come, it"
 #: What a test should tell, as a share of what the best today reaches.
 TOLD = 0.1
 
@@ -168,7 +170,9 @@ def advice(
         train_command(s.method, s.selection, shift, reading.log, out, judged.metric, seed, reads)
         for out, s in tried.items()
     ]
-    words = _words(judged, choice, decision) if not few else _too_few_words(judged, choice)
+    # Pairs held out at random are of the past, not of today, where the log has a future.
+    today = "Today it" if shift.anticipate != REHEARSAL else PAST
+    words = _words(judged, choice, decision, today) if not few else _too_few_words(judged, choice)
     return AdviceRecord(
         use=use.row,
         title=use.title,
@@ -237,8 +241,11 @@ def _too_few_words(judged: Judged, choice: Choice) -> str:
     )
 
 
-def _words(judged: Judged, choice: Choice, decision: Decision) -> str:
-    """The advice in words: what to use, what it reaches and costs, and how it was found."""
+def _words(judged: Judged, choice: Choice, decision: Decision, today: str) -> str:
+    """The advice in words: what to use, what it reaches and costs, and how it was found.
+
+    ``today`` begins the sentence on its price.
+    """
     plain, use = choice.plain, decision.use
     reached = number(judged.accuracies(use).ood.value)
     before = judged.accuracies(plain)
@@ -266,7 +273,7 @@ def _words(judged: Judged, choice: Choice, decision: Decision) -> str:
         first = (
             f"Use {use.title}: under the shift it reaches {reached} where {plain.title}, the "
             f"best today by validation, reaches {number(before.ood.value)}: "
-            f"{difference_phrase(over)}. Today it {cost_phrase(paid, before.iid.value)}."
+            f"{difference_phrase(over)}. {today} {cost_phrase(paid, before.iid.value)}."
         )
     return " ".join((first, *_grounds(judged, choice, decision)))
 
