@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from scipy import stats
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.benchmark.headline import ALL, headline, rivals_in
-from cnsdiff.benchmark.statistics import METRICS, compare, over_users, summarise
+from cnsdiff.benchmark.statistics import METRICS, compare, summarise
 from cnsdiff.evaluation.significance import (
     holm,
     improvement_interval,
@@ -471,31 +470,3 @@ def test_headline_of_unknown_names(ours, group, message):
 def test_one_anticipated_selection_for_each_dataset():
     with pytest.raises(InputError, match="two selections"):
         headline(RESULTS.with_columns(anticipated=pl.lit(True)), "ours", ["sampler"])
-
-
-def test_one_seed_has_intervals_over_users():
-    rng = np.random.default_rng(0)
-    values = {name: rng.random(50) for name in ("a", "b")}
-    rows = [
-        {
-            "dataset": "d", "method": name, "group": "g", "selection": "valid",
-            "anticipated": False, "seed": 3, "split": split, "metric": metric,
-            "value": float(values[name].mean()),
-        }
-        for name in values
-        for split in ("valid", "test_ood")
-        for metric in ("ndcg@20", "coverage@20")
-    ]  # fmt: skip
-
-    def per_user(dataset, method, selection, seed, split):
-        assert (dataset, selection, seed, split) == ("d", "valid", 3, "test_ood")
-        return pl.DataFrame({"user": range(50), "ndcg@20": values[method]})
-
-    told = over_users(summarise(pl.DataFrame(rows)), per_user, 3)
-    for row in told.iter_rows(named=True):
-        if (row["split"], row["metric"]) != ("test_ood", "ndcg@20"):  # not kept of each user
-            assert math.isnan(row["low"]) and math.isnan(row["high"])
-            continue
-        mine = values[row["method"]]
-        low, high = stats.t.interval(0.95, 49, mine.mean(), stats.sem(mine))
-        assert (row["low"], row["high"]) == pytest.approx((low, high))

@@ -17,7 +17,6 @@ from cnsdiff.training.progress import (
     PlainReporter,
     Reporter,
     RichReporter,
-    SparseReporter,
     describe,
     reporter_for_terminal,
 )
@@ -277,14 +276,3 @@ def test_the_table_is_for_terminals(monkeypatch, terminal, term, kind):
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("TERM", term)
     assert type(reporter_for_terminal("x")) is kind
-
-
-def test_a_long_training_tells_every_half_minute_where_it_is():
-    stream, clock = io.StringIO(), iter([0.0, 10.0, 31.0, 45.0, 62.0, 63.0])
-    reporter = SparseReporter("food mf final", stream, now=lambda: next(clock))
-    reporter.begin(0, 40, 5)
-    for epoch in (1, 1, 2, 2, 3):
-        reporter.step(epoch, None)
-    assert stream.getvalue() == (
-        "food mf final: epoch 1 of at most 40, 0:31\nfood mf final: epoch 2 of at most 40, 1:02\n"
-    )

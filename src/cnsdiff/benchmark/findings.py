@@ -15,7 +15,7 @@ from cnsdiff.base.storage import first_line
 from cnsdiff.benchmark.grid import DIAL, OURS, Grid, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
 from cnsdiff.benchmark.plan import Unit, place_of, plan
-from cnsdiff.benchmark.statistics import BEST, compare, over_users, summarise
+from cnsdiff.benchmark.statistics import BEST, compare, summarise
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.benchmark.task import PER_USER_METRICS, PER_USER_SPLITS, Task
@@ -164,8 +164,7 @@ class Findings:
     apart
         The rows of all datasets, those of a pool each by itself.
     summary
-        Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`); of one seed with
-        intervals over users.
+        Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`).
     comparison
         Tests against the baseline (:func:`~cnsdiff.benchmark.statistics.compare`); ``None`` where
         the results have no baseline.
@@ -247,10 +246,7 @@ def find(
         groups = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
         if groups:
             gains = headline(table, ours, groups, metrics=metrics)
-    summary = summarise(table)
-    if len(grid.seeds) == 1:  # which says nothing of other seeds
-        summary = over_users(summary, results.per_user, grid.seeds[0])
-    return Findings(max(grid.ks), table, results.table, summary, comparison, gains)
+    return Findings(max(grid.ks), table, results.table, summarise(table), comparison, gains)
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:

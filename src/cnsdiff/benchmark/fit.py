@@ -146,7 +146,6 @@ def fit_model(
     *,
     seconds: float | None = None,
     refit: bool = True,
-    reporter: Reporter | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Fitted:
     """Train a configuration and let each validation objective pick its epoch.
@@ -164,8 +163,6 @@ def fit_model(
         epochs on everything would end after so long.
     refit
         Whether everything trains after a rehearsal; else its values are all that is wanted.
-    reporter
-        Told of the trainings.
     clock
         In seconds, of ``seconds``: ``time.process_time`` counts those of CPU.
 
@@ -175,7 +172,6 @@ def fit_model(
         A loss became NaN or infinite.
     """
     started, begun = clock(), time.monotonic()
-    told = reporter or Reporter()
     on_cpu = clock is time.process_time
 
     def pace() -> float:
@@ -200,7 +196,7 @@ def fit_model(
         training.warn_of_full_users(dataset)
         due = math.inf if seconds is None else seconds * (place + 1) / len(configs)
         share = rehearsal.share if rehearsal is not None and refit else None
-        models.append(_trained(training, share, lambda: clock() - started, due, pace, told))
+        models.append(_trained(training, share, lambda: clock() - started, due, pace))
     # Of each objective: the choice by the first model, or by the stack that it likes best.
     first = models[0]
     choices, selection = dict(first.choices), first.training.selection
@@ -233,7 +229,7 @@ def fit_model(
                     again = Training.of(
                         for_so_long(own, epoch), rehearsal.whole, fabric, select=False
                     )
-                    again.trainer.fit(None, told)
+                    again.trainer.fit(None, Reporter())
                     learnt[place, epoch] = again.embeddings()
                 tables.append(learnt.get((place, epoch), model.tables[name]))
             return EmbeddingScorer(*stacked(tables, weights[name]))
@@ -260,7 +256,6 @@ def _trained(
     passed: Callable[[], float],
     due: float,
     pace: Callable[[], float],
-    reporter: Reporter,
 ) -> _Trained:
     """Train until it is ``due`` by the time ``passed``, of which a second takes ``pace``.
 
@@ -274,7 +269,7 @@ def _trained(
         to_come = 0.0 if share is None else pace() * trained / share**2
         return bool(record["validation"]) and passed() + to_come >= due
 
-    state = training.trainer.fit(training.selection, reporter, stop=late)
+    state = training.trainer.fit(training.selection, Reporter(), stop=late)
     choices, tables = {}, {}
     for name, choice in state.choices.items():
         training.trainer.step.load_state_dict(choice.weights, strict=False)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 from cnsdiff.benchmark.fit import rehearses
-from cnsdiff.benchmark.task import Task, describe
+from cnsdiff.benchmark.task import Task
 from cnsdiff.display.progress import LiveView, PlainLines, Reporting, is_live
 from cnsdiff.display.wording import clock, count
 
@@ -43,6 +43,12 @@ class Cell:
     failed: int
     value: float | None
     metric: str
+
+
+def describe(task: Task) -> str:
+    """A task in a few words."""
+    setting = " ".join(f"{name}={value}" for name, value in task.setting.items())
+    return f"{task.dataset} {task.method.name} {task.kind} seed {task.seed} {setting}".rstrip()
 
 
 #: A final over a trial, of a rehearsal on the last fifth.

@@ -15,7 +15,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import InputError, did_you_mean
-from cnsdiff.benchmark.task import PER_USER_SPLITS
 from cnsdiff.evaluation.significance import N_RESAMPLES, bootstrap_means, half_width, holm
 
 #: ``per_user(dataset, method, selection, seed, split)``: ``user`` and one column per metric.
@@ -56,40 +55,6 @@ def summarise(results: pl.DataFrame, *, level: float = 0.95) -> pl.DataFrame:
     half = half_width(summary["deviation"].to_numpy(), summary["n_seeds"].to_numpy(), level)
     low, high = summary["mean"].to_numpy() - half, summary["mean"].to_numpy() + half
     return summary.select(*_CELL, "mean", low=low, high=high, n_seeds="n_seeds")
-
-
-def over_users(summary: pl.DataFrame, per_user: PerUser, seed: int) -> pl.DataFrame:
-    """A summary of one seed with t-intervals over users, where their values are kept.
-
-    Parameters
-    ----------
-    summary
-        From :func:`summarise`.
-    per_user
-        The users' values.
-    seed
-        The one seed.
-    """
-    place = ["dataset", "method", "selection", "split"]
-    halves = {
-        (*own, metric): float(
-            half_width(
-                np.array([users[metric].cast(pl.Float64).std() or 0.0]), np.array([users.height])
-            )[0]
-        )
-        for own in summary.filter(pl.col("split").is_in(PER_USER_SPLITS))
-        .select(place)
-        .unique()
-        .rows()
-        for users in (per_user(own[0], own[1], own[2], seed, own[3]),)
-        for metric in users.columns
-        if metric != "user"
-    }
-    half = pl.Series(
-        [halves.get(key, float("nan")) for key in summary.select(*place, "metric").iter_rows()],
-        dtype=pl.Float64,
-    )
-    return summary.with_columns(low=pl.col("mean") - half, high=pl.col("mean") + half)
 
 
 def compare(

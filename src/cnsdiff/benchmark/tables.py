@@ -10,7 +10,7 @@ import polars as pl
 from cnsdiff.benchmark.grid import ANTICIPATED, OURS, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, pooled
 from cnsdiff.benchmark.task import DIALLED
-from cnsdiff.display.tables import HALF_WIDTH, HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
+from cnsdiff.display.tables import HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
 from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.metrics import ACCURACY
 
@@ -69,7 +69,7 @@ def overview(
     Selections that anticipate their dataset's shift are taken together. Parameters as of
     :func:`leaderboard`.
     """
-    notes = [_half_width(summary)]
+    notes = [HALF_WIDTH_OVER_SEEDS]
     if comparison is not None:
         notes.append(f"{MARK} differs from the baseline of that dataset at p < {alpha:g}")
     chosen = summary.filter(split=split, metric=metric)
@@ -84,11 +84,6 @@ def overview(
         title = f"{_title(split, metric)}, {selected(str(selection))}"
         tables.append(_by_method(title, here, cells, *notes))
     return tables
-
-
-def _half_width(summary: pl.DataFrame) -> str:
-    """What the intervals of a summary are over."""
-    return HALF_WIDTH_OVER_SEEDS if (summary["n_seeds"] > 1).any() else HALF_WIDTH
 
 
 def _by_method(
@@ -150,8 +145,8 @@ def _notes(
     shown: Sequence[tuple[str, str]],
     alpha: float,
 ) -> Iterable[str]:
-    if rows["low"].is_finite().any():
-        yield _half_width(rows)
+    if (rows["n_seeds"] > 1).any():
+        yield HALF_WIDTH_OVER_SEEDS
     if tests is None:
         return
     against = {

@@ -22,14 +22,12 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.benchmark.fit import Fitted, best_of, fit_model, fit_reference, rehearses
 from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
-from cnsdiff.display.progress import is_live
 from cnsdiff.evaluation import Evaluation, Scorer, evaluate
 from cnsdiff.evaluation.protocol import STANDARD_SPLITS
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.recommender.config import Config, merge, nested, resolve_config
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
-from cnsdiff.training.progress import Reporter, SparseReporter
 
 #: Of what a task is and does; results of another version are not taken for this one's.
 VERSION = 1
@@ -182,12 +180,6 @@ class Task:
         return f"{self.dataset}.{self.method.name}.{self.kind}.{digest(parts)}"
 
 
-def describe(task: Task) -> str:
-    """A task in a few words."""
-    setting = " ".join(f"{name}={value}" for name, value in task.setting.items())
-    return f"{task.dataset} {task.method.name} {task.kind} seed {task.seed} {setting}".rstrip()
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of a task.
@@ -282,8 +274,6 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
         task.metric,
         seconds=task.seconds if task.cpu_seconds is None else task.cpu_seconds,
         refit=task.kind == "final",
-        # A live table has a line on each task in hand.
-        reporter=Reporter() if is_live() else SparseReporter(describe(task)),
         clock=time.monotonic if task.cpu_seconds is None else time.process_time,
     )
 

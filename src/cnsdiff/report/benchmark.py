@@ -244,9 +244,9 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
 
 def _both_tests(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Block]:
     yield Prose(
-        "Each method on both tests, selected alike, with 95% intervals over seeds, or over users "
-        "where there is one seed. Right is better in the world of training, up is better in the "
-        "shifted one; the dotted line is where nothing is lost."
+        "Each method on both tests, selected alike, with 95% intervals over seeds where there "
+        "are several. Right is better in the world of training, up is better in the shifted one; "
+        "the dotted line is where nothing is lost."
     )
     rows, title = findings.summary.filter(metric=findings.metric), metric_title(findings.metric)
     datasets = rows["dataset"].unique(maintain_order=True).to_list()

@@ -83,42 +83,6 @@ class PlainReporter(PlainLines, Reporter):
         )
 
 
-class SparseReporter(PlainLines, Reporter):
-    """A line on the epoch under way every so many seconds; a training that is quicker has none.
-
-    Parameters
-    ----------
-    label, stream
-        As of :class:`PlainReporter`.
-    every
-        Seconds between lines.
-    now
-        In seconds; for tests.
-    """
-
-    def __init__(
-        self,
-        label: str = "",
-        stream: TextIO | None = None,
-        *,
-        every: float = 30.0,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(label, stream)
-        self._every, self._now = every, now
-        self._began = self._last = now()
-        self._epochs = 0
-
-    def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
-        self._epochs = epochs
-
-    def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
-        now = self._now()
-        if now - self._last >= self._every:
-            self._last = now
-            self.note(f"epoch {epoch} of at most {self._epochs}, {clock(now - self._began)}")
-
-
 class RichReporter(LiveView, Reporter):
     """A live table: loss terms and validation over the epochs, the time left, the patience left."""
 
