@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from cnsdiff import Recommender, load_dataset
 from cnsdiff.base.errors import ConfigError
+from cnsdiff.benchmark import workers
 from cnsdiff.benchmark.fit import fit_model, reference_scorer
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.benchmark.plan import plan
@@ -23,6 +27,7 @@ from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.dial import Dialled, spread
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.references import EASE, RecentMostPop
+from cnsdiff.training.progress import SparseReporter
 
 DAY = 86_400
 SELECTIONS = ("valid+dial", "rehearsal", "rehearsal+dial")
@@ -86,6 +91,23 @@ def test_a_rehearsal_has_trainings_of_its_own(path):
     assert plain.selections == ("valid+dial",)
     assert rehearsed.selections == ("rehearsal", "rehearsal+dial")
     assert plain.key != rehearsed.key
+
+
+@pytest.mark.parametrize("rehearsed", [False, True])
+def test_a_long_training_says_how_far_it_is(path, monkeypatch, capsys, rehearsed):
+    """Each step of it, where lines are due at once; processes of a pool run the same function."""
+    monkeypatch.setattr(workers, "SparseReporter", partial(SparseReporter, every=0.0))
+    task = finals(path, "ours")[rehearsed]
+    silent = workers._run(task, False)
+    assert capsys.readouterr().err == ""
+    told = workers._run(task, True)
+    assert_frame_equal(silent.rows.drop("seconds"), told.rows.drop("seconds"))
+    pattern = r"benchmark: fashion ours final seed 2: epoch (\d+) of at most \d+, \d+ s"
+    matches = [re.fullmatch(pattern, line) for line in capsys.readouterr().err.splitlines()]
+    epochs = [int(found[1]) for found in matches]
+    assert len(set(epochs)) > 1
+    # After a rehearsal everything trains once more, from its first epoch.
+    assert (epochs == sorted(epochs)) != rehearsed
 
 
 @pytest.mark.parametrize("dial", ["off", "auto"])

@@ -17,6 +17,7 @@ from cnsdiff.training.progress import (
     PlainReporter,
     Reporter,
     RichReporter,
+    SparseReporter,
     describe,
     reporter_for_terminal,
 )
@@ -39,6 +40,32 @@ def test_a_plain_line_per_epoch(world):
         ), line
     assert lines[0].endswith("best")
     assert "at most 0 s left" in lines[2]
+
+
+def test_one_training_of_many_says_something_now_and_then():
+    now, stream = [100.0], io.StringIO()
+    reporter = SparseReporter("mine", stream, clock=lambda: now[0])
+
+    def train(epochs: int, *, seconds_each: float) -> list[str]:
+        before = len(stream.getvalue())
+        reporter.begin(0, epochs, 2)
+        for step in range(2 * epochs):
+            now[0] += seconds_each / 2
+            reporter.step(step // 2 + 1, None)
+        return stream.getvalue()[before:].splitlines()
+
+    assert train(4, seconds_each=7.0) == [], "28 s"
+    # A second training of the same task, of long epochs: its steps tell.
+    assert train(2, seconds_each=50.0) == [
+        "mine: epoch 1 of at most 2, 53 s",
+        "mine: epoch 2 of at most 2, 103 s",
+    ]
+    # Lines are 30 s apart however late the one before came.
+    assert train(70, seconds_each=1.0) == [
+        "mine: epoch 5 of at most 70, 133 s",
+        "mine: epoch 35 of at most 70, 163 s",
+        "mine: epoch 65 of at most 70, 193 s",
+    ]
 
 
 def test_a_resumed_run_estimates_from_its_own_epochs():

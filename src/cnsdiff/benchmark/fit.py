@@ -147,6 +147,7 @@ def fit_model(
     seconds: float | None = None,
     refit: bool = True,
     clock: Callable[[], float] = time.monotonic,
+    reporter: Reporter | None = None,
 ) -> Fitted:
     """Train a configuration and let each validation objective pick its epoch.
 
@@ -165,12 +166,15 @@ def fit_model(
         Whether everything trains after a rehearsal; else its values are all that is wanted.
     clock
         In seconds, of ``seconds``: ``time.process_time`` counts those of CPU.
+    reporter
+        Told of each training; silent by default.
 
     Raises
     ------
     TrainingError
         A loss became NaN or infinite.
     """
+    reporter = reporter or Reporter()
     started, begun = clock(), time.monotonic()
     on_cpu = clock is time.process_time
 
@@ -196,7 +200,7 @@ def fit_model(
         training.warn_of_full_users(dataset)
         due = math.inf if seconds is None else seconds * (place + 1) / len(configs)
         share = rehearsal.share if rehearsal is not None and refit else None
-        models.append(_trained(training, share, lambda: clock() - started, due, pace))
+        models.append(_trained(training, share, lambda: clock() - started, due, pace, reporter))
     # Of each objective: the choice by the first model, or by the stack that it likes best.
     first = models[0]
     choices, selection = dict(first.choices), first.training.selection
@@ -229,7 +233,7 @@ def fit_model(
                     again = Training.of(
                         for_so_long(own, epoch), rehearsal.whole, fabric, select=False
                     )
-                    again.trainer.fit(None, Reporter())
+                    again.trainer.fit(None, reporter)
                     learnt[place, epoch] = again.embeddings()
                 tables.append(learnt.get((place, epoch), model.tables[name]))
             return EmbeddingScorer(*stacked(tables, weights[name]))
@@ -256,6 +260,7 @@ def _trained(
     passed: Callable[[], float],
     due: float,
     pace: Callable[[], float],
+    reporter: Reporter,
 ) -> _Trained:
     """Train until it is ``due`` by the time ``passed``, of which a second takes ``pace``.
 
@@ -269,7 +274,7 @@ def _trained(
         to_come = 0.0 if share is None else pace() * trained / share**2
         return bool(record["validation"]) and passed() + to_come >= due
 
-    state = training.trainer.fit(training.selection, Reporter(), stop=late)
+    state = training.trainer.fit(training.selection, reporter, stop=late)
     choices, tables = {}, {}
     for name, choice in state.choices.items():
         training.trainer.step.load_state_dict(choice.weights, strict=False)

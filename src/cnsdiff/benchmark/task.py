@@ -28,6 +28,7 @@ from cnsdiff.evaluation.ranking import rank
 from cnsdiff.recommender.config import Config, merge, nested, resolve_config
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
+from cnsdiff.training.progress import Reporter
 
 #: Of what a task is and does; results of another version are not taken for this one's.
 VERSION = 1
@@ -200,8 +201,8 @@ class Outcome:
     lists: pl.DataFrame | None = None
 
 
-def run_task(task: Task) -> Outcome:
-    """Fit and measure, as the task says.
+def run_task(task: Task, reporter: Reporter | None = None) -> Outcome:
+    """Fit and measure, as the task says; ``reporter`` is told of its trainings.
 
     Raises
     ------
@@ -211,7 +212,7 @@ def run_task(task: Task) -> Outcome:
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     dataset = load_dataset(Path(task.path))
-    fitted = fit_task(task, dataset)
+    fitted = fit_task(task, dataset, reporter)
     rows: list[dict[str, object]] = []
     per_user: list[pl.DataFrame] = []
     lists: list[pl.DataFrame] = []
@@ -251,7 +252,7 @@ def run_task(task: Task) -> Outcome:
     return Outcome(table, *both)
 
 
-def fit_task(task: Task, dataset: Dataset) -> Fitted:
+def fit_task(task: Task, dataset: Dataset, reporter: Reporter | None = None) -> Fitted:
     """Fit the task's method, each of its selections picking; a test split is not read."""
     if task.method.reference is not None:
         settings = TrainingConfig(**task.settings)
@@ -275,6 +276,7 @@ def fit_task(task: Task, dataset: Dataset) -> Fitted:
         seconds=task.seconds if task.cpu_seconds is None else task.cpu_seconds,
         refit=task.kind == "final",
         clock=time.monotonic if task.cpu_seconds is None else time.process_time,
+        reporter=reporter,
     )
 
 

@@ -21,7 +21,9 @@ import torch
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.text import install_command, parameter
+from cnsdiff.benchmark.progress import describe
 from cnsdiff.benchmark.task import Outcome, Task, run_task
+from cnsdiff.training.progress import SparseReporter
 
 
 def cores() -> int:
@@ -62,9 +64,11 @@ class LocalWorkers(Workers):
     ----------
     n
         How many.
+    lines
+        Whether each writes a line on standard error every 30 s of a training.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, *, lines: bool = False) -> None:
         try:
             import pebble
         except ImportError as error:
@@ -72,11 +76,12 @@ class LocalWorkers(Workers):
                 f"a benchmark needs pebble; install it with: {install_command('bench')}"
             ) from error
         context: Any = multiprocessing.get_context("spawn")
+        self._lines = lines
         self._pool: Any = pebble.ProcessPool(max_workers=n, initializer=_serve, context=context)
 
     def submit(self, task: Task) -> Future[Outcome]:
         with _ctrl_c_held():
-            future: Future[Outcome] = self._pool.schedule(run_task, args=[task])
+            future: Future[Outcome] = self._pool.schedule(_run, args=[task, self._lines])
         return future
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -85,6 +90,10 @@ class LocalWorkers(Workers):
         else:
             self._pool.stop()
         self._pool.join()
+
+
+def _run(task: Task, lines: bool) -> Outcome:
+    return run_task(task, SparseReporter(f"benchmark: {describe(task)}") if lines else None)
 
 
 @contextmanager
@@ -133,11 +142,15 @@ class RayWorkers(Workers):
         CPUs that a task asks for.
     gpus
         GPUs that a task asks for; Ray hides all others from it. May be a part of one.
+    lines
+        As of the local workers; Ray passes them on, other than from a cluster of this process.
     options
         Passed on to ``ray.init``.
     """
 
-    def __init__(self, address: str, threads: int, *, gpus: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, address: str, threads: int, *, gpus: float = 0.0, lines: bool = False, **options: Any
+    ) -> None:
         try:
             import ray
         except ImportError as error:
@@ -159,10 +172,11 @@ class RayWorkers(Workers):
         except ConfigError:
             ray.shutdown()
             raise
-        self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(run_task)
+        self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_run)
+        self._lines = lines
 
     def submit(self, task: Task) -> Future[Outcome]:
-        future: Future[Outcome] = self._run.remote(task).future()
+        future: Future[Outcome] = self._run.remote(task, self._lines).future()
         return future
 
     def __exit__(self, *error: object) -> None:

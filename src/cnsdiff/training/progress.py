@@ -83,6 +83,44 @@ class PlainReporter(PlainLines, Reporter):
         )
 
 
+class SparseReporter(PlainLines, Reporter):
+    """A line now and then: for a training that is one of many, and of which most are short.
+
+    Several trainings may follow each other; the seconds are counted from the first.
+
+    Parameters
+    ----------
+    label, stream
+        As of the plain lines.
+    every
+        Seconds between lines, and before the first.
+    clock
+        In seconds.
+    """
+
+    def __init__(
+        self,
+        label: str = "",
+        stream: TextIO | None = None,
+        *,
+        every: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(label, stream)
+        self._every, self._clock = every, clock
+        self._started = self._told = clock()
+        self._epochs = 0
+
+    def begin(self, first_epoch: int, epochs: int, steps: int) -> None:
+        self._epochs = epochs
+
+    def step(self, epoch: int, scalars: Mapping[str, float] | None) -> None:
+        now = self._clock()
+        if now - self._told >= self._every:
+            self._told = now
+            self.note(f"epoch {epoch} of at most {self._epochs}, {now - self._started:.0f} s")
+
+
 class RichReporter(LiveView, Reporter):
     """A live table: loss terms and validation over the epochs, the time left, the patience left."""
 

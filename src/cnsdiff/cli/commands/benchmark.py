@@ -128,8 +128,12 @@ def benchmark(
 
 def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
     from cnsdiff.benchmark.workers import LocalWorkers, RayWorkers
+    from cnsdiff.display.progress import is_live
 
-    return LocalWorkers(n) if ray is None else RayWorkers(ray, threads, gpus=gpus)
+    lines = not is_live()  # they would tear the live table
+    if ray is None:
+        return LocalWorkers(n, lines=lines)
+    return RayWorkers(ray, threads, gpus=gpus, lines=lines)
 
 
 def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
