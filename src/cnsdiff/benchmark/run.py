@@ -85,7 +85,8 @@ def run(
             in_hand = [task for future, (task, _) in pending.items() if future.running()]
             n_at_once = max(n_at_once, len(in_hand))
             reporter.running(in_hand)
-            for future in wait(pending, _PAUSE, FIRST_COMPLETED).done:
+            ended = wait(pending, _PAUSE, FIRST_COMPLETED).done
+            for future in [future for future in pending if future in ended]:  # a set has no order
                 task, unit = pending.pop(future)
                 to_do[kind_of(task)] -= 1
                 if future.exception() is None:
