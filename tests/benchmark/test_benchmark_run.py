@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from benchmark_parts import TIMES, Broken, Deadly, Inline, small_grid, values_of
 from polars.testing import assert_frame_equal
+from scipy.stats import t
 
 from cnsdiff.base.errors import TrainingError
 from cnsdiff.benchmark.findings import collect, find
@@ -365,6 +366,17 @@ def test_a_pool_counts_once_and_its_datasets_stand_beside_it(rolling):
     grid, units, store, _ = rolling
     findings = find(grid, collect(grid, units, store), baseline="mostpop", ours="ease")
     assert set(findings.summary["dataset"]) == {"shop"}
+    # One seed each: a pool's interval, too, is over its users, each counted once.
+    row = findings.summary.row(
+        named=True,
+        by_predicate=(pl.col("method") == "ease")
+        & (pl.col("split") == "test_ood")
+        & (pl.col("metric") == "ndcg@20"),
+    )
+    users = collect(grid, units, store).per_user("shop", "ease", "valid", 0, "test_ood")["ndcg@20"]
+    half = t.ppf(0.975, len(users) - 1) * users.std() / len(users) ** 0.5
+    assert (row["low"], row["high"]) == pytest.approx((row["mean"] - half, row["mean"] + half))
+    assert findings.members["low"].is_finite().any()
     tables = findings.tables()
     cuts = [f"shop-cut-{number}, selected on validation" for number in (1, 2, 3)]
     titles = [table.title for table in tables["leaderboards"]]

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
+import scipy.stats
 from polars.testing import assert_frame_equal
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.benchmark.headline import ALL, headline, rivals_in
-from cnsdiff.benchmark.statistics import METRICS, compare, summarise
+from cnsdiff.benchmark.statistics import METRICS, compare, over_users, summarise
 from cnsdiff.evaluation.significance import (
     holm,
     improvement_interval,
@@ -87,6 +88,28 @@ def test_summary_is_the_interval_over_seeds():
     one = summary.filter(method="MostPop")
     assert one["low"].is_nan().all() and one["n_seeds"].unique().to_list() == [1]
     assert summary["method"].unique(maintain_order=True).to_list() == list(GROUPS)
+
+
+def test_one_seed_has_the_interval_over_users():
+    one = RESULTS.filter(pl.col("seed") == pl.col("seed").min().over("method"))
+    summary = over_users(summarise(one), one, users_of)
+    assert_frame_equal(summary.drop("low", "high"), summarise(one).drop("low", "high"))
+    for row in summary.iter_rows(named=True):
+        seed = one.filter(method=row["method"])["seed"][0]
+        users = users_of(row["dataset"], row["method"], row["selection"], seed, row["split"])
+        values = users[row["metric"]].to_numpy().astype(np.float64)
+        wanted = scipy.stats.t.interval(
+            0.95, len(values) - 1, loc=row["mean"], scale=scipy.stats.sem(values)
+        )
+        assert (row["low"], row["high"]) == pytest.approx(wanted)
+
+
+def test_what_users_do_not_tell_has_no_interval():
+    other = RESULTS.filter(seed=0, metric="recall@10").with_columns(metric=pl.lit("gini@20"))
+    one = pl.concat([RESULTS.filter(seed=0), other])
+    summary = over_users(summarise(one), one, users_of)
+    assert summary.filter(metric="gini@20")["low"].is_nan().all()
+    assert summary.filter(pl.col("metric") != "gini@20")["low"].is_finite().all()
 
 
 def test_order_of_rows_changes_no_number():

@@ -18,7 +18,7 @@ from cnsdiff.base.text import visible
 from cnsdiff.benchmark.headline import Headline
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.display.render import render
-from cnsdiff.display.tables import Cell, Column, Table
+from cnsdiff.display.tables import HALF_WIDTH, HALF_WIDTH_OVER_SEEDS, Cell, Column, Table
 
 NAN = math.nan
 #: Dataset, method, group, selection, anticipated, split, metric, mean, half width, seeds.
@@ -110,6 +110,13 @@ def test_leaderboard_without_tests():
     assert not any(cell.differs for _, row in first.rows for cell in row)
     assert len(first.notes) == 1
     assert not leaderboard(SUMMARY.filter(n_seeds=1))[0].notes
+
+
+def test_a_table_says_what_its_intervals_are_over():
+    one = SUMMARY.with_columns(n_seeds=1)
+    assert leaderboard(one)[0].notes == overview(one)[0].notes == (HALF_WIDTH,)
+    assert leaderboard(SUMMARY)[0].notes == overview(SUMMARY)[0].notes == (HALF_WIDTH_OVER_SEEDS,)
+    assert not overview(SUMMARY.filter(n_seeds=1))[0].notes
 
 
 def test_more_is_not_always_better():

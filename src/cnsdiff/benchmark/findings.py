@@ -15,7 +15,7 @@ from cnsdiff.base.storage import first_line
 from cnsdiff.benchmark.grid import DIAL, OURS, Grid, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, headline, pooled, rivals_in
 from cnsdiff.benchmark.plan import Unit, place_of, plan
-from cnsdiff.benchmark.statistics import BEST, compare, summarise
+from cnsdiff.benchmark.statistics import BEST, compare, over_users, summarise
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.tables import headline_tables, leaderboard, overview, trainings
 from cnsdiff.benchmark.task import PER_USER_METRICS, PER_USER_SPLITS, Task
@@ -164,7 +164,10 @@ class Findings:
     apart
         The rows of all datasets, those of a pool each by itself.
     summary
-        Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`).
+        Means over seeds (:func:`~cnsdiff.benchmark.statistics.summarise`); where there is one
+        seed each, with intervals over users.
+    members
+        The same of the datasets of pools.
     comparison
         Tests against the baseline (:func:`~cnsdiff.benchmark.statistics.compare`); ``None`` where
         the results have no baseline.
@@ -176,6 +179,7 @@ class Findings:
     table: pl.DataFrame
     apart: pl.DataFrame
     summary: pl.DataFrame
+    members: pl.DataFrame
     comparison: pl.DataFrame | None
     headline: Headline | None
 
@@ -191,11 +195,10 @@ class Findings:
             ("test_ood", f"recall@{self.k}"),
             ("test_ood", self.metric),
         ]
-        members = self.apart.filter(pl.col("pool").is_not_null())
         tables = (
             [
                 *leaderboard(self.summary, self.comparison, columns=columns),
-                *leaderboard(summarise(members), columns=columns),
+                *leaderboard(self.members, columns=columns),
             ],
             trainings(self.apart),
             [
@@ -246,7 +249,22 @@ def find(
         groups = [group for group in (rivals, ALL) if rivals_in(table, ours, group)]
         if groups:
             gains = headline(table, ours, groups, metrics=metrics)
-    return Findings(max(grid.ks), table, results.table, summarise(table), comparison, gains)
+
+    def summary_of(rows: pl.DataFrame) -> pl.DataFrame:
+        summary = summarise(rows)
+        if (summary["n_seeds"] > 1).any():
+            return summary
+        return over_users(summary, rows, results.per_user)
+
+    return Findings(
+        k=max(grid.ks),
+        table=table,
+        apart=results.table,
+        summary=summary_of(table),
+        members=summary_of(results.table.filter(pl.col("pool").is_not_null())),
+        comparison=comparison,
+        headline=gains,
+    )
 
 
 def read_stored(path: Path) -> tuple[Grid, Results]:

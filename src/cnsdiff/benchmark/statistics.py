@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cnsdiff.base.errors import InputError, did_you_mean
+from cnsdiff.benchmark.task import PER_USER_SPLITS
 from cnsdiff.evaluation.significance import N_RESAMPLES, bootstrap_means, half_width, holm
 
 #: ``per_user(dataset, method, selection, seed, split)``: ``user`` and one column per metric.
@@ -55,6 +56,45 @@ def summarise(results: pl.DataFrame, *, level: float = 0.95) -> pl.DataFrame:
     half = half_width(summary["deviation"].to_numpy(), summary["n_seeds"].to_numpy(), level)
     low, high = summary["mean"].to_numpy() - half, summary["mean"].to_numpy() + half
     return summary.select(*_CELL, "mean", low=low, high=high, n_seeds="n_seeds")
+
+
+def over_users(summary: pl.DataFrame, results: pl.DataFrame, per_user: PerUser) -> pl.DataFrame:
+    """The summary of results of one seed each, with the t-interval of the mean over users.
+
+    Parameters
+    ----------
+    summary
+        From :func:`summarise`.
+    results
+        What was summed up.
+    per_user
+        Every user's values. Metrics that it does not have keep their unknown interval.
+    """
+    place = ["dataset", "method", "selection", "split"]
+    runs = results.filter(pl.col("split").is_in(PER_USER_SPLITS)).unique(
+        [*place, "seed"], maintain_order=True
+    )
+    parts = []
+    for dataset, method, selection, split, seed in runs.select(*place, "seed").iter_rows():
+        users = per_user(dataset, method, selection, seed, split).drop("user").cast(pl.Float64)
+        deviation = users.select(pl.all().std()).transpose(
+            include_header=True, header_name="metric", column_names=["deviation"]
+        )
+        where = zip(place, (dataset, method, selection, split), strict=True)
+        parts.append(
+            deviation.with_columns(*(pl.lit(v).alias(k) for k, v in where), n_users=users.height)
+        )
+    if not parts:
+        return summary
+    spread = summary.join(
+        pl.concat(parts, how="diagonal_relaxed"), [*place, "metric"], "left", maintain_order="left"
+    )
+    half = half_width(
+        spread["deviation"].cast(pl.Float64).fill_null(float("nan")).to_numpy(),
+        spread["n_users"].fill_null(0).to_numpy(),
+    )
+    mean = summary["mean"].to_numpy()
+    return summary.with_columns(low=mean - half, high=mean + half)
 
 
 def compare(

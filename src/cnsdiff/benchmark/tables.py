@@ -10,7 +10,7 @@ import polars as pl
 from cnsdiff.benchmark.grid import ANTICIPATED, OURS, selected
 from cnsdiff.benchmark.headline import ABLATION, ALL, Headline, pooled
 from cnsdiff.benchmark.task import DIALLED
-from cnsdiff.display.tables import HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
+from cnsdiff.display.tables import HALF_WIDTH, HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
 from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES, metric_title
 from cnsdiff.evaluation.metrics import ACCURACY
 
@@ -69,7 +69,7 @@ def overview(
     Selections that anticipate their dataset's shift are taken together. Parameters as of
     :func:`leaderboard`.
     """
-    notes = [HALF_WIDTH_OVER_SEEDS]
+    notes = list(half_width_note(summary))
     if comparison is not None:
         notes.append(f"{MARK} differs from the baseline of that dataset at p < {alpha:g}")
     chosen = summary.filter(split=split, metric=metric)
@@ -84,6 +84,14 @@ def overview(
         title = f"{_title(split, metric)}, {selected(str(selection))}"
         tables.append(_by_method(title, here, cells, *notes))
     return tables
+
+
+def half_width_note(summary: pl.DataFrame) -> Iterable[str]:
+    """What the intervals of a summary are over; nothing where it has none."""
+    if (summary["n_seeds"] > 1).any():
+        yield HALF_WIDTH_OVER_SEEDS
+    elif summary["low"].is_finite().any():
+        yield HALF_WIDTH
 
 
 def _by_method(
@@ -145,8 +153,7 @@ def _notes(
     shown: Sequence[tuple[str, str]],
     alpha: float,
 ) -> Iterable[str]:
-    if (rows["n_seeds"] > 1).any():
-        yield HALF_WIDTH_OVER_SEEDS
+    yield from half_width_note(rows)
     if tests is None:
         return
     against = {

@@ -23,7 +23,8 @@ from cnsdiff.benchmark.findings import (
 )
 from cnsdiff.benchmark.grid import OURS, Grid, selected
 from cnsdiff.benchmark.headline import ABLATION
-from cnsdiff.display.tables import HALF_WIDTH, HALF_WIDTH_OVER_SEEDS, MARK, Cell, Column, Table
+from cnsdiff.benchmark.tables import half_width_note
+from cnsdiff.display.tables import HALF_WIDTH, MARK, Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, count, metric_title, percent
 from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.charts import DOTTED, SPLITS, Style, chart, method_styles, rows_of, strokes
@@ -244,9 +245,9 @@ def _average_ranks(findings: Findings) -> Iterator[Block]:
 
 def _both_tests(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Block]:
     yield Prose(
-        "Each method on both tests, selected alike, with 95% intervals over seeds where there "
-        "are several. Right is better in the world of training, up is better in the shifted one; "
-        "the dotted line is where nothing is lost."
+        "Each method on both tests, selected alike, with 95% intervals over seeds, or over users "
+        "where there is one seed. Right is better in the world of training, up is better in the "
+        "shifted one; the dotted line is where nothing is lost."
     )
     rows, title = findings.summary.filter(metric=findings.metric), metric_title(findings.metric)
     datasets = rows["dataset"].unique(maintain_order=True).to_list()
@@ -392,7 +393,7 @@ def _parts(findings: Findings) -> Iterator[Block]:
             ["group", "method"],
             columns,
             lines,
-            HALF_WIDTH_OVER_SEEDS,
+            *half_width_note(rows),
         )
 
 
