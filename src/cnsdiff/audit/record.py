@@ -27,6 +27,7 @@ from cnsdiff.base.storage import read_json, refusing_damage, require_version
 from cnsdiff.base.text import Command
 from cnsdiff.data.directory import funnel_of
 from cnsdiff.data.interactions import Step
+from cnsdiff.display.wording import listed
 from cnsdiff.evaluation.significance import Difference, Interval
 
 FILE = "audit.json"
@@ -402,19 +403,22 @@ class AuditRecord(Record):
     def missing(self) -> list[str]:
         """What was left out or cut short, in sentences: to be read before any number."""
         told = [f"{absent.name} was not measured: {absent.reason}." for absent in self.left_out]
-        for word, named in (
-            ("was left out or not set for the shift, for want of time", lambda s: s.unfinished),
-            (
-                "was ended by the clock",
-                lambda s: [row.method for row in s.table if row.stopped_by == "time"],
-            ),
-        ):
-            under: dict[str, list[str]] = {}
-            for shift in self.shifts:
-                for method in dict.fromkeys(named(shift)):
-                    title = self.methods[method].title if method in self.methods else method
-                    under.setdefault(title, []).append(shift.title.lower())
-            told += [f"{title} {word}: {', '.join(names)}." for title, names in under.items()]
+        for shift in self.shifts:
+            there = {row.method for row in shift.table}
+            for methods, what in (
+                ([m for m in shift.unfinished if m not in there], "no time was left to train"),
+                ([m for m in shift.unfinished if m in there], "no time was left to set for it"),
+                (
+                    [row.method for row in shift.table if row.stopped_by == "time"],
+                    "the clock ended",
+                ),
+            ):
+                titles = [
+                    self.methods[method].title if method in self.methods else method
+                    for method in dict.fromkeys(methods)
+                ]
+                if titles:
+                    told.append(f"{shift.title}: {what} {listed(titles)}.")
         return told
 
 

@@ -68,6 +68,10 @@ def parse_events(text: str | None) -> dict[str, float] | None:
     for part in text.split(","):
         event, _, number = part.rpartition("=") if "=" in part else (part, "", "1")
         event = event.strip()
+        if not event:
+            raise ConfigError(
+                f"--events {text!r}: names no event in one place; write it as purchase=1,cart=0.5"
+            )
         if event in weights:
             raise ConfigError(f"--events {text}: names {event!r} twice; give each event once")
         try:

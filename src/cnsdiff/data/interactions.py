@@ -161,11 +161,11 @@ class Interactions:
         kept = self.frame.filter(pl.len().over("user") <= most)
         if kept.height == 0 and self.frame.height:
             raise DataError(
-                f"{self.source}: every user has more than {most:,} pairs; raise "
+                f"{self.source}: every user has more than {most:,} pair{'s' * (most != 1)}; raise "
                 f"{parameter('max_per_user')}"
             )
         n_users = self.n_users - kept["user"].n_unique()
-        users = f"{n_users:,} user{'s' if n_users > 1 else ''} with more than {most:,} pairs"
+        users = f"{n_users:,} user{'s' if n_users > 1 else ''} with more than {most:,} pair{'s' * (most != 1)}"
         return self.narrowed("light", kept, Problem(users, len(self) - kept.height))
 
     def k_core(self, user: int, item: int) -> Interactions:
@@ -212,8 +212,8 @@ def checked_events(events: Mapping[str, float] | Iterable[str]) -> dict[str, flo
         weights[str(event)] = float(weight)
     if not any(weights.values()):
         raise DataError(
-            f"{parameter('events')} gives no event a weight above 0; name at least one, such as "
-            f"{parameter('events', ...)}"
+            f"{parameter('events')} gives no event a weight above 0; give at least one a weight, "
+            "such as 1"
         )
     return weights
 

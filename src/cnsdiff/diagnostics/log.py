@@ -224,8 +224,10 @@ _STEPS = {
 
 def funnel_lines(funnel: Sequence[Step]) -> list[tuple[str, int]]:
     """A funnel in words: rows after each step, above them those left out (below 0) and why."""
-    lines = []
-    for step in funnel:
+    lines: list[tuple[str, int]] = []
+    for at, step in enumerate(funnel):
+        if 0 < at < len(funnel) - 1 and step.rows == funnel[at - 1].rows and not step.left_out:
+            continue  # nothing went
         lines += [(f"  {_why(problem)}", -problem.rows) for problem in step.left_out]
         lines.append((_STEPS.get(step.name, step.name), step.rows))
     return lines

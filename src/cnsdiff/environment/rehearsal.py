@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import numpy_generator
+from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.data.reading.times import date_of
 
@@ -64,10 +65,15 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
     place = dataset.path or dataset.name
     if log.timestamps is None:
         raise DataError(
-            f"{place}: has no timestamps, so no shift in time can be rehearsed; select on 'valid', "
-            "or prepare it from a log with times"
+            f"{place}: has no timestamps, so no shift in time can be rehearsed; name their column "
+            f"({parameter('timestamp', ...)}) where the log has one, or select on 'valid'"
         )
     times = log.timestamps
+    if times.min() == times.max():
+        raise DataError(
+            f"{place}: all pairs of train are of one moment, {date_of(times.max())}, so no shift in "
+            "time can be rehearsed; select on 'valid'"
+        )
     if horizon < 1:
         at = min(int((1 - horizon) * len(times)), len(times) - 1)
         cut = float(np.partition(times, at)[at])
@@ -84,7 +90,8 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
     if not (known & ~before).any():
         raise DataError(
             f"{place}: none of the {int((~before).sum()):,} pairs from {date_of(cut)} on is of a "
-            "user and an item known before, so nothing can be rehearsed; give another horizon"
+            "user and an item known before, so nothing can be rehearsed; give another horizon, or "
+            "select on 'valid'"
         )
     return _divided(whole, before, "rehearsal")
 

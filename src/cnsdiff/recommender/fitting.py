@@ -41,7 +41,7 @@ from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import EnvironmentSelection, Selection, selection_of
+from cnsdiff.training.selection import FEW_USERS, EnvironmentSelection, Selection, selection_of
 from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
 from cnsdiff.training.slices import Layout
 from cnsdiff.training.step import TrainingStep
@@ -361,12 +361,19 @@ def decided(
             note(f"validation chooses, as no shift in time can be rehearsed: {error}")
             training = training.model_copy(update={"select_on": "valid"})
         else:
-            if not config.training.rehearses:
-                note(
-                    "the log has times and no shift is named, so the one in time is rehearsed "
-                    "(training.select_on)"
-                )
-            return _on_part(config, training, note), part
+            few = len(np.unique(part.dataset.split("valid").users)) < FEW_USERS
+            if config.training.rehearses or not few:
+                if not config.training.rehearses:
+                    note(
+                        "the log has times and no shift is named, so the one in time is rehearsed "
+                        "(training.select_on)"
+                    )
+                return _on_part(config, training, note), part
+            note(
+                f"validation chooses, as fewer than {FEW_USERS} users come again after the cut of a "
+                "rehearsal (training.select_on)"
+            )
+            training = training.model_copy(update={"select_on": "valid"})
     config = config.model_copy(update={"training": training})
     splits = dataset.split_names
     judged = any(name.startswith("test") for name in splits)

@@ -26,6 +26,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -233,12 +234,19 @@ def dataset_kept_in(path: Path, dataset: Dataset) -> Iterator[None]:
     if path.is_file() or (not free and not is_run(path) and foreign_to(path, (DATASET,))):
         raise RunError(f"{path}: exists and is not a run directory; choose another directory")
     if not is_run(path):  # what is there was left by a kill, and maybe of another log
-        dataset.save(place, overwrite=place.is_dir())
+        copy(dataset).save(place, overwrite=place.is_dir())  # which makes the place its own
     try:
         yield
     finally:
         if not is_run(path):
             remove_whole(path if free else place)
+
+
+def require_unfinished(path: Path) -> None:
+    """Raise :class:`RunError` if a finished run is there."""
+    if is_run(path) and read_manifest(path).status == "complete":
+        remove_checkpoints(path)  # killed before that
+        raise RunError(f"{path}: holds a finished run; choose another directory")
 
 
 def _begin(path: Path, config: Config, dataset: Dataset) -> None:
@@ -265,10 +273,8 @@ def _begin(path: Path, config: Config, dataset: Dataset) -> None:
 
 def _require_same(path: Path, config: Config, dataset: Dataset) -> None:
     """:class:`RunError` unless ``path`` is an unfinished run of this."""
+    require_unfinished(path)
     manifest = read_manifest(path)
-    if manifest.status == "complete":
-        remove_checkpoints(path)  # killed before that
-        raise RunError(f"{path}: holds a finished run; choose another directory")
     if manifest.config_fingerprint != config_fingerprint(config):
         raise RunError(
             f"{path}: holds an unfinished run of another configuration; resume that one with "

@@ -23,6 +23,7 @@ from cnsdiff.base.errors import DataError
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Split
 from cnsdiff.data.target import SAMPLE, target_sample
+from cnsdiff.display.wording import count
 from cnsdiff.environment import HALF_LIVES, Choices, Covariates, Environment, covariates_at
 from cnsdiff.environment.environment import CHOICES, SCALES
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
@@ -40,6 +41,9 @@ from cnsdiff.evaluation.dial import (
     standardised_log,
 )
 from cnsdiff.training.config import TrainingConfig
+
+#: Of a rehearsal: fewer choose by chance.
+FEW_USERS = 20
 
 #: Validation users who tell the dial of an epoch while training; all tell it in the end.
 DIAL_USERS = 2000
@@ -433,11 +437,18 @@ class EnvironmentSelection:
 
     @property
     def notes(self) -> list[str]:
-        """A remark for the user."""
-        return [
+        """Remarks for the user."""
+        n_users = len(np.unique(self._whole.users))
+        notes = [
             f"rehearsing on the last {len(self._whole):,} training pairs, of "
-            f"{len(np.unique(self._whole.users)):,} users known before them"
+            f"{count(n_users, 'user')} known before them"
         ]
+        if n_users < FEW_USERS:
+            notes.append(
+                f"fewer than {FEW_USERS} users choose by chance; give a longer horizon, or select on "
+                "'valid' if most users come only once"
+            )
+        return notes
 
     def __call__(
         self, scorer: Scorer, names: Iterable[str] | None = None

@@ -265,7 +265,7 @@ def _weeks(about: LogDescription) -> Table:
         sums = (sum(getattr(w, key) for w in part) for key in ("rows", "new_users", "new_items"))
         rows.append(([part[0].start[:10]], [total / len(part) for total in sums]))
     return Table.of(
-        "A week" if together == 1 else f"A week, the mean of {together} weeks",
+        "Rows a week" if together == 1 else f"Rows a week, averaged over {together} weeks",
         ["from"],
         _columns(["rows", "new users", "new items"], 0),
         rows,

@@ -302,9 +302,10 @@ def _whole(reading: Reading, run: Path) -> Iterator[Dataset]:
     """A log as training data, kept in the run directory."""
     from cnsdiff.audit.log import read_log, undivided
     from cnsdiff.display.progress import PlainLines
-    from cnsdiff.recommender.run_directory import dataset_kept_in
+    from cnsdiff.recommender.run_directory import dataset_kept_in, require_unfinished
     from cnsdiff.training.processes import place
 
+    require_unfinished(run)  # before anything is read
     log = read_log(reading)
     dataset = undivided(log, reading)
     if place().rank:
