@@ -694,6 +694,6 @@ def test_what_is_missing_is_said_in_sentences(audited):
     absent = [LeftOut(name="exposure", reason="needs what is not there")]
     assert result.model_copy(update={"shifts": [cut], "left_out": absent}).missing == [
         "exposure was not measured: needs what is not there.",
-        "EASE was left out or not set for the shift, for want of time: popularity.",
-        "the usual recommender was ended by the clock: popularity.",
+        "Popularity: no time was left to set EASE for it.",
+        "Popularity: the clock ended the training of the usual recommender.",
     ]

@@ -203,7 +203,7 @@ def test_where_nothing_can_be_rehearsed_validation_chooses():
     model = Recommender(training=BRIEF).fit(data, reporter=Notes(told))
     assert model.selected_on_ == "valid"
     assert any("no shift in time can be rehearsed" in note for note in told)
-    with pytest.raises(DataError, match="where the rehearsal cuts"):
+    with pytest.raises(DataError, match="are of one moment"):
         Recommender(training=BRIEF).fit(data, select_on="rehearsal")
 
 

@@ -405,20 +405,18 @@ class AuditRecord(Record):
         told = [f"{absent.name} was not measured: {absent.reason}." for absent in self.left_out]
         for shift in self.shifts:
             there = {row.method for row in shift.table}
+            ended = [row.method for row in shift.table if row.stopped_by == "time"]
             for methods, what in (
-                ([m for m in shift.unfinished if m not in there], "no time was left to train"),
-                ([m for m in shift.unfinished if m in there], "no time was left to set for it"),
-                (
-                    [row.method for row in shift.table if row.stopped_by == "time"],
-                    "the clock ended",
-                ),
+                ([m for m in shift.unfinished if m not in there], "no time was left to train {}"),
+                ([m for m in shift.unfinished if m in there], "no time was left to set {} for it"),
+                (ended, "the clock ended the training of {}"),
             ):
                 titles = [
                     self.methods[method].title if method in self.methods else method
                     for method in dict.fromkeys(methods)
                 ]
                 if titles:
-                    told.append(f"{shift.title}: {what} {listed(titles)}.")
+                    told.append(f"{shift.title}: {what.format(listed(titles))}.")
         return told
 
 

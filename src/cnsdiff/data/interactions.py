@@ -165,7 +165,8 @@ class Interactions:
                 f"{parameter('max_per_user')}"
             )
         n_users = self.n_users - kept["user"].n_unique()
-        users = f"{n_users:,} user{'s' if n_users > 1 else ''} with more than {most:,} pair{'s' * (most != 1)}"
+        pairs = f"{most:,} pair{'s' * (most != 1)}"
+        users = f"{n_users:,} user{'s' if n_users > 1 else ''} with more than {pairs}"
         return self.narrowed("light", kept, Problem(users, len(self) - kept.height))
 
     def k_core(self, user: int, item: int) -> Interactions:

@@ -71,8 +71,8 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
     times = log.timestamps
     if times.min() == times.max():
         raise DataError(
-            f"{place}: all pairs of train are of one moment, {date_of(times.max())}, so no shift in "
-            "time can be rehearsed; select on 'valid'"
+            f"{place}: all pairs of train are of one moment, {date_of(times.max())}, so no shift "
+            "in time can be rehearsed; select on 'valid'"
         )
     if horizon < 1:
         at = min(int((1 - horizon) * len(times)), len(times) - 1)

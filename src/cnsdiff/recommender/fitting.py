@@ -370,8 +370,8 @@ def decided(
                     )
                 return _on_part(config, training, note), part
             note(
-                f"validation chooses, as fewer than {FEW_USERS} users come again after the cut of a "
-                "rehearsal (training.select_on)"
+                f"validation chooses, as fewer than {FEW_USERS} users come again after the cut of "
+                "a rehearsal (training.select_on)"
             )
             training = training.model_copy(update={"select_on": "valid"})
     config = config.model_copy(update={"training": training})

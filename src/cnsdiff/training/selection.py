@@ -445,8 +445,8 @@ class EnvironmentSelection:
         ]
         if n_users < FEW_USERS:
             notes.append(
-                f"fewer than {FEW_USERS} users choose by chance; give a longer horizon, or select on "
-                "'valid' if most users come only once"
+                f"fewer than {FEW_USERS} users choose by chance; give a longer horizon, or select "
+                "on 'valid' if most users come only once"
             )
         return notes
 
