@@ -538,7 +538,7 @@ def test_a_log_whose_users_come_once_is_chosen_on_validation(cli, tmp_path, fast
     """Of each user all rows are of one day, so nobody comes again after a cut."""
     rows = [f"u{n // 12},i{(n * 7) % 25},{1_600_000_000 + 86_400 * (n // 12)}" for n in range(720)]
     log = tmp_path / "once.csv"
-    log.write_text("\n".join(["user,item,time", *rows, f"u0,i24,{1_600_000_000 + 86_400 * 59}"]))
+    log.write_text("\n".join(["user,item,time", *rows, f"u0,i1,{1_600_000_000 + 86_400 * 59}"]))
     done = cli("train", log, "--out", tmp_path / "auto", *fast)
     assert done.code == 0
     assert "validation chooses, as fewer than 20 users come again" in done.err
