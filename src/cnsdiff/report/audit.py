@@ -96,8 +96,8 @@ def _summary(result: AuditRecord) -> str:
 
 
 _CARDS_SAY = (
-    "What to use is chosen on train and [validation](?validation) alone; the tests had no part in "
-    "it and judge it. An [interval](?interval) that holds 0 is a difference that this log cannot "
+    "What to use is chosen on train and [validation](?validation); the tests judge it, and where "
+    "they show another better, the card says so. An [interval](?interval) that holds 0 is a difference that this log cannot "
     "show, which is not the same as none."
 )
 _BADGES = {"high": "sure", "medium": "fairly sure", "low": "unsure", "none": "no verdict"}
@@ -160,7 +160,8 @@ def _range_words(shift: ShiftRecord, plain: SettingRecord, use: SettingRecord) -
     if not shown or not n:
         return ""
     row, items = shown[0]
-    words = f"{verbatim(row.title)} shows {items:,} of {n:,} items to somebody"
+    title = verbatim(row.title)
+    words = f"{title[0].upper()}{title[1:]} shows {items:,} of {n:,} items to somebody"
     if len(shown) == 2 and use.key != plain.key:
         words += f", {verbatim(plain.title)} {shown[1][1]:,}"
     if row.popularity is not None and shift.sought is not None:
