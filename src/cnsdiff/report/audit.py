@@ -97,8 +97,8 @@ def _summary(result: AuditRecord) -> str:
 
 _CARDS_SAY = (
     "What to use is chosen on train and [validation](?validation); the tests judge it, and where "
-    "they show another better, the card says so. An [interval](?interval) that holds 0 is a difference that this log cannot "
-    "show, which is not the same as none."
+    "they show another better, the card says so. An [interval](?interval) that holds 0 is a "
+    "difference that this log cannot show, which is not the same as none."
 )
 _BADGES = {"high": "sure", "medium": "fairly sure", "low": "unsure", "none": "no verdict"}
 
