@@ -9,8 +9,8 @@ methods learn the whole past by the same choices and are judged on the true futu
 - ``world-popularity``: the same, asked for under an intervention that takes salience away.
 - ``world-exposure``: the same; a sample of its users is shown items at random before, and the
   others after.
-- ``grocery-80`` and ``grocery-60``: a real log up to 80% and 60% of its pairs, and the pairs that
-  come next, a quarter as many.
+- ``grocery-80`` and ``grocery-60``, or at other ``--cuts``: a real log up to 80% and 60% of its
+  pairs, and the pairs that come next, a quarter as many.
 
 For each it prints what the usual recommender was to lose, with the interval, and what it lost; and
 what the advised setting reaches on the future, as a share of the best of all that was offered.
@@ -44,7 +44,7 @@ from cnsdiff.benchmark.workers import ThisProcess
 from cnsdiff.data import Dataset
 from cnsdiff.evaluation.significance import Interval
 
-METRIC, SEED = "ndcg@20", 0
+METRIC = "ndcg@20"
 #: The pairs that come after a cut, as a share of those before: as in the audit's own test.
 AHEAD = 0.25
 #: Share of a world's users who are shown items at random before the audit.
@@ -61,9 +61,9 @@ class Future:
     randomised: pl.DataFrame | None = None
 
 
-def world_futures() -> dict[str, Future]:
+def world_futures(seed: int) -> dict[str, Future]:
     """The simulated ones."""
-    world = ConfoundedWorld(n_users=800, n_items=300, exposures=80, periods=10, seed=SEED)
+    world = ConfoundedWorld(n_users=800, n_items=300, exposures=80, periods=10, seed=seed)
     clicks = world.clicks(world.periods).select("user", "item", "timestamp")
     asked = pl.col("user") < ASKED * world.n_users
 
@@ -71,7 +71,7 @@ def world_futures() -> dict[str, Future]:
         """Clicks under an intervention, about as many of a user as the IID test has."""
         environments = world.intervene(shift, **options).shifted
         clicked = world.clicks(environments).select("user", "item", "timestamp")
-        return clicked.sample(fraction=AHEAD, seed=SEED)
+        return clicked.sample(fraction=AHEAD, seed=seed)
 
     shown = seen_under("exposure")
 
@@ -101,20 +101,22 @@ def in_time(log: pl.DataFrame, cut: float) -> Future:
     )
 
 
-def measured(shift: str, dataset: Dataset, folder: Path, budget: float, times: bool) -> Judged:
+def measured(
+    shift: str, dataset: Dataset, folder: Path, budget: float, times: bool, seed: int
+) -> Judged:
     """All methods of an audit on a dataset, trained and judged as an audit does."""
     dataset.save(folder / "dataset")
     paths = {shift: folder / "dataset"}
-    grid = audit_grid([SHIFTS[shift]], paths, ease=True, seed=SEED, metric=METRIC, times=times)
+    grid = audit_grid([SHIFTS[shift]], paths, ease=True, seed=seed, metric=METRIC, times=times)
     store = Store(folder / "benchmark")
     store.open(grid)
     tasks = tasks_of(plan(grid, paths, threads=1), {})
     with store.writing(), ThisProcess() as workers:
         run_in_time(tasks, store, workers, Clock(budget))
-    return judge(settings_of(tasks, store), dataset, METRIC, seed=SEED)
+    return judge(settings_of(tasks, store), dataset, METRIC, seed=seed)
 
 
-def outcome(name: str, case: Future, out: Path, budget: float) -> dict[str, Any]:
+def outcome(name: str, case: Future, out: Path, budget: float, seed: int) -> dict[str, Any]:
     """The audit of the past, then what came true."""
     folder = out / name
     folder.mkdir(parents=True)
@@ -132,14 +134,14 @@ def outcome(name: str, case: Future, out: Path, budget: float) -> dict[str, Any]
             shifts=[case.shift],
             max_pairs=0,
             metric=METRIC,
-            seed=SEED,
+            seed=seed,
             threads=1,
         )
     )
     seconds = time.monotonic() - started
     # The future is looked at from here on only.
     times = "timestamp" in case.past.columns
-    truth = measured(case.shift, case.future(), folder / "truth", budget, times)
+    truth = measured(case.shift, case.future(), folder / "truth", budget, times, seed)
     return told(name, audited.shifts[0], truth) | {"seconds": seconds, "words": audited.verdict}
 
 
@@ -185,17 +187,19 @@ def main() -> None:
         "--budget", type=float, default=60.0, help="CPU seconds of an audit; worlds get half"
     )
     parser.add_argument("--users", type=float, default=1.0, help="share of grocery's users")
+    parser.add_argument("--seed", type=int, default=0, help="of worlds, drawn users and models")
+    parser.add_argument("--cuts", type=int, nargs="*", default=[80, 60], help="%% of grocery")
     parser.add_argument("--only", nargs="*", help="these verdicts; all by default")
     args = parser.parse_args()
-    cases = world_futures()
+    cases = world_futures(args.seed)
     if args.data is not None:
         log = pl.read_csv(args.data / "grocery" / "train.csv", separator="\t")
         log = log.select("user_id", "item_id", "time")
         log.columns = ["user", "item", "timestamp"]
         people = log["user"].unique().sort()
-        drawn = people.sample(fraction=args.users, seed=SEED)
+        drawn = people.sample(fraction=args.users, seed=args.seed)
         log = log.filter(pl.col("user").is_in(drawn.implode()))
-        cases |= {f"grocery-{cut}": in_time(log, cut / 100) for cut in (80, 60)}
+        cases |= {f"grocery-{cut}": in_time(log, cut / 100) for cut in args.cuts}
     outcomes = []
     for name, case in cases.items():
         if args.only and name not in args.only:
@@ -208,7 +212,7 @@ def main() -> None:
             patch.dict(fit_model.__kwdefaults__, clock=clock),
             patch.dict(Clock.__init__.__kwdefaults__, now=clock),
         ):
-            found = outcome(name, case, args.out, budget)
+            found = outcome(name, case, args.out, budget, args.seed)
         outcomes.append(found)
         forecast, lost = (" ".join(f"{x:.3f}" for x in found[key]) for key in ("forecast", "lost"))
         print(

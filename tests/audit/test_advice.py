@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnsdiff.audit.advice import LEVEL, advice, break_even, break_even_words, decide
-from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
+from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, forecast, judge
 from cnsdiff.audit.log import Log, Reading
 from cnsdiff.audit.record import FEW_USERS
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.training import METHODS
 from cnsdiff.data import Source
 from cnsdiff.display.wording import number
+from cnsdiff.evaluation.kept import UserAccuracy, kept, lost
 from cnsdiff.evaluation.significance import Interval, bootstrap_means
 
 RECENT = "inverse-popularity+dial"
@@ -264,3 +266,35 @@ def test_advice_is_borne_out_by_its_numbers(judged, shift):
     if percents:
         assert int(percents[0]) == pytest.approx(100 * made.break_even, abs=0.5001)
     assert (made.break_even is None) or 0 < made.break_even < 1
+
+
+def test_a_forecast_holds_what_other_users_lose_and_the_interval_of_an_estimate_does_not():
+    """Pairs of samples of one population: each forecasts what the other will show."""
+    rng = np.random.default_rng(0)
+    losses = []
+    for seed in range(240):
+        hit = [rng.random((150, 1)) < share for share in (0.4, 0.2)]
+        iid, ood = (UserAccuracy(np.arange(150), values.astype(float)) for values in hit)
+        (share,) = kept(iid, ood, seed=seed, n_resamples=300).kept
+        losses.append(lost(share))
+    pairs = list(zip(losses[::2], losses[1::2], strict=True))
+    pairs += [(second, first) for first, second in pairs]
+
+    def held(interval: Callable[[Interval], Interval]) -> float:
+        """Share of forecasts that hold."""
+        ends = [(interval(first), second.value) for first, second in pairs]
+        return float(np.mean([own.low <= true <= own.high for own, true in ends]))
+
+    assert held(forecast) == pytest.approx(0.95, abs=0.04)
+    assert held(lambda own: own) == pytest.approx(0.83, abs=0.06)
+
+
+@given(st.floats(-2, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_forecast_is_wider_than_the_estimate_and_nobody_loses_more_than_everything(
+    value, below, above
+):
+    own = Interval(value, value - below, min(1.0, value + above))
+    wide = forecast(own)
+    assert wide.low <= own.low
+    assert own.high <= wide.high <= 1
+    assert wide.value == value

@@ -481,7 +481,7 @@ def test_one_that_has_seen_all_is_warned_of_and_an_honest_one_is_not(audited, ju
     assert any("seen them all" in text for text in seen.caveats)
     assert seen.iid.value > honest.iid.value
     assert math.isfinite(honest.against.test_ood.expected.difference.value)
-    assert result.verdict.startswith("Your recommender honest would ")
+    assert result.verdict.startswith("Your recommender honest")
     assert len(result.more_verdicts) == 1
     assert "honest reaches" in honest.words
     document = audit_document(asked.out)

@@ -166,14 +166,14 @@ class Judged:
         return min(self.n_users.values()) < FEW_USERS
 
     def accuracies(self, setting: Setting) -> Accuracies:
-        """Accuracy on both tests and what is lost, each with its interval."""
+        """Accuracy on both tests, each with its interval, and a forecast of what will be lost."""
         at, n = self._at(setting), self.n_users
         both = min(n.values())
         return Accuracies(
             iid=_unless_few(self.kept.iid[at], n["test_iid"]),
             ood=_unless_few(self.kept.ood[at], n["test_ood"]),
             iid_matched=_unless_few(self.kept.iid_matched[at], both),
-            lost_matched=_unless_few(lost(self.kept.kept[at]), both),
+            lost_matched=_unless_few(forecast(lost(self.kept.kept[at])), both),
         )
 
     def differences(self, test: Test, pairs: Sequence[tuple[Setting, Setting]]) -> list[Difference]:
@@ -213,6 +213,18 @@ class Judged:
 def _unless_few(interval: Interval, n: int) -> Interval:
     """An interval whose ends are unknown if it is of too few users."""
     return replace(interval, low=np.nan, high=np.nan) if n < FEW_USERS else interval
+
+
+def forecast(lost: Interval) -> Interval:
+    """The interval of what as many users of another such future lose.
+
+    That estimate errs as this one does, and by itself: by the interval of the difference between
+    two independent estimates (Zou & Donner, 2008, "Construction of confidence limits about effect
+    measures") both ends lie ``sqrt((value - low)**2 + (high - value)**2)`` away. Nobody loses more
+    than everything.
+    """
+    reach = float(np.hypot(lost.value - lost.low, lost.high - lost.value))
+    return replace(lost, low=lost.value - reach, high=min(1.0, lost.value + reach))
 
 
 def judge(settings: Sequence[Setting], dataset: Dataset, metric: str, *, seed: int) -> Judged:

@@ -131,7 +131,10 @@ class AgainstUsual(Record):
 
 
 class Accuracies(Record):
-    """Accuracy on both tests, and what is lost between them."""
+    """Accuracy on both tests, and what is lost between them.
+
+    The interval of ``lost_matched`` is one of prediction, for as many other users.
+    """
 
     iid: Estimate
     ood: Estimate
