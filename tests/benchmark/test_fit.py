@@ -70,6 +70,11 @@ def assert_chosen_alike(fitted: Fitted, dataset: Dataset, on: str, **training: A
     name = METRIC if on == "valid" else anticipated_name(METRIC, on)
     assert choice.value == record["validation"][name]
     assert choice.training == record["train"]
+    both = (
+        [(r["train"], r["validation"].get(name)) for r in history]
+        for history in (choice.history, model.history_)
+    )
+    assert next(both) == next(both)
     assert isinstance(choice.scorer, EmbeddingScorer)
     assert torch.equal(choice.scorer.user_embeddings, model.user_embeddings_)
     assert torch.equal(choice.scorer.item_embeddings, model.item_embeddings_)

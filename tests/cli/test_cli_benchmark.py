@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -188,6 +190,53 @@ def test_failures(cli, in_this_process, tmp_path):
     assert text.code == 0
     assert "failed: world bad final seed 0 {}: training stopped" in text.err
     assert "mostpop" in text.out
+
+
+def test_weights_are_kept_and_used(cli, in_this_process, tmp_path, monkeypatch):
+    """By the commands for a run; finals done without theirs run again, which is said."""
+    in_this_process()
+    methods = {
+        "chance": {"reference": "random"},
+        "ease": {"reference": "ease", "search": {"l2": {"low": 20.0, "high": 2000.0}}},
+        "dns": {"set": {"sampler.name": "dns"}},
+    }
+    grid = write(tmp_path, methods=methods, seeds=[0], select_on=["valid+dial"])
+    command = ("benchmark", grid, "--out", tmp_path / "out", "--threads", 1, "--json")
+    assert cli(*command).json["models"] == []
+    shown = cli(*command, "--show", "--keep-weights")
+    assert (shown.code, json.loads(shown.out)["models"]) == (0, [])
+    assert "the weights of 2 finals are not there" in shown.err and "without --show" in shown.err
+    kept = cli(*command, "--keep-weights")
+    assert kept.code == 0, kept.err
+    assert "chance: 'random' draws its scores and has no weights to keep" in kept.err
+    assert "2 finals done without weights, run again to keep them" in kept.err
+    document = json.loads(kept.out)
+    assert [(m["method"], m["selection"], m["seed"]) for m in document["models"]] == [
+        ("ease", "valid+dial", 0),
+        ("dns", "valid+dial", 0),
+    ]
+    assert document["next"][-1].startswith(f"cnsdiff evaluate {document['models'][0]['path']}")
+    records = pl.read_parquet(tmp_path / "out" / "records" / "*.final.*.parquet")
+    for model in document["models"]:
+        (values,) = cli("evaluate", model["path"], "--json").json["models"].values()
+        (stored,) = records.filter(method=model["method"], split="test_ood", metric="ndcg@20")[
+            "value"
+        ]
+        assert values["splits"]["test_ood"]["metrics"]["ndcg@20"] == stored
+        lists = tmp_path / "lists.csv"
+        cli("recommend", model["path"], "--all-users", "--k", 3, "--out", lists)
+        assert pl.read_csv(lists).height > 0
+    assert cli("report", document["models"][-1]["path"]).code == 0
+    monkeypatch.setattr(
+        "cnsdiff.benchmark.task._models", lambda *_: (_ for _ in ()).throw(OSError("no room"))
+    )
+    shutil.rmtree(document["models"][0]["path"])
+    failed = cli(*command, "--keep-weights")
+    assert failed.code == 1
+    assert json.loads(failed.out)["failures"] == []
+    assert "no room" in failed.err
+    assert "the weights of 1 final are not there" in failed.err
+    assert "give the command again" in failed.err
 
 
 def test_the_headline_is_over_samplers_and_over_all(cli, in_this_process, tmp_path):

@@ -60,7 +60,7 @@ PARSED = {
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",
     r"python benchmarks/": "takes minutes to hours",
     r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",
-    r"cnsdiff report results/": "takes a benchmark's results; tests/report makes some",
+    r"cnsdiff (report|evaluate|recommend) results/": "takes a benchmark's results; tests make some",
     r"cnsdiff quickstart": "takes most of a minute; tests/cli/test_cli_commands.py runs it",
     r"cnsdiff (data fetch|prepare) (ml-100k|yahoo-r3|food|yelp|coat)": "needs the network",
     r".*\b(cuda|yahoo-r3|coat|user\.txt|train\.txt)\b": "needs a GPU or published files",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.benchmark.grid import DIAL, REHEARSAL, is_dialled, without_dial
@@ -28,9 +29,13 @@ from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
 from cnsdiff.evaluation.dial import Dialled, spread
-from cnsdiff.recommender.config import Config, second_config
-from cnsdiff.recommender.fitting import Training, for_so_long
-from cnsdiff.recommender.stack import best_stack, stacked
+from cnsdiff.recommender.callbacks import Listeners
+from cnsdiff.recommender.closed_form import served
+from cnsdiff.recommender.config import Config, EvaluationConfig, second_config
+from cnsdiff.recommender.fitting import Training, for_so_long, seen_of
+from cnsdiff.recommender.run_directory import Fitted as FittedRun
+from cnsdiff.recommender.run_directory import provenance as provenance_of
+from cnsdiff.recommender.stack import Stack, best_stack, stacked
 from cnsdiff.references import REFERENCES, Reference
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -106,6 +111,14 @@ class Choice:
         The dial at which ``scorer`` reads the model; ``None`` if none was to be picked.
     candidate
         Which of several settings of a reference.
+    environment
+        What a rehearsal chose, under which ``scorer`` reads the model.
+    history
+        The epochs of the training as this objective measured them, until it ran out of patience.
+    weights
+        Those of all parts at that epoch; of a rehearsal, once everything has trained.
+    stack
+        What was chosen of two models; all else but ``scorer`` is the first's.
     """
 
     scorer: Scorer
@@ -114,6 +127,10 @@ class Choice:
     training: Mapping[str, float] = field(default_factory=dict)
     gamma: float | None = None
     candidate: int = 0
+    environment: Environment | None = None
+    history: list[EpochRecord] = field(default_factory=list)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    stack: Stack | None = None
 
 
 @dataclass
@@ -136,6 +153,55 @@ class Fitted:
     epochs: int
     seconds: float
     stopped_by: str
+
+    def as_run(
+        self, selection: str, config: Config, dataset: Dataset, metric: str, ks: Sequence[int]
+    ) -> FittedRun:
+        """What a recommender leaves that was fitted alike and chose by this objective alone.
+
+        Parameters
+        ----------
+        selection, metric
+            The objective, as :func:`objectives` takes it.
+        config, dataset
+            What was fitted, and on what.
+        ks
+            Cut-offs to evaluate at.
+        """
+        choice, rehearsed = self.choices[selection], rehearses([selection])
+        (training,) = objectives([selection], metric, config.training).values()
+        training = training.model_copy(update={"refit": rehearsed})
+        stated = config.model_copy(
+            update={"training": training, "evaluation": EvaluationConfig(ks=tuple(ks))}
+        )
+        scorer = choice.scorer.scorer if isinstance(choice.scorer, Dialled) else choice.scorer
+        assert isinstance(scorer, Reference | EmbeddingScorer)
+        history = choice.history
+        if isinstance(scorer, Reference):  # whose solution counts as its one epoch
+            dial = {} if choice.gamma is None else {"dial": choice.gamma}
+            solved: EpochRecord = {
+                "epoch": 1,
+                "train": scorer.chosen(),
+                "validation": {training.selection_metrics[0]: choice.value, **dial},
+                "seconds": self.seconds,
+                "validation_seconds": 0.0,
+            }
+            history = [solved]
+        return FittedRun(
+            stated,
+            served(
+                scorer,
+                dataset.merged() if rehearsed else dataset,
+                dial=choice.gamma or 0.0,
+                environment=choice.environment,
+                seen=seen_of(dataset, Listeners()),
+            ),
+            choice.weights,
+            history,
+            choice.epoch or 1,
+            provenance_of(stated, dataset),
+            choice.stack,
+        )
 
 
 def fit_model(
@@ -211,6 +277,9 @@ def fit_model(
             tables = [model.tables[name] for model in models]
             chosen[name], weights[name] = best_stack(selection, tables, name)
             if other is not None:
+                second = models[1].choices[name].epoch
+                choice.stack = Stack(weights=list(weights[name]), best_epoch=second)
+                choice.weights = choice.weights if weights[name][0] else {}
                 choice.value = chosen[name].value
                 choice.scorer = EmbeddingScorer(*stacked(tables, weights[name]))
     if isinstance(selection, Selection):
@@ -222,7 +291,7 @@ def fit_model(
             choice.gamma = dial
     elif rehearsal is not None and refit:
         environments = {name: chosen[name].environment for name in choices}
-        learnt: dict[tuple[int, int], Embeddings] = {}
+        learnt: dict[tuple[int, int], tuple[Embeddings, Mapping[str, Tensor]]] = {}
 
         def scorer_of(name: str) -> Scorer:
             assert rehearsal is not None
@@ -233,9 +302,12 @@ def fit_model(
                     again = Training.of(
                         for_so_long(own, epoch), rehearsal.whole, fabric, select=False
                     )
-                    again.trainer.fit(None, reporter)
-                    learnt[place, epoch] = again.embeddings()
-                tables.append(learnt.get((place, epoch), model.tables[name]))
+                    state = again.trainer.fit(None, reporter)
+                    learnt[place, epoch] = again.embeddings(), state.best
+                table, parts = learnt.get((place, epoch), (model.tables[name], {}))
+                tables.append(table)
+                if place == 0:
+                    choices[name].weights = parts if weights[name][place] else {}
             return EmbeddingScorer(*stacked(tables, weights[name]))
 
         _learn_all(choices, environments, rehearsal, scorer_of)
@@ -282,8 +354,18 @@ def _trained(
         (value,) = choice.stopping.best.values()
         # Copies: embeddings may be the weights themselves, which the next choice replaces.
         tables[name] = Embeddings(*(table.clone() for table in training.embeddings()))
-        scorer = EmbeddingScorer(*tables[name])
-        choices[name] = Choice(scorer, value, epoch, state.history[epoch - 1]["train"])
+        history = [
+            EpochRecord({**record, "validation": choice.validations.get(record["epoch"], {})})
+            for record in state.history[: max(choice.validations)]
+        ]
+        choices[name] = Choice(
+            EmbeddingScorer(*tables[name]),
+            value,
+            epoch,
+            state.history[epoch - 1]["train"],
+            history=history,
+            weights=choice.weights,
+        )
     ended = "epochs" if state.epoch == training.config.training.epochs else "time"
     if all(choice.stopping.should_stop for choice in state.choices.values()):
         ended = "patience"
@@ -408,6 +490,7 @@ def _learn_all(
     whole = rehearsal.whole
     for name, choice in choices.items():
         choice.scorer, environment = scorer_of(name), environments[name]
+        choice.environment = environment
         if environment is not None:
             bias = environment.bias(whole.split("train"), whole.n_items, spread(choice.scorer))
             choice.scorer = Dialled(choice.scorer, bias, 1.0, sigma=1.0)

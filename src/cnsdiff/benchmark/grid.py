@@ -231,6 +231,9 @@ class Grid(Settings):
     )
     select_metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@\d+$")
     ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1)
+    keep_weights: bool = Field(
+        False, description="whether the model of each final is kept, as a run directory"
+    )
 
     @field_validator("datasets")
     @classmethod
@@ -347,7 +350,10 @@ def digest(value: Any) -> str:
 
 def dump_grid(grid: Grid) -> str:
     """The grid as YAML, with every default written out."""
-    text: str = yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
+    tree = grid.model_dump(mode="json")
+    if not grid.keep_weights:  # so that stores from before it was there hold the same grid
+        del tree["keep_weights"]
+    text: str = yaml.safe_dump(tree, sort_keys=False)
     return text
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 
 import polars as pl
 
-from cnsdiff.base.errors import CnsdiffError, reason
+from cnsdiff.base.errors import CnsdiffError, ConfigError, reason
 from cnsdiff.benchmark.plan import Unit
-from cnsdiff.benchmark.progress import Cell, Forecast, Kind, Reporter, kind_of
+from cnsdiff.benchmark.progress import Cell, Forecast, Kind, Reporter, describe, kind_of
 from cnsdiff.benchmark.store import Store
 from cnsdiff.benchmark.task import Outcome, Task
 from cnsdiff.benchmark.workers import Workers
+from cnsdiff.display.wording import count
 
 #: Seconds after which the tasks under way are looked at again.
 _PAUSE = 0.5
@@ -29,10 +31,11 @@ def run(
     reporter: Reporter | None = None,
     *,
     retry_failed: bool = False,
+    keep_weights: bool = False,
 ) -> None:
     """Run all tasks that the store does not have yet.
 
-    A task that fails is recorded as failed, and the rest goes on.
+    A task that fails is recorded as failed, and the rest goes on; if it had a result, that stays.
 
     Parameters
     ----------
@@ -46,12 +49,27 @@ def run(
         Told of progress; silent by default.
     retry_failed
         Run the tasks again that failed before.
+    keep_weights
+        Keep the models of the finals. Finals that are done without theirs run again.
     """
     reporter = reporter or Reporter()
     if retry_failed:
         for task in (t for unit in units for t in [*unit.trials, *(unit.finals(store) or [])]):
             if store.status(task) == "failed":
                 store.forget(task)
+    if keep_weights:
+        store.weights.mkdir(exist_ok=True)
+    bare = bare_finals(units, store) if keep_weights else []
+    again = {task.key for task in bare}
+
+    def lacks(task: Task) -> bool:
+        return store.status(task) is None or task.key in again
+
+    def submitted(task: Task, unit: Unit) -> Future[Outcome]:
+        keeps = keep_weights and task.kind == "final" and unkept(unit) is None
+        weights = str(store.weights.resolve()) if keeps else None
+        return workers.submit(replace(task, weights=weights))
+
     # What the store lacks: the finals of a unit, or its trials while these are not all there.
     waiting: set[int] = set()  # units whose trials are under way, by identity
     lacking: list[tuple[list[Task], Unit]] = []
@@ -61,7 +79,7 @@ def run(
         if finals is None:
             waiting.add(id(unit))
         tasks = trials + (finals or [])
-        lacking.append(([task for task in tasks if store.status(task) is None], unit))
+        lacking.append(([task for task in tasks if lacks(task)], unit))
         known += len(tasks) - len(lacking[-1][0])
         total += len(trials) + (unit.most_finals if finals is None else len(finals))
     pending: dict[Future[Outcome], tuple[Task, Unit]] = {}
@@ -76,10 +94,12 @@ def run(
                 forecast.ended(task, float(record["seconds"][0]))
     with reporter:
         reporter.begin(total, known)
+        for note in _notes_on_weights(units, store, bare) if keep_weights else ():
+            reporter.note(note)
         for unit in units:
             reporter.cell(_cell(unit, store))
         for tasks, unit in lacking:
-            pending |= {workers.submit(task): (task, unit) for task in tasks}
+            pending |= {submitted(task, unit): (task, unit) for task in tasks}
         n_at_once = 1
         while pending:
             in_hand = [task for future, (task, _) in pending.items() if future.running()]
@@ -98,9 +118,44 @@ def run(
                     waiting.discard(id(unit))
                     reporter.fewer(unit.most_finals - len(finals))
                     to_do[_final_kind(unit)] -= unit.most_finals - len(finals)
-                    left = [task for task in finals if store.status(task) is None]
-                    pending |= {workers.submit(task): (task, unit) for task in left}
+                    left = [task for task in finals if lacks(task)]
+                    pending |= {submitted(task, unit): (task, unit) for task in left}
                 reporter.cell(_cell(unit, store))
+
+
+def unkept(unit: Unit) -> str | None:
+    """Why the models of a unit cannot be kept; ``None`` if they can."""
+    task = unit.trials[0]
+    try:
+        task.method.config_of_run(task.settings, task.seed)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def bare_finals(units: Sequence[Unit], store: Store) -> list[Task]:
+    """The finals that are done, but whose models could be kept and are not."""
+    return [
+        task
+        for unit in units
+        if unkept(unit) is None
+        for task in unit.finals(store) or ()
+        if store.status(task) == "ok" and not store.has_models(task)
+    ]
+
+
+def _notes_on_weights(units: Sequence[Unit], store: Store, bare: Sequence[Task]) -> list[str]:
+    """Whose models are not kept, and what runs again for the sake of its own."""
+    notes = list(dict.fromkeys(why for unit in units if (why := unkept(unit)) is not None))
+    if bare:
+        notes.append(f"{count(len(bare), 'final')} done without weights, run again to keep them")
+    ended = sum((store.records([task])["stopped_by"] == "time").any() for task in bare)
+    if ended:
+        notes.append(
+            f"{ended} of these were ended by the clock: where another epoch is reached now, the "
+            "result is replaced"
+        )
+    return notes
 
 
 def _final_kind(unit: Unit) -> Kind:
@@ -135,7 +190,8 @@ def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter
     error = future.exception()
     if error is None:
         outcome = future.result()
-        store.add(task, outcome)
+        if store.add(task, outcome):
+            reporter.note(f"{describe(task)}: came to another result than before, now replaced")
         reporter.done(task, float(outcome.rows["seconds"][0]), None)
     elif isinstance(error, KeyboardInterrupt):
         raise error
@@ -148,5 +204,6 @@ def settle(task: Task, future: Future[Outcome], store: Store, reporter: Reporter
         if died and not isinstance(getattr(error, "cause", None), CnsdiffError):
             code = getattr(error, "exitcode", "unknown")
             sentence = f"its process died (exit code {code}); it may have run out of memory"
-        store.add_failure(task, sentence)
+        if store.status(task) != "ok":  # else it ran again for its models alone
+            store.add_failure(task, sentence)
         reporter.done(task, None, sentence)

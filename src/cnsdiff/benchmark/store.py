@@ -9,6 +9,7 @@ nothing but the tasks under way and never leaves half a result; a task whose fil
 ``records/KEY.parquet``   a task: one row per selection, split and metric; a failure is one row
 ``per_user/KEY.parquet``  a final's accuracy of every user on the tests
 ``lists/KEY.parquet``     a final's lists of the users whose lists are kept, if any are
+``weights/KEY/SELECTION``  a final's model by each selection, a run directory, if weights are kept
 ======================  =====================================================================
 """
 
@@ -26,10 +27,18 @@ from pathlib import Path
 import polars as pl
 
 from cnsdiff.base.errors import RunError
-from cnsdiff.base.storage import locked, read_parquet, remove_leftovers, write_text, write_with
+from cnsdiff.base.storage import (
+    locked,
+    read_parquet,
+    remove_leftovers,
+    remove_whole,
+    write_text,
+    write_with,
+)
 from cnsdiff.base.text import Command
 from cnsdiff.benchmark.grid import Grid, dump_grid
 from cnsdiff.benchmark.task import Outcome, Task
+from cnsdiff.recommender.run_directory import is_run
 
 #: Columns of a record and their types.
 SCHEMA = pl.Schema(
@@ -104,7 +113,7 @@ class Store:
             Another command is adding results.
         """
         with locked(self.path, self._busy):
-            for folder in (self._records, self._users, self._lists, self.data):
+            for folder in (self._records, self._users, self._lists, self.data, self.weights):
                 for entry in folder.glob(".*"):  # being written when a process was killed
                     if entry.is_dir():
                         shutil.rmtree(entry)
@@ -119,14 +128,33 @@ class Store:
             f"directory, or look at it with {Command('benchmark', 'GRID.yaml', show=True)}"
         )
 
-    def add(self, task: Task, outcome: Outcome) -> None:
-        """Store the outcome of a task; its record goes last, and says that all is there."""
+    def add(self, task: Task, outcome: Outcome) -> bool:
+        """Store the outcome of a task; its record goes last, and says that all is there.
+
+        A task that ran again for its models keeps the record that it has, if that says the same.
+
+        Returns
+        -------
+        bool
+            Whether a task that ran again for its models came to another result.
+        """
+        before = None if outcome.models is None else self.read(task)
+        same = before is not None and _same(before, outcome.rows)
+        # Models and record are of one training, whenever a kill comes.
+        remove_whole(self.weights / task.key)
+        if outcome.models is not None:
+            if not same:
+                self.forget(task)
+            outcome.models.rename(self.weights / task.key)
+        if same:
+            return False
         if outcome.per_user is not None:
             write_with(self._users / f"{task.key}.parquet", outcome.per_user.write_parquet)
         if outcome.lists is not None:
             self._lists.mkdir(exist_ok=True)
             write_with(self._lists / f"{task.key}.parquet", outcome.lists.write_parquet)
         self._write(task, outcome.rows.with_columns(status=pl.lit("ok")))
+        return before is not None
 
     def add_failure(self, task: Task, error: str) -> None:
         """Store that a task failed, and why in one sentence."""
@@ -170,6 +198,14 @@ class Store:
             raise _damaged(file)
         return record
 
+    def has_models(self, task: Task) -> bool:
+        """Whether the models of a final are kept, by all of its selections."""
+        return all(is_run(place) for place in self.models(task).values())
+
+    def models(self, task: Task) -> dict[str, Path]:
+        """Where the run directory of each selection of a final is, or would be."""
+        return {name: self.weights / task.key / name for name in task.selections}
+
     def forget(self, task: Task) -> None:
         """Remove a task's record, so that it runs again."""
         (self._records / f"{task.key}.parquet").unlink(missing_ok=True)
@@ -206,6 +242,11 @@ class Store:
         return lists
 
     @property
+    def weights(self) -> Path:
+        """Where models are kept."""
+        return self.path / "weights"
+
+    @property
     def _lists(self) -> Path:
         return self.path / "lists"
 
@@ -216,6 +257,13 @@ class Store:
     @property
     def _users(self) -> Path:
         return self.path / "per_user"
+
+
+def _same(record: pl.DataFrame, rows: pl.DataFrame) -> bool:
+    """Whether a record says what the outcome of its task does, but for the time it took."""
+    columns = [name for name in rows.columns if name != "seconds"]
+    schema = pl.Schema({name: SCHEMA[name] for name in columns})
+    return record.select(columns).equals(rows.select(columns).cast(schema))
 
 
 def _read(file: Path) -> pl.DataFrame:

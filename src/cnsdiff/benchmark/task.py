@@ -7,9 +7,12 @@ anywhere the dataset's directory can be read.
 
 from __future__ import annotations
 
+import platform
+import secrets
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Literal
@@ -18,7 +21,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.errors import ConfigError, StorageError
+from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.fit import Fitted, best_of, fit_model, fit_reference, rehearses
 from cnsdiff.benchmark.grid import Arguments, digest
 from cnsdiff.data import Dataset, load_dataset
@@ -26,7 +30,8 @@ from cnsdiff.evaluation import Evaluation, Scorer, evaluate
 from cnsdiff.evaluation.protocol import STANDARD_SPLITS
 from cnsdiff.evaluation.ranking import rank
 from cnsdiff.recommender.config import Config, merge, nested, resolve_config
-from cnsdiff.references import REFERENCES, Reference
+from cnsdiff.recommender.run_directory import BenchmarkOrigin
+from cnsdiff.references import CLOSED_FORM, REFERENCES, Reference
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.progress import Reporter
 
@@ -84,6 +89,34 @@ class Method:
             )
         return config
 
+    def config_of_run(self, settings: Arguments, seed: int, threads: int | None = None) -> Config:
+        """The configuration that a model of this method is saved with.
+
+        Parameters
+        ----------
+        settings
+            The ``select_*`` fields of training, which a reference has from elsewhere.
+
+        Raises
+        ------
+        ConfigError
+            It is a reference that cannot be saved.
+        """
+        if self.reference is None:
+            return self.config(seed, threads)
+        if self.reference not in CLOSED_FORM:
+            raise ConfigError(
+                f"methods.{self.name}: {self.reference!r} draws its scores and has no weights to "
+                "keep"
+            )
+        options: Arguments = {"threads": threads, **self.options, "seed": seed}
+        # Options of the machine and the seed are settings of the whole configuration.
+        whole = {name: options.pop(name) for name in {"device", "threads", "seed"} & options.keys()}
+        backbone = {"name": self.reference, **options}
+        return resolve_config(
+            {"backbone": backbone, "training": settings, **whole}, source=f"methods.{self.name}"
+        )
+
     def build_reference(self, seed: int, threads: int | None = None) -> Reference:
         """The reference, not fitted; :class:`ConfigError` on an option it does not have."""
         assert self.reference is not None
@@ -138,6 +171,9 @@ class Task:
         CPU threads.
     people
         Users whose lists are kept, of a final.
+    weights
+        Folder in which a final leaves its models, a run directory for each selection; ``None``: it
+        leaves none. No result depends on it.
     """
 
     kind: Literal["trial", "final"]
@@ -156,6 +192,7 @@ class Task:
     cpu_seconds: float | None = None
     threads: int | None = None
     people: tuple[int, ...] = ()
+    weights: str | None = None
 
     @property
     def key(self) -> str:
@@ -194,11 +231,14 @@ class Outcome:
     lists
         The first 20 items of each of the task's ``people`` by each selection, the best first; or
         ``None``.
+    models
+        Where its models are, for the store to take in; ``None`` if it left none.
     """
 
     rows: pl.DataFrame
     per_user: pl.DataFrame | None
     lists: pl.DataFrame | None = None
+    models: Path | None = None
 
 
 def run_task(task: Task, reporter: Reporter | None = None) -> Outcome:
@@ -209,6 +249,11 @@ def run_task(task: Task, reporter: Reporter | None = None) -> Outcome:
     CnsdiffError
         It cannot be done.
     """
+    if task.weights is not None and not Path(task.weights).is_dir():
+        raise StorageError(
+            f"{task.weights}: not found on {platform.node()}, which should leave models in it; put "
+            f"the results ({parameter('out')}) where every machine can write"
+        )
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     dataset = load_dataset(Path(task.path))
@@ -230,7 +275,8 @@ def run_task(task: Task, reporter: Reporter | None = None) -> Outcome:
         if task.kind == "final":
             splits = [name for name in STANDARD_SPLITS if name in judged.split_names]
             rehearsed = judged is not dataset and selection
-            model = choice.epoch, choice.gamma or 0.0, choice.candidate, rehearsed
+            stack = choice.stack and (*choice.stack.weights, choice.stack.best_epoch)
+            model = choice.epoch, choice.gamma or 0.0, choice.candidate, rehearsed, stack
             if model not in evaluations:
                 evaluations[model] = evaluate(choice.scorer, judged, splits, task.ks, per_user=True)
             for split, result in evaluations[model].splits.items():
@@ -248,8 +294,34 @@ def run_task(task: Task, reporter: Reporter | None = None) -> Outcome:
         seconds=pl.lit(fitted.seconds),
         stopped_by=pl.lit(fitted.stopped_by),
     )
-    both = (pl.concat(frames) if frames else None for frames in (per_user, lists))
-    return Outcome(table, *both)
+    both = [pl.concat(frames) if frames else None for frames in (per_user, lists)]
+    return Outcome(table, both[0], both[1], _models(task, fitted, dataset))
+
+
+def _models(task: Task, fitted: Fitted, dataset: Dataset) -> Path | None:
+    """Write a run directory for each selection, all in a new folder under a temporary name."""
+    if task.weights is None:
+        return None
+    config = task.method.config_of_run(task.settings, task.seed, task.threads)
+    folder = Path(task.weights) / f".{task.key}.{secrets.token_hex(8)}.new"
+    try:
+        folder.mkdir()
+        for selection in fitted.choices:
+            run = fitted.as_run(selection, config, dataset, task.metric, task.ks)
+            origin = BenchmarkOrigin(
+                task=task.key,
+                method=task.method.name,
+                setting=task.setting,
+                selection=selection,
+                stopped_by=fitted.stopped_by,
+            )
+            provenance = run.provenance.model_copy(update={"benchmark": origin})
+            (folder / selection).mkdir()
+            replace(run, provenance=provenance).write(folder / selection)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def fit_task(task: Task, dataset: Dataset, reporter: Reporter | None = None) -> Fitted:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Dataset
+from cnsdiff.data.side_tables import Seen
+from cnsdiff.environment import Environment
+from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.kernels.memory import shortage_told
 from cnsdiff.recommender import run_directory
@@ -76,25 +80,18 @@ def fit_closed_form(
             # Solve, choose, place the dial, and write.
             listeners.begin_fit(FitContext(stated, provenance, run, listeners.reporter.note))
             reference, record = _best(candidates, chosen_on, selection, listeners, stop)
-            learnt, bias = dataset, None
+            learnt = dataset
             choice = only_choice(selection, reference, CONFIGURED)
             if part is not None:
                 learnt = part.whole
                 listeners.note(f"fitting all {len(learnt.split('train')):,} pairs")
                 reference.fit(learnt)
-            sigma = spread(reference)
-            if choice.environment is not None:
-                bias = choice.environment.bias(learnt.split("train"), dataset.n_items, sigma)
-            model = _served(
-                reference.solution(),
-                users=dataset.users,
-                items=dataset.items,
-                train=learnt.split("train").csr(dataset.n_users, dataset.n_items),
-                dial_step=sigma * exposure_score(learnt),
+            model = served(
+                reference,
+                learnt,
                 dial=choice.dial,
-                seen=seen_of(dataset, listeners),
                 environment=choice.environment,
-                bias=bias,
+                seen=seen_of(dataset, listeners),
             )
             fitted = Fitted(stated, model, {}, [record], 1, provenance)
             keep(fitted)
@@ -158,9 +155,44 @@ def _best(
     return best, record
 
 
-def _served(solution: tuple[Tensor, Tensor] | Tensor | csr_array, **rest: Any) -> Model:
+def served(
+    scorer: Reference | EmbeddingScorer,
+    learnt: Dataset,
+    *,
+    dial: float,
+    environment: Environment | None,
+    seen: Seen | None,
+) -> Model:
+    """What is saved and served of a scorer that learnt the train split of a dataset.
+
+    Parameters
+    ----------
+    scorer
+        As it was fitted, at dial 0 and without an environment.
+    dial, environment
+        What was chosen to read it under.
+    seen
+        What else the log says of its users.
+    """
+    if isinstance(scorer, Reference):
+        solution = scorer.solution()
+    else:
+        solution = Embeddings(scorer.user_embeddings, scorer.item_embeddings)
+    model: Callable[..., Model]
     if isinstance(solution, tuple):
         users, items = (table.float().cpu() for table in solution)
-        return EmbeddingModel(user_embeddings=users, item_embeddings=items, **rest)
-    weights = solution.cpu() if isinstance(solution, Tensor) else solution
-    return ItemItemModel(weights=weights, **rest)
+        model = partial(EmbeddingModel, user_embeddings=users, item_embeddings=items)
+    else:
+        weights = solution.cpu() if isinstance(solution, Tensor) else solution
+        model = partial(ItemItemModel, weights=weights)
+    train, sigma = learnt.split("train"), spread(scorer)
+    return model(
+        users=learnt.users,
+        items=learnt.items,
+        train=train.csr(learnt.n_users, learnt.n_items),
+        dial_step=sigma * exposure_score(learnt),
+        dial=dial,
+        seen=seen,
+        environment=environment,
+        bias=None if environment is None else environment.bias(train, learnt.n_items, sigma),
+    )

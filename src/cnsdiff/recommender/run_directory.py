@@ -126,6 +126,21 @@ class TrainedOn(Record):
     fingerprint: str
 
 
+class BenchmarkOrigin(Record):
+    """The final of a benchmark that left a run."""
+
+    task: str
+    """Names its record, ``records/TASK.parquet``."""
+    method: str
+    """In the grid."""
+    setting: dict[str, object]
+    """What the search chose, by dotted keys."""
+    selection: str
+    """The validation objective that picked setting, epoch and dial."""
+    stopped_by: str
+    """Where it is ``"time"``, the configuration alone does not give this model again."""
+
+
 class Provenance(Record):
     """Versions and dataset of a run."""
 
@@ -136,6 +151,8 @@ class Provenance(Record):
     versions: dict[str, str]
     config_fingerprint: str
     dataset: TrainedOn
+    benchmark: BenchmarkOrigin | None = None
+    """Of a run that a benchmark kept."""
 
     def to_dict(self) -> dict[str, object]:
         """In JSON's types, with the keys that were set, as in the file."""
@@ -178,10 +195,9 @@ def provenance(config: Config, dataset: Dataset) -> Provenance:
     components = ((BACKBONES, config.backbone.name), (SAMPLERS, config.sampler.name))
     of_plugins = {name: registry.package_of(name) for registry, name in components}
     plugins = {name: package for name, package in of_plugins.items() if package is not None}
-    return Provenance(
+    stated = Provenance(
         schema_version=IN_CLOSED_FORM if config.closed_form else SCHEMA_VERSION,
         created_by=f"cnsdiff {version('cnsdiff')}",
-        **({"plugins": plugins} if plugins else {}),
         versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -195,6 +211,7 @@ def provenance(config: Config, dataset: Dataset) -> Provenance:
             fingerprint=dataset.fingerprint,
         ),
     )
+    return stated.model_copy(update={"plugins": plugins}) if plugins else stated
 
 
 @contextlib.contextmanager

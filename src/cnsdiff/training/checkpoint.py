@@ -73,10 +73,13 @@ class Choice:
         Which epoch, and what it is worth.
     weights
         Those of that epoch, by name.
+    validations
+        What the objective measured, by epoch; of a training that is taken up again, since then.
     """
 
     stopping: EarlyStopping
     weights: dict[str, Tensor] = field(default_factory=dict)
+    validations: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass

@@ -185,14 +185,13 @@ class Trainer:
                 improved: list[str] = []
                 if epoch % config.validate_every == 0 or epoch == config.epochs:
                     values = self._validated(selection, waiting)
-                    metrics = choices[waiting[0]].stopping.metrics
-                    shown = values[waiting[0]]
-                    validation = {name: shown[name] for name in metrics} | shown
-                    improved = [
-                        name
-                        for name in waiting
-                        if choices[name].stopping.update(epoch, values[name])
-                    ]
+                    for name in waiting:
+                        choice = choices[name]
+                        picking = {key: values[name][key] for key in choice.stopping.metrics}
+                        choice.validations[epoch] = picking | values[name]  # those come first
+                        if choice.stopping.update(epoch, values[name]):
+                            improved.append(name)
+                    validation = choices[waiting[0]].validations[epoch]
                 # Record, save and report.
                 record: EpochRecord = {
                     "epoch": epoch,

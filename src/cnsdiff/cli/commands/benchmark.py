@@ -50,6 +50,14 @@ def benchmark(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run what failed before once more.")
     ] = False,
+    keep_weights: Annotated[
+        bool,
+        typer.Option(
+            "--keep-weights",
+            help="Keep the model of every final as a run directory, OUT/weights/TASK/SELECTION; "
+            "finals done without theirs run again.",
+        ),
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Run nothing; only print what is there.")
     ] = False,
@@ -84,12 +92,14 @@ def benchmark(
     Each result is kept as it comes: after Ctrl-C or a crash the same command goes on.
     """
     from cnsdiff.base.errors import InputError
-    from cnsdiff.base.text import Command
+    from cnsdiff.base.text import Command, say
     from cnsdiff.benchmark.findings import collect
     from cnsdiff.benchmark.grid import read_grid
     from cnsdiff.benchmark.plan import materialise, plan
+    from cnsdiff.benchmark.run import bare_finals
     from cnsdiff.benchmark.store import Store
     from cnsdiff.benchmark.workers import cores
+    from cnsdiff.display.wording import count
 
     if format not in FORMATS:
         raise InputError(f"--format {format}: choose one of {', '.join(FORMATS)}")
@@ -99,6 +109,7 @@ def benchmark(
             raise InputError(f"{option} {name}: the grid has no such method")
     store = Store(out or Path("results") / spec.name)
     store.open(spec)
+    keeps = keep_weights or spec.keep_weights
     # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
     each = (threads or 1) if ray is not None else max((threads or cores()) // workers, 1)
     with nullcontext() if show else store.writing():
@@ -107,10 +118,10 @@ def benchmark(
         }
         units = plan(spec, datasets, threads=each)
         if not show:
-            _run(units, store, _workers(workers, each, ray, gpus), retry_failed)
+            _run(units, store, _workers(workers, each, ray, gpus), retry_failed, keeps)
     results = collect(spec, units, store)
     form = "json" if json else format
-    steps = (
+    steps = [
         Command("report", store.path, purpose="all of it in one HTML file"),
         Command(
             "benchmark",
@@ -120,10 +131,36 @@ def benchmark(
             format="markdown",
             purpose="the tables for a page; latex for a paper",
         ),
-    )
-    _print(spec, results, form, baseline, ours, rivals, steps)
-    if results.failures.height and not show:
+    ]
+    models = _models(units, store)
+    if models:
+        purpose = "one of the models kept; the others are beside it"
+        steps.append(Command("evaluate", models[0]["path"], purpose=purpose))
+    _print(spec, results, form, baseline, ours, rivals, steps, models)
+    bare = bare_finals(units, store) if keeps else []
+    if bare:
+        mend = "run the command without --show" if show else "give the command again"
+        say(
+            f"the weights of {count(len(bare), 'final')} are not there; to fit them again and keep "
+            f"their weights, {mend}",
+            sys.stderr,
+        )
+    if (results.failures.height or bare) and not show:
         raise typer.Exit(1)
+
+
+def _models(units: tuple[Unit, ...], store: Store) -> list[dict[str, str | int]]:
+    """The models kept: dataset, method, selection, seed, and the path of the run directory."""
+    return [
+        {
+            **{"dataset": task.dataset, "method": task.method.name, "selection": selection},
+            **{"seed": task.seed, "path": str(path)},
+        }
+        for unit in units
+        for task in unit.finals(store) or ()
+        if store.has_models(task)
+        for selection, path in store.models(task).items()
+    ]
 
 
 def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
@@ -136,14 +173,23 @@ def _workers(n: int, threads: int, ray: str | None, gpus: float) -> Workers:
     return RayWorkers(ray, threads, gpus=gpus, lines=lines)
 
 
-def _run(units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool) -> None:
+def _run(
+    units: tuple[Unit, ...], store: Store, workers: Workers, retry_failed: bool, keeps: bool
+) -> None:
     from cnsdiff.benchmark.progress import reporter_for_terminal
     from cnsdiff.benchmark.run import run
     from cnsdiff.cli.failure import interruptible
 
     how = f"what is done is kept in {store.path}, and the same command goes on"
     with interruptible(how), workers:
-        run(units, store, workers, reporter_for_terminal(), retry_failed=retry_failed)
+        run(
+            units,
+            store,
+            workers,
+            reporter_for_terminal(),
+            retry_failed=retry_failed,
+            keep_weights=keeps,
+        )
 
 
 def _print(
@@ -153,7 +199,8 @@ def _print(
     baseline: str | None,
     ours: str | None,
     rivals: str,
-    steps: tuple[Command, ...],
+    steps: list[Command],
+    models: list[dict[str, str | int]],
 ) -> None:
     from cnsdiff.base.text import say
     from cnsdiff.benchmark.findings import PARTS, benchmark_verdict, find
@@ -173,6 +220,7 @@ def _print(
                 "verdict": verdict,
                 **{key: [table.to_dict() for table in tables] for key, tables in shown.items()},
                 "failures": results.failures.to_dicts(),
+                "models": models,
                 "next": [str(command) for command in steps],
             }
         )
