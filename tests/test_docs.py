@@ -11,6 +11,7 @@ import pytest
 
 from cnsdiff.backbones.lightgcn import LightGCNConfig
 from cnsdiff.cli.commands.train import train
+from cnsdiff.content.model import ContentConfig
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.objectives.losses import ContrastiveConfig, PropensityConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
@@ -23,7 +24,10 @@ from cnsdiff.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
-    "Top level": (Config, {"backbone", "sampler", "objective", "training", "evaluation", "stack"}),
+    "Top level": (
+        Config,
+        {"backbone", "sampler", "objective", "training", "evaluation", "stack", "content"},
+    ),
     "backbone": (LightGCNConfig, {"name"}),
     "sampler": (CNSDiffConfig, {"name"}),
     "objective": (ObjectiveConfig, {"contrastive", "propensity"}),
@@ -32,6 +36,7 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
     "training": (TrainingConfig, set()),
     "evaluation": (EvaluationConfig, set()),
     "stack": (StackConfig, set()),
+    "content": (ContentConfig, set()),
 }
 
 

@@ -264,7 +264,7 @@ def test_a_manifest_without_a_checksum(run):
         Recommender.load(run)
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", None])
+@pytest.mark.parametrize("version", [0, 5, "1", None])
 def test_another_schema_version(run, version):
     edit(run, lambda manifest: manifest.update(schema_version=version))
     with pytest.raises(RunError, match=rf"schema version {version!r}, and this cnsdiff reads 1"):

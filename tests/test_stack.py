@@ -16,7 +16,7 @@ from cnsdiff.evaluation import EmbeddingScorer, evaluate_split
 from cnsdiff.evaluation.dial import Dialled, exposure_score
 from cnsdiff.recommender import stack
 from cnsdiff.recommender.config import resolve_config, second_config
-from cnsdiff.recommender.stack import WEIGHTS, score_deviations, stacked
+from cnsdiff.recommender.stack import WEIGHTS, stacked
 from cnsdiff.training.loop import Trainer
 
 BRIEF = {"epochs": 4, "fhn_every": None, "patience_steps": 0, "batch_size": 256}
@@ -53,7 +53,7 @@ def test_scores_are_the_weighted_sum_of_standardised_scores(seed, weights):
 
 def test_a_user_without_a_taste_does_not_divide_by_nothing():
     flat = Embeddings(torch.zeros(2, 3), torch.randn(5, 3))
-    assert score_deviations(flat).tolist() == [1.0, 1.0]
+    assert flat.deviations().tolist() == [1.0, 1.0]
     assert torch.isfinite(stacked([flat, tables(0, 2, 5)], (1.0, 1.0)).users).all()
 
 

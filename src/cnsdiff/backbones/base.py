@@ -21,6 +21,18 @@ class Embeddings(NamedTuple):
     users: Tensor
     items: Tensor
 
+    def deviations(self) -> Tensor:
+        """``(U,)`` float64 ``σ_u``: the standard deviation over the items of each user's scores.
+
+        That of ``u · i`` is ``√(uᵀ C u)`` with ``C`` the covariance of the item embeddings, so
+        that no score is computed. A user whose scores are all alike has 1.
+        """
+        users, items = self.users.double(), self.items.double()
+        centred = items - items.mean(dim=0)
+        covariance = centred.T @ centred / len(items)
+        deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
+        return torch.where(deviations > 1e-12, deviations, 1.0)
+
 
 class BackboneConfig(Settings):
     """Settings that all backbones share; each backbone's own ``Config`` adds its fields."""

@@ -2,7 +2,7 @@
 
 from cnsdiff.environment.covariates import HALF_LIVES, Covariates, covariates_at
 from cnsdiff.environment.environment import Choices, Environment, known_shift
-from cnsdiff.environment.rehearsal import Rehearsal, hold_out, rehearse
+from cnsdiff.environment.rehearsal import Rehearsal, hold_out, hold_out_items, rehearse
 
 __all__ = [
     "HALF_LIVES",
@@ -12,6 +12,7 @@ __all__ = [
     "Rehearsal",
     "covariates_at",
     "hold_out",
+    "hold_out_items",
     "known_shift",
     "rehearse",
 ]

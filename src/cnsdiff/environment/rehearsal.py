@@ -131,6 +131,41 @@ def hold_out(dataset: Dataset, share: float = 0.1, *, seed: int = 0) -> Rehearsa
     return _divided(whole, train, "held-out")
 
 
+def hold_out_items(dataset: Dataset, share: float = 0.1, *, seed: int = 0) -> Rehearsal:
+    """Hold out all pairs of some items, as if these were new.
+
+    Held out, too, are the pairs of valid, or for want of it a tenth of the others at random.
+
+    Parameters
+    ----------
+    dataset
+        No test split is read.
+    share
+        Of the items, how many to hold out.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    DataError
+        Nothing is left to train on, or nobody who has a held-out item has another.
+    """
+    whole, rng = dataset.merged(), numpy_generator(seed, "held-out items")
+    log = whole.split("train")
+    held = rng.permutation(whole.n_items)[: max(1, round(share * whole.n_items))]
+    if "valid" in dataset.split_names:
+        train = np.arange(len(log)) < len(dataset.split("train"))
+    else:
+        train = rng.random(len(log)) >= 0.1
+    train &= ~np.isin(log.items, held)
+    if not (np.isin(log.users, log.users[train]) & np.isin(log.items, held)).any():
+        raise DataError(
+            f"{dataset.path or dataset.name}: has too few items to hold some out as if they were "
+            "new, so content cannot be chosen; give a larger log, or train without content"
+        )
+    return _divided(whole, train, "new-items")
+
+
 def _divided(whole: Dataset, train: NDArray[np.bool_], scenario: str) -> Rehearsal:
     """These rows of the training split train, the others are held out."""
     log = whole.split("train")

@@ -23,6 +23,7 @@ from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.base.storage import first_line
+from cnsdiff.content.model import ContentConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
@@ -67,6 +68,7 @@ class Config(Settings):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     stack: StackConfig = StackConfig()
+    content: ContentConfig = ContentConfig()
     seed: int = Field(0, ge=0, lt=BEYOND_WHOLE)
     device: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"

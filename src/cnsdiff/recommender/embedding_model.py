@@ -10,9 +10,9 @@ import operator
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.base.text import parameter
+from cnsdiff.content.model import Content, ContentChoice
 from cnsdiff.data.ids import IdIndex, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
@@ -62,6 +63,13 @@ class Model:
     bias
         ``(I,)`` float32 what it adds to an item's score at the end of the training data, unless a
         dial is asked for.
+    content_choice
+        What was chosen of content, if features were to be learnt from.
+    content
+        What tells the vectors of new items from their features, if that was chosen.
+    offsets
+        ``(I,)`` float32 what is added to the scores of items that were added since, at any dial;
+        ``None`` if none was.
     """
 
     users: pl.Series
@@ -72,6 +80,9 @@ class Model:
     seen: Seen | None = None
     environment: Environment | None = None
     bias: Tensor | None = None
+    content_choice: ContentChoice | None = None
+    content: Content | None = None
+    offsets: Tensor | None = None
 
     def scorer(self, device: torch.device | str = "cpu", dial: float | None = None) -> Scorer:
         """The model as the evaluation sees it, read at ``dial`` or at the chosen one."""
@@ -90,10 +101,14 @@ class Model:
         raise NotImplementedError
 
     def _bias(self, dial: float | None) -> Tensor | None:
-        if dial is None and self.bias is not None:
-            return self.bias
         gamma = self.dial if dial is None else dial
-        return None if gamma == 0 else dial_bias(self.dial_step, gamma)
+        if dial is None and self.bias is not None:
+            bias: Tensor | None = self.bias
+        else:
+            bias = None if gamma == 0 else dial_bias(self.dial_step, gamma)
+        if self.offsets is None:
+            return bias
+        return self.offsets if bias is None else bias + self.offsets
 
     def recommend(
         self,
@@ -306,6 +321,52 @@ class EmbeddingModel(Model):
             None if bias is None else bias.to(device),
         )
 
+    def with_items(
+        self, ids: pl.Series, features: pl.DataFrame, clicks: pl.DataFrame | None = None
+    ) -> Self:
+        """The model with new items.
+
+        Parameters
+        ----------
+        ids
+            Of the new items.
+        features
+            A row for each, of the features that the model was trained with.
+        clicks
+            ``user`` and ``item`` of those who have clicked on them; pairs of others are left out.
+        """
+        assert self.content is not None
+        n = len(self.items) + len(ids)
+        numbers = np.zeros((2, 0), dtype=np.int64)
+        if clicks is not None:
+            indices = self._user_index, IdIndex(ids)
+            sides = zip(indices, ("user", "item"), strict=True)
+            numbers = np.stack([index.find(clicks[side].to_list()) for index, side in sides])
+            numbers = np.unique(numbers[:, (numbers >= 0).all(axis=0)], axis=1)
+        vectors = self.content.vectors(features, self.user_embeddings, *numbers)
+
+        def longer(column: Tensor | None, value: float = 0.0) -> Tensor:
+            own = torch.zeros(len(self.items)) if column is None else column
+            return torch.cat([own, torch.full((len(ids),), value)])
+
+        train = _wider(self.train, n)
+        if numbers.size:  # who has an item is not shown it again
+            train = train + pair_matrix(numbers[0], len(self.items) + numbers[1], train.shape)
+        seen = self.seen
+        if seen is not None:
+            pairs, others = (_wider(own, n) for own in (seen.pairs, seen.others_pairs))
+            seen = replace(seen, pairs=pairs, others_pairs=others)
+        return replace(
+            self,
+            items=pl.concat([self.items, ids.alias(self.items.name)]),
+            item_embeddings=torch.cat([self.item_embeddings, vectors]),
+            train=train,
+            seen=seen,
+            dial_step=longer(self.dial_step),
+            bias=None if self.bias is None else longer(self.bias),
+            offsets=longer(self.offsets, self.content.model.choice.offset),
+        )
+
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> EmbeddingScorer:
         return EmbeddingScorer(self.user_embeddings[numbers], self.item_embeddings, bias)
 
@@ -360,6 +421,12 @@ class ItemItemModel(Model):
         given = self.weights[histories.indices, items[pair]]
         scores = np.bincount(pair, np.asarray(given), len(users))
         return torch.from_numpy(scores.astype(np.float32))
+
+
+def _wider(pairs: csr_array, n_items: int) -> csr_array:
+    """The same pairs among more items."""
+    shape = pairs.shape[0], n_items
+    return csr_array((pairs.data, pairs.indices, pairs.indptr), shape=shape)
 
 
 def _require_threads() -> None:

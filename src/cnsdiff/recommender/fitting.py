@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import nn
+from torch import Tensor, nn
 
 from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.backbones.spectral import listening
 from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError
 from cnsdiff.base.seeding import torch_generator
+from cnsdiff.base.text import parameter
+from cnsdiff.content.choice import TRIED, choose_content, learnt_on
+from cnsdiff.content.features import FeatureEncoder, require_content
+from cnsdiff.content.model import Content, ContentChoice, ContentModel, Learnt
 from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.target import target_counts
-from cnsdiff.environment import Rehearsal, hold_out, known_shift, rehearse
+from cnsdiff.environment import Rehearsal, hold_out, hold_out_items, known_shift, rehearse
 from cnsdiff.evaluation import EmbeddingScorer
-from cnsdiff.evaluation.dial import exposure_score, spread
+from cnsdiff.evaluation.dial import dial_bias, exposure_score, spread
 from cnsdiff.kernels.memory import require_memory, shortage_told
 from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
@@ -33,7 +37,7 @@ from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
-from cnsdiff.recommender.stack import Stack, best_stack, stacked
+from cnsdiff.recommender.stack import Stack, Weights, best_stack, stacked
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -41,7 +45,13 @@ from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
 from cnsdiff.training.processes import Processes, joined, make_fabric
 from cnsdiff.training.progress import Reporter
-from cnsdiff.training.selection import FEW_USERS, EnvironmentSelection, Selection, selection_of
+from cnsdiff.training.selection import (
+    FEW_USERS,
+    Choice,
+    EnvironmentSelection,
+    Selection,
+    selection_of,
+)
 from cnsdiff.training.sharding import Shard, ShardedBackbone, require_shardable
 from cnsdiff.training.slices import Layout
 from cnsdiff.training.step import TrainingStep
@@ -98,6 +108,8 @@ def fit(
         exponent = None
         if config.training.select_on == "target-counts":
             exponent = negatives_exponent(config)
+        if config.content.prior != "none":
+            _require_content(config, dataset)
         stated = config
         config, part = decided(stated, dataset, listeners.note)
         chosen_on = dataset if part is None else part.dataset
@@ -157,6 +169,13 @@ def fit(
             if other is not None:
                 stack = Stack(weights=list(weights), best_epoch=epochs[1])
                 listeners.note("weights of the two: {:g} and {:g}".format(*weights))
+            # Choose what is made of the items' features.
+            content_choice, encoder = None, None
+            if config.content.prior != "none":
+                content_choice, encoder = _choose_content(
+                    config, dataset, part, stacked(tables, weights), choice, training_of, epochs,
+                    weights, listeners.reporter,
+                )  # fmt: skip
             # Train on everything.
             learnt = dataset
             if part is not None:
@@ -177,8 +196,15 @@ def fit(
             training = trainings[0 if weights[0] else 1]
             if training.sharded and not processes.first:
                 return  # what it has is no model
-            embeddings = stacked(tables, weights)
+            embeddings, content = stacked(tables, weights), None
             sigma = spread(EmbeddingScorer(*embeddings))
+            if content_choice is not None and content_choice.used:
+                assert encoder is not None
+                listeners.note("learning from the features of all items")
+                content, embeddings = _learn_content(
+                    content_choice, encoder, learnt, embeddings, config.seed
+                )
+                sigma = 1.0  # scores are in units of it
             bias = None
             if learnt is dataset and isinstance(selection, Selection):  # it has counted already
                 score = selection.exposure_score
@@ -201,6 +227,8 @@ def fit(
                 seen=seen_of(dataset, listeners),
                 environment=choice.environment,
                 bias=bias,
+                content=content,
+                content_choice=content_choice,
             )
             # A first model that is left out has not trained on everything, if that was asked for.
             best = states[0].best if weights[0] else {}
@@ -212,6 +240,120 @@ def fit(
             listeners.abort_fit(error)
             raise
         listeners.end_fit(fitted)
+
+
+def _require_content(config: Config, dataset: Dataset) -> None:
+    """Refuse now what would fail when all is trained."""
+    require_content()
+    if "item_features" not in dataset.table_names:
+        raise DataError(
+            f"{dataset.path or dataset.name}: has no item features to learn from; prepare it with "
+            f"{parameter('item_features', ...)}, or train without content (content.prior: none)"
+        )
+    if config.training.select_on == "target-counts" or config.training.shard:
+        setting = "shard" if config.training.shard else "select_on: target-counts"
+        raise ConfigError(
+            f"content.prior={config.content.prior} does not go with training.{setting}; leave one "
+            "of them out"
+        )
+
+
+def _choose_content(
+    config: Config,
+    dataset: Dataset,
+    part: Rehearsal | None,
+    tables: Embeddings,
+    choice: Choice,
+    training_of: Callable[..., Training],
+    epochs: Sequence[int],
+    weights: Weights,
+    reporter: Reporter,
+) -> tuple[ContentChoice, FeatureEncoder]:
+    """Choose content on the new items of a rehearsal or, for want of them, on items held out.
+
+    Items are held out of a training of their own, for as many steps as were best.
+    """
+    own = config.content
+    encoder = FeatureEncoder.fit(
+        dataset.table("item_features"), rank=own.rank, kinds=own.kinds, seed=config.seed
+    )
+    for text in encoder.notes:
+        reporter.note(text)
+    features = torch.from_numpy(encoder.vectors(dataset.table("item_features")))
+    if not encoder.width or not features.any():
+        raise DataError(
+            f"{dataset.path or dataset.name}: its item features tell nothing that items share; "
+            "give others, or train without content (content.prior: none)"
+        )
+    on: Rehearsal | None = part if choice.environment is not None else None
+    share = 1.0
+    if on is not None:
+        learnt, warm, new = learnt_on(on, tables, _bias_on(on.dataset, choice), features)
+        if len(np.unique(new.users)) < FEW_USERS:
+            reporter.note(
+                f"fewer than {FEW_USERS} users take an item that is new to the rehearsal, so items "
+                "are held out at random to choose content"
+            )
+            on = None
+    if on is None:
+        on = hold_out_items(dataset, own.held_out, seed=config.seed)
+        steps = len(dataset.split("train")) / len(on.dataset.split("train"))
+        if part is not None and part.dataset is not dataset:
+            steps = len(part.dataset.split("train")) / len(on.dataset.split("train"))
+        again = []
+        for place, best in enumerate(epochs):
+            if weights[place]:
+                n = max(1, round(best * steps))
+                reporter.note(f"training without {own.held_out:.0%} of the items for {n} epochs")
+                training = training_of(
+                    place, on.dataset, epochs=n, file=run_directory.HELD_OUT[place]
+                )
+                training.trainer.fit(None, reporter)
+                again.append(training.embeddings())
+            else:
+                again.append(tables)  # is not looked at
+        tables = stacked(again, weights)
+        learnt, warm, new = learnt_on(on, tables, _bias_on(on.dataset, choice), features)
+        if dataset.scenario != "new-items":
+            # As many pairs of a new item as of another, where nothing says that there are more.
+            n_known = on.dataset.n_items
+            share = len(warm) / n_known * (dataset.n_items - n_known) / max(len(new), 1)
+    priors = TRIED if own.prior == "auto" else (own.prior,)
+    metric = config.training.select_metric
+    chosen = choose_content(
+        learnt, warm, new, metric, priors=priors, share=share, seed=config.seed, note=reporter.note
+    )
+    told = chosen.metrics
+    reporter.note(
+        f"content by {chosen.prior}: {metric} {told['with']:.4f} of held-out pairs, of new items "
+        f"and old, and {told['without']:.4f} without"
+        + ("" if chosen.used else ", so nothing is learnt from the features")
+    )
+    return chosen, encoder
+
+
+def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
+    """``(I,)`` what was chosen adds to the scores of a part, in units of their spread."""
+    if choice.environment is not None:
+        return choice.environment.bias(dataset.split("train"), dataset.n_items, 1.0)
+    return dial_bias(exposure_score(dataset), choice.dial) if choice.dial else None
+
+
+def _learn_content(
+    choice: ContentChoice,
+    encoder: FeatureEncoder,
+    learnt: Dataset,
+    tables: Embeddings,
+    seed: int,
+) -> tuple[Content, Embeddings]:
+    """The content model of everything, and the embeddings with what it adds."""
+    features = torch.from_numpy(encoder.vectors(learnt.table("item_features")))
+    train = learnt.split("train").csr(learnt.n_users, learnt.n_items)
+    users, items = (table.detach().float().cpu() for table in tables)
+    known = Learnt(Embeddings(users, items), train, torch.zeros(len(items)), features)
+    model = ContentModel.fit(choice, known, seed=seed)
+    vectors = model.items(features, items, known.counts)
+    return Content(encoder, model), Embeddings(model.users(known, vectors), vectors)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Estimator:
         objective: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
         stack: Mapping[str, Any] | None = None,
+        content: Mapping[str, Any] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         sampler_options: Mapping[str, Any] | None = None,
         **unknown: Any,
@@ -67,6 +68,7 @@ class Estimator:
         self.objective = objective
         self.evaluation = evaluation
         self.stack = stack
+        self.content = content
         self.backbone_options = backbone_options
         self.sampler_options = sampler_options
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import atomic_directory
-from cnsdiff.data import Dataset
+from cnsdiff.content.model import ContentChoice
+from cnsdiff.data import Dataset, read_features, read_interactions
 from cnsdiff.environment import Environment
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
@@ -63,6 +65,9 @@ class Recommender(Estimator):
     stack
         A second model, which is added as validation likes it: ``stack={"preset": "bpr-lightgcn"}``,
         with settings of its own as ``set``.
+    content
+        What is learnt from the features of items: ``content={"prior": "auto"}``
+        (:mod:`cnsdiff.content`). By default nothing.
     backbone_options, sampler_options
         Settings of the components: ``sampler_options={"exponent": 1.0}``.
 
@@ -83,6 +88,9 @@ class Recommender(Estimator):
         them.
     stack_
         Of a stack: the weights that validation chose, and the second model's best epoch.
+    content_
+        What was chosen of content (:class:`cnsdiff.content.model.ContentChoice`); ``None`` if
+        features were not to be learnt from.
     history_
         One record of scalars per epoch.
     best_epoch_
@@ -260,6 +268,52 @@ class Recommender(Estimator):
         """
         return self.model_.similar(items, k, exclude=exclude, only=only)
 
+    def add_items(self, features: Any, clicks: Any = None) -> Self:
+        """Add new items, which from then on are recommended as their features say.
+
+        Nothing is trained. :meth:`save` writes the model with them.
+
+        Parameters
+        ----------
+        features
+            A data frame of any library: a column ``item`` (or ``item_id``, …) of ids, and the
+            features that the model was trained with. Rows of items known already are left out.
+        clicks
+            A data frame of ``user`` and ``item``: who has clicked on which new item since. Clicks
+            of others, users unknown to training among them, are left out.
+
+        Raises
+        ------
+        InputError
+            The model was trained without content, an id comes twice or is of another type than
+            those known, or a feature is missing.
+        """
+        fitted = self._fitted()
+        model = fitted.model
+        if not isinstance(model, EmbeddingModel) or model.content is None:
+            why = "learns from no features; train it with content={'prior': 'auto'}"
+            if model.content_choice is not None:
+                why = (
+                    "does not use content, as items held out of training were told no better with "
+                    "it; give features that tell more"
+                )
+            raise InputError(f"items cannot be added: the model {why}")
+        table = read_features(features, "item")
+        ids = table["item"].cast(model.items.dtype, strict=False)
+        if ids.null_count():
+            other = table["item"].filter(ids.is_null())[0]
+            raise InputError(
+                f"the item {other!r} cannot be added, as the items known have ids of type "
+                f"{model.items.dtype}; give ids of that type"
+            )
+        fresh = ~ids.is_in(model.items.implode())
+        table = table.filter(fresh)
+        if len(table):
+            pairs = None if clicks is None else read_interactions(clicks).frame
+            model = model.with_items(ids.filter(fresh), table.drop("item"), pairs)
+        self._result = replace(fitted, model=model)
+        return self
+
     def evaluate(
         self,
         dataset: Dataset,
@@ -436,6 +490,10 @@ class Recommender(Estimator):
     @property
     def stack_(self) -> Stack | None:
         return self._fitted().stack
+
+    @property
+    def content_(self) -> ContentChoice | None:
+        return self._fitted().model.content_choice
 
     @property
     def users_(self) -> pl.Series:

@@ -9,6 +9,7 @@
 ``users.parquet``       user ids as given; the row is the internal number (also ``items``)
 ``train.parquet``       the training pairs, which recommendations leave out
 ``seen.parquet``        what else the log says of its users, which they leave out, too
+``content.safetensors``  of a model with content, what was learnt of the items' features
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
 ``checkpoint.safetensors``  while training only, as are ``refit.safetensors`` and ``second…``
@@ -66,6 +67,7 @@ from cnsdiff.base.storage import (
     write_with,
 )
 from cnsdiff.base.text import Command
+from cnsdiff.content.model import Content, ContentChoice
 from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.data.side_tables import Seen, seen_misfit
@@ -80,18 +82,26 @@ from cnsdiff.recommender.stack import Stack
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
-#: Of a run; of one with an environment, which a cnsdiff from before it would not apply; and of one
-#: in closed form, whose components an earlier cnsdiff does not know.
-SCHEMA_VERSION, WITH_ENVIRONMENT, IN_CLOSED_FORM = 1, 2, 3
+#: Of a run; of one with an environment, which a cnsdiff from before it would not apply; of one in
+#: closed form, whose components an earlier cnsdiff does not know; and of one with content, whose
+#: new items it would rank too low.
+SCHEMA_VERSION, WITH_ENVIRONMENT, IN_CLOSED_FORM, WITH_CONTENT = 1, 2, 3, 4
 #: The mend of a run that cannot be used.
 _AGAIN = "train again"
 #: Of the training of a model, and of a stack's second one; and of those on everything that follow.
-CHECKPOINTS = CHECKPOINT, SECOND, REFIT, SECOND_REFIT = (
-    "checkpoint.safetensors",
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINTS = (
+    CHECKPOINT,
     "second.safetensors",
     "refit.safetensors",
     "second-refit.safetensors",
+    "held-out.safetensors",
+    "second-held-out.safetensors",
 )
+#: Those of trainings without the items held out to choose content.
+HELD_OUT = CHECKPOINTS[4:]
+#: What a model knows of items' features.
+CONTENT = "content.safetensors"
 TRACKING = "tracking.json"
 #: That of a run that was trained on a whole log.
 DATASET = "dataset"
@@ -103,6 +113,7 @@ _FILES = (
     "train.parquet",
     "seen.parquet",
     "history.parquet",
+    CONTENT,
 )
 #: Settings that came later, and what they were before.
 _SINCE: tuple[tuple[str, str, object], ...] = (
@@ -111,9 +122,13 @@ _SINCE: tuple[tuple[str, str, object], ...] = (
     ("training", "select_also", None),
     ("stack", "preset", None),
     ("stack", "set", {}),
+    ("content", "prior", "none"),
+    ("content", "rank", 256),
+    ("content", "held_out", 0.1),
+    ("content", "kinds", {}),
 )
 #: Runs from before it was kept have none.
-_OPTIONAL = ("seen.parquet",)
+_OPTIONAL = ("seen.parquet", CONTENT)
 
 
 class TrainedOn(Record):
@@ -165,6 +180,13 @@ class RunManifest(Provenance):
     status: Literal["training", "complete"]
 
 
+class StoredContent(Record):
+    """What was chosen of content and, where it is used, how features are read."""
+
+    choice: ContentChoice
+    encoder: dict[str, object] | None = None
+
+
 class FinishedRun(RunManifest):
     """``manifest.json`` once training is over; one from before the dial has none."""
 
@@ -175,6 +197,8 @@ class FinishedRun(RunManifest):
     """What a rehearsal chose."""
     stack: Stack | None = None
     """What validation chose of two models."""
+    content: StoredContent | None = None
+    """What was chosen of content."""
     sha256: dict[str, str]
 
 
@@ -184,8 +208,9 @@ def config_fingerprint(config: Config) -> str:
     for section, key, default in _SINCE:  # so that a training begun before goes on
         if tree[section][key] == default:
             del tree[section][key]
-    if not tree["stack"]:
-        del tree["stack"]
+    for section in ("stack", "content"):
+        if not tree[section]:
+            del tree[section]
     text = json.dumps(tree, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -399,7 +424,7 @@ def read_manifest(path: Path) -> RunManifest:
     )
     with refusing_damage(file, _AGAIN, missing=missing):
         content = read_json(file)
-        later = WITH_ENVIRONMENT, IN_CLOSED_FORM
+        later = WITH_ENVIRONMENT, IN_CLOSED_FORM, WITH_CONTENT
         if not isinstance(content, dict) or content.get("schema_version") not in later:
             require_version(file, content, SCHEMA_VERSION, _AGAIN)
         finished = isinstance(content, dict) and content.get("status") == "complete"
@@ -440,6 +465,7 @@ class StoredRun:
     train: pl.DataFrame
     history: pl.DataFrame
     seen: pl.DataFrame | None = None
+    content: Content | None = None
 
 
 def read_run(path: Path) -> StoredRun:
@@ -468,10 +494,24 @@ def _read_run(path: Path) -> StoredRun:
         weights = load_file(place)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
-    run = StoredRun(path, manifest, config, weights, **frames)
+    run = StoredRun(path, manifest, config, weights, **frames, content=_content(path, manifest))
     for name, problem in _misfits(run):
         raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
     return run
+
+
+def _content(path: Path, manifest: FinishedRun) -> Content | None:
+    """What a run knows of items' features."""
+    stored = manifest.content
+    if stored is None or stored.encoder is None:
+        return None
+    place = path / CONTENT
+    try:
+        return Content.of_state(
+            {"choice": stored.choice, "encoder": stored.encoder}, load_file(place)
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
 
 
 def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
@@ -499,7 +539,8 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
     counted = run.config["training"].get("select_on") == "target-counts"
     if (run.manifest.environment is not None or counted) != ("bias" in run.weights):
         yield "weights.safetensors", "and the manifest do not agree on a bias"
-    for name, unit in (("environment", run.manifest.dial), ("bias", 1.0)):
+    units = {"environment": run.manifest.dial, "bias": 1.0, "offsets": 1.0}
+    for name, unit in units.items():
         column = run.weights.get(name)
         if column is None:
             continue
@@ -615,6 +656,7 @@ class Fitted:
             **_scoring_tensors(model),
             "environment": model.dial_step,
             **({} if model.bias is None else {"bias": model.bias}),
+            **({} if model.offsets is None else {"offsets": model.offsets}),
             **{f"model.{name}": value for name, value in self.weights.items()},
         }
         frames = {
@@ -626,13 +668,21 @@ class Fitted:
         }
         write_text(path / "config.yaml", _yaml(self.config))
         write_tensors(path / "weights.safetensors", weights)
+        if model.content is not None:
+            write_tensors(path / CONTENT, model.content.tensors())
         for name, frame in frames.items():
             write_with(path / f"{name}.parquet", frame.write_parquet)
         # The manifest last, which makes the run a finished one.
-        files = [name for name in _FILES if model.seen is not None or name not in _OPTIONAL]
+        absent = {"seen.parquet": model.seen is None, CONTENT: model.content is None}
+        files = [name for name in _FILES if not absent.get(name)]
         version_of = self.provenance.schema_version
         if model.bias is not None:
             version_of = max(version_of, WITH_ENVIRONMENT)
+        content = None
+        if model.content_choice is not None:
+            encoder = None if model.content is None else model.content.state()["encoder"]
+            content = StoredContent(choice=model.content_choice, encoder=encoder)
+            version_of = max(version_of, WITH_CONTENT)
         manifest = {
             "status": "complete",
             **self.provenance.to_dict(),
@@ -641,6 +691,7 @@ class Fitted:
             "dial": model.dial,
             **({} if environment is None else {"environment": environment.model_dump()}),
             **({} if self.stack is None else {"stack": self.stack.model_dump(mode="json")}),
+            **({} if content is None else {"content": content.model_dump(mode="json")}),
             "epochs": len(self.history),
             "sha256": {name: sha256(path / name) for name in files},
         }
@@ -656,6 +707,7 @@ class Fitted:
             run.train["user"].to_numpy(), run.train["item"].to_numpy(), (len(users), len(items))
         )
         dial_step, bias = weights.pop("environment", None), weights.pop("bias", None)
+        offsets, stored = weights.pop("offsets", None), run.manifest.content
         if dial_step is None:  # a run from before the dial
             tables = EmbeddingScorer(*(weights[name] for name in _TABLES))
             dial_step = spread(tables) * standardised_log(item_counts(train))
@@ -673,6 +725,9 @@ class Fitted:
                 dial=run.manifest.dial,
                 environment=run.manifest.environment,
                 bias=bias,
+                offsets=offsets,
+                content=run.content,
+                content_choice=None if stored is None else stored.choice,
                 seen=None if run.seen is None else Seen.of_table(run.seen, len(users), len(items)),
             ),
             weights={name.removeprefix("model."): value for name, value in weights.items()},

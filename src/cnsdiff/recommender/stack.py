@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.settings import Record
@@ -57,7 +56,7 @@ def stacked(tables: Sequence[Embeddings], weights: Weights) -> Embeddings:
     if len(used) == 1:
         return used[0][1]
     users = [
-        weight * table.users / score_deviations(table)[:, None].to(table.users.dtype)
+        weight * table.users / table.deviations()[:, None].to(table.users.dtype)
         for weight, table in used
     ]
     items = [table.items for _, table in used]
@@ -75,16 +74,3 @@ def best_stack(
         for weights in WEIGHTS
     )
     return max(candidates, key=lambda candidate: candidate[0].value)  # of equal ones the first
-
-
-def score_deviations(embeddings: Embeddings) -> Tensor:
-    """``(U,)`` float64 ``σ_u``: the standard deviation over the items of each user's scores.
-
-    That of ``u · i`` is ``√(uᵀ C u)`` with ``C`` the covariance of the item embeddings, so that no
-    score is computed. A user whose scores are all alike has 1.
-    """
-    users, items = embeddings.users.double(), embeddings.items.double()
-    centred = items - items.mean(dim=0)
-    covariance = centred.T @ centred / len(items)
-    deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
-    return torch.where(deviations > 1e-12, deviations, 1.0)

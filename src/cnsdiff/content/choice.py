@@ -1,0 +1,251 @@
+"""What of a content model is chosen: on items held out of training, as if they were new.
+
+Theory does not tell which prior, how much of the towers, how many interactions outweigh the prior,
+nor how high new items stand among old ones. So each is chosen by the ranking metric. Leaving
+content out is one of the choices, so that features that tell nothing cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.base.seeding import numpy_generator
+from cnsdiff.content.model import ContentChoice, ContentModel, Learnt
+from cnsdiff.content.towers import Towers, fit_towers, profiles
+from cnsdiff.data import Split
+from cnsdiff.data.splits import pair_matrix
+from cnsdiff.environment import Rehearsal
+from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation.dial import readings_at
+
+#: Weights of the towers, relative to the learnt vectors; ``c``; and offsets, in units of ``σ``.
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
+PULLS = (0.0, 0.5, 2.0, 8.0)
+OFFSETS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+#: Epochs of the towers at most.
+EPOCHS = 8
+#: Priors that are tried where none is named.
+TRIED = ("ridge", "mlp")
+#: Values of ``τ`` of the first clicks, and how many of an item are known while it is chosen.
+SHARPNESS, CLICKS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 2
+#: Of so many the rest is chosen; and users who choose, at most.
+FINALISTS, USERS = 3, 2000
+
+
+def learnt_on(
+    part: Rehearsal, tables: Embeddings, bias: Tensor | None, features: Tensor
+) -> tuple[Learnt, Split, Split]:
+    """What was learnt on a part of a dataset, and its held-out pairs of known and of new items.
+
+    Parameters
+    ----------
+    part
+        Its dataset has the numbers of the whole as ids.
+    tables
+        Of the part.
+    bias
+        ``(I_part,)`` in units of ``σ_u``.
+    features
+        ``(I, r)`` of all items of the whole.
+    """
+    whole, train = part.whole, part.dataset.split("train")
+    users, items = (np.array(ids) for ids in (part.dataset.users, part.dataset.items))
+    log = whole.split("train")
+    # The rows of the part under the numbers of the whole; the others have nothing.
+    of_users = torch.zeros(whole.n_users, tables.users.shape[1])
+    of_items = torch.zeros(whole.n_items, tables.items.shape[1])
+    of_users[torch.from_numpy(users)] = tables.users.detach().float().cpu()
+    of_items[torch.from_numpy(items)] = tables.items.detach().float().cpu()
+    added = torch.zeros(whole.n_items)
+    if bias is not None:
+        added[torch.from_numpy(items)] = bias
+    shape = whole.n_users, whole.n_items
+    pairs = pair_matrix(users[train.users], items[train.items], shape)
+    learnt = Learnt(Embeddings(of_users, of_items), pairs, added, features)
+    trained = np.isin(
+        log.users * whole.n_items + log.items,
+        users[train.users] * whole.n_items + items[train.items],
+    )
+    held = ~trained & np.isin(log.users, users)
+    known = np.isin(log.items, items)
+    told = features.any(dim=1).numpy()[log.items]
+    warm, new = (
+        Split("valid", log.users[rows], log.items[rows])
+        for rows in (held & known, held & ~known & told)
+    )
+    return learnt, warm, new
+
+
+def choose_content(
+    learnt: Learnt,
+    warm: Split,
+    new: Split,
+    metric: str,
+    *,
+    priors: Sequence[str] = TRIED,
+    share: float = 1.0,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> ContentChoice:
+    """Choose on held-out pairs.
+
+    Prior, length and weight are compared on new items alone. Then ``c`` and the offset are chosen
+    on all pairs together, for the best of these and for the best without towers.
+
+    Parameters
+    ----------
+    learnt
+        Items of ``new`` have no training pairs.
+    warm, new
+        Held-out pairs of known items, and all pairs of those held out as if new.
+    metric
+        Recall or NDCG at a cut-off.
+    priors
+        Of :data:`~cnsdiff.content.priors.PRIORS`.
+    share
+        Of the pairs of new items, how many are among all pairs together.
+    seed
+        Of what is learnt.
+    note
+        Told what comes next.
+    """
+    some = numpy_generator(seed, "content pairs").random(len(new)) < share
+    judge = _Judge(learnt, warm, new, metric, some)
+    # Towers, epoch by epoch.
+    sums = profiles(learnt.train, learnt.features)
+    unit = EmbeddingScorer(normalize(sums, dim=1), learnt.features)
+    profile = judge.of_new(unit)
+    kept: list[tuple[float, int, Towers]] = []
+
+    def look(epoch: int, towers: Towers) -> None:
+        value = judge.of_new(EmbeddingScorer(towers.users(sums), towers.items(learnt.features)))
+        note(f"towers of content, epoch {epoch}: {metric} {value:.4f} on new items")
+        if not kept or value > kept[0][0]:
+            kept[:] = [(value, epoch, towers)]
+
+    fit_towers(learnt.train, learnt.features, EPOCHS, seed=seed, each=look)
+    _, epochs, towers = kept[0]
+    # Prior, its length and the weight of the towers.
+    long = float(learnt.tables.items[judge.known].norm(dim=1).mean())
+    tried: list[tuple[float, ContentModel]] = []
+    for prior in priors:
+        note(f"content by {prior}")
+        start = ContentChoice(
+            used=True,
+            prior=prior,
+            length=None,
+            weight=0.0,
+            epochs=epochs,
+            pull=0.0,
+            offset=0.0,
+            metrics={},
+        )
+        bare = ContentModel.fit(start, learnt, seed=seed)
+        for length, weight in product((None, long), WEIGHTS):
+            model = bare.but(length=length, weight=weight, towers=towers)
+            tried.append((judge.of_new(model.scorer(learnt)), model))
+    tried.sort(key=lambda pair: -pair[0])
+    # c and the offset.
+    simplest = next(pair for pair in tried if pair[1].towers is None)
+    finals: list[tuple[float, ContentChoice]] = []
+    for value, model in {id(pair[1]): pair for pair in [*tried[:FINALISTS], simplest]}.values():
+        for pull in PULLS:
+            own = model.but(pull=pull)
+            for offset, together in judge.of_all(own.scorer(learnt)).items():
+                choice = own.choice.model_copy(
+                    update={
+                        "offset": offset,
+                        "metrics": {"with": together, "new": value, "profile": profile},
+                    }
+                )
+                finals.append((together, choice))
+    best = max(finals, key=lambda pair: pair[0])[1]
+    metrics = {**best.metrics, **judge.without_content()}
+    used = metrics["with"] > metrics["without"]
+    # How much the first clicks count.
+    model = next(own for _, own in tried if own.choice.prior == best.prior)
+    model = replace(model, choice=best, towers=towers if best.weight else None)
+    sharpness = judge.sharpest(model, seed) if used else 1.0
+    return best.model_copy(update={"used": used, "metrics": metrics, "sharpness": sharpness})
+
+
+class _Judge:
+    """The metric of held-out pairs, of known items and of those held out as if new."""
+
+    def __init__(
+        self, learnt: Learnt, warm: Split, new: Split, metric: str, some: NDArray[np.bool_]
+    ) -> None:
+        """With ``some`` of the new pairs among all together."""
+        self.learnt, self.metric = learnt, metric
+        together = Split(
+            "valid", np.r_[warm.users, new.users[some]], np.r_[warm.items, new.items[some]]
+        )
+        self.warm, self.new, self.both = (s.of_some_users(USERS) for s in (warm, new, together))
+        self.known = learnt.counts > 0
+        self.unseen = torch.zeros_like(self.known)
+        self.unseen[torch.from_numpy(np.unique(new.items))] = True
+
+    def of_new(self, scorer: EmbeddingScorer) -> float:
+        """Of the pairs of new items, in lists of new items."""
+        return self._read(scorer, {0.0: self._only(self.unseen)}, self.new)[0.0]
+
+    def of_all(self, scorer: EmbeddingScorer) -> dict[float, float]:
+        """Of all pairs, at each of :data:`OFFSETS`."""
+        base = self.learnt.bias + self._only(self.known | self.unseen)
+        return self._read(scorer, {own: base + own * self.unseen for own in OFFSETS}, self.both)
+
+    def sharpest(self, model: ContentModel, seed: int) -> float:
+        """The best of :data:`SHARPNESS`, where :data:`CLICKS` users of each new item are known."""
+        new, learnt = self.new, self.learnt
+        order = numpy_generator(seed, "content clicks").permutation(len(new))
+        by_item = order[np.argsort(new.items[order], kind="stable")]
+        starts = np.searchsorted(new.items[by_item], new.items[by_item])
+        known = np.zeros(len(new), dtype=bool)
+        known[by_item] = np.arange(len(new)) - starts < CLICKS
+        rest = Split("valid", new.users[~known], new.items[~known])
+        if not len(rest):
+            return 1.0
+        items = model.items(learnt.features, learnt.tables.items, learnt.counts)
+        users, d = model.users(learnt, items), learnt.tables.items.shape[1]
+        shape = learnt.train.shape
+        train = learnt.train + pair_matrix(new.users[known], new.items[known], shape)
+        biases = {0.0: self._only(self.unseen)}
+        ks = (int(self.metric.partition("@")[2]),)
+
+        def value(sharpness: float) -> float:
+            told = model.prior(learnt.features).after_clicks(
+                users[:, :d], new.users[known], new.items[known], sharpness
+            )
+            clicked = torch.where(self.unseen[:, None], told, items[:, :d])
+            scorer = EmbeddingScorer(users, torch.cat([clicked, items[:, d:]], dim=1))
+            return readings_at(scorer, biases, rest, train, ks=ks)[0.0][self.metric]
+
+        return max(SHARPNESS, key=value)
+
+    def without_content(self) -> dict[str, float]:
+        """Of all pairs and of those of known items, where no new item is in any list."""
+        users, items = self.learnt.tables
+        scale = Embeddings(users, items[self.known]).deviations()[:, None].float()
+        scorer = EmbeddingScorer(users / scale, items)
+        biases = {0.0: self.learnt.bias + self._only(self.known)}
+        splits = {"without": self.both, "warm": self.warm}
+        return {name: self._read(scorer, biases, own)[0.0] for name, own in splits.items()}
+
+    def _only(self, items: Tensor) -> Tensor:
+        return torch.where(items, 0.0, -torch.inf)
+
+    def _read(
+        self, scorer: EmbeddingScorer, biases: Mapping[float, Tensor], split: Split
+    ) -> dict[float, float]:
+        ks = (int(self.metric.partition("@")[2]),)
+        measured = readings_at(scorer, biases, split, self.learnt.train, ks=ks)
+        return {at: metrics[self.metric] for at, metrics in measured.items()}
