@@ -44,6 +44,7 @@ FILES = {
     "choosing.md": ("ratings.csv", "sales.csv", "panel.csv", "data/mine"),
     "closed-form.md": ("data/mine",),
     "compare-honestly.md": ("ratings.csv",),
+    "content.md": ("ratings.csv", "items.csv", "arrivals.csv"),
     "data.md": ("ratings.csv", "clicks.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
     "plugins.md": ("ratings.csv",),
@@ -170,6 +171,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = pl.read_csv(folder / "ratings.csv")
     log.group_by("item").len().write_csv(folder / "sales.csv")
     log.filter(pl.col("user") < 9).sample(fraction=0.2, seed=0).write_csv(folder / "panel.csv")
+    items = pl.DataFrame({"item": log["item"].unique().sort()}).with_columns(
+        brand="brand " + (pl.col("item") % 7).cast(pl.String), price=pl.col("item") * 1.5
+    )
+    items.write_csv(folder / "items.csv")
+    items[:2].with_columns(item=pl.Series([9001, 9002])).write_csv(folder / "arrivals.csv")
     event = pl.col("rating").replace_strict({5: "purchase", 4: "cart"}, default="view")
     log.with_columns(event=event).drop("rating").write_csv(folder / "clicks.csv")
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)

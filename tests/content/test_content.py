@@ -48,12 +48,13 @@ def test_features_that_tell_are_used(fitted, world):
     assert ours > theirs
 
 
-def test_features_that_tell_nothing_change_nothing_or_cost_little(world):
+def test_features_that_tell_nothing_change_nothing_or_cost_little(world, monkeypatch):
+    monkeypatch.setattr("cnsdiff.content.priors.STEPS", 200)
     table = world.table("item_features")
     order = np.random.default_rng(0).permutation(len(table))
     world._tables["item_features"] = table[order]
     try:
-        model = Recommender(training=BRIEF, content={"prior": "ridge"}, seed=1).fit(world)
+        model = Recommender(training=BRIEF, content={"prior": "auto"}, seed=1).fit(world)
     finally:
         world._tables["item_features"] = table
     plain = Recommender(training=BRIEF, seed=1).fit(world)

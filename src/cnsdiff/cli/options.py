@@ -164,3 +164,10 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NewItems = Annotated[
+    Path | None,
+    typer.Option(
+        help="Add these items first, of a run with content: a table of ids and the features that "
+        "it was trained with. Items known already are skipped."
+    ),
+]

@@ -37,7 +37,7 @@ class ContentConfig(Settings):
     prior: Literal["none", "auto", "ridge", "mlp", "mean", "diffusion"] = Field(
         "none",
         description="what tells an item's vector from its features; 'auto' tries ridge and mlp, "
-        "'none' learns nothing from features",
+        "and leaves content out where items held out say so, 'none' learns nothing from features",
     )
     rank: int = Field(
         256, ge=1, le=2**14, description="size of what is made of all words of the features"

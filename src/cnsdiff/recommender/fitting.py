@@ -323,6 +323,8 @@ def _choose_content(
     chosen = choose_content(
         learnt, warm, new, metric, priors=priors, share=share, seed=config.seed, note=reporter.note
     )
+    if own.prior != "auto":  # it is asked for
+        chosen = chosen.model_copy(update={"used": True})
     told = chosen.metrics
     reporter.note(
         f"content by {chosen.prior}: {metric} {told['with']:.4f} of held-out pairs, of new items "

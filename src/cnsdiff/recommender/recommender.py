@@ -295,7 +295,8 @@ class Recommender(Estimator):
             if model.content_choice is not None:
                 why = (
                     "does not use content, as items held out of training were told no better with "
-                    "it; give features that tell more"
+                    "it; train with features that tell more, or with content={'prior': 'ridge'}, "
+                    "which is used in any case"
                 )
             raise InputError(f"items cannot be added: the model {why}")
         table = read_features(features, "item")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cnsdiff.cli.options import Dial, Json, Seen, SeenChoice
+from cnsdiff.cli.options import Dial, Json, NewItems, Seen, SeenChoice
 
 EXAMPLE = "Example: cnsdiff export runs/food --to faiss --out exports/food"
 DATASET_EXAMPLE = "Example: cnsdiff data export data/food --to recbole --out exports/food"
@@ -45,6 +45,7 @@ def export(
     ] = None,
     dial: Dial = None,
     seen: Seen = SeenChoice.all,
+    new_items: NewItems = None,
     index: Annotated[
         Index | None,
         typer.Option(
@@ -77,6 +78,8 @@ def export(
         Format.faiss: exports.to_faiss,
     }[to]
     model = Recommender.load(run)
+    if new_items is not None:
+        model.add_items(new_items)
     out = beside(run, to.value) if out is None else out
     manifest: Any = write(model, out, **options)
     if json:

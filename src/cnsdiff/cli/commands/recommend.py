@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnsdiff.cli.options import Dial, Json, Seen, SeenChoice
+from cnsdiff.cli.options import Dial, Json, NewItems, Seen, SeenChoice
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,6 +47,7 @@ def recommend(
     seen: Seen = SeenChoice.all,
     exclude: Exclude = None,
     only: Only = None,
+    new_items: NewItems = None,
     cold: Annotated[Cold, typer.Option(help="For users unknown to training.")] = Cold.error,
     dial: Dial = None,
     out: Out = None,
@@ -60,6 +61,8 @@ def recommend(
         raise ConfigError("say for whom: --users 1,2,3 or --users-from FILE or --all-users")
     require_table_name(out)
     model = Recommender.load(run)
+    if new_items is not None:
+        model.add_items(new_items)
     wanted: Any = model.users_
     if not all_users:
         wanted = ids_asked("user", users, users_from, model.users_)

@@ -17,7 +17,7 @@ from cnsdiff.cli.commands.recommend import (
     require_table_name,
     show_lists,
 )
-from cnsdiff.cli.options import Json
+from cnsdiff.cli.options import Json, NewItems
 
 EXAMPLE = "Example: cnsdiff similar runs/food --items 17,42 --k 10"
 
@@ -30,6 +30,7 @@ def similar(
     k: Annotated[int, typer.Option(min=1, max=10**9, help="Neighbours per item.")] = 20,
     exclude: Exclude = None,
     only: Only = None,
+    new_items: NewItems = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -41,6 +42,8 @@ def similar(
         raise ConfigError("say to what: --items 1,2,3 or --items-from FILE or --all-items")
     require_table_name(out)
     model = Recommender.load(run)
+    if new_items is not None:
+        model.add_items(new_items)
     wanted: Any = model.items_
     if not all_items:
         wanted = ids_asked("item", items, items_from, model.items_)

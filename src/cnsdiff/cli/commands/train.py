@@ -43,6 +43,7 @@ from cnsdiff.cli.options import (
 
 if TYPE_CHECKING:
     from cnsdiff.audit.log import Reading
+    from cnsdiff.content.model import ContentChoice
     from cnsdiff.data import Dataset
     from cnsdiff.recommender.recommender import Recommender
 
@@ -140,6 +141,14 @@ def train(
         ),
     ] = None,
     horizon: Horizon = None,
+    content: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRIOR",
+            help="Learn from the features of items, so that new ones can be added: auto, ridge, "
+            "mlp, mean, diffusion or none (default).",
+        ),
+    ] = None,
     seed: OwnSeed = None,
     device: Device = None,
     threads: Threads = None,
@@ -214,7 +223,7 @@ def train(
     )
     if resume is not None:
         options = [out, sampler, backbone, config, set_, select_on, horizon, seed, device, threads]
-        options += [for_, *_read_with(reading)]
+        options += [for_, content, *_read_with(reading)]
         if any(value is not None for value in options) or preset != "default":
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
@@ -229,6 +238,8 @@ def train(
     settings: dict[str, object] = {}
     if for_ is not None:
         select_on, settings = _expecting(for_, select_on)
+    if content is not None:
+        settings["content.prior"] = content
     model = recommender_of(
         backbone,
         sampler,
@@ -402,6 +413,7 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
     ]
     if set(model.learnt_from(dataset).split_names) == {"train"}:  # nothing is left to judge by
         steps = [recommend]
+    content = model.content_
     if json:
         summary = {
             "run": str(run),
@@ -410,6 +422,7 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
             "epochs": len(history),
             "dial": model.dial_,
             "selected_on": model.selected_on_,
+            **({} if content is None else {"content": content.model_dump()}),
             "metric": metric,
             "value": best[metric],
             "seconds": seconds,
@@ -442,6 +455,7 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
             else {"dial": in_words(model.dial_)}
         ),
         **({} if weights is None else {"stack": weights}),
+        **({} if content is None else {"content": _of_content(content)}),
         "time": f"{clock(seconds)}, {median:.2f} s an epoch",
         "memory": f"{memory / 2**30:.1f} GiB at most",
         "run": str(run),
@@ -456,3 +470,12 @@ def _tell(model: Recommender, dataset: Dataset, run: Path, json: bool) -> None:
         facts.pop("dial", None)
     print_facts(screen, f"{config.title} on {dataset.name}", facts)
     print_next(screen, *steps)
+
+
+def _of_content(content: ContentChoice) -> str:
+    """What was chosen of content, and what it was worth on held-out pairs."""
+    told = content.metrics
+    worth = (
+        f"{told['with']:.4f} of held-out pairs of old items and new, {told['without']:.4f} without"
+    )
+    return f"by {content.prior}: {worth}" if content.used else f"none, as with it {worth}"
