@@ -99,6 +99,8 @@ def test_a_command_can_be_pasted():
     )  # fmt: skip
     assert str(command) == "cnsdiff train 'my data' --out run --seed 1 --set 'a.b=x y' --json"
     assert shlex.split(str(command)) == list(command.words)
+    dashed = Command("recommend", "-r un", out="-x.csv")  # the first would be read as an option
+    assert str(dashed) == "cnsdiff recommend './-r un' --out -x.csv"
     assert str(Command("data fetch", "ml-100k", from_="a")) == "cnsdiff data fetch ml-100k --from a"
     assert str(Command("prepare", header=False, users=[1, 2])) == (
         "cnsdiff prepare --no-header --users 1 --users 2"

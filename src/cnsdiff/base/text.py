@@ -160,7 +160,8 @@ class Command:
     name
         ``"train"``, ``"data fetch"``.
     arguments
-        Its arguments, in order.
+        Its arguments, in order; the place of one that begins with a dash is written ``./-shop``,
+        or it would be read as an option.
     purpose
         What it is for, in a few words.
     options
@@ -178,7 +179,9 @@ class Command:
         self, name: str, /, *arguments: object, purpose: str = "", **options: object
     ) -> None:
         self.purpose = purpose
-        self.words = ("cnsdiff", *name.split(), *map(str, arguments))
+        words = (str(argument) for argument in arguments)
+        words = (f"./{word}" if word.startswith("-") else word for word in words)
+        self.words = ("cnsdiff", *name.split(), *words)
         for key, value in options.items():
             self.words += tuple(_option(key.rstrip("_").replace("_", "-"), value))
 
