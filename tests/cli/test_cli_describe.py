@@ -224,7 +224,7 @@ def test_a_log_is_looked_at_whole(cli, tmp_path):
     assert report["events"] == {"buy": 100}
     assert sum(week["rows"] for week in report["weeks"]) == 100
     cli("data", "describe", file, file).refused("described alone")
-    cli("data", "describe", file, "--events", "buy=-1").refused("--events", "0 or more")
+    cli("data", "describe", file, "--events", "buy=-1").refused("--events", "give 0, or a")
 
 
 def test_options_of_a_log_are_for_a_log(cli, shifted):

@@ -84,9 +84,10 @@ def test_events_that_count_alike_have_no_weights(clicks):
     ("events", "words"),
     [
         (["byu"], ["no event 'byu'", "did you mean 'buy'", "'view' (4)"]),
-        ({"buy": -1}, ["'buy' is -1", "0 or more"]),
+        ({"buy": -1}, ["'buy' is -1", "give 0, or a number from 0.000001 to 1,000,000"]),
         ({"buy": math.nan}, ["'buy' is nan"]),
         ({"buy": True}, ["'buy' is True"]),
+        *(({"buy": w, "view": 1}, ["'buy'"]) for w in (1e300, 1e-300, math.nan, math.inf)),
         ({"buy": 0}, ["no event a weight above 0"]),
         ([], ["no event a weight above 0"]),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.search_space import Space, takes_whole_numbers_only
+from cnsdiff.data.interactions import LEAST_WEIGHT, MOST_WEIGHT, is_weight
 from cnsdiff.display.wording import listed
 from cnsdiff.recommender.config import (
     Config,
@@ -60,7 +61,7 @@ def parse_events(text: str | None) -> dict[str, float] | None:
     Raises
     ------
     ConfigError
-        A weight is no number of 0 or more, or an event is named twice.
+        A weight is no number, or too small or large for one, or an event is named twice.
     """
     if text is None:
         return None
@@ -78,10 +79,10 @@ def parse_events(text: str | None) -> dict[str, float] | None:
             weights[event] = float(number)
         except ValueError:
             weights[event] = math.nan
-        if not 0 <= weights[event] < math.inf:
+        if not is_weight(weights[event]):
             raise ConfigError(
-                f"--events {text}: {number.strip()!r} is no weight of {event!r}; give a number of "
-                "0 or more, as in purchase=1,cart=0.5"
+                f"--events {text}: {number.strip()!r} is no weight of {event!r}; give 0, or a "
+                f"number from {LEAST_WEIGHT:f} to {MOST_WEIGHT:,.0f}, as in purchase=1,cart=0.5"
             )
     return weights
 

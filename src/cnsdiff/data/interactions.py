@@ -71,8 +71,8 @@ class Interactions:
         Parameters
         ----------
         events
-            Weights by type, of 0 or more, or types that count alike. The column ``weight`` is
-            there only where not all rows have the same.
+            Weights by type, 0 or from 1e-6 to 1e6, or types that count alike. The column
+            ``weight`` is there only where not all rows have the same.
 
         Raises
         ------
@@ -197,6 +197,16 @@ class Interactions:
         return self.narrowed("core", kept, outside)
 
 
+#: The least weight of an event above 0, and the greatest: float32, in which models train, tells
+#: no more apart.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+
+
+def is_weight(number: float) -> bool:
+    """Whether it may weigh the events of a type: 0, or of a size that training can tell."""
+    return number == 0 or LEAST_WEIGHT <= number <= MOST_WEIGHT
+
+
 def checked_events(events: Mapping[str, float] | Iterable[str]) -> dict[str, float]:
     """Weights by type of event; :class:`DataError` if they are none."""
     if isinstance(events, str):
@@ -205,10 +215,10 @@ def checked_events(events: Mapping[str, float] | Iterable[str]) -> dict[str, flo
     weights: dict[str, float] = {}
     for event, weight in pairs:
         number = isinstance(weight, int | float | np.integer | np.floating)
-        if isinstance(weight, bool) or not number or not (0 <= weight < math.inf):
+        if isinstance(weight, bool) or not number or not is_weight(weight):
             raise DataError(
-                f"the weight of the event {event!r} is {weight!r}; give a number of 0 or more, or "
-                "leave the event out"
+                f"the weight of the event {event!r} is {weight!r}; give 0, or a number from "
+                f"{LEAST_WEIGHT:f} to {MOST_WEIGHT:,.0f}, or leave the event out"
             )
         weights[str(event)] = float(weight)
     if not any(weights.values()):

@@ -63,8 +63,8 @@ def read_interactions(
         says what it was (a view, a purchase).
     events
         Types of events to read, ``["purchase", "cart"]``, or their weights in training,
-        ``{"purchase": 1, "cart": 0.5}``: of 0 or more, in the column ``weight`` of what is read.
-        By default all count alike.
+        ``{"purchase": 1, "cart": 0.5}``: 0, or from 1e-6 to 1e6, in the column ``weight`` of
+        what is read. By default all count alike.
     header
         Whether the first line of text names the columns; None tells it from the names.
     delimiter
