@@ -127,3 +127,26 @@ def test_one_clock_is_fine(tmp_path):
         tmp_path / "b.csv", "user,item,timestamp\n1,2,1970-01-02\n1,3,1970-01-01T00:01:00Z\n"
     )
     assert read_interactions(file).frame["timestamp"].to_list() == [86400, 60]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[b"\xff"], [[b"x"]], [{"deep": [b"x"]}], pl.Series([object()], dtype=pl.Object)],
+    ids=["bytes", "a list", "a struct", "objects"],
+)
+def test_bytes_are_no_feature(values):
+    frame = pl.DataFrame({"item": ["a"], "price": [1], "picture": values})
+    with pytest.raises(DataError, match="column 'picture' holds bytes or Python objects"):
+        read_features(frame, "item")
+    assert read_features(frame.drop("picture"), "item").columns == ["item", "price"]
+
+
+@pytest.mark.parametrize("kept", [["a"], {"deep": [1.5, None]}, None, "text", 2])
+def test_any_other_type_is_kept_as_it_is(kept):
+    frame = pl.DataFrame({"item": ["a"], "feature": [kept]})
+    assert read_features(frame, "item").equals(frame)
+
+
+def test_an_empty_file_of_features_is_not_told_of_interactions(tmp_path):
+    with pytest.raises(DataError, match="is empty; give a file with at least one row"):
+        read_features(write(tmp_path / "items.csv", ""), "item")

@@ -46,7 +46,7 @@ def read_lines(path: Path) -> pl.DataFrame:
         pl.Series("text", [text]).str.split("\n").explode().to_frame().with_row_index("line", 1)
     ).filter(pl.col("text").str.contains(r"\S"))
     if lines.height == 0:
-        raise DataError(f"{path}: is empty; give a file with at least one interaction")
+        raise DataError(f"{path}: is empty; give a file with at least one row")
     return lines
 
 

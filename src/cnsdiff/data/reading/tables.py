@@ -113,8 +113,8 @@ def read_features(
     Raises
     ------
     DataError
-        The source cannot be read, has no such id column, an id is missing or comes twice, or
-        there is no feature.
+        The source cannot be read, has no such id column, an id is missing or comes twice, there
+        is no feature, or one holds bytes.
     """
     raw = read_raw(source, "features")
     column = _id_column(raw, side, id)
@@ -141,6 +141,12 @@ def read_features(
             f"{raw.place(row, column)}: {side} {ids[row]!r} has more than one row; give each "
             f"{side} one row of features"
         )
+    for name, dtype in raw.frame.schema.items():
+        if name != column and _holds_bytes(dtype):
+            raise DataError(
+                f"{raw.source}: column {name!r} holds bytes or Python objects, which are no "
+                "feature; leave it out, or write it as text or numbers"
+            )
     features = [
         _values(raw.frame[name]).alias(name.split(":")[0])
         for name in raw.frame.columns
@@ -168,6 +174,15 @@ def _id_column(raw: RawTable, side: str, column: str | None) -> str:
             f"call one of them {side!r}"
         )
     return matches[0]
+
+
+def _holds_bytes(dtype: object) -> bool:
+    """Whether values, or parts of them, are of a type that no dataset can keep."""
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field) for field in dtype.to_schema().values())
+    if isinstance(dtype, pl.List | pl.Array):
+        return _holds_bytes(dtype.inner)
+    return dtype in (pl.Binary, pl.Object)
 
 
 def _values(column: pl.Series) -> pl.Series:
