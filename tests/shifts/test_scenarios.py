@@ -174,11 +174,11 @@ def test_parts_that_cannot_be(tiny, train, ood, sentence):
         Fixed(train=list(train), ood=list(ood))(tiny)
 
 
-@pytest.mark.parametrize(("column", "word"), [("user", "1 user "), ("item", "1 item ")])
+@pytest.mark.parametrize(("column", "word"), [("user", "1 user"), ("item", "1 item")])
 @pytest.mark.parametrize("name", ["popularity", "temporal", "hybrid", "user-group", "noise"])
 def test_one_user_or_one_item(tiny, column, word, name):
     frame = tiny.tables["log"].frame.with_columns(pl.lit("x").alias(column))
-    with pytest.raises(DataError, match=f"tiny.csv: has {word}after"):
+    with pytest.raises(DataError, match=f"tiny.csv: has {word}, and a scenario"):
         SCENARIOS.find(name)()(Interactions(frame, "tiny.csv"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -216,3 +217,9 @@ def test_without_times(long_tail):
     timeless = Interactions(long_tail.frame.drop("timestamp"), "shop.csv")
     with pytest.raises(DataError, match=r"shop.csv: has no timestamps.*timestamp='NAME'"):
         Temporal()(timeless)
+
+
+def test_a_log_of_one_moment_has_no_past(long_tail):
+    moment = replace(long_tail, frame=long_tail.frame.with_columns(timestamp=pl.lit(1_600_000_000)))
+    with pytest.raises(ConfigError, match="all rows are of one time, 2020-09-13 12:26:40; give a"):
+        Temporal()(moment)

@@ -191,7 +191,7 @@ class LogScenario(Scenario):
         table = table_of(source, "log", self.name)
         kept, counts = filters.clean(table, core=True)
         log = Log.of(kept, source.features, numpy_generator(seed, "scenario/anchors"))
-        _require_two(log)
+        _require_two(log, table)
         parts = self.divide(log, numpy_generator(seed, "scenario/divide"))
         self._check(log, parts)
         if "cut" in parts.facts and "weight" in log.frame.columns:
@@ -299,11 +299,14 @@ def free_rows(log: Log, wanted: int) -> NDArray[np.int64]:
     return free
 
 
-def _require_two(log: Log) -> None:
-    for n, what in ((log.n_users, "user"), (log.n_items, "item")):
+def _require_two(log: Log, table: Interactions) -> None:
+    for n, before, what in (
+        (log.n_users, table.n_users, "user"),
+        (log.n_items, table.n_items, "item"),
+    ):
         if n < 2:
+            after = f" after {parameter('threshold')} and the k-core" if n < before else ""
             raise DataError(
-                f"{log.source}: has {n or 'no'} {what}{'' if n else 's'} after "
-                f"{parameter('threshold')} and the k-core, and a scenario needs at least two; give "
-                f"a log of more {what}s or lower them"
+                f"{log.source}: has {n or 'no'} {what}{'' if n else 's'}{after}, and a scenario "
+                f"needs at least two; give a log of more {what}s{' or lower them' if after else ''}"
             )

@@ -84,6 +84,11 @@ class Temporal(LogScenario):
         """Rows before the cut, and rows after the gap until the horizon."""
         times = log.timestamps
         _refuse_future(times, log.source)
+        if times.min() == times.max():
+            raise ConfigError(
+                f"{log.source}: all rows are of one time, {date_of(times.min())}; give a log that "
+                "tells when each was"
+            )
         cut, end = self._moments(times, log.source)
         start, end = cut + self.gap, end + self.gap
         train = np.flatnonzero(times < cut)
