@@ -137,6 +137,9 @@ def test_a_lead_that_the_number_of_rivals_explains_is_a_reason_to_try_both():
     said = made.words
     assert said.startswith("Try both the usual recommender, which validation chooses, and EASE: ")
     assert "may lead so far by chance" in said
+    over = re.findall(r"\+0\.\d+ \(\+[^)]+\)", said)
+    assert len(over) == len(set(over)) == 1  # the difference of the two is told once
+    assert said.count("the usual recommender") == 1
     usual, ease = made.commands
     assert "--preset bpr-lightgcn" in usual and usual.endswith("--out r")
     assert "--backbone ease" in ease and ease.endswith("--out r-ease")
@@ -258,6 +261,11 @@ def test_advice_is_borne_out_by_its_numbers(judged, shift):
     validation = {s.key: s.validation for s in judged.settings}
     if made.best != made.chosen:
         assert f"Validation chose {rows[made.chosen].title}; the test shows" in made.words
+    if made.case == "simpler" and made.best == made.plain:  # what was said of these is not again
+        assert f"level with {rows[made.plain].title}." in made.words
+    if made.use == made.expected:
+        assert "What validation chooses for the shift" not in made.words
+    if made.best != made.chosen:
         assert ood[made.best] > ood[made.chosen]
         assert validation[made.chosen] == max(
             validation[key] for key in (made.chosen, made.plain if not kept else made.chosen)

@@ -391,6 +391,14 @@ def test_another_audit_in_the_same_place_is_refused(audited, log, tmp_path):
         run_audit(other)
     with pytest.raises(RunError, match=r"differs in seed \(0 there, 1 here\)"):
         run_audit(replace(asked, seed=1))
+    features = tmp_path / "items.csv"
+    pl.read_csv(log).select(pl.col("item").unique(), price=2).write_csv(features)
+    beside = replace(asked.reading, item_features=features)
+    with pytest.raises(RunError, match="differs in the content of LOG, or in the files beside"):
+        run_audit(replace(asked, reading=beside))
+    # What was asked for is named before what it changes.
+    with pytest.raises(RunError, match=r"differs in max_per_user \(none there, 999 here\)"):
+        run_audit(replace(asked, reading=replace(beside, max_per_user=999)))
     changed = tmp_path / "shop.csv"
     changed.write_text(log.read_text() + "1,2,5,1600000001\n")
     with pytest.raises(RunError, match="differs in LOG"):
@@ -697,3 +705,13 @@ def test_what_is_missing_is_said_in_sentences(audited):
         "Popularity: no time was left to set EASE for it.",
         "Popularity: the clock ended the training of the usual recommender.",
     ]
+
+
+@pytest.mark.parametrize("shifts", [(), ("popularity",)])
+def test_a_log_that_is_refused_leaves_room_for_the_mended_one(log, tmp_path, shifts):
+    bad = tmp_path / "shop.csv"
+    bad.write_text("user,item\n1,2\n1,3\n")
+    asked = replace(options(bad, tmp_path / "out"), shifts=shifts)
+    with pytest.raises(InputError, match=r"shop\.csv: has 1 user, and a scenario"):
+        run_audit(asked)
+    assert not asked.out.exists()

@@ -251,12 +251,17 @@ def _words(judged: Judged, choice: Choice, decision: Decision, today: str) -> st
     before = judged.accuracies(plain)
     if decision.case == "both":
         best, over = decision.best, judged.difference("test_ood", decision.best, use)
+        today_best = ", the best today by validation" if best.key == plain.key else ""
         first = (
-            f"Try both {use.title}, which validation chooses, and {best.title}: under the shift "
-            f"they reach {reached} and {number(judged.accuracies(best).ood.value)}, "
-            f"{difference_phrase(over)}; {plain.title}, the best today by validation, reaches "
-            f"{number(before.ood.value)}."
+            f"Try both {use.title}, which validation chooses, and {best.title}{today_best}: under "
+            f"the shift they reach {reached} and {number(judged.accuracies(best).ood.value)}, "
+            f"{difference_phrase(over)}"
         )
+        if plain.key not in (use.key, best.key):
+            first += (
+                f"; {plain.title}, the best today by validation, reaches {number(before.ood.value)}"
+            )
+        first += "."
     elif use.key == plain.key:
         first = (
             f"Keep {plain.title}, the best today by validation, which reaches {reached} under the "
@@ -292,26 +297,34 @@ def _grounds(judged: Judged, choice: Choice, decision: Decision) -> list[str]:
     )
     if chosen.row == plain.row and not _are_alike(judged, expected, plain):
         told.append(
-            f"What validation chooses for the shift, {expected.title}, shows no gain on the test: "
-            f"it reaches {number(judged.accuracies(expected).ood.value)}, "
+            "Validation chooses it for the shift."
+            if use.key == expected.key
+            else f"What validation chooses for the shift, {expected.title}, shows no gain on the "
+            f"test: it reaches {number(judged.accuracies(expected).ood.value)}, "
             f"{over('test_ood', expected, plain)}, and today it {cost}."
         )
     if best.key != chosen.key:
-        told.append(
-            f"Validation chose {chosen.title}; the test shows {best.title} better: "
-            f"{over('test_ood', best, chosen)}."
-        )
+        if decision.case != "both":  # else the advice has said so
+            told.append(
+                f"Validation chose {chosen.title}; the test shows {best.title} better: "
+                f"{over('test_ood', best, chosen)}."
+            )
         if decision.case != "simpler":
-            told.append("Its figure is a little too good, as it was picked on this test.")
+            told.append(
+                f"The figure of {best.title} is a little too good, as it was picked on this test."
+            )
         if decision.doubtful:
             told.append(
                 "Among so many rivals, or in one stretch of time, one may lead so far by chance."
             )
     if decision.case == "simpler":
-        told.append(
-            f"It is the simplest of those that the tests find level with {best.title}: "
-            f"{over('test_ood', use, best)} under the shift, {over('test_iid', use, best)} today."
-        )
+        level = f"It is the simplest of those that the tests find level with {best.title}"
+        if best.key != plain.key:  # else the advice has said how far they are apart
+            level += (
+                f": {over('test_ood', use, best)} under the shift, "
+                f"{over('test_iid', use, best)} today"
+            )
+        told.append(f"{level}.")
     return told
 
 
@@ -346,7 +359,10 @@ def _reference_words(judged: Judged, choice: Choice, use: Setting) -> str:
     """A sentence on whether anything trained beats the references."""
     trained, reference = choice.trained, choice.reference
     if trained is None:
-        return "Nothing was trained: the time was up. A longer budget goes on from here."
+        return (
+            "The time was up before a trained model was set for this shift; only references are. "
+            "A longer budget goes on from here."
+        )
     if reference is None:
         return ""
     if use.is_reference:

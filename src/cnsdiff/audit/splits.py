@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, load_dataset
 from cnsdiff.data.interactions import Step
 from cnsdiff.diagnostics.log import funnel_lines
+from cnsdiff.display.wording import count
 from cnsdiff.export.dataset_tables import pairs_of
 from cnsdiff.shifts import prepare
 
@@ -128,7 +129,10 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     # Read all, and plan what the budget is enough for, before anything is written.
     log = read_log(options.reading)
     table = log.interactions
-    note(f"read {len(table):,} rows: {table.n_users:,} users, {table.n_items:,} items")
+    note(
+        f"read {count(len(table), 'row')}: {count(table.n_users, 'user')}, "
+        f"{count(table.n_items, 'item')}"
+    )
     n_shifts = len(options.shifts) or len(plan_shifts(log, len(SHIFTS))[0])
     log = thinned(
         log,
@@ -148,44 +152,56 @@ def prepare_splits(options: Options, note: Note) -> Prepared:
     planned, left_out = plan_shifts(log, len(SHIFTS), options.shifts)
     if options.overwrite:
         clear(options.out)
+    fresh = not options.out.exists()
     before = take_up(options.out, _identity(options, log), options.budget)
-    # Make the splits of each shift, or find that they are there.
-    paths: dict[str, Path] = {}
-    few: dict[str, Path] = {}
-    failure: InputError | None = None
-    for shift in planned:
-        if not options.shifts and len(paths) >= most:
-            left_out.append(beyond_budget(shift))
-            continue
-        path = options.out / shift.name / "dataset"
-        try:
-            if not path.exists():
-                _make(shift, log, options).save(path)
-            dataset = load_dataset(path)
-            _require_tests(dataset)
-        except InputError as error:
-            if options.shifts:
-                raise
-            failure = failure or error
-            reason = f"cannot be made from this log: {error}"
-            left_out.append(LeftOut(name=shift.name, reason=reason))
-            continue
-        _write_for_training(dataset, path.parent)
-        n_users = min(dataset.manifest.splits[test].users for test in ("test_iid", "test_ood"))
-        if n_users < FEW_USERS and not options.shifts:
-            few[shift.name] = path
-        else:
-            paths[shift.name] = path
-    # What too few people are tested under gives way, unless there is nothing else.
-    if paths:
-        left_out += [too_few(SHIFTS[name], FEW_USERS) for name in few]
-    paths = paths or dict(list(few.items())[:most])
-    if not paths:
-        raise failure or ConfigError("there is no shift to measure")
+    with _nothing_left(options.out) if fresh else nullcontext():
+        # Make the splits of each shift, or find that they are there.
+        paths: dict[str, Path] = {}
+        few: dict[str, Path] = {}
+        failure: InputError | None = None
+        for shift in planned:
+            if not options.shifts and len(paths) >= most:
+                left_out.append(beyond_budget(shift))
+                continue
+            path = options.out / shift.name / "dataset"
+            try:
+                if not path.exists():
+                    _make(shift, log, options).save(path)
+                dataset = load_dataset(path)
+                _require_tests(dataset)
+            except InputError as error:
+                if options.shifts:
+                    raise
+                failure = failure or error
+                reason = f"cannot be made from this log: {error}"
+                left_out.append(LeftOut(name=shift.name, reason=reason))
+                continue
+            _write_for_training(dataset, path.parent)
+            n_users = min(dataset.manifest.splits[test].users for test in ("test_iid", "test_ood"))
+            if n_users < FEW_USERS and not options.shifts:
+                few[shift.name] = path
+            else:
+                paths[shift.name] = path
+        # What too few people are tested under gives way, unless there is nothing else.
+        if paths:
+            left_out += [too_few(SHIFTS[name], FEW_USERS) for name in few]
+        paths = paths or dict(list(few.items())[:most])
+        if not paths:
+            raise failure or ConfigError("there is no shift to measure")
     for absent in left_out:
         note(f"{absent.name} left out: {absent.reason}")
     shifts = tuple(shift for shift in planned if shift.name in paths)
     return Prepared(log, shifts, paths, tuple(left_out), before, pairs.funnel)
+
+
+@contextmanager
+def _nothing_left(out: Path) -> Iterator[None]:
+    """Remove a new audit's directory if its log is refused, so that the mended log finds room."""
+    try:
+        yield
+    except InputError:
+        remove_whole(out)
+        raise
 
 
 def _identity(options: Options, log: Log) -> dict[str, object]:
@@ -249,7 +265,7 @@ def _write_for_training(dataset: Dataset, folder: Path) -> None:
 _TITLES = {
     "log": "LOG",
     "columns": "the names of the columns",
-    "checksum": "the content of LOG",
+    "checksum": "the content of LOG, or in the files beside it",
     "users_drawn": "the number of users drawn (by the budget)",
 }
 
@@ -279,7 +295,8 @@ def take_up(out: Path, identity: Mapping[str, object], budget: float) -> float |
     if file.is_file():
         known = _read_settings(file)
         before = known.budget
-        for key in {**known.identity, **identity}:
+        # What was asked differently comes first: it may change the content, too.
+        for key in sorted({**known.identity, **identity}, key=lambda key: key == "checksum"):
             there, here = known.identity.get(key), identity.get(key)
             if there != here:
                 both = "" if key == "checksum" else f" ({_short(there)} there, {_short(here)} here)"

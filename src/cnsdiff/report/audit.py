@@ -19,7 +19,7 @@ from cnsdiff.audit.record import (
 from cnsdiff.data.interactions import Step
 from cnsdiff.diagnostics.log import funnel_lines
 from cnsdiff.display.tables import HALF_WIDTH, Column, Table
-from cnsdiff.display.wording import SPLIT_TITLES, metric_title
+from cnsdiff.display.wording import SPLIT_TITLES, listed, metric_title
 from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.audit_shift import (
     LOST,
@@ -79,7 +79,7 @@ def _summary(result: AuditRecord) -> str:
     """What the verdict leaves out, first what was not measured."""
     sentences = list(map(verbatim, result.more_verdicts))
     if result.left_out:
-        names = " and ".join(absent.name for absent in result.left_out)
+        names = listed([absent.name for absent in result.left_out])
         sentences.append(f"**Left out:** {verbatim(names)}; [why](#limits).")
     if cut := result.missing[len(result.left_out) :]:
         sentences.append(
