@@ -29,6 +29,7 @@ SCENARIOS = {
     "exposure": "test on items that users did not choose to see",
     "hybrid": "what two scenarios hold out at once",
     "user-group": "test on users of a group or a cluster",
+    "new-items": "test on items that train has never seen",
     "noise": "train is partly false or missing, test is clean",
 }
 _DEVICES = ("auto", "cpu", "cuda")

@@ -34,6 +34,7 @@ from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.side_tables import (
     add_to_hash,
     encode_side_tables,
+    new_item_tables,
     seen_misfit,
     seen_table,
     side_table_misfit,
@@ -191,6 +192,55 @@ class Dataset:
             tables=self._tables,
             seen=self._seen,
             path=self.path,
+        )
+
+    @property
+    def n_new_items(self) -> int:
+        """Items of held-out pairs that train does not know, but of which features are known."""
+        if "new_item_features" not in self.table_names:
+            return 0
+        return self.table("new_item_features").height
+
+    def with_new_items(self) -> Dataset:
+        """The same dataset with the new items behind those of train, and with their pairs.
+
+        They have no pair in train; held-out splits have theirs behind the others. For measuring a
+        model that can tell new items; itself where there are none.
+        """
+        if not self.n_new_items:
+            return self
+        fresh, pairs = self.table("new_item_features"), self.table("new_item_pairs")
+        splits = {}
+        for name in self.split_names:
+            own = pairs.filter(pl.col("split") == name)
+            split = self.split(name)
+            timed = split.timestamps is not None and "timestamp" in own.columns
+            more = Split(
+                name,
+                own["user"].cast(pl.Int64).to_numpy(),
+                own["item"].cast(pl.Int64).to_numpy() + self.n_items,
+                own["timestamp"].to_numpy() if timed else None,
+            )
+            splits[name] = joined([split, more], name) if len(own) else split
+        features = pl.concat(
+            [self.table("item_features"), fresh.drop("id")], how="vertical_relaxed"
+        )
+        of_users = [name for name in self.table_names if name.startswith(("user", "truth_users"))]
+        tables = {**{name: self.table(name) for name in of_users}, "item_features": features}
+        counts = {name: SplitCounts(**split.sizes) for name, split in splits.items()}
+        return Dataset(
+            users=self.users,
+            items=pl.concat([self.items, fresh["id"]]),
+            manifest=self.manifest.model_copy(
+                update={
+                    "n_items": self.n_items + len(fresh),
+                    "splits": counts,
+                    "tables": [name for name in self.table_names if name in tables],
+                }
+            ),
+            splits=splits,
+            tables=tables,
+            seen=self.seen(),
         )
 
     def table(self, name: str) -> pl.DataFrame:
@@ -376,11 +426,23 @@ class Dataset:
             )
         numbers = Vocabulary(encoded.users), Vocabulary(encoded.items)
         side = encode_side_tables(tables or {}, *numbers)
+        if tables is not None and "item_features" in tables:
+            side |= new_item_tables(splits, tables["item_features"], *numbers)
         held_out = [table for split, table in splits.items() if split != "train"]
         seen = seen_table(list(logs) or held_out, *numbers, encoded.splits["train"])
         labels = encoded.periods
         origin = {"description": source} if isinstance(source, str) else dict(source or {})
-        more = counts or {}
+        more = {split: dict(own) for split, own in (counts or {}).items()}
+        if "new_item_pairs" in side:
+            for split, own in encoded.counts.items():
+                fresh = side["new_item_pairs"].filter(pl.col("split") == split).height
+                if fresh:
+                    unknown = own["dropped_unknown"] - fresh
+                    more[split] = {
+                        **more.get(split, {}),
+                        "dropped_unknown": unknown,
+                        "new_item_pairs": fresh,
+                    }
         # A field that is not set is not in the file.
         optional: dict[str, Any] = {
             "environments": None if labels is None else labels.to_list(),

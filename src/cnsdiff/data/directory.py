@@ -34,8 +34,9 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SPLITS = ("train", "valid", "test_iid", "test_ood")
 #: What may lie beside the splits: features of users and items, what an experiment found out
-#: about pairs, what a simulation knows, how often the log exposed each item, and what is known of
-#: the environment to come.
+#: about pairs, what a simulation knows, how often the log exposed each item, what is known of
+#: the environment to come; and items that held-out pairs have and train has not, with what is known
+#: of them, and those pairs.
 SideTable = Literal[
     "user_features",
     "item_features",
@@ -45,6 +46,8 @@ SideTable = Literal[
     "exposures",
     "target_counts",
     "target_sample",
+    "new_item_features",
+    "new_item_pairs",
 ]
 SIDE_TABLES: tuple[str, ...] = get_args(SideTable)
 
@@ -73,6 +76,8 @@ class SplitCounts(Record):
     """Repetitions of a pair."""
     dropped_unknown: int | None = None
     """Pairs of a user or item that train does not know; None where nobody counted."""
+    new_item_pairs: int = 0
+    """Pairs of a known user and an item that train does not know, of which features are known."""
     overlap_train: int = 0
     overlap_test: int = 0
     overlap_test_iid: int = 0

@@ -12,7 +12,7 @@ import polars as pl
 from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.directory import SIDE_TABLES, numbers_misfit, require_side_table
+from cnsdiff.data.directory import SIDE_TABLES, ids_misfit, numbers_misfit, require_side_table
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.splits import Split, pair_matrix
@@ -60,6 +60,59 @@ def encode_side_tables(
     return {name: coded[name] for name in SIDE_TABLES if name in coded}
 
 
+def new_item_tables(
+    splits: Mapping[str, Interactions],
+    features: pl.DataFrame,
+    users: Vocabulary,
+    items: Vocabulary,
+) -> dict[str, pl.DataFrame]:
+    """Items of held-out pairs that train does not know, but of which something is known.
+
+    Returns
+    -------
+    dict
+        ``new_item_features``: ``id`` and the features, a row for each, in order of appearance.
+        ``new_item_pairs``: ``user`` (internal number), ``item`` (row of the other table), ``split``
+        and, where the log has times, ``timestamp``; valid without the pairs of the tests. Both are
+        left out where there are none.
+    """
+    dtype = items.ids.dtype
+    known = features.with_columns(pl.col("item").cast(dtype, strict=False))
+    parts = []
+    for name, split in splits.items():
+        if name == "train":
+            continue
+        frame = split.frame
+        fresh = (users.encode(frame["user"]) >= 0) & (items.encode(frame["item"]) < 0)
+        parts.append(
+            frame.filter(pl.Series(fresh)).select(
+                pl.Series("user", users.encode(frame["user"])[fresh]),
+                pl.col("item").cast(dtype, strict=False).alias("id"),
+                pl.lit(name).alias("split"),
+                pl.col("^timestamp$"),
+            )
+        )
+    if not parts:
+        return {}
+    pairs = pl.concat(parts, how="diagonal_relaxed").join(
+        known.select(pl.col("item").alias("id")), on="id", how="semi", maintain_order="left"
+    )
+    pairs = pairs.unique(["user", "id", "split"], keep="first", maintain_order=True)
+    tested = pairs.filter(pl.col("split") != "valid")
+    chosen_on = pairs.filter(pl.col("split") == "valid")
+    chosen_on = chosen_on.join(tested, on=["user", "id"], how="anti", maintain_order="left")
+    pairs = pl.concat([chosen_on, tested])
+    if not len(pairs):
+        return {}
+    ids = pairs["id"].unique(maintain_order=True)
+    table = ids.to_frame().join(
+        known.rename({"item": "id"}), on="id", how="left", maintain_order="left"
+    )
+    numbered = pairs.with_columns(item=pl.Series(Vocabulary(ids).encode(pairs["id"])))
+    columns = ["user", "item", "split", *(c for c in ("timestamp",) if c in pairs.columns)]
+    return {"new_item_features": table, "new_item_pairs": numbered.select(columns)}
+
+
 def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> str | None:
     """Why a table is none that :func:`encode_side_tables` made; ``None`` if it is."""
     relevant = table.schema.get("relevant")
@@ -67,6 +120,12 @@ def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int
         return "has no column 'relevant' of true and false"
     if name in ("judgements", "target_sample"):
         return numbers_misfit(table, {"user": n_users, "item": n_items})
+    if name == "new_item_features":
+        return ids_misfit(table.select("id") if "id" in table.columns else table)
+    if name == "new_item_pairs":
+        if table.schema.get("split") != pl.String:
+            return "has no column 'split'"
+        return numbers_misfit(table, {"user": n_users, "item": table.height})
     rows = {"user": n_users, "item": n_items}[ROW_OF[name]]
     if table.height != rows:
         return f"has {table.height} rows and not {rows}"

@@ -86,6 +86,10 @@ def with_target(
     if not tables:
         return dataset
     beside = {name: dataset.table(name) for name in dataset.table_names} | tables
+    if sample is not None and "new_item_pairs" in beside:  # of nobody who is judged already
+        pairs = beside["new_item_pairs"]
+        judged = pl.col("user").is_in(tables[SAMPLE]["user"].implode())
+        beside["new_item_pairs"] = pairs.filter((pl.col("split") == "valid") | ~judged)
     manifest = dataset.manifest.model_copy(
         update={
             "fingerprint": add_to_hash(dataset.manifest.fingerprint, tables),

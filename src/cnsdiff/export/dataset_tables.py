@@ -126,10 +126,17 @@ def pairs_of(dataset: Dataset, name: str) -> pl.DataFrame:
 def side_table_of(dataset: Dataset, name: str, *, unknown: bool = False) -> pl.DataFrame:
     """A side table under the ids as given.
 
-    Those of ``judgements`` are pairs; the others have a row for each user or item of whom something
-    is known, or with ``unknown`` for all.
+    Those of ``judgements`` are pairs, and so are ``new_item_pairs``; the others have a row for each
+    user or item of whom something is known, or with ``unknown`` for all.
     """
     table = dataset.table(name)
+    if name == "new_item_features":
+        return table.rename({"id": "item"})
+    if name == "new_item_pairs":
+        ids = dataset.table("new_item_features")["id"]
+        return table.with_columns(
+            user=dataset.decode_users(table["user"].to_numpy()), item=ids.gather(table["item"])
+        )
     if name not in ROW_OF:
         return table.with_columns(
             user=dataset.decode_users(table["user"].to_numpy()),

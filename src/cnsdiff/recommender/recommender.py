@@ -22,6 +22,7 @@ from cnsdiff.environment import Environment
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
+from cnsdiff.evaluation.new_items import NewItemsEvaluation, evaluate_new_items
 from cnsdiff.evaluation.protocol import Mask
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback
@@ -268,6 +269,20 @@ class Recommender(Estimator):
         """
         return self.model_.similar(items, k, exclude=exclude, only=only)
 
+    def _with_content(self) -> EmbeddingModel:
+        """The model, if it can tell new items."""
+        model = self._fitted().model
+        if not isinstance(model, EmbeddingModel) or model.content is None:
+            why = "learns from no features; train it with content={'prior': 'auto'}"
+            if model.content_choice is not None:
+                why = (
+                    "does not use content, as items held out of training were told no better with "
+                    "it; train with features that tell more, or with content={'prior': 'ridge'}, "
+                    "which is used in any case"
+                )
+            raise InputError(f"items cannot be added: the model {why}")
+        return model
+
     def add_items(self, features: Any, clicks: Any = None) -> Self:
         """Add new items, which from then on are recommended as their features say.
 
@@ -288,17 +303,7 @@ class Recommender(Estimator):
             The model was trained without content, an id comes twice or is of another type than
             those known, or a feature is missing.
         """
-        fitted = self._fitted()
-        model = fitted.model
-        if not isinstance(model, EmbeddingModel) or model.content is None:
-            why = "learns from no features; train it with content={'prior': 'auto'}"
-            if model.content_choice is not None:
-                why = (
-                    "does not use content, as items held out of training were told no better with "
-                    "it; train with features that tell more, or with content={'prior': 'ridge'}, "
-                    "which is used in any case"
-                )
-            raise InputError(f"items cannot be added: the model {why}")
+        fitted, model = self._fitted(), self._with_content()
         table = read_features(features, "item")
         ids = table["item"].cast(model.items.dtype, strict=False)
         if ids.null_count():
@@ -335,6 +340,34 @@ class Recommender(Estimator):
         scorer = self.model_.scorer(fabric.device, dial)
         ks = config.evaluation.ks
         return evaluate(scorer, dataset, splits, ks, mask=mask, per_user=per_user)
+
+    def evaluate_new_items(
+        self, dataset: Dataset, split: str = "test_ood", *, dial: float | None = None
+    ) -> NewItemsEvaluation:
+        """How a model with content places the new items of the dataset it was trained on.
+
+        Parameters
+        ----------
+        dataset
+            With pairs of new items (:meth:`cnsdiff.data.Dataset.with_new_items`).
+        split
+            Held-out.
+        dial
+            As in :meth:`evaluate`.
+
+        Raises
+        ------
+        InputError
+            It is another dataset, the model uses no content, or there are no new items.
+        """
+        fitted, dataset = self._trained_on(dataset)
+        joint, model = dataset.with_new_items(), self._with_content()
+        if joint is not dataset:
+            table = dataset.table("new_item_features")
+            model = model.with_items(table["id"], table.drop("id"))
+        return evaluate_new_items(
+            model.scorer(dial=dial), joint, dataset.n_items, split, fitted.config.evaluation.ks
+        )
 
     def learnt_from(self, dataset: Dataset) -> Dataset:
         """The dataset as this model learnt it: with valid in train, if it was trained on both."""

@@ -4,6 +4,7 @@ from cnsdiff.shifts.base import SCENARIOS, Filters, Scenario, register_scenario
 from cnsdiff.shifts.exposure import Exposure
 from cnsdiff.shifts.hybrid import Hybrid
 from cnsdiff.shifts.log_scenario import Log, LogScenario, OODTest, Parts
+from cnsdiff.shifts.new_items import NewItems
 from cnsdiff.shifts.noise import Noise
 from cnsdiff.shifts.popularity import Popularity
 from cnsdiff.shifts.preparation import Given, prepare, prepare_given
@@ -18,6 +19,7 @@ __all__ = [
     "Hybrid",
     "Log",
     "LogScenario",
+    "NewItems",
     "Noise",
     "OODTest",
     "Parts",

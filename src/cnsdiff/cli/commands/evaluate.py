@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -17,8 +17,10 @@ from cnsdiff.cli.options import Dial, Json
 
 if TYPE_CHECKING:
     from cnsdiff.base.errors import StorageError
+    from cnsdiff.data import Dataset
     from cnsdiff.evaluation import Evaluation
     from cnsdiff.evaluation.judges import JudgeKind
+    from cnsdiff.recommender.recommender import Recommender
 
 #: What the system says where a run may be read only.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -191,6 +193,7 @@ def evaluate(
         unwritten = _write(file, results)
     if model is not None and false_negatives is not None:
         counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
+    new_items, new_words = _new_items(model, data, splits, ks, dial)
     verdict = _verdict(results, label, f"ndcg@{max(ks)}")
     steps = _next(target, of_run, references)
     if json:
@@ -205,6 +208,8 @@ def evaluate(
         }
         if counts is not None:
             report["false_negatives"] = {"judge": false_negatives, **counts.scalars()}
+        if new_items is not None:
+            report["new_items"] = new_items
         if unwritten is not None:
             report["not_written"] = str(unwritten)
         print_json(report)
@@ -225,9 +230,41 @@ def evaluate(
                 f"judged (95% interval {low:.2%} to {high:.2%}); {counts.fhn_hard:.2%} of the "
                 "hard ones."
             )
+        if new_words:
+            screen.print(new_words, soft_wrap=True)
         screen.print(verdict, style="bold", soft_wrap=True)
         print_next(screen, *steps)
     _end([*_ties(results, max(ks)), *_missing(left_out)], unwritten, out is not None)
+
+
+def _new_items(
+    model: Recommender | None,
+    data: Dataset,
+    splits: Sequence[str],
+    ks: Sequence[int],
+    dial: float | None,
+) -> tuple[dict[str, object] | None, str]:
+    """How new items of the OOD test are placed, as JSON has it and in a sentence."""
+    from dataclasses import asdict
+
+    from cnsdiff.display.wording import metric_title, number, percent
+
+    pairs = data.manifest.splits["test_ood"].new_item_pairs if "test_ood" in splits else 0
+    if model is None or not pairs:
+        return None, ""
+    if model.content_ is None or not model.content_.used:
+        return None, (
+            f"{pairs:,} more pairs of the OOD test are of {data.n_new_items:,} new items, which a "
+            "model without content cannot tell; train one with --content auto."
+        )
+    found, metric = model.evaluate_new_items(data, dial=dial), f"ndcg@{max(ks)}"
+    by = {"old items": found.warm, "new ones": found.new, "all in one list": found.joint}
+    told = ", ".join(f"{number(values[metric])} of {name}" for name, values in by.items())
+    return asdict(found), (
+        f"With {data.n_new_items:,} new items, of which are {percent(found.share_taken)} of the "
+        f"OOD test's pairs: {metric_title(metric)} {told}, where they take "
+        f"{percent(found.share_listed[max(ks)])} of the places."
+    )
 
 
 def _verdict(results: Mapping[str, Evaluation], model: str | None, metric: str) -> str:

@@ -1,0 +1,168 @@
+"""New items in a dataset, and the measure of how well they are placed, against a naive loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cnsdiff import ConfoundedWorld, Recommender, load_dataset, prepare
+from cnsdiff.base.errors import ConfigError, DataError, InputError
+from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation.new_items import evaluate_new_items
+from cnsdiff.export import dataset_to_csv
+from cnsdiff.shifts import NewItems
+from cnsdiff.testing import check_scenario, tiny_source
+
+WORLD = ConfoundedWorld(n_users=120, n_items=100, exposures=50, seed=0)
+ITEMS = WORLD.dataset().table("item_features").with_columns(item=WORLD.dataset().items)
+LOG = WORLD.clicks(WORLD.periods).select("user", "item", "timestamp")
+LOG = LOG.filter(pl.col("item").is_in(ITEMS["item"].implode()))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return prepare(LOG, "new-items", item_features=ITEMS, seed=2)
+
+
+def test_the_contract_of_scenarios():
+    source = tiny_source()
+    items = source.tables["log"].frame["item"].unique()
+    features = pl.DataFrame({"item": items, "colour": items.cast(pl.String)})
+    check_scenario(NewItems(), replace(source, features={"item_features": features}))
+
+
+def test_new_items_are_the_last_seen_and_train_has_none_of_them(dataset):
+    table, pairs = dataset.table("new_item_features"), dataset.table("new_item_pairs")
+    n_items = LOG["item"].n_unique()
+    assert dataset.n_new_items == len(table) <= round(0.2 * n_items)
+    assert not table["id"].is_in(dataset.items.implode()).any()
+    first = LOG.group_by("item").agg(pl.col("timestamp").min())
+    new = first.filter(pl.col("item").is_in(table["id"].implode()))["timestamp"].min()
+    old = first.filter(pl.col("item").is_in(dataset.items.implode()))["timestamp"].max()
+    assert new >= old
+    # Every pair of a known user with one of them, and their features as given.
+    known = LOG.filter(
+        pl.col("item").is_in(table["id"].implode()) & pl.col("user").is_in(dataset.users.implode())
+    ).unique(["user", "item"])
+    assert len(pairs) == len(known)
+    assert set(pairs["split"]) == {"test_ood"}
+    given = ITEMS.filter(pl.col("item").is_in(table["id"].implode())).sort("item")
+    kept = table.sort("id")
+    assert kept.drop("id").equals(given.select(kept.columns[1:]))
+    counts = dataset.manifest.splits["test_ood"]
+    assert counts.new_item_pairs == len(pairs)
+
+
+def test_it_is_saved_and_read_with_them_and_its_fingerprint_knows_them(dataset, tmp_path):
+    dataset.save(tmp_path / "data")
+    again = load_dataset(tmp_path / "data")
+    assert again.table("new_item_pairs").equals(dataset.table("new_item_pairs"))
+    assert again.fingerprint == dataset.fingerprint
+    other = prepare(LOG, NewItems(by="random"), item_features=ITEMS, seed=2)
+    assert other.fingerprint != dataset.fingerprint
+
+
+def test_without_features_nothing_changes():
+    plain = prepare(LOG, "temporal", seed=0, quantile=0.5)
+    told = prepare(LOG, "temporal", seed=0, quantile=0.5, item_features=ITEMS)
+    assert plain.n_new_items == 0
+    assert plain.with_new_items() is plain
+    for split in plain.split_names:
+        np.testing.assert_array_equal(plain.split(split).items, told.split(split).items)
+    gone = plain.manifest.splits["test_ood"].dropped_unknown
+    kept = told.manifest.splits["test_ood"]
+    assert gone == kept.dropped_unknown + kept.new_item_pairs
+
+
+def test_with_new_items_the_pairs_are_there_and_train_is_as_it_was(dataset):
+    joint = dataset.with_new_items()
+    assert joint.n_items == dataset.n_items + dataset.n_new_items
+    assert joint.items[: dataset.n_items].equals(dataset.items)
+    np.testing.assert_array_equal(joint.split("train").items, dataset.split("train").items)
+    pairs = dataset.table("new_item_pairs")
+    assert len(joint.split("test_ood")) == len(dataset.split("test_ood")) + len(pairs)
+    test = joint.split("test_ood")
+    ids = joint.decode_items(test.items[test.items >= dataset.n_items])
+    assert ids.equals(dataset.table("new_item_features")["id"].gather(pairs["item"]))
+    assert len(joint.table("item_features")) == joint.n_items
+
+
+def test_users_whose_target_is_known_have_no_new_pair_in_a_test(dataset):
+    pairs = dataset.table("new_item_pairs")
+    who = dataset.decode_users(pairs["user"].unique().sort().to_numpy()[:3])
+    sample = LOG.filter(pl.col("user").is_in(who.implode())).select("user", "item")
+    told = prepare(LOG, "new-items", item_features=ITEMS, seed=2, target_sample=sample)
+    left = told.table("new_item_pairs")
+    assert not told.decode_users(left["user"].unique().to_numpy()).is_in(who.implode()).any()
+    assert len(left) < len(pairs)
+
+
+def test_it_is_exported_under_the_ids_as_given(dataset, tmp_path):
+    dataset_to_csv(dataset, tmp_path / "csv")
+    pairs = pl.read_csv(tmp_path / "csv" / "new_item_pairs.csv")
+    features = pl.read_csv(tmp_path / "csv" / "new_item_features.csv")
+    assert pairs.select("user", "item").join(LOG, on=["user", "item"], how="anti").is_empty()
+    assert set(pairs["item"]) == set(features["item"])
+
+
+def ndcg(ranking, relevant, k):
+    gains = [1 / np.log2(place + 2) for place, item in enumerate(ranking[:k]) if item in relevant]
+    return sum(gains) / sum(1 / np.log2(place + 2) for place in range(min(k, len(relevant))))
+
+
+def test_the_measure_is_that_of_a_naive_loop(dataset):
+    joint, rng = dataset.with_new_items(), torch.Generator().manual_seed(0)
+    users = torch.randn(joint.n_users, 5, generator=rng)
+    items = torch.randn(joint.n_items, 5, generator=rng)
+    found = evaluate_new_items(EmbeddingScorer(users, items), joint, dataset.n_items, ks=(5,))
+    scores, test = (users @ items.T).numpy(), joint.split("test_ood")
+    train = joint.split("train").csr(joint.n_users, joint.n_items).toarray() > 0
+    new = np.arange(joint.n_items) >= dataset.n_items
+    for name, listed in (("warm", ~new), ("new", new), ("joint", new | ~new)):
+        values, n_new = [], []
+        for user in range(joint.n_users):
+            relevant = {i for i in test.items[test.users == user] if listed[i]}
+            if not relevant:
+                continue
+            row = np.where(listed & ~train[user], scores[user], -np.inf)
+            ranking = np.argsort(-row)[:5]
+            values.append(ndcg(ranking, relevant, 5))
+            n_new.append(new[ranking].mean())
+        assert getattr(found, name)["ndcg@5"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert found.n_users[name] == len(values)
+    assert found.share_listed[5] == pytest.approx(np.mean(n_new))
+    warm, fresh = found.warm["ndcg@5"], found.new["ndcg@5"]
+    assert found.harmonic["ndcg@5"] == pytest.approx(2 * warm * fresh / (warm + fresh))
+    assert found.share_taken == pytest.approx((test.items >= dataset.n_items).mean())
+
+
+def test_a_model_with_content_places_new_items_better_than_chance(dataset):
+    training = {"epochs": 4, "fhn_every": None}
+    model = Recommender(training=training, content={"prior": "ridge"}, seed=0)
+    found = model.fit(dataset).evaluate_new_items(dataset)
+    joint = dataset.with_new_items()
+    draw = torch.Generator().manual_seed(0)
+    sizes = (joint.n_users, joint.n_items)
+    noise = EmbeddingScorer(*(torch.randn(n, 3, generator=draw) for n in sizes))
+    chance = evaluate_new_items(noise, joint, dataset.n_items)
+    assert found.new["ndcg@20"] > 1.1 * chance.new["ndcg@20"]
+    assert found.joint["ndcg@20"] > 1.5 * chance.joint["ndcg@20"]
+    assert len(model.items_) == dataset.n_items  # measuring adds none
+
+
+def test_what_cannot_be_is_said(dataset):
+    with pytest.raises(DataError, match="nothing is known of its items"):
+        prepare(LOG, "new-items")
+    with pytest.raises(ConfigError, match="of which 97 have features, makes none new"):
+        prepare(LOG, "new-items", item_features=ITEMS, share=0.001)
+    plain = prepare(LOG, "popularity", item_features=ITEMS)
+    scorer = EmbeddingScorer(torch.ones(plain.n_users, 1), torch.ones(plain.n_items, 1))
+    with pytest.raises(DataError, match="has no pair of a new item with known features"):
+        evaluate_new_items(scorer, plain, plain.n_items)
+    other = EmbeddingScorer(torch.ones(3, 1), torch.ones(4, 1))
+    with pytest.raises(InputError, match="has 3 users and 4 items, and the dataset with its new"):
+        evaluate_new_items(other, dataset.with_new_items(), dataset.n_items)
