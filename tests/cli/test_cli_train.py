@@ -493,6 +493,8 @@ def test_a_log_and_ctrl_c_and_a_moved_run(cli, shop, tmp_path, fast, ctrl_c):
     (tmp_path / "broken").rename(tmp_path / "moved")
     assert cli("train", "--resume", tmp_path / "moved").code == 0
     assert same_weights(tmp_path / "whole", tmp_path / "moved")
+    finished = cli("train", "--resume", tmp_path / "moved")  # which no split is left to evaluate
+    finished.refused("this run is finished; write lists with `cnsdiff recommend")
 
 
 def test_a_log_that_cannot_be_trained_on_leaves_nothing(

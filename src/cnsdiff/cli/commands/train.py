@@ -338,6 +338,7 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     from cnsdiff.base.errors import RunError
     from cnsdiff.recommender.recommender import Recommender
     from cnsdiff.recommender.run_directory import (
+        DATASET,
         read_config,
         read_manifest,
         remove_checkpoints,
@@ -347,9 +348,10 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     manifest = read_manifest(run)
     if manifest.status == "complete":
         remove_checkpoints(run)  # killed before that
-        raise RunError(
-            f"{run}: this run is finished; evaluate it with `{Command('evaluate', run)}`"
-        )
+        step, verb = Command("evaluate", run), "evaluate it"
+        if (run / DATASET).is_dir():  # of a whole log, nothing is left to evaluate on
+            step, verb = Command("recommend", run, all_users=True, out="lists.csv"), "write lists"
+        raise RunError(f"{run}: this run is finished; {verb} with `{step}`")
     if not (run / "config.yaml").exists():
         raise without_configuration(run)
     tree = read_config(run)
