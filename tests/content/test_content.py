@@ -89,6 +89,23 @@ def test_a_new_item_is_recommended_as_its_twin_is(fitted, world, tmp_path):
     assert kept.recommend(users, k=30).equals(lists)
 
 
+def test_what_is_still_open_of_an_item_falls_with_its_interactions(fitted, world, tmp_path):
+    model = Recommender.load(fitted.save(tmp_path / "run")).add_items(new_items(world))
+    left = model.uncertainty_
+    counts = np.bincount(world.split("train").items, minlength=world.n_items)
+    assert torch.equal(left[world.n_items :], torch.ones(3))
+    assert (left[np.argsort(counts)].diff() <= 1e-6).all()
+
+
+def test_the_diffusion_tells_its_energy_score_beside_a_gaussian(world, monkeypatch):
+    for setting, small in (("STEPS", 30), ("CALLS", 3), ("DRAWS", 4), ("HIDDEN", 32)):
+        monkeypatch.setattr(f"cnsdiff.content.priors.{setting}", small)
+    content = {"prior": "diffusion"}
+    metrics = Recommender(training=BRIEF, content=content).fit(world).content_.metrics
+    assert 0 < metrics["energy gaussian"] < 1e3
+    assert 0 < metrics["energy diffusion"] < 1e3
+
+
 def test_clicks_on_a_new_item_move_it_towards_those_who_clicked(fitted, world, tmp_path):
     folder = fitted.save(tmp_path / "run")
     plain, clicked = (Recommender.load(folder) for _ in range(2))

@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.content.model import ContentChoice, ContentModel, Learnt
+from cnsdiff.content.priors import energy_scores
 from cnsdiff.content.towers import Towers, fit_towers, profiles
 from cnsdiff.data import Split
 from cnsdiff.data.splits import pair_matrix
@@ -170,6 +171,16 @@ def choose_content(
                 finals.append((together, choice))
     best = max(finals, key=lambda pair: pair[0])[1]
     metrics = {**best.metrics, **judge.without_content()}
+    if "diffusion" in priors:
+        known = judge.known
+        energy = energy_scores(
+            learnt.features[known], learnt.tables.items[known], learnt.counts[known], seed
+        )
+        note(
+            f"energy score of vectors held out: {energy['gaussian']:.4f} of a Gaussian, "
+            f"{energy['diffusion']:.4f} of the diffusion; the smaller one tells them better"
+        )
+        metrics |= {f"energy {name}": value for name, value in energy.items()}
     used = metrics["with"] > metrics["without"]
     # How much the first clicks count.
     model = next(own for _, own in tried if own.choice.prior == best.prior)

@@ -76,7 +76,8 @@ class ContentChoice(Record):
     metrics: dict[str, float]
     """The metric of the held-out pairs: ``"without"`` and ``"with"`` content of all, ``"warm"`` and
     ``"new"`` of those of known and of new items by themselves, ``"profile"`` of a user's profile
-    without a model on new items."""
+    without a model on new items; where the diffusion was asked for, ``"energy …"`` of it and of a
+    Gaussian (:func:`cnsdiff.content.priors.energy_scores`)."""
 
 
 class Learnt(NamedTuple):

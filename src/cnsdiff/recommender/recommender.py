@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,11 +18,13 @@ from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import atomic_directory
 from cnsdiff.content.model import ContentChoice
+from cnsdiff.content.priors import Gaussian
 from cnsdiff.data import Dataset, read_features, read_interactions
 from cnsdiff.environment import Environment
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
 from cnsdiff.evaluation.judges import JudgeKind, judge_for
+from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.new_items import NewItemsEvaluation, evaluate_new_items
 from cnsdiff.evaluation.protocol import Mask
 from cnsdiff.recommender import run_directory
@@ -92,6 +95,9 @@ class Recommender(Estimator):
     content_
         What was chosen of content (:class:`cnsdiff.content.model.ContentChoice`); ``None`` if
         features were not to be learnt from.
+    uncertainty_
+        ``(I,)`` of a model with content, how much of what features leave open of an item its
+        interactions have not told yet: from 1, of a new item, to 0.
     history_
         One record of scalars per epoch.
     best_epoch_
@@ -524,6 +530,13 @@ class Recommender(Estimator):
     @property
     def stack_(self) -> Stack | None:
         return self._fitted().stack
+
+    @property
+    def uncertainty_(self) -> Tensor:
+        model = self._with_content()
+        assert model.content is not None
+        content, counts = model.content.model, item_counts(model.train)
+        return Gaussian(torch.empty(0), content.covariance).left_open(counts, content.choice.pull)
 
     @property
     def content_(self) -> ContentChoice | None:
