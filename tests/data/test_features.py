@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import read_features, read_interactions
 
 
@@ -150,3 +153,150 @@ def test_any_other_type_is_kept_as_it_is(kept):
 def test_an_empty_file_of_features_is_not_told_of_interactions(tmp_path):
     with pytest.raises(DataError, match="is empty; give a file with at least one row"):
         read_features(write(tmp_path / "items.csv", ""), "item")
+
+
+ITEMS = pl.DataFrame({"item": ["a", "b", "c"], "brand": ["x", "y", "x"], "price": [1, 2, 3]})
+
+
+def test_modalities_are_joined_under_their_names(tmp_path):
+    vectors = np.arange(6, dtype=np.float64).reshape(3, 2)
+    np.save(tmp_path / "image.npy", vectors)
+    sound = pl.DataFrame({"id_item": ["b", "d"], "own": [[0.5, 1.5], [2.5, 3.5]]})
+    sound = sound.rename({"id_item": "item"})
+    notes = write(tmp_path / "notes.csv", "item,text,stars\nc,fine,4\na,poor,1\n")
+    table = read_features(
+        {"": ITEMS, "image": tmp_path / "image.npy", "sound": sound, "notes": notes}, "item"
+    )
+    assert table.columns == [
+        *("item", "brand", "price", "image", "sound", "notes.text", "notes.stars")
+    ]
+    assert table.schema["image"] == table.schema["sound"] == pl.List(pl.Float32)
+    assert table.rows() == [
+        ("a", "x", 1, [0.0, 1.0], None, "poor", 1),
+        ("b", "y", 2, [2.0, 3.0], [0.5, 1.5], None, None),
+        ("c", "x", 3, [4.0, 5.0], None, "fine", 4),
+        ("d", None, None, None, [2.5, 3.5], None, None),
+    ]
+
+
+_TABLES = st.lists(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), min_size=1),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(_TABLES)
+def test_joining_is_looking_up_each_id_in_each_table(tables):
+    frames = {
+        f"t{n}": pl.DataFrame({"item": list(rows), "x": list(rows.values())})
+        for n, rows in enumerate(tables)
+    }
+    ids = list(dict.fromkeys(id for rows in tables for id in rows))
+    told = [(id, *(rows.get(id) for rows in tables)) for id in ids]
+    assert read_features(frames, "item").rows() == told
+
+
+def test_ids_that_are_numbers_in_one_table_alone_are_text():
+    other = pl.DataFrame({"item": ["7", "007"], "x": [1, 2]})
+    table = read_features({"": pl.DataFrame({"item": [7], "y": [3]}), "other": other}, "item")
+    assert table.rows() == [("7", 3, 1), ("007", None, 2)]
+
+
+def test_rows_of_nan_say_nothing():
+    vectors = np.ones((3, 2))
+    vectors[1] = np.nan
+    with pytest.warns(CnsdiffWarning, match="rows of NaN, which say nothing, are 1 of its 3"):
+        table = read_features({"": ITEMS, "image": vectors}, "item")
+    assert table["image"].to_list() == [[1.0, 1.0], None, [1.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "bool"])
+def test_vectors_of_any_numbers_are_read(dtype, tmp_path):
+    vectors = np.eye(3, dtype=dtype)
+    np.save(tmp_path / "x.npy", np.asfortranarray(vectors))
+    table = read_features({"": ITEMS, "x": tmp_path / "x.npy"}, "item")
+    assert table["x"].to_list() == vectors.astype(float).tolist()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        (np.ones((2, 4)), "has 2 rows, and DataFrame 3; give a vector for each"),
+        (np.ones(3), r"and it is float64\(3,\); give it two dimensions"),
+        (np.array([["a"], ["b"], ["c"]]), "expected an array of numbers"),
+        (np.array([[1, 2], [3, np.nan], [5, 6]]), "row 2: the vector of item 'b' has a number"),
+        (np.array([[1, 2], [3, 4], [5, np.inf]]), "row 3: the vector of item 'c' has a number"),
+        (np.array([[1e300], [1], [1]]), "row 1: the vector of item 'a' has a number"),
+    ],
+)
+def test_wrong_vectors(vectors, words, tmp_path):
+    with pytest.raises(DataError, match=f"array.*{words}"):
+        read_features({"": ITEMS, "image": vectors}, "item")
+    np.save(tmp_path / "v.npy", vectors)
+    with pytest.raises(DataError, match=f"v.npy.*{words}"):
+        read_features({"": ITEMS, "image": tmp_path / "v.npy"}, "item")
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    write(tmp_path / "text.npy", "hello")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    with (tmp_path / "several.npy").open("wb") as file:
+        np.savez(file, a=np.ones(3))
+    for name, words in (
+        ("text.npy", "is not a readable .npy file of numbers"),
+        ("objects.npy", "is not a readable .npy file of numbers"),
+        ("several.npy", "and it is several arrays"),
+        ("none.npy", "no such file"),
+    ):
+        with pytest.raises(DataError, match=f"{name}: .*{words}"):
+            read_features({"": ITEMS, "image": tmp_path / name}, "item")
+
+
+def test_vectors_need_a_table_of_ids_before_them(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    for source in (tmp_path / "x.npy", {"x": tmp_path / "x.npy", "": ITEMS}):
+        with pytest.raises(DataError, match=r"x\.npy: has vectors without ids; give a table"):
+            read_features(source, "item")
+    with pytest.raises(DataError, match="array: has vectors without ids"):
+        read_features(np.ones((3, 2)), "item")
+    with pytest.raises(DataError, match="have no name"):
+        read_features({"items": ITEMS, "": np.ones((3, 2))}, "item")
+    with pytest.raises(DataError, match="there are no tables of item features"):
+        read_features({}, "item")
+
+
+def test_two_features_of_one_name():
+    words = "have a column 'brand'; give one of them another name"
+    with pytest.raises(DataError, match=words):
+        read_features({"": ITEMS, "brand": np.ones((3, 2))}, "item")
+    tables = {"": ITEMS.rename({"brand": "a.b"}), "a": ITEMS.select("item", b="price")}
+    with pytest.raises(DataError, match=r"have a column 'a\.b'"):
+        read_features(tables, "item")
+    with pytest.raises(DataError, match="cannot be called 'item', as the ids are"):
+        read_features({"": ITEMS, "item": np.ones((3, 2))}, "item")
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, float("nan")], [float("-inf"), 1.0], [[1.0], [float("nan")]]]
+)
+def test_numbers_that_are_none_are_refused(values):
+    row = 2 if values[0] in (1.0, [1.0]) else 1
+    frame = pl.DataFrame({"item": ["a", "b"], "price": values})
+    with pytest.raises(
+        DataError, match=f"row {row}, column 'price': the feature of item '[ab]' is"
+    ):
+        read_features(frame, "item")
+
+
+def test_a_line_of_text_that_holds_nan_is_named(tmp_path):
+    file = write(tmp_path / "items.csv", "item,price\n7,1.5\n8,NaN\n")
+    with pytest.raises(
+        DataError, match=r"items.csv, line 3, column 'price': the feature of item 8"
+    ):
+        read_features(file, "item")
+
+
+def test_what_pandas_leaves_for_a_missing_number_says_nothing():
+    frame = pd.DataFrame({"item": ["a", "b"], "price": [1.5, float("nan")]})
+    assert read_features(frame, "item")["price"].to_list() == [1.5, None]

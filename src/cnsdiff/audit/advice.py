@@ -402,9 +402,12 @@ def reading_options(reading: Reading, log: Log) -> dict[str, Any]:
     events = None
     if reading.events is not None:
         events = ",".join(f"{event}={weight:g}" for event, weight in reading.events.items())
+    features: object = reading.item_features
+    if isinstance(features, Mapping):
+        features = [f"{name}={file}" if name else file for name, file in features.items()]
     return {
         "user_features": reading.user_features,
-        "item_features": reading.item_features,
+        "item_features": features,
         "threshold": None if log.threshold is None else f"{log.threshold:g}",
         "user_core": reading.user_core or None,
         "item_core": reading.item_core or None,

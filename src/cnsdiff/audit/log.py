@@ -42,7 +42,7 @@ class Reading:
     format, header, delimiter, skip_bad, time_unit, literal_ids
         As :func:`~cnsdiff.data.read_interactions` takes them.
     randomised, user_features, item_features
-        Files beside the log.
+        Files beside the log; features of items may be several by name.
     threshold, user_core, item_core, max_per_user
         See :class:`~cnsdiff.shifts.Filters`; without a threshold one is chosen.
     """
@@ -57,7 +57,7 @@ class Reading:
     literal_ids: bool = False
     randomised: Path | None = None
     user_features: Path | None = None
-    item_features: Path | None = None
+    item_features: Path | Mapping[str, Path] | None = None
     threshold: float | None = None
     user_core: int = 0
     item_core: int = 0
@@ -255,7 +255,12 @@ def _randomised_rows(source: Source) -> tuple[Source, list[str]]:
 def _checksum(reading: Reading, source: Source) -> str:
     """Of the files' bytes, or of what the catalogue says of a fetched data set."""
     beside = (reading.randomised, reading.user_features, reading.item_features)
-    parts = [None if file is None else sha256(file) for file in beside]
+    parts: list[Any] = [
+        {name: sha256(own) for name, own in file.items()}
+        if isinstance(file, Mapping)
+        else file and sha256(file)
+        for file in beside
+    ]
     if Path(reading.log).is_file():
         parts.append(sha256(Path(reading.log)))
     else:

@@ -418,11 +418,14 @@ _FILES = {
 
 def _located(arguments: Arguments, grid: Path, place: str) -> Arguments:
     """Arguments with variables and relative paths resolved in those that name a file."""
-    return arguments | {
-        key: _file(arguments[key], grid, place, named=key == "log")
-        for key in _FILES & arguments.keys()
-        if isinstance(arguments[key], str)
-    }
+    located: dict[str, object] = {}
+    for key in _FILES & arguments.keys():
+        given = arguments[key]
+        if isinstance(given, str):
+            located[key] = _file(given, grid, place, named=key == "log")
+        elif isinstance(given, Mapping):  # features by name
+            located[key] = {name: _file(str(file), grid, place) for name, file in given.items()}
+    return arguments | located
 
 
 def _file(text: str, grid: Path, place: str, *, named: bool = False) -> str:

@@ -50,7 +50,13 @@ UserFeatures = Annotated[
     Path | None, typer.Option(help="What is known of users.", rich_help_panel=_READING)
 ]
 ItemFeatures = Annotated[
-    Path | None, typer.Option(help="What is known of items.", rich_help_panel=_READING)
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]FILE",
+        help="What is known of items: a table, and beside it others by name, or vectors in its "
+        "order (image=vectors.npy); repeatable.",
+        rich_help_panel=_READING,
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -165,9 +171,10 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NewItems = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
+        metavar="[NAME=]FILE",
         help="Add these items first, of a run with content: a table of ids and the features that "
-        "it was trained with. Items known already are skipped."
+        "it was trained with, or several as of --item-features. Items known already are skipped.",
     ),
 ]

@@ -87,6 +87,36 @@ def parse_events(text: str | None) -> dict[str, float] | None:
     return weights
 
 
+def parse_features(option: str, texts: Sequence[str] | None) -> Path | dict[str, Path] | None:
+    """Files of features as ``--item-features [NAME=]FILE`` gives them, one or several.
+
+    The first may go without a name, which leaves those of its columns as they are; others are
+    called after their file.
+
+    Raises
+    ------
+    ConfigError
+        Two have one name, or there is no file after the sign.
+    """
+    files: dict[str, Path] = {}
+    for text in texts or ():
+        name, equals, file = text.partition("=")
+        # A folder may have the sign in its name.
+        if not equals or "/" in name or "\\" in name or Path(text).exists():
+            name, file = "", text
+        if not file or (equals and not name and file != text):
+            raise ConfigError(f"{option} {text}: write it as FILE or NAME=FILE")
+        if not name and files:
+            name = Path(file).name.partition(".")[0]
+        if name in files:
+            raise ConfigError(
+                f"{option} {text}: there is a table {name!r} already; give it another name with "
+                "NAME=FILE"
+            )
+        files[name] = Path(file)
+    return files[""] if list(files) == [""] else files or None
+
+
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """``["training.epochs=5"]`` as a nested mapping; values are read as YAML."""
     tree: dict[str, Any] = {}

@@ -26,6 +26,8 @@ ROW_OF = {
     "exposures": "item",
     "target_counts": "item",
 }
+#: So many are written as text at a time.
+_ROWS = 8192
 #: Those of counts.
 _COUNTS = ("exposures", "target_counts")
 
@@ -183,9 +185,11 @@ def add_to_hash(fingerprint: str, tables: Mapping[str, pl.DataFrame]) -> str:
         return fingerprint
     digest = hashlib.sha256(fingerprint.encode())
     for name, table in tables.items():
-        # JSON writes each float so that it reads back the same, lists too.
         digest.update(f"{name} {table.height} ".encode())
-        digest.update(table.write_ndjson().encode())
+        # JSON writes each float so that it reads back the same, lists too; some rows at a time, as
+        # long vectors are several times as large as text.
+        for rows in table.iter_slices(_ROWS):
+            digest.update(rows.write_ndjson().encode())
     return digest.hexdigest()
 
 

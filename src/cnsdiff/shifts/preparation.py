@@ -12,6 +12,7 @@ from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import ConfigError, did_you_mean
 from cnsdiff.data import Dataset, Interactions, Source, read_interactions
+from cnsdiff.data.reading.tables import Features
 from cnsdiff.data.reading.times import require_one_unit
 from cnsdiff.data.target import with_target
 from cnsdiff.shifts.base import (
@@ -40,8 +41,8 @@ def prepare(
     item_core: int = 0,
     max_per_user: int | None = None,
     randomised: str | Path | IntoFrame | None = None,
-    user_features: str | Path | IntoFrame | None = None,
-    item_features: str | Path | IntoFrame | None = None,
+    user_features: Features | None = None,
+    item_features: Features | None = None,
     target_counts: str | Path | IntoFrame | None = None,
     target_sample: str | Path | IntoFrame | Interactions | None = None,
     licence: str | None = None,
@@ -66,7 +67,8 @@ def prepare(
     randomised
         Interactions whose items were shown at random or in full, for ``"exposure"``.
     user_features, item_features
-        As :func:`~cnsdiff.data.read_features` takes them; they become side tables.
+        As :func:`~cnsdiff.data.read_features` takes them, a table or several by name; they become
+        side tables.
     target_counts, target_sample
         What is known of the environment that a model is for: how often each item is asked for, and
         pairs of some users, who are then taken out of the tests (:mod:`cnsdiff.data.target`).
@@ -230,8 +232,8 @@ def prepare_given(
     item_core: int = 0,
     max_per_user: int | None = None,
     licence: str | None = None,
-    user_features: str | Path | IntoFrame | None = None,
-    item_features: str | Path | IntoFrame | None = None,
+    user_features: Features | None = None,
+    item_features: Features | None = None,
     target_counts: str | Path | IntoFrame | None = None,
     target_sample: str | Path | IntoFrame | Interactions | None = None,
     **reading: Any,

@@ -12,10 +12,11 @@ from narwhals.typing import IntoFrame
 
 from cnsdiff.base.errors import ConfigError, DataError, did_you_mean, warn
 from cnsdiff.base.text import parameter
-from cnsdiff.data import Interactions, Source, read_features, read_interactions
+from cnsdiff.data import Interactions, Source, read_interactions
 from cnsdiff.data.ids import Vocabulary
 from cnsdiff.data.reading.adjacency import layout_of
 from cnsdiff.data.reading.lines import first_lines
+from cnsdiff.data.reading.tables import Features, file_name, joined, read_modalities
 
 _SIDES: dict[str, Literal["user", "item"]] = {"user_features": "user", "item_features": "item"}
 
@@ -25,14 +26,16 @@ def read_source(
     *,
     name: str,
     licence: str | None = None,
-    user_features: str | Path | IntoFrame | None = None,
-    item_features: str | Path | IntoFrame | None = None,
+    user_features: Features | None = None,
+    item_features: Features | None = None,
+    described: Mapping[str, Interactions] | None = None,
     **reading: Any,
 ) -> Source:
     """Read interactions by role, and features.
 
     Tables and features as :func:`~cnsdiff.data.read_interactions` and
-    :func:`~cnsdiff.data.read_features` take them; tables may have been read already.
+    :func:`~cnsdiff.data.read_features` take them; tables may have been read already. Features are
+    of the users and items of the tables ``described``, which are those read where not given.
     """
     optional = {"user_features": user_features, "item_features": item_features}
     features = {role: table for role, table in optional.items() if table is not None}
@@ -50,11 +53,14 @@ def read_source(
         if table.problems
     }
     literal = bool(reading.get("literal_ids", False))
-    known = {
-        role: read_features(table, _SIDES[role], literal_ids=literal)
-        for role, table in features.items()
-    }
-    _require_matches(known, interactions, files)
+    main = _main_table(interactions if described is None else described)
+    known = {}
+    for role, given in features.items():
+        sources = given if isinstance(given, Mapping) else {"": given}
+        modalities = read_modalities(sources, _SIDES[role], literal_ids=literal)
+        if main is not None:
+            _require_matches(modalities, sources, _SIDES[role], main)
+        known[role] = joined(modalities, _SIDES[role])
     facts = {"problems": problems or None, "licence": licence}
     return Source(
         interactions,
@@ -99,8 +105,8 @@ def find_source(
     randomised: str | Path | IntoFrame | None = None,
     name: str | None = None,
     licence: str | None = None,
-    user_features: str | Path | IntoFrame | None = None,
-    item_features: str | Path | IntoFrame | None = None,
+    user_features: Features | None = None,
+    item_features: Features | None = None,
     **reading: Any,
 ) -> Source:
     """The source that ``log`` names: a file, a data frame, or a data set fetched before.
@@ -127,8 +133,7 @@ def find_source(
         tables = {"log": log, **beside}
         return read_source(tables, name=name or stem or "unnamed", **options)
     source = _fetched(log, reading)
-    own = read_source(beside, name=name or source.name, **options)
-    _require_matches(own.features, source.tables, own.provenance["files"])
+    own = read_source(beside, name=name or source.name, described=source.tables, **options)
     files = {**dict(source.provenance.get("files", {})), **own.provenance["files"]}
     return replace(
         source,
@@ -139,26 +144,36 @@ def find_source(
     )
 
 
+def _main_table(tables: Mapping[str, Interactions]) -> Interactions | None:
+    """The one whose users and items features are of."""
+    return next((tables[name] for name in ("log", "train") if name in tables), None)
+
+
 def _require_matches(
-    features: Mapping[str, pl.DataFrame],
-    tables: Mapping[str, Interactions],
-    files: Mapping[str, str],
+    modalities: Mapping[str, pl.DataFrame],
+    sources: Mapping[str, Any],
+    side: Literal["user", "item"],
+    main: Interactions,
 ) -> None:
     """Stop where features are of nobody in the log, and say where they are of some only."""
-    main = next((tables[name] for name in ("log", "train") if name in tables), None)
-    if main is None:
-        return
-    for role, table in features.items():
-        side, file = _SIDES[role], files[role]
-        ids = main.frame[side].unique(maintain_order=True)
-        matches = int((Vocabulary(ids.alias("id")).encode(table[side]) >= 0).sum())
+    ids = main.frame[side].unique(maintain_order=True)
+    vocabulary = Vocabulary(ids.alias("id"))
+    checked: list[pl.Series] = []
+    for name, table in modalities.items():
+        file = file_name({name: sources[name]})
+        # Vectors have the ids of the first table, of which that has been said.
+        if any(table[side].equals(other) for other in checked):
+            continue
+        checked.append(table[side])
+        matches = int((vocabulary.encode(table[side]) >= 0).sum())
         if matches == 0:
             raise DataError(
                 f"{file}: none of its {len(table):,} {side}s is in {main.source}: it has "
                 f"{table[side][0]!r}, and the other {ids[0]!r}; write the ids alike in both"
             )
+        # Where everyone has some, those of others may be of items to come, and need no word.
+        rest = len(table) - matches
         if matches < len(ids):
-            rest = len(table) - matches
             warn(
                 f"{file}: has features of {matches:,} of the {len(ids):,} {side}s of {main.source}"
                 + (f", and of {rest:,} that are not in it" if rest else "")
@@ -186,6 +201,4 @@ def _fetched(name: str, reading: Mapping[str, Any]) -> Source:
 
 def _short(table: Any) -> str:
     """A file's own name: its folders would mean nothing elsewhere."""
-    if isinstance(table, Interactions):
-        return Path(table.source).name
-    return Path(table).name if isinstance(table, str | Path) else "DataFrame"
+    return Path(table.source).name if isinstance(table, Interactions) else file_name(table)

@@ -145,7 +145,7 @@ def audit(
     from cnsdiff.audit.splits import Options, prepare_splits
     from cnsdiff.audit.training import require_metric
     from cnsdiff.cli.output import print_json
-    from cnsdiff.cli.parsing import parse_budget, parse_events
+    from cnsdiff.cli.parsing import parse_budget, parse_events, parse_features
     from cnsdiff.display.progress import PlainLines
 
     named = {
@@ -168,7 +168,7 @@ def audit(
             literal_ids=literal_ids,
             randomised=randomised,
             user_features=user_features,
-            item_features=item_features,
+            item_features=parse_features("--item-features", item_features),
             threshold=threshold,
             user_core=user_core,
             item_core=item_core,

@@ -64,6 +64,7 @@ def export(
     from cnsdiff import export as exports
     from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.output import console, print_json
+    from cnsdiff.cli.parsing import parse_features
     from cnsdiff.display.wording import count
     from cnsdiff.recommender.recommender import Recommender
 
@@ -78,8 +79,8 @@ def export(
         Format.faiss: exports.to_faiss,
     }[to]
     model = Recommender.load(run)
-    if new_items is not None:
-        model.add_items(new_items)
+    if new_items:
+        model.add_items(parse_features("--new-items", new_items))
     out = beside(run, to.value) if out is None else out
     manifest: Any = write(model, out, **options)
     if json:

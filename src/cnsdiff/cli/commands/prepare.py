@@ -153,7 +153,7 @@ def prepare(
     if out is None and name is not None:
         out = _place(name)
     from cnsdiff import shifts
-    from cnsdiff.cli.parsing import parse_events
+    from cnsdiff.cli.parsing import parse_events, parse_features
     from cnsdiff.shifts.sources import find_source
 
     filters: Mapping[str, Any] = {
@@ -165,7 +165,7 @@ def prepare(
     reading: Mapping[str, Any] = {
         "licence": licence,
         "user_features": user_features,
-        "item_features": item_features,
+        "item_features": parse_features("--item-features", item_features),
         "format": format,
         "user": user_col,
         "item": item_col,

@@ -55,14 +55,15 @@ def recommend(
 ) -> None:
     """The best items of each user, without those the user already has."""
     from cnsdiff.base.errors import ConfigError
+    from cnsdiff.cli.parsing import parse_features
     from cnsdiff.recommender.recommender import Recommender
 
     if sum((users is not None, users_from is not None, all_users)) != 1:
         raise ConfigError("say for whom: --users 1,2,3 or --users-from FILE or --all-users")
     require_table_name(out)
     model = Recommender.load(run)
-    if new_items is not None:
-        model.add_items(new_items)
+    if new_items:
+        model.add_items(parse_features("--new-items", new_items))
     wanted: Any = model.users_
     if not all_users:
         wanted = ids_asked("user", users, users_from, model.users_)

@@ -36,14 +36,15 @@ def similar(
 ) -> None:
     """The items nearest to each by the cosine of their vectors."""
     from cnsdiff.base.errors import ConfigError
+    from cnsdiff.cli.parsing import parse_features
     from cnsdiff.recommender.recommender import Recommender
 
     if sum((items is not None, items_from is not None, all_items)) != 1:
         raise ConfigError("say to what: --items 1,2,3 or --items-from FILE or --all-items")
     require_table_name(out)
     model = Recommender.load(run)
-    if new_items is not None:
-        model.add_items(new_items)
+    if new_items:
+        model.add_items(parse_features("--new-items", new_items))
     wanted: Any = model.items_
     if not all_items:
         wanted = ids_asked("item", items, items_from, model.items_)

@@ -194,7 +194,7 @@ def train(
     """
     from cnsdiff.audit.log import Reading
     from cnsdiff.base.errors import ConfigError
-    from cnsdiff.cli.parsing import parse_events, recommender_of
+    from cnsdiff.cli.parsing import parse_events, parse_features, recommender_of
 
     named = {
         "user": user_col,
@@ -214,7 +214,7 @@ def train(
         time_unit=time_unit,
         literal_ids=literal_ids,
         user_features=user_features,
-        item_features=item_features,
+        item_features=parse_features("--item-features", item_features),
         threshold=threshold,
         user_core=user_core,
         item_core=item_core,

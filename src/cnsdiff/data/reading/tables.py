@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import polars as pl
 from narwhals.typing import IntoFrame
+from numpy.typing import NDArray
 
 from cnsdiff.base.errors import DataError, did_you_mean, warn
 from cnsdiff.base.storage import read_parquet
@@ -20,6 +23,11 @@ from cnsdiff.data.reading.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.reading.text import parse, whole_records
 
 _DELIMITERS = ("\t", ",", ";", "|")
+
+#: A table of features, or an array of vectors beside one.
+FeatureTable: TypeAlias = str | Path | IntoFrame | NDArray[Any]
+#: What is known of users or items: a table, or several tables and arrays by name.
+Features: TypeAlias = FeatureTable | Mapping[str, FeatureTable]
 
 
 def read_raw(source: Any, what: str) -> RawTable:
@@ -83,7 +91,7 @@ def require_distinct(names: list[str], source: str) -> None:
 
 
 def read_features(
-    source: str | Path | IntoFrame,
+    source: Features,
     side: Literal["user", "item"],
     *,
     id: str | None = None,
@@ -95,7 +103,8 @@ def read_features(
     ----------
     source
         A CSV, TSV or RecBole ``.user``/``.item`` file with a header (gzipped or not), a Parquet
-        file, or any data frame narwhals knows.
+        file, or any data frame narwhals knows; or several of these by name, as
+        :func:`read_modalities` takes them, which are joined on their ids.
     side
         Whose features they are.
     id
@@ -107,15 +116,19 @@ def read_features(
     -------
     DataFrame
         A column ``user`` or ``item`` with the ids, each once, and the features: numbers where
-        every value of a column is one, else text. Types after a colon (``age:token``) are
-        dropped from the names.
+        every value of a column is one, else text; vectors as lists of Float32. Types after a
+        colon (``age:token``) are dropped from the names.
 
     Raises
     ------
     DataError
         The source cannot be read, has no such id column, an id is missing or comes twice, there
-        is no feature, or one holds bytes.
+        is no feature, or one holds bytes, NaN or an infinite number.
     """
+    if isinstance(source, Mapping):
+        return joined(read_modalities(source, side, id=id, literal_ids=literal_ids), side)
+    if _is_array(source):
+        raise _without_ids(source, side)
     raw = read_raw(source, "features")
     column = _id_column(raw, side, id)
     what = f"{raw.source}: column {column!r}"
@@ -155,7 +168,172 @@ def read_features(
     if not features:
         raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
     require_distinct([side, *(feature.name for feature in features)], raw.source)
-    return pl.DataFrame([ids.alias(side), *features])
+    for feature in features:
+        wrong = _not_finite(feature).arg_true()
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"{raw.place(row, feature.name)}: the feature of {side} {ids[row]!r} is NaN or "
+                "infinite; correct it, or leave it empty where it is not known"
+            )
+    return pl.DataFrame([ids.alias(side), *map(_with_short_floats, features)])
+
+
+def read_modalities(
+    sources: Mapping[str, FeatureTable],
+    side: Literal["user", "item"],
+    *,
+    id: str | None = None,
+    literal_ids: bool = False,
+) -> dict[str, pl.DataFrame]:
+    """Read several tables of features, each with its name before those of its columns.
+
+    Parameters
+    ----------
+    sources
+        By name: tables as :func:`read_features` takes them, and after the first of these arrays
+        ``(n, d)``, NumPy's or in a ``.npy`` file, with a vector for each row of the first table. A
+        row of NaN says nothing. The name ``""`` leaves those of the columns as they are.
+    side, id, literal_ids
+        As of :func:`read_features`.
+
+    Returns
+    -------
+    dict of DataFrame
+        A table for each, with its ids. Features are called ``NAME.column``, the only column of a
+        table ``NAME`` if it holds vectors.
+
+    Raises
+    ------
+    DataError
+        A table cannot be read, an array has another number of rows than the first table, or
+        values that are no numbers; or two features have one name.
+    """
+    tables: dict[str, pl.DataFrame] = {}
+    first: FeatureTable | None = None
+    for name, source in sources.items():
+        if name == side:
+            raise DataError(
+                f"a table of {side} features cannot be called {name!r}, as the ids are; give it "
+                "another name"
+            )
+        if not _is_array(source):
+            table = read_features(source, side, id=id, literal_ids=literal_ids)
+            features = table.drop(side)
+            alone = features.width == 1 and isinstance(features.dtypes[0], pl.List)
+            if name:
+                full = {old: name if alone else f"{name}.{old}" for old in features.columns}
+                table = table.rename(full)
+            first = source if first is None else first
+        elif first is None:
+            raise _without_ids(source, side)
+        else:
+            ids = next(iter(tables.values()))[side]
+            table = pl.DataFrame([ids, _vectors(source, name, side, ids, file_name(first))])
+        tables[name] = table
+    if not tables:
+        raise DataError(f"there are no tables of {side} features; give one")
+    names = [side, *(name for table in tables.values() for name in table.columns if name != side)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"two of the tables of {side} features have a column {twice!r}; give one of them "
+            "another name"
+        )
+    return tables
+
+
+def joined(tables: Mapping[str, pl.DataFrame], side: str) -> pl.DataFrame:
+    """One table of all ids, in the order in which they come first; nulls where one has no row."""
+    parts = list(tables.values())
+    if len({part[side].dtype for part in parts}) > 1:
+        parts = [part.with_columns(pl.col(side).cast(pl.String)) for part in parts]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.join(part, on=side, how="full", coalesce=True, maintain_order="left_right")
+    return whole
+
+
+def file_name(source: Features) -> str:
+    """What a table of features is called in a message: a file's own name, without its folders."""
+    if isinstance(source, Mapping):
+        names = {name: file_name(table) for name, table in source.items()}
+        return ", ".join(f"{name}={file}" if name else file for name, file in names.items())
+    if isinstance(source, np.ndarray):
+        return "array"
+    return Path(source).name if isinstance(source, str | Path) else "DataFrame"
+
+
+def _is_array(source: FeatureTable) -> bool:
+    path = isinstance(source, str | Path) and Path(source).suffix == ".npy"
+    return path or isinstance(source, np.ndarray)
+
+
+def _without_ids(source: FeatureTable, side: str) -> DataError:
+    what = str(source) if isinstance(source, str | Path) else "array"
+    return DataError(
+        f"{what}: has vectors without ids; give a table with the ids of the {side}s first, and "
+        "the vectors beside it, in the order of its rows"
+    )
+
+
+def _vectors(source: Any, name: str, side: str, ids: pl.Series, first: str) -> pl.Series:
+    """The rows of an array as lists, null where all of a row is NaN."""
+    what = "array" if isinstance(source, np.ndarray) else str(source)
+    array = source
+    if not isinstance(source, np.ndarray):
+        require_file(Path(source), "vectors")
+        try:
+            array = np.load(source, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{source}: is not a readable .npy file of numbers (damaged or of another "
+                "format); write it again with numpy.save"
+            ) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
+        shape = f"{array.dtype}{array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise DataError(
+            f"{what}: expected an array of numbers with a row for each {side}, and it is {shape}; "
+            "give it two dimensions"
+        )
+    if not name:
+        raise DataError(f"{what}: the vectors have no name; give them one")
+    if len(array) != len(ids):
+        raise DataError(
+            f"{what}: has {len(array):,} rows, and {first} {len(ids):,}; give a vector for each "
+            "of its rows, in their order"
+        )
+    with np.errstate(over="ignore"):
+        dense = np.ascontiguousarray(array, dtype=np.float32)
+    missing = np.isnan(dense).all(axis=1)
+    wrong = np.flatnonzero(~np.isfinite(dense).all(axis=1) & ~missing)
+    if wrong.size:
+        raise DataError(
+            f"{what}, row {wrong[0] + 1}: the vector of {side} {ids[int(wrong[0])]!r} has a number "
+            "that is NaN or infinite; correct it, or let the whole row be NaN where it is not known"
+        )
+    if missing.any():
+        n = int(missing.sum())
+        warn(f"{what}: rows of NaN, which say nothing, are {n:,} of its {len(array):,}")
+    vectors = pl.Series(name, dense).cast(pl.List(pl.Float32))
+    return pl.select(pl.when(~pl.Series(missing)).then(vectors).alias(name)).to_series()
+
+
+def _not_finite(feature: pl.Series) -> pl.Series:
+    """Of each value whether it is, or holds, NaN or an infinite number."""
+    if feature.dtype.is_float():
+        return ~feature.is_finite().fill_null(True)
+    if not isinstance(feature.dtype, pl.List | pl.Array) or not feature.dtype.inner.is_float():
+        return pl.repeat(False, len(feature), dtype=pl.Boolean, eager=True)
+    lists = feature.cast(pl.List(feature.dtype.inner))
+    return ~lists.list.eval(pl.element().is_finite()).list.all().fill_null(True)
+
+
+def _with_short_floats(feature: pl.Series) -> pl.Series:
+    """Vectors as lists of Float32, as models read them."""
+    if isinstance(feature.dtype, pl.List | pl.Array) and feature.dtype.inner.is_float():
+        return feature.cast(pl.List(pl.Float32))
+    return feature
 
 
 def _id_column(raw: RawTable, side: str, column: str | None) -> str:
