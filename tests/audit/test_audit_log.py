@@ -72,3 +72,11 @@ def test_the_checksum_is_of_all_that_is_read(tmp_path):
     other = read_log(Reading(str(file), randomised=beside)).checksum
     assert len({alone, both, other}) == 3
     assert read_log(Reading(str(file))).checksum == alone
+    items, sound = tmp_path / "items.csv", tmp_path / "sound.csv"
+    items.write_text("item,price\n1,2\n2,3\n")
+    sound.write_text("item,loud\n1,2\n2,3\n")
+    one = read_log(Reading(str(file), item_features=items)).checksum
+    two = read_log(Reading(str(file), item_features={"": items, "sound": sound})).checksum
+    sound.write_text("item,loud\n1,2\n2,4\n")
+    three = read_log(Reading(str(file), item_features={"": items, "sound": sound})).checksum
+    assert len({alone, one, two, three}) == 4

@@ -205,6 +205,7 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         time_unit="ms",
         delimiter=";",
         literal_ids=True,
+        item_features={"": Path("items.csv"), "image": Path("my images.npy")},
     )
     log = Log(Source({}, name="x"), "0", 3.5, ())
     places = (reading.log, Path("runs/x"))
@@ -213,7 +214,8 @@ def test_commands_hold_every_option_that_a_log_was_read_with(tmp_path):
         "exposure", "worst-slice+dial", shift, *places, "ndcg@20", 7, reading_options(reading, log)
     )
     assert train == (
-        "cnsdiff train 'my log.csv' --for user-group --threshold 3.5 --user-core 2 "
+        "cnsdiff train 'my log.csv' --for user-group --item-features items.csv "
+        "--item-features 'image=my images.npy' --threshold 3.5 --user-core 2 "
         "--max-per-user 99 --events 'buy=1,look around=0.25' --format csv "
         "--delimiter ';' --time-unit ms --user-col who --timestamp-col none --event-col kind "
         "--no-header --skip-bad --literal-ids --seed 7 --out runs/x"

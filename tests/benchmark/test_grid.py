@@ -290,11 +290,15 @@ def test_paths_are_relative_to_the_grid(tmp_path, monkeypatch):
     tree = changed("datasets/plain", {"path": "plain"})
     tree["datasets"]["bare"] = {"given": {"train": "train.txt"}}
     tree["datasets"]["log"] = {"prepare": {"log": "log.csv", "scenario": "popularity"}}
+    features = {"": "items.csv", "image": "/far/image.npy"}
+    tree["datasets"]["seen"] = {"given": {"train": "train.txt", "item_features": features}}
     found = read_grid(write(folder, tree)).datasets
     assert found["here"].path == str(folder / "data/here")
     assert found["plain"].path == str(folder / "plain")
     assert found["bare"].given == {"train": str(folder / "train.txt")}
     assert found["log"].prepare == {"log": str(folder / "log.csv"), "scenario": "popularity"}
+    located = {"": str(folder / "items.csv"), "image": "/far/image.npy"}
+    assert found["seen"].given["item_features"] == located
     assert found["files"].given == {
         "train": str(folder / "../train.txt"),
         "test_ood": "/far/test.txt",

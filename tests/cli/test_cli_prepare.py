@@ -597,3 +597,35 @@ def test_ready_splits_may_have_events_and_heavy_users(cli, tmp_path):
     dataset = load_dataset(tmp_path / "d")
     assert dataset.manifest.splits["train"].model_dump()["of_heavy_users"] == 31
     assert set(dataset.split("valid").weights) <= {1.0, 2.0}
+
+
+def test_several_files_of_item_features(cli, files, monkeypatch):
+    monkeypatch.chdir(files)
+    Path("items.csv").write_text("item,brand\na,x\nb,y\nc,x\n")
+    Path("notes.csv").write_text("item,stars\nc,3\na,1\nb,2\n")
+    Path("a=b").mkdir()
+    for name in ("image.npy", "a=b/deep.npy"):
+        np.save(name, np.eye(3))
+    give = [("--item-features", file) for file in ("items.csv", "n=notes.csv", "image.npy")]
+    done = cli(*arguments(files), *sum(give, ()), "--item-features", "a=b/deep.npy")
+    assert (done.code, done.err) == (0, "")
+    table = load_dataset(files / "data").table("item_features")
+    assert table.columns == ["brand", "n.stars", "image", "deep"]
+    assert table["n.stars"].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (("=items.csv",), "=items.csv: write it as FILE or NAME=FILE"),
+        (("items.csv", "image="), "image=: write it as FILE or NAME=FILE"),
+        (("x=items.csv", "x=b.csv"), "x=b.csv: there is a table 'x' already; give it another name"),
+        (("items.csv", "x=b.csv", "x.npy"), "x.npy: there is a table 'x' already"),
+    ],
+)
+def test_features_that_are_named_wrongly(cli, files, texts, words):
+    given = sum((("--item-features", text) for text in texts), ())
+    done = cli(*arguments(files), *given)
+    assert done.code == 2
+    assert f"--item-features {words}" in done.err
+    assert not (files / "data").exists()

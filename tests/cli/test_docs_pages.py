@@ -44,7 +44,7 @@ FILES = {
     "choosing.md": ("ratings.csv", "sales.csv", "panel.csv", "data/mine"),
     "closed-form.md": ("data/mine",),
     "compare-honestly.md": ("ratings.csv",),
-    "content.md": ("ratings.csv", "items.csv", "arrivals.csv"),
+    "content.md": ("ratings.csv", "items.csv", "arrivals.csv", "images.npy", "new-images.npy"),
     "data.md": ("ratings.csv", "clicks.csv", "train.csv", "valid.csv", "iid.csv", "ood.csv"),
     "diagnostics.md": ("data/food", "data/yelp2018"),
     "plugins.md": ("ratings.csv",),
@@ -176,6 +176,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     items.write_csv(folder / "items.csv")
     items[:2].with_columns(item=pl.Series([9001, 9002])).write_csv(folder / "arrivals.csv")
+    images = np.random.default_rng(0).normal(size=(len(items), 4))
+    np.save(folder / "images.npy", images)
+    np.save(folder / "new-images.npy", images[:2])
     event = pl.col("rating").replace_strict({5: "purchase", 4: "cart"}, default="view")
     log.with_columns(event=event).drop("rating").write_csv(folder / "clicks.csv")
     dataset = prepare(folder / "ratings.csv", "temporal", threshold=4, seed=0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import polars as pl
 import pytest
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data import SIDE_TABLES, Dataset, Interactions, load_dataset
+from cnsdiff.data import SIDE_TABLES, Dataset, Interactions, load_dataset, side_tables
 
 
 def interactions(users, items, **columns) -> Interactions:
@@ -131,3 +133,16 @@ def test_labels_are_part_of_the_fingerprint():
         for labels in (["x", "y"], ["x", "x"])
     )
     assert one.fingerprint != two.fingerprint != make({"train": TRAIN}).fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_whole_text_of_a_table(monkeypatch):
+    rows = {
+        "a": [0.1, None, 1 / 3] * 4,
+        "v": [[1e-9, 2.5], None, []] * 4,
+        "s": ["é\n", "", None] * 4,
+    }
+    table = pl.DataFrame(rows, schema_overrides={"v": pl.List(pl.Float32)})
+    whole = hashlib.sha256(b"f" + b"item_features 12 " + table.write_ndjson().encode()).hexdigest()
+    for rows_at_a_time in (1, 5, 100):
+        monkeypatch.setattr(side_tables, "_ROWS", rows_at_a_time)
+        assert side_tables.add_to_hash("f", {"item_features": table}) == whole

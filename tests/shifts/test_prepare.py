@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
 import cnsdiff
 from cnsdiff import catalogue, prepare
-from cnsdiff.base.errors import ConfigError, DataError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError
 from cnsdiff.shifts import Filters, Popularity, Temporal, UserGroup
 from cnsdiff.testing import tiny_source
 
@@ -52,6 +53,40 @@ def test_features_and_licence(shop):
     source = dataset.manifest.source
     assert source["licence"] == "ours"
     assert source["files"] == {"log": "shop.csv", "user_features": "people.csv"}
+
+
+def test_features_of_several_files(tmp_path):
+    log = pl.DataFrame({"user": [1, 1, 2, 2], "item": [7, 8, 7, 9]})
+    items = pl.DataFrame({"item": [9, 8, 7], "brand": ["x", "y", "z"]})
+    items.write_csv(tmp_path / "items.csv")
+    np.save(tmp_path / "image.npy", np.eye(3))
+    files = {"": tmp_path / "items.csv", "image": tmp_path / "image.npy"}
+    dataset = cnsdiff.shifts.prepare_given(log, item_features=files)
+    table = dataset.table("item_features").with_columns(item=dataset.items)
+    assert table.sort("item").rows() == [
+        ("z", [0.0, 0.0, 1.0], 7),
+        ("y", [0.0, 1.0, 0.0], 8),
+        ("x", [1.0, 0.0, 0.0], 9),
+    ]
+    told = dataset.manifest.source["files"]
+    assert told["item_features"] == "items.csv, image=image.npy"
+
+
+def test_each_file_of_features_is_of_the_log(fetched, tmp_path, monkeypatch):
+    log = pl.DataFrame({"user": [1, 1], "item": [7, 8]})
+    own = pl.DataFrame({"item": [7, 8], "brand": ["x", "y"]})
+    strangers = pl.DataFrame({"item": ["a", "b"], "x": [1, 2]})
+    few = pl.DataFrame({"item": [8, 9], "x": [1, 2]})
+    with pytest.raises(DataError, match=r"sound=DataFrame: none of its 2 items .* it has 'a'"):
+        cnsdiff.shifts.prepare_given(log, item_features={"": own, "sound": strangers})
+    words = "sound=DataFrame: has features of 1 of the 2 items of DataFrame, and of 1 that are not"
+    with pytest.warns(CnsdiffWarning, match=words) as warnings:
+        cnsdiff.shifts.prepare_given(log, item_features={"": own, "sound": few, "image": np.eye(2)})
+    assert len(warnings) == 1
+    # Beside a fetched data set, features are of its items.
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"DataFrame: none of its 2 items is in .*: it has 'a'"):
+        prepare("ml-100k", "popularity", item_features={"sound": strangers})
 
 
 def test_a_source_and_a_scenario_object(tiny):
