@@ -363,12 +363,12 @@ REFUSED = {
     "one user": (
         each(lambda u, i, r, t: ("u1", f"{u}{i}", r, t)),
         ("popularity",),
-        ["log.csv: has 1 user after"],
+        ["log.csv: has 1 user, and a scenario"],
     ),
     "one item": (
         each(lambda u, i, r, t: (f"{u}{i}", "i1", r, t)),
         ("user-group",),
-        ["log.csv: has 1 item after"],
+        ["log.csv: has 1 item, and a scenario"],
     ),
     "all ratings below the threshold": (
         log_of(LINES),

@@ -12,6 +12,7 @@ import torch
 from cnsdiff import ConfoundedWorld, Recommender, prepare
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, DataError, InputError, RunError
+from cnsdiff.benchmark.task import Method
 from cnsdiff.content.choice import learnt_on
 from cnsdiff.content.towers import fit_towers, profiles
 from cnsdiff.environment import hold_out_items
@@ -160,6 +161,13 @@ def test_what_cannot_be_is_said_at_once(world, fitted, tmp_path):
         Recommender(content=content).fit(bare)
     with pytest.raises(ConfigError, match="does not go with training"):
         Recommender(content=content).fit(world, select_on="target-counts")
+    with pytest.raises(ConfigError, match="needs vectors of items, and ease has none"):
+        Recommender("ease", content=content).fit(world)
+    stack = {"preset": "bpr-lightgcn", "set": {"content.prior": "ridge"}}
+    with pytest.raises(ConfigError, match="content is that of the first model; leave it out"):
+        Recommender(stack=stack).fit(world)
+    with pytest.raises(ConfigError, match="a benchmark measures no content"):
+        Method("ours", None, {"content": content}, "default").config(0)
     with pytest.raises(InputError, match="the model learns from no features; train it with"):
         Recommender("mf", sampler="random", training=BRIEF).fit(world).add_items(new_items(world))
     with pytest.raises(InputError, match="the item 'a' cannot be added"):

@@ -87,6 +87,11 @@ class Method:
                 f"methods.{self.name}: {config.method!r} is not trained by gradient; write it as "
                 f"a reference, {{reference: {config.method}, options: …}}"
             )
+        if config.content.prior != "none":
+            raise ConfigError(
+                f"methods.{self.name}: a benchmark measures no content; leave content.prior out, "
+                "and see benchmarks/new_items.py"
+            )
         return config
 
     def config_of_run(self, settings: Arguments, seed: int, threads: int | None = None) -> Config:

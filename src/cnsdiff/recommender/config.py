@@ -107,6 +107,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _check(self) -> Config:
         objective = self.objective
+        if self.closed_form and self.content.prior != "none":
+            raise ValueError(
+                f"content.prior needs vectors of items, and {self.backbone.name} has none that are "
+                "trained; leave it out, or take a backbone"
+            )
         uses_sampler = objective.negatives.endswith("sampler")
         if objective.loss == "bpr" and objective.negatives != "sampler":
             raise ValueError(
@@ -202,7 +207,7 @@ def second_config(config: Config, source: str = "the configuration") -> Config |
         overrides = nested(stack.set)
     except ValueError as error:
         raise ConfigError(f"{place}.set: {error}") from error
-    for key in ("stack", "seed", "device", "precision", "threads", "evaluation"):
+    for key in ("stack", "content", "seed", "device", "precision", "threads", "evaluation"):
         if key in overrides:
             raise ConfigError(f"{place}.set: {key} is that of the first model; leave it out")
     # As long as the first, unless that is part of the preset.
