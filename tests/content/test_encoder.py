@@ -159,3 +159,144 @@ def test_a_column_of_a_million_categories_is_refused(monkeypatch):
     monkeypatch.setattr("cnsdiff.content.features.MOST_WORDS", 5)
     with pytest.raises(DataError, match="'brand' has 7 categories that occur twice or more"):
         FeatureEncoder.fit(TABLE.select("brand"))
+
+
+def test_times_are_the_same_in_any_unit_and_as_text():
+    days = [dt.datetime(2020, 1, 1) + dt.timedelta(days=i) for i in range(N)]
+    table = pl.DataFrame({"since": pl.Series(days, dtype=pl.Datetime("us"))})
+    encoder = FeatureEncoder.fit(table)
+    expected = (np.arange(N) - np.mean(np.arange(N))) / np.std(np.arange(N))
+    column = pl.col("since")
+    others = [
+        column.cast(pl.Datetime("ns")),
+        column.cast(pl.Datetime("ms")),
+        column.cast(pl.Date),
+        column.dt.to_string("%Y-%m-%d"),
+        column.dt.to_string("%Y-%m-%d %H:%M:%S"),
+        column.dt.replace_time_zone("UTC"),
+    ]
+    for other in [column, *others]:
+        given = table.select(other)
+        assert kind_of(given["since"]) == "number"
+        np.testing.assert_allclose(encoder.vectors(given)[:, 0], expected, atol=1e-5)
+    seconds = pl.DataFrame({"x": [1.6e9 + i for i in range(N)]})
+    told = FeatureEncoder.fit(seconds).vectors(seconds)[:, 0]
+    np.testing.assert_allclose(told, expected, atol=1e-4)
+    lengths = pl.DataFrame({"since": pl.Series(days)}).select(pl.col("since") - days[0])
+    encoder = FeatureEncoder.fit(lengths)
+    given = lengths.cast(pl.Duration("ms"))
+    np.testing.assert_allclose(encoder.vectors(given)[:, 0], expected, atol=1e-5)
+
+
+def test_decimals_and_codes_that_became_floats():
+    prices = pl.DataFrame({"x": pl.Series([i / 4 for i in range(N)]).cast(pl.Decimal(10, 2))})
+    plain = prices.cast(pl.Float64)
+    np.testing.assert_array_equal(
+        FeatureEncoder.fit(prices).vectors(plain), FeatureEncoder.fit(plain).vectors(prices)
+    )
+    codes = pl.DataFrame({"x": [1, 2, 3, None] * 5})
+    encoder = FeatureEncoder.fit(codes, kinds={"x": "category"})
+    vectors = encoder.vectors(codes)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1, 0] * 5)
+    np.testing.assert_array_equal(encoder.vectors(codes.cast(pl.Float64)), vectors)
+
+
+def test_the_mark_between_tags_is_that_of_the_items_fitted():
+    texts = ["a|b", "c|a", "b|c", "a, x|b"] * 5
+    encoder = FeatureEncoder.fit(pl.DataFrame({"x": texts}))
+    assert sorted(encoder.columns[0].words) == ["a", "a, x", "b", "c"]
+    # More commas than strokes are in this table, which change nothing.
+    alone = encoder.vectors(pl.DataFrame({"x": ["a, x|b", "a, x, y, z|b"]}))
+    np.testing.assert_allclose(alone[0], encoder.vectors(pl.DataFrame({"x": texts}))[3], atol=1e-6)
+    by_comma = FeatureEncoder.fit(
+        pl.DataFrame({"x": ["a,b", "c,a", "b,c"] * 5}), kinds={"x": "tags"}
+    )
+    again = FeatureEncoder.of_state(by_comma.state(), by_comma.tensors)
+    assert np.linalg.norm(again.vectors(pl.DataFrame({"x": ["b , a", "d"]})), axis=1) == (
+        pytest.approx([1, 0])
+    )
+
+
+@pytest.mark.parametrize("kind", ["category", "tags", "text"])
+def test_what_no_words_can_be_made_of_is_refused(kind):
+    nested = pl.DataFrame({"x": [[[1.0]], [[2.0]]] * 5})
+    assert kind_of(nested["x"]) is None
+    with pytest.raises(DataError, match=f"'x' holds .* cannot be read as {kind}; let the column"):
+        FeatureEncoder.fit(nested, kinds={"x": kind})
+
+
+def test_an_empty_vector_is_a_missing_one():
+    vectors = [[1.0, 2.0], [], None, [3.0, 1.0], [0.0, 5.0]]
+    table = pl.DataFrame({"x": vectors}, schema={"x": pl.List(pl.Float32)})
+    encoder = FeatureEncoder.fit(table)
+    told = encoder.vectors(table)
+    assert np.linalg.norm(told, axis=1) == pytest.approx([1, 0, 0, 1, 1])
+    nothing = encoder.vectors(table[1:3])
+    np.testing.assert_array_equal(nothing, told[1:3])
+
+
+def test_vectors_that_are_alike_are_left_out():
+    table = pl.DataFrame({"x": [[1.0, 2.0], None] * 5, "brand": ["a", "b"] * 5})
+    encoder = FeatureEncoder.fit(table)
+    assert encoder.notes == ["the feature 'x' was left out: its vectors are alike"]
+    assert [column.name for column in encoder.columns] == ["brand"]
+    assert encoder.vectors(table).shape == (10, encoder.width)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_vectors_are_whitened_principal_components(n, width, rank, seed):
+    rng = np.random.default_rng(seed)
+    dense = rng.normal(size=(n, width)).astype(np.float32) + 3
+    encoder = FeatureEncoder.fit(pl.DataFrame({"x": dense.tolist()}), rank=rank)
+    told = encoder.vectors(pl.DataFrame({"x": dense.tolist()}))
+    left, values, _ = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)
+    kept = min(rank, int((values > 1e-5 * values[0]).sum()))
+    expected = left[:, :kept] * np.sqrt(values[:kept])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert told.shape == (n, kept)
+    np.testing.assert_allclose(told @ told.T, expected @ expected.T, atol=2e-3)
+
+
+def test_blocks_of_rows_change_nothing(encoder, monkeypatch):
+    whole = encoder.vectors(TABLE)
+    monkeypatch.setattr("cnsdiff.content.features._ROWS", 7)
+    np.testing.assert_allclose(encoder.vectors(TABLE), whole, atol=1e-6)
+    again = FeatureEncoder.fit(TABLE, rank=8)
+    assert again.columns == encoder.columns
+    for name, tensor in encoder.tensors.items():
+        np.testing.assert_allclose(again.tensors[name] ** 2, tensor**2, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcd"), max_size=4), min_size=3, max_size=12),
+    st.lists(st.sampled_from(["x", "y", None]), min_size=12, max_size=12),
+)
+def test_words_of_a_row_are_weighted_by_rarity_and_count(tags, brands):
+    brands = brands[: len(tags)]
+    schema = {"tags": pl.List(pl.String), "brand": pl.String}
+    table = pl.DataFrame({"tags": tags, "brand": brands}, schema=schema)
+    encoder = FeatureEncoder.fit(table, rank=3, kinds={"brand": "category"})
+    if not encoder.columns:
+        return
+    n = len(tags)
+    rows = {"tags": tags, "brand": [[b] if b else [] for b in brands]}
+    blocks = []
+    for column in encoder.columns:
+        held = {word: sum(word in row for row in rows[column.name]) for word in "abcdxy"}
+        assert set(column.words) == {word for word, k in held.items() if 2 <= k < n}
+        block = np.array(
+            [
+                [
+                    (1 + np.log(row.count(word))) * (np.log((1 + n) / (1 + held[word])) + 1)
+                    if word in row
+                    else 0
+                    for word in column.words
+                ]
+                for row in rows[column.name]
+            ]
+        )
+        blocks.append(block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12))
+    ours = encoder._weighted(encoder._words(table)).toarray()
+    np.testing.assert_allclose(ours, np.concatenate(blocks, axis=1), atol=1e-5)

@@ -10,7 +10,7 @@ value's power of -1/2), so that rare likeness counts, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -31,7 +31,9 @@ Kind = Literal["category", "tags", "text", "number", "vector"]
 MOST_WORDS, LEAST_OFTEN = 100_000, 2
 #: A column of text has so many words in a value on average, or more than half its values once.
 _LONG_TEXT = 4.0
-#: Rows of dense values worked on at a time.
+#: A date, with a time after it or not.
+_DATE = r"^(\d{4}-\d\d-\d\d)(?:[T ]\d\d:.*)?$"
+#: Rows of text and of dense values worked on at a time.
 _ROWS = 8192
 
 
@@ -42,6 +44,8 @@ class Column(Record):
     kind: Kind
     words: list[str] = Field(default_factory=list)
     """Those known, in the order of their numbers; none of numbers and vectors."""
+    mark: str = "|"
+    """What stands between tags that are one text."""
 
 
 @dataclass
@@ -54,13 +58,13 @@ class FeatureEncoder:
         Those that tell something.
     tensors
         What was computed: of words ``idf`` and ``words`` ``(F, r)``; of numbers ``centre`` and
-        ``scale``; of each column of vectors ``centre:NAME`` and ``vectors:NAME``.
+        ``scale``, both float64; of each column of vectors ``centre:NAME`` and ``vectors:NAME``.
     notes
         What was left out, and why; a sentence each.
     """
 
     columns: list[Column]
-    tensors: dict[str, NDArray[np.float32]]
+    tensors: dict[str, NDArray[np.floating[Any]]]
     notes: list[str]
 
     @property
@@ -120,20 +124,24 @@ class FeatureEncoder:
         numbers = encoder._numbers(table)
         if numbers.shape[1]:
             with np.errstate(all="ignore"):
-                tensors["centre"] = np.nan_to_num(np.nanmean(numbers, axis=0)).astype(np.float32)
-                scale = np.nan_to_num(np.nanstd(numbers, axis=0)).astype(np.float32)
-            tensors["scale"] = np.where(scale > 0, scale, np.float32(1))
+                # Times of one day differ by less than single precision tells of them.
+                tensors["centre"] = np.nan_to_num(np.nanmean(numbers, axis=0))
+                scale = np.nan_to_num(np.nanstd(numbers, axis=0))
+            tensors["scale"] = np.where(scale > 0, scale, 1.0)
         words = encoder._words(table)
         if words.shape[1]:
             holders = np.bincount(words.indices, minlength=words.shape[1])
             tensors["idf"] = (np.log((1 + len(table)) / (1 + holders)) + 1).astype(np.float32)
             tensors["words"] = _svd(encoder._weighted(words), rank, seed)
-        for column in columns:
+        for column in list(columns):
             if column.kind == "vector":
-                dense = _dense(table[column.name])
-                centre = np.nan_to_num(np.nanmean(dense, axis=0)).astype(np.float32)
+                centre, directions = _principal(table[column.name], rank)
+                if not directions.shape[1]:
+                    notes.append(f"the feature {column.name!r} was left out: its vectors are alike")
+                    columns.remove(column)
+                    continue
                 tensors[f"centre:{column.name}"] = centre
-                tensors[f"vectors:{column.name}"] = _principal(dense, centre, rank)
+                tensors[f"vectors:{column.name}"] = directions
         return encoder
 
     def vectors(self, table: pl.DataFrame) -> NDArray[np.float32]:
@@ -157,15 +165,16 @@ class FeatureEncoder:
             if column.kind == "vector":
                 centre = self.tensors[f"centre:{column.name}"]
                 directions = self.tensors[f"vectors:{column.name}"]
-                dense = _dense(table[column.name])
-                if dense.shape[1] not in (0, len(centre)):
+                width = _width(table[column.name])
+                if width not in (0, len(centre)):
                     raise DataError(
-                        f"the feature {column.name!r} has vectors of {dense.shape[1]} numbers, "
-                        f"and the model was trained with {len(centre)}"
+                        f"the feature {column.name!r} has vectors of {width} numbers, and the "
+                        f"model was trained with {len(centre)}"
                     )
-                if not dense.shape[1]:
-                    dense = np.full((len(table), len(centre)), np.nan, dtype=np.float32)
-                parts.append(_unit(_zero(dense - centre) @ directions))
+                part = np.zeros((len(table), directions.shape[1]), dtype=np.float32)
+                for rows, dense in _blocks(table[column.name], width) if width else ():
+                    part[rows] = _unit(_zero(dense - centre) @ directions)
+                parts.append(part)
         numbers = self._numbers(table)
         if numbers.shape[1]:
             scaled = (numbers - self.tensors["centre"]) / self.tensors["scale"]
@@ -200,7 +209,7 @@ class FeatureEncoder:
                 {"word": column.words, "number": np.arange(len(column.words))},
                 schema_overrides={"word": pl.String},
             )
-            said = _said(table[column.name], column.kind).join(known, on="word")
+            said = _said(table[column.name], column).join(known, on="word")
             rows, numbers = said["row"].to_numpy(), said["number"].to_numpy()
             ones = np.ones(len(said), dtype=np.float32)
             shape = len(table), len(column.words)
@@ -244,8 +253,9 @@ def kind_of(series: pl.Series) -> Kind | None:
     """What a column seems to hold, by its type and values; ``None`` if it is nothing known."""
     dtype, values = series.dtype, series.drop_nulls()
     if isinstance(dtype, pl.List | pl.Array):
-        return "vector" if dtype.inner.is_float() else "tags"
-    if dtype == pl.Boolean or dtype.is_float() or dtype.is_temporal():
+        words = dtype.inner.is_integer() or dtype.inner in (pl.String, pl.Categorical, pl.Enum)
+        return "vector" if dtype.inner.is_float() else "tags" if words else None
+    if dtype == pl.Boolean or dtype.is_float() or dtype.is_decimal() or dtype.is_temporal():
         return "number"
     distinct = values.n_unique()
     if dtype.is_integer():
@@ -254,6 +264,8 @@ def kind_of(series: pl.Series) -> Kind | None:
     if dtype != pl.String and not isinstance(dtype, pl.Categorical | pl.Enum):
         return None
     texts = values.cast(pl.String)
+    if len(texts) and texts.str.contains(_DATE).all():
+        return "number"
     if len(texts) and texts.str.contains("|", literal=True).mean() >= 0.05:  # type: ignore[operator]
         return "tags"
     n_words = texts.str.count_matches(r"\S+").mean() or 0.0
@@ -268,12 +280,17 @@ def _fitted(series: pl.Series, kind: Kind) -> Column | None:
             f"{', '.join(get_args(Kind))}"
         )
     if kind == "vector":
-        return Column(name=series.name, kind=kind) if _dense(series).shape[1] else None
+        return Column(name=series.name, kind=kind) if _width(series) else None
     if kind == "number":
         values = _number(series)
         told = values[~np.isnan(values)]
         return Column(name=series.name, kind=kind) if len(np.unique(told)) > 1 else None
-    holders = _said(series, kind).unique().group_by("word").len()
+    column = Column(name=series.name, kind=kind)
+    if kind == "tags" and not isinstance(series.dtype, pl.List | pl.Array):
+        texts = series.cast(pl.String)
+        mark = max("|;,", key=lambda own: int(texts.str.count_matches(re.escape(own)).sum() or 0))
+        column = column.model_copy(update={"mark": mark})
+    holders = _said(series, column).unique().group_by("word").len()
     kept = holders.filter((pl.col("len") >= LEAST_OFTEN) & (pl.col("len") < len(series)))
     if len(kept) > MOST_WORDS and kind == "category":
         raise DataError(
@@ -283,46 +300,70 @@ def _fitted(series: pl.Series, kind: Kind) -> Column | None:
     if not len(kept):
         return None
     words = kept.sort("len", "word", descending=[True, False]).head(MOST_WORDS)["word"]
-    return Column(name=series.name, kind=kind, words=words.to_list())
+    return column.model_copy(update={"words": words.to_list()})
 
 
-def _said(series: pl.Series, kind: str) -> pl.DataFrame:
+def _said(series: pl.Series, column: Column) -> pl.DataFrame:
     """``row`` and ``word`` of a column of words, a row for each time that a word occurs."""
     rows = pl.int_range(len(series), eager=True).alias("row")
-    if kind == "text":
-        require_content()
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        analyse = TfidfVectorizer(strip_accents="unicode").build_analyzer()
-        said_by = [analyse(text) for text in series.cast(pl.String).fill_null("").to_list()]
-        words = pl.Series(said_by, dtype=pl.List(pl.String))
-    elif kind == "category":
-        words = series.cast(pl.String).reshape((len(series), 1)).cast(pl.List(pl.String))
-    elif isinstance(series.dtype, pl.List | pl.Array):
-        words = series.cast(pl.List(pl.String))
+    if series.dtype.is_float() and (series.drop_nulls() % 1 == 0).all():
+        series = series.cast(pl.Int64)  # codes that a missing one has made floats
+    is_list = isinstance(series.dtype, pl.List | pl.Array)
+    try:
+        texts = series.cast(pl.List(pl.String) if is_list else pl.String)
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"the feature {column.name!r} holds {series.dtype}, which cannot be read as "
+            f"{column.kind}; let the column be of another kind, or leave it out"
+        ) from None
+    if is_list:
+        words = texts
+    elif column.kind == "text":
+        words = _analysed(texts)
+    elif column.kind == "category":
+        words = texts.reshape((len(texts), 1)).cast(pl.List(pl.String))
     else:
-        texts = series.cast(pl.String)
-        mark = max("|;,", key=lambda own: int(texts.str.count_matches(re.escape(own)).sum() or 0))
-        words = texts.str.split(mark)
+        words = texts.str.split(column.mark)
     said = pl.DataFrame([rows, words.alias("word")]).explode("word").drop_nulls()
     said = said.with_columns(pl.col("word").str.strip_chars())
     return said.filter(pl.col("word") != "")
 
 
+def _analysed(texts: pl.Series) -> pl.Series:
+    """The words of each text; some rows at a time, as Python's lists take much memory."""
+    require_content()
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    analyse = TfidfVectorizer(strip_accents="unicode").build_analyzer()
+    parts = [pl.Series([], dtype=pl.List(pl.String))]
+    for rows in texts.fill_null("").to_frame().iter_slices(_ROWS):
+        words = [analyse(text) for text in rows.to_series()]
+        parts.append(pl.Series(words, dtype=pl.List(pl.String)))
+    return pl.concat(parts)
+
+
 def _number(series: pl.Series) -> NDArray[np.float64]:
     """``(n,)`` NaN where missing."""
-    if series.dtype.is_temporal():
+    # Tables may count time in different units.
+    if series.dtype == pl.Duration:
+        series = series.dt.total_microseconds()
+    elif series.dtype in (pl.Date, pl.Datetime):
+        series = series.dt.epoch("us")
+    elif series.dtype == pl.Time:
         series = series.to_physical()
     try:
-        values = series.cast(pl.Float64)
+        values = series.cast(pl.Float64, strict=False)
     except pl.exceptions.PolarsError:
-        wrong = series.filter(
-            series.cast(pl.Float64, strict=False).is_null() & series.is_not_null()
-        )
+        values = pl.repeat(None, len(series), dtype=pl.Float64, eager=True)
+    if series.dtype == pl.String:
+        days = series.str.extract(_DATE).str.to_date("%Y-%m-%d", strict=False).dt.epoch("us")
+        values = values.zip_with(values.is_not_null(), days.cast(pl.Float64))
+    wrong = series.filter(values.is_null() & series.is_not_null())
+    if len(wrong):
         raise DataError(
             f"the feature {series.name!r} holds {wrong[0]!r}, which is no number; correct it, or "
             "let the column be of another kind"
-        ) from None
+        )
     if values.is_nan().any() or values.is_infinite().any():
         place = (values.is_nan() | values.is_infinite()).arg_true()[0]
         raise DataError(
@@ -332,32 +373,37 @@ def _number(series: pl.Series) -> NDArray[np.float64]:
     return values.to_numpy().astype(np.float64)
 
 
-def _dense(series: pl.Series) -> NDArray[np.float32]:
-    """``(n, d)`` of a column of vectors, NaN where missing; ``(n, 0)`` if all are."""
-    if not isinstance(series.dtype, pl.List | pl.Array):
+def _width(series: pl.Series) -> int:
+    """How long the vectors of a column are; 0 if all are missing."""
+    if not isinstance(series.dtype, pl.List | pl.Array) or not series.dtype.inner.is_numeric():
         raise DataError(
             f"the feature {series.name!r} holds {series.dtype} and no vectors; give lists of "
             "numbers"
         )
-    lists = series.cast(pl.List(pl.Float32))
-    told = lists.drop_nulls()
-    lengths = told.list.len().unique().to_list()
-    if len(lengths) > 1:
+    lengths = series.cast(pl.List(series.dtype.inner)).list.len().unique().drop_nulls()
+    widths = [length for length in lengths.to_list() if length]
+    if len(widths) > 1:
         raise DataError(
-            f"the feature {series.name!r} has vectors of {min(lengths)} and of {max(lengths)} "
+            f"the feature {series.name!r} has vectors of {min(widths)} and of {max(widths)} "
             "numbers; give all of them one length"
         )
-    width = lengths[0] if lengths else 0
-    dense = np.full((len(series), width), np.nan, dtype=np.float32)
-    if width:
-        values = told.explode().to_numpy().reshape(-1, width)
+    return int(widths[0]) if widths else 0
+
+
+def _blocks(series: pl.Series, width: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Some rows at a time, and their vectors ``(rows, width)``; NaN where missing."""
+    for start in range(0, len(series), _ROWS):
+        lists = series.slice(start, _ROWS).cast(pl.List(pl.Float32))
+        told = (lists.list.len() > 0).fill_null(False)
+        dense = np.full((len(lists), width), np.nan, dtype=np.float32)
+        values = lists.filter(told).explode().to_numpy().reshape(-1, width)
         if not np.isfinite(values).all():
             raise DataError(
                 f"the feature {series.name!r} has a vector with a number that is missing or not "
                 "finite; leave the whole vector empty where it is not known"
             )
-        dense[series.is_not_null().to_numpy()] = values
-    return dense
+        dense[told.to_numpy()] = values
+        yield slice(start, start + len(lists)), dense
 
 
 def _svd(words: csr_array, rank: int, seed: int) -> NDArray[np.float32]:
@@ -373,18 +419,23 @@ def _svd(words: csr_array, rank: int, seed: int) -> NDArray[np.float32]:
     return np.asarray((right[kept] / np.sqrt(values[kept])[:, None]).T, dtype=np.float32)
 
 
-def _principal(
-    dense: NDArray[np.float32], centre: NDArray[np.float32], rank: int
-) -> NDArray[np.float32]:
-    """``(d, r)`` the principal directions, each by its deviation's power of -1/2."""
-    gram = np.zeros((dense.shape[1], dense.shape[1]))
-    for start in range(0, len(dense), _ROWS):
-        block = _zero(dense[start : start + _ROWS] - centre).astype(np.float64)
+def _principal(series: pl.Series, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """``(d,)`` the mean vector; ``(d, r)`` principal directions, by deviations' powers of -1/2."""
+    width, n = _width(series), 0
+    total = np.zeros(width)
+    for _, dense in _blocks(series, width):
+        told = dense[~np.isnan(dense[:, 0])]
+        total += told.sum(axis=0, dtype=np.float64)
+        n += len(told)
+    centre = (total / n).astype(np.float32)
+    gram = np.zeros((width, width))
+    for _, dense in _blocks(series, width):
+        block = _zero(dense - centre).astype(np.float64)
         gram += block.T @ block
     squares, directions = np.linalg.eigh(gram)
     order = np.argsort(-squares)[:rank]
     order = order[squares[order] > 1e-12 * max(squares.max(), 1e-300)]
-    return np.asarray(directions[:, order] * squares[order] ** -0.25, dtype=np.float32)
+    return centre, np.asarray(directions[:, order] * squares[order] ** -0.25, dtype=np.float32)
 
 
 def _zero(values: NDArray[np.float32]) -> NDArray[np.float32]:
