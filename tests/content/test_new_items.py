@@ -14,7 +14,7 @@ from cnsdiff.base.errors import ConfigError, DataError, InputError
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.new_items import evaluate_new_items
 from cnsdiff.export import dataset_to_csv
-from cnsdiff.shifts import NewItems
+from cnsdiff.shifts import NewItems, prepare_given
 from cnsdiff.testing import check_scenario, tiny_source
 
 WORLD = ConfoundedWorld(n_users=120, n_items=100, exposures=50, seed=0)
@@ -166,3 +166,16 @@ def test_what_cannot_be_is_said(dataset):
     other = EmbeddingScorer(torch.ones(3, 1), torch.ones(4, 1))
     with pytest.raises(InputError, match="has 3 users and 4 items, and the dataset with its new"):
         evaluate_new_items(other, dataset.with_new_items(), dataset.n_items)
+
+
+def test_a_feature_may_be_called_id(tmp_path):
+    train = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 3]})
+    later = pl.DataFrame({"user": [1, 2, 2], "item": [3, 9, 2]})
+    features = pl.DataFrame({"item": [1, 2, 3, 9], "id": [4, 5, 6, 7], "x": ["a", "b", "a", "b"]})
+    dataset = prepare_given(train, test_ood=later, item_features=features)
+    joint = load_dataset(dataset.save(tmp_path / "data")).with_new_items()
+    table = joint.table("item_features").insert_column(0, joint.items.alias("item"))
+    assert table.sort("item").equals(features)
+    dataset_to_csv(dataset, tmp_path / "out")
+    exported = pl.read_csv(tmp_path / "out" / "new_item_features.csv")
+    assert exported.to_dicts() == [{"item": 9, "id": 7, "x": "b"}]

@@ -222,9 +222,8 @@ class Dataset:
                 own["timestamp"].to_numpy() if timed else None,
             )
             splits[name] = joined([split, more], name) if len(own) else split
-        features = pl.concat(
-            [self.table("item_features"), fresh.drop("id")], how="vertical_relaxed"
-        )
+        known = fresh.drop("id").rename({"item": "id"}, strict=False)
+        features = pl.concat([self.table("item_features"), known], how="vertical_relaxed")
         of_users = [name for name in self.table_names if name.startswith(("user", "truth_users"))]
         tables = {**{name: self.table(name) for name in of_users}, "item_features": features}
         counts = {name: SplitCounts(**split.sizes) for name, split in splits.items()}

@@ -73,13 +73,16 @@ def new_item_tables(
     Returns
     -------
     dict
-        ``new_item_features``: ``id`` and the features, a row for each, in order of appearance.
+        ``new_item_features``: ``id`` and the features, a row for each, in order of appearance
+        (a feature called ``id`` is called ``item``).
         ``new_item_pairs``: ``user`` (internal number), ``item`` (row of the other table), ``split``
         and, where the log has times, ``timestamp``; valid without the pairs of the tests. Both are
         left out where there are none.
     """
     dtype = items.ids.dtype
     known = features.with_columns(pl.col("item").cast(dtype, strict=False))
+    # No feature is called item, so one called id can be.
+    known = known.rename({"item": "id", "id": "item"}, strict=False)
     parts = []
     for name, split in splits.items():
         if name == "train":
@@ -97,7 +100,7 @@ def new_item_tables(
     if not parts:
         return {}
     pairs = pl.concat(parts, how="diagonal_relaxed").join(
-        known.select(pl.col("item").alias("id")), on="id", how="semi", maintain_order="left"
+        known.select("id"), on="id", how="semi", maintain_order="left"
     )
     pairs = pairs.unique(["user", "id", "split"], keep="first", maintain_order=True)
     tested = pairs.filter(pl.col("split") != "valid")
@@ -107,9 +110,7 @@ def new_item_tables(
     if not len(pairs):
         return {}
     ids = pairs["id"].unique(maintain_order=True)
-    table = ids.to_frame().join(
-        known.rename({"item": "id"}), on="id", how="left", maintain_order="left"
-    )
+    table = ids.to_frame().join(known, on="id", how="left", maintain_order="left")
     numbered = pairs.with_columns(item=pl.Series(Vocabulary(ids).encode(pairs["id"])))
     columns = ["user", "item", "split", *(c for c in ("timestamp",) if c in pairs.columns)]
     return {"new_item_features": table, "new_item_pairs": numbered.select(columns)}

@@ -131,7 +131,7 @@ def side_table_of(dataset: Dataset, name: str, *, unknown: bool = False) -> pl.D
     """
     table = dataset.table(name)
     if name == "new_item_features":
-        return table.rename({"id": "item"})
+        return table.rename({"id": "item", "item": "id"}, strict=False)
     if name == "new_item_pairs":
         ids = dataset.table("new_item_features")["id"]
         return table.with_columns(

@@ -369,8 +369,8 @@ class Recommender(Estimator):
         fitted, dataset = self._trained_on(dataset)
         joint, model = dataset.with_new_items(), self._with_content()
         if joint is not dataset:
-            table = dataset.table("new_item_features")
-            model = model.with_items(table["id"], table.drop("id"))
+            n = dataset.n_items
+            model = model.with_items(joint.items[n:], joint.table("item_features")[n:])
         return evaluate_new_items(
             model.scorer(dial=dial), joint, dataset.n_items, split, fitted.config.evaluation.ks
         )
