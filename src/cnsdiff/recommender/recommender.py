@@ -297,8 +297,10 @@ class Recommender(Estimator):
         Parameters
         ----------
         features
-            A data frame of any library: a column ``item`` (or ``item_id``, …) of ids, and the
-            features that the model was trained with. Rows of items known already are left out.
+            A data frame of any library, or a file: a column ``item`` (or ``item_id``, …) of ids,
+            and the features that the model was trained with; or several by name, as
+            :func:`~cnsdiff.data.read_features` takes them. Rows of items known already are left
+            out.
         clicks
             A data frame of ``user`` and ``item``: who has clicked on which new item since. Clicks
             of others, users unknown to training among them, are left out.
