@@ -11,6 +11,7 @@ import torch
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset, prepare
 from cnsdiff.base.errors import ConfigError, DataError, InputError
+from cnsdiff.data import Dataset, Interactions
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.new_items import evaluate_new_items
 from cnsdiff.export import dataset_to_csv
@@ -99,6 +100,32 @@ def test_users_whose_target_is_known_have_no_new_pair_in_a_test(dataset):
     left = told.table("new_item_pairs")
     assert not told.decode_users(left["user"].unique().to_numpy()).is_in(who.implode()).any()
     assert len(left) < len(pairs)
+    assert told.manifest.splits["test_ood"].new_item_pairs == len(left)
+
+
+def test_features_are_those_of_the_id_as_it_is_written():
+    test = {"user": [1, 1, 2], "item": [2, 9, 10]}
+    items = ["1", "009", "9", "10", "2"]
+    features = pl.DataFrame({"item": items, "colour": ["a", "wrong", "nine", "ten", "b"]})
+    splits = {
+        "train": Interactions(pl.DataFrame({"user": [1, 2, 2], "item": [1, 1, 2]}), "train"),
+        "test_ood": Interactions(pl.DataFrame(test), "test"),
+    }
+    made = Dataset.from_splits(
+        splits, name="x", scenario="given", tables={"item_features": features}
+    )
+    table = made.table("new_item_features")
+    assert table.rows() == [(9, "nine"), (10, "ten")]
+    twice = pl.concat([features, features[2:3]])
+    with pytest.raises(DataError, match="item 9 has more than one row"):
+        Dataset.from_splits(splits, name="x", scenario="given", tables={"item_features": twice})
+
+
+def test_a_hybrid_has_no_new_items():
+    with pytest.raises(ConfigError, match="new-items cannot be a part"):
+        prepare(LOG, "hybrid", first="new-items", item_features=ITEMS)
+    with pytest.raises(ConfigError, match="new-items cannot be a part"):
+        prepare(LOG, "hybrid", second="new-items", item_features=ITEMS)
 
 
 def test_it_is_exported_under_the_ids_as_given(dataset, tmp_path):

@@ -152,7 +152,7 @@ class Vocabulary:
         Integers may be asked for as text and the other way round, if the text is the same.
         :class:`DataError` if ``ids`` is not a one-dimensional list of integers or strings.
         """
-        column = _like(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
+        column = as_type(id_values(id_column(ids), "the ids asked for"), self.ids.dtype).alias("id")
         if self._table is None:
             numbers = pl.int_range(len(self.ids), dtype=pl.Int64, eager=True)
             self._table = pl.DataFrame({"id": self.ids, "number": numbers})
@@ -261,7 +261,7 @@ def id_column(ids: Iterable[Any]) -> pl.Series:
         raise DataError(f"ids must be a list of integers or strings: {error}") from error
 
 
-def _like(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+def as_type(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     if ids.dtype == dtype:
         return ids
     if dtype == pl.String:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.data.directory import SIDE_TABLES, ids_misfit, numbers_misfit, require_side_table
-from cnsdiff.data.ids import Vocabulary
+from cnsdiff.data.ids import Vocabulary, as_type, id_values
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.splits import Split, pair_matrix
 
@@ -79,10 +79,6 @@ def new_item_tables(
         and, where the log has times, ``timestamp``; valid without the pairs of the tests. Both are
         left out where there are none.
     """
-    dtype = items.ids.dtype
-    known = features.with_columns(pl.col("item").cast(dtype, strict=False))
-    # No feature is called item, so one called id can be.
-    known = known.rename({"item": "id", "id": "item"}, strict=False)
     parts = []
     for name, split in splits.items():
         if name == "train":
@@ -92,16 +88,31 @@ def new_item_tables(
         parts.append(
             frame.filter(pl.Series(fresh)).select(
                 pl.Series("user", users.encode(frame["user"])[fresh]),
-                pl.col("item").cast(dtype, strict=False).alias("id"),
+                as_type(id_values(frame["item"], name), items.ids.dtype)
+                .filter(pl.Series(fresh))
+                .alias("id"),
                 pl.lit(name).alias("split"),
                 pl.col("^timestamp$"),
             )
         )
     if not parts:
         return {}
-    pairs = pl.concat(parts, how="diagonal_relaxed").join(
-        known.select("id"), on="id", how="semi", maintain_order="left"
+    pairs = pl.concat(parts, how="diagonal_relaxed").drop_nulls("id")
+    # Features of these items by the ids as written: "009" is not 9.
+    asked = Vocabulary(pairs["id"].unique(maintain_order=True))
+    numbers = asked.encode(features["item"])
+    twice = pl.Series(numbers).filter(numbers >= 0).is_duplicated()
+    if twice.any():
+        first = asked.decode(numbers[numbers >= 0][twice.to_numpy()][:1])[0]
+        raise DataError(
+            f"item_features: item {first!r} has more than one row; give each item one row"
+        )
+    # No feature is called item, so one called id can be.
+    known = features.filter(pl.Series(numbers >= 0)).with_columns(
+        item=asked.decode(numbers[numbers >= 0])
     )
+    known = known.rename({"item": "id", "id": "item"}, strict=False)
+    pairs = pairs.join(known.select("id"), on="id", how="semi", maintain_order="left")
     pairs = pairs.unique(["user", "id", "split"], keep="first", maintain_order=True)
     tested = pairs.filter(pl.col("split") != "valid")
     chosen_on = pairs.filter(pl.col("split") == "valid")

@@ -89,7 +89,12 @@ def with_target(
     if sample is not None and "new_item_pairs" in beside:  # of nobody who is judged already
         pairs = beside["new_item_pairs"]
         judged = pl.col("user").is_in(tables[SAMPLE]["user"].implode())
-        beside["new_item_pairs"] = pairs.filter((pl.col("split") == "valid") | ~judged)
+        kept = pairs.filter((pl.col("split") == "valid") | ~judged)
+        beside["new_item_pairs"] = kept
+        for name, record in records.items():
+            if record.new_item_pairs:
+                n = kept.filter(pl.col("split") == name).height
+                records[name] = record.model_copy(update={"new_item_pairs": n})
     manifest = dataset.manifest.model_copy(
         update={
             "fingerprint": add_to_hash(dataset.manifest.fingerprint, tables),

@@ -13,6 +13,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.data import Dataset, Interactions, Source
 from cnsdiff.shifts.base import NO_FILTERS, SCENARIOS, Filters, register_scenario
 from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
+from cnsdiff.shifts.new_items import NewItems
 from cnsdiff.shifts.popularity import Popularity
 from cnsdiff.shifts.temporal import Temporal, warn_of_few_users
 
@@ -41,7 +42,7 @@ class Hybrid(LogScenario):
     @field_validator("first", mode="before")
     @classmethod
     def _first(cls, value: Any) -> Any:
-        return _part(value, "first")
+        return _with_known_items(_part(value, "first"))
 
     @field_validator("second", mode="before")
     @classmethod
@@ -52,7 +53,7 @@ class Hybrid(LogScenario):
                 "scenario hybrid: temporal cannot be the second, since train would then hold rows "
                 "from after its cut; make it the first"
             )
-        return part
+        return _with_known_items(part)
 
     def settings(self) -> dict[str, object]:
         """The settings, the two parts with their names."""
@@ -120,5 +121,15 @@ def _part(value: Any, key: str) -> Any:
     if shared:
         raise ConfigError(
             f"scenario hybrid: {shared[0]} is set in {key}, and it belongs to the hybrid itself"
+        )
+    return part
+
+
+def _with_known_items(part: Any) -> Any:
+    """A part whose OOD test is of items that train knows, as that of a hybrid is."""
+    if isinstance(part, NewItems):
+        raise ConfigError(
+            "scenario hybrid: new-items cannot be a part, since a hybrid keeps items that train "
+            "knows alone; prepare new-items by itself"
         )
     return part
