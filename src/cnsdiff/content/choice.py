@@ -8,12 +8,12 @@ content out is one of the choices, so that features that tell nothing cost nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,7 +21,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.content.model import ContentChoice, ContentModel, Learnt
 from cnsdiff.content.priors import energy_scores
-from cnsdiff.content.towers import Towers, fit_towers, profiles
+from cnsdiff.content.towers import Towers, fit_towers
 from cnsdiff.data import Split
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Rehearsal
@@ -122,7 +122,7 @@ def choose_content(
     some = numpy_generator(seed, "content pairs").random(len(new)) < share
     judge = _Judge(learnt, warm, new, metric, some)
     # Towers, epoch by epoch.
-    sums = profiles(learnt.train, learnt.features)
+    sums = learnt.profiles
     unit = EmbeddingScorer(normalize(sums, dim=1), learnt.features)
     profile = judge.of_new(unit)
     kept: list[tuple[float, int, Towers]] = []
@@ -157,20 +157,15 @@ def choose_content(
     tried.sort(key=lambda pair: -pair[0])
     # c and the offset.
     simplest = next(pair for pair in tried if pair[1].towers is None)
-    finals: list[tuple[float, ContentChoice]] = []
+    finals: list[tuple[float, ContentModel]] = []
     for value, model in {id(pair[1]): pair for pair in [*tried[:FINALISTS], simplest]}.values():
         for pull in PULLS:
             own = model.but(pull=pull)
             for offset, together in judge.of_all(own.scorer(learnt)).items():
-                choice = own.choice.model_copy(
-                    update={
-                        "offset": offset,
-                        "metrics": {"with": together, "new": value, "profile": profile},
-                    }
-                )
-                finals.append((together, choice))
+                metrics = {"with": together, "new": value, "profile": profile}
+                finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
-    metrics = {**best.metrics, **judge.without_content()}
+    metrics = {**best.choice.metrics, **judge.without_content()}
     if "diffusion" in priors:
         known = judge.known
         energy = energy_scores(
@@ -183,10 +178,8 @@ def choose_content(
         metrics |= {f"energy {name}": value for name, value in energy.items()}
     used = metrics["with"] > metrics["without"]
     # How much the first clicks count.
-    model = next(own for _, own in tried if own.choice.prior == best.prior)
-    model = replace(model, choice=best, towers=towers if best.weight else None)
-    sharpness = judge.sharpest(model, seed) if used else 1.0
-    return best.model_copy(update={"used": used, "metrics": metrics, "sharpness": sharpness})
+    sharpness = judge.sharpest(best, seed) if used else 1.0
+    return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
 
 
 class _Judge:
@@ -229,16 +222,13 @@ class _Judge:
         users, d = model.users(learnt, items), learnt.tables.items.shape[1]
         shape = learnt.train.shape
         train = learnt.train + pair_matrix(new.users[known], new.items[known], shape)
-        biases = {0.0: self._only(self.unseen)}
-        ks = (int(self.metric.partition("@")[2]),)
+        biases, prior = {0.0: self._only(self.unseen)}, model.prior(learnt.features)
 
         def value(sharpness: float) -> float:
-            told = model.prior(learnt.features).after_clicks(
-                users[:, :d], new.users[known], new.items[known], sharpness
-            )
+            told = prior.after_clicks(users[:, :d], new.users[known], new.items[known], sharpness)
             clicked = torch.where(self.unseen[:, None], told, items[:, :d])
             scorer = EmbeddingScorer(users, torch.cat([clicked, items[:, d:]], dim=1))
-            return readings_at(scorer, biases, rest, train, ks=ks)[0.0][self.metric]
+            return self._read(scorer, biases, rest, train)[0.0]
 
         return max(SHARPNESS, key=value)
 
@@ -255,8 +245,14 @@ class _Judge:
         return torch.where(items, 0.0, -torch.inf)
 
     def _read(
-        self, scorer: EmbeddingScorer, biases: Mapping[float, Tensor], split: Split
+        self,
+        scorer: EmbeddingScorer,
+        biases: Mapping[float, Tensor],
+        split: Split,
+        train: csr_array | None = None,
     ) -> dict[float, float]:
+        """The metric at each bias; lists leave out ``train``, by default what was learnt."""
         ks = (int(self.metric.partition("@")[2]),)
-        measured = readings_at(scorer, biases, split, self.learnt.train, ks=ks)
+        left_out = self.learnt.train if train is None else train
+        measured = readings_at(scorer, biases, split, left_out, ks=ks)
         return {at: metrics[self.metric] for at, metrics in measured.items()}

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ from cnsdiff.content.features import FeatureEncoder, Kind
 from cnsdiff.content.priors import PRIORS, Gaussian, Regression, covariance_of
 from cnsdiff.content.towers import Towers, fit_towers, profiles
 from cnsdiff.evaluation import EmbeddingScorer
+from cnsdiff.evaluation.metrics import item_counts
 
 
 class ContentConfig(Settings):
@@ -80,7 +82,8 @@ class ContentChoice(Record):
     Gaussian (:func:`cnsdiff.content.priors.energy_scores`)."""
 
 
-class Learnt(NamedTuple):
+@dataclass(frozen=True)
+class Learnt:
     """A trained model and what it has seen, items that it has not among them.
 
     Attributes
@@ -92,7 +95,7 @@ class Learnt(NamedTuple):
     bias
         ``(I,)`` what the environment or the dial adds to scores, in units of ``σ_u``.
     features
-        ``(I, r)`` unit vectors; zeros where nothing is known.
+        ``(I, r)`` as encoded; zeros where nothing is known.
     """
 
     tables: Embeddings
@@ -100,10 +103,15 @@ class Learnt(NamedTuple):
     bias: Tensor
     features: Tensor
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         """``(I,)`` training pairs of each item."""
-        return torch.from_numpy(np.bincount(self.train.indices, minlength=self.train.shape[1]))
+        return item_counts(self.train)
+
+    @cached_property
+    def profiles(self) -> Tensor:
+        """``(U, r)`` the sum of the features of each user's items."""
+        return profiles(self.train, self.features)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class ContentModel:
             mean = self.choice.length * normalize(mean, dim=1)
         return Gaussian(mean, self.covariance)
 
-    def but(self, *, towers: Towers | None = None, **choices: float | None) -> ContentModel:
+    def but(self, *, towers: Towers | None = None, **choices: object) -> ContentModel:
         """The same with other choices; ``towers`` are taken where they have a weight."""
         choice = self.choice.model_copy(update=choices)
         return replace(
@@ -181,7 +189,7 @@ class ContentModel:
         vectors = learnt.tables.users
         parts = [vectors / Embeddings(vectors, items[known, :d]).deviations()[:, None].float()]
         if self.towers is not None:
-            vectors = self.towers.users(profiles(learnt.train, learnt.features))
+            vectors = self.towers.users(learnt.profiles)
             scale = Embeddings(vectors, items[known, d:]).deviations()[:, None].float()
             parts.append(self.choice.weight * vectors / scale)
         return torch.cat(parts, dim=1)

@@ -84,10 +84,11 @@ def new_item_tables(
         if name == "train":
             continue
         frame = split.frame
-        fresh = (users.encode(frame["user"]) >= 0) & (items.encode(frame["item"]) < 0)
+        numbers = users.encode(frame["user"])
+        fresh = (numbers >= 0) & (items.encode(frame["item"]) < 0)
         parts.append(
             frame.filter(pl.Series(fresh)).select(
-                pl.Series("user", users.encode(frame["user"])[fresh]),
+                pl.Series("user", numbers[fresh]),
                 as_type(id_values(frame["item"], name), items.ids.dtype)
                 .filter(pl.Series(fresh))
                 .alias("id"),

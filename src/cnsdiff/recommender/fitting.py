@@ -170,9 +170,9 @@ def fit(
                 stack = Stack(weights=list(weights), best_epoch=epochs[1])
                 listeners.note("weights of the two: {:g} and {:g}".format(*weights))
             # Choose what is made of the items' features.
-            content_choice, encoder = None, None
+            content_choice = encoder = features = None
             if config.content.prior != "none":
-                content_choice, encoder = _choose_content(
+                content_choice, encoder, features = _choose_content(
                     config, dataset, part, stacked(tables, weights), choice, training_of, epochs,
                     weights, listeners.reporter,
                 )  # fmt: skip
@@ -199,10 +199,10 @@ def fit(
             embeddings, content = stacked(tables, weights), None
             sigma = spread(EmbeddingScorer(*embeddings))
             if content_choice is not None and content_choice.used:
-                assert encoder is not None
+                assert encoder is not None and features is not None
                 listeners.note("learning from the features of all items")
                 content, embeddings = _learn_content(
-                    content_choice, encoder, learnt, embeddings, config.seed
+                    content_choice, encoder, features, learnt, embeddings, config.seed
                 )
                 sigma = 1.0  # scores are in units of it
             bias = None
@@ -268,10 +268,15 @@ def _choose_content(
     epochs: Sequence[int],
     weights: Weights,
     reporter: Reporter,
-) -> tuple[ContentChoice, FeatureEncoder]:
+) -> tuple[ContentChoice, FeatureEncoder, Tensor]:
     """Choose content on the new items of a rehearsal or, for want of them, on items held out.
 
     Items are held out of a training of their own, for as many steps as were best.
+
+    Returns
+    -------
+    tuple
+        What was chosen, what encodes features, and ``(I, r)`` those of all items.
     """
     own = config.content
     encoder = FeatureEncoder.fit(
@@ -297,9 +302,8 @@ def _choose_content(
             on = None
     if on is None:
         on = hold_out_items(dataset, own.held_out, seed=config.seed)
-        steps = len(dataset.split("train")) / len(on.dataset.split("train"))
-        if part is not None and part.dataset is not dataset:
-            steps = len(part.dataset.split("train")) / len(on.dataset.split("train"))
+        chosen_on = dataset if part is None else part.dataset
+        steps = len(chosen_on.split("train")) / len(on.dataset.split("train"))
         again = []
         for place, best in enumerate(epochs):
             if weights[place]:
@@ -331,7 +335,7 @@ def _choose_content(
         f"and old, and {told['without']:.4f} without"
         + ("" if chosen.used else ", so nothing is learnt from the features")
     )
-    return chosen, encoder
+    return chosen, encoder, features
 
 
 def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
@@ -344,12 +348,12 @@ def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
 def _learn_content(
     choice: ContentChoice,
     encoder: FeatureEncoder,
+    features: Tensor,
     learnt: Dataset,
     tables: Embeddings,
     seed: int,
 ) -> tuple[Content, Embeddings]:
     """The content model of everything, and the embeddings with what it adds."""
-    features = torch.from_numpy(encoder.vectors(learnt.table("item_features")))
     train = learnt.split("train").csr(learnt.n_users, learnt.n_items)
     users, items = (table.detach().float().cpu() for table in tables)
     known = Learnt(Embeddings(users, items), train, torch.zeros(len(items)), features)
