@@ -170,6 +170,8 @@ def test_what_cannot_be_is_said_at_once(world, fitted, tmp_path):
         Method("ours", None, {"content": content}, "default").config(0)
     with pytest.raises(InputError, match="the model learns from no features; train it with"):
         Recommender("mf", sampler="random", training=BRIEF).fit(world).add_items(new_items(world))
+    with pytest.raises(InputError, match="the item '009' cannot be added"):  # which is not 9
+        fitted.clone().fit(world).add_items(new_items(world, 1).with_columns(item=pl.lit("009")))
     with pytest.raises(InputError, match="the item 'a' cannot be added"):
         fitted.clone().fit(world).add_items(new_items(world, 1).with_columns(item=pl.lit("a")))
 

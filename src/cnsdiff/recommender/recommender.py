@@ -20,6 +20,7 @@ from cnsdiff.base.storage import atomic_directory
 from cnsdiff.content.model import ContentChoice
 from cnsdiff.content.priors import Gaussian
 from cnsdiff.data import Dataset, read_features, read_interactions
+from cnsdiff.data.ids import as_type
 from cnsdiff.environment import Environment
 from cnsdiff.evaluation import Evaluation, evaluate
 from cnsdiff.evaluation.fhn import FalseNegatives
@@ -313,7 +314,7 @@ class Recommender(Estimator):
         """
         fitted, model = self._fitted(), self._with_content()
         table = read_features(features, "item")
-        ids = table["item"].cast(model.items.dtype, strict=False)
+        ids = as_type(table["item"], model.items.dtype)
         if ids.null_count():
             other = table["item"].filter(ids.is_null())[0]
             raise InputError(
