@@ -14,6 +14,7 @@ from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, DataError, InputError, RunError
 from cnsdiff.benchmark.task import Method
 from cnsdiff.content.choice import learnt_on
+from cnsdiff.content.priors import Diffusion
 from cnsdiff.content.towers import fit_towers, profiles
 from cnsdiff.environment import hold_out_items
 from cnsdiff.training.progress import Reporter
@@ -102,9 +103,14 @@ def test_the_diffusion_tells_its_energy_score_beside_a_gaussian(world, monkeypat
     for setting, small in (("STEPS", 30), ("CALLS", 3), ("DRAWS", 4), ("HIDDEN", 32)):
         monkeypatch.setattr(f"cnsdiff.content.priors.{setting}", small)
     content = {"prior": "diffusion"}
+    told = []
+    means = Diffusion.__call__
+    monkeypatch.setattr(Diffusion, "__call__", lambda *own: told.append(1) or means(*own))
     metrics = Recommender(training=BRIEF, content=content).fit(world).content_.metrics
     assert 0 < metrics["energy gaussian"] < 1e3
     assert 0 < metrics["energy diffusion"] < 1e3
+    # To choose and to serve, each: what is left open of the known ones, and the means of all.
+    assert len(told) == 4
 
 
 def test_clicks_on_a_new_item_move_it_towards_those_who_clicked(fitted, world, tmp_path):

@@ -138,6 +138,7 @@ def choose_content(
     # Prior, its length and the weight of the towers.
     long = float(learnt.tables.items[judge.known].norm(dim=1).mean())
     tried: list[tuple[float, ContentModel]] = []
+    means: dict[str, Tensor] = {}  # as the regressions tell them, once: draws are dear
     for prior in priors:
         note(f"content by {prior}")
         start = ContentChoice(
@@ -151,9 +152,10 @@ def choose_content(
             metrics={},
         )
         bare = ContentModel.fit(start, learnt, seed=seed)
+        means[prior] = bare.regression(learnt.features)
         for length, weight in product((None, long), WEIGHTS):
             model = bare.but(length=length, weight=weight, towers=towers)
-            tried.append((judge.of_new(model.scorer(learnt)), model))
+            tried.append((judge.of_new(model.scorer(learnt, means[prior])), model))
     tried.sort(key=lambda pair: -pair[0])
     # c and the offset.
     simplest = next(pair for pair in tried if pair[1].towers is None)
@@ -161,7 +163,8 @@ def choose_content(
     for value, model in {id(pair[1]): pair for pair in [*tried[:FINALISTS], simplest]}.values():
         for pull in PULLS:
             own = model.but(pull=pull)
-            for offset, together in judge.of_all(own.scorer(learnt)).items():
+            scorer = own.scorer(learnt, means[own.choice.prior])
+            for offset, together in judge.of_all(scorer).items():
                 metrics = {"with": together, "new": value, "profile": profile}
                 finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
@@ -178,7 +181,7 @@ def choose_content(
         metrics |= {f"energy {name}": value for name, value in energy.items()}
     used = metrics["with"] > metrics["without"]
     # How much the first clicks count.
-    sharpness = judge.sharpest(best, seed) if used else 1.0
+    sharpness = judge.sharpest(best, means[best.choice.prior], seed) if used else 1.0
     return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
 
 
@@ -207,7 +210,7 @@ class _Judge:
         base = self.learnt.bias + self._only(self.known | self.unseen)
         return self._read(scorer, {own: base + own * self.unseen for own in OFFSETS}, self.both)
 
-    def sharpest(self, model: ContentModel, seed: int) -> float:
+    def sharpest(self, model: ContentModel, mean: Tensor, seed: int) -> float:
         """The best of :data:`SHARPNESS`, where :data:`CLICKS` users of each new item are known."""
         new, learnt = self.new, self.learnt
         order = numpy_generator(seed, "content clicks").permutation(len(new))
@@ -218,11 +221,11 @@ class _Judge:
         rest = Split("valid", new.users[~known], new.items[~known])
         if not len(rest):
             return 1.0
-        items = model.items(learnt.features, learnt.tables.items, learnt.counts)
+        items = model.items(learnt.features, learnt.tables.items, learnt.counts, mean)
         users, d = model.users(learnt, items), learnt.tables.items.shape[1]
         shape = learnt.train.shape
         train = learnt.train + pair_matrix(new.users[known], new.items[known], shape)
-        biases, prior = {0.0: self._only(self.unseen)}, model.prior(learnt.features)
+        biases, prior = {0.0: self._only(self.unseen)}, model.prior(learnt.features, mean)
 
         def value(sharpness: float) -> float:
             told = prior.after_clicks(users[:, :d], new.users[known], new.items[known], sharpness)

@@ -148,9 +148,10 @@ class ContentModel:
             towers = fit_towers(learnt.train, learnt.features, choice.epochs, seed=seed)
         return cls(choice, regression, covariance_of(away), towers)
 
-    def prior(self, features: Tensor) -> Gaussian:
-        """The priors of items of features ``(n, r)``."""
-        mean = self.regression(features)
+    def prior(self, features: Tensor, mean: Tensor | None = None) -> Gaussian:
+        """The priors of items of features ``(n, r)``; ``mean`` where the regression has told it."""
+        if mean is None:
+            mean = self.regression(features)
         if self.choice.length is not None:
             mean = self.choice.length * normalize(mean, dim=1)
         return Gaussian(mean, self.covariance)
@@ -162,12 +163,14 @@ class ContentModel:
             self, choice=choice, towers=(towers or self.towers) if choice.weight else None
         )
 
-    def scorer(self, learnt: Learnt) -> EmbeddingScorer:
+    def scorer(self, learnt: Learnt, mean: Tensor | None = None) -> EmbeddingScorer:
         """All items of a training, by content where they have no training pairs."""
-        items = self.items(learnt.features, learnt.tables.items, learnt.counts)
+        items = self.items(learnt.features, learnt.tables.items, learnt.counts, mean)
         return EmbeddingScorer(self.users(learnt, items), items)
 
-    def items(self, features: Tensor, vectors: Tensor, counts: Tensor) -> Tensor:
+    def items(
+        self, features: Tensor, vectors: Tensor, counts: Tensor, mean: Tensor | None = None
+    ) -> Tensor:
         """``(n, d + r)`` vectors of items, those without interactions from features alone.
 
         Parameters
@@ -177,8 +180,10 @@ class ContentModel:
         vectors, counts
             ``(n, d)`` as learnt and ``(n,)`` of how many interactions; vectors of none are not
             looked at.
+        mean
+            ``(n, d)`` where the regression has told it.
         """
-        parts = [self.prior(features).posterior(vectors, counts, self.choice.pull)]
+        parts = [self.prior(features, mean).posterior(vectors, counts, self.choice.pull)]
         if self.towers is not None:
             parts.append(self.towers.items(features))
         return torch.cat(parts, dim=1)
