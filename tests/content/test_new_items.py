@@ -8,12 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset, prepare
-from cnsdiff.base.errors import ConfigError, DataError, InputError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError, InputError
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.new_items import evaluate_new_items
+from cnsdiff.evaluation.protocol import splits_to_evaluate
 from cnsdiff.export import dataset_to_csv
 from cnsdiff.shifts import NewItems, prepare_given
 from cnsdiff.testing import check_scenario, tiny_source
@@ -206,3 +209,185 @@ def test_a_feature_may_be_called_id(tmp_path):
     dataset_to_csv(dataset, tmp_path / "out")
     exported = pl.read_csv(tmp_path / "out" / "new_item_features.csv")
     assert exported.to_dicts() == [{"item": 9, "id": 7, "x": "b"}]
+
+
+def made(features: bool = True, **splits: list[tuple[int, int, int]]) -> Dataset:
+    """A dataset of triples of user, item and time; even items and those above 90 have features."""
+    tables = {
+        name: Interactions(
+            pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"), name
+        )
+        for name, rows in splits.items()
+    }
+    ids = [item for item in range(100) if item % 2 == 0 or item > 90]
+    table = pl.DataFrame({"item": ids, "size": [float(item) for item in ids]})
+    return Dataset.from_splits(
+        tables, name="x", scenario="given", tables={"item_features": table} if features else None
+    )
+
+
+TRAIN = [(1, 0, 5), (1, 1, 6), (2, 0, 7), (2, 2, 8)]
+TRIPLES = st.lists(
+    st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(0, 30)), min_size=0, max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRIPLES, TRIPLES, TRIPLES)
+@pytest.mark.filterwarnings("ignore")
+def test_new_pairs_are_those_of_a_naive_loop(valid, iid, ood):
+    # Each split has a pair of known ones that no other has.
+    splits = {
+        "train": [*TRAIN, (3, 3, 9), (3, 4, 9)],
+        "valid": [*valid, (1, 3, 9)],
+        "test_iid": [*iid, (2, 3, 9)],
+        "test_ood": [*ood, (3, 0, 9)],
+    }
+    try:
+        dataset, plain = made(**splits), made(features=False, **splits)
+    except DataError:  # all of valid is in a test
+        assert (1, 3) in {(user, item) for user, item, _ in [*iid, *ood]}
+        return
+    users, items = ({row[side] for row in splits["train"]} for side in (0, 1))
+    expected: dict[tuple[str, int, int], int] = {}
+    for name in ("valid", "test_iid", "test_ood"):
+        for user, item, time in splits[name]:
+            if user in users and item not in items and item % 2 == 0:
+                key = name, user, item
+                expected[key] = min(time, expected.get(key, time))
+    for name, user, item in list(expected):
+        tested = {("test_iid", user, item), ("test_ood", user, item)} & set(expected)
+        if name == "valid" and tested:
+            del expected[name, user, item]
+    found = {}
+    if dataset.n_new_items:
+        ids = dataset.table("new_item_features")["id"]
+        for user, item, split, time in (
+            dataset.table("new_item_pairs").select("user", "item", "split", "timestamp").rows()
+        ):
+            key = split, dataset.users[user], ids[item]
+            assert key not in found
+            found[key] = time
+        assert set(ids) == {item for _, _, item in expected}
+        assert ids.is_unique().all()
+    assert found == expected
+    # Known pairs are as they are without features.
+    assert plain.n_new_items == 0
+    for name in splits:
+        ours, theirs = dataset.split(name), plain.split(name)
+        for column in ("users", "items", "timestamps"):
+            np.testing.assert_array_equal(getattr(ours, column), getattr(theirs, column))
+    joint = dataset.with_new_items()
+    assert sum(len(joint.split(name)) for name in splits) == (
+        len(expected) + sum(len(plain.split(name)) for name in splits)
+    )
+
+
+def test_fingerprints_stay_as_they_are():
+    splits = {"train": TRAIN, "test_ood": [(1, 2, 9), (1, 4, 9), (2, 6, 8), (2, 4, 7)]}
+    assert (
+        made(features=False, **splits).fingerprint
+        == "8adf09551bb2fbe128752d9bde72c4634be897368d665074e8fd07fb3c5665f8"
+    )
+    assert (
+        made(**splits).fingerprint
+        == "8a026516d5fd66129128e6b9cd1151a9133c979080b5411b49a3489cfd2f50eb"
+    )
+    assert (
+        made(**splits).with_new_items().fingerprint
+        == "78a659eb0d5f868b5c131b24a0d4b2490f9d14adc468c0ac9185f0141a660c3e"
+    )
+
+
+def test_a_dataset_with_its_new_items_is_another_one(dataset):
+    joint = dataset.with_new_items()
+    assert joint.fingerprint != dataset.fingerprint
+    assert joint.fingerprint == dataset.with_new_items().fingerprint
+    other = prepare(LOG, NewItems(by="random"), item_features=ITEMS, seed=2).with_new_items()
+    assert joint.fingerprint != other.fingerprint
+
+
+def test_the_periods_of_new_pairs_are_kept(tmp_path):
+    log = LOG.with_columns(period=pl.format("p{}", (pl.col("timestamp") % 3).cast(pl.Int64)))
+    dataset = prepare(log, "new-items", item_features=ITEMS, seed=2)
+    joint = load_dataset(dataset.save(tmp_path / "data")).with_new_items()
+    test = joint.split("test_ood")
+    labels = pl.Series(joint.periods).gather(test.periods)
+    told = pl.DataFrame(
+        {
+            "user": joint.decode_users(test.users),
+            "item": joint.decode_items(test.items),
+            "period": labels,
+        }
+    )
+    assert len(told.join(log, on=["user", "item", "period"], how="semi")) == len(test)
+    again = load_dataset(joint.save(tmp_path / "joint"))
+    np.testing.assert_array_equal(again.split("test_ood").periods, test.periods)
+
+
+def test_a_repeated_new_pair_is_the_earliest_as_a_known_one_is():
+    test = [(1, 4, 30), (1, 4, 10), (1, 2, 30), (1, 2, 10), (1, 4, 20)]
+    dataset = made(train=TRAIN, test_ood=test)
+    assert dataset.split("test_ood").timestamps.tolist() == [10]
+    assert dataset.table("new_item_pairs")["timestamp"].to_list() == [10]
+
+
+def test_items_of_new_pairs_are_rows_of_their_features(tmp_path):
+    test = [(1, 2, 9), (1, 4, 9), (1, 6, 9), (2, 8, 9)]
+    dataset = made(train=TRAIN, test_ood=test)
+    pairs = dataset.table("new_item_pairs")
+    # One pair is left, of the third item.
+    dataset._tables["new_item_pairs"] = pairs.filter(pl.col("item") == 2)
+    kept = load_dataset(dataset.save(tmp_path / "kept"))
+    assert kept.table("new_item_pairs")["item"].to_list() == [2]
+    assert (
+        kept.with_new_items().decode_items([3 + 2])[0]
+        == dataset.table("new_item_features")["id"][2]
+    )
+    for name, damaged in {
+        "beyond": pairs.with_columns(item=pl.when(pl.col("item") == 0).then(3).otherwise("item")),
+        "split": pairs.with_columns(split=pl.lit("train")),
+    }.items():
+        dataset._tables["new_item_pairs"] = pl.concat([damaged, damaged])
+        again = load_dataset(dataset.save(tmp_path / name))
+        with pytest.raises(DataError, match=r"new_item_pairs.parquet ho|of no held-out split"):
+            again.table("new_item_pairs")
+
+
+def test_a_test_of_new_items_alone_is_measured(tmp_path):
+    test = [(1, 4, 9), (2, 6, 9), (2, 4, 9)]
+    splits = {"train": TRAIN, "test_iid": [(1, 2, 9)], "test_ood": test}
+    with pytest.warns(CnsdiffWarning, match="all 3 pairs left of the test_ood split are of new"):
+        made(**splits)
+    with pytest.warns(CnsdiffWarning, match="no test_ood of known ones"):
+        dataset = load_dataset(made(**splits).save(tmp_path / "data"))
+    assert dataset.split_names == ("train", "test_iid")
+    with pytest.raises(DataError, match="has no test_ood split of known items, only pairs of new"):
+        dataset.split("test_ood")
+    joint = dataset.with_new_items()
+    scorer = EmbeddingScorer(torch.ones(joint.n_users, 1), torch.ones(joint.n_items, 1))
+    found = evaluate_new_items(scorer, joint, dataset.n_items)
+    assert found.new["recall@10"] == 1.0
+    assert found.warm == {}
+    assert found.harmonic == {}
+    assert found.share_taken == 1.0
+    assert found.n_users == {"warm": 0, "new": 2, "joint": 2}
+    with pytest.raises(DataError, match="train, so the test_ood split would be empty"):
+        made(features=False, **splits)
+    with (
+        pytest.warns(CnsdiffWarning),
+        pytest.raises(DataError, match="all its held-out pairs are of new items"),
+    ):
+        splits_to_evaluate(made(train=TRAIN, test_ood=test))
+
+
+def test_a_cut_after_which_all_items_are_new_is_prepared():
+    days = 86400 * np.arange(40)
+    early = [(user, item) for user in range(5) for item in range(4)]
+    late = [(user, item) for user in range(5) for item in range(4, 8)]
+    log = pl.DataFrame([*early, *late], schema=["user", "item"], orient="row")
+    log = log.with_columns(timestamp=pl.Series(days))
+    table = pl.DataFrame({"item": range(8), "size": [0.5 * item for item in range(8)]})
+    with pytest.warns(CnsdiffWarning, match="all 20 pairs left of the test_ood split are of new"):
+        dataset = prepare(log, "temporal", quantile=0.5, item_features=table)
+    assert len(dataset.with_new_items().split("test_ood")) == 20

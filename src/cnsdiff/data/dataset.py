@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import DataError, warn
 from cnsdiff.base.storage import read_settled
 from cnsdiff.base.text import parameter
 from cnsdiff.data.directory import (
@@ -40,6 +40,7 @@ from cnsdiff.data.side_tables import (
     side_table_misfit,
 )
 from cnsdiff.data.splits import (
+    Encoded,
     Split,
     content_hash,
     encode_splits,
@@ -160,6 +161,12 @@ class Dataset:
         """
         require_split(name)
         if name not in self.split_names:
+            if self.n_new_items and name in self.table("new_item_pairs")["split"]:
+                raise DataError(
+                    f"{self.path or self.name}: has no {name} split of known items, only pairs of "
+                    "new ones; measure these with evaluate_new_items, or evaluate other splits "
+                    f"with {parameter('split')}"
+                )
             other = {
                 "train": "",
                 "valid": " (training picks its best epoch on it)",
@@ -204,36 +211,44 @@ class Dataset:
     def with_new_items(self) -> Dataset:
         """The same dataset with the new items behind those of train, and with their pairs.
 
-        They have no pair in train; held-out splits have theirs behind the others. For measuring a
-        model that can tell new items; itself where there are none.
+        They have no pair in train; held-out splits have theirs behind the others, and a split of
+        new items alone is there, too. For measuring a model that can tell new items; itself where
+        there are none.
         """
         if not self.n_new_items:
             return self
         fresh, pairs = self.table("new_item_features"), self.table("new_item_pairs")
         splits = {}
-        for name in self.split_names:
+        for name in SPLITS:
             own = pairs.filter(pl.col("split") == name)
-            split = self.split(name)
-            timed = split.timestamps is not None and "timestamp" in own.columns
-            more = Split(
-                name,
-                own["user"].cast(pl.Int64).to_numpy(),
-                own["item"].cast(pl.Int64).to_numpy() + self.n_items,
-                own["timestamp"].to_numpy() if timed else None,
-            )
-            splits[name] = joined([split, more], name) if len(own) else split
+            parts = [self.split(name)] if name in self.split_names else []
+            if len(own):
+                # A split may have no times where others have.
+                columns = (
+                    own[column].to_numpy()
+                    if column in own.columns and not own[column].null_count()
+                    else None
+                    for column in ("timestamp", "environment")
+                )
+                users, items = (own[side].cast(pl.Int64).to_numpy() for side in ("user", "item"))
+                parts.append(Split(name, users, items + self.n_items, *columns))
+            if parts:
+                splits[name] = joined(parts, name) if len(own) else parts[0]
         known = fresh.drop("id").rename({"item": "id"}, strict=False)
         features = pl.concat([self.table("item_features"), known], how="vertical_relaxed")
         of_users = [name for name in self.table_names if name.startswith(("user", "truth_users"))]
         tables = {**{name: self.table(name) for name in of_users}, "item_features": features}
-        counts = {name: SplitCounts(**split.sizes) for name, split in splits.items()}
+        counts = {name: split.sizes for name, split in splits.items()}
+        ids = pl.concat([self.items, fresh["id"]])
+        encoded = Encoded(splits, self.users, ids, None, counts)
         return Dataset(
             users=self.users,
-            items=pl.concat([self.items, fresh["id"]]),
+            items=ids,
             manifest=self.manifest.model_copy(
                 update={
-                    "n_items": self.n_items + len(fresh),
-                    "splits": counts,
+                    "fingerprint": add_to_hash(content_hash(encoded), tables),
+                    "n_items": len(ids),
+                    "splits": {name: SplitCounts(**own) for name, own in counts.items()},
                     "tables": [name for name in self.table_names if name in tables],
                 }
             ),
@@ -258,8 +273,9 @@ class Dataset:
         if name not in self.table_names:
             raise DataError(f"{self.path or self.name}: has no {name}; prepare it again with them")
         if name not in self._tables:
+            n_items = self.n_new_items if name == "new_item_pairs" else self.n_items
             self._tables[name] = self._read(
-                name, lambda table: side_table_misfit(table, name, self.n_users, self.n_items)
+                name, lambda table: side_table_misfit(table, name, self.n_users, n_items)
             )
         return self._tables[name]
 
@@ -426,7 +442,17 @@ class Dataset:
         numbers = Vocabulary(encoded.users), Vocabulary(encoded.items)
         side = encode_side_tables(tables or {}, *numbers)
         if tables is not None and "item_features" in tables:
-            side |= new_item_tables(splits, tables["item_features"], *numbers)
+            side |= new_item_tables(splits, tables["item_features"], *numbers, encoded.periods)
+        for split, why in encoded.empty.items():
+            fresh = 0
+            if "new_item_pairs" in side:
+                fresh = side["new_item_pairs"].filter(pl.col("split") == split).height
+            if not fresh:
+                raise DataError(why)
+            warn(
+                f"{splits[split].source}: all {fresh:,} pairs left of the {split} split are of new "
+                f"items, so there is no {split} of known ones; evaluate_new_items measures them"
+            )
         held_out = [table for split, table in splits.items() if split != "train"]
         seen = seen_table(list(logs) or held_out, *numbers, encoded.splits["train"])
         labels = encoded.periods

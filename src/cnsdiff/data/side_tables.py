@@ -12,7 +12,13 @@ import polars as pl
 from scipy.sparse import csr_array
 
 from cnsdiff.base.errors import DataError
-from cnsdiff.data.directory import SIDE_TABLES, ids_misfit, numbers_misfit, require_side_table
+from cnsdiff.data.directory import (
+    SIDE_TABLES,
+    SPLITS,
+    ids_misfit,
+    numbers_misfit,
+    require_side_table,
+)
 from cnsdiff.data.ids import Vocabulary, as_type, id_values
 from cnsdiff.data.interactions import Interactions
 from cnsdiff.data.splits import Split, pair_matrix
@@ -67,6 +73,7 @@ def new_item_tables(
     features: pl.DataFrame,
     users: Vocabulary,
     items: Vocabulary,
+    periods: pl.Series | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Items of held-out pairs that train does not know, but of which something is known.
 
@@ -76,8 +83,9 @@ def new_item_tables(
         ``new_item_features``: ``id`` and the features, a row for each, in order of appearance
         (a feature called ``id`` is called ``item``).
         ``new_item_pairs``: ``user`` (internal number), ``item`` (row of the other table), ``split``
-        and, where the log has times, ``timestamp``; valid without the pairs of the tests. Both are
-        left out where there are none.
+        and, where the log has them, ``timestamp`` and ``environment`` (row of ``periods``). Each
+        pair of a split is there once, the earliest; valid is without the pairs of the tests. Both
+        tables are left out where there are none.
     """
     parts = []
     for name, split in splits.items():
@@ -86,19 +94,19 @@ def new_item_tables(
         frame = split.frame
         numbers = users.encode(frame["user"])
         fresh = (numbers >= 0) & (items.encode(frame["item"]) < 0)
-        parts.append(
-            frame.filter(pl.Series(fresh)).select(
-                pl.Series("user", numbers[fresh]),
-                as_type(id_values(frame["item"], name), items.ids.dtype)
-                .filter(pl.Series(fresh))
-                .alias("id"),
-                pl.lit(name).alias("split"),
-                pl.col("^timestamp$"),
-            )
-        )
+        ids = as_type(id_values(frame["item"], name), items.ids.dtype)
+        times = pl.col("^timestamp$")
+        pairs = frame.select(pl.Series("user", numbers), ids.alias("item"), times)
+        if periods is not None and "period" in frame.columns:
+            labels = as_type(frame["period"], periods.dtype)
+            told = Vocabulary(periods).encode(labels)
+            pairs = pairs.with_columns(environment=pl.Series(told))
+        pairs = pairs.filter(pl.Series(fresh)).drop_nulls("item")
+        once = Interactions(pairs, split.source).deduplicated().frame
+        parts.append(once.rename({"item": "id"}).with_columns(split=pl.lit(name)))
     if not parts:
         return {}
-    pairs = pl.concat(parts, how="diagonal_relaxed").drop_nulls("id")
+    pairs = pl.concat(parts, how="diagonal_relaxed")
     # Features of these items by the ids as written: "009" is not 9.
     asked = Vocabulary(pairs["id"].unique(maintain_order=True))
     numbers = asked.encode(features["item"])
@@ -114,7 +122,6 @@ def new_item_tables(
     )
     known = known.rename({"item": "id", "id": "item"}, strict=False)
     pairs = pairs.join(known.select("id"), on="id", how="semi", maintain_order="left")
-    pairs = pairs.unique(["user", "id", "split"], keep="first", maintain_order=True)
     tested = pairs.filter(pl.col("split") != "valid")
     chosen_on = pairs.filter(pl.col("split") == "valid")
     chosen_on = chosen_on.join(tested, on=["user", "id"], how="anti", maintain_order="left")
@@ -124,12 +131,20 @@ def new_item_tables(
     ids = pairs["id"].unique(maintain_order=True)
     table = ids.to_frame().join(known, on="id", how="left", maintain_order="left")
     numbered = pairs.with_columns(item=pl.Series(Vocabulary(ids).encode(pairs["id"])))
-    columns = ["user", "item", "split", *(c for c in ("timestamp",) if c in pairs.columns)]
+    columns = [
+        "user",
+        "item",
+        "split",
+        *(c for c in ("timestamp", "environment") if c in pairs.columns),
+    ]
     return {"new_item_features": table, "new_item_pairs": numbered.select(columns)}
 
 
 def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int) -> str | None:
-    """Why a table is none that :func:`encode_side_tables` made; ``None`` if it is."""
+    """Why a table is none that :func:`encode_side_tables` made; ``None`` if it is.
+
+    The items of ``new_item_pairs`` are rows of ``new_item_features``, ``n_items`` in all.
+    """
     relevant = table.schema.get("relevant")
     if name == "judgements" and (relevant != pl.Boolean or table["relevant"].null_count()):
         return "has no column 'relevant' of true and false"
@@ -140,7 +155,9 @@ def side_table_misfit(table: pl.DataFrame, name: str, n_users: int, n_items: int
     if name == "new_item_pairs":
         if table.schema.get("split") != pl.String:
             return "has no column 'split'"
-        return numbers_misfit(table, {"user": n_users, "item": table.height})
+        if not table["split"].is_in(SPLITS[1:]).all():
+            return "has a pair of no held-out split"
+        return numbers_misfit(table, {"user": n_users, "item": n_items})
     rows = {"user": n_users, "item": n_items}[ROW_OF[name]]
     if table.height != rows:
         return f"has {table.height} rows and not {rows}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,12 +112,15 @@ class Encoded(NamedTuple):
     items: pl.Series
     periods: pl.Series | None
     counts: dict[str, dict[str, int]]
+    empty: Mapping[str, str] = MappingProxyType({})
+    """Splits of which no pair is left, and why; they are in none of the others."""
 
 
 def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     """Number the ids of train and bring all splits into those numbers.
 
-    Periods are numbered in order of first appearance, train's first.
+    Periods are numbered in order of first appearance, train's first. Held-out splits may end up
+    empty.
     """
     users = unify(splits, "user")
     items = unify(splits, "item")
@@ -133,6 +137,7 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
     user_numbers, item_numbers = Vocabulary(user_ids), Vocabulary(item_ids)
     tables: dict[str, pl.DataFrame] = {}
     counts: dict[str, dict[str, int]] = {}
+    empty: dict[str, str] = {}
     for name in present:
         split = splits[name]
         unified = [users[name].alias("user"), items[name].alias("item")]
@@ -149,7 +154,8 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
         if name != "train":
             fresh = known.join(tables["train"], on=_PAIR, how="anti", maintain_order="left")
         if fresh.height == 0:
-            raise DataError(_nothing_left(split, name, frame.height, known.height))
+            empty[name] = _nothing_left(split, name, frame.height, known.height)
+            continue
         # Tests judge; weights are for those that may train.
         tables[name] = fresh if name in _TRAINED else fresh.drop("weight", strict=False)
         counts[name] = {
@@ -162,7 +168,7 @@ def encode_splits(splits: Mapping[str, Interactions]) -> Encoded:
         sizes = {"users": table["user"].n_unique(), "items": table["item"].n_unique()}
         counts[name] = {"rows": table.height, **sizes, **counts[name]}
     coded = {name: split_of(table, name) for name, table in tables.items()}
-    return Encoded(coded, user_ids, item_ids, periods, counts)
+    return Encoded(coded, user_ids, item_ids, periods, counts, empty)
 
 
 def _part_from_tests(

@@ -28,7 +28,8 @@ class NewItemsEvaluation:
     Attributes
     ----------
     warm, new, joint, harmonic
-        By metric, ``"ndcg@20"``.
+        By metric, ``"ndcg@20"``; ``warm`` and ``harmonic`` are empty where the split has no pair of
+        a known item.
     share_listed
         By cut-off, the share of the places in joint lists that new items take.
     share_taken
@@ -92,10 +93,15 @@ def evaluate_new_items(
     new = torch.arange(shape[1]) >= n_known
     barred = {"warm": new, "new": ~new, "joint": torch.zeros_like(new)}
     pairs = {"warm": ~is_new, "new": is_new, "joint": np.ones_like(is_new)}
-    counts, values, users = item_counts(train), {}, {}
+    counts = item_counts(train)
+    values: dict[str, dict[str, float]] = {}
+    users: dict[str, int] = {}
     share_listed: dict[int, float] = {}
     for name, out in barred.items():
         relevance = Relevance(held.users[pairs[name]], held.items[pairs[name]], *shape)
+        if not len(relevance.users):
+            values[name], users[name] = {}, 0
+            continue
         bias = torch.where(out, -torch.inf, 0.0)
         lists = lists_at(scorer, {0.0: bias}, relevance.users, max(ks), exclude=train)[0.0]
         found = measure(relevance, lists, counts, ks)

@@ -289,6 +289,11 @@ def splits_to_evaluate(dataset: Dataset) -> list[str]:
     names = [
         name for name in STANDARD_SPLITS if name in dataset.split_names and len(dataset.split(name))
     ]
+    if not names and dataset.n_new_items:
+        raise DataError(
+            f"{dataset.path or dataset.name}: all its held-out pairs are of new items; measure "
+            "them with Recommender.evaluate_new_items"
+        )
     if not names:
         raise DataError(
             f"{dataset.path or dataset.name}: has no held-out pairs to evaluate on (its splits: "

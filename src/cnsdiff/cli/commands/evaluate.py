@@ -193,7 +193,7 @@ def evaluate(
         unwritten = _write(file, results)
     if model is not None and false_negatives is not None:
         counts = model.false_negatives(data, cast("JudgeKind", false_negatives))
-    new_items, new_words = _new_items(model, data, splits, ks, dial)
+    new_items, new_words = _new_items(model, data, split, ks, dial)
     verdict = _verdict(results, label, f"ndcg@{max(ks)}")
     steps = _next(target, of_run, references)
     if json:
@@ -240,17 +240,22 @@ def evaluate(
 def _new_items(
     model: Recommender | None,
     data: Dataset,
-    splits: Sequence[str],
+    asked: Sequence[str] | None,
     ks: Sequence[int],
     dial: float | None,
 ) -> tuple[dict[str, object] | None, str]:
-    """How new items of the OOD test are placed, as JSON has it and in a sentence."""
+    """How new items of the OOD test are placed, as JSON has it and in a sentence.
+
+    By default of a test that has no known items, too.
+    """
     from dataclasses import asdict
 
     from cnsdiff.display.wording import metric_title, number, percent
 
-    pairs = data.manifest.splits["test_ood"].new_item_pairs if "test_ood" in splits else 0
-    if model is None or not pairs:
+    if model is None or not data.n_new_items or not (asked is None or "test_ood" in asked):
+        return None, ""
+    pairs = data.table("new_item_pairs")["split"].eq("test_ood").sum()
+    if not pairs:
         return None, ""
     if model.content_ is None or not model.content_.used:
         return None, (
@@ -259,7 +264,10 @@ def _new_items(
         )
     found, metric = model.evaluate_new_items(data, dial=dial), f"ndcg@{max(ks)}"
     by = {"old items": found.warm, "new ones": found.new, "all in one list": found.joint}
-    told = ", ".join(f"{number(values[metric])} of {name}" for name, values in by.items())
+    told = ", ".join(
+        f"{number(values[metric]) if values else 'no pair'} of {name}"
+        for name, values in by.items()
+    )
     return asdict(found), (
         f"With {data.n_new_items:,} new items, of which are {percent(found.share_taken)} of the "
         f"OOD test's pairs: {metric_title(metric)} {told}, where they take "
