@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import warnings
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.content.features import FeatureEncoder, kind_of
 
 RNG = np.random.default_rng(0)
@@ -87,7 +89,8 @@ def test_what_is_missing_says_nothing(encoder):
     nothing = TABLE.select(pl.lit(None, dtype=s.dtype).alias(s.name) for s in TABLE)
     assert not encoder.vectors(nothing[:1]).any()
     table = TABLE.with_columns(image=pl.when(pl.col("code") > 0).then("image"))
-    part = FeatureEncoder.fit(table.select("image", "brand"), rank=8).vectors(table)
+    table = table.select("image", "brand")
+    part = FeatureEncoder.fit(table, rank=8).vectors(table)
     assert np.isfinite(part).all()
     assert not part[::4, -5:].any()
 
@@ -148,11 +151,40 @@ def test_kinds_that_do_not_fit_are_refused(encoder):
 
 
 def test_another_table_must_have_the_columns(encoder):
-    with pytest.raises(DataError, match="no column 'price', which the model was trained with"):
-        encoder.vectors(TABLE.drop("price"))
+    with pytest.raises(DataError, match=r"none of the columns .*; give some of brand, tags"):
+        encoder.vectors(TABLE.select(colour="brand"))
     other = TABLE.with_columns(image=pl.Series([[1.0, 2.0]] * N))
     with pytest.raises(DataError, match="vectors of 2 numbers, and the model was trained with 5"):
         encoder.vectors(other)
+
+
+@pytest.mark.parametrize("name", TABLE.columns)
+def test_a_column_that_is_lacking_is_one_of_missing_values(encoder, name):
+    nulls = TABLE.with_columns(pl.lit(None, dtype=TABLE[name].dtype).alias(name))
+    with pytest.warns(CnsdiffWarning, match=f"item features lack '{name}', which the model was"):
+        found = encoder.vectors(TABLE.drop(name))
+    np.testing.assert_array_equal(found, encoder.vectors(nulls))
+
+
+def test_a_column_that_was_not_there_is_told_and_ignored(encoder):
+    with pytest.warns(CnsdiffWarning, match="have 'colour', which the model was trained without"):
+        found = encoder.vectors(TABLE.with_columns(colour="brand"))
+    np.testing.assert_array_equal(found, encoder.vectors(TABLE))
+    # One that told nothing when it was fitted is nothing new.
+    table = TABLE.select("brand", same=pl.lit("all"))
+    fitted = FeatureEncoder.fit(table)
+    again = FeatureEncoder.of_state(json.loads(json.dumps(fitted.state())), fitted.tensors)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.vectors(table)
+
+
+def test_numbers_beyond_those_fitted_count_as_the_nearest(encoder):
+    far = TABLE[:3].with_columns(price=pl.Series([1e9, -1e9, None]))
+    edge = TABLE[:3].with_columns(
+        price=pl.Series([TABLE["price"].max(), TABLE["price"].min(), None])
+    )
+    np.testing.assert_array_equal(encoder.vectors(far), encoder.vectors(edge))
 
 
 def test_a_column_of_a_million_categories_is_refused(monkeypatch):

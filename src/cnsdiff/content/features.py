@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.sparse import csr_array, diags_array, hstack
 
-from cnsdiff.base.errors import ConfigError, DataError
+from cnsdiff.base.errors import ConfigError, DataError, warn
 from cnsdiff.base.seeding import derive_seed
 from cnsdiff.base.settings import Record
 from cnsdiff.base.text import install_command
@@ -57,15 +57,19 @@ class FeatureEncoder:
     columns
         Those that tell something.
     tensors
-        What was computed: of words ``idf`` and ``words`` ``(F, r)``; of numbers ``centre`` and
-        ``scale``, both float64; of each column of vectors ``centre:NAME`` and ``vectors:NAME``.
+        What was computed: of words ``idf`` and ``words`` ``(F, r)``; of numbers ``centre``,
+        ``scale`` and the range ``low`` to ``high``, all float64; of each column of vectors
+        ``centre:NAME`` and ``vectors:NAME``.
     notes
         What was left out, and why; a sentence each.
+    left_out
+        The columns of which that is.
     """
 
     columns: list[Column]
     tensors: dict[str, NDArray[np.floating[Any]]]
     notes: list[str]
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def width(self) -> int:
@@ -128,6 +132,8 @@ class FeatureEncoder:
                 tensors["centre"] = np.nan_to_num(np.nanmean(numbers, axis=0))
                 scale = np.nan_to_num(np.nanstd(numbers, axis=0))
             tensors["scale"] = np.where(scale > 0, scale, 1.0)
+            tensors["low"] = np.nanmin(numbers, axis=0)
+            tensors["high"] = np.nanmax(numbers, axis=0)
         words = encoder._words(table)
         if words.shape[1]:
             holders = np.bincount(words.indices, minlength=words.shape[1])
@@ -142,22 +148,22 @@ class FeatureEncoder:
                     continue
                 tensors[f"centre:{column.name}"] = centre
                 tensors[f"vectors:{column.name}"] = directions
+        kept = {column.name for column in columns}
+        encoder.left_out.extend(name for name in table.columns if name not in kept)
         return encoder
 
     def vectors(self, table: pl.DataFrame) -> NDArray[np.float32]:
-        """``(n, r)`` the vectors of items of a table with the same columns; others are ignored.
+        """``(n, r)`` the vectors of items of a table with the same columns.
+
+        A column that the table lacks counts as one of missing values, one that was not there to fit
+        is ignored; a warning names them. Numbers beyond those fitted count as the nearest of them.
 
         Raises
         ------
         DataError
-            A column is missing, or its values are of another kind than those fitted.
+            All columns are missing, or values are of another kind than those fitted.
         """
-        for column in self.columns:
-            if column.name not in table.columns:
-                raise DataError(
-                    f"item features have no column {column.name!r}, which the model was trained "
-                    f"with; give the columns {', '.join(own.name for own in self.columns)}"
-                )
+        table = self._completed(table)
         parts = []
         if "words" in self.tensors:
             parts.append(_unit(self._weighted(self._words(table)) @ self.tensors["words"]))
@@ -176,6 +182,8 @@ class FeatureEncoder:
                     part[rows] = _unit(_zero(dense - centre) @ directions)
                 parts.append(part)
         numbers = self._numbers(table)
+        if "low" in self.tensors:  # not in runs from before it was kept
+            numbers = np.clip(numbers, self.tensors["low"], self.tensors["high"])
         if numbers.shape[1]:
             scaled = (numbers - self.tensors["centre"]) / self.tensors["scale"]
             # Together they are as long as what is made of words.
@@ -186,13 +194,40 @@ class FeatureEncoder:
 
     def state(self) -> dict[str, Any]:
         """What :meth:`of_state` takes beside :attr:`tensors`, as JSON holds it."""
-        return {"columns": [column.model_dump() for column in self.columns]}
+        return {
+            "columns": [column.model_dump() for column in self.columns],
+            "left_out": self.left_out,
+        }
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """The encoder again."""
         columns = [Column.model_validate(column) for column in state["columns"]]
-        return cls(columns, dict(tensors), [])
+        return cls(columns, dict(tensors), [], [str(name) for name in state.get("left_out", [])])
+
+    def _completed(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table with the columns that it lacks, of nulls."""
+        named = [column.name for column in self.columns]
+        lacking = [column for column in self.columns if column.name not in table.columns]
+        if lacking and len(lacking) == len(named):
+            raise DataError(
+                "item features have none of the columns that the model was trained with; give "
+                f"some of {', '.join(named)}"
+            )
+        if lacking:
+            listed = ", ".join(repr(column.name) for column in lacking)
+            warn(
+                f"item features lack {listed}, which the model was trained with; they count as not "
+                "known"
+            )
+        other = [name for name in table.columns if name not in {*named, *self.left_out}]
+        if other:
+            listed = ", ".join(map(repr, other))
+            warn(f"item features have {listed}, which the model was trained without; ignored")
+        return table.with_columns(
+            pl.lit(None, dtype=_EMPTY.get(column.kind, pl.String())).alias(column.name)
+            for column in lacking
+        )
 
     def _numbers(self, table: pl.DataFrame) -> NDArray[np.float64]:
         """``(n, p)`` NaN where missing."""
@@ -245,6 +280,8 @@ def require_content() -> None:
         ) from error
 
 
+#: Types of a column of nulls, where they are not text.
+_EMPTY: dict[str, pl.DataType] = {"number": pl.Float64(), "vector": pl.List(pl.Float32())}
 #: Names of the tensors that reduce, up to the colon.
 _REDUCED = ("words", "vectors")
 
