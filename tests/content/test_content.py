@@ -8,11 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import typer
 
 from cnsdiff import ConfoundedWorld, Recommender, prepare
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import ConfigError, DataError, InputError, RunError
+from cnsdiff.base.text import spelled
 from cnsdiff.benchmark.task import Method
+from cnsdiff.cli.app import app, speller_of
 from cnsdiff.content.choice import learnt_on
 from cnsdiff.content.priors import Diffusion
 from cnsdiff.content.towers import fit_towers, profiles
@@ -176,6 +179,15 @@ def test_what_cannot_be_is_said_at_once(world, fitted, tmp_path):
         Method("ours", None, {"content": content}, "default").config(0)
     with pytest.raises(InputError, match="the model learns from no features; train it with"):
         Recommender("mf", sampler="random", training=BRIEF).fit(world).add_items(new_items(world))
+    with pytest.raises(InputError, match="9001; give the features of new items with add_items"):
+        fitted.similar([9001])
+    with pytest.raises(InputError, match="9001; give the features of new items with add_items"):
+        fitted.score(world.users[:1], [9001])
+    with (
+        spelled(speller_of(typer.main.get_command(app))),
+        pytest.raises(InputError, match="give the features of new items with --new-items"),
+    ):
+        fitted.similar([9001])
     with pytest.raises(InputError, match="the item '009' cannot be added"):  # which is not 9
         fitted.clone().fit(world).add_items(new_items(world, 1).with_columns(item=pl.lit("009")))
     with pytest.raises(InputError, match="the item 'a' cannot be added"):

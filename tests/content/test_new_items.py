@@ -131,6 +131,34 @@ def test_a_hybrid_has_no_new_items():
         prepare(LOG, "hybrid", second="new-items", item_features=ITEMS)
 
 
+@pytest.mark.parametrize("second", ["popularity", "user-group"])
+def test_a_hybrid_keeps_later_new_items(second):
+    settings = {"quantile": 0.4}
+    chosen = {"first": {"name": "temporal", **settings}, "second": second, "seed": 0}
+    plain = prepare(LOG, "hybrid", **chosen)
+    told = prepare(LOG, "hybrid", item_features=ITEMS, **chosen)
+    for split in plain.split_names:
+        np.testing.assert_array_equal(plain.split(split).items, told.split(split).items)
+        np.testing.assert_array_equal(plain.split(split).users, told.split(split).users)
+    late = prepare(LOG, "temporal", item_features=ITEMS, seed=0, **settings)
+    ours, all_of_them = (
+        own.table("new_item_pairs").select(
+            pl.Series("user", own.decode_users(own.table("new_item_pairs")["user"].to_numpy())),
+            own.table("new_item_features")["id"]
+            .gather(own.table("new_item_pairs")["item"])
+            .alias("item"),
+        )
+        for own in (told, late)
+    )
+    assert ours.join(all_of_them, on=["user", "item"], how="anti").is_empty()
+    if second == "popularity":  # half of them, all items alike as far as they reach
+        assert len(ours) == pytest.approx(len(all_of_them) * 0.1, abs=1)
+    else:
+        tested = told.decode_users(told.split("test_ood").users)
+        theirs = all_of_them.filter(pl.col("user").is_in(tested.implode()))
+        assert len(ours) == len(theirs) > 0
+
+
 def test_it_is_exported_under_the_ids_as_given(dataset, tmp_path):
     dataset_to_csv(dataset, tmp_path / "csv")
     pairs = pl.read_csv(tmp_path / "csv" / "new_item_pairs.csv")

@@ -124,6 +124,19 @@ def test_counts_that_are_none_are_refused(dataset, table, words):
         with_target(dataset, counts=pl.DataFrame(table))
 
 
+def test_counts_that_cannot_be_added_up_are_refused():
+    n = 1500
+    train = pl.DataFrame({"user": [1] * n, "item": range(n)})
+    test = pl.DataFrame({"user": [2, 1], "item": [0, 1]})
+    splits = {"train": pl.concat([train, pl.DataFrame({"user": [2], "item": [1]})])}
+    splits["test_ood"] = test
+    told = {name: Interactions(frame, name) for name, frame in splits.items()}
+    dataset = Dataset.from_splits(told, name="x", scenario="given")
+    table = pl.DataFrame({"item": range(n), "n": [9_000_000_000_000_000] * n})
+    with pytest.raises(DataError, match="the counts add up to more than 4e18"):
+        with_target(dataset, counts=table)
+
+
 def test_samples_that_judge_nothing_or_leave_nobody_are_refused(dataset):
     strange = Interactions(pl.DataFrame({"user": ["x"], "item": ["y"]}), "panel.csv")
     with pytest.raises(DataError, match=r"panel.csv: none of its 1 pairs .* write the ids alike"):

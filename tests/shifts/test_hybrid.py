@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,12 @@ def test_what_the_first_does_not_know_is_no_candidate():
     source = tiny_source(n_users=30, n_items=300)
     dataset = Hybrid(first=Temporal(quantile=0.5))(source)
     assert dataset.manifest.splits["test_ood"].dropped_unknown == 0
-    assert dataset.manifest.log["unknown_to_first"] > 0
+    assert dataset.manifest.log["unknown_to_first"] == 0
+    assert dataset.n_new_items > 0
+    bare = Hybrid(first=Temporal(quantile=0.5))(replace(source, features={}))
+    assert bare.manifest.log["unknown_to_first"] > 0
+    assert bare.n_new_items == 0
+    assert np.array_equal(bare.split("test_ood").items, dataset.split("test_ood").items)
 
 
 def test_both_corrupt_what_is_observed(long_tail, named):

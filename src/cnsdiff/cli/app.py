@@ -35,6 +35,7 @@ COMMANDS = (
 _OPTIONS = {
     **{role: f"{role}_col" for role in ("user", "item", "rating", "timestamp", "period", "event")},
     "splits": "split",
+    "add_items": "new_items",
     "fixed": "set",
 }
 

@@ -180,6 +180,11 @@ def _counts(
             f"{place}: the counts of all {int(known.sum()):,} items that train knows are 0, so "
             "they tell nothing; give a file of the target's own counts"
         )
+    if values.filter(pl.Series(known)).cast(pl.Float64).sum() >= 2**62:
+        raise DataError(
+            f"{place}: the counts add up to more than 4e18, which nobody counts; give the number "
+            "of times that each item was asked for"
+        )
     counts = np.zeros(dataset.n_items, dtype=np.int64)
     counts[numbers[known]] = values.cast(pl.Int64).to_numpy()[known]
     told: dict[str, object] = {

@@ -289,11 +289,13 @@ class Model:
         """Users of the log who are not in train."""
         return IdIndex(pl.Series([], dtype=pl.Int64) if self.seen is None else self.seen.others)
 
-    @staticmethod
-    def _known(index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
+    def _known(self, index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
         numbers = index.find(ids)
         if (numbers < 0).any():
-            raise _unknown(numbers, ids, what)
+            mend = ""
+            if what == "item" and getattr(self, "content", None) is not None:
+                mend = f"; give the features of new items with {parameter('add_items')}"
+            raise _unknown(numbers, ids, what, mend)
         return numbers
 
 

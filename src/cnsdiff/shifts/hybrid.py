@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, SerializeAsAny, field_validator
 
-from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.errors import ConfigError, warn
 from cnsdiff.data import Dataset, Interactions, Source
+from cnsdiff.data.ids import Vocabulary
 from cnsdiff.shifts.base import NO_FILTERS, SCENARIOS, Filters, register_scenario
+from cnsdiff.shifts.drawing import Rows, rounded
 from cnsdiff.shifts.log_scenario import Log, LogScenario, Parts
 from cnsdiff.shifts.new_items import NewItems
 from cnsdiff.shifts.popularity import Popularity
@@ -29,7 +31,9 @@ class Hybrid(LogScenario):
     """The second scenario chooses its OOD test among what the first holds out.
 
     Rows that the first holds out and the second does not choose are left out, and so are those
-    of users and items that the first's training side does not know.
+    of users and items that the first's training side does not know. Items of which there are
+    features may be new: the second chooses among their rows by themselves, so that the test of
+    known items is the same with features and without.
     """
 
     name: ClassVar[str] = "hybrid"
@@ -76,8 +80,9 @@ class Hybrid(LogScenario):
         """Divide by the first, and choose by the second among what it holds out."""
         first = self.first.divide(log, rng)
         train = log.frame[first.train]
-        known = _seen(train["user"], log.n_users)[log.users[first.ood]]
-        known &= _seen(train["item"], log.n_items)[log.items[first.ood]]
+        of_known_users = _seen(train["user"], log.n_users)[log.users[first.ood]]
+        trained = _seen(train["item"], log.n_items)
+        known = of_known_users & trained[log.items[first.ood]]
         rows = first.ood[known]
         if len(rows) == 0:
             raise ConfigError(
@@ -85,8 +90,34 @@ class Hybrid(LogScenario):
                 "a user and an item of its training side; change its settings or give a larger log"
             )
         second = self.second.divide(log.part(rows), rng)
+        ood = rows[second.ood]
         facts = {"unknown_to_first": int((~known).sum()), **first.facts, **second.facts}
-        return Parts(first.train, rows[second.ood], facts)
+        if "item_features" in log.features:
+            named = log.features["item_features"]["item"]
+            told = Vocabulary(log.item_ids.alias("id")).encode(named)
+            able = np.zeros(log.n_items, dtype=bool)
+            able[told[told >= 0]] = True
+            fresh = first.ood[of_known_users & (able & ~trained)[log.items[first.ood]]]
+            if isinstance(self.second, Popularity):
+                chosen = self._among_new(log, fresh, rng)
+            else:  # those whom the second chooses, with all that the first has of them
+                chosen = fresh[np.isin(log.users[fresh], log.users[ood])]
+            ood = np.concatenate([ood, chosen])
+            facts["unknown_to_first"] = int((~known).sum()) - len(fresh)
+        return Parts(first.train, ood, facts)
+
+    def _among_new(self, log: Log, rows: Rows, rng: np.random.Generator) -> Rows:
+        """What the second chooses among rows of new items; none where they are too few for it."""
+        if not rounded(self.second.ood_share, len(rows)):  # type: ignore[attr-defined]
+            return rows[:0]
+        try:
+            return rows[self.second.divide(log.part(rows), rng).ood]
+        except ConfigError:
+            warn(
+                f"{log.source}: the {len(rows):,} rows of new items are too few for the second "
+                f"scenario, {self.second.name}, to choose among, so no new item is in the test"
+            )
+            return rows[:0]
 
     def observe(self, log: Log, train: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
         """The records of the training side after both."""
@@ -129,7 +160,7 @@ def _with_known_items(part: Any) -> Any:
     """A part whose OOD test is of items that train knows, as that of a hybrid is."""
     if isinstance(part, NewItems):
         raise ConfigError(
-            "scenario hybrid: new-items cannot be a part, since a hybrid keeps items that train "
-            "knows alone; prepare new-items by itself"
+            "scenario hybrid: new-items cannot be a part, since a part chooses among items that "
+            "train knows; prepare new-items by itself"
         )
     return part
