@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cnsdiff import Recommender, evaluate, load_dataset
+from cnsdiff.base.errors import CnsdiffWarning
 from cnsdiff.cli.output import comparison_table, console, print_table
 from cnsdiff.references import EASE, REFERENCES, STANDARD, ItemKNN, MostPop
 
@@ -338,3 +339,31 @@ def test_false_negatives(cli, run, world):
     assert "False negatives (held-out): " in done.out
     cli("evaluate", run, "--false-negatives", "held").refused("'held'", "did you mean 'held-out'")
     cli("evaluate", world, "--false-negatives", "valid").refused("is a dataset", "needs a run")
+
+
+def test_a_test_of_new_items_alone(cli, tmp_path):
+    early = [
+        (user, item) for user in range(40) for item in range(30) if (user * item) % 5 != user % 3
+    ]
+    splits = {
+        "train": [pair for pair in early if sum(pair) % 4],
+        "valid": [pair for pair in early if sum(pair) % 8 == 0],
+        "test-iid": [pair for pair in early if sum(pair) % 8 == 4],
+        "test-ood": [(user, 30 + user % 6) for user in range(40)],
+    }
+    files = []
+    for name, rows in splits.items():
+        frame = pl.DataFrame(rows, schema=["user", "item"], orient="row")
+        frame.write_csv(tmp_path / f"{name}.csv")
+        files += [f"--{name}", tmp_path / f"{name}.csv"]
+    kinds = pl.DataFrame({"item": range(36), "kind": [f"k{item % 6}" for item in range(36)]})
+    kinds.write_csv(tmp_path / "items.csv")
+    data, run = tmp_path / "data", tmp_path / "run"
+    with pytest.warns(CnsdiffWarning, match="pairs left of the test_ood split are of new items"):
+        made = cli("prepare", *files, "--item-features", tmp_path / "items.csv", "--out", data)
+    assert "there is no test_ood split" not in made.out + made.err
+    cli("train", data, "--content", "mean", "--set", "training.epochs=1", "--out", run)
+    told = cli("evaluate", run).out
+    assert "With 6 new items, of which are 100% of the OOD test's pairs" in told
+    assert "of old items" not in told
+    assert cli("evaluate", run, "--json").json["new_items"]["n_users"]["warm"] == 0

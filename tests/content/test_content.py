@@ -12,7 +12,7 @@ import typer
 
 from cnsdiff import ConfoundedWorld, Recommender, prepare
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.base.errors import ConfigError, DataError, InputError, RunError
+from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError, InputError, RunError
 from cnsdiff.base.text import spelled
 from cnsdiff.benchmark.task import Method
 from cnsdiff.cli.app import app, speller_of
@@ -183,6 +183,10 @@ def test_what_cannot_be_is_said_at_once(world, fitted, tmp_path):
         fitted.similar([9001])
     with pytest.raises(InputError, match="9001; give the features of new items with add_items"):
         fitted.score(world.users[:1], [9001])
+    with pytest.raises(InputError, match="first is 9001; give the features of new items"):
+        fitted.recommend(world.users[:1], only=[9001])
+    with pytest.warns(CnsdiffWarning, match="first is 9001; give the features of new items"):
+        fitted.recommend(world.users[:1], exclude=[9001])
     with (
         spelled(speller_of(typer.main.get_command(app))),
         pytest.raises(InputError, match="give the features of new items with --new-items"),

@@ -41,7 +41,7 @@ class ItemChoice:
     users: Sequence[Any] | None
 
     @classmethod
-    def of(cls, name: str, given: Any, index: IdIndex) -> Self:
+    def of(cls, name: str, given: Any, index: IdIndex, hint: str = "") -> Self:
         """Read the argument ``exclude`` or ``only``.
 
         Parameters
@@ -54,6 +54,8 @@ class ItemChoice:
             to lists of items.
         index
             The items known.
+        hint
+            How others get known, for messages.
 
         Raises
         ------
@@ -86,8 +88,10 @@ class ItemChoice:
             first = ids[int(np.argmin(known))]
             told = f"{name}: {unknown} of {len(ids)} items did not occur in training"
             if name == "only" and unknown == len(ids):
-                raise InputError(f"{told}, so nothing can be recommended; the first is {first!r}")
-            warnings.warn(f"{told}, the first is {first!r}", CnsdiffWarning, stacklevel=4)
+                raise InputError(
+                    f"{told}, so nothing can be recommended; the first is {first!r}{hint}"
+                )
+            warnings.warn(f"{told}, the first is {first!r}{hint}", CnsdiffWarning, stacklevel=4)
         if name == "only" and not ids and users is None:
             raise InputError("only: names no item, so nothing can be recommended")
         if users is not None:

@@ -136,8 +136,14 @@ class Model:
             mend = f"; pass {parameter('cold', 'popular')} to fall back"
             raise _unknown(numbers, ids, "user", mend)
         # What may be shown: all but what is seen and excluded, or only what is named.
-        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._item_index)
-        allowed = None if only is None else ItemChoice.of("only", only, self._item_index)
+        excluded = (
+            None
+            if exclude is None
+            else ItemChoice.of("exclude", exclude, self._item_index, self._hint)
+        )
+        allowed = (
+            None if only is None else ItemChoice.of("only", only, self._item_index, self._hint)
+        )
         out, among = self._of_each(ids, numbers, seen, excluded, allowed)
         # Rank: known users by the model, new ones by popularity, as vectors of one number.
         items = np.full((len(ids), k), -1, dtype=np.int64)
@@ -232,8 +238,14 @@ class Model:
         k = self._length(k)
         column = column_of(items, "item")
         numbers = self._known(self._item_index, id_list(column), "item")
-        excluded = None if exclude is None else ItemChoice.of("exclude", exclude, self._item_index)
-        allowed = None if only is None else ItemChoice.of("only", only, self._item_index)
+        excluded = (
+            None
+            if exclude is None
+            else ItemChoice.of("exclude", exclude, self._item_index, self._hint)
+        )
+        allowed = (
+            None if only is None else ItemChoice.of("only", only, self._item_index, self._hint)
+        )
         for name, choice in (("exclude", excluded), ("only", allowed)):
             if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
@@ -292,11 +304,15 @@ class Model:
     def _known(self, index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
         numbers = index.find(ids)
         if (numbers < 0).any():
-            mend = ""
-            if what == "item" and getattr(self, "content", None) is not None:
-                mend = f"; give the features of new items with {parameter('add_items')}"
-            raise _unknown(numbers, ids, what, mend)
+            raise _unknown(numbers, ids, what, self._hint if what == "item" else "")
         return numbers
+
+    @property
+    def _hint(self) -> str:
+        """How the model gets to know new items, if it can."""
+        if getattr(self, "content", None) is None:
+            return ""
+        return f"; give the features of new items with {parameter('add_items')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,10 +264,7 @@ def _new_items(
         )
     found, metric = model.evaluate_new_items(data, dial=dial), f"ndcg@{max(ks)}"
     by = {"old items": found.warm, "new ones": found.new, "all in one list": found.joint}
-    told = ", ".join(
-        f"{number(values[metric]) if values else 'no pair'} of {name}"
-        for name, values in by.items()
-    )
+    told = ", ".join(f"{number(own[metric])} of {name}" for name, own in by.items() if own)
     return asdict(found), (
         f"With {data.n_new_items:,} new items, of which are {percent(found.share_taken)} of the "
         f"OOD test's pairs: {metric_title(metric)} {told}, where they take "

@@ -255,7 +255,9 @@ def prepare(
         ("valid", "--valid", "train chooses on a part of its pairs, and then learns from all"),
         ("test_ood", "--test-ood", "without it nothing is known about a shift"),
     ):
-        if split not in dataset.split_names:
+        # One of new items alone has been told of.
+        new = dataset.n_new_items and split in dataset.table("new_item_pairs")["split"]
+        if split not in dataset.split_names and not new:
             screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
     for place in places:
         screen.print(f"Wrote {place}", soft_wrap=True)
