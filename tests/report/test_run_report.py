@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ import polars as pl
 import pytest
 import torch
 
-from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff import ConfoundedWorld, Recommender, load_dataset, prepare
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.text import Command
 from cnsdiff.data import Dataset
 from cnsdiff.display.progress import Reporting
 from cnsdiff.display.tables import Table
+from cnsdiff.display.wording import percent
 from cnsdiff.references import REFERENCES, STANDARD
 from cnsdiff.report.document import Document, Figure, Prose, Source
 from cnsdiff.report.html import render_html, write_html
-from cnsdiff.report.model import principal_plane
+from cnsdiff.report.model import new_item_blocks, principal_plane
 from cnsdiff.report.run import next_commands, run_document
 from cnsdiff.samplers import Vectors
 from cnsdiff.shifts import prepare_given
@@ -84,7 +86,7 @@ def words(document: Document, title: str) -> str:
 
 def test_sections(report):
     assert [one.title for one in report.sections] == [
-        "Accuracy", "Slices", "Dial", "Negatives", "Shift", "Training", "Next", "Run",
+        "Accuracy", "Slices", "Dial", "New items", "Negatives", "Shift", "Training", "Next", "Run",
     ]  # fmt: skip
     figures = [b for one in report.sections for b in one.blocks if isinstance(b, Figure)]
     assert len(figures) > 15
@@ -389,11 +391,63 @@ def test_in_a_browser(report, tmp_path, open_page):
     write_html(report, file)
     with open_page(file) as page:
         for one in report.sections:
-            page.click(f"#tab-{one.title.lower()}")
+            page.click(f"#tab-{one.title.lower().replace(' ', '-')}")
         undrawn = "all => all.filter(one => !one.querySelector('svg')).length"
         assert page.eval_on_selector_all(".plot", undrawn) == 0
         assert page.locator(".verdict").inner_text() == report.verdict
         page.set_viewport_size({"width": 360, "height": 740})
         for one in report.sections:
-            page.click(f"#tab-{one.title.lower()}")
+            page.click(f"#tab-{one.title.lower().replace(' ', '-')}")
             assert page.evaluate("document.documentElement.scrollWidth") == 360, one.title
+
+
+@pytest.fixture(scope="module")
+def arrivals(tmp_path_factory) -> Path:
+    """A dataset whose OOD test has new items."""
+    simulated = ConfoundedWorld(n_users=120, n_items=100, exposures=50, seed=0)
+    items = simulated.dataset().table("item_features").with_columns(item=simulated.dataset().items)
+    log = simulated.clicks(simulated.periods).select("user", "item", "timestamp")
+    log = log.filter(pl.col("item").is_in(items["item"].implode()))
+    made = prepare(log, "new-items", item_features=items, seed=2)
+    return made.save(tmp_path_factory.mktemp("data") / "arrivals")
+
+
+def test_new_items_are_told_apart_and_together(arrivals):
+    data = load_dataset(arrivals)
+    brief = {"epochs": 2, "batch_size": 128, "select_on": "valid"}
+    model = Recommender(training=brief, content={"prior": "ridge"}, threads=1).fit(data)
+    found = model.evaluate_new_items(data)
+    prose, placed, chosen, told = new_item_blocks(model, data, "ndcg@20")
+    share = f"**{percent(found.share_taken)}** of the OOD test's pairs"
+    assert share in prose.text
+    assert f"**{percent(found.share_listed[20])}** of the places" in prose.text
+    values = {labels[0]: cells[0].value for labels, cells in placed.rows}
+    assert values == {
+        "old items, in lists of old items": found.warm["ndcg@20"],
+        "new items, in lists of new items": found.new["ndcg@20"],
+        "all items in one list": found.joint["ndcg@20"],
+        "harmonic mean of old and new": found.harmonic["ndcg@20"],
+    }
+    assert "ridge regression" in chosen.text
+    metrics = model.content_.metrics
+    assert [cells[0].value for _, cells in told.rows] == [
+        metrics[name] for name in ("with", "without", "warm", "new", "profile")
+    ]
+    # Content that was not used places nothing, and what was tried is told all the same.
+    unused = model.content_.model_copy(update={"used": False})
+    bare = replace(model.model_, content=None, content_choice=unused)
+    model._keep(replace(model._fitted(), model=bare))
+    none, left_out, _ = new_item_blocks(model, data, "ndcg@20")
+    assert "in no list, as content is not used" in none.text
+    assert left_out.text.startswith("Content was left out")
+
+
+def test_a_run_without_content_says_what_is_in_no_list(arrivals, tmp_path):
+    data = load_dataset(arrivals)
+    Recommender("mostpop").fit(data, run=tmp_path / "run")
+    (prose,) = section(run_document(tmp_path / "run"), "New items")
+    pairs = (data.table("new_item_pairs")["split"] == "test_ood").sum()
+    assert prose.text.startswith(f"{pairs:,} more pairs of the OOD test are on {data.n_new_items}")
+    assert "in no list" in prose.text
+    model = Recommender.load(tmp_path / "run")
+    assert new_item_blocks(model, data.with_new_items(), "ndcg@20") == []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnsdiff.base.errors import DataError
 from cnsdiff.base.seeding import torch_generator
-from cnsdiff.base.text import Command
+from cnsdiff.base.text import Command, parameter
 from cnsdiff.data import Dataset, Split
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.display.wording import SPLIT_TITLES, metric_title, percent
@@ -254,6 +254,105 @@ def _mean_of(model: Measured, split: str, pairs: Split, metric: str) -> float:
     users = pl.Series(np.unique(pairs.users))
     own = model.per_user(split).filter(pl.col("user").is_in(users.implode()))
     return float(own[metric].to_numpy().mean())
+
+
+# --- The section "New items": what is in lists of items that train has never seen
+
+
+def new_item_blocks(model: Recommender, dataset: Dataset, metric: str) -> list[Block]:
+    """How new items of the OOD test are placed, and how what places them was chosen.
+
+    Parameters
+    ----------
+    model
+        With content or without.
+    dataset
+        As it was learnt; without new items there are no blocks, unless content was asked for.
+    metric
+        With its cut-off.
+    """
+    n_pairs = 0
+    if dataset.n_new_items:
+        n_pairs = int((dataset.table("new_item_pairs")["split"] == "test_ood").sum())
+    choice = model.content_
+    if choice is None and not n_pairs:
+        return []
+    new = f"{n_pairs:,} more pairs of the OOD test are on {dataset.n_new_items:,} new items"
+    if choice is None:
+        asked = parameter("content", "auto")
+        return [
+            Prose(
+                f"{new}, which are in no list, and not in the numbers of this report: a model "
+                f"without content cannot tell them. Train one with `{verbatim(asked)}`."
+            )
+        ]
+    blocks: list[Block] = []
+    if choice.used and n_pairs:
+        found = model.evaluate_new_items(dataset)
+        share = found.share_listed[int(metric.partition("@")[2])]
+        blocks.append(
+            Prose(
+                f"**{percent(found.share_taken)}** of the OOD test's pairs are on "
+                f"{dataset.n_new_items:,} new items, which take **{percent(share)}** of the places "
+                "in lists of all items. The other sections are of the items known to train alone."
+            )
+        )
+        of = {
+            "old items, in lists of old items": (found.warm, found.n_users["warm"]),
+            "new items, in lists of new items": (found.new, found.n_users["new"]),
+            "all items in one list": (found.joint, found.n_users["joint"]),
+            "harmonic mean of old and new": (found.harmonic, None),
+        }
+        names = list(found.joint)
+        shown = [metric, *(n for n in names if n != metric and n.startswith(("ndcg", "recall")))]
+        blocks.append(
+            Table.of(
+                "Old and new items of the OOD test",
+                ["pairs of"],
+                [*(Column(n, metric_title(n)) for n in shown), Column("users", "users", 0)],
+                [([title], [*map(own.get, shown), n]) for title, (own, n) in of.items() if own],
+                "The harmonic mean is high only if both are.",
+            )
+        )
+    elif n_pairs:
+        blocks.append(Prose(f"{new}, which are in no list, as content is not used."))
+    # What was chosen, and what it reached where it was chosen.
+    told = choice.metrics
+    selecting = metric_title(model.config_.training.select_metric)
+    prior = {"ridge": "a ridge regression", "mlp": "a neural network"}.get(
+        choice.prior, choice.prior
+    )
+    made = "; ".join(
+        [
+            f"vectors of items are told from features by {prior}"
+            + ("" if choice.length is None else ", all of one length"),
+            "no towers" if not choice.weight else f"towers weigh {choice.weight:g}",
+            f"c is {choice.pull:g}",
+            f"new items get {choice.offset:+g} spreads of a user's scores",
+        ]
+    )
+    lead = "Content was chosen" if choice.used else "Content was left out; the best of it was"
+    blocks += [
+        Prose(f"{lead} on items held out of training as if they were new: {made}."),
+        Table.of(
+            f"{selecting} of the pairs held out to choose content",
+            ["pairs of"],
+            [Column("value", selecting)],
+            [
+                ([title], [told[name]])
+                for name, title in {
+                    "with": "all items, with content",
+                    "without": "all items, without content: new ones are in no list",
+                    "warm": "old items, without content",
+                    "new": "new items, with content",
+                    "profile": "new items, by the profile of a user without a model",
+                }.items()
+                if name in told
+            ],
+            "No test chose. Those of new items are in lists of new items.",
+        ),
+    ]
+    return blocks
 
 
 # --- The section "Negatives": those of the trained sampler, random and heuristic ones

@@ -55,7 +55,12 @@ from cnsdiff.report.document import (
     Source,
     verbatim,
 )
-from cnsdiff.report.model import dial_blocks, environment_blocks, negative_blocks
+from cnsdiff.report.model import (
+    dial_blocks,
+    environment_blocks,
+    negative_blocks,
+    new_item_blocks,
+)
 
 #: Items up to which EASE is fitted here: its time grows with their cube, some 20 s at this limit.
 EASE_ITEMS = 10_000
@@ -120,6 +125,13 @@ def run_document(
 
     if model.environment_ is not None:
         sections.append(Section("Environment", environment_blocks(model.environment_)))
+
+    if data is not None:
+        if model.content_ is not None:
+            reporter.note("placing new items")
+        found = data
+        if new := _or_why_not(lambda: new_item_blocks(model, found, metric)):
+            sections.append(Section("New items", new))
 
     # What the sampler makes, and how far the splits are apart.
     if whole is not None and data is not None:
