@@ -21,13 +21,13 @@ from cnsdiff.audit import findings, training
 from cnsdiff.audit.advice import advice, reading_options, train_command
 from cnsdiff.audit.audit import run_audit
 from cnsdiff.audit.judging import TESTS, Setting, choose, judge
-from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.log import Log, Reading, read_log
 from cnsdiff.audit.record import FILE, NOT_COMPARABLE, LeftOut, read_audit
 from cnsdiff.audit.shifts import SHIFTS
 from cnsdiff.audit.splits import clear, prepare_splits
 from cnsdiff.audit.training import METHODS, Clock, audit_grid
 from cnsdiff.audit.wording import can_tell, verdict
-from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.base.errors import CnsdiffWarning, InputError, RunError
 from cnsdiff.benchmark.fit import best_of, fit_reference, objectives
 from cnsdiff.benchmark.progress import Reporter
 from cnsdiff.benchmark.store import Store
@@ -717,3 +717,40 @@ def test_a_log_that_is_refused_leaves_room_for_the_mended_one(log, tmp_path, shi
     with pytest.raises(InputError, match=r"shop\.csv: has 1 user, and a scenario"):
         run_audit(asked)
     assert not asked.out.exists()
+
+
+def test_new_items_are_counted_on_all_of_the_log(tmp_path):
+    rows = [("a", 1, 10), ("b", 1, 11), ("a", 2, 12), ("b", 3, 20), ("a", 3, 21), ("c", 4, 22)]
+    rows += [("a", 4, 23), ("b", 2, 24), ("a", 1, 25)]  # the last is a repeat; c is not known
+    table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    table.write_csv(tmp_path / "log.csv")
+    pl.DataFrame({"item": [3, 9], "brand": ["x", "y"]}).write_csv(tmp_path / "items.csv")
+    reading = Reading(str(tmp_path / "log.csv"))
+    found = findings.new_items_record(read_log(reading), reading, 20.0)
+    assert (found.pairs, found.new_pairs, found.items, found.with_features) == (4, 3, 2, 0)
+    assert found.words.startswith("75% of the 4 later pairs are on 2 items that nobody")
+    assert "item_features=..." in found.words
+    assert findings.new_items_record(read_log(reading), reading, 24.0) is None
+    # With features; and an item is known although those who took it before were not drawn.
+    told = replace(reading, item_features=tmp_path / "items.csv")
+    with pytest.warns(CnsdiffWarning, match="features"):
+        log = read_log(told)
+    assert findings.new_items_record(log, told, 20.0).with_features == 1
+    whole = log.interactions
+    drawn = whole.narrowed("drawn", whole.frame.filter(pl.col("user") == "a"))
+    few = replace(log, source=replace(log.source, tables={"log": drawn}), whole=whole)
+    assert findings.new_items_record(few, told, 20.0).new_pairs == 3
+
+
+def test_new_items_stand_on_the_page_and_older_files_have_none(audited, tmp_path):
+    asked, result = audited
+    assert result.new_items is None
+    content = json.loads((asked.out / FILE).read_text())
+    del content["new_items"]
+    (tmp_path / FILE).write_text(json.dumps(content))
+    assert read_audit(tmp_path).new_items is None
+    new = {"pairs": 40, "new_pairs": 10, "items": 3, "with_features": 2, "words": "25% are new."}
+    (tmp_path / FILE).write_text(json.dumps({**content, "new_items": new}))
+    cards = [b for b in audit_document(tmp_path).sections[0].blocks if isinstance(b, Card)]
+    assert (cards[-1].title, cards[-1].text) == ("New items", "25% are new.")
+    assert cards[-1].facts[1] == ("later pairs on them", "10 of 40")

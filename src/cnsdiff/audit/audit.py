@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cnsdiff.audit.external import judge_external, parse_names, read_externals
-from cnsdiff.audit.findings import shift_record
+from cnsdiff.audit.findings import new_items_record, shift_record
 from cnsdiff.audit.judging import settings_of
 from cnsdiff.audit.people import kept_people
 from cnsdiff.audit.record import (
@@ -19,6 +19,7 @@ from cnsdiff.audit.record import (
     Failure,
     LogRecord,
     MethodRecord,
+    NewItemsRecord,
     ShiftRecord,
 )
 from cnsdiff.audit.splits import Note, Options, Prepared, prepare_splits
@@ -141,10 +142,15 @@ def run_audit(
             drift=next((made.size for made in shifts if made.name == "temporal"), None),
         )
         shifts.append(record)
+    new_items = None
+    if "temporal" in datasets:
+        cut = float(str(datasets["temporal"].manifest.log["cut"]))
+        new_items = new_items_record(prepared.log, options.reading, cut)
     result = _record(
         options,
         prepared,
         shifts,
+        new_items,
         _failures(tasks, store),
         [without_ease] if without_ease else [],
         time.monotonic() - started,
@@ -171,6 +177,7 @@ def _record(
     options: Options,
     prepared: Prepared,
     shifts: list[ShiftRecord],
+    new_items: NewItemsRecord | None,
     failures: list[Failure],
     notes: list[str],
     seconds: float,
@@ -202,6 +209,7 @@ def _record(
             for name, method in METHODS.items()
         },
         shifts=shifts,
+        new_items=new_items,
         left_out=list(prepared.left_out),
         failures=failures,
         notes=notes,

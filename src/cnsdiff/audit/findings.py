@@ -12,7 +12,7 @@ import polars as pl
 from cnsdiff.audit.advice import advice
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
-from cnsdiff.audit.log import Log, Reading
+from cnsdiff.audit.log import Log, Reading, filters_of
 from cnsdiff.audit.people import people_records
 from cnsdiff.audit.record import (
     FEW_USERS,
@@ -24,6 +24,7 @@ from cnsdiff.audit.record import (
     Dialled,
     DifferenceRecord,
     DistanceRecord,
+    NewItemsRecord,
     OutsideRecord,
     Rival,
     Rivals,
@@ -40,8 +41,10 @@ from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
 from cnsdiff.audit.training import KS, METHODS, REFERENCE_SHARE
 from cnsdiff.audit.wording import cost_phrase, difference_phrase, lost_phrase
+from cnsdiff.base.text import parameter
 from cnsdiff.benchmark.grid import PLAIN
 from cnsdiff.data import Dataset
+from cnsdiff.data.ids import Vocabulary
 from cnsdiff.diagnostics import describe
 from cnsdiff.display.wording import SPLIT_TITLES, count, listed, metric_title, number, percent
 from cnsdiff.environment import rehearse
@@ -320,6 +323,65 @@ def _confidence(
     if reservations:
         return level, f"{told}, but {listed(reservations)}."
     return level, f"{told}, all trained to the end, and enough pairs to choose by."
+
+
+# --- New items
+
+
+def new_items_record(log: Log, reading: Reading, cut: float) -> NewItemsRecord | None:
+    """How many pairs from the cut on are of items that nobody took before it.
+
+    Counted on all of the log: an item is not new because those who took it were not drawn. Pairs
+    are of users known before the cut. ``None`` where no item is new.
+
+    Parameters
+    ----------
+    log, reading
+        With times.
+    cut
+        In epoch seconds; what comes from it on is later.
+    """
+    table = log.interactions if log.whole is None else log.whole
+    pairs, _ = filters_of(log, reading).clean(table, core=True)
+    before, later = pairs.frame.filter(pl.col("timestamp") < cut), pl.col("timestamp") >= cut
+    known = pl.col("user").is_in(before["user"].unique().implode())
+    held = pairs.frame.filter(later & known)
+    fresh = held.filter(~pl.col("item").is_in(before["item"].unique().implode()))
+    if not len(fresh):
+        return None
+    ids = fresh["item"].unique(maintain_order=True)
+    table_of = log.source.features.get("item_features")
+    told = 0
+    if table_of is not None:
+        numbers = Vocabulary(ids.alias("id")).encode(table_of["item"])
+        told = len(np.unique(numbers[numbers >= 0]))
+    one = len(ids) == 1
+    words = (
+        f"{percent(len(fresh) / len(held))} of the {len(held):,} later pairs are on "
+        f"{count(len(ids), 'item')} that nobody had taken before the cut. A model that learns "
+        f"from interactions alone has {'it' if one else 'them'} in no list, so that much is lost "
+        "at once, and all other numbers leave it out."
+    )
+    if table_of is None:
+        words += (
+            f" If something is known of the items, give it with {parameter('item_features', ...)}: "
+            f"{parameter('content', 'auto')} in training then learns from it."
+        )
+    elif not told:
+        words += " The table of features that was given has none of them."
+    else:
+        words += (
+            f" {told:,} of them {'has' if told == 1 else 'have'} features, from which "
+            f"{parameter('content', 'auto')} in training learns where items held out say that it "
+            "helps. What that wins back was not measured here."
+        )
+    return NewItemsRecord(
+        pairs=len(held),
+        new_pairs=len(fresh),
+        items=len(ids),
+        with_features=told,
+        words=words,
+    )
 
 
 # --- Caveats to show with a shift's results

@@ -81,6 +81,8 @@ class Log:
         What was chosen and how to change it, a sentence each.
     n_drawn
         Users that were drawn, where the log was too large for the budget.
+    whole
+        The table before that; ``None`` where it is the same.
     """
 
     source: Source
@@ -88,6 +90,7 @@ class Log:
     threshold: float | None
     notes: tuple[str, ...]
     n_drawn: int | None = None
+    whole: Interactions | None = field(default=None, repr=False)
 
     @property
     def interactions(self) -> Interactions:
@@ -336,4 +339,4 @@ def thinned(
     )
     tables = {**log.source.tables, "log": table.narrowed("drawn", frame, others)}
     source = replace(log.source, tables=tables)
-    return replace(log, source=source, notes=(*log.notes, note), n_drawn=len(drawn))
+    return replace(log, source=source, notes=(*log.notes, note), n_drawn=len(drawn), whole=table)

@@ -368,6 +368,20 @@ class ShiftRecord(Record):
         return next(row for row in self.table if row.key == key)
 
 
+class NewItemsRecord(Record):
+    """Later pairs on items that nobody took before the cut of the shift in time."""
+
+    pairs: Count
+    """Later pairs of users known before the cut; of all of the log, also where users were drawn."""
+    new_pairs: Count
+    """Of these, on items that are new."""
+    items: Count
+    """New items among them."""
+    with_features: Count
+    """Of the new items, those of which features were given."""
+    words: str
+
+
 class LeftOut(Record):
     """A shift that is not measured, and why, with what would change that."""
 
@@ -398,6 +412,8 @@ class AuditRecord(Record):
     budget: BudgetRecord
     methods: dict[str, MethodRecord]
     shifts: list[ShiftRecord]
+    new_items: NewItemsRecord | None = None
+    """``None`` where there are none, no shift in time was measured, or in older files."""
     left_out: list[LeftOut]
     failures: list[Failure]
     notes: list[str]

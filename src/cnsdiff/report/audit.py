@@ -104,7 +104,15 @@ _BADGES = {"high": "sure", "medium": "fairly sure", "low": "unsure", "none": "no
 
 
 def _cards(result: AuditRecord) -> list[Block]:
-    return [_card(shift) for shift in result.shifts]
+    cards: list[Block] = [_card(shift) for shift in result.shifts]
+    new = result.new_items
+    if new is not None:
+        facts = [
+            ("new items", f"{new.items:,}, of which {new.with_features:,} have features"),
+            ("later pairs on them", f"{new.new_pairs:,} of {new.pairs:,}"),
+        ]
+        cards.append(Card(title="New items", text=verbatim(new.words), facts=facts))
+    return cards
 
 
 def _card(shift: ShiftRecord) -> Card:

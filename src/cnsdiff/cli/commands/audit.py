@@ -259,6 +259,10 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
                 tell(f"  warning: {warning}", "yellow")
         for command in advice.commands:
             tell(f"  {command}", "cyan")
+    if result.new_items is not None:
+        tell("")
+        tell("New items", "bold")
+        tell(f"  {result.new_items.words}")
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")
