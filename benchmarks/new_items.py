@@ -2,14 +2,20 @@
 
     python benchmarks/new_items.py --data FOLDER --sets citeulike-a lastfm world --json FILE
 
-Of each set a fifth of the items, drawn by the seed, are new (``grocery``: those that come after a
-cut in time). All choices are made on items held out of train; no test pair is read before. Rows:
+Of each set a fifth of the items, drawn by the seed, are new (``grocery``, ``ml-100k``: those that
+come after a cut in time; ``coat`` has none). All choices are made on items held out of train; no test pair is read before. Rows:
 
 - ``without``: the model alone, new items in no list;
 - ``auto``: content as it is chosen; ``permuted``: the same with the features of other items;
 - ``mean``: new items at the mean of all, the control of all priors;
+- ``diffusion``: the conditional diffusion as the prior, where ``--diffusion`` asks for it;
 - ``profile``: no model, the cosine of an item to the sum of what is known of the user's items;
-- ``knn``: no model, the sum of cosines to the nearest of the user's items.
+- ``knn``: no model, the sum of cosines to the nearest of the user's items;
+- ``dropoutnet``, ``clcrec``: see ``benchmarks/content_rivals.py``.
+
+Names of ``grocery`` say more: ``rehearsed``, the environment is chosen by rehearsal; ``related``,
+complements and substitutes are among the features, which the shop has gathered by the end of the
+log, so that they know of its future. ``ml-100k`` is to be fetched first.
 """
 
 from __future__ import annotations
@@ -17,37 +23,68 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from content_rivals import CONTRASTS, DROPOUTS, choose, clcrec, dropout_net, learn
 
 from cnsdiff import ConfoundedWorld, Recommender, prepare
+from cnsdiff.backbones.base import Embeddings
+from cnsdiff.content.choice import HeldOut, learnt_on
 from cnsdiff.content.features import FeatureEncoder
+from cnsdiff.content.model import Learnt
 from cnsdiff.content.towers import profiles
 from cnsdiff.data import Dataset
-from cnsdiff.evaluation import EmbeddingScorer, Scorer
+from cnsdiff.environment.rehearsal import hold_out_items, rehearse
+from cnsdiff.evaluation import EmbeddingScorer, Scorer, evaluate, exposure_score
 from cnsdiff.evaluation.new_items import evaluate_new_items
 from cnsdiff.shifts import NewItems, Scenario, Temporal
+from cnsdiff.shifts.sources import find_source
 
+SETS = (
+    *("citeulike-a", "lastfm", "world", "grocery", "grocery-related", "grocery-rehearsed"),
+    *("grocery-rehearsed-related", "coat", "ml-100k"),
+)
 #: Size of what is made of words, by set; 256 elsewhere.
 RANKS = {"citeulike-a": 1024}
 NEIGHBOURS = 10
 METRIC = "ndcg@20"
 
 
-def read(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, Scenario]:
-    """Log and item features of a set, and how it is divided."""
-    divided: Scenario = NewItems(by="random")
+@dataclass(frozen=True)
+class Source:
+    """Log and item features of a set, how it is divided, and what chooses epochs."""
+
+    log: Any
+    items: pl.DataFrame
+    scenario: Scenario | str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    select_on: str = "valid"
+
+    def dataset(self, name: str, seed: int, items: pl.DataFrame) -> Dataset:
+        """Divided, with these features."""
+        return prepare(
+            self.log, self.scenario, name=name, seed=seed, item_features=items, **self.settings
+        )
+
+
+def read(name: str, folder: Path | None, seed: int) -> Source:
+    """A set by its name."""
+    divided = NewItems(by="random")
     if name == "world":
         world = ConfoundedWorld(n_users=1500, n_items=900, seed=seed)
         dataset = world.dataset()
         items = dataset.table("item_features").with_columns(item=dataset.items)
         log = world.clicks(world.periods).select("user", "item", "timestamp")
-        return log.filter(pl.col("item").is_in(items["item"].implode())), items, divided
+        return Source(log.filter(pl.col("item").is_in(items["item"].implode())), items, divided)
+    if name == "ml-100k":
+        items = find_source(name).features["item_features"]
+        return Source(name, items.rename({items.columns[0]: "item"}), Temporal())
     if folder is None:
         raise SystemExit(f"{name} needs --data FOLDER")
     if name == "citeulike-a":
@@ -57,7 +94,7 @@ def read(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, pl.Da
         )
         log = pl.DataFrame({"user": range(len(users)), "item": users}).explode("item")
         log = log.with_columns(pl.col("item").cast(pl.Int64))
-        return log, pl.DataFrame({"item": range(len(tags)), "tags": tags}), divided
+        return Source(log, pl.DataFrame({"item": range(len(tags)), "tags": tags}), divided)
     if name == "lastfm":
         log = pl.read_csv(folder / name / "user_artists.dat", separator="\t")
         tagged = pl.read_csv(
@@ -65,18 +102,34 @@ def read(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, pl.Da
         )
         tags = tagged.group_by("artistID").agg(pl.col("tagID").cast(pl.String).alias("tags"))
         items = tags.rename({"artistID": "item"}).sort("item")
-        return log.select(user="userID", item="artistID"), items, divided
-    if name == "grocery":
-        log = pl.read_csv(folder / name / "train.csv", separator="\t")
+        return Source(log.select(user="userID", item="artistID"), items, divided)
+    if name.startswith("grocery"):
+        log = pl.read_csv(folder / "grocery" / "train.csv", separator="\t")
         log = log.select(user="user_id", item="item_id", timestamp="time")
-        items = pl.read_csv(folder / name / "item_meta.csv", separator="\t")
-        lists = [
-            pl.col(column).cast(pl.String).str.extract_all(r"\d+").alias(column)
-            for column in ("r_complement", "r_substitute")
-        ]
-        category = pl.col("i_category").cast(pl.String).alias("category")
-        return log, items.select(pl.col("item_id").alias("item"), category, *lists), Temporal()
-    raise SystemExit(f"unknown set {name!r}; there are citeulike-a, lastfm, world, grocery")
+        items = pl.read_csv(folder / "grocery" / "item_meta.csv", separator="\t")
+        columns = [pl.col("item_id").alias("item")]
+        columns.append(pl.col("i_category").cast(pl.String).alias("category"))
+        if name.endswith("related"):
+            columns += [
+                pl.col(column).cast(pl.String).str.extract_all(r"\d+").alias(column)
+                for column in ("r_complement", "r_substitute")
+            ]
+        select_on = "rehearsal" if name.startswith("grocery-rehearsed") else "valid"
+        return Source(log, items.select(columns), Temporal(), select_on=select_on)
+    if name == "coat":
+        lines = (folder / name / "item_features.ascii").read_text().splitlines()
+        names = (folder / name / "item_features_map.txt").read_text().splitlines()
+        rows = np.array([line.split() for line in lines]).astype(np.int64)
+        items = pl.DataFrame(rows, schema=names, orient="row").with_columns(
+            item=pl.Series(range(len(rows)))
+        )
+        settings = {
+            "randomised": folder / name / "random.txt",
+            "threshold": 4,
+            "test_share": 0.1,
+        }
+        return Source(folder / name / "user.txt", items, "exposure", settings)
+    raise SystemExit(f"unknown set {name!r}; there are {', '.join(SETS)}")
 
 
 def of_references(joint: Dataset, n_known: int, rank: int) -> dict[str, Scorer]:
@@ -106,9 +159,31 @@ class Neighbours:
         return torch.stack(blocks)
 
 
+class Known:
+    """A scorer without the new items."""
+
+    def __init__(self, scorer: Scorer, n_items: int) -> None:
+        self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, n_items
+
+    def score_block(self, users: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """See :class:`cnsdiff.evaluation.Scorer`."""
+        return self.scorer.score_block(users, start, stop)
+
+
+def with_content(model: Recommender, data: Dataset) -> Scorer:
+    """All items, new ones by their features."""
+    joint, own = data.with_new_items(), model.model_
+    n = data.n_items
+    if joint.n_items > n:
+        own = own.with_items(joint.items[n:], joint.table("item_features")[n:])
+    return own.scorer()
+
+
 def without_content(model: Recommender, joint: Dataset) -> Scorer:
     """The model alone: new items are never listed."""
     own = model.model_.scorer()
+    if joint.n_items == own.n_items:
+        return own
     n_new = joint.n_items - own.n_items
     vectors = torch.cat([own.item_embeddings, torch.zeros(n_new, own.item_embeddings.shape[1])])
     bias = torch.zeros(own.n_items) if own.item_bias is None else own.item_bias
@@ -122,43 +197,113 @@ def permuted(items: pl.DataFrame, seed: int) -> pl.DataFrame:
     return items.drop("item")[order].with_columns(items["item"])
 
 
-def measured(name: str, folder: Path | None, seed: int, epochs: int | None) -> dict[str, Any]:
+def learnt_of(
+    base: Recommender, data: Dataset, joint: Dataset, rank: int
+) -> tuple[HeldOut, Learnt]:
+    """What rivals choose on and learn from: what ``base`` has learnt, of a part and of all.
+
+    The part is that of a rehearsal, or without a tenth of the items; the model of it is trained
+    for as many steps as ``base``.
+    """
+    own, seed = base.model_, base.seed
+    rehearsed = own.environment is not None
+    part = rehearse(data) if rehearsed else hold_out_items(data, seed=seed)
+    epochs = base.best_epoch_
+    if not rehearsed:
+        epochs = round(epochs * len(data.split("train")) / len(part.dataset.split("train")))
+    again = Recommender(
+        seed=seed, threads=1, training={"fhn_every": None, "epochs": max(1, epochs)}
+    )
+    again.fit(part.dataset)
+
+    def bias_on(dataset: Dataset) -> torch.Tensor | None:
+        if own.environment is not None:
+            return own.environment.bias(dataset.split("train"), dataset.n_items, 1.0)
+        return own.dial * exposure_score(dataset) if own.dial else None
+
+    features = joint.table("item_features")
+    encoder = FeatureEncoder.fit(features[: data.n_items], rank=rank, seed=seed)
+    encoded = torch.from_numpy(encoder.vectors(features))
+    tables = Embeddings(again.user_embeddings_, again.item_embeddings_)
+    learnt, warm, new = learnt_on(
+        part, tables, bias_on(part.dataset), encoded[: part.whole.n_items]
+    )
+    some = np.ones(len(new), dtype=bool)
+    none = torch.zeros(joint.n_items - data.n_items, base.item_embeddings_.shape[1])
+    whole = part.whole if rehearsed else data
+    bias = torch.zeros(joint.n_items)
+    own_bias = bias_on(whole)
+    if own_bias is not None:
+        bias[: data.n_items] = own_bias
+    everything = Learnt(
+        Embeddings(base.user_embeddings_, torch.cat([base.item_embeddings_, none])),
+        whole.split("train").csr(joint.n_users, joint.n_items),
+        bias,
+        encoded,
+    )
+    return HeldOut(learnt, warm, new, METRIC, some), everything
+
+
+def measured(
+    name: str, folder: Path | None, seed: int, epochs: int | None, diffusion: bool
+) -> dict[str, Any]:
     """All rows of a set and a seed."""
-    log, items, scenario = read(name, folder, seed)
-    dataset = prepare(log, scenario, item_features=items, seed=seed, name=name)
-    shuffled = prepare(log, scenario, item_features=permuted(items, seed), seed=seed, name=name)
+    source = read(name, folder, seed)
+    dataset = source.dataset(name, seed, source.items)
+    shuffled = source.dataset(name, seed, permuted(source.items, seed))
     joint, rank = dataset.with_new_items(), RANKS.get(name, 256)
     training: dict[str, Any] = {"fhn_every": None}
     if epochs is not None:
         training["epochs"] = epochs
     rows: dict[str, Any] = {}
 
-    def keep(row: str, found: Any, seconds: float, chosen: Any = None) -> None:
-        rows[row] = asdict(found) | {"seconds": seconds, "chosen": chosen}
-        values = [getattr(found, of)[METRIC] for of in ("warm", "new", "joint", "harmonic")]
-        told = " ".join(f"{value:.4f}" for value in values)
-        print(f"{name} seed {seed} {row}: warm new joint harmonic {told} ({seconds:.0f} s)")
+    def keep(row: str, scorer: Scorer, seconds: float, chosen: Any = None) -> None:
+        splits = evaluate(Known(scorer, dataset.n_items), dataset, ["test_iid", "test_ood"]).splits
+        found = {split: own.metrics[METRIC] for split, own in splits.items()}
+        if joint.n_items > dataset.n_items:
+            of_new = asdict(evaluate_new_items(scorer, joint, dataset.n_items))
+            found |= {of: of_new[of][METRIC] for of in ("warm", "new", "joint", "harmonic")}
+            found |= {of: of_new[of] for of in ("share_listed", "share_taken", "n_users")}
+        rows[row] = found | {"seconds": seconds, "chosen": chosen}
+        told = " ".join(f"{of} {own:.4f}" for of, own in found.items() if isinstance(own, float))
+        print(f"{name} seed {seed} {row}: {told} ({seconds:.0f} s)", flush=True)
 
     for row, scorer in of_references(joint, dataset.n_items, rank).items():
-        keep(row, evaluate_new_items(scorer, joint, dataset.n_items), 0.0)
+        keep(row, scorer, 0.0)
+    base = None
     for row, data, prior in (
         ("without", dataset, "none"),
         ("auto", dataset, "auto"),
         ("mean", dataset, "mean"),
+        ("diffusion", dataset, "diffusion"),
         ("permuted", shuffled, "auto"),
     ):
+        if row == "diffusion" and not diffusion:
+            continue
         started = time.monotonic()
         model = Recommender(
             seed=seed, threads=1, training=training, content={"prior": prior, "rank": rank}
         )
-        model.fit(data, select_on="valid", refit=False)
+        refit = {"refit": False} if source.select_on == "valid" else {}
+        model.fit(data, select_on=source.select_on, **refit)
         seconds = time.monotonic() - started
-        if model.content_ is not None and model.content_.used:
-            found = model.evaluate_new_items(data)
-            keep(row, found, seconds, model.content_.model_dump())
+        chosen = None if model.content_ is None else model.content_.model_dump()
+        if chosen is None or not chosen["used"]:
+            keep(row, without_content(model, joint), seconds, chosen)
         else:
-            scorer = without_content(model, joint)
-            keep(row, evaluate_new_items(scorer, joint, dataset.n_items), seconds)
+            keep(row, with_content(model, data), seconds, chosen)
+        base = base or model
+    assert base is not None
+    if joint.n_items > dataset.n_items:
+        held, everything = learnt_of(base, dataset, joint, rank)
+        for row, rival, settings in (
+            ("dropoutnet", dropout_net, DROPOUTS),
+            ("clcrec", clcrec, CONTRASTS),
+        ):
+            started = time.monotonic()
+            found = choose(rival, settings, held, seed)
+            scorer = learn(rival, found, everything, seed)
+            keep(row, scorer, time.monotonic() - started, asdict(found))
     return rows
 
 
@@ -168,12 +313,15 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["world"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="fewer, for a quick look")
+    parser.add_argument("--diffusion", action="store_true", help="its row, too; it takes longest")
     parser.add_argument("--json", type=Path, help="where the outcomes go")
     args = parser.parse_args()
     outcomes = {}
     for name in args.sets:
         for seed in args.seeds:
-            outcomes[f"{name}/{seed}"] = measured(name, args.data, seed, args.epochs)
+            outcomes[f"{name}/{seed}"] = measured(
+                name, args.data, seed, args.epochs, args.diffusion
+            )
             if args.json is not None:
                 args.json.write_text(json.dumps(outcomes, indent=1))
 

@@ -31,7 +31,7 @@ from cnsdiff.evaluation.dial import readings_at
 #: Weights of the towers, relative to the learnt vectors; ``c``; and offsets, in units of ``σ``.
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
 PULLS = (0.0, 0.5, 2.0, 8.0)
-OFFSETS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+OFFSETS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 #: Epochs of the towers at most.
 EPOCHS = 8
 #: Priors that are tried where none is named.
@@ -120,15 +120,15 @@ def choose_content(
         Told what comes next.
     """
     some = numpy_generator(seed, "content pairs").random(len(new)) < share
-    judge = _Judge(learnt, warm, new, metric, some)
+    held = HeldOut(learnt, warm, new, metric, some)
     # Towers, epoch by epoch.
     sums = learnt.profiles
     unit = EmbeddingScorer(normalize(sums, dim=1), learnt.features)
-    profile = judge.of_new(unit)
+    profile = held.of_new(unit)
     kept: list[tuple[float, int, Towers]] = []
 
     def look(epoch: int, towers: Towers) -> None:
-        value = judge.of_new(EmbeddingScorer(towers.users(sums), towers.items(learnt.features)))
+        value = held.of_new(EmbeddingScorer(towers.users(sums), towers.items(learnt.features)))
         note(f"towers of content, epoch {epoch}: {metric} {value:.4f} on new items")
         if not kept or value > kept[0][0]:
             kept[:] = [(value, epoch, towers)]
@@ -136,7 +136,7 @@ def choose_content(
     fit_towers(learnt.train, learnt.features, EPOCHS, seed=seed, each=look)
     _, epochs, towers = kept[0]
     # Prior, its length and the weight of the towers.
-    long = float(learnt.tables.items[judge.known].norm(dim=1).mean())
+    long = float(learnt.tables.items[held.known].norm(dim=1).mean())
     tried: list[tuple[float, ContentModel]] = []
     means: dict[str, Tensor] = {}  # as the regressions tell them, once: draws are dear
     for prior in priors:
@@ -155,7 +155,7 @@ def choose_content(
         means[prior] = bare.regression(learnt.features)
         for length, weight in product((None, long), WEIGHTS):
             model = bare.but(length=length, weight=weight, towers=towers)
-            tried.append((judge.of_new(model.scorer(learnt, means[prior])), model))
+            tried.append((held.of_new(model.scorer(learnt, means[prior])), model))
     tried.sort(key=lambda pair: -pair[0])
     # c and the offset.
     simplest = next(pair for pair in tried if pair[1].towers is None)
@@ -164,13 +164,13 @@ def choose_content(
         for pull in PULLS:
             own = model.but(pull=pull)
             scorer = own.scorer(learnt, means[own.choice.prior])
-            for offset, together in judge.of_all(scorer).items():
+            for offset, together in held.of_all(scorer).items():
                 metrics = {"with": together, "new": value, "profile": profile}
                 finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
-    metrics = {**best.choice.metrics, **judge.without_content()}
+    metrics = {**best.choice.metrics, **held.without_content()}
     if "diffusion" in priors:
-        known = judge.known
+        known = held.known
         energy = energy_scores(
             learnt.features[known], learnt.tables.items[known], learnt.counts[known], seed
         )
@@ -181,17 +181,17 @@ def choose_content(
         metrics |= {f"energy {name}": value for name, value in energy.items()}
     used = metrics["with"] > metrics["without"]
     # How much the first clicks count.
-    sharpness = judge.sharpest(best, means[best.choice.prior], seed) if used else 1.0
+    sharpness = held.sharpest(best, means[best.choice.prior], seed) if used else 1.0
     return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
 
 
-class _Judge:
+class HeldOut:
     """The metric of held-out pairs, of known items and of those held out as if new."""
 
     def __init__(
         self, learnt: Learnt, warm: Split, new: Split, metric: str, some: NDArray[np.bool_]
     ) -> None:
-        """With ``some`` of the new pairs among all together."""
+        """See :func:`choose_content`; ``some (n_new,)`` of the new pairs are among all together."""
         self.learnt, self.metric = learnt, metric
         together = Split(
             "valid", np.r_[warm.users, new.users[some]], np.r_[warm.items, new.items[some]]
@@ -205,9 +205,9 @@ class _Judge:
         """Of the pairs of new items, in lists of new items."""
         return self._read(scorer, {0.0: self._only(self.unseen)}, self.new)[0.0]
 
-    def of_all(self, scorer: EmbeddingScorer) -> dict[float, float]:
-        """Of all pairs, at each of :data:`OFFSETS`."""
-        base = self.learnt.bias + self._only(self.known | self.unseen)
+    def of_all(self, scorer: EmbeddingScorer, scale: float = 1.0) -> dict[float, float]:
+        """Of all pairs, at each of :data:`OFFSETS`, with so much of the learnt bias."""
+        base = scale * self.learnt.bias + self._only(self.known | self.unseen)
         return self._read(scorer, {own: base + own * self.unseen for own in OFFSETS}, self.both)
 
     def sharpest(self, model: ContentModel, mean: Tensor, seed: int) -> float:
