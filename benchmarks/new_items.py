@@ -3,7 +3,8 @@
     python benchmarks/new_items.py --data FOLDER --sets citeulike-a lastfm world --json FILE
 
 Of each set a fifth of the items, drawn by the seed, are new (``grocery``, ``ml-100k``: those that
-come after a cut in time; ``coat`` has none). All choices are made on items held out of train; no test pair is read before. Rows:
+come after a cut in time; ``coat`` has none). All choices are made on items held out of train; no
+test pair is read before. Rows:
 
 - ``without``: the model alone, new items in no list;
 - ``auto``: content as it is chosen; ``permuted``: the same with the features of other items;
@@ -120,9 +121,9 @@ def read(name: str, folder: Path | None, seed: int) -> Source:
         lines = (folder / name / "item_features.ascii").read_text().splitlines()
         names = (folder / name / "item_features_map.txt").read_text().splitlines()
         rows = np.array([line.split() for line in lines]).astype(np.int64)
-        items = pl.DataFrame(rows, schema=names, orient="row").with_columns(
-            item=pl.Series(range(len(rows)))
-        )
+        # A kind, "jackettype:bomber", is one of several columns of its own.
+        tags = [[names[place] for place in np.flatnonzero(row)] for row in rows]
+        items = pl.DataFrame({"item": range(len(tags)), "tags": tags})
         settings = {
             "randomised": folder / name / "random.txt",
             "threshold": 4,

@@ -2,7 +2,8 @@
 
 Theory does not tell which prior, how much of the towers, how many interactions outweigh the prior,
 nor how high new items stand among old ones. So each is chosen by the ranking metric. Leaving
-content out is one of the choices, so that features that tell nothing cost nothing.
+content out is one of the choices, and is taken unless content gains more than its standard error
+(the rule of Breiman et al., 1984), so that features that tell nothing cost nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cnsdiff.data import Split
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Rehearsal
 from cnsdiff.evaluation import EmbeddingScorer
-from cnsdiff.evaluation.dial import readings_at
+from cnsdiff.evaluation.dial import evaluations_at, readings_at
 
 #: Weights of the towers, relative to the learnt vectors; ``c``; and offsets, in units of ``σ``.
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -169,6 +170,7 @@ def choose_content(
                 finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
     metrics = {**best.choice.metrics, **held.without_content()}
+    gain, error = held.gain(best.scorer(learnt, means[best.choice.prior]), best.choice.offset)
     if "diffusion" in priors:
         known = held.known
         energy = energy_scores(
@@ -179,7 +181,7 @@ def choose_content(
             f"{energy['diffusion']:.4f} of the diffusion; the smaller one tells them better"
         )
         metrics |= {f"energy {name}": value for name, value in energy.items()}
-    used = metrics["with"] > metrics["without"]
+    used = gain > error
     # How much the first clicks count.
     sharpness = held.sharpest(best, means[best.choice.prior], seed) if used else 1.0
     return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
@@ -237,12 +239,36 @@ class HeldOut:
 
     def without_content(self) -> dict[str, float]:
         """Of all pairs and of those of known items, where no new item is in any list."""
-        users, items = self.learnt.tables
-        scale = Embeddings(users, items[self.known]).deviations()[:, None].float()
-        scorer = EmbeddingScorer(users / scale, items)
-        biases = {0.0: self.learnt.bias + self._only(self.known)}
+        scorer, bias = self._without
         splits = {"without": self.both, "warm": self.warm}
-        return {name: self._read(scorer, biases, own)[0.0] for name, own in splits.items()}
+        return {name: self._read(scorer, {0.0: bias}, own)[0.0] for name, own in splits.items()}
+
+    def gain(self, scorer: EmbeddingScorer, offset: float) -> tuple[float, float]:
+        """What content adds of all pairs, the mean over users, and its standard error."""
+        own = self.learnt.bias + self._only(self.known | self.unseen) + offset * self.unseen
+        ks = (int(self.metric.partition("@")[2]),)
+        values = []
+        for each, bias in ((scorer, own), self._without):
+            ((_, found),) = evaluations_at(
+                each,
+                {0.0: bias},
+                self.both,
+                self.learnt.train,
+                ks=ks,
+                anticipations=(),
+                per_user=True,
+            )
+            assert found.per_user is not None
+            values.append(found.per_user[self.metric].to_numpy())
+        more = values[0] - values[1]
+        return float(more.mean()), float(more.std() / np.sqrt(len(more)))
+
+    @property
+    def _without(self) -> tuple[EmbeddingScorer, Tensor]:
+        """Scores and biases without content, on the scale that they are served on."""
+        users, items = self.learnt.tables
+        scale = Embeddings(users, items[self.known]).deviations().mean().float()
+        return EmbeddingScorer(users / scale, items), self.learnt.bias + self._only(self.known)
 
     def _only(self, items: Tensor) -> Tensor:
         return torch.where(items, 0.0, -torch.inf)

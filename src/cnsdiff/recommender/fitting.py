@@ -333,7 +333,7 @@ def _choose_content(
     reporter.note(
         f"content by {chosen.prior}: {metric} {told['with']:.4f} of held-out pairs, of new items "
         f"and old, and {told['without']:.4f} without"
-        + ("" if chosen.used else ", so nothing is learnt from the features")
+        + ("" if chosen.used else ", no more than by chance: nothing is learnt from the features")
     )
     return chosen, encoder, features
 
