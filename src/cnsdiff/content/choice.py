@@ -55,7 +55,7 @@ def learnt_on(
     tables
         Of the part.
     bias
-        ``(I_part,)`` in units of ``σ_u``.
+        ``(I_part,)`` in units of ``σ``.
     features
         ``(I, r)`` of all items of the whole.
     """

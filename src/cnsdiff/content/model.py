@@ -2,10 +2,12 @@ r"""The content model: vectors of items from their features beside what was lear
 
 An item's vector has two parts. One is the posterior of its learnt vector under a prior that its
 features tell (:mod:`cnsdiff.content.priors`), the other its vector in the towers
-(:mod:`cnsdiff.content.towers`). With ``σ_u`` how far each part spreads the scores of a user over
-the items, the score is an inner product as before::
+(:mod:`cnsdiff.content.towers`). With ``σ_u`` and ``σ'_u`` how far each part spreads the scores of
+a user over the items, and ``σ`` the mean of ``σ_u``, the score is an inner product as before::
 
-    s(u, i) = x_u·z̄_i / σ_u + w cos(A p_u, B f_i) / σ'_u + δ [i is new]
+    s(u, i) = (x_u·z̄_i + w σ_u cos(A p_u, B f_i) / σ'_u) / σ + δ [i is new]
+
+``w = c = 0`` ranks known items as they are ranked without content.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class Learnt:
     train
         ``(U, I)`` the training pairs.
     bias
-        ``(I,)`` what the environment or the dial adds to scores, in units of ``σ_u``.
+        ``(I,)`` what the environment or the dial adds to scores, in units of ``σ``.
     features
         ``(I, r)`` as encoded; zeros where nothing is known.
     """
@@ -192,11 +194,12 @@ class ContentModel:
         """``(U, d + r)`` vectors of the users of a training, for the vectors of all its items."""
         known, d = learnt.counts > 0, learnt.tables.users.shape[1]
         vectors = learnt.tables.users
-        parts = [vectors / Embeddings(vectors, items[known, :d]).deviations()[:, None].float()]
+        spread = Embeddings(vectors, items[known, :d]).deviations()[:, None].float()
+        parts = [vectors / spread.mean()]
         if self.towers is not None:
             vectors = self.towers.users(learnt.profiles)
-            scale = Embeddings(vectors, items[known, d:]).deviations()[:, None].float()
-            parts.append(self.choice.weight * vectors / scale)
+            own = Embeddings(vectors, items[known, d:]).deviations()[:, None].float()
+            parts.append(self.choice.weight * spread / spread.mean() * vectors / own)
         return torch.cat(parts, dim=1)
 
 
