@@ -432,6 +432,8 @@ def train_command(
     metric: str,
     seed: int = 0,
     reads: Mapping[str, Any] | None = None,
+    *,
+    content: str | None = None,
 ) -> str:
     """``cnsdiff train …`` that makes a row of the table, by the same choices, of a whole log.
 
@@ -445,6 +447,8 @@ def train_command(
         By which validation picks.
     place, reads
         The log and the options by which it is read; or a dataset.
+    content
+        What tells items from their features.
     """
     preset = METHODS[method].preset
     backbone = method if preset is None else None  # a reference is a model in closed form
@@ -467,6 +471,7 @@ def train_command(
             backbone=backbone,
             preset=None if preset == DEFAULT else preset,
             select_on=None if expected or select_on == usual.select_on else select_on,
+            content=content,
             set=settings,
             seed=seed or None,
             out=out,

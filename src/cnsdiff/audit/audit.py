@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from cnsdiff.audit.advice import reading_options, train_command
+from cnsdiff.audit.content import SHARE, win_back
 from cnsdiff.audit.external import judge_external, parse_names, read_externals
-from cnsdiff.audit.findings import new_items_record, shift_record
-from cnsdiff.audit.judging import settings_of
+from cnsdiff.audit.findings import new_items_record, shift_record, with_won_back
+from cnsdiff.audit.judging import choose, settings_of
 from cnsdiff.audit.people import kept_people
 from cnsdiff.audit.record import (
     FILE,
@@ -107,10 +109,14 @@ def run_audit(
             again = forget(tasks, store, cut_short=options.budget > prepared.before)
             if again:
                 note(f"{again} trainings that were cut short or failed begin again")
+        # Content is measured where the split in time has new items that something is known of.
+        for_content = 0.0
+        if "temporal" in datasets and datasets["temporal"].n_new_items:
+            for_content = SHARE * options.budget
         clock = Clock(
             options.budget,
             spent=spent(tasks, store),
-            reserve=_reserve(datasets),
+            reserve=_reserve(datasets) + for_content,
             started=started,
         )
         left_out = run_in_time(
@@ -146,6 +152,11 @@ def run_audit(
     if "temporal" in datasets:
         cut = float(str(datasets["temporal"].manifest.log["cut"]))
         new_items = new_items_record(prepared.log, options.reading, cut)
+        if new_items is not None and for_content:
+            new_items = _content_won(
+                new_items, options, prepared, datasets["temporal"], tasks, store,
+                max(clock.left, 0.0) + for_content, note,
+            )  # fmt: skip
     result = _record(
         options,
         prepared,
@@ -157,6 +168,42 @@ def run_audit(
     )
     write_json(options.out / FILE, result.model_dump(mode="json"))
     return result
+
+
+def _content_won(
+    record: NewItemsRecord,
+    options: Options,
+    prepared: Prepared,
+    dataset: Dataset,
+    tasks: Sequence[Task],
+    store: Store,
+    seconds: float,
+    note: Note,
+) -> NewItemsRecord:
+    """What the setting that is chosen for the shift in time wins back with content."""
+    shift = next(shift for shift in prepared.shifts if shift.name == dataset.scenario)
+    own = [task for task in tasks if task.dataset == shift.name]
+    settings = settings_of(own, store)
+    chosen = choose(settings, shift.anticipate).trained if settings else None
+    if chosen is None:
+        words = "What that wins back was not measured, as nothing was trained that learns from it."
+        return record.model_copy(update={"words": f"{record.words} {words}"})
+    task = next(task for task in own if task.method.name == chosen.method)
+    note("measuring what features of new items win back")
+    folder = options.out / "content"
+    found = win_back(chosen, task, dataset, options.metric, folder=folder, seconds=seconds)
+    command = train_command(
+        chosen.method,
+        chosen.selection,
+        shift,
+        options.reading.log,
+        Path("runs") / f"{prepared.log.source.name}-content",
+        options.metric,
+        options.seed,
+        reading_options(options.reading, prepared.log),
+        content="auto",
+    )
+    return with_won_back(record, found, chosen, options.metric, command)
 
 
 def _reserve(datasets: Mapping[str, Dataset]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from cnsdiff.audit.advice import advice
+from cnsdiff.audit.content import WonBack
 from cnsdiff.audit.external import Outside
 from cnsdiff.audit.judging import TESTS, Choice, Judged, Setting, choose, judge
 from cnsdiff.audit.log import Log, Reading, filters_of
@@ -36,6 +37,7 @@ from cnsdiff.audit.record import (
     SplitsRecord,
     Test,
     UsersRecord,
+    WonBackRecord,
 )
 from cnsdiff.audit.shifts import Shift
 from cnsdiff.audit.suspicion import TOO_GOOD
@@ -373,7 +375,7 @@ def new_items_record(log: Log, reading: Reading, cut: float) -> NewItemsRecord |
         words += (
             f" {told:,} of them {'has' if told == 1 else 'have'} features, from which "
             f"{parameter('content', 'auto')} in training learns where items held out say that it "
-            "helps. What that wins back was not measured here."
+            "helps."
         )
     return NewItemsRecord(
         pairs=len(held),
@@ -381,6 +383,43 @@ def new_items_record(log: Log, reading: Reading, cut: float) -> NewItemsRecord |
         items=len(ids),
         with_features=told,
         words=words,
+    )
+
+
+def with_won_back(
+    record: NewItemsRecord, found: WonBack | str, setting: Setting, metric: str, command: str
+) -> NewItemsRecord:
+    """What content wins back, or why that is not known, beside how much is lost."""
+    if isinstance(found, str):
+        return record.model_copy(update={"words": f"{record.words} {found}"})
+    brings = DifferenceRecord.of(found.difference)
+    won_back = WonBackRecord(
+        title=setting.title,
+        used=found.used,
+        without=found.without,
+        content=found.content,
+        of_new=found.of_new,
+        brings=brings,
+        n_users=found.difference.n,
+    )
+    of_all = f"In one list of all items, for all later pairs, {setting.title} "
+    if not found.used:
+        words = (
+            f"{of_all}has {metric_title(metric)} {number(found.without)}, and items held out of "
+            "training were told no better from their features, so content was left out."
+        )
+    else:
+        words = (
+            f"{of_all}has {metric_title(metric)} {number(found.without)} without features and "
+            f"{number(found.content)} with them: {difference_phrase(found.difference)}. Of new "
+            f"items by themselves it has {number(found.of_new)}."
+        )
+    return record.model_copy(
+        update={
+            "won_back": won_back,
+            "command": command if brings.sign > 0 else None,
+            "words": f"{record.words} {words}",
+        }
     )
 
 

@@ -368,6 +368,22 @@ class ShiftRecord(Record):
         return next(row for row in self.table if row.key == key)
 
 
+class WonBackRecord(Record):
+    """One list of all items, known and new, for all later pairs, with content and without it."""
+
+    title: str
+    """Of the setting that was trained."""
+    used: bool
+    """Whether content was used; items held out may have said that it tells nothing."""
+    without: FiniteFloat
+    content: FiniteFloat
+    of_new: FiniteFloat
+    """With content, of new items in lists of new items."""
+    brings: DifferenceRecord
+    """With content less without."""
+    n_users: Count
+
+
 class NewItemsRecord(Record):
     """Later pairs on items that nobody took before the cut of the shift in time."""
 
@@ -379,6 +395,10 @@ class NewItemsRecord(Record):
     """New items among them."""
     with_features: Count
     """Of the new items, those of which features were given."""
+    won_back: WonBackRecord | None = None
+    """What features win back; ``None`` where it was not measured."""
+    command: str | None = None
+    """Trains the setting with content, where content brings something."""
     words: str
 
 

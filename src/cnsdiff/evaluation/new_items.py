@@ -8,9 +8,10 @@ only if both are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 import torch
 
 from cnsdiff.base.errors import DataError, InputError
@@ -36,6 +37,8 @@ class NewItemsEvaluation:
         The share of the pairs that are of new items.
     n_users
         Of ``"warm"``, ``"new"`` and ``"joint"``.
+    per_user
+        ``user`` and their metrics in joint lists, if asked for.
     """
 
     warm: dict[str, float]
@@ -45,6 +48,7 @@ class NewItemsEvaluation:
     share_listed: dict[int, float]
     share_taken: float
     n_users: dict[str, int]
+    per_user: pl.DataFrame | None = field(default=None, repr=False)
 
 
 def evaluate_new_items(
@@ -53,6 +57,8 @@ def evaluate_new_items(
     n_known: int,
     split: str = "test_ood",
     ks: Sequence[int] = (10, 20),
+    *,
+    per_user: bool = False,
 ) -> NewItemsEvaluation:
     """Measure known and new items apart and together, training positives masked.
 
@@ -68,6 +74,8 @@ def evaluate_new_items(
         Held-out.
     ks
         Cut-offs.
+    per_user
+        Keep the metrics of each user in joint lists, too.
 
     Raises
     ------
@@ -97,6 +105,7 @@ def evaluate_new_items(
     values: dict[str, dict[str, float]] = {}
     users: dict[str, int] = {}
     share_listed: dict[int, float] = {}
+    each: pl.DataFrame | None = None
     for name, out in barred.items():
         relevance = Relevance(held.users[pairs[name]], held.items[pairs[name]], *shape)
         if not len(relevance.users):
@@ -104,7 +113,7 @@ def evaluate_new_items(
             continue
         bias = torch.where(out, -torch.inf, 0.0)
         lists = lists_at(scorer, {0.0: bias}, relevance.users, max(ks), exclude=train)[0.0]
-        found = measure(relevance, lists, counts, ks)
+        found = measure(relevance, lists, counts, ks, per_user=per_user and name == "joint")
         values[name] = {
             metric: value
             for metric, value in found.metrics.items()
@@ -115,6 +124,7 @@ def evaluate_new_items(
             for k in ks:
                 places = lists[:, :k][lists[:, :k] >= 0]
                 share_listed[k] = float((places >= n_known).float().mean())
+            each = found.per_user
     harmonic = {}
     for metric, warm in values["warm"].items():
         both = warm + values["new"][metric]
@@ -125,4 +135,5 @@ def evaluate_new_items(
         share_listed=share_listed,
         share_taken=float(is_new.mean()),
         n_users=users,
+        per_user=each,
     )

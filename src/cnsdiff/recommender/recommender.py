@@ -351,7 +351,12 @@ class Recommender(Estimator):
         return evaluate(scorer, dataset, splits, ks, mask=mask, per_user=per_user)
 
     def evaluate_new_items(
-        self, dataset: Dataset, split: str = "test_ood", *, dial: float | None = None
+        self,
+        dataset: Dataset,
+        split: str = "test_ood",
+        *,
+        dial: float | None = None,
+        per_user: bool = False,
     ) -> NewItemsEvaluation:
         """How a model with content places the new items of the dataset it was trained on.
 
@@ -361,8 +366,8 @@ class Recommender(Estimator):
             With pairs of new items (:meth:`cnsdiff.data.Dataset.with_new_items`).
         split
             Held-out.
-        dial
-            As in :meth:`evaluate`.
+        dial, per_user
+            As in :meth:`evaluate`; the metrics of each user are of joint lists.
 
         Raises
         ------
@@ -374,9 +379,9 @@ class Recommender(Estimator):
         if joint is not dataset:
             n = dataset.n_items
             model = model.with_items(joint.items[n:], joint.table("item_features")[n:])
-        return evaluate_new_items(
-            model.scorer(dial=dial), joint, dataset.n_items, split, fitted.config.evaluation.ks
-        )
+        ks = fitted.config.evaluation.ks
+        scorer = model.scorer(dial=dial)
+        return evaluate_new_items(scorer, joint, dataset.n_items, split, ks, per_user=per_user)
 
     def learnt_from(self, dataset: Dataset) -> Dataset:
         """The dataset as this model learnt it: with valid in train, if it was trained on both."""

@@ -19,7 +19,7 @@ from cnsdiff.audit.record import (
 from cnsdiff.data.interactions import Step
 from cnsdiff.diagnostics.log import funnel_lines
 from cnsdiff.display.tables import HALF_WIDTH, Column, Table
-from cnsdiff.display.wording import SPLIT_TITLES, listed, metric_title
+from cnsdiff.display.wording import SPLIT_TITLES, listed, metric_title, number
 from cnsdiff.evaluation.protocol import protocol
 from cnsdiff.report.audit_shift import (
     LOST,
@@ -111,7 +111,13 @@ def _cards(result: AuditRecord) -> list[Block]:
             ("new items", f"{new.items:,}, of which {new.with_features:,} have features"),
             ("later pairs on them", f"{new.new_pairs:,} of {new.pairs:,}"),
         ]
-        cards.append(Card(title="New items", text=verbatim(new.words), facts=facts))
+        if new.won_back is not None and new.won_back.used:
+            won = new.won_back
+            facts.append(
+                ("without → with features", f"{number(won.without)} → {number(won.content)}")
+            )
+        command = Source("train-content.sh", new.command) if new.command else None
+        cards.append(Card(title="New items", text=verbatim(new.words), facts=facts, source=command))
     return cards
 
 

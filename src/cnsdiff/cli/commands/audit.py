@@ -263,6 +263,8 @@ def _print(result: AuditRecord, out: Path, report: Path) -> None:
         tell("")
         tell("New items", "bold")
         tell(f"  {result.new_items.words}")
+        if result.new_items.command is not None:
+            tell(f"  {result.new_items.command}", "cyan")
     tell("")
     for text, titles in limits_of_shifts(result).items():
         tell(f"{', '.join(titles)}: {text}", "yellow")

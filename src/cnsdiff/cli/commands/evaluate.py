@@ -265,7 +265,8 @@ def _new_items(
     found, metric = model.evaluate_new_items(data, dial=dial), f"ndcg@{max(ks)}"
     by = {"old items": found.warm, "new ones": found.new, "all in one list": found.joint}
     told = ", ".join(f"{number(own[metric])} of {name}" for name, own in by.items() if own)
-    return asdict(found), (
+    of_all = {name: own for name, own in asdict(found).items() if name != "per_user"}
+    return of_all, (
         f"With {data.n_new_items:,} new items, of which are {percent(found.share_taken)} of the "
         f"OOD test's pairs: {metric_title(metric)} {told}, where they take "
         f"{percent(found.share_listed[max(ks)])} of the places."
