@@ -32,8 +32,8 @@ from cnsdiff.content.choice import HeldOut
 from cnsdiff.content.model import Learnt
 from cnsdiff.evaluation import EmbeddingScorer
 
-#: Pairs of a step, and items drawn at random that those of CLCRec share.
-BATCH, NEGATIVES = 1024, 512
+#: Pairs of a step and steps of an epoch at least, and items drawn that a step of CLCRec shares.
+BATCH, STEPS, NEGATIVES = 1024, 50, 512
 HIDDEN, LEARNING_RATE, DECAY = 256, 1e-3, 1e-4
 #: Epochs at most, and without a better one.
 EPOCHS, PATIENCE = 40, 4
@@ -63,9 +63,10 @@ def dropout_net(learnt: Learnt, dropout: float, seed: int) -> Epochs:
         [*of_users.parameters(), *of_items.parameters()], lr=LEARNING_RATE, weight_decay=DECAY
     )
     rows, columns = pairs_of(learnt)
+    size = max(1, min(BATCH, len(rows) // STEPS))
     candidates = known.nonzero()[:, 0]
     while True:
-        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+        for batch in torch.randperm(len(rows), generator=generator).split(size):
             # A pair of the log, and the same user with an item drawn at random.
             u = rows[batch].repeat(2)
             drawn = torch.randint(len(candidates), (len(batch),), generator=generator)
@@ -100,9 +101,10 @@ def clcrec(learnt: Learnt, contrast: tuple[float, float], seed: int) -> Epochs:
         [users, items, *encoder.parameters()], lr=LEARNING_RATE, weight_decay=DECAY
     )
     rows, columns = pairs_of(learnt)
+    size = max(1, min(BATCH, len(rows) // STEPS))
     candidates = known.nonzero()[:, 0]
     while True:
-        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+        for batch in torch.randperm(len(rows), generator=generator).split(size):
             drawn = torch.randint(len(candidates), (NEGATIVES,), generator=generator)
             i = torch.cat([columns[batch], candidates[drawn]])
             by_features = torch.rand(len(i), 1, generator=generator) < SHARE_TOLD
