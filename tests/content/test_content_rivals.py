@@ -81,8 +81,8 @@ def held_out():
 
 @pytest.mark.parametrize(("name", "setting"), [("dropout_net", 0.5), ("clcrec", (0.5, 0.2))])
 def test_new_items_are_told_from_their_features(rivals, held_out, monkeypatch, name, setting):
-    monkeypatch.setattr(rivals, "EPOCHS", 12)
-    monkeypatch.setattr(rivals, "PATIENCE", 12)
+    monkeypatch.setattr(rivals, "EPOCHS", 20)
+    monkeypatch.setattr(rivals, "PATIENCE", 20)
     rival = getattr(rivals, name)
     chosen = rivals.choose(rival, (setting,), held_out, 0)
     assert chosen == rivals.choose(rival, (setting,), held_out, 0)
