@@ -1,15 +1,17 @@
 """What of a content model is chosen: on items held out of training, as if they were new.
 
 Theory does not tell which prior, how much of the towers, how many interactions outweigh the prior,
-nor how high new items stand among old ones. So each is chosen by the ranking metric. Leaving
-content out is one of the choices, and is taken unless content gains more than its standard error
-(the rule of Breiman et al., 1984), so that features that tell nothing cost nothing.
+nor how high new items stand among old ones. So each is chosen by the ranking metric. Of no
+content, a prior alone and a prior with towers the simplest is taken that is within one standard
+error of the best (the rule of Breiman et al., 1984), so that features that tell nothing cost
+nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -169,8 +171,16 @@ def choose_content(
                 metrics = {"with": together, "new": value, "profile": profile}
                 finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
+    # The simplest whose distance from the best is within its standard error.
+    bare = max((pair for pair in finals if pair[1].towers is None), key=lambda pair: pair[0])[1]
+
+    def lists(model: ContentModel) -> Lists:
+        return held.lists(model.scorer(learnt, means[model.choice.prior]), model.choice.offset)
+
+    used = held.leads(lists(best), held.lists_without)
+    if best.towers is not None and not held.leads(lists(best), lists(bare)):
+        best = bare
     metrics = {**best.choice.metrics, **held.without_content()}
-    gain, error = held.gain(best.scorer(learnt, means[best.choice.prior]), best.choice.offset)
     if "diffusion" in priors:
         known = held.known
         energy = energy_scores(
@@ -181,10 +191,16 @@ def choose_content(
             f"{energy['diffusion']:.4f} of the diffusion; the smaller one tells them better"
         )
         metrics |= {f"energy {name}": value for name, value in energy.items()}
-    used = gain > error
     # How much the first clicks count.
     sharpness = held.sharpest(best, means[best.choice.prior], seed) if used else 1.0
     return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
+
+
+class Lists(NamedTuple):
+    """A scorer, and ``(I,)`` what is added to its scores."""
+
+    scorer: EmbeddingScorer
+    bias: Tensor
 
 
 class HeldOut:
@@ -239,36 +255,42 @@ class HeldOut:
 
     def without_content(self) -> dict[str, float]:
         """Of all pairs and of those of known items, where no new item is in any list."""
-        scorer, bias = self._without
+        scorer, bias = self.lists_without
         splits = {"without": self.both, "warm": self.warm}
         return {name: self._read(scorer, {0.0: bias}, own)[0.0] for name, own in splits.items()}
 
-    def gain(self, scorer: EmbeddingScorer, offset: float) -> tuple[float, float]:
-        """What content adds of all pairs, the mean over users, and its standard error."""
-        own = self.learnt.bias + self._only(self.known | self.unseen) + offset * self.unseen
-        ks = (int(self.metric.partition("@")[2]),)
+    def lists(self, scorer: EmbeddingScorer, offset: float) -> Lists:
+        """Of all items, new ones with an offset."""
+        base = self.learnt.bias + self._only(self.known | self.unseen)
+        return Lists(scorer, base + offset * self.unseen)
+
+    @property
+    def lists_without(self) -> Lists:
+        """Of known items, without content, on the scale that they are served on."""
+        users, items = self.learnt.tables
+        scale = Embeddings(users, items[self.known]).deviations().mean().float()
+        bias = self.learnt.bias + self._only(self.known)
+        return Lists(EmbeddingScorer(users / scale, items), bias)
+
+    def leads(self, first: Lists, second: Lists) -> bool:
+        """Whether the metric of all pairs is larger by more than the standard error over users."""
         values = []
-        for each, bias in ((scorer, own), self._without):
-            ((_, found),) = evaluations_at(
-                each,
-                {0.0: bias},
-                self.both,
-                self.learnt.train,
-                ks=ks,
-                anticipations=(),
-                per_user=True,
-            )
+        for scorer, bias in (first, second):
+            found = next(
+                evaluations_at(
+                    scorer,
+                    {0.0: bias},
+                    self.both,
+                    self.learnt.train,
+                    ks=(int(self.metric.partition("@")[2]),),
+                    anticipations=(),
+                    per_user=True,
+                )
+            )[1]
             assert found.per_user is not None
             values.append(found.per_user[self.metric].to_numpy())
         more = values[0] - values[1]
-        return float(more.mean()), float(more.std() / np.sqrt(len(more)))
-
-    @property
-    def _without(self) -> tuple[EmbeddingScorer, Tensor]:
-        """Scores and biases without content, on the scale that they are served on."""
-        users, items = self.learnt.tables
-        scale = Embeddings(users, items[self.known]).deviations().mean().float()
-        return EmbeddingScorer(users / scale, items), self.learnt.bias + self._only(self.known)
+        return bool(more.mean() > more.std() / np.sqrt(len(more)))
 
     def _only(self, items: Tensor) -> Tensor:
         return torch.where(items, 0.0, -torch.inf)
