@@ -232,3 +232,24 @@ def test_towers_start_as_the_cosine_of_profiles_and_learn(world):
     later = fit_towers(train, vectors, 2, seed=1)
     assert torch.equal(later.user_map, fit_towers(train, vectors, 2, seed=1).user_map)
     assert not torch.equal(later.user_map, start.user_map)
+
+
+def test_what_features_lack_is_said_before_anything_trains(world, tmp_path, monkeypatch):
+    class Told(Reporter):
+        def epoch(self, record, *, best):
+            raise AssertionError("something was trained")
+
+    run = tmp_path / "run"
+    unknown = Recommender(training=BRIEF, content={"prior": "auto", "kinds": {"year": "number"}})
+    with pytest.raises(DataError, match="item features have no column 'year'"):
+        unknown.fit(world, run=run, reporter=Told())
+    assert not run.exists()
+    monkeypatch.setattr("cnsdiff.content.features.MOST_WORDS", 5)
+    table = pl.DataFrame({"item": world.items, "brand": [n // 2 for n in range(world.n_items)]})
+    pairs = world.split("train")
+    pairs = {"user": world.users[pairs.users], "item": world.items[pairs.items]}
+    many = prepare(pl.DataFrame(pairs), "popularity", item_features=table)
+    content = {"prior": "auto", "kinds": {"brand": "category"}}
+    with pytest.raises(DataError, match="categories that occur twice or more"):
+        Recommender(training=BRIEF, content=content).fit(many, run=run, reporter=Told())
+    assert not run.exists()

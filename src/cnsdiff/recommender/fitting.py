@@ -108,8 +108,10 @@ def fit(
         exponent = None
         if config.training.select_on == "target-counts":
             exponent = negatives_exponent(config)
+        encoded = None
         if config.content.prior != "none":
             _require_content(config, dataset)
+            encoded = _encoded(config, dataset, listeners.reporter)
         stated = config
         config, part = decided(stated, dataset, listeners.note)
         chosen_on = dataset if part is None else part.dataset
@@ -170,11 +172,11 @@ def fit(
                 stack = Stack(weights=list(weights), best_epoch=epochs[1])
                 listeners.note("weights of the two: {:g} and {:g}".format(*weights))
             # Choose what is made of the items' features.
-            content_choice = encoder = features = None
-            if config.content.prior != "none":
-                content_choice, encoder, features = _choose_content(
-                    config, dataset, part, stacked(tables, weights), choice, training_of, epochs,
-                    weights, listeners.reporter,
+            content_choice = None
+            if encoded is not None:
+                content_choice = _choose_content(
+                    config, dataset, part, encoded[1], stacked(tables, weights), choice,
+                    training_of, epochs, weights, listeners.reporter,
                 )  # fmt: skip
             # Train on everything.
             learnt = dataset
@@ -199,10 +201,10 @@ def fit(
             embeddings, content = stacked(tables, weights), None
             sigma = spread(EmbeddingScorer(*embeddings))
             if content_choice is not None and content_choice.used:
-                assert encoder is not None and features is not None
+                assert encoded is not None
                 listeners.note("learning from the features of all items")
                 content, embeddings = _learn_content(
-                    content_choice, encoder, features, learnt, embeddings, config.seed
+                    content_choice, *encoded, learnt, embeddings, config.seed
                 )
                 sigma = 1.0  # scores are in units of it
             bias = None
@@ -258,26 +260,10 @@ def _require_content(config: Config, dataset: Dataset) -> None:
         )
 
 
-def _choose_content(
-    config: Config,
-    dataset: Dataset,
-    part: Rehearsal | None,
-    tables: Embeddings,
-    choice: Choice,
-    training_of: Callable[..., Training],
-    epochs: Sequence[int],
-    weights: Weights,
-    reporter: Reporter,
-) -> tuple[ContentChoice, FeatureEncoder, Tensor]:
-    """Choose content on the new items of a rehearsal or, for want of them, on items held out.
-
-    Items are held out of a training of their own, for as many steps as were best.
-
-    Returns
-    -------
-    tuple
-        What was chosen, what encodes features, and ``(I, r)`` those of all items.
-    """
+def _encoded(
+    config: Config, dataset: Dataset, reporter: Reporter
+) -> tuple[FeatureEncoder, Tensor]:
+    """What encodes features, and ``(I, r)`` those of all items; refused before anything trains."""
     own = config.content
     encoder = FeatureEncoder.fit(
         dataset.table("item_features"), rank=own.rank, kinds=own.kinds, seed=config.seed
@@ -290,6 +276,26 @@ def _choose_content(
             f"{dataset.path or dataset.name}: its item features tell nothing that items share; "
             "give others, or train without content (content.prior: none)"
         )
+    return encoder, features
+
+
+def _choose_content(
+    config: Config,
+    dataset: Dataset,
+    part: Rehearsal | None,
+    features: Tensor,
+    tables: Embeddings,
+    choice: Choice,
+    training_of: Callable[..., Training],
+    epochs: Sequence[int],
+    weights: Weights,
+    reporter: Reporter,
+) -> ContentChoice:
+    """Choose content on the new items of a rehearsal or, for want of them, on items held out.
+
+    Items are held out of a training of their own, for as many steps as were best.
+    """
+    own = config.content
     on: Rehearsal | None = part if choice.environment is not None else None
     share = 1.0
     if on is not None:
@@ -335,7 +341,7 @@ def _choose_content(
         f"and old, and {told['without']:.4f} without"
         + ("" if chosen.used else ", no more than by chance: nothing is learnt from the features")
     )
-    return chosen, encoder, features
+    return chosen
 
 
 def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
