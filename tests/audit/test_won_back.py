@@ -103,6 +103,11 @@ def test_it_ends_in_time_goes_on_and_is_kept(trained, dataset, tmp_path):
     before = (run / "config.yaml").stat().st_mtime_ns
     assert win_back(slow, task, dataset, seconds=0.0, **asked) == first
     assert (run / "config.yaml").stat().st_mtime_ns == before
+    # With a longer budget the setting trains for longer, and so does what is measured beside it.
+    shorter = replace(setting, epochs=2)
+    win_back(shorter, task, dataset, seconds=600.0, **asked)
+    lengths = {len(pl.read_parquet(run / "history.parquet")) for run in folder.iterdir()}
+    assert lengths == {2, 3}
 
 
 def test_the_words_say_what_the_numbers_say(trained, dataset):

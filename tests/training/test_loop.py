@@ -117,6 +117,14 @@ def test_a_training_that_is_told_to_stop_keeps_its_best():
     assert records == state.history
 
 
+def test_one_that_goes_on_after_it_was_told_to_stop_trains_no_more(tmp_path):
+    checkpoint, told = tmp_path / "checkpoint.safetensors", {"stop": lambda r: r["epoch"] == 3}
+    _, first, _ = fit([0.1, 0.3, 0.2, 0.9], checkpoint=checkpoint, **told)
+    _, again, seen = fit([0.9], checkpoint=checkpoint, stop=lambda r: r["epoch"] >= 3)
+    assert (again.epoch, again.stopping["best_epoch"], seen) == (3, 2, [])
+    assert all(torch.equal(first.best[name], again.best[name]) for name in first.best)
+
+
 def test_patience_ends_training(noting):
     _, state, _ = fit([0.3, 0.2, 0.4, 0.1, 0.4, 9.0], patience=2, reporter=noting)
     assert state.epoch == len(state.history) == 5
@@ -327,7 +335,7 @@ def test_no_valid_split(world):
     bare = Dataset(
         users=world.users,
         items=world.items,
-        manifest=world.manifest.model_copy(update={"splits": kept}),
+        manifest=world.manifest.model_copy(update={"splits": kept, "tables": []}),
         splits=splits,
     )
     with pytest.raises(DataError, match=r"has no valid split; prepare it again with valid='FILE'"):

@@ -99,8 +99,10 @@ def win_back(
     late = "What that wins back was not measured, for want of time: give a longer budget."
     config = _with_content(task.method.config(task.seed, task.threads), setting, metric)
     made = provenance(config, dataset)
-    # One directory for each configuration and dataset, so that none is taken for another.
-    run = folder / f"{made.config_fingerprint[:8]}-{made.dataset.fingerprint[:8]}"
+    # One directory for each configuration, dataset and length, so that none is taken for another:
+    # with a longer budget the setting may have trained for longer.
+    name = f"{made.config_fingerprint[:8]}-{made.dataset.fingerprint[:8]}-{setting.epochs}"
+    run = folder / name
     try:
         model = Recommender.load(run)
     except RunError:

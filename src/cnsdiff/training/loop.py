@@ -128,7 +128,8 @@ class Trainer:
         reporter
             Told of progress.
         stop
-            Asked after each epoch whether it shall be the last, whatever the patience.
+            Asked after each epoch whether it shall be the last, whatever the patience; where
+            training goes on, of the epoch before, too.
 
         Raises
         ------
@@ -171,7 +172,10 @@ class Trainer:
                 reporter.note(f"going on after epoch {state.epoch}")
             reporter.before(state.history, first.stopping)
             reporter.begin(state.epoch, config.epochs, n_steps)
-            for epoch in range(state.epoch + 1, config.epochs + 1):
+            epochs = range(state.epoch + 1, config.epochs + 1)
+            if state.history and self._told_to_stop(stop, state.history[-1]):
+                epochs = range(0)
+            for epoch in epochs:
                 # An objective out of patience would have ended a training of its own.
                 waiting = [name for name in choices if not choices[name].stopping.should_stop]
                 if not waiting:
@@ -210,11 +214,16 @@ class Trainer:
                 state.best, state.stopping = first.weights, asdict(first.stopping)
                 self._save(state)
                 reporter.epoch(record, best=selection is not None and first_name in improved)
-                if stop is not None and self.processes.from_first(partial(stop, record)):
+                if self._told_to_stop(stop, record):
                     break
         step.load_state_dict(state.best, strict=False)
         step.eval()
         return self.layout.whole(state)
+
+    def _told_to_stop(
+        self, stop: Callable[[EpochRecord], bool] | None, record: EpochRecord
+    ) -> bool:
+        return stop is not None and self.processes.from_first(partial(stop, record))
 
     def _train_epoch(
         self,
