@@ -88,7 +88,8 @@ def test_a_new_item_is_recommended_as_its_twin_is(fitted, world, tmp_path):
     for twin, item in zip(world.items[:3], (9001, 9002, 9003), strict=True):
         near = model.similar([item], k=10)["similar"].to_list()
         assert twin in near
-    model.add_items(new_items(world))  # known by now
+    with pytest.warns(CnsdiffWarning, match="all 3 items given as new are known already, first 9"):
+        model.add_items(new_items(world))
     assert len(model.items_) == world.n_items + 3
     kept = Recommender.load(model.save(tmp_path / "longer"))
     assert kept.recommend(users, k=30).equals(lists)

@@ -300,3 +300,21 @@ def test_a_line_of_text_that_holds_nan_is_named(tmp_path):
 def test_what_pandas_leaves_for_a_missing_number_says_nothing():
     frame = pd.DataFrame({"item": ["a", "b"], "price": [1.5, float("nan")]})
     assert read_features(frame, "item")["price"].to_list() == [1.5, None]
+
+
+def test_text_by_a_slip_among_fractions_is_refused_and_among_codes_told(tmp_path):
+    file = tmp_path / "items.csv"
+
+    def written(values):
+        rows = "".join(f"{n},{value}\n" for n, value in enumerate(values))
+        file.write_text(f"item,price\n{rows}")
+        return file
+
+    slip = r"line 9, column 'price': the feature of item 7 is 'cheap', and 39 others are numbers"
+    fractions = [f"{n}.5" for n in range(40)]
+    with pytest.raises(DataError, match=slip):
+        read_features(written([*fractions[:7], "cheap", *fractions[8:]]), "item")
+    with pytest.warns(CnsdiffWarning, match="'cheap' is no number, as 39 others are, so all of"):
+        read_features(written([*range(7), "cheap", *range(8, 40)]), "item")
+    # Sizes and the like are of both.
+    assert read_features(written([*range(36), *"SMLX"]), "item")["price"].dtype == pl.String

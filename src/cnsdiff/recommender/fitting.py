@@ -260,9 +260,7 @@ def _require_content(config: Config, dataset: Dataset) -> None:
         )
 
 
-def _encoded(
-    config: Config, dataset: Dataset, reporter: Reporter
-) -> tuple[FeatureEncoder, Tensor]:
+def _encoded(config: Config, dataset: Dataset, reporter: Reporter) -> tuple[FeatureEncoder, Tensor]:
     """What encodes features, and ``(I, r)`` those of all items; refused before anything trains."""
     own = config.content
     encoder = FeatureEncoder.fit(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from cnsdiff.base.errors import ConfigError, InputError, NotFittedError
+from cnsdiff.base.errors import ConfigError, InputError, NotFittedError, warn
 from cnsdiff.base.settings import first_problem
 from cnsdiff.base.storage import atomic_directory
 from cnsdiff.content.model import ContentChoice
@@ -301,7 +301,7 @@ class Recommender(Estimator):
             A data frame of any library, or a file: a column ``item`` (or ``item_id``, …) of ids,
             and the features that the model was trained with; or several by name, as
             :func:`~cnsdiff.data.read_features` takes them. Rows of items known already are left
-            out.
+            out, which a warning tells.
         clicks
             A data frame of ``user`` and ``item``: who has clicked on which new item since. Clicks
             of others, users unknown to training among them, are left out.
@@ -322,6 +322,13 @@ class Recommender(Estimator):
                 f"{model.items.dtype}; give ids of that type"
             )
         fresh = ~ids.is_in(model.items.implode())
+        n_known = len(table) - int(fresh.sum())
+        if n_known:
+            some = f"{n_known:,} of the {len(table):,}" if fresh.any() else f"all {len(table):,}"
+            warn(
+                f"{some} items given as new are known already, first {ids.filter(~fresh)[0]!r}; "
+                "they stay as they were learnt"
+            )
         table = table.filter(fresh)
         if len(table):
             pairs = None if clicks is None else read_interactions(clicks).frame

@@ -327,8 +327,10 @@ def new_item_blocks(model: Recommender, dataset: Dataset, metric: str) -> list[B
             f"vectors of items are told from features by {prior}"
             + ("" if choice.length is None else ", all of one length"),
             "no towers" if not choice.weight else f"towers weigh {choice.weight:g}",
-            f"c is {choice.pull:g}",
-            f"new items get {choice.offset:+g} spreads of a user's scores",
+            f"features weigh as much as {choice.pull:g} interactions of an item",
+            f"scores of new items are moved by {choice.offset:+g} spreads of a user's scores"
+            if choice.offset
+            else "scores of new items are left as they are",
         ]
     )
     lead = "Content was chosen" if choice.used else "Content was left out; the best of it was"

@@ -267,8 +267,8 @@ def _new_items(
     told = ", ".join(f"{number(own[metric])} of {name}" for name, own in by.items() if own)
     of_all = {name: own for name, own in asdict(found).items() if name != "per_user"}
     return of_all, (
-        f"With {data.n_new_items:,} new items, of which are {percent(found.share_taken)} of the "
-        f"OOD test's pairs: {metric_title(metric)} {told}, where they take "
+        f"With the {data.n_new_items:,} new items that {percent(found.share_taken)} of the OOD "
+        f"test's pairs are on: {metric_title(metric)} {told}, where they take "
         f"{percent(found.share_listed[max(ks)])} of the places."
     )
 

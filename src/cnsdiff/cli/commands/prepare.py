@@ -145,6 +145,7 @@ def prepare(
         print_next,
         print_table,
     )
+    from cnsdiff.display.wording import count
 
     ready = {"train": train, "valid": valid, "test_iid": test_iid, "test_ood": test_ood}
     divided: dict[str, object] = {"strength": strength, "horizon": horizon, "cuts": cuts}
@@ -259,6 +260,11 @@ def prepare(
         new = dataset.n_new_items and split in dataset.table("new_item_pairs")["split"]
         if split not in dataset.split_names and not new:
             screen.print(note(f"there is no {split} split ({option} FILE): {use}"), soft_wrap=True)
+    if dataset.n_new_items:
+        pairs = dataset.table("new_item_pairs").height
+        told = f"{pairs:,} more held-out pairs are on {count(dataset.n_new_items, 'item')} that"
+        learn = "train with --content auto learns from their features"
+        screen.print(note(f"{told} train has not: {learn}"), soft_wrap=True)
     for place in places:
         screen.print(f"Wrote {place}", soft_wrap=True)
     print_next(screen, *after_dataset(places[-1], dataset.split_names))

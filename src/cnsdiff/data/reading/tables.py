@@ -23,6 +23,8 @@ from cnsdiff.data.reading.readers import from_frame, is_parquet, require_file
 from cnsdiff.data.reading.text import parse, whole_records
 
 _DELIMITERS = ("\t", ",", ";", "|")
+#: Share of the values of a column that are no numbers by a slip, at most.
+_SLIPS = 0.05
 
 #: A table of features, or an array of vectors beside one.
 FeatureTable: TypeAlias = str | Path | IntoFrame | NDArray[Any]
@@ -165,6 +167,8 @@ def read_features(
         for name in raw.frame.columns
         if name != column
     ]
+    for feature in features:
+        _require_no_slips(feature, ids, side, raw)
     if not features:
         raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
     require_distinct([side, *(feature.name for feature in features)], raw.source)
@@ -361,6 +365,30 @@ def _holds_bytes(dtype: object) -> bool:
     if isinstance(dtype, pl.List | pl.Array):
         return _holds_bytes(dtype.inner)
     return dtype in (pl.Binary, pl.Object)
+
+
+def _require_no_slips(feature: pl.Series, ids: pl.Series, side: str, raw: RawTable) -> None:
+    """Refuse text among fractions; codes may be of either, so of whole numbers it is told."""
+    if feature.dtype != pl.String:
+        return
+    numbers = feature.cast(pl.Float64, strict=False)
+    wrong = (numbers.is_null() & feature.is_not_null()).arg_true()
+    n_told = len(feature) - feature.null_count()
+    if not len(wrong) or len(wrong) > _SLIPS * n_told:
+        return
+    row = int(wrong[0])
+    place = raw.place(row, feature.name)
+    told = numbers.drop_nulls()
+    if (told.filter(told.is_finite()) % 1 != 0).any():
+        raise DataError(
+            f"{place}: the feature of {side} {ids[row]!r} is {feature[row]!r}, and "
+            f"{n_told - len(wrong):,} others are numbers; correct it, or leave it empty where it is "
+            "not known"
+        )
+    warn(
+        f"{place}: {feature[row]!r} is no number, as {n_told - len(wrong):,} others are, so all of "
+        "the column are read as words; where numbers are meant, leave it empty"
+    )
 
 
 def _values(column: pl.Series) -> pl.Series:
