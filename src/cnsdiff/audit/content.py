@@ -31,7 +31,7 @@ from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.progress import Reporter
 
 #: Share of the budget that is kept for it, and how often the training's own time it takes at least.
-SHARE, LENGTHS = 0.3, 1.5
+SHARE, LENGTHS = 0.3, 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def win_back(
     try:
         model = Recommender.load(run)
     except RunError:
-        if seconds < LENGTHS * setting.seconds:
+        if not run.exists() and seconds < LENGTHS * setting.seconds:  # one that is there goes on
             return late
         model = Recommender.from_config(config.model_dump(mode="json"))
         deadline = _Deadline(time.monotonic() + seconds)

@@ -125,7 +125,7 @@ def read_features(
     ------
     DataError
         The source cannot be read, has no such id column, an id is missing or comes twice, there
-        is no feature, or one holds bytes, NaN or an infinite number.
+        is no feature, or one holds bytes, NaN, an infinite number, or a word among fractions.
     """
     if isinstance(source, Mapping):
         return joined(read_modalities(source, side, id=id, literal_ids=literal_ids), side)
@@ -382,8 +382,8 @@ def _require_no_slips(feature: pl.Series, ids: pl.Series, side: str, raw: RawTab
     if (told.filter(told.is_finite()) % 1 != 0).any():
         raise DataError(
             f"{place}: the feature of {side} {ids[row]!r} is {feature[row]!r}, and "
-            f"{n_told - len(wrong):,} others are numbers; correct it, or leave it empty where it is "
-            "not known"
+            f"{n_told - len(wrong):,} others are numbers; correct it, or leave it empty where it "
+            "is not known"
         )
     warn(
         f"{place}: {feature[row]!r} is no number, as {n_told - len(wrong):,} others are, so all of "
