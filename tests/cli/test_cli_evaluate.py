@@ -362,8 +362,9 @@ def test_a_test_of_new_items_alone(cli, tmp_path):
     with pytest.warns(CnsdiffWarning, match="pairs left of the test_ood split are of new items"):
         made = cli("prepare", *files, "--item-features", tmp_path / "items.csv", "--out", data)
     assert "there is no test_ood split" not in made.out + made.err
+    assert "37 more held-out pairs are on 6 items that train has not" in made.out
     cli("train", data, "--content", "mean", "--set", "training.epochs=1", "--out", run)
     told = cli("evaluate", run).out
-    assert "With 6 new items, of which are 100% of the OOD test's pairs" in told
+    assert "With the 6 new items that 100% of the OOD test's pairs are on:" in told
     assert "of old items" not in told
     assert cli("evaluate", run, "--json").json["new_items"]["n_users"]["warm"] == 0
