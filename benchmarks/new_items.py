@@ -203,19 +203,16 @@ def learnt_of(
 ) -> tuple[HeldOut, Learnt]:
     """What rivals choose on and learn from: what ``base`` has learnt, of a part and of all.
 
-    The part is that of a rehearsal, or without a tenth of the items; the model of it is trained
-    for as many steps as ``base``.
+    The part is that of a rehearsal, or without a tenth of the items; the model of it stops where
+    its held-out pairs say.
     """
     own, seed = base.model_, base.seed
     rehearsed = own.environment is not None
     part = rehearse(data) if rehearsed else hold_out_items(data, seed=seed)
-    epochs = base.best_epoch_
-    if not rehearsed:
-        epochs = round(epochs * len(data.split("train")) / len(part.dataset.split("train")))
-    again = Recommender(
-        seed=seed, threads=1, training={"fhn_every": None, "epochs": max(1, epochs)}
-    )
-    again.fit(part.dataset)
+    # As if its held-out pairs were not there: no refit.
+    again = Recommender(seed=seed, threads=1, training={"fhn_every": None})
+    again.fit(part.dataset, select_on="valid", refit=False)
+    assert again.model_.train.nnz == len(part.dataset.split("train"))
 
     def bias_on(dataset: Dataset) -> torch.Tensor | None:
         if own.environment is not None:
