@@ -318,3 +318,12 @@ def test_text_by_a_slip_among_fractions_is_refused_and_among_codes_told(tmp_path
         read_features(written([*range(7), "cheap", *range(8, 40)]), "item")
     # Sizes and the like are of both.
     assert read_features(written([*range(36), *"SMLX"]), "item")["price"].dtype == pl.String
+
+
+def test_what_a_file_calls_words_or_codes_is_no_slip(tmp_path):
+    file = tmp_path / "items.item"
+    rows = "".join(f"{n}\t{value}\n" for n, value in enumerate([*range(40), "unknown"]))
+    file.write_text(f"item_id:token\tyear:token\n{rows}")
+    assert read_features(file, "item")["year"].dtype == pl.String
+    postcodes = pl.DataFrame({"item": range(41), "postcode": [*map(str, range(40)), "V3N4P"]})
+    assert read_features(postcodes, "item")["postcode"].dtype == pl.String

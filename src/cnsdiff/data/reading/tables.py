@@ -162,13 +162,11 @@ def read_features(
                 f"{raw.source}: column {name!r} holds bytes or Python objects, which are no "
                 "feature; leave it out, or write it as text or numbers"
             )
-    features = [
-        _values(raw.frame[name]).alias(name.split(":")[0])
-        for name in raw.frame.columns
-        if name != column
-    ]
-    for feature in features:
-        _require_no_slips(feature, ids, side, raw)
+    named = [name for name in raw.frame.columns if name != column]
+    features = [_values(raw.frame[name]).alias(name.split(":")[0]) for name in named]
+    for name, feature in zip(named, features, strict=True):
+        if not name.endswith((":token", ":token_seq")):  # such are words, as RecBole's files say
+            _require_no_slips(feature, ids, side, raw)
     if not features:
         raise DataError(f"{raw.source}: has no column beside {column!r}; add at least one feature")
     require_distinct([side, *(feature.name for feature in features)], raw.source)
@@ -368,7 +366,10 @@ def _holds_bytes(dtype: object) -> bool:
 
 
 def _require_no_slips(feature: pl.Series, ids: pl.Series, side: str, raw: RawTable) -> None:
-    """Refuse text among fractions; codes may be of either, so of whole numbers it is told."""
+    """Refuse text among fractions; of a word without a digit among whole numbers tell.
+
+    Codes may be of digits and letters: a postcode ``V3N4P`` among ``94043``.
+    """
     if feature.dtype != pl.String:
         return
     numbers = feature.cast(pl.Float64, strict=False)
@@ -385,6 +386,11 @@ def _require_no_slips(feature: pl.Series, ids: pl.Series, side: str, raw: RawTab
             f"{n_told - len(wrong):,} others are numbers; correct it, or leave it empty where it "
             "is not known"
         )
+    words = wrong.filter(~feature.gather(wrong).str.contains(r"\d"))
+    if not len(words):
+        return
+    row = int(words[0])
+    place = raw.place(row, feature.name)
     warn(
         f"{place}: {feature[row]!r} is no number, as {n_told - len(wrong):,} others are, so all of "
         "the column are read as words; where numbers are meant, leave it empty"
