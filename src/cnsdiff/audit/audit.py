@@ -12,7 +12,7 @@ from cnsdiff.audit.advice import reading_options, train_command
 from cnsdiff.audit.content import SHARE, win_back
 from cnsdiff.audit.external import judge_external, parse_names, read_externals
 from cnsdiff.audit.findings import new_items_record, shift_record, with_won_back
-from cnsdiff.audit.judging import choose, settings_of
+from cnsdiff.audit.judging import Setting, choose, settings_of
 from cnsdiff.audit.people import kept_people
 from cnsdiff.audit.record import (
     FILE,
@@ -125,6 +125,7 @@ def run_audit(
     # Judge, one shift after another: no test was read until here.
     note("judging")
     shifts: list[ShiftRecord] = []
+    settings: dict[str, list[Setting]] = {}
     for shift in prepared.shifts:
         dataset = datasets[shift.name]
         outside = [
@@ -132,10 +133,12 @@ def run_audit(
             for external in externals
         ]
         stem = f"{prepared.log.source.name}-{shift.name}"
+        own = [task for task in tasks if task.dataset == shift.name]
+        settings[shift.name] = settings_of(own, store)
         record = shift_record(
             shift,
             dataset,
-            settings_of([task for task in tasks if task.dataset == shift.name], store),
+            settings[shift.name],
             [judged for judged in outside if judged is not None],
             list(
                 dict.fromkeys(task.method.name for task in left_out if task.dataset == shift.name)
@@ -154,7 +157,7 @@ def run_audit(
         new_items = new_items_record(prepared.log, options.reading, cut)
         if new_items is not None and for_content:
             new_items = _content_won(
-                new_items, options, prepared, datasets["temporal"], tasks, store,
+                new_items, options, prepared, datasets["temporal"], tasks, settings["temporal"],
                 max(clock.left, 0.0) + for_content, note,
             )  # fmt: skip
     result = _record(
@@ -176,19 +179,19 @@ def _content_won(
     prepared: Prepared,
     dataset: Dataset,
     tasks: Sequence[Task],
-    store: Store,
+    settings: Sequence[Setting],
     seconds: float,
     note: Note,
 ) -> NewItemsRecord:
     """What the setting that is chosen for the shift in time wins back with content."""
     shift = next(shift for shift in prepared.shifts if shift.name == dataset.scenario)
-    own = [task for task in tasks if task.dataset == shift.name]
-    settings = settings_of(own, store)
     chosen = choose(settings, shift.anticipate).trained if settings else None
     if chosen is None:
         words = "What that wins back was not measured, as nothing was trained that learns from it."
         return record.model_copy(update={"words": f"{record.words} {words}"})
-    task = next(task for task in own if task.method.name == chosen.method)
+    task = next(
+        task for task in tasks if (task.dataset, task.method.name) == (shift.name, chosen.method)
+    )
     note("measuring what features of new items win back")
     folder = options.out / "content"
     found = win_back(chosen, task, dataset, options.metric, folder=folder, seconds=seconds)

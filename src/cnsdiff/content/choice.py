@@ -172,14 +172,16 @@ def choose_content(
                 finals.append((together, own.but(offset=offset, metrics=metrics)))
     best = max(finals, key=lambda pair: pair[0])[1]
     # The simplest whose distance from the best is within its standard error.
-    bare = max((pair for pair in finals if pair[1].towers is None), key=lambda pair: pair[0])[1]
+    alone = max((pair for pair in finals if pair[1].towers is None), key=lambda pair: pair[0])[1]
 
-    def lists(model: ContentModel) -> Lists:
-        return held.lists(model.scorer(learnt, means[model.choice.prior]), model.choice.offset)
+    def of_users(model: ContentModel) -> NDArray[np.float64]:
+        scorer = model.scorer(learnt, means[model.choice.prior])
+        return held.of_users(held.lists(scorer, model.choice.offset))
 
-    used = held.leads(lists(best), held.lists_without)
-    if best.towers is not None and not held.leads(lists(best), lists(bare)):
-        best = bare
+    values = of_users(best)
+    used = _leads(values, held.of_users(held.lists_without))
+    if best.towers is not None and not _leads(values, of_users(alone)):
+        best = alone
     metrics = {**best.choice.metrics, **held.without_content()}
     if "diffusion" in priors:
         known = held.known
@@ -194,6 +196,12 @@ def choose_content(
     # How much the first clicks count.
     sharpness = held.sharpest(best, means[best.choice.prior], seed) if used else 1.0
     return best.but(used=used, metrics=metrics, sharpness=sharpness).choice
+
+
+def _leads(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether the mean over users is larger by more than its standard error."""
+    more = first - second
+    return bool(more.mean() > more.std() / np.sqrt(len(more)))
 
 
 class Lists(NamedTuple):
@@ -211,6 +219,7 @@ class HeldOut:
     ) -> None:
         """See :func:`choose_content`; ``some (n_new,)`` of the new pairs are among all together."""
         self.learnt, self.metric = learnt, metric
+        self._ks = (int(metric.partition("@")[2]),)
         together = Split(
             "valid", np.r_[warm.users, new.users[some]], np.r_[warm.items, new.items[some]]
         )
@@ -272,25 +281,19 @@ class HeldOut:
         bias = self.learnt.bias + self._only(self.known)
         return Lists(EmbeddingScorer(users / scale, items), bias)
 
-    def leads(self, first: Lists, second: Lists) -> bool:
-        """Whether the metric of all pairs is larger by more than the standard error over users."""
-        values = []
-        for scorer, bias in (first, second):
-            found = next(
-                evaluations_at(
-                    scorer,
-                    {0.0: bias},
-                    self.both,
-                    self.learnt.train,
-                    ks=(int(self.metric.partition("@")[2]),),
-                    anticipations=(),
-                    per_user=True,
-                )
-            )[1]
-            assert found.per_user is not None
-            values.append(found.per_user[self.metric].to_numpy())
-        more = values[0] - values[1]
-        return bool(more.mean() > more.std() / np.sqrt(len(more)))
+    def of_users(self, lists: Lists) -> NDArray[np.float64]:
+        """The metric of all pairs, of each user."""
+        ((_, found),) = evaluations_at(
+            lists.scorer,
+            {0.0: lists.bias},
+            self.both,
+            self.learnt.train,
+            ks=self._ks,
+            anticipations=(),
+            per_user=True,
+        )
+        assert found.per_user is not None
+        return found.per_user[self.metric].to_numpy()
 
     def _only(self, items: Tensor) -> Tensor:
         return torch.where(items, 0.0, -torch.inf)
@@ -303,7 +306,6 @@ class HeldOut:
         train: csr_array | None = None,
     ) -> dict[float, float]:
         """The metric at each bias; lists leave out ``train``, by default what was learnt."""
-        ks = (int(self.metric.partition("@")[2]),)
         left_out = self.learnt.train if train is None else train
-        measured = readings_at(scorer, biases, split, left_out, ks=ks)
+        measured = readings_at(scorer, biases, split, left_out, ks=self._ks)
         return {at: metrics[self.metric] for at, metrics in measured.items()}

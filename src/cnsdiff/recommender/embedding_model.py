@@ -310,7 +310,7 @@ class Model:
     @property
     def _hint(self) -> str:
         """How the model gets to know new items, if it can."""
-        if getattr(self, "content", None) is None:
+        if self.content is None:
             return ""
         return f"; give the features of new items with {parameter('add_items')}"
 
