@@ -16,6 +16,8 @@ _FOR = {
     "tensorboard": "train --track tensorboard",
     "mlflow": "train --track mlflow",
     "faiss": "export --to faiss",
+    "serve": "serve, update --events, audit --answers",
+    "postgresql": "serve --store postgresql+psycopg://…",
     "docs": "the documentation site",
     "dev": "tests and their tools",
 }

@@ -1,0 +1,1 @@
+"""A recommender behind HTTP: events, answers, the live environment, versions."""
