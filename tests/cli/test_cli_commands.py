@@ -65,13 +65,13 @@ def test_doctor(cli):
 
 
 def test_doctor_names_what_an_extra_lacks(cli, monkeypatch):
-    needed = ["torch>=2.5", 'no-such-part[x]>=1; extra == "bench"', "numpy; extra == 'serve'"]
+    needed = ["torch>=2.5", 'no-such-part[x]>=1; extra == "bench"', "numpy; extra == 'other'"]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
     missing = cli("doctor", "--json").json["missing"]
-    assert missing == {"core": [], "bench": ["no-such-part"], "serve": []}
+    assert missing == {"core": [], "bench": ["no-such-part"], "other": []}
     lines = {line.split()[0]: line for line in cli("doctor").out.splitlines()}
     assert f"missing no-such-part  ({install_command('bench')})" in lines["bench"]
-    assert lines["serve"].split() == ["serve", "complete"]
+    assert lines["other"].split() == ["other", "complete"]
 
 
 @pytest.mark.slow
