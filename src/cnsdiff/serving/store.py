@@ -1,0 +1,609 @@
+"""What the service keeps: events, answers, items, versions and which of them is active.
+
+One set of tables over SQLite and PostgreSQL. Ids of users and items are text here. A row has a
+number, ``seq``; rows become visible in the order of their numbers, so that whoever follows a table
+asks for what comes after the last number that it has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import polars as pl
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+from cnsdiff.base.errors import InputError
+from cnsdiff.base.storage import first_line
+from cnsdiff.serving.database import Database
+
+_Row: TypeAlias = dict[str, object]
+
+SCHEMA_VERSION = 1
+#: Characters of an id: an index of PostgreSQL takes 2700 bytes.
+LONGEST_ID = 500
+#: Rows that are read at once where all are, and ids that are asked for at once.
+_ROWS, _IDS = 100_000, 10_000
+
+
+def _text(name: str, **options: Any) -> Column[str]:
+    return Column(name, Text, nullable=options.pop("nullable", False), **options)
+
+
+def _number(name: str) -> Column[float]:
+    return Column(name, Double, nullable=False)
+
+
+def _table(name: str, *columns: Any) -> Table:
+    """A table numbered by ``seq``; SQLite gives no number again after the last row is deleted."""
+    seq: Column[int] = Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    return Table(name, _METADATA, seq, *columns, sqlite_autoincrement=True)
+
+
+_METADATA = MetaData()
+_META = Table("meta", _METADATA, _text("key", primary_key=True), _text("value"))
+_EVENTS = _table(
+    "events",
+    _text("event_id", unique=True),
+    _text("user"),
+    _text("item"),
+    _number("timestamp"),
+    _text("type", nullable=True),
+    _number("received"),
+    Index("events_user", "user"),
+)
+_ANSWERS = _table(
+    "answers",
+    _text("request_id", unique=True),
+    _number("at"),
+    _text("user"),
+    _text("version"),
+    _text("arm"),
+    _number("arm_probability"),
+    _text("source"),
+    Column("k", Integer, nullable=False),
+    _text("items"),
+    _text("propensities"),
+    Index("answers_user", "user"),
+)
+_ITEMS = _table(
+    "items",
+    _text("item", unique=True),
+    _text("features", nullable=True),
+    Column("withdrawn", Boolean, nullable=False),
+)
+_VERSIONS = Table(
+    "versions",
+    _METADATA,
+    _text("name", primary_key=True),
+    _text("path"),
+    _number("added"),
+    _text("figures"),
+)
+_ACTIVATIONS = _table(
+    "activations",
+    _number("at"),
+    _text("active"),
+    _text("previous", nullable=True),
+    _text("canary", nullable=True),
+    _number("share"),
+    _text("shadow", nullable=True),
+    _text("salt"),
+)
+
+_EVENT_FRAME = {
+    "seq": pl.Int64,
+    "user": pl.String,
+    "item": pl.String,
+    "timestamp": pl.Float64,
+    "type": pl.String,
+}
+_ANSWER_FRAME = {
+    "seq": pl.Int64,
+    "request_id": pl.String,
+    "at": pl.Float64,
+    "user": pl.String,
+    "version": pl.String,
+    "arm": pl.String,
+    "arm_probability": pl.Float64,
+    "source": pl.String,
+    "k": pl.Int64,
+    "items": pl.String,
+    "propensities": pl.String,
+}
+_ITEM_FRAME = {
+    "seq": pl.Int64,
+    "item": pl.String,
+    "features": pl.String,
+    "withdrawn": pl.Boolean,
+}
+
+
+class Event(NamedTuple):
+    """A user did something with an item."""
+
+    event_id: str
+    user: str
+    item: str
+    timestamp: float
+    type: str | None = None
+
+
+class Answer(NamedTuple):
+    """A list that was shown; ``propensities`` are the chances of its items to be in it."""
+
+    request_id: str
+    at: float
+    user: str
+    version: str
+    arm: str
+    arm_probability: float
+    source: str
+    k: int
+    items: list[str]
+    propensities: list[float]
+
+
+class Version(NamedTuple):
+    """A run directory that can be served, and what was measured of it."""
+
+    name: str
+    path: str
+    added: float
+    figures: dict[str, object]
+
+
+class Activation(NamedTuple):
+    """Which versions answer since a moment; ``share`` of the users get the canary."""
+
+    seq: int
+    at: float
+    active: str
+    previous: str | None
+    canary: str | None
+    share: float
+    shadow: str | None
+    salt: str
+
+
+class Store:
+    """The tables of a service; every method may be called from any thread.
+
+    What changes is durable when its method returns: a process killed at any later moment, or a
+    machine that loses its power, does not lose it. All that several threads change at once shares
+    one commit.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @classmethod
+    def open(cls, url: str, *, timeout: float = 5.0, create: bool = True) -> Self:
+        """The store at an address; its tables are made where there are none.
+
+        Parameters
+        ----------
+        url
+            ``sqlite:///events.db`` or ``postgresql+psycopg://user@host/database``.
+        timeout
+            Seconds to wait for another process that writes, and for a connection.
+        create
+            Whether to make what does not exist.
+
+        Raises
+        ------
+        InputError
+            The URL is wrong, or what is there is no store that this version reads.
+        StorageError
+            It cannot be reached or written.
+        """
+        database = Database(url, timeout=timeout, create=create)
+        try:
+            with database.read() as connection:
+                complete = _version(connection, database.place)
+            if not complete and not create:
+                raise InputError(
+                    f"{database.place}: there is no store; name the one of cnsdiff serve"
+                )
+            if not complete:
+                database.write(lambda connection: _make_tables(connection, database.place))
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def add_events(self, events: Sequence[Event]) -> int:
+        """Keep events; the number of those that are new.
+
+        Of events with the same ``event_id``, in one call or in several and from whichever process,
+        the first is kept, also where a later one says something else.
+
+        Raises
+        ------
+        InputError
+            An id is empty, too long or not Unicode, or a time is not finite; nothing is kept.
+        StorageError
+            It could not be written; nothing is kept.
+        """
+        _require_ids("event_id", (event.event_id for event in events))
+        _require_ids("user", (event.user for event in events))
+        _require_ids("item", (event.item for event in events))
+        _require_ids("type", (event.type for event in events if event.type is not None))
+        _require_finite("timestamp", (event.timestamp for event in events))
+        if not events:
+            return 0
+        received = time.time()
+        rows = [{**event._asdict(), "received": received} for event in events]
+        return self.database.write(lambda connection: self._add(connection, _EVENTS, rows))
+
+    def _add(self, connection: Connection, table: Table, rows: list[_Row]) -> int:
+        new = self.database.insert(table).on_conflict_do_nothing().inline()
+        return int(connection.execute(new.execution_options(preserve_rowcount=True), rows).rowcount)
+
+    def events_after(self, seq: int, limit: int = 100_000) -> pl.DataFrame:
+        """The first ``limit`` events after a number: seq, user, item, timestamp, type."""
+        columns = (_EVENTS.c[name] for name in _EVENT_FRAME)
+        query = select(*columns).where(_EVENTS.c.seq > seq).order_by(_EVENTS.c.seq).limit(limit)
+        return self._frame(query, _EVENT_FRAME)
+
+    def events_of(self, users: Sequence[str]) -> pl.DataFrame:
+        """All events of some users, in the order of their numbers: seq, user, item, timestamp."""
+        schema = {name: kind for name, kind in _EVENT_FRAME.items() if name != "type"}
+        query = select(*(_EVENTS.c[name] for name in schema))
+        names = list(dict.fromkeys(users))
+        parts = [
+            self._frame(query.where(_EVENTS.c.user.in_(names[start : start + _IDS])), schema)
+            for start in range(0, max(len(names), 1), _IDS)
+        ]
+        return pl.concat(parts).sort("seq")
+
+    def events(self) -> pl.DataFrame:
+        """All events that there are at this moment: seq, user, item, timestamp, type."""
+        return pl.concat(self._all(_EVENTS, _EVENT_FRAME))
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        """Keep lists that were shown; of those with the same ``request_id``, the first."""
+        for name in ("request_id", "user", "version", "arm", "source"):
+            _require_ids(name, (getattr(answer, name) for answer in answers))
+        _require_ids("items", chain.from_iterable(answer.items for answer in answers))
+        for name in ("at", "arm_probability"):
+            _require_finite(name, (getattr(answer, name) for answer in answers))
+        rows = [
+            {
+                **answer._asdict(),
+                "items": _json("items", answer.items),
+                "propensities": _json("propensities", answer.propensities),
+            }
+            for answer in answers
+        ]
+        if rows:
+            self.database.write(lambda connection: self._add(connection, _ANSWERS, rows))
+
+    def answers_after(self, seq: int, limit: int = 100_000) -> pl.DataFrame:
+        """The first ``limit`` answers after a number: seq and the fields; two are lists."""
+        columns = (_ANSWERS.c[name] for name in _ANSWER_FRAME)
+        query = select(*columns).where(_ANSWERS.c.seq > seq).order_by(_ANSWERS.c.seq).limit(limit)
+        return self._frame(query, _ANSWER_FRAME).with_columns(
+            pl.col("items").str.json_decode(pl.List(pl.String)),
+            pl.col("propensities").str.json_decode(pl.List(pl.Float64)),
+        )
+
+    # -- items -----------------------------------------------------------------------------------
+
+    def put_items(self, items: Mapping[str, Mapping[str, object]]) -> None:
+        """Set the features of items, known or new; one that was withdrawn is back."""
+        _require_ids("item", items)
+        rows = [
+            {"item": item, "features": _json(item, features), "withdrawn": False}
+            for item, features in items.items()
+        ]
+        if rows:
+            self.database.write(lambda connection: _replace_items(connection, rows))
+
+    def withdraw(self, items: Sequence[str]) -> None:
+        """Let no list show these items, until they are put again; their features stay."""
+        _require_ids("item", items)
+
+        def work(connection: Connection) -> None:
+            known = dict(
+                row._tuple()
+                for start in range(0, len(items), _IDS)
+                for row in connection.execute(
+                    select(_ITEMS.c.item, _ITEMS.c.features).where(
+                        _ITEMS.c.item.in_(items[start : start + _IDS])
+                    )
+                )
+            )
+            rows = [
+                {"item": item, "features": known.get(item), "withdrawn": True}
+                for item in dict.fromkeys(items)
+            ]
+            _replace_items(connection, rows)
+
+        if items:
+            self.database.write(work)
+
+    def items_after(self, seq: int) -> pl.DataFrame:
+        """Items changed after a number: seq, item, features (JSON or null), withdrawn."""
+        columns = (_ITEMS.c[name] for name in _ITEM_FRAME)
+        query = select(*columns).where(_ITEMS.c.seq > seq).order_by(_ITEMS.c.seq)
+        return self._frame(query, _ITEM_FRAME)
+
+    # -- versions --------------------------------------------------------------------------------
+
+    def add_version(self, version: Version) -> None:
+        """Keep a version; one of a known name replaces its figures.
+
+        Raises
+        ------
+        InputError
+            The name is known with another path: what was served under a name stays what it was.
+        """
+        _require_ids("version", [version.name])
+        _require_ids("path", [version.path], longest=4096)
+        _require_finite("added", [version.added])
+        figures = _json(version.name, version.figures)
+
+        def work(connection: Connection) -> None:
+            known = _VERSIONS.c.name == version.name
+            path = connection.scalar(select(_VERSIONS.c.path).where(known))
+            if path is None:
+                row = {**version._asdict(), "figures": figures}
+                connection.execute(insert(_VERSIONS), row)
+            elif path == version.path:
+                connection.execute(update(_VERSIONS).where(known).values(figures=figures))
+            else:
+                raise InputError(
+                    f"version {version.name!r}: is {path} already; choose another name for "
+                    f"{version.path}"
+                )
+
+        self.database.write(work)
+
+    def versions(self) -> list[Version]:
+        """All versions, the oldest first."""
+        query = select(*(_VERSIONS.c[name] for name in Version._fields))
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(_VERSIONS.c.added, _VERSIONS.c.name)).all()
+        return [Version(row.name, row.path, row.added, json.loads(row.figures)) for row in rows]
+
+    def activate(
+        self,
+        active: str,
+        *,
+        canary: str | None = None,
+        share: float = 0.0,
+        shadow: str | None = None,
+        salt: str | None = None,
+    ) -> Activation:
+        """Have versions answer from now on.
+
+        Parameters
+        ----------
+        active
+            Answers, but for the users of the canary.
+        canary, share
+            Answers this share of the users.
+        shadow
+            Is asked as well, and its answers are only kept.
+        salt
+            Of the hash that divides the users; by default that of the activation before, so that
+            a user stays in an arm while its share grows.
+
+        Returns
+        -------
+        Its ``previous`` is what was active before ``active`` was: what to roll back to.
+
+        Raises
+        ------
+        InputError
+            A version is unknown, or the share is not in [0, 1] or has no canary.
+        """
+        if not 0 <= share <= 1 or (share and canary is None):
+            raise InputError(f"share={share:g}: must be in [0, 1], and 0 without a canary")
+        asked = [name for name in (active, canary, shadow) if name is not None]
+
+        def work(connection: Connection) -> Activation:
+            known = set(connection.scalars(select(_VERSIONS.c.name)))
+            for name in asked:
+                if name not in known:
+                    raise InputError(f"version {name!r}: is not in the store; add it first")
+            before = _last_activation(connection)
+            previous = None
+            if before is not None:
+                previous = before.active if before.active != active else before.previous
+            row = Activation(
+                seq=0,
+                at=time.time(),
+                active=active,
+                previous=previous,
+                canary=canary,
+                share=float(share),
+                shadow=shadow,
+                salt=salt or (before.salt if before else secrets.token_hex(8)),
+            )
+            values = {name: value for name, value in row._asdict().items() if name != "seq"}
+            done = connection.execute(insert(_ACTIVATIONS), values)
+            assert done.inserted_primary_key is not None
+            return row._replace(seq=done.inserted_primary_key[0])
+
+        return self.database.write(work)
+
+    def activation(self) -> Activation | None:
+        """The activation in force; ``None`` before the first."""
+        with self.database.read() as connection:
+            return _last_activation(connection)
+
+    # -- the whole -------------------------------------------------------------------------------
+
+    def forget(self, user: str) -> int:
+        """Delete every row of a user; their number.
+
+        SQLite overwrites the bytes with zeros, those of its log once no reader needs it;
+        PostgreSQL frees them by its vacuum. Backups keep what they have.
+        """
+        _require_ids("user", [user])
+
+        def work(connection: Connection) -> int:
+            tables = (_EVENTS, _ANSWERS)
+            return sum(
+                connection.execute(delete(table).where(table.c.user == user)).rowcount
+                for table in tables
+            )
+
+        rows = self.database.write(work)
+        self.database.empty_log(forgotten=True)
+        return rows
+
+    def wal_bytes(self) -> int:
+        """Size of SQLite's write-ahead log; 0 for PostgreSQL."""
+        return self.database.wal_bytes()
+
+    def backup(self, path: Path) -> None:
+        """Write a consistent copy to a file, in one step, while others go on writing.
+
+        Raises
+        ------
+        InputError
+            The store is PostgreSQL, which has ``pg_dump``.
+        StorageError
+            The file cannot be written; what was there before is untouched.
+        """
+        self.database.copy(Path(path))
+
+    def close(self) -> None:
+        """Finish what other threads are writing, and close all connections."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _frame(self, query: Select[Any], schema: Mapping[str, Any]) -> pl.DataFrame:
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+        return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=dict(schema))
+
+    def _all(self, table: Table, schema: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
+        """All rows there are now, some at a time: a reader in SQLite keeps the log from ending."""
+        with self.database.read() as connection:
+            last = connection.scalar(select(func.max(table.c.seq))) or 0
+        seq = 0
+        query = select(*(table.c[name] for name in schema)).order_by(table.c.seq).limit(_ROWS)
+        while True:
+            rows = self._frame(query.where(table.c.seq > seq, table.c.seq <= last), schema)
+            yield rows
+            if rows.height < _ROWS:
+                return
+            seq = rows["seq"][-1]
+
+
+def _version(connection: Connection, place: str) -> bool:
+    """Whether the tables are there; refuses those of others, and of another version."""
+    names = set(inspect(connection).get_table_names())
+    ours = set(_METADATA.tables)
+    if not names & ours:
+        return False
+    found = None
+    if ours <= names:
+        found = connection.scalar(select(_META.c.value).where(_META.c.key == "schema_version"))
+    if found is None:
+        raise InputError(
+            f"{place}: has a table {min(names & ours)!r} that is not of cnsdiff; give the store a "
+            "database of its own"
+        )
+    if found != str(SCHEMA_VERSION):
+        raise InputError(
+            f"{place}: has schema version {found}, and this cnsdiff reads {SCHEMA_VERSION}; use "
+            "the version of cnsdiff that wrote it"
+        )
+    return True
+
+
+def _make_tables(connection: Connection, place: str) -> None:
+    if not _version(connection, place):  # else another process was first
+        _METADATA.create_all(connection)
+        row = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
+        connection.execute(insert(_META), row)
+
+
+def _replace_items(connection: Connection, rows: list[_Row]) -> None:
+    """Give each row a new number, for those who follow."""
+    names = [row["item"] for row in rows]
+    for start in range(0, len(names), _IDS):
+        connection.execute(delete(_ITEMS).where(_ITEMS.c.item.in_(names[start : start + _IDS])))
+    connection.execute(insert(_ITEMS), rows)
+
+
+def _last_activation(connection: Connection) -> Activation | None:
+    query = select(*(_ACTIVATIONS.c[name] for name in Activation._fields))
+    row = connection.execute(query.order_by(_ACTIVATIONS.c.seq.desc()).limit(1)).one_or_none()
+    return None if row is None else Activation(*row)
+
+
+def _require_ids(field: str, values: Iterable[str], longest: int = LONGEST_ID) -> None:
+    """Refuse what one of the two databases cannot hold, whichever it is."""
+    for value in values:
+        if not 0 < len(value) <= longest or "\0" in value or not value.isprintable():
+            _require_id(field, value, longest)
+
+
+def _require_id(field: str, value: str, longest: int) -> None:
+    if not value:
+        raise InputError(f"{field}: is empty; every id has at least one character")
+    if len(value) > longest:
+        raise InputError(
+            f"{field}: {value[:20]!r}… is longer than {longest} characters; shorten it"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{field}: {value!r} is not Unicode text; mend its encoding") from None
+    if "\0" in value:
+        raise InputError(f"{field}: {value!r} holds a NUL character; leave it out")
+
+
+def _require_finite(field: str, values: Iterable[float]) -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise InputError(f"{field}: {value} is not a finite number; mend what sends it")
+
+
+def _json(name: str, value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name}: cannot be written as JSON ({first_line(error)})") from error
