@@ -55,7 +55,7 @@ FILES = {
 
 #: Commands that are parsed and not run, and why. The first pattern that fits decides.
 PARSED = {
-    r"python3 -m (venv|pip)|\.venv/bin/|sh tests/install-browser": "installs all; CI runs it",
+    r"python3 -m (venv|pip)|\.venv/bin/|sh tests/install-services": "installs all; CI runs it",
     r"pip install|export ": "changes the environment",
     r"mkdocs ": "serves until it is stopped; tests/test_site.py builds the site",
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",

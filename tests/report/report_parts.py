@@ -24,7 +24,7 @@ def find_chromium() -> str:
     found = next(filter(None, map(shutil.which, (named,) if named else NAMES)), None)
     if found is None:
         pytest.fail(
-            "the tests of reports need Chromium: run tests/install-browser.sh, or install one and "
+            "the tests of reports need Chromium: run tests/install-services.sh, or install one and "
             "export CNSDIFF_CHROMIUM=/path/to/chromium",
             pytrace=False,
         )

@@ -378,7 +378,7 @@ def test_names_of_landmarks_and_tables(page):
 
 def test_the_browser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNSDIFF_CHROMIUM", "/no/such/chromium")
-    with pytest.raises(pytest.fail.Exception, match="run tests/install-browser"):
+    with pytest.raises(pytest.fail.Exception, match="run tests/install-services"):
         find_chromium()
 
 

@@ -13,12 +13,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from sqlalchemy import URL, Connection, create_engine, event, func, make_url, select
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
 from cnsdiff.base.errors import CnsdiffError, InputError, StorageError
 from cnsdiff.base.storage import atomic_file, first_line, storage_error
 from cnsdiff.base.text import install_command, shell_word, visible
+
+try:
+    from sqlalchemy import URL, Connection, create_engine, event, func, make_url, select
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+except ModuleNotFoundError as error:
+    raise InputError(
+        f"serving needs {error.name}; install it with: {install_command('serve')}"
+    ) from error
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -7,6 +7,10 @@ asks for what comes after the last number that it has seen.
 
 from __future__ import annotations
 
+# Before SQLAlchemy: it says how to install that.
+from cnsdiff.serving.database import NO_STORE, Database
+
+# isort: split
 import json
 import math
 import secrets
@@ -39,7 +43,6 @@ from sqlalchemy import (
 
 from cnsdiff.base.errors import InputError
 from cnsdiff.base.storage import first_line
-from cnsdiff.serving.database import Database
 
 _Row: TypeAlias = dict[str, object]
 
@@ -226,9 +229,7 @@ class Store:
             with database.read() as connection:
                 complete = _version(connection, database.place)
             if not complete and not create:
-                raise InputError(
-                    f"{database.place}: there is no store; name the one of cnsdiff serve"
-                )
+                raise InputError(f"{database.place}: {NO_STORE}")
             if not complete:
                 database.write(lambda connection: _make_tables(connection, database.place))
         except BaseException:
