@@ -216,7 +216,8 @@ def learnt_of(
 
     def bias_on(dataset: Dataset) -> torch.Tensor | None:
         if own.environment is not None:
-            return own.environment.bias(dataset.split("train"), dataset.n_items, 1.0)
+            activity = own.environment.activity(dataset.split("train"), dataset.n_items)
+            return own.environment.bias(activity, 1.0)
         return own.dial * exposure_score(dataset) if own.dial else None
 
     features = joint.table("item_features")

@@ -54,7 +54,7 @@ def test_blocks_add_up(monkeypatch):
     rng = np.random.default_rng(3)
     items, times = rng.integers(0, 30, 1000), rng.integers(0, 10**6, 1000)
     whole = covariates_at(items, times, 40, half_lives=(0.3, 0.1, 0.05))
-    monkeypatch.setattr("cnsdiff.environment.covariates._AT_ONCE", 7)
+    monkeypatch.setattr("cnsdiff.environment.activity._AT_ONCE", 7)
     blocks = covariates_at(items, times, 40, half_lives=(0.3, 0.1, 0.05))
     assert blocks.names == whole.names
     assert blocks.values == pytest.approx(whole.values, abs=1e-12)

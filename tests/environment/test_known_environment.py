@@ -105,7 +105,8 @@ def test_counts_of_the_past_tell_of_the_environment_to_come(world):
         span=covariates.span,
         moment=covariates.moment,
     )
-    term = centred(environment.bias(train, n_items, sigma).numpy().astype(np.float64))
+    bias = environment.bias(environment.activity(train, n_items), sigma)
+    term = centred(bias.numpy().astype(np.float64))
     if np.corrcoef(world.logged, world.shifted)[0, 1] ** 2 < 0.1:
         # A popularity that was drawn anew has nothing to do with the past.
         assert term.std() < 0.4 * world.shifted.std()

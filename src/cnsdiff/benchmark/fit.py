@@ -492,7 +492,8 @@ def _learn_all(
         choice.scorer, environment = scorer_of(name), environments[name]
         choice.environment = environment
         if environment is not None:
-            bias = environment.bias(whole.split("train"), whole.n_items, spread(choice.scorer))
+            activity = environment.activity(whole.split("train"), whole.n_items)
+            bias = environment.bias(activity, spread(choice.scorer))
             choice.scorer = Dialled(choice.scorer, bias, 1.0, sigma=1.0)
 
 

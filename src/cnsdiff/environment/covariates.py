@@ -7,26 +7,19 @@ computed again at a later moment from the interactions until then, without train
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.environment.activity import HALF_LIVES, Activity, Times
 
-Times = NDArray[np.int64] | NDArray[np.float64]
-
-#: Half-lives of decayed counts, as shares of the time span.
-HALF_LIVES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.0025)
 #: What is added to a decayed count in its logarithm. The logarithm tells items of the past apart
 #: by how long they have been out of use, ``log(1 + count)`` those of the present by how much they
 #: are used: which of them matters differs from log to log, and the coefficients tell.
 _LEAST = 1e-4
 #: In logarithms of a time: it and shorter ones, as a share of the span, are alike.
 _SHORTEST = 1e-3
-#: Interactions at once, or as many as there are items.
-_AT_ONCE = 2**18
 
 
 class Covariates(NamedTuple):
@@ -50,6 +43,26 @@ class Covariates(NamedTuple):
     moment: float = 0.0
     span: float = 0.0
 
+    @classmethod
+    def of(cls, activity: Activity) -> Self:
+        """The covariates of items whose activity is known.
+
+        Items that came later are measured by the scale of those known at first; one that nobody
+        has interacted with yet is like their mean.
+        """
+        columns = {"count": np.log1p(activity.counts)}
+        for half_life, count in zip(activity.half_lives, activity.decayed.T, strict=True):
+            columns[f"half-life {half_life:g}"] = np.log1p(count)
+            columns[f"log half-life {half_life:g}"] = np.log(count + _LEAST)
+        never = activity.counts == 0
+        # Without an interaction in all the time there is.
+        age = np.where(never, 0.0, (activity.moment - activity.first) / activity.span)
+        idle = np.where(never, 1.0, (activity.moment - activity.last) / activity.span)
+        columns["age"], columns["idle"] = np.log(age + _SHORTEST), np.log(idle + _SHORTEST)
+        values = _standardised(columns, activity.n_known)
+        values[activity.n_known :][never[activity.n_known :]] = 0.0
+        return cls(tuple(columns), values, activity.moment, activity.span)
+
 
 def covariates_at(
     items: NDArray[np.int64],
@@ -62,68 +75,21 @@ def covariates_at(
 ) -> Covariates:
     """The covariates of ``n_items`` items, from interactions until a moment.
 
-    Parameters
-    ----------
-    items, times
-        ``(n,)`` the interactions, in any order; without times, ``"count"`` is the only column.
-    n_items
-        Those without interactions count as never seen.
-    moment
-        By default that of the last interaction.
-    half_lives
-        As shares of ``span``.
-    span
-        By default from the first interaction to ``moment``.
-
-    Raises
-    ------
-    DataError
-        An interaction is later than the moment.
+    Parameters are those of :meth:`Activity.of`, whose errors these are; without times, ``"count"``
+    is the only column.
     """
-    columns = {"count": np.log1p(np.bincount(items, minlength=n_items))}
     if times is None or not len(times):
-        return Covariates(tuple(columns), _standardised(columns))
-    moment = float(times.max()) if moment is None else moment
-    late = int(np.count_nonzero(times > moment))
-    if late:
-        raise DataError(
-            f"{late:,} of {len(times):,} interactions are later than the moment that the "
-            "environment is computed at; leave them out"
-        )
-    span = span or max(moment - float(times.min()), 1.0)
-    # One pass over the interactions, in blocks that stay in the processor's cache.
-    decayed = np.zeros((n_items, len(half_lives)))
-    oldest, latest = np.zeros(n_items), np.full(n_items, np.inf)
-    at_once = max(_AT_ONCE, n_items)
-    for start in range(0, len(items), at_once):
-        some, now = items[start : start + at_once], times[start : start + at_once]
-        ages = (moment - now) / span
-        np.maximum.at(oldest, some, ages)
-        np.minimum.at(latest, some, ages)
-        weights = np.empty((len(half_lives), len(some)))
-        for k, half_life in enumerate(half_lives):
-            if k and half_lives[k - 1] == 2 * half_life:
-                np.square(weights[k - 1], out=weights[k])  # far cheaper than a power
-            else:
-                np.exp2(ages / -half_life, out=weights[k])
-        owner = csc_array(
-            (np.ones(len(some)), some, np.arange(len(some) + 1)), shape=(n_items, len(some))
-        )
-        decayed += np.asarray(owner @ weights.T)
-    for half_life, count in zip(half_lives, decayed.T, strict=True):
-        columns[f"half-life {half_life:g}"] = np.log1p(count)
-        columns[f"log half-life {half_life:g}"] = np.log(count + _LEAST)
-    never = np.isinf(latest)
-    latest[never] = 1.0  # no interaction in all the time there is
-    for name, age in (("age", oldest), ("idle", latest)):
-        columns[name] = np.log(age + _SHORTEST)
-    return Covariates(tuple(columns), _standardised(columns), moment, span)
+        columns = {"count": np.log1p(np.bincount(items, minlength=n_items))}
+        return Covariates(tuple(columns), _standardised(columns, n_items))
+    return Covariates.of(
+        Activity.of(items, times, n_items, moment=moment, half_lives=half_lives, span=span)
+    )
 
 
-def _standardised(columns: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The columns as a matrix ``(I, K)``, each of zero mean and unit deviation."""
+def _standardised(columns: dict[str, NDArray[np.float64]], n_known: int) -> NDArray[np.float64]:
+    """The columns as a matrix ``(I, K)``, each of zero mean and unit deviation over the known."""
     matrix = np.stack(list(columns.values()), axis=1)
-    centred = matrix - matrix.mean(axis=0)
-    deviations = np.sqrt(np.square(centred).mean(axis=0))
+    centred = matrix - matrix[:n_known].mean(axis=0)
+    deviations = np.sqrt(np.square(centred[:n_known]).mean(axis=0))
     alike = deviations <= 1e-9
     return np.where(alike, 0.0, centred / np.where(alike, 1.0, deviations))

@@ -24,8 +24,9 @@ from torch import Tensor
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.base.settings import Record
 from cnsdiff.data import Split
+from cnsdiff.environment.activity import Activity
 from cnsdiff.environment.conditional_logit import fit_conditional_logit
-from cnsdiff.environment.covariates import Covariates, covariates_at
+from cnsdiff.environment.covariates import Covariates
 from cnsdiff.evaluation.ranking import Scorer
 
 #: Alternatives of each held-out pair, and pairs that tell the coefficients; more change little.
@@ -51,28 +52,24 @@ class Environment(Record):
     moment: float
     """Until when interactions were counted."""
 
-    def bias(
-        self, log: Split, n_items: int, sigma: float, *, moment: float | None = None
-    ) -> Tensor:
+    def activity(self, log: Split, n_items: int) -> Activity:
+        """The activity of ``n_items`` items in a log with times, until its last interaction."""
+        assert log.timestamps is not None
+        return Activity.of(
+            log.items, log.timestamps, n_items, half_lives=self.half_lives, span=self.span
+        )
+
+    def bias(self, activity: Activity, sigma: float) -> Tensor:
         """``(I,)`` float32 what is added to the scores of a model at a moment.
 
         Parameters
         ----------
+        activity
+            All interactions until then.
         sigma
             ``σ_s`` of the model.
-        log
-            All interactions until then.
-        n_items, moment
-            As in :func:`covariates_at`.
         """
-        covariates = covariates_at(
-            log.items,
-            log.timestamps,
-            n_items,
-            moment=moment,
-            half_lives=self.half_lives,
-            span=self.span,
-        )
+        covariates = Covariates.of(activity)
         assert list(covariates.names) == self.names
         step = covariates.values @ np.array(self.coefficients)
         return torch.from_numpy(sigma * step).float()

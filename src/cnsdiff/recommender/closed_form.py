@@ -186,6 +186,10 @@ def served(
         weights = solution.cpu() if isinstance(solution, Tensor) else solution
         model = partial(ItemItemModel, weights=weights)
     train, sigma = learnt.split("train"), spread(scorer)
+    activity = bias = None
+    if environment is not None:
+        activity = environment.activity(train, learnt.n_items)
+        bias = environment.bias(activity, sigma)
     return model(
         users=learnt.users,
         items=learnt.items,
@@ -194,5 +198,7 @@ def served(
         dial=dial,
         seen=seen,
         environment=environment,
-        bias=None if environment is None else environment.bias(train, learnt.n_items, sigma),
+        bias=bias,
+        activity=activity,
+        sigma=sigma,
     )

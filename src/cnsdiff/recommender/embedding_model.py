@@ -28,7 +28,7 @@ from cnsdiff.content.model import Content, ContentChoice
 from cnsdiff.data.ids import IdIndex, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
-from cnsdiff.environment import Environment
+from cnsdiff.environment import Activity, Environment
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.metrics import item_counts
@@ -61,8 +61,14 @@ class Model:
     environment
         What a rehearsal chose, which can be computed again at another moment.
     bias
-        ``(I,)`` float32 what it adds to an item's score at the end of the training data, unless a
-        dial is asked for.
+        ``(I,)`` float32 what it adds to an item's score at the end of the training data, or since
+        it was moved on, unless a dial is asked for.
+    activity
+        What the training data, and what came since, tell of each item until that end: what the
+        environment is computed of. ``None`` without an environment.
+    sigma
+        ``σ_s``, in which the environment's coefficients are. Where it is ``None``, the run is from
+        before it was kept.
     content_choice
         What was chosen of content, if features were to be learnt from.
     content
@@ -80,6 +86,8 @@ class Model:
     seen: Seen | None = None
     environment: Environment | None = None
     bias: Tensor | None = None
+    activity: Activity | None = None
+    sigma: float | None = None
     content_choice: ContentChoice | None = None
     content: Content | None = None
     offsets: Tensor | None = None
@@ -109,6 +117,60 @@ class Model:
         if self.offsets is None:
             return bias
         return self.offsets if bias is None else bias + self.offsets
+
+    def require_environment(self) -> Environment:
+        """The environment, or :class:`InputError` if there is none to follow."""
+        if self.environment is None:
+            raise InputError(
+                "the model has no environment to follow, as no rehearsal chose one; train with "
+                "select_on='rehearsal' on a log with timestamps"
+            )
+        if self.activity is None or self.sigma is None:
+            raise InputError(
+                "this run is from before cnsdiff kept what its environment was computed of, so it "
+                "cannot be followed; train it again"
+            )
+        return self.environment
+
+    def live_bias(self, activity: Activity) -> Tensor:
+        """``(I,)`` float32 what is added to each item's score at a later moment.
+
+        Nothing is trained: the coefficients are those of training, what they weigh is new.
+
+        Parameters
+        ----------
+        activity
+            That of the model, followed by what came since.
+
+        Raises
+        ------
+        InputError
+            There is no environment to follow, or the activity is of other items.
+        """
+        environment = self.require_environment()
+        assert self.sigma is not None
+        if len(activity.counts) != len(self.items):
+            raise InputError(
+                f"the activity is of {len(activity.counts):,} items and the model of "
+                f"{len(self.items):,}; go on from the model's own activity"
+            )
+        bias = environment.bias(activity, self.sigma)
+        return bias if self.offsets is None else bias + self.offsets
+
+    def following(self, interactions: pl.DataFrame, moment: float | None) -> Self:
+        """See :meth:`cnsdiff.Recommender.follow`; ``interactions`` are pairs with a time."""
+        assert self.activity is not None
+        users, items = (
+            index.find(interactions[side].to_list())
+            for side, index in (("user", self._user_index), ("item", self._item_index))
+        )
+        times = interactions["timestamp"].to_numpy()
+        new = items >= 0
+        known = np.flatnonzero(new & (users >= 0))
+        new[known] = np.asarray(self.train[users[known], items[known]]) == 0
+        activity = self.activity.followed_by(items[new], times[new], moment=moment)
+        at_moment = replace(self, offsets=None).live_bias(activity)
+        return replace(self, activity=activity, bias=at_moment)
 
     def recommend(
         self,
@@ -382,6 +444,7 @@ class EmbeddingModel(Model):
             seen=seen,
             dial_step=longer(self.dial_step),
             bias=None if self.bias is None else longer(self.bias),
+            activity=None if self.activity is None else self.activity.with_items(n),
             offsets=longer(self.offsets, self.content.model.choice.offset),
         )
 

@@ -207,7 +207,7 @@ def fit(
                     content_choice, *encoded, learnt, embeddings, config.seed
                 )
                 sigma = 1.0  # scores are in units of it
-            bias = None
+            bias, activity = None, None
             if learnt is dataset and isinstance(selection, Selection):  # it has counted already
                 score = selection.exposure_score
             else:
@@ -217,7 +217,8 @@ def fit(
                 temperature = config.objective.temperature
                 bias = known_shift(counts, target_counts(dataset), temperature, exponent)
             if choice.environment is not None:
-                bias = choice.environment.bias(learnt.split("train"), dataset.n_items, sigma)
+                activity = choice.environment.activity(learnt.split("train"), dataset.n_items)
+                bias = choice.environment.bias(activity, sigma)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
@@ -229,6 +230,8 @@ def fit(
                 seen=seen_of(dataset, listeners),
                 environment=choice.environment,
                 bias=bias,
+                activity=activity,
+                sigma=sigma,
                 content=content,
                 content_choice=content_choice,
             )
@@ -345,7 +348,8 @@ def _choose_content(
 def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
     """``(I,)`` what was chosen adds to the scores of a part, in units of their spread."""
     if choice.environment is not None:
-        return choice.environment.bias(dataset.split("train"), dataset.n_items, 1.0)
+        activity = choice.environment.activity(dataset.split("train"), dataset.n_items)
+        return choice.environment.bias(activity, 1.0)
     return dial_bias(exposure_score(dataset), choice.dial) if choice.dial else None
 
 

@@ -336,6 +336,40 @@ class Recommender(Estimator):
         self._result = replace(fitted, model=model)
         return self
 
+    def follow(self, log: Any, *, moment: float | None = None) -> Self:
+        """Move the environment on to the end of a log of what came since; nothing is trained.
+
+        How often, how lately and since when each item was in use goes on from the last moment,
+        and with it what is added to its score. Vectors stay as they are.
+
+        Parameters
+        ----------
+        log
+            A data frame of any library, or a file, with columns ``user``, ``item`` and
+            ``timestamp``, as :func:`~cnsdiff.data.read_interactions` takes them. A pair counts
+            once and not at all if it was trained on; items unknown to the model are left out. Give
+            each interaction to one ``follow`` alone.
+        moment
+            That of the lists to come; by default the last interaction.
+
+        Raises
+        ------
+        InputError
+            The model has no environment, or the log no timestamps.
+        DataError
+            An interaction is later than the moment.
+        """
+        fitted = self._fitted()
+        fitted.model.require_environment()
+        pairs = read_interactions(log).deduplicated()
+        if "timestamp" not in pairs.frame.columns:
+            raise InputError(
+                f"{pairs.source}: has no timestamps, so it does not tell how the environment moved "
+                "on; give one with a column 'timestamp'"
+            )
+        self._result = replace(fitted, model=fitted.model.following(pairs.frame, moment))
+        return self
+
     def evaluate(
         self,
         dataset: Dataset,

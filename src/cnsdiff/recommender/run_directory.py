@@ -10,6 +10,7 @@
 ``train.parquet``       the training pairs, which recommendations leave out
 ``seen.parquet``        what else the log says of its users, which they leave out, too
 ``content.safetensors``  of a model with content, what was learnt of the items' features
+``activity.safetensors``  of a model with an environment, what it was computed of, to follow it on
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
 ``checkpoint.safetensors``  while training only, as are ``refit.safetensors`` and ``second…``
@@ -72,7 +73,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.directory import ids_misfit, numbers_misfit
 from cnsdiff.data.side_tables import Seen, seen_misfit
 from cnsdiff.data.splits import pair_matrix
-from cnsdiff.environment import Environment
+from cnsdiff.environment import Activity, Environment
 from cnsdiff.evaluation import EmbeddingScorer
 from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.metrics import item_counts
@@ -102,6 +103,8 @@ CHECKPOINTS = (
 HELD_OUT = CHECKPOINTS[4:]
 #: What a model knows of items' features.
 CONTENT = "content.safetensors"
+#: What an environment was computed of, and the unit of its coefficients.
+ACTIVITY, SIGMA = "activity.safetensors", "sigma"
 TRACKING = "tracking.json"
 #: That of a run that was trained on a whole log.
 DATASET = "dataset"
@@ -114,6 +117,7 @@ _FILES = (
     "seen.parquet",
     "history.parquet",
     CONTENT,
+    ACTIVITY,
 )
 #: Settings that came later, and what they were before.
 _SINCE: tuple[tuple[str, str, object], ...] = (
@@ -128,7 +132,7 @@ _SINCE: tuple[tuple[str, str, object], ...] = (
     ("content", "kinds", {}),
 )
 #: Runs from before it was kept have none.
-_OPTIONAL = ("seen.parquet", CONTENT)
+_OPTIONAL = ("seen.parquet", CONTENT, ACTIVITY)
 
 
 class TrainedOn(Record):
@@ -466,6 +470,8 @@ class StoredRun:
     history: pl.DataFrame
     seen: pl.DataFrame | None = None
     content: Content | None = None
+    activity: Activity | None = None
+    sigma: float | None = None
 
 
 def read_run(path: Path) -> StoredRun:
@@ -494,7 +500,10 @@ def _read_run(path: Path) -> StoredRun:
         weights = load_file(place)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
-    run = StoredRun(path, manifest, config, weights, **frames, content=_content(path, manifest))
+    content, (activity, sigma) = _content(path, manifest), _activity(path, manifest)
+    run = StoredRun(
+        path, manifest, config, weights, **frames, content=content, activity=activity, sigma=sigma
+    )
     for name, problem in _misfits(run):
         raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
     return run
@@ -510,6 +519,18 @@ def _content(path: Path, manifest: FinishedRun) -> Content | None:
         return Content.of_state(
             {"choice": stored.choice, "encoder": stored.encoder}, load_file(place)
         )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
+
+
+def _activity(path: Path, manifest: FinishedRun) -> tuple[Activity | None, float | None]:
+    """What a run's environment was computed of, and the unit of its coefficients."""
+    if ACTIVITY not in manifest.sha256:
+        return None, None
+    place = path / ACTIVITY
+    try:
+        tensors = load_file(place)
+        return Activity.of_tensors(tensors), float(tensors[SIGMA])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
 
@@ -536,8 +557,16 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
         misfits = _embeddings_misfits(run.weights, users.height, items.height)
     for problem in misfits:
         yield "weights.safetensors", problem
+    environment = run.manifest.environment
+    if run.activity is not None:
+        activity = run.activity
+        if len(activity.counts) != items.height:
+            yield ACTIVITY, f"is of {len(activity.counts):,} items and not of {items.height:,}"
+        stated = None if environment is None else (environment.span, *environment.half_lives)
+        if stated != (activity.span, *activity.half_lives):
+            yield ACTIVITY, "is of another environment than the manifest's"
     counted = run.config["training"].get("select_on") == "target-counts"
-    if (run.manifest.environment is not None or counted) != ("bias" in run.weights):
+    if (environment is not None or counted) != ("bias" in run.weights):
         yield "weights.safetensors", "and the manifest do not agree on a bias"
     units = {"environment": run.manifest.dial, "bias": 1.0, "offsets": 1.0}
     for name, unit in units.items():
@@ -670,10 +699,17 @@ class Fitted:
         write_tensors(path / "weights.safetensors", weights)
         if model.content is not None:
             write_tensors(path / CONTENT, model.content.tensors())
+        if model.activity is not None:
+            sigma = torch.tensor(model.sigma, dtype=torch.float64)
+            write_tensors(path / ACTIVITY, {**model.activity.tensors(), SIGMA: sigma})
         for name, frame in frames.items():
             write_with(path / f"{name}.parquet", frame.write_parquet)
         # The manifest last, which makes the run a finished one.
-        absent = {"seen.parquet": model.seen is None, CONTENT: model.content is None}
+        absent = {
+            "seen.parquet": model.seen is None,
+            CONTENT: model.content is None,
+            ACTIVITY: model.activity is None,
+        }
         files = [name for name in _FILES if not absent.get(name)]
         version_of = self.provenance.schema_version
         if model.bias is not None:
@@ -725,6 +761,8 @@ class Fitted:
                 dial=run.manifest.dial,
                 environment=run.manifest.environment,
                 bias=bias,
+                activity=run.activity,
+                sigma=run.sigma,
                 offsets=offsets,
                 content=run.content,
                 content_choice=None if stored is None else stored.choice,
