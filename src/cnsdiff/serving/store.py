@@ -11,11 +11,13 @@ from __future__ import annotations
 from cnsdiff.serving.database import NO_STORE, Database
 
 # isort: split
+import hashlib
 import json
 import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -34,6 +36,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    exists,
     func,
     insert,
     inspect,
@@ -77,7 +80,7 @@ _EVENTS = _table(
     _number("timestamp"),
     _text("type", nullable=True),
     _number("received"),
-    Index("events_user", "user"),
+    Index("events_user", "user", "item"),
 )
 _ANSWERS = _table(
     "answers",
@@ -117,6 +120,8 @@ _ACTIVATIONS = _table(
     _text("shadow", nullable=True),
     _text("salt"),
 )
+#: Users who were forgotten, as digests: who holds the store cannot list them.
+_FORGOTTEN = _table("forgotten", _text("digest", unique=True), _number("at"))
 
 _EVENT_FRAME = {
     "seq": pl.Int64,
@@ -267,19 +272,27 @@ class Store:
         new = self.database.insert(table).on_conflict_do_nothing().inline()
         return int(connection.execute(new.execution_options(preserve_rowcount=True), rows).rowcount)
 
-    def events_after(self, seq: int, limit: int = 100_000) -> pl.DataFrame:
-        """The first ``limit`` events after a number: seq, user, item, timestamp, type."""
+    def events_after(
+        self, seq: int, limit: int = 100_000, *, repeats: bool = True
+    ) -> pl.DataFrame:
+        """The first ``limit`` events after a number: seq, user, item, timestamp, type.
+
+        Without ``repeats``, the first event of each user with each item alone.
+        """
         columns = (_EVENTS.c[name] for name in _EVENT_FRAME)
         query = select(*columns).where(_EVENTS.c.seq > seq).order_by(_EVENTS.c.seq).limit(limit)
+        if not repeats:
+            earlier = _EVENTS.alias()
+            same = (earlier.c.user == _EVENTS.c.user) & (earlier.c.item == _EVENTS.c.item)
+            query = query.where(~exists().where(same & (earlier.c.seq < _EVENTS.c.seq)))
         return self._frame(query, _EVENT_FRAME)
 
     def events_of(self, users: Sequence[str]) -> pl.DataFrame:
-        """All events of some users, in the order of their numbers: seq, user, item, timestamp."""
-        schema = {name: kind for name, kind in _EVENT_FRAME.items() if name != "type"}
-        query = select(*(_EVENTS.c[name] for name in schema))
+        """All events of some users, in the order of their numbers, as :meth:`events`."""
+        query = select(*(_EVENTS.c[name] for name in _EVENT_FRAME))
         names = list(dict.fromkeys(users))
         parts = [
-            self._frame(query.where(_EVENTS.c.user.in_(names[start : start + _IDS])), schema)
+            self._frame(query.where(_EVENTS.c.user.in_(names[start : start + _IDS])), _EVENT_FRAME)
             for start in range(0, max(len(names), 1), _IDS)
         ]
         return pl.concat(parts).sort("seq")
@@ -468,12 +481,18 @@ class Store:
     def forget(self, user: str) -> int:
         """Delete every row of a user; their number.
 
+        That the user was forgotten is kept as a digest, so that no run from before tells anything
+        of them (:meth:`forgotten_after`).
+
         SQLite overwrites the bytes with zeros, those of its log once no reader needs it;
         PostgreSQL frees them by its vacuum. Backups keep what they have.
         """
         _require_ids("user", [user])
 
         def work(connection: Connection) -> int:
+            row = {"digest": self.digest(user), "at": time.time()}
+            connection.execute(delete(_FORGOTTEN).where(_FORGOTTEN.c.digest == row["digest"]))
+            connection.execute(insert(_FORGOTTEN), row)
             tables = (_EVENTS, _ANSWERS)
             return sum(
                 connection.execute(delete(table).where(table.c.user == user)).rowcount
@@ -483,6 +502,23 @@ class Store:
         rows = self.database.write(work)
         self.database.empty_log(forgotten=True)
         return rows
+
+    def digest(self, user: str) -> str:
+        """What stands for a user who was forgotten: a hash under a key of this store."""
+        return hashlib.blake2b(user.encode(), key=self._key, digest_size=16).hexdigest()
+
+    @cached_property
+    def _key(self) -> bytes:
+        with self.database.read() as connection:
+            key = connection.scalar(select(_META.c.value).where(_META.c.key == "key"))
+        return bytes.fromhex(str(key))
+
+    def forgotten_after(self, seq: int) -> pl.DataFrame:
+        """Users forgotten after a number, and when: seq, digest, at."""
+        schema = {"seq": pl.Int64, "digest": pl.String, "at": pl.Float64}
+        columns = (_FORGOTTEN.c[name] for name in schema)
+        query = select(*columns).where(_FORGOTTEN.c.seq > seq).order_by(_FORGOTTEN.c.seq)
+        return self._frame(query, schema)
 
     def wal_bytes(self) -> int:
         """Size of SQLite's write-ahead log; 0 for PostgreSQL."""
@@ -557,8 +593,9 @@ def _version(connection: Connection, place: str) -> bool:
 def _make_tables(connection: Connection, place: str) -> None:
     if not _version(connection, place):  # else another process was first
         _METADATA.create_all(connection)
-        row = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
-        connection.execute(insert(_META), row)
+        values = {"schema_version": str(SCHEMA_VERSION), "key": secrets.token_hex(32)}
+        rows = [{"key": key, "value": value} for key, value in values.items()]
+        connection.execute(insert(_META), rows)
 
 
 def _replace_items(connection: Connection, rows: list[_Row]) -> None:
