@@ -19,13 +19,13 @@ import polars as pl
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.base.text import parameter
 from cnsdiff.content.model import Content, ContentChoice
-from cnsdiff.data.ids import IdIndex, column_of, frame_like, id_array, id_list
+from cnsdiff.data.ids import IdIndex, Vocabulary, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Activity, Environment
@@ -34,6 +34,7 @@ from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.ranking import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
+from cnsdiff.recommender.fold_in import HistoryMap, grown, joined
 from cnsdiff.references.item_item import ItemItemScorer, ItemWeights
 
 Cold = Literal["error", "popular"]
@@ -49,7 +50,7 @@ class Model:
     users, items
         The ids known; the row is the internal number.
     train
-        ``(U, I)`` the training pairs, which recommendations leave out.
+        ``(U, I)`` the training pairs, which recommendations leave out; and those added since.
     seen
         What the log says of its users beyond them, which recommendations leave out, too; ``None``
         if it is not known (a run from before it was kept).
@@ -76,6 +77,8 @@ class Model:
     offsets
         ``(I,)`` float32 what is added to the scores of items that were added since, at any dial;
         ``None`` if none was.
+    since
+        ``(U, I)`` those pairs of ``train`` that were added after training; ``None`` if none were.
     """
 
     users: pl.Series
@@ -91,6 +94,7 @@ class Model:
     content_choice: ContentChoice | None = None
     content: Content | None = None
     offsets: Tensor | None = None
+    since: csr_array | None = None
 
     def scorer(self, device: torch.device | str = "cpu", dial: float | None = None) -> Scorer:
         """The model as the evaluation sees it, read at ``dial`` or at the chosen one."""
@@ -107,6 +111,46 @@ class Model:
     def _of_pairs(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Tensor:
         """``(n,)`` float32 the scores of pairs, without a bias."""
         raise NotImplementedError
+
+    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> Scorer:
+        """A scorer of users after what they have done since training, without a bias.
+
+        A user with nothing new is scored as trained, bit for bit; others by their whole history.
+
+        Parameters
+        ----------
+        users
+            ``(n,)`` internal numbers; -1 is a user unknown to the model.
+        since
+            ``(n, I)`` what each has done since training; pairs of ``train`` may be repeated.
+        """
+        raise NotImplementedError
+
+    def with_interactions(self, users: pl.Series, items: pl.Series) -> Self:
+        """The model after what users have done since training, new users among them.
+
+        Parameters
+        ----------
+        users, items
+            ``(m,)`` ids, of the types that the model has; items that it knows.
+        """
+        every = pl.concat([self.users, users.alias(self.users.name)]).unique(maintain_order=True)
+        shape = len(every), len(self.items)
+        rows, columns = Vocabulary(every).encode(users), Vocabulary(self.items).encode(items)
+        history = joined(_taller(self.train, len(every)), pair_matrix(rows, columns, shape))
+        seen = self.seen
+        if seen is not None:
+            # What was known of new users, who were none of train.
+            others = self._other_index.find(every[len(self.users) :].to_list())
+            pairs = vstack([seen.pairs, rows_of(seen.others_pairs, others)], format="csr")
+            seen = replace(seen, pairs=csr_array(pairs))
+        since = history - _taller(self.trained_on, len(every))
+        return replace(self, users=every, train=history, seen=seen, since=since)
+
+    @property
+    def trained_on(self) -> csr_array:
+        """``(U, I)`` the pairs of :attr:`train` without those added since."""
+        return self.train if self.since is None else self.train - self.since
 
     def _bias(self, dial: float | None) -> Tensor | None:
         gamma = self.dial if dial is None else dial
@@ -167,7 +211,7 @@ class Model:
         times = interactions["timestamp"].to_numpy()
         new = items >= 0
         known = np.flatnonzero(new & (users >= 0))
-        new[known] = np.asarray(self.train[users[known], items[known]]) == 0
+        new[known] = np.asarray(self.trained_on[users[known], items[known]]) == 0
         activity = self.activity.followed_by(items[new], times[new], moment=moment)
         at_moment = replace(self, offsets=None).live_bias(activity)
         return replace(self, activity=activity, bias=at_moment)
@@ -201,11 +245,9 @@ class Model:
         excluded = (
             None
             if exclude is None
-            else ItemChoice.of("exclude", exclude, self._item_index, self._hint)
+            else ItemChoice.of("exclude", exclude, self._item_index, self.hint)
         )
-        allowed = (
-            None if only is None else ItemChoice.of("only", only, self._item_index, self._hint)
-        )
+        allowed = None if only is None else ItemChoice.of("only", only, self._item_index, self.hint)
         out, among = self._of_each(ids, numbers, seen, excluded, allowed)
         # Rank: known users by the model, new ones by popularity, as vectors of one number.
         items = np.full((len(ids), k), -1, dtype=np.int64)
@@ -303,11 +345,9 @@ class Model:
         excluded = (
             None
             if exclude is None
-            else ItemChoice.of("exclude", exclude, self._item_index, self._hint)
+            else ItemChoice.of("exclude", exclude, self._item_index, self.hint)
         )
-        allowed = (
-            None if only is None else ItemChoice.of("only", only, self._item_index, self._hint)
-        )
+        allowed = None if only is None else ItemChoice.of("only", only, self._item_index, self.hint)
         for name, choice in (("exclude", excluded), ("only", allowed)):
             if choice is not None and choice.users is not None:
                 raise InputError(f"{name}: similar items are of no user; give a list of items")
@@ -366,11 +406,11 @@ class Model:
     def _known(self, index: IdIndex, ids: list[Any], what: str) -> NDArray[np.int64]:
         numbers = index.find(ids)
         if (numbers < 0).any():
-            raise _unknown(numbers, ids, what, self._hint if what == "item" else "")
+            raise _unknown(numbers, ids, what, self.hint if what == "item" else "")
         return numbers
 
     @property
-    def _hint(self) -> str:
+    def hint(self) -> str:
         """How the model gets to know new items, if it can."""
         if self.content is None:
             return ""
@@ -385,10 +425,13 @@ class EmbeddingModel(Model):
     ----------
     user_embeddings, item_embeddings
         ``(U, d)`` and ``(I, d)`` float32 on the CPU.
+    history_map
+        What folds users in, of a model that was added to; ``None`` before.
     """
 
     user_embeddings: Tensor
     item_embeddings: Tensor
+    history_map: HistoryMap | None = None
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
@@ -438,6 +481,8 @@ class EmbeddingModel(Model):
             seen = replace(seen, pairs=pairs, others_pairs=others)
         return replace(
             self,
+            history_map=self._fitted_map,
+            since=train - _wider(self.trained_on, n),
             items=pl.concat([self.items, ids.alias(self.items.name)]),
             item_embeddings=torch.cat([self.item_embeddings, vectors]),
             train=train,
@@ -447,6 +492,34 @@ class EmbeddingModel(Model):
             activity=None if self.activity is None else self.activity.with_items(n),
             offsets=longer(self.offsets, self.content.model.choice.offset),
         )
+
+    @cached_property
+    def _fitted_map(self) -> HistoryMap:
+        if self.history_map is not None:
+            return self.history_map
+        return HistoryMap.fit(self.user_embeddings, self.item_embeddings, self.train)
+
+    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> EmbeddingScorer:
+        """See :meth:`Model.fold_in`; an unknown user without a history has a vector of zeros."""
+        before = rows_of(self.train, users)
+        history = joined(before, since)
+        vectors = self.user_embeddings.new_zeros(len(users), self.user_embeddings.shape[1])
+        known = torch.from_numpy(users >= 0)
+        vectors[known] = self.user_embeddings[torch.from_numpy(users)[known]]
+        changed = grown(before, history)
+        folded = self._fitted_map(history[changed], self.item_embeddings)
+        vectors[torch.from_numpy(changed)] = folded
+        return EmbeddingScorer(vectors, self.item_embeddings)
+
+    def with_interactions(self, users: pl.Series, items: pl.Series) -> Self:
+        """See :meth:`Model.with_interactions`."""
+        after = super().with_interactions(users, items)
+        n_new = len(after.users) - len(self.users)
+        vectors = torch.nn.functional.pad(self.user_embeddings, (0, 0, 0, n_new))
+        changed = grown(_taller(self.train, len(vectors)), after.train)
+        folded = self._fitted_map(after.train[changed], self.item_embeddings)
+        vectors[torch.from_numpy(changed)] = folded
+        return replace(after, user_embeddings=vectors, history_map=self._fitted_map)
 
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> EmbeddingScorer:
         return EmbeddingScorer(self.user_embeddings[numbers], self.item_embeddings, bias)
@@ -488,6 +561,10 @@ class ItemItemModel(Model):
             bias = None if bias is None else bias.to(device)
         return ItemItemScorer(self.train, weights, bias)
 
+    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:
+        """See :meth:`Model.fold_in`; exact."""
+        return ItemItemScorer(joined(rows_of(self.train, users), since), self.weights)
+
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
         return ItemItemScorer(self.train[numbers], self.weights, bias)
 
@@ -508,6 +585,12 @@ def _wider(pairs: csr_array, n_items: int) -> csr_array:
     """The same pairs among more items."""
     shape = pairs.shape[0], n_items
     return csr_array((pairs.data, pairs.indices, pairs.indptr), shape=shape)
+
+
+def _taller(pairs: csr_array, n_users: int) -> csr_array:
+    """The same pairs among more users."""
+    starts = np.pad(pairs.indptr, (0, n_users - pairs.shape[0]), mode="edge")
+    return csr_array((pairs.data, pairs.indices, starts), shape=(n_users, pairs.shape[1]))
 
 
 def _require_threads() -> None:

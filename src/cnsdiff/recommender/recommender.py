@@ -370,6 +370,51 @@ class Recommender(Estimator):
         self._result = replace(fitted, model=fitted.model.following(pairs.frame, moment))
         return self
 
+    def add_interactions(self, log: Any) -> Self:
+        """Add what users have done since training, which their vectors follow at once.
+
+        Nothing is trained: a user with something new gets the vector that their whole history
+        tells, items as they are (:mod:`cnsdiff.recommender.fold_in`). New users get one, too, and
+        are known from then on. The pairs count as seen; pairs known already change nothing.
+        :meth:`save` writes the model with them.
+
+        Parameters
+        ----------
+        log
+            A data frame of any library, or a file, of users and items, as
+            :func:`~cnsdiff.data.read_interactions` takes them. All of its rows count, whatever
+            their rating. Those of items that the model does not know are left out, which a
+            warning tells.
+
+        Raises
+        ------
+        InputError
+            A user's id is of another type than those known.
+        DataError
+            The log cannot be read.
+        """
+        fitted = self._fitted()
+        model, pairs = fitted.model, read_interactions(log).frame
+        items = as_type(pairs["item"], model.items.dtype)
+        known = items.is_in(model.items.implode()).fill_null(False)
+        if not known.all():
+            unknown = pairs["item"].filter(~known)
+            warn(
+                f"{len(unknown):,} of the {len(pairs):,} interactions added are with "
+                f"{unknown.n_unique():,} items that did not occur in training and are left out, "
+                f"the first is {unknown[0]!r}{model.hint}"
+            )
+        users = as_type(pairs["user"], model.users.dtype)
+        if users.null_count():
+            other = pairs["user"].filter(users.is_null())[0]
+            raise InputError(
+                f"the user {other!r} cannot be added, as the users known have ids of type "
+                f"{model.users.dtype}; give ids of that type"
+            )
+        model = model.with_interactions(users.filter(known), items.filter(known))
+        self._result = replace(fitted, model=model)
+        return self
+
     def evaluate(
         self,
         dataset: Dataset,
@@ -430,7 +475,7 @@ class Recommender(Estimator):
 
     def _learnt_validation(self, dataset: Dataset) -> bool:
         train = dataset.split("train").csr(dataset.n_users, dataset.n_items)
-        return self.model_.train.nnz > train.nnz
+        return self.model_.trained_on.nnz > train.nnz
 
     def best_dial(self, dataset: Dataset, on: str = "valid") -> float:
         """The dial at which the model as trained is best on validation.

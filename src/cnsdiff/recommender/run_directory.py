@@ -5,9 +5,10 @@
                         files below
 ``config.yaml``         the resolved configuration
 ``weights.safetensors``  the embeddings or item weights that score, the environment's share per unit
-                        of the dial, and the best weights of all parts
+                        of the dial, the best weights of all parts and, where users were added,
+                        what folds them in
 ``users.parquet``       user ids as given; the row is the internal number (also ``items``)
-``train.parquet``       the training pairs, which recommendations leave out
+``train.parquet``       the training pairs, and those added since; recommendations leave them out
 ``seen.parquet``        what else the log says of its users, which they leave out, too
 ``content.safetensors``  of a model with content, what was learnt of the items' features
 ``activity.safetensors``  of a model with an environment, what it was computed of, to follow it on
@@ -79,6 +80,7 @@ from cnsdiff.evaluation.dial import spread, standardised_log
 from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.recommender.config import Config, Tree, is_closed_form, read_yaml, resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
+from cnsdiff.recommender.fold_in import HistoryMap
 from cnsdiff.recommender.stack import Stack
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
@@ -543,6 +545,8 @@ def _misfits(run: StoredRun) -> Iterator[tuple[str, str]]:
             yield f"{name}.parquet", problem
     if problem := numbers_misfit(run.train, {"user": users.height, "item": items.height}):
         yield "train.parquet", problem
+    if run.train.schema.get("since", pl.Boolean) != pl.Boolean:
+        yield "train.parquet", "has a column 'since' of what is neither true nor false"
     if run.seen is not None and (problem := seen_misfit(run.seen, users.height, items.height)):
         yield "seen.parquet", problem
     for name in ("epoch", "seconds", "validation_seconds"):
@@ -595,6 +599,12 @@ def _embeddings_misfits(weights: Mapping[str, Tensor], n_users: int, n_items: in
             yield f"has {name} that give no finite score"
     if len(widths) > 1:
         yield "has vectors of users and items that differ in length"
+    if _MAP in weights:
+        square, shape = weights[_MAP], weights.get(_MAP_SHAPE)
+        if shape is None or tuple(shape.shape) != (2,) or {*square.shape} != widths:
+            yield f"has {_MAP} of {tuple(square.shape)}"
+        elif not (torch.isfinite(square).all() and torch.isfinite(shape).all()):
+            yield f"has {_MAP} that gives no finite score"
 
 
 def _item_weights_misfits(weights: Mapping[str, Tensor], n_items: int) -> Iterator[str]:
@@ -681,17 +691,21 @@ class Fitted:
         """Write the files of a finished run into the folder ``path``."""
         model, environment = self.model, self.model.environment
         rows, columns = model.train.nonzero()
+        train = pl.DataFrame({"user": rows, "item": columns})
+        if model.since is not None:
+            train = train.with_columns(since=np.asarray(model.since[rows, columns]) != 0)
         weights = {
             **_scoring_tensors(model),
             "environment": model.dial_step,
             **({} if model.bias is None else {"bias": model.bias}),
             **({} if model.offsets is None else {"offsets": model.offsets}),
+            **_fold_tensors(model),
             **{f"model.{name}": value for name, value in self.weights.items()},
         }
         frames = {
             "users": model.users.alias("id").to_frame(),
             "items": model.items.alias("id").to_frame(),
-            "train": pl.DataFrame({"user": rows, "item": columns}),
+            "train": train,
             **({} if model.seen is None else {"seen": model.seen.table()}),
             "history": history_table(self.history),
         }
@@ -739,9 +753,12 @@ class Fitted:
         """From the files that :func:`read_run` returns."""
         users, items = run.users["id"], run.items["id"]
         weights = dict(run.weights)
-        train = pair_matrix(
-            run.train["user"].to_numpy(), run.train["item"].to_numpy(), (len(users), len(items))
-        )
+        shape = len(users), len(items)
+        train = pair_matrix(run.train["user"].to_numpy(), run.train["item"].to_numpy(), shape)
+        since = None
+        if "since" in run.train.columns:
+            added = run.train.filter(pl.col("since"))
+            since = pair_matrix(added["user"].to_numpy(), added["item"].to_numpy(), shape)
         dial_step, bias = weights.pop("environment", None), weights.pop("bias", None)
         offsets, stored = weights.pop("offsets", None), run.manifest.content
         if dial_step is None:  # a run from before the dial
@@ -766,6 +783,7 @@ class Fitted:
                 offsets=offsets,
                 content=run.content,
                 content_choice=None if stored is None else stored.choice,
+                since=since,
                 seen=None if run.seen is None else Seen.of_table(run.seen, len(users), len(items)),
             ),
             weights={name.removeprefix("model."): value for name, value in weights.items()},
@@ -779,6 +797,8 @@ class Fitted:
 #: Names of what scores: embeddings; item weights, dense or as the parts of a CSR matrix.
 _TABLES = ("user_embeddings", "item_embeddings")
 _DENSE = "item_weights"
+#: Of the map that folds users in.
+_MAP, _MAP_SHAPE = "history_map", "history_map.exponent_length"
 _SPARSE = tuple(f"item_weights.{part}" for part in ("data", "indices", "indptr"))
 
 
@@ -794,6 +814,14 @@ def _scoring_tensors(model: Model) -> dict[str, Tensor]:
     return {name: torch.from_numpy(part) for name, part in zip(_SPARSE, parts, strict=True)}
 
 
+def _fold_tensors(model: Model) -> dict[str, Tensor]:
+    """What folds users in, where it was fitted to the model before some were added."""
+    if not isinstance(model, EmbeddingModel) or model.history_map is None:
+        return {}
+    own = model.history_map
+    return {_MAP: own.weights, _MAP_SHAPE: torch.tensor([own.exponent, own.length])}
+
+
 def _model_of(tensors: dict[str, Tensor], **rest: Any) -> Model:
     """The model whose :func:`_scoring_tensors` are taken out of ``tensors``."""
     if _DENSE in tensors:
@@ -803,7 +831,10 @@ def _model_of(tensors: dict[str, Tensor], **rest: Any) -> Model:
         parts = tuple(tensors.pop(name).numpy() for name in _SPARSE)
         return ItemItemModel(weights=csr_array(parts, shape=(n_items, n_items)), **rest)
     users, items = (tensors.pop(name) for name in _TABLES)
-    return EmbeddingModel(user_embeddings=users, item_embeddings=items, **rest)
+    own = None
+    if _MAP in tensors:
+        own = HistoryMap(tensors.pop(_MAP), *tensors.pop(_MAP_SHAPE).tolist())
+    return EmbeddingModel(user_embeddings=users, item_embeddings=items, history_map=own, **rest)
 
 
 def _stored_config(stated: Mapping[str, Any], source: str) -> Config:

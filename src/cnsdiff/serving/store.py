@@ -272,9 +272,7 @@ class Store:
         new = self.database.insert(table).on_conflict_do_nothing().inline()
         return int(connection.execute(new.execution_options(preserve_rowcount=True), rows).rowcount)
 
-    def events_after(
-        self, seq: int, limit: int = 100_000, *, repeats: bool = True
-    ) -> pl.DataFrame:
+    def events_after(self, seq: int, limit: int = 100_000, *, repeats: bool = True) -> pl.DataFrame:
         """The first ``limit`` events after a number: seq, user, item, timestamp, type.
 
         Without ``repeats``, the first event of each user with each item alone.
