@@ -432,6 +432,7 @@ def test_postgresql_makes_its_own_backups(postgresql, tmp_path):
         ("DELETE FROM versions", "activations, seq 1: names the version 'v1', which is not"),
         ("UPDATE activations SET share = 2", "activations, seq 1: share is 2.0, not in"),
         ("INSERT INTO meta VALUES ('x', 'y')", "meta, key x: is not of this version"),
+        ("UPDATE forgotten SET digest = 'ann'", "forgotten, seq 1: digest is not one of"),
         ("UPDATE events SET seq = 99", "events: numbers go on after 1, and 99 is taken"),
     ],
 )
@@ -441,6 +442,7 @@ def test_a_check_names_the_row(store, change, words):
     store.put_items({"i": {}})
     store.add_version(Version("v1", "/runs/one", 1.0, {}))
     store.activate("v1")
+    store.forget("bob")
     assert store.check() == []
     change = change.replace("9e999", "'Infinity'") if store.database.path is None else change
     store.database.write(lambda connection: connection.exec_driver_sql(change))

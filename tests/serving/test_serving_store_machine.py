@@ -40,6 +40,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.items: dict[str, tuple[str | None, bool]] = {}
         self.versions: dict[str, Version] = {}
         self.activations: list[tuple] = []
+        self.forgotten: list[str] = []
         self.followed: list[tuple] = []
         self.followed_until = 0
 
@@ -100,6 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
                 del kept[key]
         rows -= len(self.events) + len(self.answers)
         self.followed = [row for row in self.followed if row[0] != user]
+        self.forgotten = [other for other in self.forgotten if other != user] + [user]
         assert self.stores[at].forget(user) == rows
 
     @rule(limit=st.integers(1, 5))
@@ -120,8 +122,13 @@ class StoreMachine(RuleBasedStateMachine):
     def both_say_what_the_twin_says(self):
         for store in self.stores:
             assert store.events().drop("seq").rows() == [e[1:] for e in self.events.values()]
-            of_two = [event[1:4] for event in self.events.values() if event.user in "aü"]
+            of_two = [event[1:] for event in self.events.values() if event.user in "aü"]
             assert store.events_of(["ü", "a"]).drop("seq").rows() == of_two
+            firsts = {(event.user, event.item): event for event in reversed(self.events.values())}
+            once = [event[1:] for event in self.events.values() if event in firsts.values()]
+            assert store.events_after(0, repeats=False).drop("seq").rows() == once
+            digests = [store.digest(user) for user in self.forgotten]
+            assert store.forgotten_after(0)["digest"].to_list() == digests
             shown = [Answer(*row) for row in store.answers_after(0).drop("seq").rows()]
             assert shown == list(self.answers.values())
             items = store.items_after(0).drop("seq").rows()

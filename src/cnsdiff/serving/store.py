@@ -14,6 +14,7 @@ from cnsdiff.serving.database import NO_STORE, Database
 import hashlib
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,8 +53,8 @@ from cnsdiff.base.text import parameter, visible
 _Row: TypeAlias = dict[str, object]
 
 SCHEMA_VERSION = 1
-#: Characters of an id: an index of PostgreSQL takes 2700 bytes.
-LONGEST_ID = 500
+#: Bytes of an id in UTF-8: an index of PostgreSQL takes 2,700 for two of them.
+LONGEST_ID = 1000
 #: Rows that are read at once where all are, and ids that are asked for at once.
 _ROWS, _IDS = 100_000, 10_000
 #: Wrong rows of a table that :meth:`Store.check` names.
@@ -684,21 +685,20 @@ def _last_activation(connection: Connection) -> Activation | None:
 def _require_ids(field: str, values: Iterable[str], longest: int = LONGEST_ID) -> None:
     """Refuse what one of the two databases cannot hold, whichever it is."""
     for value in values:
-        if not 0 < len(value) <= longest or "\0" in value or not value.isprintable():
+        # Most ids are short and plain, and are looked at no further; a character has 4 bytes.
+        if not 0 < len(value) <= longest // 4 or not value.isprintable():
             _require_id(field, value, longest)
 
 
 def _require_id(field: str, value: str, longest: int) -> None:
     if not value:
         raise InputError(f"{field}: is empty; every id has at least one character")
-    if len(value) > longest:
-        raise InputError(
-            f"{field}: {value[:20]!r}… is longer than {longest} characters; shorten it"
-        )
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise InputError(f"{field}: {value!r} is not Unicode text; mend its encoding") from None
+    if size > longest:
+        raise InputError(f"{field}: {value[:20]!r}… has more than {longest:,} bytes; shorten it")
     if "\0" in value:
         raise InputError(f"{field}: {value!r} holds a NUL character; leave it out")
 
@@ -720,7 +720,7 @@ def _json(name: str, value: object) -> str:
 
 
 def _judge_meta(row: Row[Any], versions: set[str]) -> str | None:
-    return None if row.key == "schema_version" else "is not of this version of cnsdiff"
+    return None if row.key in ("schema_version", "key") else "is not of this version of cnsdiff"
 
 
 def _judge_event(row: Row[Any], versions: set[str]) -> str | None:
@@ -757,6 +757,10 @@ def _judge_activation(row: Row[Any], versions: set[str]) -> str | None:
     return None if in_range else f"share is {row.share!r}, not in [0, 1]"
 
 
+def _judge_forgotten(row: Row[Any], versions: set[str]) -> str | None:
+    return None if re.fullmatch("[0-9a-f]{32}", row.digest) else "digest is not one of this store"
+
+
 _JUDGES = {
     "meta": _judge_meta,
     "events": _judge_event,
@@ -764,6 +768,7 @@ _JUDGES = {
     "items": _judge_item,
     "versions": _judge_version,
     "activations": _judge_activation,
+    "forgotten": _judge_forgotten,
 }
 
 
