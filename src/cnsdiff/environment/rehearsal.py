@@ -44,7 +44,9 @@ class Rehearsal(NamedTuple):
         return max(1, round(best / self.share))
 
 
-def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
+def rehearse(
+    dataset: Dataset, horizon: float = 0.2, *, known_until: float | None = None
+) -> Rehearsal:
     """Cut the training data of a dataset, validation among them, in time.
 
     Parameters
@@ -54,6 +56,9 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
     horizon
         Below 1, the share of the pairs that come after the cut; else the time from the cut to the
         last pair, in the units of the times (seconds).
+    known_until
+        What begins the training has learnt pairs until this moment, so the cut comes later: where
+        ``horizon`` does not say so anyhow, half of the pairs after this moment come after the cut.
 
     Raises
     ------
@@ -79,6 +84,14 @@ def rehearse(dataset: Dataset, horizon: float = 0.2) -> Rehearsal:
         cut = float(np.partition(times, at)[at])
     else:
         cut = float(times.max()) - horizon
+    if known_until is not None and cut <= known_until:
+        later = times[times > known_until]
+        if not len(later):
+            raise DataError(
+                f"{place}: no pair is later than {date_of(known_until)}, until when all is known "
+                "already, so nothing can be rehearsed; train anew"
+            )
+        cut = float(np.partition(later, len(later) // 2)[len(later) // 2])
     before = times < cut
     if before.all() or not before.any():
         raise DataError(

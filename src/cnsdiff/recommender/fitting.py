@@ -38,6 +38,7 @@ from cnsdiff.recommender.config import Config, second_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.stack import Stack, Weights, best_stack, stacked
+from cnsdiff.recommender.warm_start import Rehearsed, WarmStart, begin_at
 from cnsdiff.samplers import SAMPLERS
 from cnsdiff.training.checkpoint import EpochRecord
 from cnsdiff.training.config import TrainingConfig
@@ -76,6 +77,7 @@ def fit(
     reporter: Reporter | None = None,
     callbacks: Sequence[Callback] = (),
     stop: Callable[[EpochRecord], bool] | None = None,
+    start: WarmStart | None = None,
 ) -> None:
     """Train, and write the run directory.
 
@@ -90,8 +92,13 @@ def fit(
         Components to take in place of those named, by ``"backbone"`` and ``"sampler"``.
     run, reporter, callbacks, stop
         See :meth:`cnsdiff.Recommender.fit`, whose errors these are.
+    start
+        Where the tables of the first model begin, for a dataset that has only train. A run that
+        was begun with one goes on with its own.
     """
     listeners = Listeners(reporter, callbacks)
+    if run is not None and (run / run_directory.START).exists():
+        start = WarmStart.load(run / run_directory.START)
     fabric = make_fabric(config.device, config.precision, config.threads)
     with joined(fabric.device) as processes, ExitStack() as context:
         if not processes.first:
@@ -113,7 +120,8 @@ def fit(
             _require_content(config, dataset)
             encoded = _encoded(config, dataset, listeners.reporter)
         stated = config
-        config, part = decided(stated, dataset, listeners.note)
+        known_until = None if start is None else start.rehearsed.moment
+        config, part = decided(stated, dataset, listeners.note, known_until)
         chosen_on = dataset if part is None else part.dataset
         if part is not None:  # refuse now what would fail in the end
             pairs = part.whole.split("train")
@@ -125,6 +133,15 @@ def fit(
         ) -> Training:
             """That of the first model or the second: to choose, or for a number of epochs."""
             own = configs[place] if epochs is None else for_so_long(configs[place], epochs)
+            begun: Embeddings | None = None
+            if start is not None and place == 0:
+                if epochs is None:
+                    begun = start.of_part(data.users, data.items).rehearsed.tables
+                    # There is no plateau to sit out.
+                    training = own.training.model_copy(update={"patience_steps": 0})
+                    own = own.model_copy(update={"training": training})
+                elif data is dataset:
+                    begun = start.trained
             with listeners.starting() as tell, listening(tell):
                 return Training.of(
                     own,
@@ -135,6 +152,7 @@ def fit(
                     classes=classes if place == 0 else {},
                     checkpoint=None if run is None else run / file,
                     identity=fingerprints,
+                    start=begun,
                 )
 
         other = second_config(config)
@@ -150,6 +168,8 @@ def fit(
         if run is not None:
             opened = run_directory.training_in(run, stated, dataset)
             processes.from_first(lambda: context.enter_context(opened))
+            if start is not None and processes.first:
+                start.save(run / run_directory.START)
         fit_context = FitContext(stated, provenance, run, listeners.reporter.note)
         try:
             # Train, and choose dial or environment, and of two models the weights.
@@ -161,6 +181,16 @@ def fit(
                 states.append(second.trainer.fit(second.selection, listeners.reporter))
             epochs = [state.stopping["best_epoch"] for state in states]
             history = states[0].history
+            rehearsed = None
+            if part is not None and config.training.rehearses and not trainings[0].sharded:
+                times = part.dataset.split("train").timestamps
+                assert times is not None
+                rehearsed = Rehearsed.of_part(
+                    states[0].best,
+                    (part.dataset.users, part.dataset.items),
+                    (dataset.n_users, dataset.n_items),
+                    float(times.max()),
+                )
             tables = [training.embeddings() for training in trainings]  # each gives its share
             selection = trainings[0].selection
             assert selection is not None
@@ -237,7 +267,7 @@ def fit(
             )
             # A first model that is left out has not trained on everything, if that was asked for.
             best = states[0].best if weights[0] else {}
-            fitted = Fitted(stated, model, best, history, epochs[0], provenance, stack)
+            fitted = Fitted(stated, model, best, history, epochs[0], provenance, stack, rehearsed)
             keep(fitted)
             if run is not None and processes.first:
                 fitted.write(run)
@@ -405,6 +435,7 @@ class Training:
         classes: Mapping[str, type[Any]] | None = None,
         checkpoint: Path | None = None,
         identity: Mapping[str, str] | None = None,
+        start: Embeddings | None = None,
     ) -> Self:
         """Prepare a training.
 
@@ -418,11 +449,15 @@ class Training:
             What picks epochs, and cut-offs; by default what the configuration says.
         processes, classes, checkpoint, identity
             As in :func:`fit` and :class:`~cnsdiff.training.loop.Trainer`.
+        start
+            Tables to begin with, of the rows of ``dataset``; not where they are sharded.
         """
         settings = config.training
         processes = processes or Processes()
         parts = assemble(config, dataset, classes=classes, processes=processes)
         sharded = isinstance(parts.layout, Shard)
+        if start is not None:
+            begin_at(parts.step.backbone, start)
         probe = None
         if processes.first and not sharded:
             probe = false_negative_probe(
@@ -489,9 +524,14 @@ class Training:
 
 
 def decided(
-    config: Config, dataset: Dataset, note: Callable[[str], None]
+    config: Config,
+    dataset: Dataset,
+    note: Callable[[str], None],
+    known_until: float | None = None,
 ) -> tuple[Config, Rehearsal | None]:
     """A configuration with ``select_on="auto"`` decided for a dataset, and what chooses.
+
+    A rehearsal cuts after ``known_until`` (:func:`cnsdiff.environment.rehearse`).
 
     Returns
     -------
@@ -510,7 +550,7 @@ def decided(
     training = config.training.on(dataset.scenario, dated=log.timestamps is not None)
     if training.rehearses:
         try:
-            part = rehearse(dataset, training.horizon)
+            part = rehearse(dataset, training.horizon, known_until=known_until)
         except DataError as error:
             if config.training.rehearses:
                 raise

@@ -190,6 +190,84 @@ class Recommender(Estimator):
         )
         return self
 
+    def update(
+        self,
+        log: Any,
+        *,
+        dataset: Dataset | None = None,
+        warm: bool = True,
+        run: str | Path | None = None,
+        reporter: Reporter | None = None,
+        callbacks: Sequence[Callback] = (),
+        stop: Callable[[EpochRecord], bool] | None = None,
+    ) -> Self:
+        """Train on the log of this model and on new interactions; a recommender of its own.
+
+        The configuration is this one's, but that a rehearsal chooses epoch and environment
+        (``select_on="rehearsal"``), and then everything trains. Vectors begin at those of this
+        model where it knows the id. Those of the rehearsal begin at what the rehearsal of this
+        model had, which knows nothing of what the new one judges by. Of a model that was not
+        rehearsed, one in closed form, or where content is chosen, training begins anew.
+
+        Parameters
+        ----------
+        log
+            New interactions with times, as :func:`cnsdiff.read_interactions` takes them. They go
+            through the filters of the log; without ratings all are positive. Those of before the
+            end of the log are learnt, too.
+        dataset
+            The one that this model was trained on, by default that at :attr:`dataset_path_`. Its
+            train and valid splits are learnt; no pair of a test split is, unless ``log`` has it.
+        warm
+            Whether vectors may begin at those of this model.
+        run, reporter, callbacks, stop
+            As of :meth:`fit`. A directory keeps no dataset: to update ``run`` later, save the
+            dataset, or use ``cnsdiff update``.
+
+        Returns
+        -------
+        Recommender
+            Fitted; this one stays as it is.
+
+        Raises
+        ------
+        DataError
+            A log has no times, or ``log`` holds nothing later than what is known.
+        InputError
+            It is another dataset, or what chose the epoch was of that dataset alone
+            (``"target-counts"``, ``"target-sample"``, ``"test_ood"``).
+
+        Examples
+        --------
+        >>> import cnsdiff
+        >>> world = cnsdiff.ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0)
+        >>> log = world.clicks(world.periods).sort("timestamp")
+        >>> first, later = log[: len(log) // 2], log[len(log) // 2 :]
+        >>> dataset = cnsdiff.Dataset.from_splits(
+        ...     {"train": cnsdiff.Interactions(first, "log")}, name="shop", scenario="given"
+        ... )
+        >>> model = cnsdiff.Recommender("mf", training={"epochs": 2}).fit(dataset)
+        >>> newer = model.update(later, dataset=dataset)
+        >>> newer.model_.train.nnz > model.model_.train.nnz
+        True
+        """
+        from cnsdiff.recommender.update import Updating
+
+        classes = self._given_classes()
+        updating = Updating.of_run(self._fitted(), log, dataset, classes=classes)
+        newer = type(self).from_config(
+            updating.configuration().model_dump(), classes.get("backbone"), classes.get("sampler")
+        )
+        updating.fit(
+            keep=newer._keep,
+            warm=warm,
+            run=None if run is None else Path(run),
+            reporter=reporter,
+            callbacks=callbacks,
+            stop=stop,
+        )
+        return newer
+
     def _keep(self, result: Fitted) -> None:
         self._result = result
 

@@ -12,9 +12,12 @@
 ``seen.parquet``        what else the log says of its users, which they leave out, too
 ``content.safetensors``  of a model with content, what was learnt of the items' features
 ``activity.safetensors``  of a model with an environment, what it was computed of, to follow it on
+``rehearsal.safetensors``  of a run that was rehearsed, the tables chosen there, for an update
 ``history.parquet``     one row of scalars per epoch
 ``metrics.parquet``     the last evaluation (written by ``evaluate``, not checksummed)
-``checkpoint.safetensors``  while training only, as are ``refit.safetensors`` and ``second…``
+``checkpoint.safetensors``  while training only, as are ``refit.safetensors``, ``second…``
+                        and ``start.safetensors``, where an update begins
+``update.json``         of an update, how it rehearsed beside the run before (not checksummed)
 ``dataset``             of a run on a whole log, as ``prepare`` would write it (not checksummed)
 ``tracking.json``       where the training is tracked (:mod:`cnsdiff.tracking`; not checksummed)
 ======================  =====================================================================
@@ -82,6 +85,7 @@ from cnsdiff.recommender.config import Config, Tree, is_closed_form, read_yaml, 
 from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
 from cnsdiff.recommender.fold_in import HistoryMap
 from cnsdiff.recommender.stack import Stack
+from cnsdiff.recommender.warm_start import Rehearsed
 from cnsdiff.samplers import SAMPLERS, Sampler
 from cnsdiff.training.checkpoint import EpochRecord
 
@@ -100,13 +104,18 @@ CHECKPOINTS = (
     "second-refit.safetensors",
     "held-out.safetensors",
     "second-held-out.safetensors",
+    "start.safetensors",
 )
 #: Those of trainings without the items held out to choose content.
-HELD_OUT = CHECKPOINTS[4:]
+HELD_OUT = CHECKPOINTS[4:6]
+#: Where an update begins (:mod:`cnsdiff.recommender.warm_start`).
+START = CHECKPOINTS[6]
 #: What a model knows of items' features.
 CONTENT = "content.safetensors"
 #: What an environment was computed of, and the unit of its coefficients.
 ACTIVITY, SIGMA = "activity.safetensors", "sigma"
+#: The tables that its rehearsal chose, where an update may begin.
+REHEARSAL = "rehearsal.safetensors"
 TRACKING = "tracking.json"
 #: That of a run that was trained on a whole log.
 DATASET = "dataset"
@@ -120,6 +129,7 @@ _FILES = (
     "history.parquet",
     CONTENT,
     ACTIVITY,
+    REHEARSAL,
 )
 #: Settings that came later, and what they were before.
 _SINCE: tuple[tuple[str, str, object], ...] = (
@@ -134,7 +144,7 @@ _SINCE: tuple[tuple[str, str, object], ...] = (
     ("content", "kinds", {}),
 )
 #: Runs from before it was kept have none.
-_OPTIONAL = ("seen.parquet", CONTENT, ACTIVITY)
+_OPTIONAL = ("seen.parquet", CONTENT, ACTIVITY, REHEARSAL)
 
 
 class TrainedOn(Record):
@@ -474,6 +484,7 @@ class StoredRun:
     content: Content | None = None
     activity: Activity | None = None
     sigma: float | None = None
+    rehearsed: Rehearsed | None = None
 
 
 def read_run(path: Path) -> StoredRun:
@@ -503,8 +514,17 @@ def _read_run(path: Path) -> StoredRun:
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
     content, (activity, sigma) = _content(path, manifest), _activity(path, manifest)
+    rehearsed = Rehearsed.load(path / REHEARSAL) if REHEARSAL in files else None
     run = StoredRun(
-        path, manifest, config, weights, **frames, content=content, activity=activity, sigma=sigma
+        path,
+        manifest,
+        config,
+        weights,
+        **frames,
+        content=content,
+        activity=activity,
+        sigma=sigma,
+        rehearsed=rehearsed,
     )
     for name, problem in _misfits(run):
         raise RunError(f"{path / name}: {problem}, so it does not fit the run; train again")
@@ -677,6 +697,8 @@ class Fitted:
         Versions and dataset.
     stack
         What was chosen of two models; ``weights``, ``history`` and ``best_epoch`` are the first's.
+    rehearsed
+        Of a training that was rehearsed, the tables chosen there.
     """
 
     config: Config
@@ -686,6 +708,7 @@ class Fitted:
     best_epoch: int
     provenance: Provenance
     stack: Stack | None = None
+    rehearsed: Rehearsed | None = None
 
     def write(self, path: Path) -> None:
         """Write the files of a finished run into the folder ``path``."""
@@ -716,6 +739,8 @@ class Fitted:
         if model.activity is not None:
             sigma = torch.tensor(model.sigma, dtype=torch.float64)
             write_tensors(path / ACTIVITY, {**model.activity.tensors(), SIGMA: sigma})
+        if self.rehearsed is not None:
+            self.rehearsed.save(path / REHEARSAL)
         for name, frame in frames.items():
             write_with(path / f"{name}.parquet", frame.write_parquet)
         # The manifest last, which makes the run a finished one.
@@ -723,6 +748,7 @@ class Fitted:
             "seen.parquet": model.seen is None,
             CONTENT: model.content is None,
             ACTIVITY: model.activity is None,
+            REHEARSAL: self.rehearsed is None,
         }
         files = [name for name in _FILES if not absent.get(name)]
         version_of = self.provenance.schema_version
@@ -791,6 +817,7 @@ class Fitted:
             best_epoch=run.manifest.best_epoch,
             provenance=Provenance.model_validate(stated),
             stack=run.manifest.stack,
+            rehearsed=run.rehearsed,
         )
 
 

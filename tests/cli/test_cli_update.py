@@ -1,0 +1,169 @@
+"""``cnsdiff update``: from a file, a directory or a store; interrupted, activated, refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cnsdiff import Dataset, Interactions, Recommender
+from cnsdiff.recommender.run_directory import dataset_kept_in
+from cnsdiff.serving.store import Event, Store, Version
+from cnsdiff.training.progress import PlainReporter
+
+DAY = 86_400
+
+
+def log() -> pl.DataFrame:
+    """Users whose taste is one of three; new items from the middle on."""
+    rng = np.random.default_rng(0)
+    n = 2400
+    times = np.sort(rng.integers(0, 100 * DAY, n))
+    users = rng.integers(0, 60, n)
+    items = (users % 3) * 15 + rng.integers(0, 15, n) + 100 * (times > 60 * DAY)
+    frame = pl.DataFrame({"user": users, "item": items, "timestamp": times})
+    return frame.unique(["user", "item"], keep="first", maintain_order=True)
+
+
+def parts() -> tuple[pl.DataFrame, pl.DataFrame]:
+    late = pl.col("timestamp") > 60 * DAY
+    return log().filter(~late), log().filter(late)
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory):
+    """A run on the whole log until then, as ``train LOG`` leaves it."""
+    place = tmp_path_factory.mktemp("update") / "run"
+    dataset = Dataset.from_splits(
+        {"train": Interactions(parts()[0], "shop")}, name="shop", scenario="given"
+    )
+    with dataset_kept_in(place, dataset):
+        training = {"epochs": 3, "fhn_every": None}
+        Recommender("mf", training=training, threads=1).fit(dataset, run=place)
+    return place
+
+
+@pytest.fixture
+def run(old_run, tmp_path):
+    return shutil.copytree(old_run, tmp_path / "run")
+
+
+@pytest.fixture
+def since(tmp_path):
+    """New interactions as a file."""
+    parts()[1].write_csv(tmp_path / "since.csv")
+    return tmp_path / "since.csv"
+
+
+@pytest.fixture
+def store(run, tmp_path):
+    """The same as events of a service that answers by the old run."""
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    with Store.open(url) as store:
+        rows = enumerate(parts()[1].rows())
+        store.add_events([Event(f"e{n}", str(u), str(i), float(t)) for n, (u, i, t) in rows])
+        store.add_version(Version("run", str(run), 0.0, {}))
+        store.activate("run")
+    return url
+
+
+def weights(place):
+    return load_file(place / "weights.safetensors")
+
+
+def same(one, other) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_from_a_file(cli, run, since, tmp_path):
+    out = tmp_path / "new"
+    done = cli("update", run, "--events", since, "--out", out)
+    assert done.code == 0, done.err
+    assert "rehearsed: ndcg@20" in done.out and f"cnsdiff recommend {out}" in done.out
+    assert "training begins at the vectors of the run" in done.err
+    figures = json.loads((out / "update.json").read_text())
+    assert figures["better"] and figures["new"] > figures["old"]
+    assert figures["interval"][0] <= figures["new"] - figures["old"] <= figures["interval"][1]
+    new = Recommender.load(out)
+    assert new.model_.train.nnz == len(log())
+    # What the command wrote can be updated again.
+    assert new.dataset_path_ == out / "dataset"
+
+
+def test_a_directory_and_json(cli, run, tmp_path):
+    folder = tmp_path / "events"
+    folder.mkdir()
+    frame = parts()[1]
+    frame[:300].write_csv(folder / "a.csv")
+    frame[300:].write_parquet(folder / "b.parquet")
+    done = cli("update", run, "--events", folder, "--out", tmp_path / "new", "--anew", "--json")
+    assert done.json["new_pairs"] == len(frame)
+    assert "training begins anew" in done.err
+    assert Recommender.load(tmp_path / "new").model_.train.nnz == len(log())
+
+
+def test_the_same_command_goes_on(cli, run, since, tmp_path, monkeypatch):
+    assert cli("update", run, "--events", since, "--out", tmp_path / "undisturbed").code == 0
+    real, pressed = PlainReporter.epoch, []
+
+    def press(self, record, *, best):
+        real(self, record, best=best)
+        if (tmp_path / "new" / "refit.safetensors").exists() and not pressed:
+            pressed.append(1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainReporter, "epoch", press)
+    command = ("update", run, "--events", since, "--out", tmp_path / "new")
+    done = cli(*command)
+    assert done.code == 130 and "give the same command again" in done.err
+    since.write_text("user,item,timestamp\n1,1,99999999\n")  # what comes later is of the next
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert "going on with the events that were there" in done.err
+    assert same(tmp_path / "new", tmp_path / "undisturbed")
+    assert "finished run" in cli(*command).refused("choose another directory")
+
+
+def test_a_store_is_answered_by_the_update(cli, run, store, tmp_path):
+    done = cli("update", run, "--events", store, "--out", tmp_path / "new", "--activate", "--json")
+    assert done.json["better"]
+    with Store.open(store) as opened:
+        assert opened.activation().active == "new"
+        assert opened.activation().previous == "run"
+        (version,) = [v for v in opened.versions() if v.name == "new"]
+        assert version.path == str(tmp_path / "new")
+        assert version.figures["new"] == done.json["new"]
+
+
+def test_a_worse_update_is_not_activated(cli, run, store, tmp_path, monkeypatch):
+    from cnsdiff.recommender.update import Comparison, Updating
+
+    worse = Comparison(
+        metric="ndcg@20", old=0.2, new=0.1, interval=[-0.2, 0.0], users=50, pairs=99, moment=1.0
+    )
+    monkeypatch.setattr(Updating, "compare", lambda *_, **__: worse)
+    done = cli("update", run, "--events", store, "--out", tmp_path / "new", "--activate")
+    assert done.code == 1
+    assert "not activated" in done.err and "0.1000" in done.err and "0.2000" in done.err
+    assert Recommender.load(tmp_path / "new").model_.train.nnz == len(log())
+    with Store.open(store) as opened:
+        assert opened.activation().active == "run"
+
+
+def test_refusals(cli, run, since, store, tmp_path):
+    out = ("--out", tmp_path / "new")
+    cli("update", run, "--events", since, *out, "--activate").refused("needs the store")
+    cli("update", run, "--events", f"sqlite:///{tmp_path}/no.db", *out).refused("no store")
+    cli("update", run, "--events", tmp_path / "no.csv", *out).refused("no such file")
+    cli("update", tmp_path, "--events", since, *out).refused("is not a run directory")
+    with Store.open(f"sqlite:///{tmp_path / 'few.db'}") as few:
+        few.add_events([Event("a", "1", "1", 99.0 * DAY), Event("b", "2", "200", 99.0 * DAY)])
+    done = cli("update", run, "--events", f"sqlite:///{tmp_path / 'few.db'}", *out, "--activate")
+    done.refused("too few to tell whether an update is better")
+    assert not (tmp_path / "new").exists()
