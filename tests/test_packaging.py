@@ -283,6 +283,7 @@ LACKS = {
     "tune world --out study --trials 1": "tune",
     "train world --out tracked --track mlflow": "mlflow",
     "train world --out tracked --track tensorboard": "tensorboard",
+    "store check sqlite:///events.db": "serve",
 }
 
 

@@ -57,7 +57,7 @@ def test_the_help_names_every_command_in_the_order_of_its_use(cli):
     shown = cli("--help").out
     panels = re.findall(r"─ ([A-Z][\w ]+) ─", shown)
     assert panels == ["Options", *dict.fromkeys(purpose for _, purpose in COMMANDS)]
-    for name, _ in [*COMMANDS, ("data", "")]:
+    for name, _ in [*COMMANDS, ("data", ""), ("store", "")]:
         assert re.search(rf"│ {name} +\w", shown)
 
 

@@ -17,16 +17,24 @@ import pytest
 
 from cnsdiff.serving.store import Store
 
-#: Ends the server with the test process, however that ends: then nobody holds the pipe. At once, as
-#: a crash would: what it would write in peace is removed anyway.
-_SUPERVISED = '"$@" & read -r _; kill -QUIT $!; wait $!'
+#: Runs the server until the test process says so, or ends, however it ends: then nobody holds the
+#: pipe, and the folder goes, too. The server ends at once, as in a crash.
+_SUPERVISED = """
+folder=$1; shift
+"$@" & read -r word
+kill -QUIT $!; wait $!
+[ "$word" = stop ] || rm -rf "$folder"
+"""
 
 
 def find_binaries() -> Path:
     """The folder of PostgreSQL's programs; the tests fail without one, with the way to get it."""
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda file: float(file.parts[-3])
+    )
     on_path = shutil.which("postgres")
-    packaged = Path("/usr/lib/postgresql").glob("*/bin/postgres")
-    found = [Path(on_path)] if on_path else sorted(packaged, key=lambda p: float(p.parts[-3]))
+    if on_path:
+        found.append(Path(on_path).resolve())
     if not found:
         pytest.fail(
             "the tests of the store need PostgreSQL: run tests/install-services.sh, or have "
@@ -60,11 +68,17 @@ class PostgreSQL:
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
-        options = ("-k", self.folder, "-c", "listen_addresses=", "-c", "shared_buffers=16MB")
-        command = [self.binaries / "postgres", "-D", self.folder / "data", *options]
+        command = [self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder]
+        # After a crash it would flush every file of every test by itself.
+        for setting in (
+            "listen_addresses=",
+            "shared_buffers=16MB",
+            "recovery_init_sync_method=syncfs",
+        ):
+            command += ["-c", setting]
         with (self.folder / "log").open("a") as log:
             self._server = subprocess.Popen(
-                ["sh", "-c", _SUPERVISED, "sh", *command],
+                ["sh", "-c", _SUPERVISED, "sh", self.folder, *command],
                 cwd=self.folder,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -82,8 +96,10 @@ class PostgreSQL:
                 time.sleep(0.02)
 
     def stop(self) -> None:
+        self._server.communicate(b"stop\n", timeout=30)
+
+    def remove(self) -> None:
         self._server.stdin.close()
-        self._server.wait(30)
 
     @property
     def conninfo(self) -> str:
@@ -102,8 +118,7 @@ class PostgreSQL:
 def postgresql() -> Iterator[PostgreSQL]:
     server = PostgreSQL()
     yield server
-    server.stop()
-    shutil.rmtree(server.folder)
+    server.remove()
 
 
 _numbers = itertools.count()

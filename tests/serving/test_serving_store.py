@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import polars as pl
 import pytest
@@ -36,7 +37,7 @@ def test_events_come_back_in_the_order_in_which_they_were_kept(store):
     ]  # fmt: skip
     assert frame["seq"].is_sorted() and frame["seq"].is_unique().all()
     assert store.events_of(["ann", "nobody"])["item"].to_list() == ["i2", "i3"]
-    assert store.events_of(["bob", "ann", "bob"]).rows() == frame.drop("type").rows()
+    assert store.events_of(["bob", "ann", "bob"]).rows() == frame.rows()
     assert store.events_of([]).schema == store.events_of(["ann"]).schema
     assert store.add_events([]) == 0
 
@@ -68,11 +69,21 @@ def test_ids_are_text_to_the_letter(store):
     assert store.events().is_empty()
 
 
+def test_the_longest_ids_fit_into_every_index(store):
+    letters = Random(0).choices([chr(code) for code in range(0x4E00, 0x9FFF)], k=LONGEST_ID // 3)
+    longest = "".join(letters) + "x" * (LONGEST_ID % 3)
+    assert len(longest.encode()) == LONGEST_ID
+    store.add_events([Event(longest, longest, longest, 0.0, longest)])
+    store.add_answers([answer(1, longest)._replace(request_id=longest)])
+    store.put_items({longest: {}})
+    assert store.forget(longest) == 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"user": ""}, "user: is empty"),
-        ({"item": "x" * (LONGEST_ID + 1)}, "item: 'xxx.*longer than 500"),
+        ({"item": "xx" + "日" * (LONGEST_ID // 3)}, "item: 'xx日.*more than 1,000 bytes"),
         ({"event_id": "a\0"}, r"event_id: 'a\\x00' holds a NUL"),
         ({"user": "\ud800"}, "user: .* not Unicode"),
         ({"type": ""}, "type: is empty"),
@@ -176,6 +187,20 @@ def test_forgetting_takes_every_row_of_a_user_and_of_nobody_else(store):
     assert store.forget("ann") == 0
     assert store.events()["user"].to_list() == ["bob"]
     assert store.answers_after(0)["user"].to_list() == ["bob"]
+
+
+def test_who_was_forgotten_is_known_by_a_digest(store, store_url):
+    assert store.forgotten_after(0).is_empty()
+    store.forget("ann")
+    store.forget("bob")
+    frame = store.forgotten_after(0)
+    assert frame["digest"].to_list() == [store.digest("ann"), store.digest("bob")]
+    store.forget("ann")
+    again = store.forgotten_after(frame["seq"][-1])
+    assert again["digest"].to_list() == [store.digest("ann")]
+    assert store.forgotten_after(0).height == 2
+    with Store.open(store_url) as another:
+        assert another.digest("ann") == store.digest("ann") != store.digest("an")
 
 
 def test_no_number_is_given_again(store, store_url):

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cnsdiff.base.text import NAMED, Speller, in_python, shell_word, spelled, visible
-from cnsdiff.cli.commands import data
+from cnsdiff.cli.commands import data, store
 
 #: What each command is for, in the order of the help; it is in the file of its own name.
 COMMANDS = (
@@ -132,6 +132,7 @@ for name, purpose in COMMANDS:
     add = app.command(name, cls=_Command, epilog=module.EXAMPLE, rich_help_panel=purpose)
     add(getattr(module, name))
 app.add_typer(data.app, name="data", rich_help_panel="Data")
+app.add_typer(store.app, name="store", rich_help_panel="Use")
 
 
 def _version(value: bool) -> None:

@@ -18,7 +18,7 @@ from cnsdiff.base.storage import atomic_file, first_line, storage_error
 from cnsdiff.base.text import install_command, shell_word, visible
 
 try:
-    from sqlalchemy import URL, Connection, create_engine, event, func, make_url, select
+    from sqlalchemy import URL, Connection, create_engine, event, func, make_url, select, text
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 except ModuleNotFoundError as error:
     raise InputError(
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 #: How the places of a store are written.
 FORMS = "sqlite:///events.db or postgresql+psycopg://user@host/database"
 NO_STORE = "there is no store; name the one of cnsdiff serve"
+#: Endings of the names of SQLite's files.
+_FILES = ("", "-wal", "-shm", "-journal")
 #: Calls that share a transaction at most.
 _GROUP = 1000
 #: Number of the lock in PostgreSQL that whoever writes holds until its rows can be seen.
@@ -293,16 +295,52 @@ class Database:
                 size >> 20,
             )
 
+    # -- backups and checks ----------------------------------------------------------------------
+
     def copy(self, path: Path) -> None:
-        """Write all that SQLite has committed to a new file, while others go on writing."""
+        """Write all that SQLite has committed to a file, in one step, while others go on writing.
+
+        Raises
+        ------
+        InputError
+            The database is PostgreSQL, or the file is its own.
+        """
         if self.path is None:
-            to = self.url.set(drivername="postgresql").render_as_string(hide_password=True)
+            address = self.url._replace(drivername="postgresql", password=None)
             raise InputError(
                 f"{self.place}: PostgreSQL makes its own backups; run: pg_dump --format=custom "
-                f"--file={shell_word(path)} {shell_word(to)}"
+                f"--file={shell_word(path)} {shell_word(address.render_as_string())}"
             )
+        own = {self.path.with_name(self.path.name + ending).resolve() for ending in _FILES}
+        if path.resolve() in own:
+            raise InputError(f"{path}: is the store itself; choose another file")
         with atomic_file(path) as temporary, self._failures(), self._raw() as connection:
             connection.execute("VACUUM INTO ?", (str(temporary),))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the pages of SQLite, or with how PostgreSQL is set up."""
+        try:
+            if self.path is not None:
+                with self._failures(), self._raw() as connection:
+                    rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
+                lines = "\n".join(row for (row,) in rows if row != "ok").splitlines()
+                return [visible(line) for line in lines if not line.startswith("***")]
+            with self.read() as connection:
+                return [
+                    f"{name} is off, so that a crash loses events; switch it on in postgresql.conf"
+                    for name in ("fsync", "full_page_writes")
+                    if connection.scalar(select(func.current_setting(name))) == "off"
+                ]
+        except CnsdiffError as error:
+            return [str(error)]
+
+    def last_number(self, connection: Connection, table: str) -> int:
+        """The last number that a table has given to a row."""
+        if self.path is not None:
+            query = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+        else:
+            query = text("SELECT pg_sequence_last_value(pg_get_serial_sequence(:name, 'seq'))")
+        return connection.scalar(query, {"name": table}) or 0
 
     # -- failures --------------------------------------------------------------------------------
 
@@ -316,9 +354,9 @@ class Database:
     def _sentence(self, error: Exception) -> CnsdiffError:
         """What a driver's error means here, and the mend."""
         cause = getattr(error, "orig", None) or error
-        text = visible(first_line(cause))
+        words = visible(first_line(cause))
         if self.url.password:
-            text = text.replace(str(self.url.password), "***")
+            words = words.replace(str(self.url.password), "***")
         name = getattr(cause, "sqlite_errorname", "")
         state = getattr(cause, "sqlstate", None) or ""
         place = self.place
@@ -334,28 +372,28 @@ class Database:
             )
         if name.startswith("SQLITE_IOERR"):
             return StorageError(
-                f"{place}: the disk refused ({text}), so this was not written; see whether it is "
+                f"{place}: the disk refused ({words}), so this was not written; see whether it is "
                 "full or failing"
             )
         if name.startswith(_REFUSED):
             refused = StorageError(
-                f"{place}: cannot be written ({text}); check the permissions of the file and its "
+                f"{place}: cannot be written ({words}); check the permissions of the file and its "
                 "folder"
             )
             refused.exit_code = InputError.exit_code
             return refused
-        if name.startswith(_DAMAGED):
+        if name.startswith(_DAMAGED) or words.startswith("Could not decode"):
             return InputError(
-                f"{place}: is damaged, or not a SQLite file ({text}); restore a backup, or name "
+                f"{place}: is damaged, or not a SQLite file ({words}); restore a backup, or name "
                 "another file"
             )
         if self.path is None and (not state or state[:2] in ("08", "28", "3D", "53", "57")):
             return StorageError(
-                f"{place}: PostgreSQL does not answer ({text}); check that it runs, and the "
+                f"{place}: PostgreSQL does not answer ({words}); check that it runs, and the "
                 "address, user and password"
             )
         return StorageError(
-            f"{place}: the database refused ({text}); check it with: cnsdiff store check"
+            f"{place}: the database refused ({words}); check it with: cnsdiff store check"
         )
 
 

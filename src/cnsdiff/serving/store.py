@@ -14,6 +14,7 @@ from cnsdiff.serving.database import NO_STORE, Database
 import hashlib
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Row,
     Select,
     Table,
     Text,
@@ -44,16 +46,19 @@ from sqlalchemy import (
     update,
 )
 
-from cnsdiff.base.errors import InputError
+from cnsdiff.base.errors import CnsdiffError, InputError
 from cnsdiff.base.storage import first_line
+from cnsdiff.base.text import parameter, visible
 
 _Row: TypeAlias = dict[str, object]
 
 SCHEMA_VERSION = 1
-#: Characters of an id: an index of PostgreSQL takes 2700 bytes.
-LONGEST_ID = 500
+#: Bytes of an id in UTF-8: an index of PostgreSQL takes 2,700 for two of them.
+LONGEST_ID = 1000
 #: Rows that are read at once where all are, and ids that are asked for at once.
 _ROWS, _IDS = 100_000, 10_000
+#: Wrong rows of a table that :meth:`Store.check` names.
+_SHOWN = 5
 
 
 def _text(name: str, **options: Any) -> Column[str]:
@@ -297,7 +302,9 @@ class Store:
 
     def events(self) -> pl.DataFrame:
         """All events that there are at this moment: seq, user, item, timestamp, type."""
-        return pl.concat(self._all(_EVENTS, _EVENT_FRAME))
+        chunks = self._chunks(_EVENTS, (_EVENTS.c[name] for name in _EVENT_FRAME))
+        frames = [_frame_of(rows, _EVENT_FRAME) for rows in chunks]
+        return pl.concat(frames or [_frame_of([], _EVENT_FRAME)])
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -308,6 +315,12 @@ class Store:
         _require_ids("items", chain.from_iterable(answer.items for answer in answers))
         for name in ("at", "arm_probability"):
             _require_finite(name, (getattr(answer, name) for answer in answers))
+        for answer in answers:
+            if len(answer.items) != len(answer.propensities):
+                raise InputError(
+                    f"answer {answer.request_id!r}: has {len(answer.items):,} items and "
+                    f"{len(answer.propensities):,} propensities; give one for each item"
+                )
         rows = [
             {
                 **answer._asdict(),
@@ -522,17 +535,66 @@ class Store:
         """Size of SQLite's write-ahead log; 0 for PostgreSQL."""
         return self.database.wal_bytes()
 
-    def backup(self, path: Path) -> None:
+    def backup(self, path: Path, *, overwrite: bool = False) -> None:
         """Write a consistent copy to a file, in one step, while others go on writing.
 
         Raises
         ------
         InputError
-            The store is PostgreSQL, which has ``pg_dump``.
+            The file exists and is not to be overwritten, or is the store itself; or the store is
+            PostgreSQL, which has ``pg_dump``.
         StorageError
             The file cannot be written; what was there before is untouched.
         """
-        self.database.copy(Path(path))
+        if path.exists() and not overwrite:
+            raise InputError(
+                f"{path}: already exists; choose another file or pass "
+                f"{parameter('overwrite', True)}"
+            )
+        self.database.copy(path)
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, a sentence each; reads every row."""
+        problems = self.database.problems()
+        try:
+            for table in _METADATA.sorted_tables:
+                problems += self._problems_of(table)
+        except CnsdiffError as error:
+            problems.append(str(error))
+        return list(dict.fromkeys(problems))
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table."""
+        with self.database.read() as connection:
+            return {
+                name: connection.scalar(select(func.count()).select_from(table)) or 0
+                for name, table in _METADATA.tables.items()
+                if table is not _META
+            }
+
+    def _problems_of(self, table: Table) -> Iterator[str]:
+        """What is wrong with the rows of a table: the first few, and how many more."""
+        with self.database.read() as connection:
+            names = set(connection.scalars(select(_VERSIONS.c.name)))
+        judge = _JUDGES[table.name]
+        (key,) = table.primary_key
+        wrong = 0
+        for row in chain.from_iterable(self._chunks(table, table.c)):
+            problem = judge(row, names)
+            wrong += problem is not None
+            if problem is not None and wrong <= _SHOWN:
+                yield f"{table.name}, {key.name} {visible(row._mapping[key])}: {problem}"
+        if wrong > _SHOWN:
+            yield f"{table.name}: {wrong - _SHOWN:,} more rows are wrong"
+        if key.name == "seq":
+            with self.database.read() as connection:
+                last = connection.scalar(select(func.max(key))) or 0
+                given = self.database.last_number(connection, table.name)
+            if given < last:
+                yield (
+                    f"{table.name}: numbers go on after {given:,}, and {last:,} is taken; restore "
+                    "a whole backup"
+                )
 
     def close(self) -> None:
         """Finish what other threads are writing, and close all connections."""
@@ -548,22 +610,32 @@ class Store:
 
     def _frame(self, query: Select[Any], schema: Mapping[str, Any]) -> pl.DataFrame:
         with self.database.read() as connection:
-            rows = connection.execute(query).all()
-        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-        return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=dict(schema))
+            return _frame_of(connection.execute(query).all(), schema)
 
-    def _all(self, table: Table, schema: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
-        """All rows there are now, some at a time: a reader in SQLite keeps the log from ending."""
+    def _chunks(self, table: Table, columns: Iterable[Column[Any]]) -> Iterator[Sequence[Row[Any]]]:
+        """All rows there are now, in order, and some at a time.
+
+        A reader that takes long keeps SQLite's log from ending.
+        """
+        (key,) = table.primary_key
         with self.database.read() as connection:
-            last = connection.scalar(select(func.max(table.c.seq))) or 0
-        seq = 0
-        query = select(*(table.c[name] for name in schema)).order_by(table.c.seq).limit(_ROWS)
-        while True:
-            rows = self._frame(query.where(table.c.seq > seq, table.c.seq <= last), schema)
-            yield rows
-            if rows.height < _ROWS:
+            last = connection.scalar(select(func.max(key)))
+        query = select(*columns).order_by(key).limit(_ROWS)
+        rows: Sequence[Row[Any]] = ()
+        while last is not None and (not rows or len(rows) == _ROWS):
+            rest = query.where(key <= last)
+            if rows:
+                rest = rest.where(key > rows[-1]._mapping[key])
+            with self.database.read() as connection:
+                rows = connection.execute(rest).all()
+            if not rows:
                 return
-            seq = rows["seq"][-1]
+            yield rows
+
+
+def _frame_of(rows: Sequence[Row[Any]], schema: Mapping[str, Any]) -> pl.DataFrame:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=dict(schema))
 
 
 def _version(connection: Connection, place: str) -> bool:
@@ -613,21 +685,20 @@ def _last_activation(connection: Connection) -> Activation | None:
 def _require_ids(field: str, values: Iterable[str], longest: int = LONGEST_ID) -> None:
     """Refuse what one of the two databases cannot hold, whichever it is."""
     for value in values:
-        if not 0 < len(value) <= longest or "\0" in value or not value.isprintable():
+        # Most ids are short and plain, and are looked at no further; a character has 4 bytes.
+        if not 0 < len(value) <= longest // 4 or not value.isprintable():
             _require_id(field, value, longest)
 
 
 def _require_id(field: str, value: str, longest: int) -> None:
     if not value:
         raise InputError(f"{field}: is empty; every id has at least one character")
-    if len(value) > longest:
-        raise InputError(
-            f"{field}: {value[:20]!r}… is longer than {longest} characters; shorten it"
-        )
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise InputError(f"{field}: {value!r} is not Unicode text; mend its encoding") from None
+    if size > longest:
+        raise InputError(f"{field}: {value[:20]!r}… has more than {longest:,} bytes; shorten it")
     if "\0" in value:
         raise InputError(f"{field}: {value!r} holds a NUL character; leave it out")
 
@@ -643,3 +714,71 @@ def _json(name: str, value: object) -> str:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: cannot be written as JSON ({first_line(error)})") from error
+
+
+# -- what a row must be --------------------------------------------------------------------------
+
+
+def _judge_meta(row: Row[Any], versions: set[str]) -> str | None:
+    return None if row.key in ("schema_version", "key") else "is not of this version of cnsdiff"
+
+
+def _judge_event(row: Row[Any], versions: set[str]) -> str | None:
+    if not all(isinstance(value, str) and value for value in (row.event_id, row.user, row.item)):
+        return "an id is empty, or not text"
+    return None if _are_finite(row.timestamp, row.received) else "a time is not a finite number"
+
+
+def _judge_answer(row: Row[Any], versions: set[str]) -> str | None:
+    items, propensities = _from_json(row.items), _from_json(row.propensities)
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        return "items is not a JSON list of ids"
+    if not isinstance(propensities, list) or not _are_finite(*propensities):
+        return "propensities is not a JSON list of numbers"
+    if len(items) != len(propensities):
+        return f"has {len(items):,} items and {len(propensities):,} propensities"
+    return None if _are_finite(row.at, row.arm_probability) else "a number of it is not finite"
+
+
+def _judge_item(row: Row[Any], versions: set[str]) -> str | None:
+    whole = row.features is None or isinstance(_from_json(row.features), dict)
+    return None if whole else "features is not a JSON object"
+
+
+def _judge_version(row: Row[Any], versions: set[str]) -> str | None:
+    return None if isinstance(_from_json(row.figures), dict) else "figures is not a JSON object"
+
+
+def _judge_activation(row: Row[Any], versions: set[str]) -> str | None:
+    for name in (row.active, row.previous, row.canary, row.shadow):
+        if name is not None and name not in versions:
+            return f"names the version {name!r}, which is not there"
+    in_range = _are_finite(row.share) and 0 <= row.share <= 1
+    return None if in_range else f"share is {row.share!r}, not in [0, 1]"
+
+
+def _judge_forgotten(row: Row[Any], versions: set[str]) -> str | None:
+    return None if re.fullmatch("[0-9a-f]{32}", row.digest) else "digest is not one of this store"
+
+
+_JUDGES = {
+    "meta": _judge_meta,
+    "events": _judge_event,
+    "answers": _judge_answer,
+    "items": _judge_item,
+    "versions": _judge_version,
+    "activations": _judge_activation,
+    "forgotten": _judge_forgotten,
+}
+
+
+def _from_json(text: str) -> object:
+    """The value, or ``None`` where it is not JSON; the columns never hold a bare null."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _are_finite(*values: object) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
