@@ -204,6 +204,10 @@ def test_a_model_that_follows_is_as_if_its_environment_were_of_the_later_moment(
         for other in (mine, model)
     )
     assert now > 1.5 * then
+    # Whether the same interactions have been added to users before does not matter.
+    added = Recommender.load(tmp_path / "run").add_interactions(since)
+    added.follow(first).follow(second, moment=231.0 * DAY)
+    assert torch.equal(added.model_.bias, own.bias)
     again = Recommender.load(mine.save(tmp_path / "later"))
     assert torch.equal(again.model_.bias, own.bias)
     same(again.model_.activity, own.activity)
