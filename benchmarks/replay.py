@@ -156,7 +156,8 @@ class Replay:
         users, items = self.stream.users[part], self.stream.items[part]
         out = self.before + self.since(start)
         new = users >= 0
-        new[new] = np.asarray(out[users[new], items[new]]) == 0
+        if new.any():  # of no pairs scipy gives no array
+            new[new] = np.asarray(out[users[new], items[new]]) == 0
         if new.any():
             split = Split("day", users[new], items[new])
             table = evaluate_split(

@@ -211,7 +211,8 @@ class Model:
         times = interactions["timestamp"].to_numpy()
         new = items >= 0
         known = np.flatnonzero(new & (users >= 0))
-        new[known] = np.asarray(self.trained_on[users[known], items[known]]) == 0
+        if len(known):  # of no pairs scipy gives no array
+            new[known] = np.asarray(self.trained_on[users[known], items[known]]) == 0
         activity = self.activity.followed_by(items[new], times[new], moment=moment)
         at_moment = replace(self, offsets=None).live_bias(activity)
         return replace(self, activity=activity, bias=at_moment)
