@@ -153,6 +153,33 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n=len(of_seeds))
 
 
+def clustered(
+    value: float, influence: ArrayLike, clusters: ArrayLike, level: float = 0.95
+) -> Interval:
+    """Student's t-interval of an estimate whose observations come in clusters, such as of users.
+
+    The variance is that of sums over clusters (Liang & Zeger 1986, with ``C / (C - 1)``).
+
+    Parameters
+    ----------
+    value
+        The estimate.
+    influence
+        ``(n,)`` what each observation contributes to its error; of a mean, its difference from the
+        mean over ``n``. They sum to 0.
+    clusters
+        ``(n,)`` whole numbers of 0 and more.
+    level
+        Of the interval.
+    """
+    own = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sums = np.bincount(own, np.asarray(influence, dtype=np.float64))
+    n = np.asarray(len(sums))
+    deviation = np.sqrt(n * np.square(sums).sum() / max(len(sums) - 1, 1))
+    half = float(half_width(deviation * np.sqrt(n), n, level))
+    return Interval(value, value - half, value + half, n=len(sums))
+
+
 def paired_bootstrap(
     first: ArrayLike,
     second: ArrayLike,

@@ -148,7 +148,7 @@ class Updating:
         known = len(tables["old"].frame.unique(["user", "item"]))
         unrated = replace(filters, threshold=None)
         pairs, counts = unrated.clean(Interactions(both, learnt.name), core=True)
-        until = _end(learnt)
+        until = end_of(fitted, learnt)
         if (
             len(both.unique(["user", "item"])) == known
             or not (pairs.frame["timestamp"].to_numpy() > until).any()
@@ -172,7 +172,7 @@ class Updating:
     @classmethod
     def again(cls, fitted: Fitted, dataset: Dataset) -> Self:
         """An update that was begun before, on this dataset."""
-        return cls(fitted, dataset, _end(dataset_of(fitted)))
+        return cls(fitted, dataset, end_of(fitted))
 
     @property
     def n_new(self) -> int:
@@ -368,6 +368,18 @@ def dataset_of(fitted: Fitted) -> Dataset:
     return load_dataset(place)
 
 
+def end_of(fitted: Fitted, dataset: Dataset | None = None) -> float:
+    """Time of the last pair that a run has learnt, or was chosen on."""
+    learnt = dataset_of(fitted) if dataset is None else dataset
+    times = learnt.merged().split("train").timestamps
+    if times is None:
+        raise DataError(
+            f"{learnt.path or learnt.name}: has no times, which tell what is new; train on a log "
+            "with times"
+        )
+    return float(times.max())
+
+
 def of_others(model: Model, ids: tuple[pl.Series, pl.Series], log: Split) -> Scorer:
     """A model as it would be served at a later moment, for other users and items.
 
@@ -398,10 +410,10 @@ def of_others(model: Model, ids: tuple[pl.Series, pl.Series], log: Split) -> Sco
             span=model.activity.span,
         )
         bias = model.live_bias(replace(activity, n_known=model.activity.n_known))
-    return _Elsewhere(model.fold_in(users, since), torch.from_numpy(items), bias)
+    return Elsewhere(model.fold_in(users, since), torch.from_numpy(items), bias)
 
 
-class _Elsewhere:
+class Elsewhere:
     """A scorer among items of other numbers, of which it may not know all.
 
     Parameters
@@ -437,11 +449,6 @@ def _times(dataset: Dataset) -> NDArray[Any]:
     times = dataset.split("train").timestamps
     assert times is not None
     return times
-
-
-def _end(learnt: Dataset) -> float:
-    """Time of the last pair of train and valid."""
-    return float(_times(learnt.merged()).max())
 
 
 def _frame(dataset: Dataset, split: Split) -> pl.DataFrame:

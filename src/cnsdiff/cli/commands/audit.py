@@ -36,24 +36,53 @@ from cnsdiff.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from cnsdiff.audit.answers import Arm, ArmDifference, OffPolicy, Shown
     from cnsdiff.audit.record import AuditRecord
     from cnsdiff.audit.splits import Note, Options, Prepared
+    from cnsdiff.evaluation.significance import Interval
 
 EXAMPLE = (
     "Example: cnsdiff audit ratings.csv --budget 10m --open\n\nYour own recommender: cnsdiff audit "
     "ratings.csv --splits-only, train it on each shift's train.csv, then cnsdiff audit ratings.csv "
-    "--recommendations popularity=lists.csv"
+    "--recommendations popularity=lists.csv\n\nWhat a service answered: cnsdiff audit --answers "
+    "sqlite:///events.db --run runs/shop2"
 )
+#: Options of an audit of answers; the others are for one of a log.
+_OF_ANSWERS = ("answers", "run", "window", "json")
+_WIDTH = "± half the 95% interval, clustered by user"
+_DIFFERS = f"{_WIDTH}; † differs from 0"
 
 
 def audit(
+    context: typer.Context,
     log: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="File of interactions, or a data set fetched before (ml-100k).",
             autocompletion=completion.log,
         ),
-    ],
+    ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="In place of a log: the lists that a service has shown (sqlite:///FILE, "
+            "postgresql+psycopg://…), and what came of them, arm by arm.",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --answers: a run that was not served; how many clicks its lists would have "
+            "had."
+        ),
+    ] = None,
+    window: Annotated[
+        str,
+        typer.Option(
+            help="With --answers: for how long after a list an event may be due to it (12h, 7d)."
+        ),
+    ] = "1d",
     out: Annotated[
         Path | None, typer.Option(help="Where all is kept (default: audits/NAME OF LOG).")
     ] = None,
@@ -139,15 +168,25 @@ def audit(
     From one log: its shifts, references, the usual recommender and exposure sampling trained within
     a budget, and a report of what each loses under which shift. After Ctrl-C the same command goes
     on.
+
+    With --answers, from the lists that a service has shown: clicks of each arm and version, and
+    those that the lists of another run would have had, as far as the service has explored.
     """
     started = time.monotonic()
     from cnsdiff.audit.log import Reading
     from cnsdiff.audit.splits import Options, prepare_splits
     from cnsdiff.audit.training import require_metric
+    from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.output import print_json
     from cnsdiff.cli.parsing import parse_budget, parse_events, parse_features
     from cnsdiff.display.progress import PlainLines
 
+    if answers is not None:
+        _require_of_answers(context)
+        _audit_answers(answers, run, window, json)
+        return
+    if log is None or run is not None:
+        raise ConfigError("audit needs a log, or --answers STORE and maybe --run RUN beside it")
     named = {
         "user": user_col,
         "item": item_col,
@@ -296,3 +335,144 @@ def _tell_splits(prepared: Prepared, options: Options, json: bool) -> None:
     )
     given = " ".join(f"--recommendations {name}=FILE" for name in files)
     screen.print(f"  {given}", soft_wrap=True)
+
+
+def _require_of_answers(context: typer.Context) -> None:
+    """Refuse what is for an audit of a log."""
+    from cnsdiff.base.errors import ConfigError
+
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if option.name not in _OF_ANSWERS and source is not None and source.name == "COMMANDLINE":
+            name = option.opts[0] if option.opts[0].startswith("-") else option.name
+            raise ConfigError(f"--answers audits what a service has shown, without {name}; drop it")
+
+
+def _audit_answers(url: str, run: Path | None, window: str, json: bool) -> None:
+    """Figures of the lists that a service has shown."""
+    import polars as pl
+
+    from cnsdiff.audit.answers import Shown, arms_of, lists_at, off_policy, to_dict
+    from cnsdiff.base.errors import ConfigError, DataError
+    from cnsdiff.cli.output import print_json
+    from cnsdiff.data.reading.times import seconds_of
+    from cnsdiff.recommender.run_directory import Fitted, read_run
+    from cnsdiff.recommender.update import end_of
+    from cnsdiff.serving.store import Store
+
+    try:
+        seconds = seconds_of(window)
+    except ValueError as error:
+        raise ConfigError(f"--window {window}: is no length of time; {error}") from error
+    fitted = None if run is None else Fitted.of_run(read_run(run))
+    with Store.open(url, create=False) as store:
+        events, pages = store.events(), [store.answers_after(0)]
+        while len(pages[-1]):
+            pages.append(store.answers_after(pages[-1]["seq"][-1]))
+    answers = pl.concat(pages)
+    shown = Shown.of(answers, events, seconds)
+    arms, differences = arms_of(shown)
+    estimate = None
+    if fitted is not None:
+        # What the run has learnt from cannot judge it.
+        later = answers.filter(pl.col("at") > end_of(fitted))
+        if not len(later):
+            raise DataError(
+                f"{run}: has learnt from what came of all {len(answers):,} answers, which cannot "
+                "judge it then; give a run that was trained before them, or wait for more"
+            )
+        judged = Shown.of(later, events, seconds)
+        estimate = off_policy(judged, lists_at(fitted.model, judged.answers, events))
+    if json:
+        figures = {"arms": arms, "differences": differences, "run": estimate}
+        content = {name: to_dict(own) for name, own in figures.items()}
+        warnings = [] if estimate is None else estimate.warnings
+        print_json(
+            {"store": url, "window": seconds, "open": shown.n_open, **content, "warnings": warnings}
+        )
+        return
+    _tell_answers(shown, arms, differences, estimate, run)
+
+
+def _tell_answers(
+    shown: Shown,
+    arms: list[Arm],
+    differences: list[ArmDifference],
+    estimate: OffPolicy | None,
+    run: Path | None,
+) -> None:
+    from cnsdiff.cli.output import console, print_table
+    from cnsdiff.display.tables import Cell, Column, Table
+
+    screen = console()
+
+    def cell(interval: Interval, *, marked: bool = False) -> Cell:
+        differs = marked and interval.sign != 0
+        return Cell(interval.value, half_width=interval.half_width, differs=differs)
+
+    columns = (
+        Column("answers", "lists", 0),
+        Column("hit_rate", "with a click"),
+        Column("clicks", "clicks a list"),
+    )
+    labels = ("arm", "version")
+    print_table(
+        screen,
+        Table.of(
+            "What was shown",
+            labels,
+            (columns[0], Column("users", "users", 0), *columns[1:]),
+            [
+                ((a.arm, a.version), (a.answers, a.users, cell(a.hit_rate), cell(a.clicks)))
+                for a in arms
+            ],
+            _WIDTH,
+        ),
+    )
+    if shown.n_open:
+        screen.print(f"{shown.n_open:,} later lists are left out, as their window is not over.")
+    if differences:
+        against = " ".join(differences[0].against)
+        print_table(
+            screen,
+            Table.of(
+                f"Less {against}, over the time that both answered",
+                labels,
+                columns,
+                [
+                    (
+                        (d.arm, d.version),
+                        (d.answers, cell(d.hit_rate, marked=True), cell(d.clicks, marked=True)),
+                    )
+                    for d in differences
+                ],
+                _DIFFERS,
+            ),
+        )
+    if estimate is None:
+        return
+    named = {
+        "as served": cell(estimate.served),
+        "inverse propensity (IPS)": cell(estimate.ips),
+        "self-normalised (SNIPS)": cell(estimate.snips),
+        "doubly robust (DR)": cell(estimate.dr),
+        "DR less as served": cell(estimate.gain, marked=True),
+    }
+    print_table(
+        screen,
+        Table.of(
+            f"Lists of {run}, which were not served",
+            ("estimate",),
+            columns[2:],
+            [((name,), (own,)) for name, own in named.items()],
+            _DIFFERS,
+        ),
+    )
+    screen.print(
+        f"From {estimate.answers:,} lists of {estimate.users:,} users; {estimate.support:.0%} of "
+        f"the run's items could have been shown; those that were are worth "
+        f"{estimate.effective_size:,.0f} of equal weight.",
+        soft_wrap=True,
+    )
+    for warning in estimate.warnings:
+        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
