@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -25,11 +26,37 @@ import sqlalchemy as sa
 from cnsdiff.base.errors import InputError, StorageError
 from cnsdiff.base.text import install_command
 from cnsdiff.serving import database as module
-from cnsdiff.serving.store import Answer, Event, Store, Version
+from cnsdiff.serving.store import Activation, Answer, Event, Store, Version
 
 
 def event(number: int, user: str = "ann", item: str = "i") -> Event:
     return Event(f"e{number}", user, item, float(number))
+
+
+# -- a server that goes away: first, while it has few files to look after -------------------------
+
+
+def test_postgresql_goes_away_and_comes_back(postgresql):
+    """Down, the sentence keeps the password to itself; up again, nobody need open it again."""
+    url = postgresql.url("restarted", password="hunter2")
+    idle, busy = Store.open(url, timeout=2), Store.open(url, timeout=2)
+    for store in (idle, busy):
+        store.add_events([event(1)])
+        store.events()
+    postgresql.stop()
+    try:
+        for act in (lambda: busy.add_events([event(2)]), busy.events, lambda: Store.open(url)):
+            with pytest.raises(StorageError, match="PostgreSQL does not answer") as refused:
+                act()
+            assert "hunter2" not in str(refused.value)
+    finally:
+        postgresql.start()
+    for number, store in enumerate((idle, busy), start=3):
+        assert store.add_events([event(1), event(number)]) == 1
+    assert idle.events()["timestamp"].to_list() == busy.events()["timestamp"].to_list() == [1, 3, 4]
+    for store in (idle, busy):
+        assert store.check() == []
+        store.close()
 
 
 # -- many writers ----------------------------------------------------------------------------------
@@ -133,6 +160,41 @@ def test_many_open_a_new_store_at_once(store_url):
     assert [store.events().height for store in stores] == [6] * 6
     for store in stores:
         store.close()
+
+
+def test_two_processes_change_what_they_have_read(store_url):
+    """Between the reading and the writing of one, nothing of the other comes."""
+    with Store.open(store_url) as one, Store.open(store_url) as two:
+        for number in range(40):
+            one.add_version(Version(f"v{number}", "/runs", 1.0, {}))
+
+        def activate(store: Store, own: range) -> list[Activation]:
+            return [store.activate(f"v{number}") for number in own]
+
+        with ThreadPoolExecutor() as pool:
+            calls = [
+                pool.submit(activate, one, range(20)),
+                pool.submit(activate, two, range(20, 40)),
+            ]
+            activations = sorted(one for call in calls for one in call.result())
+        assert [each.previous for each in activations] == [
+            None, *(each.active for each in activations[:-1])
+        ]  # fmt: skip
+        assert len({each.salt for each in activations}) == 1
+
+
+@pytest.mark.parametrize("theirs", ["SELECT * FROM theirs", "INSERT INTO theirs VALUES (1)"])
+def test_opening_waits_for_who_uses_a_file_that_has_no_log_yet(tmp_path, theirs):
+    path = tmp_path / "events.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for statement in ("CREATE TABLE theirs (x)", "BEGIN", theirs):
+        other.execute(statement).fetchall()
+    release = threading.Timer(0.2, other.execute, ["COMMIT"])
+    release.start()
+    with Store.open(f"sqlite:///{path}") as store:
+        assert store.add_events([event(1)]) == 1
+    release.join()
+    other.close()
 
 
 def test_of_a_group_only_the_batch_that_fails_is_refused(store):
@@ -511,25 +573,6 @@ def test_a_database_of_something_else(store_url):
     ):
         Store.open(store_url)
     engine.dispose()
-
-
-def test_postgresql_goes_away_and_comes_back(postgresql):
-    """Down, the sentence keeps the password to itself; up again, the pool finds out by itself."""
-    url = postgresql.url("restarted", password="hunter2")
-    store = Store.open(url, timeout=2)
-    store.add_events([event(1)])
-    postgresql.stop()
-    try:
-        for act in (lambda: store.add_events([event(2)]), store.events, lambda: Store.open(url)):
-            with pytest.raises(StorageError, match="PostgreSQL does not answer") as refused:
-                act()
-            assert "hunter2" not in str(refused.value)
-    finally:
-        postgresql.start()
-    assert store.add_events([event(1), event(3)]) == 1
-    assert store.events()["timestamp"].to_list() == [1.0, 3.0]
-    assert store.check() == []
-    store.close()
 
 
 def test_what_is_promised_by_postgresql_is_switched_on(postgresql):

@@ -96,6 +96,8 @@ class Database:
                 parts,
                 connect_args=options,
                 pool_pre_ping=self.path is None,
+                # A connection for each thread of a web server.
+                max_overflow=40,
                 # Parameters are people's ids, and messages go to logs.
                 hide_parameters=True,
             )
