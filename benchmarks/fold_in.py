@@ -19,7 +19,8 @@ ones, by
 - ``refit``: that training under its own bias.
 
 ``kept`` is the share of the gain of ``vectors`` and of ``refit`` over ``stale`` that ``folded``
-has, where that gain is above 2%. ``--runs FOLDER`` keeps what was trained for the next call. ``ml-100k`` is to be fetched first.
+has, where that gain is above 2%. ``--runs FOLDER`` keeps what was trained for the next call.
+``ml-100k`` is to be fetched first.
 """
 
 from __future__ import annotations
