@@ -41,7 +41,7 @@ EXTRA = {
 # -- imports and declared dependencies -------------------------------------------------------------
 
 #: Imports of packages that are part of what another promises.
-BROUGHT = {"markupsafe": "jinja2", "pydantic_core": "pydantic"}
+BROUGHT = {"markupsafe": "jinja2", "pydantic_core": "pydantic", "starlette": "fastapi"}
 
 
 def imports_of(file: Path, *, whole: bool = False) -> Iterator[tuple[str, bool]]:

@@ -33,6 +33,7 @@ from cnsdiff import Recommender, prepare
 from cnsdiff.benchmark.grid import Grid
 from cnsdiff.cli.app import app
 from cnsdiff.recommender.config import Config, resolve_config
+from cnsdiff.serving.config import ServiceConfig
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
@@ -51,6 +52,7 @@ FILES = {
     "recommend.md": ("data/mine", "runs/mine"),
     "report.md": ("data/mine", "runs/mine"),
     "scenarios.md": ("ratings.csv", "random.csv"),
+    "serving.md": ("ratings.csv",),
 }
 
 #: Commands that are parsed and not run, and why. The first pattern that fits decides.
@@ -58,6 +60,8 @@ PARSED = {
     r"python3 -m (venv|pip)|\.venv/bin/|sh tests/install-services": "installs all; CI runs it",
     r"pip install|export ": "changes the environment",
     r"mkdocs ": "serves until it is stopped; tests/test_site.py builds the site",
+    r"cnsdiff serve ": "serves until it is stopped; tests/serving starts it",
+    r"curl ": "needs a service; tests/serving/test_service_http.py sends the same",
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",
     r"python benchmarks/": "takes minutes to hours",
     r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",
@@ -363,9 +367,8 @@ def parse(command: str) -> None:
         parse_pip(words[words.index("install") + 1 :])
     else:
         # The two commands of the README (tests/test_docs.py holds them to CI), and the like.
-        assert command.startswith(("python3 -m", "sh ", ".venv/bin/", "export ", "mkdocs ")), (
-            command
-        )
+        others = ("python3 -m", "sh ", ".venv/bin/", "export ", "mkdocs ", "curl ")
+        assert command.startswith(others), command
 
 
 @pytest.mark.parametrize("block", of_language("bash"))
@@ -385,6 +388,8 @@ def test_yaml_is_a_grid_or_a_configuration(block: Block) -> None:
     tree = yaml.safe_load(block.text)
     if "methods" in tree:
         Grid.model_validate(tree)
+    elif block.title == "service.yaml":
+        ServiceConfig.model_validate(tree)
     else:
         assert tree.keys() <= Config.model_fields.keys()
         resolve_config(tree)

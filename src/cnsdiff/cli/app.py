@@ -28,6 +28,7 @@ COMMANDS = (
     ("recommend", "Use"),
     ("similar", "Use"),
     ("export", "Use"),
+    ("serve", "Use"),
     ("doctor", "Help"),
     ("plugins", "Help"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import narwhals as nw
@@ -181,9 +182,17 @@ class IdIndex:
 
     def find(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """The number of each id, -1 where it is unknown; as :meth:`Vocabulary.encode`."""
-        keys = (self._key(value) for value in ids)
-        numbers = [-1 if key is None else self._numbers.get(key, -1) for key in keys]
+        get, key, plain = self._numbers.get, self._key, str if self._text else int
+        numbers = [get(v if type(v) is plain else key(v), -1) for v in ids]  # type: ignore[arg-type]
         return np.array(numbers, dtype=np.int64)
+
+    def names(self, numbers: NDArray[np.integer[Any]]) -> list[int | str]:
+        """The ids of internal numbers as Python has them; quick for a few."""
+        return [self._listed[number] for number in numbers.tolist()]
+
+    @cached_property
+    def _listed(self) -> list[int | str]:
+        return list(self._numbers)
 
     def take(self, numbers: NDArray[np.integer[Any]]) -> pa.Array:
         """The ids of internal numbers."""

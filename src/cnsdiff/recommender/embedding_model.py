@@ -25,6 +25,7 @@ from torch import Tensor
 from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.base.text import parameter
 from cnsdiff.content.model import Content, ContentChoice
+from cnsdiff.content.priors import Gaussian, covariance_of
 from cnsdiff.data.ids import IdIndex, Vocabulary, column_of, frame_like, id_array, id_list
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
@@ -126,6 +127,62 @@ class Model:
         """
         raise NotImplementedError
 
+    def with_items(
+        self,
+        ids: pl.Series,
+        features: pl.DataFrame | None = None,
+        clicks: pl.DataFrame | None = None,
+    ) -> Self:
+        """The model with new items.
+
+        Parameters
+        ----------
+        ids
+            Of the new items.
+        features
+            A row for each, of the features that the model was trained with; of a model with
+            content.
+        clicks
+            ``user`` and ``item`` of those who have clicked on them; pairs of others are left out.
+        """
+        raise NotImplementedError
+
+    def _clicks(self, ids: pl.Series, clicks: pl.DataFrame | None) -> NDArray[np.int64]:
+        """``(2, m)`` known users and rows of ``ids``, each pair once."""
+        if clicks is None:
+            return np.zeros((2, 0), dtype=np.int64)
+        indices = self._user_index, IdIndex(ids)
+        sides = zip(indices, ("user", "item"), strict=True)
+        numbers = np.stack([index.find(clicks[side].to_list()) for index, side in sides])
+        return np.unique(numbers[:, (numbers >= 0).all(axis=0)], axis=1)
+
+    def _longer(self, ids: pl.Series, clicks: NDArray[np.int64], offset: float) -> Self:
+        """The model with new items in all but what scores them."""
+        n = len(self.items) + len(ids)
+
+        def longer(column: Tensor | None, value: float = 0.0) -> Tensor:
+            own = torch.zeros(len(self.items)) if column is None else column
+            return torch.cat([own, torch.full((len(ids),), value)])
+
+        train = _wider(self.train, n)
+        if clicks.size:  # who has an item is not shown it again
+            train = train + pair_matrix(clicks[0], len(self.items) + clicks[1], train.shape)
+        seen = self.seen
+        if seen is not None:
+            pairs, others = (_wider(own, n) for own in (seen.pairs, seen.others_pairs))
+            seen = replace(seen, pairs=pairs, others_pairs=others)
+        return replace(
+            self,
+            since=train - _wider(self.trained_on, n),
+            items=pl.concat([self.items, ids.alias(self.items.name)]),
+            train=train,
+            seen=seen,
+            dial_step=longer(self.dial_step),
+            bias=None if self.bias is None else longer(self.bias),
+            activity=None if self.activity is None else self.activity.with_items(n),
+            offsets=longer(self.offsets, offset),
+        )
+
     def with_interactions(self, users: pl.Series, items: pl.Series) -> Self:
         """The model after what users have done since training, new users among them.
 
@@ -201,6 +258,14 @@ class Model:
         bias = environment.bias(activity, self.sigma)
         return bias if self.offsets is None else bias + self.offsets
 
+    def is_new(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """``(m,)`` which pairs of known items training did not have; numbers of others are -1."""
+        new = items >= 0
+        known = np.flatnonzero(new & (users >= 0))
+        if len(known):  # for none, SciPy gives something else
+            new[known] = np.asarray(self.trained_on[users[known], items[known]]) == 0
+        return new
+
     def following(self, interactions: pl.DataFrame, moment: float | None) -> Self:
         """See :meth:`cnsdiff.Recommender.follow`; ``interactions`` are pairs with a time."""
         assert self.activity is not None
@@ -209,10 +274,7 @@ class Model:
             for side, index in (("user", self._user_index), ("item", self._item_index))
         )
         times = interactions["timestamp"].to_numpy()
-        new = items >= 0
-        known = np.flatnonzero(new & (users >= 0))
-        if len(known):  # of no pairs scipy gives no array
-            new[known] = np.asarray(self.trained_on[users[known], items[known]]) == 0
+        new = self.is_new(users, items)
         activity = self.activity.followed_by(items[new], times[new], moment=moment)
         at_moment = replace(self, offsets=None).live_bias(activity)
         return replace(self, activity=activity, bias=at_moment)
@@ -446,52 +508,27 @@ class EmbeddingModel(Model):
         )
 
     def with_items(
-        self, ids: pl.Series, features: pl.DataFrame, clicks: pl.DataFrame | None = None
+        self,
+        ids: pl.Series,
+        features: pl.DataFrame | None = None,
+        clicks: pl.DataFrame | None = None,
     ) -> Self:
-        """The model with new items.
-
-        Parameters
-        ----------
-        ids
-            Of the new items.
-        features
-            A row for each, of the features that the model was trained with.
-        clicks
-            ``user`` and ``item`` of those who have clicked on them; pairs of others are left out.
-        """
-        assert self.content is not None
-        n = len(self.items) + len(ids)
-        numbers = np.zeros((2, 0), dtype=np.int64)
-        if clicks is not None:
-            indices = self._user_index, IdIndex(ids)
-            sides = zip(indices, ("user", "item"), strict=True)
-            numbers = np.stack([index.find(clicks[side].to_list()) for index, side in sides])
-            numbers = np.unique(numbers[:, (numbers >= 0).all(axis=0)], axis=1)
-        vectors = self.content.vectors(features, self.user_embeddings, *numbers)
-
-        def longer(column: Tensor | None, value: float = 0.0) -> Tensor:
-            own = torch.zeros(len(self.items)) if column is None else column
-            return torch.cat([own, torch.full((len(ids),), value)])
-
-        train = _wider(self.train, n)
-        if numbers.size:  # who has an item is not shown it again
-            train = train + pair_matrix(numbers[0], len(self.items) + numbers[1], train.shape)
-        seen = self.seen
-        if seen is not None:
-            pairs, others = (_wider(own, n) for own in (seen.pairs, seen.others_pairs))
-            seen = replace(seen, pairs=pairs, others_pairs=others)
+        """See :meth:`Model.with_items`; without content, new items begin at the mean of all."""
+        numbers = self._clicks(ids, clicks)
+        offset = 0.0
+        if self.content is not None:
+            assert features is not None
+            vectors = self.content.vectors(features, self.user_embeddings, *numbers)
+            offset = self.content.model.choice.offset
+        else:
+            known = self.item_embeddings[item_counts(self.train) > 0]
+            mean = known.mean(dim=0).expand(len(ids), -1)
+            prior = Gaussian(mean, covariance_of(known))
+            vectors = prior.after_clicks(self.user_embeddings, numbers[0], numbers[1], 1.0)
         return replace(
-            self,
+            self._longer(ids, numbers, offset),
             history_map=self._fitted_map,
-            since=train - _wider(self.trained_on, n),
-            items=pl.concat([self.items, ids.alias(self.items.name)]),
             item_embeddings=torch.cat([self.item_embeddings, vectors]),
-            train=train,
-            seen=seen,
-            dial_step=longer(self.dial_step),
-            bias=None if self.bias is None else longer(self.bias),
-            activity=None if self.activity is None else self.activity.with_items(n),
-            offsets=longer(self.offsets, self.content.model.choice.offset),
         )
 
     @cached_property
@@ -561,6 +598,23 @@ class ItemItemModel(Model):
             weights = weights.to(device)
             bias = None if bias is None else bias.to(device)
         return ItemItemScorer(self.train, weights, bias)
+
+    def with_items(
+        self,
+        ids: pl.Series,
+        features: pl.DataFrame | None = None,
+        clicks: pl.DataFrame | None = None,
+    ) -> Self:
+        """See :meth:`Model.with_items`; of new items there are no weights."""
+        longer = self._longer(ids, self._clicks(ids, clicks), 0.0)
+        more = len(ids)
+        if isinstance(self.weights, Tensor):
+            weights: ItemWeights = torch.nn.functional.pad(self.weights, (0, more, 0, more))
+        else:
+            own, shape = self.weights, (len(longer.items), len(longer.items))
+            starts = np.pad(own.indptr, (0, more), mode="edge")
+            weights = csr_array((own.data, own.indices, starts), shape=shape)
+        return replace(longer, weights=weights)
 
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:
         """See :meth:`Model.fold_in`; exact."""

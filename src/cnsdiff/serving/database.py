@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -170,6 +171,22 @@ class Database:
         """A connection to read with; all it reads on SQLite is of one moment."""
         with self._failures(), self._engine.connect() as connection:
             yield connection
+
+    def look_up(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of one statement in the driver's own words, for what every answer asks for."""
+        with self._failures():
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(statement, parameters)
+                return list(cursor.fetchall())
+            finally:
+                connection.close()
+
+    @cached_property
+    def placeholder(self) -> str:
+        """What stands for a parameter in the driver's words."""
+        return "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
 
     def submit(self, work: Callable[[Connection], T]) -> Future[T]:
         """Have the writer do ``work``; the future has its result once that is durable.

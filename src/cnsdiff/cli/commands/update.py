@@ -198,7 +198,8 @@ def _activate(events: str, out: Path, comparison: Comparison, figures: dict[str,
     import time
 
     from cnsdiff.base.errors import CnsdiffError
-    from cnsdiff.serving.store import Store, Version
+    from cnsdiff.serving.records import Version
+    from cnsdiff.serving.store import Store
 
     name = out.resolve().name
     with Store.open(events, create=False) as store:

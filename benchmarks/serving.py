@@ -1,0 +1,268 @@
+"""How fast the service answers and keeps events, beside the floor of the same shapes.
+
+    python benchmarks/serving.py [--items 100000] [--users 100000] [--only process ...]
+
+Sections:
+
+- ``process``: one list of 20 with a filter and 200 exclusions in process, as a ratio to one product
+  and ``topk`` of the same shapes, which no exact service can go below;
+- ``http``: the same over HTTP at 50 requests a second, each in its own process; percentiles;
+- ``batch``: users a second in batches of 50 from two clients;
+- ``events``: durable events a second, 16 clients in batches of 20;
+- ``memory``: resident memory of a process that serves the run, after it has answered.
+
+The run is made of random vectors: what is served does not depend on how they came about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+import torch
+
+from cnsdiff import ConfoundedWorld
+from cnsdiff.data.splits import pair_matrix
+from cnsdiff.recommender.config import resolve_config
+from cnsdiff.recommender.embedding_model import EmbeddingModel
+from cnsdiff.recommender.run_directory import Fitted, provenance
+from cnsdiff.serving.schemas import ItemBody, RecommendRequest
+from cnsdiff.serving.service import Service
+from cnsdiff.serving.store import Event, Store
+
+SECTIONS = ("process", "http", "batch", "events", "memory")
+K, EXCLUDED, RATE, BATCH = 20, 200, 50, 50
+
+
+def make_run(path: Path, n_users: int, n_items: int, dim: int, per_user: int = 20) -> None:
+    """A run directory of random vectors."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    users = np.repeat(np.arange(n_users), per_user)
+    items = rng.integers(0, n_items, len(users))
+    model = EmbeddingModel(
+        users=pl.Series("id", [f"user-{n}" for n in range(n_users)]),
+        items=pl.Series("id", [f"item-{n}" for n in range(n_items)]),
+        train=pair_matrix(users, items, (n_users, n_items)),
+        dial_step=torch.randn(n_items, generator=generator),
+        dial=0.5,
+        user_embeddings=torch.randn(n_users, dim, generator=generator),
+        item_embeddings=torch.randn(n_items, dim, generator=generator),
+    )
+    config = resolve_config({})
+    dataset = ConfoundedWorld(n_users=50, n_items=40, exposures=20, seed=0).dataset()
+    record: Any = {
+        "epoch": 1, "train": {}, "validation": {}, "seconds": 0.0, "validation_seconds": 0.0
+    }  # fmt: skip
+    path.mkdir()
+    Fitted(config, model, {}, [record], 1, provenance(config, dataset)).write(path)
+
+
+def request_of(user: int) -> RecommendRequest:
+    """A list with a filter and exclusions."""
+    exclude = [f"item-{n}" for n in range(user, user + EXCLUDED)]
+    return RecommendRequest(user=f"user-{user}", k=K, exclude=exclude, where={"stock": True})
+
+
+def service_of(run: Path, store: str) -> Service:
+    """A service over a run, nine tenths of whose items are in stock."""
+    service = Service(Store.open(store))
+    service.serve(run)
+    n = len(service._now().arm_of(None)[1].snapshot.model.items)
+    bodies = [ItemBody(item=f"item-{i}", features={"stock": i % 10 != 0}) for i in range(n)]
+    for start in range(0, n, 10_000):
+        service.store.put_items(
+            {body.item: dict(body.features) for body in bodies[start : start + 10_000]}
+        )
+    service.follow()
+    return service
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    ms = 1000 * np.array(seconds)
+    return {f"p{p}_ms": round(float(np.percentile(ms, p)), 2) for p in (50, 95, 99)}
+
+
+def timed(work: Any, seconds: float) -> list[float]:
+    """How long each call took, for so many seconds after a warm-up."""
+    for n in range(20):
+        work(n)
+    times, ends = [], time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        begun = time.perf_counter()
+        work(len(times))
+        times.append(time.perf_counter() - begun)
+    return times
+
+
+def in_process(run: Path, store: str, seconds: float) -> dict[str, float]:
+    service = service_of(run, store)
+    model = service._now().arm_of(None)[1].snapshot.model
+    assert isinstance(model, EmbeddingModel)
+    requests = [request_of(n) for n in range(500)]
+    items, users = model.item_embeddings, model.user_embeddings
+
+    def floor(n: int) -> None:
+        (items @ users[n % len(users)]).topk(K)
+
+    halves = [timed(floor, seconds / 4)]
+    ours = timed(lambda n: service.recommend(requests[n % 500]), seconds / 2)
+    halves.append(timed(floor, seconds / 4))
+    base = float(np.median(halves[0] + halves[1]))
+    service.close()
+    return {
+        "floor_ms": round(1000 * base, 3),
+        **percentiles(ours),
+        "floors": round(float(np.median(ours)) / base, 2),
+    }
+
+
+@contextlib.contextmanager
+def server(run: Path, store: str) -> Iterator[tuple[str, int]]:
+    """``cnsdiff serve`` in a process of its own: its address and process id."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "cnsdiff", "serve", str(run), "--store", store]
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    place = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{place}/health/ready", timeout=30).status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield place, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def over_http(run: Path, store: str, seconds: float) -> dict[str, float]:
+    bodies = [request_of(n).model_dump(mode="json", exclude_defaults=True) for n in range(500)]
+    with server(run, store) as (place, _), httpx.Client(base_url=place) as client:
+        times: list[float] = []
+        for n in range(20):
+            client.post("/recommend", json=bodies[n]).raise_for_status()
+        begun = time.perf_counter()
+        for n in range(int(RATE * seconds)):
+            wait = begun + n / RATE - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+            at = time.perf_counter()
+            client.post("/recommend", json=bodies[n % 500]).raise_for_status()
+            times.append(time.perf_counter() - at)
+    return percentiles(times)
+
+
+def clients(n: int, work: Any, seconds: float) -> float:
+    """Units of work a second that ``n`` threads get done."""
+    done = [0] * n
+    ends = time.perf_counter() + seconds
+
+    def run(client: int) -> None:
+        while time.perf_counter() < ends:
+            done[client] += work(client, done[client])
+
+    threads = [threading.Thread(target=run, args=[client]) for client in range(n)]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - begun)
+
+
+def in_batches(run: Path, store: str, seconds: float) -> dict[str, float]:
+    with server(run, store) as (place, _):
+        sessions = [httpx.Client(base_url=place, timeout=60) for _ in range(2)]
+
+        def work(client: int, done: int) -> int:
+            users = range(done % 10_000, done % 10_000 + BATCH)
+            requests = [{"user": f"user-{n}", "k": K} for n in users]
+            answer = sessions[client].post("/recommend/batch", json={"requests": requests})
+            return len(answer.raise_for_status().json()["answers"])
+
+        return {"users_a_second": round(clients(2, work, seconds))}
+
+
+def events(run: Path, store: str, seconds: float) -> dict[str, float]:
+    with server(run, store) as (place, _):
+        sessions = [httpx.Client(base_url=place, timeout=60) for _ in range(16)]
+
+        def send(client: int, done: int) -> int:
+            batch = [
+                {
+                    "event_id": f"{client}-{done + n}",
+                    "user": f"user-{n}",
+                    "item": f"item-{(done + n) % 1000}",
+                    "timestamp": 1e9,
+                }
+                for n in range(20)
+            ]
+            answer = sessions[client].post("/events", json={"events": batch})
+            return int(answer.raise_for_status().json()["new"])
+
+        over = clients(16, send, seconds)
+    with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/s.db") as own:
+
+        def keep(client: int, done: int) -> int:
+            return own.add_events(
+                [Event(f"{client}-{done + n}", f"user-{n}", f"item-{n}", 1e9) for n in range(20)]
+            )
+
+        return {
+            "over_http_a_second": round(over),
+            "in_process_a_second": round(clients(16, keep, seconds)),
+        }
+
+
+def memory(run: Path, store: str, seconds: float) -> dict[str, float]:
+    with server(run, store) as (place, pid):
+        for n in range(200):
+            httpx.post(f"{place}/recommend", json={"user": f"user-{n}"}).raise_for_status()
+        status = Path(f"/proc/{pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return {
+            name: round(int(fields[field].split()[0]) / 1e6, 3)
+            for name, field in (("resident_gb", "VmRSS"), ("peak_gb", "VmHWM"))
+        }
+
+
+WORK = dict(zip(SECTIONS, (in_process, over_http, in_batches, events, memory), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        run, place = Path(folder) / "run", f"sqlite:///{folder}/store.db"
+        make_run(run, args.users, args.items, args.dim)
+        service_of(run, place).close()
+        for name in args.only:
+            print(json.dumps({"section": name, **WORK[name](run, place, args.seconds)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

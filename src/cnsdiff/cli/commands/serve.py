@@ -1,0 +1,107 @@
+"""``cnsdiff serve``: a run behind HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnsdiff.cli.options import Json
+
+EXAMPLE = "Example: cnsdiff serve runs/food --store sqlite:///food.db --port 8000"
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Run directory.", show_default=False)],
+    store: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Where events, answers and versions are kept: sqlite:///FILE, or "
+            "postgresql+psycopg://USER@HOST/NAME for several processes.",
+        ),
+    ] = "sqlite:///cnsdiff.db",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="live|trained|FILE",
+            help="Follow the events, stay as trained, or add the column bias of a table of items. "
+            "[default: live]",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of all other settings (docs/serving.md).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer requests over HTTP, keep events, and follow the environment."""
+    from contextlib import ExitStack
+
+    import torch
+
+    from cnsdiff.base.errors import ConfigError, InputError
+    from cnsdiff.base.text import install_command, say, say_json
+    from cnsdiff.cli.failure import interruptible
+
+    try:
+        import uvicorn
+
+        from cnsdiff.serving.app import create_app
+        from cnsdiff.serving.store import Store
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"serving needs {error.name}; install it with: {install_command('serve')}"
+        ) from error
+    from cnsdiff.serving.config import read_config
+    from cnsdiff.serving.service import Service
+
+    settings = read_config(config, environment=environment)
+    if not settings.tokens and not _is_local(host):
+        raise ConfigError(
+            f"--host {host}: other machines could write without a token; name tokens in the "
+            "environment variable CNSDIFF_TOKENS, or under 'tokens' of --config"
+        )
+    torch.set_num_threads(settings.threads)
+    with interruptible("what was acknowledged is kept"), ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))
+        kept = stack.enter_context(Store.open(store))
+        service = Service(kept, settings)
+        told = service.serve(run)
+        port = listening.getsockname()[1]
+        place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if json:
+            say_json({"url": place, "version": service.state().active})
+        else:
+            say(told)
+            say(f"listening at {place}, with a description at {place}/docs; Ctrl-C ends")
+        config_of_server = uvicorn.Config(
+            create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=10
+        )
+        uvicorn.Server(config_of_server).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that waits for connections."""
+    from cnsdiff.base.errors import InputError
+
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); "
+            "choose another port"
+        ) from error
+
+
+def _is_local(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,406 @@
+"""The service over HTTP."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
+
+from cnsdiff.base.errors import CnsdiffError, InputError, StorageError
+from cnsdiff.base.text import visible
+from cnsdiff.serving.schemas import (
+    ActivateRequest,
+    BatchAnswer,
+    BatchRequest,
+    EventsAnswer,
+    EventsRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    Id,
+    ItemsRequest,
+    RecommendAnswer,
+    RecommendRequest,
+    Refusal,
+    SimilarAnswer,
+    SimilarRequest,
+    State,
+    Status,
+    VersionRequest,
+)
+from cnsdiff.serving.service import NotReadyError, Service, UnknownError
+
+
+class _Whole(Convertor[str]):
+    """The rest of a path, whatever is in it: an id may hold slashes and line breaks."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("whole", _Whole())
+requests_log = logging.getLogger("cnsdiff.serving.requests")
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+_PAGE = (Path(__file__).parent / "status.html").read_text(encoding="utf-8")
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+}
+_BEARER = HTTPBearer(auto_error=False, description="One of the service's tokens.")
+#: Routes whose times the page shows.
+_ANSWERS = ("/recommend", "/similar", "/explain")
+#: Addresses whose rate is remembered.
+_CLIENTS = 10_000
+_REFUSALS = {
+    401: "The bearer token is missing or none that is known.",
+    404: "An id or a version is unknown.",
+    413: "The body is too large.",
+    422: "What is asked for is not understood.",
+    429: "Too many requests; wait.",
+    503: "The store cannot be written, or no version is active.",
+}
+
+
+def _may_be(*codes: int) -> Any:
+    """Refusals of a route, as FastAPI documents them."""
+    return {code: {"description": _REFUSALS[code], "model": Refusal} for code in codes}
+
+
+class Metrics:
+    """What ``/metrics`` shows."""
+
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        self.requests = Counter(
+            "cnsdiff_requests", "Requests by route and status.", ["route", "status"], registry=own
+        )
+        self.seconds = Histogram(
+            "cnsdiff_request_seconds",
+            "Time to answer.",
+            ["route"],
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=own,
+        )
+        self.events = Counter("cnsdiff_events", "New events.", registry=own)
+        self.lists = Counter(
+            "cnsdiff_lists", "Lists by arm and source.", ["arm", "source"], registry=own
+        )
+        self.age = Gauge(
+            "cnsdiff_environment_age_seconds", "Since the environment was computed.", registry=own
+        )
+        self.drift = Gauge(
+            "cnsdiff_drift_nats",
+            "Divergence of the latest events from training, and its level by chance.",
+            ["level"],
+            registry=own,
+        )
+        self.alarm = Gauge("cnsdiff_drift_alarm", "1 while the environment moves.", registry=own)
+        self.wal = Gauge("cnsdiff_store_wal_bytes", "SQLite's write-ahead log.", registry=own)
+        self.lost = Gauge("cnsdiff_answers_lost", "Answers that could not be logged.", registry=own)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application over a service; it starts and closes the service itself."""
+    config, metrics = service.config, Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="cnsdiff",
+        summary="Recommendations that follow the environment.",
+        version="1",
+        lifespan=lifespan,
+        responses=_may_be(413, 422, 429, 503),
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(_Bounds, service=service, metrics=metrics)
+    _add_errors(app)
+
+    def authorised(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    ) -> None:
+        if not config.tokens:
+            return
+        token = b"" if given is None else given.credentials.encode("utf-8", "replace")
+        # All are compared, in constant time, so that nothing is told by how long it takes.
+        known = [hmac.compare_digest(token, own.encode()) for own in config.tokens]
+        if not any(known):
+            raise _Refused
+
+    writes = APIRouter(dependencies=[Depends(authorised)], responses=_may_be(401))
+
+    @app.post("/recommend", tags=["answers"])
+    def recommend(body: RecommendRequest) -> RecommendAnswer:
+        """The list of one user, known or not."""
+        answer = service.recommend(body)
+        metrics.lists.labels(answer.arm, answer.source).inc()
+        return answer
+
+    @app.get("/recommend", tags=["answers"])
+    def recommend_simply(
+        user: Annotated[Id | None, Query()] = None,
+        k: Annotated[int, Query(ge=1, le=1_000)] = 20,
+        seen: Literal["all", "none"] = "all",
+    ) -> RecommendAnswer:
+        """The same, for what fits into an address."""
+        return recommend(RecommendRequest(user=user, k=k, seen=seen))
+
+    @app.post("/recommend/batch", tags=["answers"])
+    def recommend_batch(body: BatchRequest) -> BatchAnswer:
+        """The lists of several users, from one product."""
+        answers = service.recommend_many(body.requests)
+        for answer in answers:
+            metrics.lists.labels(answer.arm, answer.source).inc()
+        return BatchAnswer(answers=answers)
+
+    @app.post("/similar", tags=["answers"], responses=_may_be(404))
+    def similar(body: SimilarRequest) -> SimilarAnswer:
+        """The items nearest to one."""
+        return service.similar(body)
+
+    @app.post("/explain", tags=["answers"], responses=_may_be(404))
+    def explain(body: ExplainRequest) -> ExplainAnswer:
+        """A score in parts: the user's taste, and the environment."""
+        return service.explain(body)
+
+    @writes.post("/events", tags=["log"])
+    def events(body: EventsRequest) -> EventsAnswer:
+        """Keep what users did. The answer comes when it is on the disk; repeats count once."""
+        if len(body.events) > config.max_events:
+            raise InputError(
+                f"{len(body.events):,} events in one request; give at most {config.max_events:,}"
+            )
+        new = service.add_events(body.events)
+        metrics.events.inc(new)
+        return EventsAnswer(new=new, repeated=len(body.events) - new)
+
+    @writes.put("/items", tags=["catalogue"], status_code=204)
+    def put_items(body: ItemsRequest) -> None:
+        """Add items, or change their features; those withdrawn are shown again."""
+        service.put_items(body.items)
+
+    @writes.delete("/items/{item:whole}", tags=["catalogue"], status_code=204)
+    def withdraw(item: Id) -> None:
+        """Show an item to nobody from now on."""
+        service.withdraw([item])
+
+    @writes.delete("/users/{user:whole}", tags=["log"])
+    def forget(user: Id) -> dict[str, int]:
+        """Forget a user: events, answers, and what training knows."""
+        return {"rows": service.forget(user)}
+
+    @app.get("/versions", tags=["versions"])
+    def versions() -> State:
+        """Who gets which version."""
+        return service.state()
+
+    @writes.post("/versions", tags=["versions"], status_code=201)
+    def add_version(body: VersionRequest) -> dict[str, str]:
+        """Load a run that can be activated then."""
+        return {"version": service.add_version(Path(body.path), body.name)}
+
+    @writes.post("/activate", tags=["versions"], responses=_may_be(404))
+    def activate(body: ActivateRequest) -> State:
+        """Give a version to all users, to a share of them, or to the log alone."""
+        return service.activate(body.version, share=body.share, shadow=body.shadow)
+
+    @writes.post("/rollback", tags=["versions"], responses=_may_be(404))
+    def rollback() -> State:
+        """End a trial; without one, give all users the version before."""
+        return service.rollback()
+
+    app.include_router(writes)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
+
+    @app.get("/status", tags=["health"])
+    def status() -> Status:
+        """What the page at ``/`` shows."""
+        return service.status()
+
+    @app.get("/health/live", tags=["health"])
+    def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["health"])
+    def ready() -> dict[str, str]:
+        """Sampled requests were answered as they should be."""
+        service.replay()
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    def show_metrics() -> Response:
+        """For Prometheus."""
+        metrics.age.set(service.environment_age or 0.0)
+        metrics.lost.set(service.lost_answers)
+        metrics.wal.set(service.store.wal_bytes())
+        if (drift := service.drift) is not None:
+            metrics.drift.labels("live").set(drift.js)
+            metrics.drift.labels("chance").set(drift.chance)
+            metrics.alarm.set(drift.alarm)
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+class _Refused(Exception):
+    """A write without a known token."""
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Errors of the library as one sentence and a status."""
+
+    def told(status: int, message: str, **headers: str) -> JSONResponse:
+        return JSONResponse({"error": visible(message)}, status_code=status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    def misfit(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(key) for key in first["loc"] if key not in ("body", "query", "path"))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "json_invalid":
+            place, message = "", f"the body is no JSON: {first.get('ctx', {}).get('error', '')}"
+        return told(422, f"{place}: {message}" if place else message)
+
+    @app.exception_handler(_Refused)
+    def refused(request: Request, error: _Refused) -> JSONResponse:
+        return told(
+            401,
+            "this needs a token: send the header Authorization: Bearer TOKEN",
+            **{"WWW-Authenticate": "Bearer"},
+        )
+
+    @app.exception_handler(CnsdiffError)
+    def failed(request: Request, error: CnsdiffError) -> JSONResponse:
+        status = 500
+        for kind, code in (
+            (NotReadyError, 503), (StorageError, 503), (UnknownError, 404), (InputError, 422)
+        ):  # fmt: skip
+            if isinstance(error, kind):
+                status = code
+                break
+        return told(status, str(error))
+
+
+class _Bounds:
+    """Refuses bodies and rates beyond the bounds; logs and counts every request.
+
+    Plain ASGI: a body is counted as it comes in, so that one without a length is bounded, too.
+    """
+
+    def __init__(self, app: Any, service: Service, metrics: Metrics) -> None:
+        self.app, self.config, self.metrics = app, service.config, metrics
+        self.traffic = service.traffic
+        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+            await send(message)
+
+        try:
+            if wait := self._wait(scope):
+                error = f"more than {self.config.rate:g} requests a second; wait"
+                refusal = JSONResponse(
+                    {"error": error}, 429, {"Retry-After": str(max(1, round(wait)))}
+                )
+                await refusal(scope, receive, watched)
+            else:
+                await self.app(scope, await self._whole(receive), watched)
+        except _TooLarge:
+            error = f"the body has more than {self.config.max_body:,} bytes; send it in parts"
+            await JSONResponse({"error": error}, 413)(scope, receive, watched)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.metrics.requests.labels(route, status).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            if route.startswith(_ANSWERS):
+                self.traffic.add(requests=1, seconds=seconds)
+            # The route, not the path, which may hold an id.
+            requests_log.info(
+                json.dumps(
+                    {
+                        "method": scope["method"],
+                        "route": route,
+                        "status": status,
+                        "ms": round(1000 * seconds, 2),
+                    }
+                )
+            )
+
+    async def _whole(self, receive: Receive) -> Receive:
+        """The body as one message, then whatever else comes."""
+        parts, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":  # the client is gone
+                break
+            parts += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(parts) > self.config.max_body:
+                raise _TooLarge
+        first = True
+
+        async def once() -> Message:
+            nonlocal first
+            if not first:
+                return await receive()
+            first = False
+            return {"type": "http.request", "body": bytes(parts), "more_body": False}
+
+        return once
+
+    def _wait(self, scope: Scope) -> float:
+        """Seconds until the client may ask again, 0 if now: a bucket that a second's rate fills."""
+        rate = self.config.rate
+        if not rate:
+            return 0.0
+        client, now = (scope.get("client") or ("", 0))[0], time.monotonic()
+        left, at = self._clients.pop(client, (max(rate, 1.0), now))
+        left = min(max(rate, 1.0), left + (now - at) * rate)
+        allowed = left >= 1
+        self._clients[client] = (left - 1 if allowed else left, now)
+        if len(self._clients) > _CLIENTS:
+            self._clients.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / rate
+
+
+class _TooLarge(Exception):
+    """A body has too many bytes."""

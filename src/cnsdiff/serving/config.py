@@ -1,0 +1,72 @@
+"""Settings of the service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.settings import Settings, complaint
+from cnsdiff.recommender.config import read_config_file
+
+
+class ServiceConfig(Settings):
+    """How a service answers; the YAML file of ``cnsdiff serve --config`` holds these keys."""
+
+    environment: str = "live"
+    """``"live"`` follows the events, ``"trained"`` stays that of the end of training, and a file
+    names what is added to the score of each item (columns ``item`` and ``bias``)."""
+    refresh: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds between two computations of the live environment."""
+    follow: Annotated[float, Field(gt=0)] = 1.0
+    """Seconds until a change of versions or items by another process is seen."""
+    types: tuple[str, ...] | None = None
+    """The types of events that count as interactions; all, if not given."""
+    item_features: Path | None = None
+    """A table of items and attributes to filter by, where the run's dataset has none."""
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The probability that one place of a list, drawn uniformly, is given to an item drawn
+    uniformly from those that come next."""
+    explore_from: Annotated[int, Field(ge=1, le=1_000)] = 50
+    """How many come next."""
+    log_answers: bool = True
+    """Keep what was shown, for ``cnsdiff audit --answers``."""
+    tokens: tuple[str, ...] = ()
+    """Bearer tokens that writing takes; the environment variable CNSDIFF_TOKENS adds some,
+    separated by commas."""
+    max_body: Annotated[int, Field(ge=1_000)] = 4_000_000
+    """Bytes of a request."""
+    max_events: Annotated[int, Field(ge=1)] = 10_000
+    """Events of a request."""
+    rate: Annotated[float, Field(ge=0)] = 0.0
+    """Requests a second of one client address, beyond which it is told to wait; 0 for no limit."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Of one product; requests are answered beside each other."""
+
+
+def read_config(path: Path | None, **settings: object) -> ServiceConfig:
+    """The settings of a YAML file, of the environment, and of keywords, which come last.
+
+    Parameters
+    ----------
+    path
+        ``None`` for the defaults.
+    settings
+        ``None`` leaves a setting as it is.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or a setting is wrong.
+    """
+    tree = {} if path is None else read_config_file(path)
+    tree |= {name: value for name, value in settings.items() if value is not None}
+    from_shell = tuple(filter(None, os.environ.get("CNSDIFF_TOKENS", "").split(",")))
+    try:
+        config = ServiceConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(complaint(error, ServiceConfig, str(path or "the service"))) from error
+    return config.model_copy(update={"tokens": (*config.tokens, *from_shell)})

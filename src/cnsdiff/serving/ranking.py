@@ -1,0 +1,264 @@
+"""From the scores of one user to a list: who may be shown, and in which order.
+
+A list never has fewer than ``k`` items while ``k`` may be shown: what goes beyond a quota, and
+then what is buried, fills it up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnsdiff.base.errors import InputError, did_you_mean
+from cnsdiff.data.ids import IdIndex
+from cnsdiff.evaluation.ranking import rank
+from cnsdiff.serving.schemas import RecommendRequest, Rules
+
+Numbers = NDArray[np.int64]
+#: How many filters a catalogue keeps the result of.
+_FILTERS = 256
+
+
+def value_key(value: object) -> str:
+    """A value of an attribute as text: ``5``, ``5.0`` and ``"5"`` are the same."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+class Catalogue:
+    """The items of a version, with their attributes.
+
+    Parameters
+    ----------
+    index
+        Their ids.
+    attributes
+        ``(I,)`` of each item by name; several values in a list, ``None`` where it has none.
+    withdrawn
+        Numbers of items that are not shown to anyone.
+    """
+
+    def __init__(
+        self, index: IdIndex, attributes: Sequence[Mapping[str, Any]], withdrawn: Numbers
+    ) -> None:
+        self.index, self._attributes = index, attributes
+        self.shown = np.ones(len(index.ids), dtype=bool)
+        self.shown[withdrawn] = False
+        self.names = sorted({name for row in attributes for name in row})
+        self._values = lru_cache(maxsize=None)(self._values_of)
+        self._filter = lru_cache(maxsize=_FILTERS)(self._filtered)
+        self._penalty = lru_cache(maxsize=_FILTERS)(lambda where: _penalty(self._filter(where)))
+
+    def numbers(self, ids: Sequence[str]) -> Numbers:
+        """Of the ids that are known, in their order."""
+        numbers = self.index.find(ids)
+        return numbers[numbers >= 0]
+
+    def allowed(self, rules: Rules) -> NDArray[np.bool_]:
+        """``(I,)`` which items all users may be shown under some rules.
+
+        Raises
+        ------
+        InputError
+            A filter names an attribute that no item has.
+        """
+        allowed = self._filter(_text_of(rules))
+        if rules.only is not None:
+            named = np.zeros(len(allowed), dtype=bool)
+            named[self.numbers(rules.only)] = True
+            allowed = allowed & named
+        return allowed
+
+    def penalties(self, rules: Rules) -> Tensor:
+        """``(I,)`` float32: minus infinity for items that :meth:`allowed` rules out, else 0."""
+        if rules.only is None:
+            return self._penalty(_text_of(rules))
+        return _penalty(self.allowed(rules))
+
+    def values(self, name: str, item: int) -> list[str]:
+        """What an item has of an attribute, as text."""
+        return _listed(self._attributes[item].get(name))
+
+    def require(self, name: str) -> None:
+        if name not in self.names:
+            known = f"items have {', '.join(self.names)}" if self.names else "items have none"
+            raise InputError(
+                f"no item has an attribute {name!r}{did_you_mean(name, self.names)}; {known}"
+            )
+
+    def _filtered(self, where: str) -> NDArray[np.bool_]:
+        result = self.shown.copy()
+        for name, condition in json.loads(where).items():
+            self.require(name)
+            places, numbers = self._values(name)
+            if isinstance(condition, dict):
+                low, high = (condition[end] for end in ("min", "max"))
+                result &= numbers >= (-np.inf if low is None else low)  # NaN never is
+                result &= numbers <= (np.inf if high is None else high)
+                continue
+            some = np.zeros(len(result), dtype=bool)
+            for value in condition if isinstance(condition, list) else [condition]:
+                some[places.get(value_key(value), [])] = True
+            result &= some
+        return result
+
+    def _values_of(self, name: str) -> tuple[dict[str, list[int]], NDArray[np.float64]]:
+        """The items of each value, and ``(I,)`` the values that are numbers."""
+        places: dict[str, list[int]] = {}
+        numbers = np.full(len(self.shown), np.nan)
+        for item, row in enumerate(self._attributes):
+            value = row.get(name)
+            for text in _listed(value):
+                places.setdefault(text, []).append(item)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                numbers[item] = value
+        return places, numbers
+
+
+def _text_of(rules: Rules) -> str:
+    """The filter of some rules, the same text for the same filter."""
+    if not rules.where:
+        return "{}"
+    where = rules.model_dump(mode="json", include={"where"})["where"]
+    return json.dumps(where, sort_keys=True)
+
+
+def _penalty(allowed: NDArray[np.bool_]) -> Tensor:
+    return torch.zeros(len(allowed)).masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+
+
+def _listed(value: object) -> list[str]:
+    if value is None:
+        return []
+    return [value_key(each) for each in value] if isinstance(value, list) else [value_key(value)]
+
+
+def arrange(
+    scores: Tensor, request: RecommendRequest, catalogue: Catalogue, seen: Numbers
+) -> tuple[Numbers, NDArray[np.float32], int]:
+    """The list of one user.
+
+    Parameters
+    ----------
+    scores
+        ``(I,)`` float32, which are overwritten.
+    request
+        Its rules; its ``dial``, ``user`` and ``session`` are not looked at.
+    seen
+        Numbers of items that the user has.
+
+    Returns
+    -------
+    items
+        Numbers, best first; fewer than ``k`` where fewer may be shown.
+    scores
+        Of them.
+    pinned
+        How many of the first are there because they were pinned.
+    """
+    # Boosts, in units of how far the scores spread over the catalogue.
+    if request.boost:
+        named = catalogue.index.find(list(request.boost))
+        steps = np.array(list(request.boost.values()), dtype=np.float32)[named >= 0]
+        spread = float(scores[torch.isfinite(scores)].std())
+        scores[torch.from_numpy(named[named >= 0])] += spread * torch.from_numpy(steps)
+    # Pinned items come first, seen or not, but under the filters.
+    excluded = catalogue.numbers(request.exclude)
+    first = np.zeros(0, dtype=np.int64)
+    if request.pin:
+        numbers = catalogue.numbers(list(dict.fromkeys(request.pin)))
+        fit = catalogue.allowed(request)[numbers] & ~np.isin(numbers, excluded)
+        first = numbers[fit][: request.k]
+    first_scores = scores[torch.from_numpy(first)].numpy()
+    # What is left is ranked, and buried items after it.
+    scores += catalogue.penalties(request)
+    out = [excluded, first, seen] if request.seen == "all" else [excluded, first]
+    scores[torch.from_numpy(np.concatenate(out))] = -torch.inf
+    left = request.k - len(first)
+    if not request.bury:
+        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first)
+    else:
+        buried = torch.from_numpy(catalogue.numbers(request.bury))
+        last = scores[buried]
+        scores[buried] = -torch.inf
+        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first)
+        scores.fill_(-torch.inf)
+        scores[buried] = last
+        more, more_scores = best(scores, left - len(rest))
+        rest, rest_scores = np.append(rest, more), np.append(rest_scores, more_scores)
+    items, values = np.concatenate([first, rest]), np.concatenate([first_scores, rest_scores])
+    return items, values, len(first)
+
+
+def best(scores: Tensor, k: int) -> tuple[Numbers, NDArray[np.float32]]:
+    """The numbers and scores of the ``k`` best of ``(I,)``, without those at minus infinity.
+
+    In the order of :func:`cnsdiff.evaluation.rank`, quicker for one user.
+    """
+    if k < 1:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    top = scores.topk(min(k + 1, len(scores)))
+    values, items = top.values.numpy(), top.indices.numpy()
+    if len(values) > k:
+        if values[k - 1] == values[k] != -np.inf:  # which of those tied is for the index to tell
+            every = rank(_Given(scores[None]), torch.zeros(1), k, item_chunk=len(scores))
+            items, values = (each[0].numpy() for each in every)
+        items, values = items[:k], values[:k]
+    order = np.lexsort((items, -values))
+    order = order[values[order] != -np.inf]
+    return items[order], values[order]
+
+
+class _Given:
+    """Scores that are there already, as :func:`rank` asks for them."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self._scores = scores
+        self.n_users, self.n_items = scores.shape
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        return self._scores[users, start:stop]
+
+
+def _under_quotas(
+    scores: Tensor, k: int, request: RecommendRequest, catalogue: Catalogue, pinned: Numbers
+) -> tuple[Numbers, NDArray[np.float32]]:
+    """The ``k`` best under quotas, filled up with the best beyond them."""
+    if not request.quotas:
+        return best(scores, k)
+    for name in request.quotas:
+        catalogue.require(name)
+    ahead = k
+    while True:  # further and further down, until the quotas are met or nothing is left
+        ahead = min(4 * ahead, len(scores))
+        items, values = best(scores, ahead)
+        used: dict[str, Counter[str]] = {name: Counter() for name in request.quotas}
+        taken, beyond = [], []
+        for place, item in enumerate([*pinned.tolist(), *items.tolist()], start=-len(pinned)):
+            own = [
+                (name, value) for name in request.quotas for value in catalogue.values(name, item)
+            ]
+            full = any(used[name][value] >= request.quotas[name] for name, value in own)
+            if place >= 0 and full:
+                beyond.append(place)
+                continue
+            for name, value in own:
+                used[name][value] += 1
+            if place >= 0:
+                taken.append(place)
+            if len(taken) == k:
+                break
+        if len(taken) == k or len(items) < ahead or ahead == len(scores):
+            places = [*taken, *beyond][:k]
+            return items[places], values[places]

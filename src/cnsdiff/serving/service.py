@@ -1,0 +1,773 @@
+"""The service: answers from versions in memory, kept up with the store; nothing of HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnsdiff.base.errors import CnsdiffError, InputError, RunError
+from cnsdiff.data.splits import pair_matrix
+from cnsdiff.environment.covariates import Covariates
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.monitor import Arms, Traffic
+from cnsdiff.serving.ranking import arrange, best
+from cnsdiff.serving.records import Activation, Answer, Event, Version
+from cnsdiff.serving.schemas import (
+    DriftAnswer,
+    EventBody,
+    ExplainAnswer,
+    ExplainRequest,
+    Figures,
+    ItemBody,
+    Ranked,
+    RecommendAnswer,
+    RecommendRequest,
+    SimilarAnswer,
+    SimilarRequest,
+    State,
+    Status,
+)
+from cnsdiff.serving.version import LoadedVersion, Snapshot, content_of
+
+if TYPE_CHECKING:
+    from cnsdiff.serving.store import Store
+
+log = logging.getLogger(__name__)
+Numbers = NDArray[np.int64]
+#: Requests that readiness replays.
+_REPLAYED = 16
+_ROWS_AT_ONCE = 100_000
+#: Measurements of drift that the page shows.
+_DRIFTS = 1_440
+#: A clock may be off by this much, in seconds.
+_AHEAD = 300.0
+
+
+class NotReadyError(CnsdiffError):
+    """The service has no version to answer from."""
+
+
+class UnknownError(InputError):
+    """An id or a version that is asked for by name is not there."""
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """Who gets which version; swapped as one."""
+
+    activation: Activation
+    versions: Mapping[str, LoadedVersion]
+
+    def arm_of(self, user: str | None) -> tuple[str, LoadedVersion, float]:
+        """The arm of a user, its version, and the share of users who get it."""
+        own = self.activation
+        if own.canary is None:
+            return "main", self.versions[own.active], 1.0
+        digest = hashlib.blake2b(
+            (user or "").encode(), key=own.salt.encode()[:64], digest_size=8
+        ).digest()
+        if int.from_bytes(digest) < own.share * 2**64:
+            return "canary", self.versions[own.canary], own.share
+        return "main", self.versions[own.active], 1.0 - own.share
+
+
+class _Taste(NamedTuple):
+    """What is known of a user, under one snapshot."""
+
+    scores: Tensor
+    seen: Numbers
+    history: Numbers
+    source: str
+
+
+class Service:
+    """Answers requests from the active version, and follows the store.
+
+    Safe to use from several threads. Several processes may share a store: each follows the others'
+    events at once, and their activations and items within ``config.follow`` seconds.
+
+    Parameters
+    ----------
+    store
+        What is kept.
+    config
+        Settings.
+    clock
+        The time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: ServiceConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.config, self._clock = store, config or ServiceConfig(), clock
+        self._serving: _Serving | None = None
+        self._loaded: dict[str, LoadedVersion] = {}
+        self._lock, self._writing = threading.RLock(), threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._answers: list[Answer] = []
+        self._forgotten: dict[str, float] = {}
+        self._forgotten_seq = 0
+        self.traffic, self._arms = Traffic(), Arms()
+        self._drifts: deque[DriftAnswer] = deque(maxlen=_DRIFTS)
+        self.refreshed: float | None = None
+        self.lost_answers = 0
+
+    # -- versions ------------------------------------------------------------------------------
+
+    def add_version(self, path: Path, name: str | None = None) -> str:
+        """Load a run and keep it at hand; the name of the version.
+
+        Raises
+        ------
+        RunError
+            It is no finished run.
+        InputError
+            Another run has this name.
+        """
+        content = content_of(path)
+        name = name or f"{path.resolve().name}-{content[:8]}"
+        version = Version(name, str(path.resolve()), self._clock(), {"content": content})
+        with self._lock:
+            for other in self.store.versions():
+                if other.name != name:
+                    continue
+                if other.figures.get("content") != content:
+                    raise InputError(
+                        f"the version {name!r} is another run, of {other.path}; give this one "
+                        "another name"
+                    )
+                version = version._replace(added=other.added, figures=other.figures)
+            self._load(version)
+            self.store.add_version(version)
+        return name
+
+    def _load(self, version: Version) -> LoadedVersion:
+        if version.name not in self._loaded:
+            path = Path(version.path)
+            if content_of(path) != version.figures.get("content"):
+                raise RunError(
+                    f"{path}: is not the run any more that was added as {version.name!r}; train "
+                    "each version into a directory of its own"
+                )
+            loaded = LoadedVersion(version, self.config)
+            self._catch_up(loaded)
+            self._loaded[version.name] = loaded
+        return self._loaded[version.name]
+
+    def serve(self, path: Path) -> str:
+        """Add a run, and activate it if it is new to the store; a sentence that says so.
+
+        A run that the store knows changes nothing: what was activated since stays.
+        """
+        known = {version.name for version in self.store.versions()}
+        name = self.add_version(path)
+        if name not in known or self.store.activation() is None:
+            self.activate(name)
+            return f"serving the version {name}"
+        self._take_activation()
+        now = self._now().activation
+        if now.active == name:
+            return f"serving the version {name}"
+        return (
+            f"serving the version {now.active}, which was activated since; activate {name} with "
+            "POST /activate"
+        )
+
+    def activate(self, name: str, *, share: float = 1.0, shadow: bool = False) -> State:
+        """Give a version to all users, to a share of them, or to none but the log.
+
+        Raises
+        ------
+        UnknownError
+            There is no such version.
+        """
+        with self._lock:
+            self._known_version(name)
+            now = self.store.activation()
+            if now is None or (share == 1.0 and not shadow):
+                self.store.activate(name)
+            elif shadow:
+                self.store.activate(now.active, shadow=name)
+            else:
+                self.store.activate(now.active, canary=name, share=share)
+            self._take_activation()
+        return self.state()
+
+    def rollback(self) -> State:
+        """Give all users the version that was active before.
+
+        Raises
+        ------
+        UnknownError
+            None was.
+        """
+        with self._lock:
+            now = self.store.activation()
+            if now is None:
+                raise NotReadyError("no version is active; activate one")
+            if now.canary or now.shadow:  # a trial ends where it began
+                self.store.activate(now.active)
+            elif now.previous is None:
+                raise UnknownError(f"no version was active before {now.active!r}")
+            else:
+                self.store.activate(now.previous)
+            self._take_activation()
+        return self.state()
+
+    def _known_version(self, name: str) -> Version:
+        versions = {version.name: version for version in self.store.versions()}
+        if name not in versions:
+            known = ", ".join(versions) or "none"
+            raise UnknownError(f"there is no version {name!r}; those added are {known}")
+        return versions[name]
+
+    def _take_activation(self) -> None:
+        """Serve as the store says, with the versions needed in memory."""
+        activation = self.store.activation()
+        if activation is None or (self._serving and self._serving.activation == activation):
+            return
+        names = [activation.active, activation.canary, activation.shadow, activation.previous]
+        needed = {}
+        for name in dict.fromkeys(filter(None, names)):
+            try:
+                needed[name] = self._load(self._known_version(name))
+            except CnsdiffError:
+                if name != activation.previous:  # whose run may be gone
+                    raise
+        self._serving = _Serving(activation, needed)
+
+    def state(self) -> State:
+        """Who gets which version."""
+        now = self._now().activation
+        return State(
+            active=now.active,
+            previous=now.previous,
+            canary=now.canary,
+            share=now.share,
+            shadow=now.shadow,
+            versions={
+                version.name: Figures(
+                    path=version.path,
+                    added=version.added,
+                    loaded=version.name in self._loaded,
+                    figures=version.figures,
+                )
+                for version in self.store.versions()
+            },
+        )
+
+    def status(self) -> Status:
+        """What the page shows."""
+        snapshot = self._now().arm_of(None)[1].snapshot
+        requests, events = self.traffic.rates()
+        p50, p99 = self.traffic.quantiles(0.5, 0.99)
+        live = snapshot.activity
+        kind = "live" if live is not None else "trained"
+        if live is None and self.config.environment not in ("live", "trained"):
+            kind = "of a file"
+        return Status(
+            **self.state().model_dump(),
+            environment=kind,
+            environment_age=self.environment_age,
+            environment_moment=None if live is None else live.moment,
+            requests_per_second=requests,
+            events_per_second=events,
+            p50=p50,
+            p99=p99,
+            minutes=self.traffic.minutes(),
+            drift=self.drift,
+            drift_history=list(self._drifts),
+            arms=self._arms.figures(),
+        )
+
+    @property
+    def drift(self) -> DriftAnswer | None:
+        """As measured last."""
+        return self._drifts[-1] if self._drifts else None
+
+    @property
+    def environment_age(self) -> float | None:
+        """Seconds since the environment was computed last; ``None`` if it was not yet."""
+        return None if self.refreshed is None else max(0.0, self._clock() - self.refreshed)
+
+    def _now(self) -> _Serving:
+        if self._serving is None:
+            raise NotReadyError("no version is active; activate one")
+        return self._serving
+
+    # -- following the store -------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """See what other processes changed: versions and items."""
+        with self._lock:
+            self._take_activation()
+            self._take_forgotten()
+            for version in list(self._loaded.values()):
+                changes = self.store.items_after(version.item_seq)
+                if len(changes):
+                    version.take_items(changes)
+                    version.renew()
+
+    def _take_forgotten(self) -> None:
+        for seq, digest, at in self.store.forgotten_after(self._forgotten_seq).iter_rows():
+            self._forgotten_seq = max(self._forgotten_seq, seq)
+            self._forgotten[digest] = at
+
+    def refresh(self) -> None:
+        """Compute the live environment and the vectors of new items from the events until now."""
+        with self._lock:
+            for version in list(self._loaded.values()):
+                self._catch_up(version)
+            self._count_arms()
+            self._measure_drift()
+            self.refreshed = self._clock()
+
+    def _measure_drift(self) -> None:
+        """How far the events are from what the active version was trained on."""
+        if self._serving is None:
+            return
+        drift = self._serving.versions[self._serving.activation.active].drift()
+        if drift is None:
+            return
+        before = bool(self._drifts) and self._drifts[-1].alarm
+        alarm = drift.alarms(before=before)
+        if alarm and not before:
+            log.warning("the environment moves: %s", drift.sentence)
+        self._drifts.append(
+            DriftAnswer(
+                at=self._clock(),
+                js=drift.items.value,
+                chance=drift.items.chance,
+                bound=drift.items.bound,
+                alarm=alarm,
+                scenario=drift.resembles,
+                message=drift.sentence,
+                unknown_items=drift.unknown_items,
+                unknown_users=drift.unknown_users,
+            )
+        )
+
+    def _count_arms(self) -> None:
+        """Follow what became of the lists that were shown since the last activation."""
+        if self._serving is not None and self._serving.activation.at != self._arms.since:
+            self._arms.restart(self._serving.activation.at)
+        while True:
+            answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE)
+            events = self.store.events_after(self._arms.event_seq, _ROWS_AT_ONCE)
+            self._arms.take(answers, events)
+            if max(len(answers), len(events)) < _ROWS_AT_ONCE:
+                return
+
+    def _catch_up(self, version: LoadedVersion) -> None:
+        changes = self.store.items_after(version.item_seq)
+        if len(changes):
+            version.take_items(changes)
+        while True:
+            events = self.store.events_after(version.event_seq, _ROWS_AT_ONCE, repeats=False)
+            version.take_events(events)
+            if len(events) < _ROWS_AT_ONCE:
+                break
+        version.renew()
+
+    def start(self) -> Self:
+        """Take the active version from the store, and follow it in the background."""
+        with self._lock:
+            self._take_activation()
+            self._take_forgotten()
+        self._thread = threading.Thread(target=self._run, name="cnsdiff-follow", daemon=True)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        due = time.monotonic() + self.config.refresh
+        while not self._stopping.wait(min(self.config.follow, self.config.refresh)):
+            try:
+                self.flush()
+                self.follow()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + self.config.refresh
+                    self.refresh()
+            except Exception:  # whatever it is, what is served goes on
+                log.exception("could not follow the store; trying again")
+
+    def close(self) -> None:
+        """Stop following, and write the answers that are not yet."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.flush()
+
+    # -- answers -------------------------------------------------------------------------------
+
+    def recommend(self, request: RecommendRequest) -> RecommendAnswer:
+        """The list of one user.
+
+        Raises
+        ------
+        InputError
+            A filter names an attribute that no item has.
+        NotReadyError
+            No version is active.
+        """
+        return self.recommend_many([request])[0]
+
+    def recommend_many(self, requests: Sequence[RecommendRequest]) -> list[RecommendAnswer]:
+        """The lists of several users, from one product for each version."""
+        serving = self._now()
+        users = list(dict.fromkeys(r.user for r in requests if r.user is not None))
+        events = self._events_of(users)
+        arms = [serving.arm_of(request.user) for request in requests]
+        answers: list[RecommendAnswer | None] = [None] * len(requests)
+        for version in {version.name: version for _, version, _ in arms}.values():
+            own = [n for n, arm in enumerate(arms) if arm[1] is version]
+            snapshot = version.snapshot
+            tastes = self._tastes(snapshot, [requests[n] for n in own], events)
+            for n, taste in zip(own, tastes, strict=True):
+                name, _, share = arms[n]
+                answers[n] = self._answer(snapshot, requests[n], taste, name, share)
+        shadow = serving.activation.shadow
+        if shadow is not None:
+            snapshot = serving.versions[shadow].snapshot
+            for request, taste in zip(
+                requests, self._tastes(snapshot, requests, events), strict=True
+            ):
+                self._answer(snapshot, request, taste, "shadow", 0.0)
+        return [answer for answer in answers if answer is not None]
+
+    def _events_of(self, users: Sequence[str]) -> dict[str, list[str]]:
+        """The items of the events that count, of the users who have some."""
+        histories: dict[str, list[str]] = {}
+        if users:
+            types = self.config.types
+            for user, item, kind in self.store.histories(users):
+                if types is None or kind in types:
+                    histories.setdefault(user, []).append(item)
+        return histories
+
+    def _tastes(
+        self,
+        snapshot: Snapshot,
+        requests: Sequence[RecommendRequest | ExplainRequest],
+        events: Mapping[str, list[str]],
+    ) -> list[_Taste]:
+        """What is known of the users of some requests: scores without a bias, and histories."""
+        model, index = snapshot.model, snapshot.catalogue.index
+        numbers = snapshot.users.find([request.user or "" for request in requests])
+        since, sources = [], []
+        for n, request in enumerate(requests):
+            if request.user is None or self._is_forgotten(request.user, snapshot):
+                numbers[n] = -1
+            stored = index.find(events.get(request.user or "", ()))
+            items = np.concatenate([stored, index.find(request.session)])
+            since.append(items[items >= 0])
+            if (stored >= 0).any() or (len(since[-1]) and numbers[n] >= 0):
+                sources.append("folded-in")
+            elif len(since[-1]):
+                sources.append("session")
+            else:
+                sources.append("trained" if numbers[n] >= 0 else "environment")
+        with torch.no_grad():
+            if all(source == "trained" for source in sources):
+                scorer = model._of_users(numbers, None)
+            else:
+                rows = np.repeat(np.arange(len(requests)), [len(items) for items in since])
+                shape = len(requests), len(model.items)
+                scorer = model.fold_in(numbers, pair_matrix(rows, np.concatenate(since), shape))
+            scores = scorer.score_block(torch.arange(len(requests)), 0, len(model.items))
+            unknown = [source == "environment" for source in sources]
+            if any(unknown):
+                scores[torch.tensor(unknown)] = 0.0
+        tastes = []
+        for n, number in enumerate(numbers.tolist()):
+            past = [since[n]]
+            if number >= 0:
+                past.append(_row(model.train, number))
+                if model.seen is not None:
+                    past.append(_row(model.seen.pairs, number))
+            elif (
+                model.seen is not None
+                and (user := requests[n].user) is not None
+                and not self._is_forgotten(user, snapshot)
+            ):
+                other = int(snapshot.others.find([user])[0])
+                if other >= 0:
+                    past.append(_row(model.seen.others_pairs, other))
+            seen = np.concatenate(past)
+            history = np.concatenate(past[:2]) if number >= 0 else since[n]
+            tastes.append(_Taste(scores[n], seen, history, sources[n]))
+        return tastes
+
+    def _answer(
+        self,
+        snapshot: Snapshot,
+        request: RecommendRequest,
+        taste: _Taste,
+        arm: str,
+        share: float,
+    ) -> RecommendAnswer:
+        """The list made of a user's taste, explored and logged."""
+        bias: Tensor | None = snapshot.bias
+        if request.dial is not None:
+            bias = snapshot.model._bias(request.dial)
+        elif taste.source == "environment":
+            bias = snapshot.popular
+        scores = taste.scores if bias is None else taste.scores.add_(bias)
+        explore, beyond = self.config.explore, self.config.explore_from
+        longer = request
+        if explore:
+            longer = request.model_copy(update={"k": request.k + beyond})
+        items, values, pinned = arrange(scores, longer, snapshot.catalogue, taste.seen)
+        chosen, propensities = _explored(items, request.k, min(pinned, request.k), explore)
+        ids = snapshot.catalogue.index.names(items[chosen])
+        ranked = [
+            Ranked(item=item, score=float(value))
+            for item, value in zip(ids, values[chosen], strict=True)
+        ]
+        answer = RecommendAnswer(
+            items=ranked,
+            source=taste.source,
+            version=snapshot.version,
+            arm=arm,
+            request_id=secrets.token_hex(12),
+        )
+        if self.config.log_answers and request.user is not None:
+            entry = Answer(
+                request_id=answer.request_id,
+                at=self._clock(),
+                user=request.user,
+                version=snapshot.version,
+                arm=arm,
+                arm_probability=share,
+                source=answer.source,
+                k=request.k,
+                items=[str(item) for item in ids],
+                propensities=propensities.tolist(),
+            )
+            with self._writing:
+                self._answers.append(entry)
+        return answer
+
+    def flush(self) -> None:
+        """Write the answers that wait to be."""
+        with self._writing:
+            waiting, self._answers = self._answers, []
+        if not waiting:
+            return
+        try:
+            self.store.add_answers(waiting)
+        except CnsdiffError:
+            self.lost_answers += len(waiting)
+            log.exception("%d answers could not be logged", len(waiting))
+
+    def similar(self, request: SimilarRequest) -> SimilarAnswer:
+        """The items nearest to one.
+
+        Raises
+        ------
+        UnknownError
+            The item is unknown.
+        InputError
+            The model is of popularity, or a filter names an attribute that no item has.
+        """
+        snapshot = self._now().arm_of(None)[1].snapshot
+        model, catalogue = snapshot.model, snapshot.catalogue
+        number = self._item(snapshot, request.item)
+        scorer = model._of_items(np.array([number]), None)
+        with torch.no_grad():
+            scores = scorer.score_block(torch.zeros(1, dtype=torch.int64), 0, len(model.items))[0]
+        out = catalogue.numbers(request.exclude)
+        scores.masked_fill_(torch.from_numpy(~catalogue.allowed(request)), -torch.inf)
+        scores[torch.from_numpy(np.append(out, number))] = -torch.inf
+        items, values = best(scores, request.k)
+        return SimilarAnswer(items=_ranked(snapshot, items, values), version=snapshot.version)
+
+    def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """A user's score of an item in parts.
+
+        Raises
+        ------
+        UnknownError
+            The item is unknown.
+        """
+        snapshot = self._now().arm_of(request.user)[1].snapshot
+        model = snapshot.model
+        number = self._item(snapshot, request.item)
+        events = self._events_of([] if request.user is None else [request.user])
+        taste = self._tastes(snapshot, [request], events)[0]
+        own, added = float(taste.scores[number]), float(snapshot.bias[number])
+        nearest: list[Ranked] = []
+        history = np.unique(taste.history[taste.history != number])
+        if len(history):
+            with contextlib.suppress(InputError):  # a model of popularity knows of none
+                scorer = model._of_items(np.array([number]), None)
+                with torch.no_grad():
+                    block = scorer.score_block(
+                        torch.zeros(1, dtype=torch.int64), 0, len(model.items)
+                    )[0]
+                near = torch.full_like(block, -torch.inf)
+                near[torch.from_numpy(history)] = block[torch.from_numpy(history)]
+                nearest = _ranked(snapshot, *best(near, 5))
+        covariates: dict[str, float] = {}
+        environment = model.environment
+        if snapshot.activity is not None and environment is not None and model.sigma is not None:
+            values = Covariates.of(snapshot.activity).values[number]
+            covariates = {
+                name: float(model.sigma * coefficient * value)
+                for name, coefficient, value in zip(
+                    environment.names, environment.coefficients, values, strict=True
+                )
+            }
+        return ExplainAnswer(
+            score=own + added,
+            taste=own,
+            environment=added,
+            covariates=covariates,
+            history=nearest,
+            source=taste.source,
+            version=snapshot.version,
+        )
+
+    def _item(self, snapshot: Snapshot, item: str) -> int:
+        number = int(snapshot.catalogue.index.find([item])[0])
+        if number < 0:
+            raise UnknownError(
+                f"the item {item!r} is not known to the version {snapshot.version!r}; add it with "
+                "PUT /items"
+            )
+        return number
+
+    # -- what is written -----------------------------------------------------------------------
+
+    def add_events(self, events: Sequence[EventBody]) -> int:
+        """Keep events; how many were new. They are on the disk when this returns.
+
+        Raises
+        ------
+        InputError
+            An event lies in the future.
+        """
+        latest = max(event.timestamp for event in events)
+        if latest > self._clock() + _AHEAD:
+            late = next(event for event in events if event.timestamp == latest)
+            raise InputError(
+                f"the event {late.event_id!r} has the timestamp {latest:.0f}, which lies in the "
+                "future; give seconds since 1970, not milliseconds"
+            )
+        new = self.store.add_events(
+            [Event(e.event_id, e.user, e.item, e.timestamp, e.type) for e in events]
+        )
+        self.traffic.add(events=new)
+        return new
+
+    def put_items(self, items: Sequence[ItemBody]) -> None:
+        """Add items, or change their features.
+
+        Raises
+        ------
+        InputError
+            An id is of another type than those of the active version.
+        """
+        if self._serving is not None:
+            active = self._serving.versions[self._serving.activation.active]
+            active.require_type([item.item for item in items])
+        self.store.put_items({item.item: dict(item.features) for item in items})
+        self._renew_items()
+
+    def withdraw(self, items: Sequence[str]) -> None:
+        """Show items to nobody from now on."""
+        self.store.withdraw(items)
+        self._renew_items()
+
+    def _renew_items(self) -> None:
+        with self._lock:
+            for version in list(self._loaded.values()):
+                version.take_items(self.store.items_after(version.item_seq))
+                version.renew()
+
+    def forget(self, user: str) -> int:
+        """Forget a user everywhere; how many rows were deleted."""
+        with self._writing:
+            self._answers = [answer for answer in self._answers if answer.user != user]
+        rows = self.store.forget(user)
+        with self._lock:
+            self._take_forgotten()
+        return rows
+
+    def _is_forgotten(self, user: str, snapshot: Snapshot) -> bool:
+        """Whether a run tells of a user who was forgotten since."""
+        if not self._forgotten:
+            return False
+        return self._forgotten.get(self.store.digest(user), -math.inf) >= snapshot.added
+
+    # -- health --------------------------------------------------------------------------------
+
+    def replay(self) -> None:
+        """Answer some requests as a check.
+
+        Raises
+        ------
+        CnsdiffError
+            There is no version, or an answer is not what it should be.
+        """
+        snapshot = self._now().arm_of(None)[1].snapshot
+        users = snapshot.model.users
+        step = max(1, len(users) // _REPLAYED)
+        requests = [
+            RecommendRequest(user=str(user), k=1) for user in users.gather_every(step).to_list()
+        ]
+        for taste in self._tastes(snapshot, requests, {}):
+            if not torch.isfinite(taste.scores + snapshot.bias).all():
+                raise CnsdiffError(f"the version {snapshot.version!r} gives a score that is none")
+
+
+def _row(pairs: Any, number: int) -> Numbers:
+    """The columns of one row of a CSR matrix."""
+    row = pairs.indices[pairs.indptr[number] : pairs.indptr[number + 1]]
+    return np.asarray(row, dtype=np.int64)
+
+
+def _ranked(snapshot: Snapshot, items: Numbers, values: NDArray[np.float32]) -> list[Ranked]:
+    ids = snapshot.catalogue.index.names(items)
+    return [Ranked(item=item, score=float(value)) for item, value in zip(ids, values, strict=True)]
+
+
+def _explored(
+    items: Numbers, k: int, pinned: int, probability: float
+) -> tuple[Numbers, NDArray[np.float64]]:
+    """Places of a longer list that are shown, and how probable each item was to be.
+
+    With some probability, one place that is not pinned, drawn uniformly, is given to an item drawn
+    uniformly from those beyond the first ``k``.
+    """
+    shown = np.arange(min(k, len(items)))
+    free, beyond = len(shown) - pinned, len(items) - len(shown)
+    propensities = np.ones(len(shown))
+    if not probability or free < 1 or beyond < 1:
+        return shown, propensities
+    propensities[pinned:] = 1 - probability / free
+    rng = np.random.default_rng()
+    if rng.random() < probability:
+        place = pinned + int(rng.integers(free))
+        shown[place] = k + int(rng.integers(beyond))
+        propensities[place] = probability / beyond
+    return shown, propensities

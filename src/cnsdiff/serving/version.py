@@ -1,0 +1,311 @@
+"""A run in memory, and how it follows the events and the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.base.storage import read_json
+from cnsdiff.base.text import Command
+from cnsdiff.data import load_dataset, read_features
+from cnsdiff.data.ids import IdIndex, as_type
+from cnsdiff.diagnostics.drift import Drift, UserActivity, measure_drift, taste_groups
+from cnsdiff.environment.activity import Activity
+from cnsdiff.evaluation.metrics import item_counts
+from cnsdiff.recommender.embedding_model import EmbeddingModel, Model
+from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.ranking import Catalogue
+from cnsdiff.serving.records import Version
+
+#: Events that tell how far the environment has moved, at most and at the least.
+_LATEST, _ENOUGH = 50_000, 100
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that an answer is made from, swapped as one.
+
+    Attributes
+    ----------
+    version
+        Its name.
+    model
+        With the items that were added since.
+    users, others
+        Where the ids of its users are found, and those that it knows by their history alone.
+    bias
+        ``(I,)`` float32 what the environment adds to scores.
+    popular
+        ``(I,)`` float32 by what items are ranked for somebody of whom nothing is known: the same,
+        or popularity in training where there is no environment.
+    catalogue
+        The items.
+    activity
+        What the environment was computed from; ``None`` if it is not live.
+    added
+        When the version was added, in seconds since 1970.
+    """
+
+    version: str
+    model: Model
+    users: IdIndex
+    others: IdIndex
+    bias: Tensor
+    popular: Tensor
+    catalogue: Catalogue
+    activity: Activity | None
+    added: float
+
+
+def content_of(path: Path) -> str:
+    """Hex digits that tell a run's content: of its manifest, which holds checksums of the rest."""
+    try:
+        content = json.dumps(read_json(path / "manifest.json"), sort_keys=True)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: is not a run directory (its manifest.json cannot be read); make one with "
+            f"`{Command('train', 'DATASET', out='RUN')}`"
+        ) from error
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+class LoadedVersion:
+    """A run in memory.
+
+    Parameters
+    ----------
+    version
+        As the store has it.
+    config
+        Of the service.
+    """
+
+    def __init__(self, version: Version, config: ServiceConfig) -> None:
+        recommender = Recommender.load(version.path)
+        self.name, self._added_at = version.name, version.added
+        self._base, self._config = recommender.model_, config
+        self._attributes = _attributes(recommender, config)
+        self._fixed = _environment_file(config.environment, self._base)
+        self._activity: Activity | None = None
+        if config.environment == "live" and self._base.sigma is not None:
+            self._activity = self._base.activity
+        # What came since: items by their order of coming, and events of theirs or of unknown ones.
+        self._added: dict[str, int] = {}
+        self._features: dict[str, Mapping[str, Any]] = {}
+        self._withdrawn: set[str] = set()
+        self._others = pl.DataFrame(
+            schema={"user": pl.String, "item": pl.String, "timestamp": pl.Float64}
+        )
+        self._catalogue: Catalogue | None = None
+        # Users and items of the latest events by number, -1 of those unknown to the run.
+        self._latest = np.zeros((2, 0), dtype=np.int64)
+        self._rng = np.random.default_rng(0)
+        self.event_seq = self.item_seq = 0
+        self.snapshot = self._snapshot()
+
+    @property
+    def follows(self) -> bool:
+        """Whether its environment is live."""
+        return self._activity is not None
+
+    def take_items(self, changes: pl.DataFrame) -> None:
+        """Follow changes of the catalogue, the columns of ``Store.items_after``."""
+        self._catalogue = None
+        for seq, item, features, withdrawn in changes.select(
+            "seq", "item", "features", "withdrawn"
+        ).iter_rows():
+            self.item_seq = max(self.item_seq, seq)
+            (self._withdrawn.add if withdrawn else self._withdrawn.discard)(item)
+            if features is not None:
+                self._features[item] = json.loads(features)
+            known = self._base._item_index.find([item])[0] >= 0
+            if not known and item not in self._added and self._takes(item):
+                self._added[item] = len(self._added)
+
+    def require_type(self, items: Sequence[str]) -> None:
+        """:class:`InputError` unless ids are of the type of those that the run knows."""
+        for item in items:
+            if not self._takes(item):
+                raise InputError(
+                    f"the item {item!r} cannot be added, as the version {self.name!r} has ids of "
+                    f"type {self._base.items.dtype}; give ids of that type"
+                )
+
+    def _takes(self, item: str) -> bool:
+        return not as_type(pl.Series([item]), self._base.items.dtype).null_count()
+
+    def take_events(self, events: pl.DataFrame) -> None:
+        """Follow events later than training: the columns of ``Store.events_after``."""
+        if not len(events):
+            return
+        self.event_seq = max(self.event_seq, int(events["seq"].max()))  # type: ignore[arg-type]
+        if self._config.types is not None:
+            events = events.filter(pl.col("type").is_in(list(self._config.types)))
+        if self._activity is not None:
+            events = events.filter(pl.col("timestamp") > self._base_moment)
+        # Pairs of training count already.
+        users = self._base._user_index.find(events["user"].to_list())
+        numbers = self._base._item_index.find(events["item"].to_list())
+        known, new = numbers >= 0, self._base.is_new(users, numbers)
+        fresh = np.stack([users, numbers])[:, new | ~known]
+        self._latest = np.concatenate([self._latest, fresh], axis=1)[:, -_LATEST:]
+        if self._activity is not None and new.any():
+            times = events["timestamp"].to_numpy()[new]
+            self._activity = self._activity.followed_by(numbers[new], times)
+        others = events.filter(pl.Series(~known)).select("user", "item", "timestamp")
+        if len(others):
+            self._others = pl.concat([self._others, others])
+
+    @property
+    def _base_moment(self) -> float:
+        return -np.inf if self._base.activity is None else self._base.activity.moment
+
+    def drift(self) -> Drift | None:
+        """How far the latest events are from training; ``None`` before there are enough."""
+        users, items = self._latest
+        base, known = self._base, items >= 0
+        if known.sum() < _ENOUGH:
+            return None
+        trained = item_counts(base.train).numpy().astype(np.int64)
+        groups = None
+        if isinstance(base, EmbeddingModel):
+            own = users[known & (users >= 0)]
+            groups = UserActivity(
+                np.diff(base.train.indptr).astype(np.int64),
+                np.bincount(own, minlength=len(base.users)),
+                self._groups,
+            )
+        recency = None
+        if base.activity is not None:
+            recency = base.activity.decayed[:, 0] / np.maximum(base.activity.counts, 1)
+        return measure_drift(
+            trained,
+            np.bincount(items[known], minlength=len(trained)),
+            self._rng,
+            recency=recency,
+            users=groups,
+            unknown_items=int((~known).sum()),
+            unknown_users=int((users < 0).sum()),
+        )
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64]:
+        assert isinstance(self._base, EmbeddingModel)
+        return taste_groups(self._base.user_embeddings.numpy())
+
+    def renew(self) -> None:
+        """Make the snapshot anew, of all that was taken."""
+        self.snapshot = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        base, activity = self._base, self._activity
+        model, clicks = base, None
+        if self._added:
+            ids = as_type(pl.Series(list(self._added)), base.items.dtype)
+            clicks = self._others.filter(pl.col("item").is_in(list(self._added)))
+            model = base.with_items(ids, self._table(), clicks.select("user", "item"))
+            # What users did since is folded in with each answer, clicks on new items, too.
+            model = replace(model, train=model.trained_on, since=None)
+            if activity is not None:
+                numbers = model._item_index.find(clicks["item"].to_list())
+                activity = activity.followed_by(
+                    numbers, clicks["timestamp"].to_numpy(), n_items=len(model.items)
+                )
+        n_added = len(model.items) - len(base.items)
+        if activity is not None:
+            bias = model.live_bias(activity)
+        elif self._fixed is not None:
+            bias = torch.cat([self._fixed, torch.zeros(n_added)])
+        else:
+            stored = model._bias(None)
+            bias = torch.zeros(len(model.items)) if stored is None else stored
+        catalogue = self._catalogue = self._catalogue or self._catalogue_of(model)
+        popular = bias if bool(bias[: len(base.items)].any()) else bias + model.dial_step
+        return Snapshot(
+            version=self.name,
+            model=model,
+            users=base._user_index,
+            others=base._other_index,
+            bias=bias,
+            popular=popular,
+            catalogue=catalogue,
+            activity=activity,
+            added=self._added_at,
+        )
+
+    def _catalogue_of(self, model: Model) -> Catalogue:
+        index = model._item_index
+        n_added = len(model.items) - len(self._attributes)
+        rows: list[Mapping[str, Any]] = [*self._attributes, *([_NOTHING] * n_added)]
+        for number, features in zip(
+            index.find(list(self._features)), self._features.values(), strict=True
+        ):
+            if number >= 0:
+                rows[number] = {**rows[number], **features}
+        out = index.find(sorted(self._withdrawn))
+        return Catalogue(index, rows, out[out >= 0])
+
+    def _table(self) -> pl.DataFrame | None:
+        """The features of added items, as the run's content takes them."""
+        content = getattr(self._base, "content", None)
+        if content is None:
+            return None
+        rows = [dict(self._features.get(item, _NOTHING)) for item in self._added]
+        return pl.DataFrame(
+            {
+                name: [row.get(name) for row in rows]
+                for name in (column.name for column in content.encoder.columns)
+            },
+            strict=False,
+        )
+
+
+def _attributes(recommender: Recommender, config: ServiceConfig) -> Sequence[Mapping[str, Any]]:
+    """What items are filtered by: of a table given, else of the run's dataset if it is there."""
+    items = recommender.items_
+    table: pl.DataFrame | None = None
+    if config.item_features is not None:
+        features = read_features(config.item_features, "item")
+        ids = as_type(features["item"], items.dtype)
+        frame = features.with_columns(item=ids)
+        table = items.alias("item").to_frame().join(frame, on="item", how="left").drop("item")
+    elif (path := recommender.dataset_path_) is not None and path.is_dir():
+        dataset = load_dataset(path)
+        if "item_features" in dataset.table_names:
+            table = dataset.table("item_features")[: len(items)]
+    if table is None:
+        return [_NOTHING] * len(items)
+    return [
+        {name: value for name, value in row.items() if value is not None}
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def _environment_file(environment: str, model: Model) -> Tensor | None:
+    """``(I,)`` what a file adds to scores; ``None`` if the setting names no file."""
+    if environment in ("live", "trained"):
+        return None
+    table = read_features(environment, "item")
+    if "bias" not in table.columns or not table["bias"].dtype.is_numeric():
+        raise InputError(
+            f"{environment}: has no column 'bias' of numbers; give columns 'item' and 'bias', or "
+            "environment 'live' or 'trained'"
+        )
+    values: NDArray[np.float32] = np.zeros(len(model.items), dtype=np.float32)
+    numbers = IdIndex(model.items).find(table["item"].to_list())
+    values[numbers[numbers >= 0]] = table["bias"].to_numpy()[numbers >= 0]
+    return torch.from_numpy(values)

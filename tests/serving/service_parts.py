@@ -1,0 +1,19 @@
+"""A small run, and a service over it."""
+
+from __future__ import annotations
+
+import cnsdiff
+
+N_USERS, N_ITEMS = 60, 40
+
+
+def train(path, *, seed=0, **settings):
+    """A run of a small world whose log has times, with a rehearsed environment."""
+    world = cnsdiff.ConfoundedWorld(n_users=N_USERS, n_items=N_ITEMS, exposures=20, seed=0)
+    model = cnsdiff.Recommender("mf", training={"epochs": 2}, seed=seed, **settings)
+    model.fit(world.dataset("temporal")).save(path)
+    return path
+
+
+def event(n, user, item, timestamp=1000.0, **more):
+    return {"event_id": f"e{n}", "user": user, "item": item, "timestamp": timestamp, **more}

@@ -1,0 +1,360 @@
+"""Answers, what they follow, and versions, without HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import polars as pl
+import pytest
+from service_parts import train
+
+import cnsdiff
+from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.schemas import (
+    EventBody,
+    ExplainRequest,
+    ItemBody,
+    RecommendRequest,
+    SimilarRequest,
+)
+from cnsdiff.serving.service import NotReadyError, Service, UnknownError
+from cnsdiff.serving.store import Store
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(folder / f"run{n}", seed=n) for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    return cnsdiff.Recommender.load(runs[0])
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
+        yield store
+
+
+@pytest.fixture
+def service(store, runs):
+    service = Service(store)
+    service.serve(runs[0])
+    return service
+
+
+def ids(answer):
+    return [ranked.item for ranked in answer.items]
+
+
+def event(n, user, item, timestamp=1.6e9):
+    return EventBody(event_id=f"e{n}", user=str(user), item=str(item), timestamp=timestamp)
+
+
+def test_a_known_user_gets_what_the_model_recommends(service, model):
+    users = model.users_.to_list()
+    answers = service.recommend_many([RecommendRequest(user=user, k=7) for user in users])
+    table = model.recommend(users, k=7)
+    for user, answer in zip(users, answers, strict=True):
+        own = table.filter(pl.col("user") == user)
+        assert ids(answer) == own["item"].to_list()
+        np.testing.assert_allclose([r.score for r in answer.items], own["score"], rtol=1e-5)
+        assert (answer.source, answer.arm) == ("trained", "main")
+
+
+def test_a_batch_is_its_requests_one_by_one(service, model):
+    users = model.users_.to_list()
+    requests = [
+        RecommendRequest(user=users[0], k=3),
+        RecommendRequest(user="nobody", k=5),
+        RecommendRequest(user=users[1], k=4, session=[model.items_[3]], dial=0.5),
+        RecommendRequest(k=2, session=[model.items_[5], "unknown"]),
+        RecommendRequest(user=users[0], k=3, seen="none"),
+    ]
+    together = service.recommend_many(requests)
+    for request, answer in zip(requests, together, strict=True):
+        alone = service.recommend(request)
+        assert ids(alone) == ids(answer)
+        assert alone.source == answer.source
+    assert [a.source for a in together] == [
+        *("trained", "environment", "folded-in", "session", "trained")
+    ]
+
+
+def test_an_unknown_user_gets_the_environment(service, model):
+    answer = service.recommend(RecommendRequest(user="nobody", k=len(model.items_)))
+    order = np.argsort(-model.model_.bias.numpy(), kind="stable")
+    assert ids(answer) == model.items_.gather(order).to_list()
+    assert answer.source == "environment"
+
+
+def test_without_an_environment_an_unknown_user_gets_what_is_popular(tmp_path, store):
+    world = cnsdiff.ConfoundedWorld(n_users=60, n_items=40, exposures=20, seed=0)
+    dataset = world.dataset("popularity")
+    model = cnsdiff.Recommender("mf", training={"epochs": 1, "dial": "off"}).fit(dataset)
+    model.save(tmp_path / "run")
+    service = Service(store)
+    service.serve(tmp_path / "run")
+    answer = service.recommend(RecommendRequest(k=1))
+    counts = np.asarray(model.model_.dial_step)
+    assert ids(answer) == [model.items_[int(np.argmax(counts))]]
+
+
+def test_the_next_answer_has_seen_the_last_event(service, model):
+    user = model.users_[0]
+    first = service.recommend(RecommendRequest(user=user, k=5))
+    assert service.add_events([event(1, user, first.items[0].item)]) == 1
+    assert service.add_events([event(1, user, first.items[0].item)]) == 0
+    second = service.recommend(RecommendRequest(user=user, k=5))
+    assert first.items[0].item not in ids(second)
+    assert second.source == "folded-in"
+    again = service.recommend(RecommendRequest(user=user, k=len(model.items_), seen="none"))
+    assert first.items[0].item in ids(again)
+
+
+def test_events_of_an_unknown_user_make_a_taste(service, model):
+    assert service.recommend(RecommendRequest(user="new")).source == "environment"
+    service.add_events([event(1, "new", model.items_[3])])
+    answer = service.recommend(RecommendRequest(user="new", k=len(model.items_)))
+    assert answer.source == "folded-in"
+    assert model.items_[3] not in ids(answer)
+    assert len(answer.items) == len(model.items_) - 1
+
+
+def test_types_of_events_that_do_not_count(store, runs, model):
+    service = Service(store, ServiceConfig(types=("buy",)))
+    service.serve(runs[0])
+    user, item = model.users_[0], service.recommend(RecommendRequest(user=model.users_[0], k=1))
+    body = event(1, user, item.items[0].item).model_copy(update={"type": "view"})
+    service.add_events([body])
+    assert service.recommend(RecommendRequest(user=user, k=1)).source == "trained"
+    service.add_events([body.model_copy(update={"type": "buy", "event_id": "e2"})])
+    assert service.recommend(RecommendRequest(user=user, k=1)).source == "folded-in"
+
+
+def test_events_of_the_future_are_refused(service, model):
+    with pytest.raises(InputError, match="'e1' has the timestamp 1600000000000, which lies in"):
+        service.add_events([event(1, "u", "i", 1.6e12)])
+
+
+def test_the_environment_follows_events(service, model, store):
+    live = service._now().arm_of(None)[1]
+    assert live.follows
+    before = live.snapshot.bias.clone()
+    moment = model.model_.activity.moment
+    rare = int(np.argmin(model.model_.activity.counts))
+    events = [event(n, f"visitor{n}", model.items_[rare], moment + 3600 + n) for n in range(200)]
+    service.add_events(events)
+    assert live.snapshot.bias.equal(before)  # not yet
+    service.refresh()
+    activity = model.model_.activity.followed_by(
+        np.full(200, rare), np.array([e.timestamp for e in events])
+    )
+    expected = model.model_.live_bias(activity)
+    np.testing.assert_allclose(live.snapshot.bias, expected, rtol=1e-4, atol=1e-4)
+    # Another process, which begins later, computes the same from the store.
+    other = Service(store)
+    other.start()
+    other.close()
+    bias = other._now().arm_of(None)[1].snapshot.bias
+    np.testing.assert_allclose(bias, live.snapshot.bias, rtol=1e-5, atol=1e-5)
+
+
+def test_a_trained_environment_stays(store, runs, model):
+    service = Service(store, ServiceConfig(environment="trained"))
+    service.serve(runs[0])
+    service.add_events([event(n, f"v{n}", model.items_[0]) for n in range(50)])
+    service.refresh()
+    snapshot = service._now().arm_of(None)[1].snapshot
+    assert snapshot.bias.equal(model.model_.bias)
+    assert service.status().environment == "trained"
+
+
+def test_an_environment_of_a_file(store, runs, model, tmp_path):
+    table = tmp_path / "bias.csv"
+    pl.DataFrame({"item": model.items_[:2], "bias": [1e6, 2e6]}).write_csv(table)
+    service = Service(store, ServiceConfig(environment=str(table)))
+    service.serve(runs[0])
+    answer = service.recommend(RecommendRequest(user="nobody", k=2))
+    assert ids(answer) == [model.items_[1], model.items_[0]]
+    pl.DataFrame({"item": model.items_[:2], "weight": [1, 2]}).write_csv(table)
+    with pytest.raises(InputError, match=r"bias\.csv: has no column 'bias' of numbers"):
+        Service(store, ServiceConfig(environment=str(table))).add_version(runs[0])
+
+
+def test_items_come_and_go(service, model):
+    fresh = max(model.items_) + 1
+    service.put_items([ItemBody(item=fresh, features={"category": "new"})])
+    only = RecommendRequest(user=model.users_[0], k=3, where={"category": "new"})
+    assert ids(service.recommend(only)) == [fresh]
+    user = next(u for u in model.users_ if u is not model.users_[0])
+    service.add_events([event(1, user, fresh)])
+    service.refresh()
+    assert ids(service.recommend(only.model_copy(update={"user": str(user)}))) == []
+    service.withdraw([str(fresh)])
+    assert ids(service.recommend(only)) == []
+    known = ids(service.recommend(RecommendRequest(user=model.users_[0], k=1)))[0]
+    service.withdraw([str(known)])
+    assert known not in ids(service.recommend(RecommendRequest(user=model.users_[0], k=40)))
+    service.put_items([ItemBody(item=known)])
+    assert ids(service.recommend(RecommendRequest(user=model.users_[0], k=1))) == [known]
+
+
+def test_similar_and_explain(service, model):
+    item = model.items_[0]
+    answer = service.similar(SimilarRequest(item=item, k=4, exclude=[model.items_[1]]))
+    expected = model.similar([item], 4, exclude=[model.items_[1]])["similar"].to_list()
+    assert ids(answer) == expected
+    user = model.users_[0]
+    why = service.explain(ExplainRequest(user=user, item=item))
+    assert why.score == pytest.approx(float(model.score([user], [item])[0]), rel=1e-5)
+    assert why.score == pytest.approx(why.taste + why.environment)
+    assert sum(why.covariates.values()) == pytest.approx(why.environment, rel=1e-4)
+    assert why.covariates.keys() == set(model.environment_.names)
+    with pytest.raises(UnknownError, match="the item 'x' is not known"):
+        service.similar(SimilarRequest(item="x"))
+
+
+def test_activate_and_roll_back(service, runs):
+    first = service.state().active
+    second = service.add_version(runs[1])
+    assert service.state().active == first
+    service.activate(second)
+    assert service.state().active == second
+    assert service.recommend(RecommendRequest(k=1)).version == second
+    service.rollback()
+    assert service.state().active == first
+    with pytest.raises(UnknownError, match="there is no version 'third'; those added are"):
+        service.activate("third")
+
+
+def test_nothing_to_roll_back_to(service, store):
+    with pytest.raises(InputError, match="no version was active before"):
+        service.rollback()
+    with pytest.raises(NotReadyError, match="no version is active"):
+        Service(store).recommend(RecommendRequest())
+
+
+def test_a_canary_goes_to_a_share_of_the_users_and_stays_with_them(service, runs):
+    second = service.add_version(runs[1])
+    service.activate(second, share=0.3)
+    requests = [RecommendRequest(user=f"user {n}", k=1) for n in range(2000)]
+    arms = [answer.arm for answer in service.recommend_many(requests)]
+    share = arms.count("canary") / len(arms)
+    assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 2000)
+    assert [answer.arm for answer in service.recommend_many(requests)] == arms
+    # Ended, all get the first again.
+    service.rollback()
+    assert {answer.arm for answer in service.recommend_many(requests)} == {"main"}
+
+
+def test_answers_are_logged_with_their_arms(service, runs, store):
+    second = service.add_version(runs[1])
+    service.activate(second, shadow=True)
+    answer = service.recommend(RecommendRequest(user="someone", k=4))
+    service.flush()
+    table = store.answers_after(0)
+    assert table["arm"].to_list() == ["main", "shadow"]
+    shown = table.filter(pl.col("arm") == "main").to_dicts()[0]
+    assert shown["items"] == [str(item) for item in ids(answer)]
+    assert shown["propensities"] == [1.0] * 4
+    assert (shown["request_id"], shown["arm_probability"]) == (answer.request_id, 1.0)
+
+
+def test_exploration_shows_items_as_often_as_it_says(store, runs, model):
+    service = Service(store, ServiceConfig(explore=0.5, explore_from=6))
+    service.serve(runs[0])
+    user, k, n = model.users_[0], 4, 3000
+    plain = model.recommend([user], k + 6)["item"].to_list()
+    answers = service.recommend_many([RecommendRequest(user=user, k=k)] * n)
+    service.flush()
+    logged = store.answers_after(0).explode("items", "propensities")
+    for item in plain:
+        rows = logged.filter(pl.col("items") == str(item))
+        expected = 1 - 0.5 / k if item in plain[:k] else 0.5 / 6
+        assert rows["propensities"].unique().to_list() == pytest.approx([expected])
+        assert abs(len(rows) / n - expected) < 5 * np.sqrt(expected * (1 - expected) / n)
+    assert all(len(set(ids(answer))) == k for answer in answers)
+
+
+def test_swaps_under_load_fail_no_request_and_mix_no_answer(service, runs, model):
+    names = [service.state().active, service.add_version(runs[1])]
+    users = [str(user) for user in model.users_[:5]]
+    expected = {}
+    for name in names:
+        service.activate(name)
+        for user in users:
+            expected[name, user] = ids(service.recommend(RecommendRequest(user=user, k=5)))
+    assert any(expected[names[0], user] != expected[names[1], user] for user in users)
+    done, wrong = threading.Event(), []
+
+    def ask(user):
+        while not done.is_set():
+            try:
+                answer = service.recommend(RecommendRequest(user=user, k=5))
+            except Exception as error:
+                wrong.append(error)
+                return
+            if ids(answer) != expected[answer.version, user]:
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=ask, args=[user]) for user in users]
+    for thread in threads:
+        thread.start()
+    for n in range(100):
+        service.activate(names[n % 2])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_run_whose_content_changed_is_refused(runs, store, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    Service(store).serve(run)
+    shutil.rmtree(run)
+    shutil.copytree(runs[1], run)
+    with pytest.raises(RunError, match="is not the run any more that was added as 'run-"):
+        Service(store).start()
+
+
+def test_a_restart_keeps_what_was_activated(runs, store):
+    service = Service(store)
+    assert service.serve(runs[0]).startswith("serving the version run0-")
+    name = service.add_version(runs[1])
+    service.activate(name)
+    again = Service(store)
+    assert again.serve(runs[0]).startswith(f"serving the version {name}, which was activated")
+    assert again.recommend(RecommendRequest(k=1)).version == name
+
+
+def test_another_process_follows_activations_and_items(runs, store, model):
+    one, other = Service(store), Service(store)
+    one.serve(runs[0])
+    other.start()
+    other.close()
+    name = one.add_version(runs[1])
+    one.activate(name)
+    item = str(model.items_[0])
+    one.withdraw([item])
+    other.follow()
+    answer = other.recommend(RecommendRequest(k=40))
+    assert answer.version == name
+    assert model.items_[0] not in ids(answer)
+
+
+def test_a_forgotten_user_is_unknown(service, model, store):
+    user = str(model.users_[0])
+    service.add_events([event(1, user, model.items_[0])])
+    service.recommend(RecommendRequest(user=user))
+    service.forget(user)
+    answer = service.recommend(RecommendRequest(user=user, k=40))
+    assert answer.source == "environment"
+    assert len(answer.items) == len(model.items_)
+    service.flush()
+    assert not len(store.events_of([user]))

@@ -1,0 +1,292 @@
+"""The service over HTTP: what is sent, refused, counted and shown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from service_parts import event, train
+
+import cnsdiff
+from cnsdiff.serving.app import create_app
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.service import Service
+from cnsdiff.serving.store import Store
+
+QUICKLY = settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+ADDRESS = "http://127.0.0.1:8000"
+JSON = {"Content-Type": "application/json"}
+TOKEN = {"Authorization": "Bearer secret"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def serve(run, tmp_path):
+    """Open a client of a service with some settings."""
+    opened = []
+
+    def start(**config):
+        store = Store.open(f"sqlite:///{tmp_path}/store.db")
+        service = Service(store, ServiceConfig(**config))
+        service.serve(run)
+        client = TestClient(create_app(service), raise_server_exceptions=False)
+        client.__enter__()
+        opened.append((client, store))
+        return client
+
+    yield start
+    for client, store in opened:
+        client.__exit__(None, None, None)
+        store.close()
+
+
+@pytest.fixture
+def client(serve):
+    return serve()
+
+
+def test_from_an_event_to_an_answer(client):
+    first = client.post("/recommend", json={"user": 2, "k": 3}).json()
+    assert first.keys() == {"items", "source", "version", "arm", "request_id"}
+    item = first["items"][0]["item"]
+    sent = client.post("/events", json={"events": [event(1, 2, item), event(1, 2, item)]})
+    assert sent.json() == {"new": 1, "repeated": 1}
+    second = client.get("/recommend", params={"user": "2", "k": 3}).json()
+    assert second["source"] == "folded-in"
+    assert item not in [ranked["item"] for ranked in second["items"]]
+    batch = {"requests": [{"user": "2", "k": 3}, {"k": 1}]}
+    answers = client.post("/recommend/batch", json=batch).json()["answers"]
+    assert answers[0]["items"] == second["items"]
+    assert len(answers[1]["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"k": 0}, "k: Input should be greater than or equal to 1"),
+        ({"users": 1}, "users: Extra inputs are not permitted"),
+        ({"user": ""}, "should have at least 1 character"),
+        ({"user": True}, "user"),
+        ({"where": {"brand": "x"}}, "no item has an attribute 'brand'; items have none"),
+        ({"user": "a\u0000b"}, "must not hold a null character"),
+    ],
+)
+def test_a_wrong_request_is_told_in_a_sentence(client, body, sentence):
+    answer = client.post("/recommend", json=body)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_what_is_no_json(client):
+    answer = client.post("/recommend", content=b"{", headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("the body is no JSON")
+
+
+def test_times_of_events(client):
+    dated = event(1, "u", "i", "2001-09-09T01:46:40Z")
+    assert client.post("/events", json={"events": [dated]}).status_code == 200
+    for wrong in ("yesterday", None, 1e400):
+        body = json.dumps({"events": [event(2, "u", "i", wrong)]})
+        answer = client.post("/events", content=body, headers=JSON)
+        assert answer.status_code == 422, wrong
+        assert "timestamp" in answer.json()["error"]
+    late = client.post("/events", json={"events": [event(3, "u", "i", 1.7e12)]})
+    assert "in the future; give seconds since 1970" in late.json()["error"]
+
+
+def test_writing_takes_a_token(serve):
+    client = serve(tokens=("other", "secret"))
+    writes = [
+        ("POST", "/events", {"events": [event(1, "u", "i")]}),
+        ("PUT", "/items", {"items": [{"item": 1}]}),
+        ("DELETE", "/items/1", None),
+        ("DELETE", "/users/1", None),
+        ("POST", "/versions", {"path": "x"}),
+        ("POST", "/activate", {"version": "x"}),
+        ("POST", "/rollback", None),
+    ]
+    documented = client.get("/openapi.json").json()["paths"]
+    assert len(writes) == sum(
+        "security" in op for path in documented.values() for op in path.values()
+    )
+    for method, path, body in writes:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+            refused = client.request(method, path, json=body, headers=headers)
+            assert refused.status_code == 401, path
+            assert "Authorization: Bearer TOKEN" in refused.json()["error"]
+        assert client.request(method, path, json=body, headers=TOKEN).status_code != 401, path
+    assert client.post("/recommend", json={}).status_code == 200
+
+
+def test_bodies_are_bounded(serve):
+    client = serve(max_body=2000, max_events=3)
+    events = {"events": [event(n, "u", "i") for n in range(4)]}
+    answer = client.post("/events", json=events)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "4 events in one request; give at most 3"
+    large = json.dumps({"user": "x" * 3000}).encode()
+    for content in (large, iter([large[:1500], large[1500:]])):  # with a length, and without
+        answer = client.post("/recommend", content=content)
+        assert answer.status_code == 413
+        assert "more than 2,000 bytes" in answer.json()["error"]
+
+
+def test_a_rate_is_bounded(serve):
+    client = serve(rate=5.0)
+    codes = [client.get("/health/live").status_code for _ in range(20)]
+    assert codes[:5] == [200] * 5
+    assert 429 in codes
+    refused = next(
+        a for a in (client.get("/health/live") for _ in range(20)) if a.status_code == 429
+    )
+    assert refused.headers["Retry-After"] == "1"
+
+
+def test_ids_are_never_interpreted(client):
+    strange = [
+        "../../etc/passwd",
+        "a/b",
+        "%",
+        "' OR 1=1 --",
+        "<b>x</b>",
+        "*",
+        "é\u202e",
+        "𝄞",
+        "a\nb",
+    ]
+    for n, user in enumerate(strange):
+        assert client.post("/events", json={"events": [event(n, user, 26)]}).json()["new"] == 1
+        answer = client.get("/recommend", params={"user": user})
+        assert answer.json()["source"] == "folded-in", user
+    for user in strange:
+        path = f"/users/{''.join(f'%{byte:02x}' for byte in user.encode())}"
+        assert client.delete(path).json()["rows"] >= 1, user
+
+
+def test_health_metrics_and_status(client):
+    assert client.get("/health/live").json() == {"status": "live"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    client.post("/recommend", json={"user": "nobody"})
+    text = client.get("/metrics").text
+    assert 'cnsdiff_lists_total{arm="main",source="environment"} 1.0' in text
+    assert 'cnsdiff_requests_total{route="/recommend",status="200"} 1.0' in text
+    status = client.get("/status").json()
+    assert status["active"].startswith("run-")
+    assert status["minutes"] == [{"minute": 0, "requests": 1, "events": 0}] or status["minutes"]
+
+
+def test_logs_hold_no_ids(client, caplog):
+    with caplog.at_level(logging.INFO, logger="cnsdiff.serving.requests"):
+        client.get("/recommend", params={"user": "personal"})
+        client.delete("/users/personal")
+    lines = [json.loads(record.message) for record in caplog.records if "route" in record.message]
+    assert [line["route"] for line in lines] == ["/recommend", "/users/{user:whole}"]
+    assert "personal" not in caplog.text
+
+
+def test_versions(client, run, tmp_path):
+    other = train(tmp_path / "other", seed=1)
+    first = client.get("/versions").json()["active"]
+    added = client.post("/versions", json={"path": str(other), "name": "next"})
+    assert (added.status_code, added.json()) == (201, {"version": "next"})
+    assert client.post("/activate", json={"version": "next"}).json()["active"] == "next"
+    assert client.post("/rollback").json()["active"] == first
+    missing = client.post("/versions", json={"path": str(tmp_path / "none")})
+    assert missing.status_code == 422
+    assert "is not a run directory" in missing.json()["error"]
+    assert client.post("/activate", json={"version": "none"}).status_code == 404
+
+
+def test_a_broken_store_is_told(serve, monkeypatch):
+    client = serve()
+    from cnsdiff.base.errors import StorageError
+
+    def fail(self, events):
+        raise StorageError("store.db: the disk is full; free some space")
+
+    monkeypatch.setattr(Store, "add_events", fail)
+    answer = client.post("/events", json={"events": [event(1, "u", "i")]})
+    assert (answer.status_code, answer.json()["error"][:8]) == (503, "store.db")
+
+
+@pytest.mark.slow
+def test_the_description_is_true(run, tmp_path):
+    """Whatever the OpenAPI document allows or forbids, the service answers as it says."""
+    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    service = Service(store, ServiceConfig(tokens=("secret",)))
+    service.serve(run)
+    app = create_app(service)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+
+    # What a schema cannot say is refused, too: an attribute that no item has, a time to come.
+    beyond = [schemathesis.checks.CHECKS.get_one("positive_data_acceptance")]
+    with TestClient(app):
+        for operation in schema.get_all_operations():
+
+            @settings(
+                max_examples=15,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.ok().as_strategy())
+            def check(case):
+                case.call_and_validate(headers=TOKEN, excluded_checks=beyond)
+
+            check()
+    store.close()
+
+
+def test_the_environment_of_python(monkeypatch):
+    from cnsdiff.serving.config import read_config
+
+    monkeypatch.setenv("CNSDIFF_TOKENS", "a,b")
+    assert read_config(None, environment="trained").tokens == ("a", "b")
+
+
+def test_what_the_documentation_sends(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    log = pl.DataFrame(
+        {
+            "user": rng.integers(0, 60, 3000),
+            "item": rng.integers(0, 40, 3000),
+            "timestamp": rng.integers(1_600_000_000, 1_620_000_000, 3000),
+        }
+    )
+    dataset = cnsdiff.prepare(log, "temporal", item_core=0, user_core=0)
+    for name in ("shop", "next"):
+        cnsdiff.Recommender("mf", training={"epochs": 1}).fit(dataset).save(Path("runs") / name)
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^curl .*$", page, re.MULTILINE)
+    with Store.open("sqlite:///store.db") as store:
+        service = Service(store)
+        service.serve(Path("runs/shop"))
+        with TestClient(create_app(service)) as client:
+            for command in commands:
+                words = shlex.split(command)[1:]
+                body = words[words.index("--json") + 1] if "--json" in words else None
+                method = words[words.index("-X") + 1] if "-X" in words else "POST"
+                url = next(word for word in words if word.startswith("http"))
+                answer = client.request(
+                    method, url.removeprefix(ADDRESS), content=body, headers=JSON
+                )
+                assert answer.is_success, (command, answer.text)
+    assert len(commands) >= 10
