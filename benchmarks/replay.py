@@ -1,7 +1,8 @@
 """What came after training, replayed by day: does a run that follows its environment do better?
 
-    python benchmarks/replay.py world --seeds 0 1 2 --retrain 7 --json FILE
-    python benchmarks/replay.py LOG --timestamp time --seeds 0 --json FILE
+    python benchmarks/replay.py world --seeds 0 1 2 --json FILE
+    python benchmarks/replay.py world --seeds 0 --retrain 3 --json FILE
+    python benchmarks/replay.py LOG --timestamp time --seeds 0 1 2 --json FILE
 
 A run is trained on the past; its environment is chosen by a rehearsal inside that, and nothing is
 chosen on what is replayed. Each day is judged by its pairs of known users and items that are new to
@@ -28,6 +29,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -328,7 +330,8 @@ def main() -> None:
     for name in by_seed[0]:
         base = "by hour: never" if name.startswith("by hour") else "frozen"
         # Worlds of other seeds have other users; those of one log are the same.
-        own, its = (np.concatenate([values[key] for values in by_seed]) for key in (name, base))
+        joined = np.concatenate if options.log == "world" else partial(np.mean, axis=0)
+        own, its = (joined([values[key] for values in by_seed]) for key in (name, base))
         rows.append((name, figure(own), *gain(own, its)))
         print("{:28} {:.4f}  {:+.0%} [{:+.0%}, {:+.0%}]".format(*rows[-1]))
     if options.json is not None:
