@@ -467,7 +467,7 @@ def test_a_backup_of_a_store_in_use(tmp_path):
 def test_postgresql_makes_its_own_backups(postgresql, tmp_path):
     with (
         Store.open(postgresql.url("copied", password="hunter2")) as store,
-        pytest.raises(InputError, match=r"run: pg_dump --format=custom --file=.*copy ") as refused,
+        pytest.raises(InputError, match=r"run: pg_dump -Fc -f .*copy ") as refused,
     ):
         store.backup(tmp_path / "copy")
     assert "hunter2" not in str(refused.value)

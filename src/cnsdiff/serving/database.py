@@ -327,8 +327,8 @@ class Database:
         if self.path is None:
             address = self.url._replace(drivername="postgresql", password=None)
             raise InputError(
-                f"{self.place}: PostgreSQL makes its own backups; run: pg_dump --format=custom "
-                f"--file={shell_word(path)} {shell_word(address.render_as_string())}"
+                f"{self.place}: PostgreSQL makes its own backups; run: pg_dump -Fc "
+                f"-f {shell_word(path)} {shell_word(address.render_as_string())}"
             )
         own = {self.path.with_name(self.path.name + ending).resolve() for ending in _FILES}
         if path.resolve() in own:
