@@ -9,7 +9,8 @@ cuts are new; those after the second judge. Rows, each trained with a rehearsal:
 - ``run, live``: as it would be served at the second cut, its environment counted there and its
   users folded in;
 - ``anew``: on old and new, from the start, its usual rehearsal;
-- ``warm``: :meth:`cnsdiff.Recommender.update`.
+- ``warm``: :meth:`cnsdiff.Recommender.update`;
+- ``warm, in steps``: the same in ``--steps`` updates, each of the one before; its costs are of all.
 
 Lists leave out all that a user had until the second cut. Seconds are of one thread. ``ml-100k`` is
 to be fetched first.
@@ -44,7 +45,7 @@ from cnsdiff.training.progress import Reporter
 
 SETS = ("world", "ml-100k", "grocery")
 METRIC, KS = "ndcg@20", (20,)
-ROWS = ("run", "run, live", "anew", "warm")
+ROWS = ("run", "run, live", "anew", "warm", "warm, in steps")
 
 
 def read(name: str, folder: Path | None, seed: int) -> pl.DataFrame:
@@ -84,7 +85,20 @@ def trained(config: Config, dataset: Dataset, start: WarmStart | None) -> tuple[
     }  # fmt: skip
 
 
-def measured(name: str, folder: Path | None, seed: int, shares: tuple[float, float]) -> Any:
+def in_steps(run: Fitted, dataset: Dataset, new: pl.DataFrame, n: int) -> tuple[Scorer, Any]:
+    """Updates one after the other, and what they took together; of the ids of the last."""
+    costs: dict[str, float] = {}
+    for rows in np.array_split(np.arange(len(new)), n):
+        updating = Updating.of_run(run, Interactions(new[rows], "new"), dataset)
+        config, dataset = updating.configuration(), updating.dataset
+        run, cost = trained(config, dataset, updating.start())
+        costs = {what: costs.get(what, 0.0) + value for what, value in cost.items()}
+    return run.model.scorer(), costs
+
+
+def measured(
+    name: str, folder: Path | None, seed: int, shares: tuple[float, float], steps: int
+) -> Any:
     """By row, NDCG@20 of each user after the second cut, and what its training took."""
     log = read(name, folder, seed)
     first, second = (float(log["timestamp"].to_numpy()[int(s * len(log))]) for s in shares)
@@ -129,6 +143,8 @@ def measured(name: str, folder: Path | None, seed: int, shares: tuple[float, flo
         table[row] = values(fitted.model.scorer()), cost
         told = {**cost, METRIC: round(float(table[row][0].mean()), 4)}
         print(f"{name}, seed {seed}: {row}: {told}", flush=True)
+    scorer, cost = in_steps(run, dataset, new, steps)
+    table["warm, in steps"] = values(scorer), cost
     told = {row: round(float(v.mean()), 4) for row, (v, _) in table.items()}
     sizes = {"old": len(old), "new": len(new), "judges": len(judges)}
     print(f"{name}, seed {seed}: {sizes} {told}", flush=True)
@@ -142,12 +158,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--new", type=float, default=0.1, help="share of the pairs that is new")
     parser.add_argument("--judges", type=float, default=0.2, help="share that comes later")
+    parser.add_argument("--steps", type=int, default=5, help="updates in a row")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shares = 1 - options.judges - options.new, 1 - options.judges
     result = {}
     for name in options.sets:
-        runs = [measured(name, options.data, seed, shares) for seed in options.seeds]
+        runs = [measured(name, options.data, seed, shares, options.steps) for seed in options.seeds]
         rows: dict[str, Any] = {}
         for row in ROWS:
             value = float(np.mean([run[row][0].mean() for run, _ in runs]))

@@ -275,6 +275,20 @@ def test_a_closed_form_is_solved_on_old_and_new(dataset, parts):
     torch.testing.assert_close(newer.model_.weights, anew.model_.weights)
 
 
+def test_an_update_is_updated(run, dataset, parts):
+    """Each rehearsal cuts no earlier than the one that it begins at."""
+    fitted, data, moments = run._fitted(), dataset, [run._fitted().rehearsed.moment]
+    for new in divided(parts[1], 0.5):
+        updating = Updating.of_run(fitted, new, data)
+        assert updating.start() is not None
+        results: list[Fitted] = []
+        updating.fit(keep=results.append)
+        fitted, data = results[0], updating.dataset
+        moments.append(fitted.rehearsed.moment)
+    assert moments == sorted(set(moments))
+    assert fitted.model.train.nnz == sum(map(len, parts))
+
+
 def test_an_interrupted_update_goes_on_to_the_same(run, newer, dataset, parts, tmp_path):
     class Killed(BaseException):
         pass

@@ -141,6 +141,16 @@ def test_a_store_is_answered_by_the_update(cli, run, store, tmp_path):
         assert version.figures["new"] == done.json["new"]
 
 
+def test_types_of_events(cli, run, store, tmp_path):
+    with Store.open(store) as opened:
+        opened.add_events([Event("bought", "3", "500", 99.0 * DAY, "purchase")])
+    command = ("update", run, "--events", store, "--out", tmp_path / "new")
+    cli(*command, "--types", "cart").refused("has no event 'cart'", "'purchase' (1)")
+    done = cli(*command, "--types", "purchase", "--json")
+    assert done.json["new_pairs"] == 1
+    assert "old and new are not compared: " in done.err
+
+
 def test_a_worse_update_is_not_activated(cli, run, store, tmp_path, monkeypatch):
     from cnsdiff.recommender.update import Comparison, Updating
 

@@ -461,7 +461,7 @@ def _tell_answers(
     print_table(
         screen,
         Table.of(
-            f"Lists of {run}, which were not served",
+            "With the lists of the run",
             ("estimate",),
             columns[2:],
             [((name,), (own,)) for name, own in named.items()],
@@ -469,9 +469,9 @@ def _tell_answers(
         ),
     )
     screen.print(
-        f"From {estimate.answers:,} lists of {estimate.users:,} users; {estimate.support:.0%} of "
-        f"the run's items could have been shown; those that were are worth "
-        f"{estimate.effective_size:,.0f} of equal weight.",
+        f"{run}: from {estimate.answers:,} lists of {estimate.users:,} users; "
+        f"{estimate.support:.0%} of the run's items could have been shown; those that were are "
+        f"worth {estimate.effective_size:,.0f} of equal weight.",
         soft_wrap=True,
     )
     for warning in estimate.warnings:

@@ -131,7 +131,12 @@ def update(
             reporter.note(f"{log.source}: left out {problem}")
         updating = Updating.of_run(fitted, log)
     results: list[Fitted] = []
-    again = "the epochs completed are saved, give the same command again to go on"
+
+    def again() -> str:
+        if not is_run(out):
+            return "nothing is kept yet, give the same command again"
+        return "the epochs completed are saved, give the same command again to go on"
+
     with interruptible(again), dataset_kept_in(out, updating.dataset):
         comparison: Comparison | None = None
         try:
