@@ -45,7 +45,12 @@ def test_postgresql_goes_away_and_comes_back(postgresql):
         store.events()
     postgresql.stop()
     try:
-        for act in (lambda: busy.add_events([event(2)]), busy.events, lambda: Store.open(url)):
+        for act in (
+            lambda: busy.add_events([event(2)]),
+            busy.events,
+            lambda: busy.histories(["ann"]),
+            lambda: Store.open(url),
+        ):
             with pytest.raises(StorageError, match="PostgreSQL does not answer") as refused:
                 act()
             assert "hunter2" not in str(refused.value)

@@ -124,6 +124,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert store.events().drop("seq").rows() == [e[1:] for e in self.events.values()]
             of_two = [event[1:] for event in self.events.values() if event.user in "aü"]
             assert store.events_of(["ü", "a"]).drop("seq").rows() == of_two
+            assert store.histories(["ü", "a"]) == [(e[0], e[1], e[3]) for e in of_two]
             firsts = {(event.user, event.item): event for event in reversed(self.events.values())}
             once = [event[1:] for event in self.events.values() if event in firsts.values()]
             assert store.events_after(0, repeats=False).drop("seq").rows() == once

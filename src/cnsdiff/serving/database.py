@@ -8,18 +8,28 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from cnsdiff.base.errors import CnsdiffError, InputError, StorageError
 from cnsdiff.base.storage import atomic_file, first_line, storage_error
 from cnsdiff.base.text import install_command, shell_word, visible
 
 try:
-    from sqlalchemy import URL, Connection, create_engine, event, func, make_url, select, text
+    from sqlalchemy import (
+        URL,
+        Connection,
+        Table,
+        create_engine,
+        event,
+        func,
+        make_url,
+        select,
+        text,
+    )
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 except ModuleNotFoundError as error:
     raise InputError(
@@ -47,10 +57,21 @@ _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _REFUSED = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")
 
 
+class NewRows(NamedTuple):
+    """Rows for a table; those whose ``key`` is there already are left out, the first of two stays.
+
+    As work for the writer its result is the number of new ones.
+    """
+
+    table: Table
+    key: str
+    rows: list[dict[str, object]]
+
+
 class _Call(NamedTuple, Generic[T]):
     """Work for the writer, and where its caller waits."""
 
-    work: Callable[[Connection], T]
+    work: Callable[[Connection], T] | NewRows
     answer: Future[T]
 
 
@@ -107,7 +128,7 @@ class Database:
                 f"{self.place}: needs {error.name}; install it with: "
                 f"{install_command('postgresql')}"
             ) from error
-        self.insert = _insert_of(self._engine.dialect.name)
+        self._insert = _insert_of(self._engine.dialect.name)
         event.listen(self._engine, "connect", self._prepare)
         if self.path is not None:
             event.listen(self._engine, "begin", _begin)
@@ -188,18 +209,26 @@ class Database:
         """What stands for a parameter in the driver's words."""
         return "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
 
-    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+    @overload
+    def submit(self, work: NewRows) -> Future[int]: ...
+    @overload
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]: ...
+    def submit(self, work: Callable[[Connection], Any] | NewRows) -> Future[Any]:
         """Have the writer do ``work``; the future has its result once that is durable.
 
         ``work`` is done again, alone, if the transaction fails that it shared.
         """
         if self._closed:
             raise StorageError(f"{self.place}: is closed; open it again")
-        answer: Future[T] = Future()
+        answer: Future[Any] = Future()
         self._calls.put(_Call(work, answer))
         return answer
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    @overload
+    def write(self, work: NewRows) -> int: ...
+    @overload
+    def write(self, work: Callable[[Connection], T]) -> T: ...
+    def write(self, work: Callable[[Connection], Any] | NewRows) -> Any:
         """The result of ``work``, once it is durable."""
         return self.submit(work).result()
 
@@ -227,7 +256,7 @@ class Database:
         try:
             with self._failures(), self._transaction() as connection:
                 begun = True
-                results = [call.work(connection) for call in calls]
+                results = self._results(connection, [call.work for call in calls])
         except Exception as error:
             if begun and len(calls) > 1:
                 for number, call in enumerate(calls, start=1):
@@ -240,6 +269,32 @@ class Database:
         for call, result in zip(calls, results, strict=True):
             call.answer.set_result(result)
         return True
+
+    def _results(
+        self, connection: Connection, works: Sequence[Callable[[Connection], Any] | NewRows]
+    ) -> list[Any]:
+        """Do all; new rows of a table first, those of all calls in one statement."""
+        rows: dict[tuple[Table, str], list[dict[str, object]]] = {}
+        for work in works:
+            if isinstance(work, NewRows):
+                rows.setdefault((work.table, work.key), []).extend(work.rows)
+        new = {
+            table: set(
+                connection.scalars(
+                    self._insert(table).on_conflict_do_nothing().returning(table.c[key]), together
+                )
+            )
+            for (table, key), together in rows.items()
+        }
+        results: list[Any] = []
+        for work in works:
+            if isinstance(work, NewRows):
+                own = {row[work.key] for row in work.rows} & new[work.table]
+                new[work.table] -= own  # the same in a later call is not new
+                results.append(len(own))
+            else:
+                results.append(work(connection))
+        return results
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -367,7 +422,7 @@ class Database:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             raise self._sentence(error) from error
 
     def _sentence(self, error: Exception) -> CnsdiffError:

@@ -8,7 +8,7 @@ asks for what comes after the last number that it has seen.
 from __future__ import annotations
 
 # Before SQLAlchemy: it says how to install that.
-from cnsdiff.serving.database import NO_STORE, Database
+from cnsdiff.serving.database import NO_STORE, Database, NewRows
 
 # isort: split
 import hashlib
@@ -225,11 +225,7 @@ class Store:
             return 0
         received = time.time()
         rows = [{**event._asdict(), "received": received} for event in events]
-        return self.database.write(lambda connection: self._add(connection, _EVENTS, rows))
-
-    def _add(self, connection: Connection, table: Table, rows: list[_Row]) -> int:
-        new = self.database.insert(table).on_conflict_do_nothing().inline()
-        return int(connection.execute(new.execution_options(preserve_rowcount=True), rows).rowcount)
+        return self.database.write(NewRows(_EVENTS, "event_id", rows))
 
     def events_after(self, seq: int, limit: int = 100_000, *, repeats: bool = True) -> pl.DataFrame:
         """The first ``limit`` events after a number: seq, user, item, timestamp, type.
@@ -296,7 +292,7 @@ class Store:
             for answer in answers
         ]
         if rows:
-            self.database.write(lambda connection: self._add(connection, _ANSWERS, rows))
+            self.database.write(NewRows(_ANSWERS, "request_id", rows))
 
     def answers_after(self, seq: int, limit: int = 100_000) -> pl.DataFrame:
         """The first ``limit`` answers after a number: seq and the fields; two are lists."""
