@@ -9,7 +9,7 @@ identity by a ridge of 3% of the mean square of a coordinate; ``γ`` is 0, 1/2 o
 best. Where all trained vectors have one length, as those of cosine scores do, ``F`` has it, too.
 
 The map follows from a model alone, whatever was minimised, and holds for two models side by side or
-with content. It ranks at least as well as minimising the objective anew for each user
+with content. It ranks about as well as minimising the objective anew for each user, or better
 (``docs/research-log.md``, 15): its few parameters are fitted to all users together.
 """
 
