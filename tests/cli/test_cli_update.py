@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from cnsdiff import Dataset, Interactions, Recommender
 from cnsdiff.recommender.run_directory import dataset_kept_in
-from cnsdiff.serving.store import Event, Store, Version
+from cnsdiff.serving.records import Event, Version
+from cnsdiff.serving.service import Service
+from cnsdiff.serving.store import Store
+from cnsdiff.serving.version import content_of
 from cnsdiff.training.progress import PlainReporter
 
 DAY = 86_400
@@ -67,7 +70,7 @@ def store(run, tmp_path):
     with Store.open(url) as store:
         rows = enumerate(parts()[1].rows())
         store.add_events([Event(f"e{n}", str(u), str(i), float(t)) for n, (u, i, t) in rows])
-        store.add_version(Version("run", str(run), 0.0, {}))
+        store.add_version(Version("run", str(run), 0.0, {"content": content_of(run)}))
         store.activate("run")
     return url
 
@@ -138,7 +141,20 @@ def test_a_store_is_answered_by_the_update(cli, run, store, tmp_path):
         assert opened.activation().previous == "run"
         (version,) = [v for v in opened.versions() if v.name == "new"]
         assert version.path == str(tmp_path / "new")
-        assert version.figures["new"] == done.json["new"]
+        assert version.figures["new"] == version.figures["rehearsed"] == done.json["new"]
+        # A service takes it, as the run that it is.
+        Service(opened).start().close()
+
+
+def test_an_update_is_without_those_who_were_forgotten(cli, run, store, tmp_path):
+    with Store.open(store) as opened:
+        opened.forget("7")
+    done = cli("update", run, "--events", store, "--out", tmp_path / "new")
+    assert done.code == 0, done.err
+    users = Recommender.load(tmp_path / "new").users_.to_list()
+    assert 7 in Recommender.load(run).users_.to_list()
+    assert 7 not in users and 8 in users
+    assert 7 not in Recommender.load(tmp_path / "new").model_.seen.others.to_list()
 
 
 def test_types_of_events(cli, run, store, tmp_path):

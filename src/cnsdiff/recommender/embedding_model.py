@@ -256,6 +256,9 @@ class Model:
                 f"{len(self.items):,}; go on from the model's own activity"
             )
         bias = environment.bias(activity, self.sigma)
+        # The coefficients were fitted to items with a past: new ones stay within what those have.
+        known = bias[: activity.n_known]
+        bias[activity.n_known :].clamp_(float(known.min()), float(known.max()))
         return bias if self.offsets is None else bias + self.offsets
 
     def is_new(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:

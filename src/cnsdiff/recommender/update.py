@@ -95,6 +95,7 @@ class Updating:
         dataset: Dataset | None = None,
         *,
         classes: Mapping[str, type[Any]] = MappingProxyType({}),
+        without: Callable[[str], bool] | None = None,
     ) -> Self:
         """Put the log of a run and new interactions together.
 
@@ -109,6 +110,8 @@ class Updating:
             As of :meth:`cnsdiff.Recommender.update`, whose errors these are.
         classes
             Components that are not found by name, as of :func:`~cnsdiff.recommender.fitting.fit`.
+        without
+            Whether the log of the run is to be read without the user of an id, as text.
         """
         learnt = dataset_of(fitted) if dataset is None else dataset
         if learnt.fingerprint != fitted.provenance.dataset.fingerprint:
@@ -118,6 +121,10 @@ class Updating:
             )
         log = log if isinstance(log, Interactions) else read_interactions(log)
         old = _frame(learnt, learnt.merged().split("train"))
+        seen = _seen(learnt)
+        if without is not None:
+            old = _without(old, without)
+            seen = replace(seen, frame=_without(seen.frame, without))
         for frame, source in ((old, learnt.path or learnt.name), (log.frame, log.source)):
             if "timestamp" not in frame.columns:
                 raise DataError(
@@ -165,7 +172,7 @@ class Updating:
             settings=filters.settings(),
             counts={"train": counts},
             tables=_features(learnt),
-            logs=[pairs, _seen(learnt), log],
+            logs=[pairs, seen, log],
         )
         return cls(fitted, dataset, until, classes)
 
@@ -478,6 +485,13 @@ def _features(dataset: Dataset, *, as_numbers: bool = False) -> dict[str, pl.Dat
         for name, side in _FEATURES.items()
         if name in dataset.table_names
     }
+
+
+def _without(frame: pl.DataFrame, out: Callable[[str], bool]) -> pl.DataFrame:
+    """The rows of users who are not left out."""
+    users = frame["user"].unique()
+    gone = users.filter(pl.Series([out(str(user)) for user in users], dtype=pl.Boolean))
+    return frame.filter(~pl.col("user").is_in(gone.implode()))
 
 
 def _seen(dataset: Dataset) -> Interactions:

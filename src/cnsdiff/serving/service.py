@@ -109,6 +109,8 @@ class Service:
         Settings.
     clock
         The time in seconds since 1970.
+    expected
+        What an audit expects of each scenario, a sentence each: alarms say so.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class Service:
         config: ServiceConfig | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        expected: Mapping[str, str] | None = None,
     ) -> None:
         self.store, self.config, self._clock = store, config or ServiceConfig(), clock
+        self._expected = expected or {}
         self._serving: _Serving | None = None
         self._loaded: dict[str, LoadedVersion] = {}
         self._lock, self._writing = threading.RLock(), threading.Lock()
@@ -351,8 +355,10 @@ class Service:
             return
         before = bool(self._drifts) and self._drifts[-1].alarm
         alarm = drift.alarms(before=before)
+        expected = self._expected.get(drift.resembles or "", "") if alarm else ""
+        message = f"{drift.sentence} {expected}".strip()
         if alarm and not before:
-            log.warning("the environment moves: %s", drift.sentence)
+            log.warning("the environment moves: %s", message)
         self._drifts.append(
             DriftAnswer(
                 at=self._clock(),
@@ -361,7 +367,7 @@ class Service:
                 bound=drift.items.bound,
                 alarm=alarm,
                 scenario=drift.resembles,
-                message=drift.sentence,
+                message=message,
                 unknown_items=drift.unknown_items,
                 unknown_users=drift.unknown_users,
             )

@@ -477,11 +477,12 @@ class Store:
         return rows
 
     def digest(self, user: str) -> str:
-        """What stands for a user who was forgotten: a hash under a key of this store."""
-        return hashlib.blake2b(user.encode(), key=self._key, digest_size=16).hexdigest()
+        """What stands for a user who was forgotten: a hash under the key of this store."""
+        return digest(user, self.key)
 
     @cached_property
-    def _key(self) -> bytes:
+    def key(self) -> bytes:
+        """Of digests, made when the store was."""
         with self.database.read() as connection:
             key = connection.scalar(select(_META.c.value).where(_META.c.key == "key"))
         return bytes.fromhex(str(key))
@@ -598,6 +599,11 @@ class Store:
 def _frame_of(rows: Sequence[Row[Any]], schema: Mapping[str, Any]) -> pl.DataFrame:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=dict(schema))
+
+
+def digest(user: str, key: bytes) -> str:
+    """What stands for a user who was forgotten."""
+    return hashlib.blake2b(user.encode(), key=key, digest_size=16).hexdigest()
 
 
 def _version(connection: Connection, place: str) -> bool:

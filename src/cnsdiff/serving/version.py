@@ -181,6 +181,10 @@ class LoadedVersion:
         if known.sum() < _ENOUGH:
             return None
         trained = item_counts(base.train).numpy().astype(np.int64)
+        if base.activity is not None:
+            # What was in use at the end of training: the past before it differs in any shop.
+            late = np.rint(base.activity.decayed[:, 0]).astype(np.int64)
+            trained = late if late.any() else trained
         groups = None
         if isinstance(base, EmbeddingModel):
             own = users[known & (users >= 0)]

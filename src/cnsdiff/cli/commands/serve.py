@@ -37,6 +37,10 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of all other settings (docs/serving.md).")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="Directory of an audit, whose expectations an alarm of drift names."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer requests over HTTP, keep events, and follow the environment."""
@@ -70,7 +74,7 @@ def serve(
     with interruptible("what was acknowledged is kept"), ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         kept = stack.enter_context(Store.open(store))
-        service = Service(kept, settings)
+        service = Service(kept, settings, expected=_expected(audit))
         told = service.serve(run)
         port = listening.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -97,6 +101,27 @@ def _listen(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); "
             "choose another port"
         ) from error
+
+
+def _expected(audit: Path | None) -> dict[str, str]:
+    """What an audit expects of each shift that it measured."""
+    if audit is None:
+        return {}
+    from cnsdiff.audit.record import read_audit
+    from cnsdiff.display.wording import percent
+
+    sentences = {}
+    for shift in read_audit(audit).shifts:
+        usual, use = shift.row(shift.usual), shift.row(shift.recommendation.use)
+        sentence = f"The audit advises {use.title} for it"
+        lost = usual.lost_matched.value
+        if lost is not None:
+            sentence = (
+                f"The audit expects {usual.title} to lose {percent(lost)} of its accuracy under "
+                f"it, and advises {use.title}"
+            )
+        sentences[shift.name] = f"{sentence}."
+    return sentences
 
 
 def _is_local(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +130,7 @@ def update(
         log = _events(events, types, **reading)
         for problem in log.problems:
             reporter.note(f"{log.source}: left out {problem}")
-        updating = Updating.of_run(fitted, log)
+        updating = Updating.of_run(fitted, log, without=_forgotten(events))
     results: list[Fitted] = []
 
     def again() -> str:
@@ -192,6 +193,20 @@ def _events(events: str, types: str | None, **reading: Any) -> Interactions:
     return Interactions(frame, events, sum(log.skipped for log in logs), problems=problems)
 
 
+def _forgotten(events: str) -> Callable[[str], bool] | None:
+    """Whether a user was forgotten by the service whose store this is."""
+    if not _is_store(events):
+        return None
+    from cnsdiff.serving.store import Store, digest
+
+    with Store.open(events, create=False) as store:
+        digests = set(store.forgotten_after(0)["digest"])
+        key = store.key
+    if not digests:
+        return None
+    return lambda user: digest(user, key) in digests
+
+
 def _activate(events: str, out: Path, comparison: Comparison, figures: dict[str, object]) -> None:
     """Have the service answer by the new run.
 
@@ -205,9 +220,11 @@ def _activate(events: str, out: Path, comparison: Comparison, figures: dict[str,
     from cnsdiff.base.errors import CnsdiffError
     from cnsdiff.serving.records import Version
     from cnsdiff.serving.store import Store
+    from cnsdiff.serving.version import content_of
 
     name = out.resolve().name
     with Store.open(events, create=False) as store:
+        figures = {"content": content_of(out), "rehearsed": comparison.new, **figures}
         store.add_version(Version(name, str(out.resolve()), time.time(), figures))
         if not comparison.better:
             raise CnsdiffError(
