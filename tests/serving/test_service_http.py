@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from service_parts import event, train
 
 import cnsdiff
+from cnsdiff.base.errors import ConfigError
 from cnsdiff.serving.app import create_app
-from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.config import ServiceConfig, read_config
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Store
 
@@ -99,6 +100,59 @@ def test_what_is_no_json(client):
     assert answer.json()["error"].startswith("the body is no JSON")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 100_000,
+        '{"where":' * 5_000 + "1" + "}" * 5_000,
+        f'{{"k": {"9" * 5_000}}}',
+        f'{{"k": {"9" * 4_000}}}',
+        '{"k": NaN}',
+        b'{"user": "\xff"}',
+        '{"user": "\\ud800"}',
+    ],
+    ids=["depth", "objects", "digits", "number", "nan", "bytes", "surrogate"],
+)
+def test_a_hostile_body_is_refused(client, body):
+    answer = client.post("/recommend", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json().keys() == {"error"}
+
+
+def test_a_number_too_large_to_compute_with_is_no_feature(client):
+    """It would fail every later request that filters by it."""
+    for digits, code in ((400, 422), (3, 204)):
+        body = f'{{"items": [{{"item": 26, "features": {{"price": {"9" * digits}}}}}]}}'
+        assert client.put("/items", content=body, headers=JSON).status_code == code
+    answer = client.post("/recommend", json={"where": {"price": {"min": 999}}})
+    assert [ranked["item"] for ranked in answer.json()["items"]] == [26]
+
+
+def test_an_id_that_the_store_cannot_hold_costs_no_answer_of_others(client):
+    assert client.post("/recommend", json={"user": "ann"}).status_code == 200
+    answer = client.post("/recommend", json={"user": "\U0001d11e" * 400})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "user: must have at most 1,000 bytes in UTF-8"
+    client.app.state.service.flush()
+    assert client.app.state.service.store.answers_after(0)["user"].to_list() == ["ann"]
+
+
+def test_a_place_that_is_none(client):
+    for method, path, code in (("GET", "/nothing", 404), ("PUT", "/recommend", 405)):
+        answer = client.request(method, path)
+        assert answer.status_code == code
+        assert answer.json()["error"].endswith("all requests are described at /docs")
+
+
+def test_a_failure_of_our_own_is_told_and_counted(client, monkeypatch):
+    monkeypatch.setattr(Service, "similar", lambda self, request: 1 / 0)
+    answer = client.post("/similar", json={"item": 26})
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the service failed at this request; its log says how"}
+    counted = 'cnsdiff_requests_total{route="/similar",status="500"} 1.0'
+    assert counted in client.get("/metrics").text
+
+
 def test_times_of_events(client):
     dated = event(1, "u", "i", "2001-09-09T01:46:40Z")
     assert client.post("/events", json={"events": [dated]}).status_code == 200
@@ -133,6 +187,23 @@ def test_writing_takes_a_token(serve):
             assert "Authorization: Bearer TOKEN" in refused.json()["error"]
         assert client.request(method, path, json=body, headers=TOKEN).status_code != 401, path
     assert client.post("/recommend", json={}).status_code == 200
+
+
+def test_no_token_of_a_configuration_is_empty():
+    """An empty one would let everybody in who sends none."""
+    for token in ("", " ", "a b", "\u00fc"):
+        with pytest.raises(ConfigError, match="tokens"):
+            read_config(None, tokens=[token])
+
+
+def test_a_page_of_somebody_else_changes_nothing(serve):
+    """A browser on this machine sends what any page tells it to; it says which page that is."""
+    client = serve()
+    for origin in ("https://evil.example", "null", "http://testserver:1"):
+        refused = client.post("/rollback", headers={"Origin": origin})
+        assert refused.status_code == 401, origin
+    # Without one to roll back to.
+    assert client.post("/rollback", headers={"Origin": "http://testserver"}).status_code == 404
 
 
 def test_bodies_are_bounded(serve):
@@ -208,9 +279,10 @@ def test_versions(client, run, tmp_path):
     assert (added.status_code, added.json()) == (201, {"version": "next"})
     assert client.post("/activate", json={"version": "next"}).json()["active"] == "next"
     assert client.post("/rollback").json()["active"] == first
-    missing = client.post("/versions", json={"path": str(tmp_path / "none")})
-    assert missing.status_code == 422
-    assert "is not a run directory" in missing.json()["error"]
+    for path in (str(tmp_path / "none"), "../../../../etc/passwd", "/", "/dev/null", "a\0b"):
+        missing = client.post("/versions", json={"path": path})
+        assert missing.status_code == 422, path
+        assert "is not a run directory" in missing.json()["error"], path
     assert client.post("/activate", json={"version": "none"}).status_code == 404
 
 
@@ -255,9 +327,7 @@ def test_the_description_is_true(run, tmp_path):
 
 
 def test_the_environment_of_python(monkeypatch):
-    from cnsdiff.serving.config import read_config
-
-    monkeypatch.setenv("CNSDIFF_TOKENS", "a,b")
+    monkeypatch.setenv("CNSDIFF_TOKENS", "a, b,")
     assert read_config(None, environment="trained").tokens == ("a", "b")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import logging
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 
 from cnsdiff.base.errors import CnsdiffError, InputError, StorageError
 from cnsdiff.base.text import visible
@@ -142,14 +145,21 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(_Bounds, service=service, metrics=metrics)
     _add_errors(app)
 
+    tokens = [_digest(token) for token in config.tokens]
+
     def authorised(
+        request: Request,
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
     ) -> None:
-        if not config.tokens:
+        if not tokens:
+            # A page of somebody else's, open in a browser on this machine, may send requests here.
+            origin = request.headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+                raise _Refused
             return
-        token = b"" if given is None else given.credentials.encode("utf-8", "replace")
+        token = _digest("" if given is None else given.credentials)
         # All are compared, in constant time, so that nothing is told by how long it takes.
-        known = [hmac.compare_digest(token, own.encode()) for own in config.tokens]
+        known = [hmac.compare_digest(token, own) for own in tokens]
         if not any(known):
             raise _Refused
 
@@ -276,6 +286,11 @@ class _Refused(Exception):
     """A write without a known token."""
 
 
+def _digest(token: str) -> bytes:
+    """Of the same length for every token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
 def _add_errors(app: FastAPI) -> None:
     """Errors of the library as one sentence and a status."""
 
@@ -298,6 +313,20 @@ def _add_errors(app: FastAPI) -> None:
             "this needs a token: send the header Authorization: Bearer TOKEN",
             **{"WWW-Authenticate": "Bearer"},
         )
+
+    @app.exception_handler(HTTPException)
+    def misplaced(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # a body that the parser gives up on
+            sentence = (
+                "the body is no JSON of UTF-8, is nested too deeply, or has too long a number"
+            )
+            return told(422, sentence)
+        sentence = f"{error.detail}; all requests are described at /docs"
+        return told(error.status_code, sentence, **(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> JSONResponse:
+        return told(500, "the service failed at this request; its log says how")
 
     @app.exception_handler(CnsdiffError)
     def failed(request: Request, error: CnsdiffError) -> JSONResponse:
@@ -346,6 +375,9 @@ class _Bounds:
         except _TooLarge:
             error = f"the body has more than {self.config.max_body:,} bytes; send it in parts"
             await JSONResponse({"error": error}, 413)(scope, receive, watched)
+        except Exception:
+            status = status or 500  # which is answered further out
+            raise
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")

@@ -34,7 +34,7 @@ class ServiceConfig(Settings):
     """How many come next."""
     log_answers: bool = True
     """Keep what was shown, for ``cnsdiff audit --answers``."""
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[Annotated[str, Field(pattern=r"^[!-~]+$")], ...] = ()
     """Bearer tokens that writing takes; the environment variable CNSDIFF_TOKENS adds some,
     separated by commas."""
     max_body: Annotated[int, Field(ge=1_000)] = 4_000_000
@@ -64,9 +64,10 @@ def read_config(path: Path | None, **settings: object) -> ServiceConfig:
     """
     tree = {} if path is None else read_config_file(path)
     tree |= {name: value for name, value in settings.items() if value is not None}
-    from_shell = tuple(filter(None, os.environ.get("CNSDIFF_TOKENS", "").split(",")))
+    from_shell = [token.strip() for token in os.environ.get("CNSDIFF_TOKENS", "").split(",")]
+    if any(from_shell):
+        tree["tokens"] = [*(tree.get("tokens") or ()), *filter(None, from_shell)]
     try:
-        config = ServiceConfig.model_validate(tree)
+        return ServiceConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(complaint(error, ServiceConfig, str(path or "the service"))) from error
-    return config.model_copy(update={"tokens": (*config.tokens, *from_shell)})

@@ -21,8 +21,8 @@ from pydantic import (
 
 from cnsdiff.serving.monitor import Minute, Taken
 
-#: Characters of an id, ids in one list, and items in one answer.
-LONGEST_ID, MOST_IDS, LONGEST_LIST = 500, 10_000, 1_000
+#: Characters of an id and its bytes in a store, ids in one list, and items in one answer.
+LONGEST_ID, MOST_BYTES, MOST_IDS, LONGEST_LIST = 500, 1_000, 10_000, 1_000
 
 
 def _text(value: object) -> object:
@@ -32,6 +32,8 @@ def _text(value: object) -> object:
 def _storable(value: str) -> str:
     if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("must not hold a null character or half of a surrogate pair")
+    if len(value.encode()) > MOST_BYTES:
+        raise ValueError(f"must have at most {MOST_BYTES:,} bytes in UTF-8")
     return value
 
 
@@ -62,7 +64,9 @@ Id = Annotated[
 ]
 Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-Scalar = StrictBool | StrictInt | FiniteFloat | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
+#: What a column of integers holds; larger ones would fail where they are computed with.
+Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Scalar = StrictBool | Integer | FiniteFloat | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
 
 
 class Body(BaseModel):
