@@ -21,6 +21,7 @@ from cnsdiff.base.storage import read_json
 from cnsdiff.base.text import Command
 from cnsdiff.data import load_dataset, read_features
 from cnsdiff.data.ids import IdIndex, as_type
+from cnsdiff.data.splits import pair_matrix
 from cnsdiff.diagnostics.drift import Drift, UserActivity, measure_drift, taste_groups
 from cnsdiff.environment.activity import Activity
 from cnsdiff.evaluation.metrics import item_counts
@@ -115,6 +116,9 @@ class LoadedVersion:
         self._latest = np.zeros((2, 0), dtype=np.int64)
         self._rng = np.random.default_rng(0)
         self.event_seq = self.item_seq = 0
+        # Now, so that the first user with events does not wait for the map of histories.
+        first = np.zeros(1, dtype=np.int64)
+        self._base.fold_in(first - 1, pair_matrix(first, first, (1, len(self._base.items))))
         self.snapshot = self._snapshot()
 
     @property
