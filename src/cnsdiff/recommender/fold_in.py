@@ -1,4 +1,4 @@
-r"""The fold-in: a user's vector from their whole history, without training.
+r"""The fold-in of equation (34): a user's vector from their whole history, without training.
 
 Items stay as they were trained. The vectors of users nearly are a linear map of their histories::
 
