@@ -119,6 +119,9 @@ class Metrics:
         )
         self.alarm = Gauge("cnsdiff_drift_alarm", "1 while the environment moves.", registry=own)
         self.wal = Gauge("cnsdiff_store_wal_bytes", "SQLite's write-ahead log.", registry=own)
+        self.problem = Gauge(
+            "cnsdiff_problem", "1 while the store cannot be followed.", registry=own
+        )
         self.lost = Gauge("cnsdiff_answers_lost", "Answers that could not be logged.", registry=own)
 
 
@@ -272,6 +275,7 @@ def create_app(service: Service) -> FastAPI:
         """For Prometheus."""
         metrics.age.set(service.environment_age or 0.0)
         metrics.lost.set(service.lost_answers)
+        metrics.problem.set(service.problem is not None)
         metrics.wal.set(service.store.wal_bytes())
         if (drift := service.drift) is not None:
             metrics.drift.labels("live").set(drift.js)

@@ -127,7 +127,7 @@ class Arms:
                 continue
             _, user, item = row
             last = self._last.get(str(user))
-            if last is not None and item in last[2] and at - last[0] <= WINDOW:
+            if last is not None and item in last[2] and 0 <= at - last[0] <= WINDOW:
                 self._counts[last[1]][1] += 1
                 del self._last[str(user)]
 

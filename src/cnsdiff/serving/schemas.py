@@ -343,3 +343,4 @@ class Status(State):
     drift: DriftAnswer | None
     drift_history: list[DriftAnswer]
     arms: list[Taken]
+    problem: str | None = Field(description="Why what is served is not what the store says.")

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.base.errors import CnsdiffError, InputError, RunError
+from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment.covariates import Covariates
 from cnsdiff.serving.config import ServiceConfig
@@ -135,6 +135,9 @@ class Service:
         self._drifts: deque[DriftAnswer] = deque(maxlen=_DRIFTS)
         self.refreshed: float | None = None
         self.lost_answers = 0
+        #: Why what is served is not what the store says, in a sentence.
+        self.problem: str | None = None
+        self._refused: tuple[int, float, InputError] | None = None
 
     # -- versions ------------------------------------------------------------------------------
 
@@ -151,22 +154,22 @@ class Service:
         content = content_of(path)
         name = name or f"{path.resolve().name}-{content[:8]}"
         version = Version(name, str(path.resolve()), self._clock(), {"content": content})
-        with self._lock:
-            for other in self.store.versions():
-                if other.name != name:
-                    continue
-                if other.figures.get("content") != content:
-                    raise InputError(
-                        f"the version {name!r} is another run, of {other.path}; give this one "
-                        "another name"
-                    )
-                version = version._replace(added=other.added, figures=other.figures)
-            self._load(version)
-            self.store.add_version(version)
+        for other in self.store.versions():
+            if other.name != name:
+                continue
+            if other.figures.get("content") != content:
+                raise InputError(
+                    f"the version {name!r} is another run, of {other.path}; give this one "
+                    "another name"
+                )
+            version = version._replace(added=other.added, figures=other.figures)
+        self._load(version)
+        self.store.add_version(version)
         return name
 
     def _load(self, version: Version) -> LoadedVersion:
-        if version.name not in self._loaded:
+        loaded = self._loaded.get(version.name)
+        if loaded is None:
             path = Path(version.path)
             if content_of(path) != version.figures.get("content"):
                 raise RunError(
@@ -174,22 +177,32 @@ class Service:
                     "each version into a directory of its own"
                 )
             loaded = LoadedVersion(version, self.config)
+            if loaded.moment > self._clock() + _AHEAD:
+                log.warning(
+                    "%s: the log it was trained on ends at %.0f, in the future, so that no event "
+                    "moves its environment; train it on times in seconds since 1970",
+                    path,
+                    loaded.moment,
+                )
             self._catch_up(loaded)
-            self._loaded[version.name] = loaded
-        return self._loaded[version.name]
+            loaded = self._loaded.setdefault(version.name, loaded)
+        return loaded
 
     def serve(self, path: Path) -> str:
         """Add a run, and activate it if it is new to the store; a sentence that says so.
 
-        A run that the store knows changes nothing: what was activated since stays.
+        A run that the store knows changes nothing: what was activated since stays. Where that
+        cannot be loaded, the version before it answers, or else this run.
         """
         known = {version.name for version in self.store.versions()}
         name = self.add_version(path)
         if name not in known or self.store.activation() is None:
             self.activate(name)
             return f"serving the version {name}"
-        self._take_activation()
+        self._begin(name)
         now = self._now().activation
+        if self.problem is not None:
+            return self.problem
         if now.active == name:
             return f"serving the version {name}"
         return (
@@ -205,8 +218,8 @@ class Service:
         UnknownError
             There is no such version.
         """
+        self._load(self._known_version(name))  # before the store names it
         with self._lock:
-            self._known_version(name)
             now = self.store.activation()
             if now is None or (share == 1.0 and not shadow):
                 self.store.activate(name)
@@ -234,6 +247,7 @@ class Service:
             elif now.previous is None:
                 raise UnknownError(f"no version was active before {now.active!r}")
             else:
+                self._load(self._known_version(now.previous))
                 self.store.activate(now.previous)
             self._take_activation()
         return self.state()
@@ -245,20 +259,56 @@ class Service:
             raise UnknownError(f"there is no version {name!r}; those added are {known}")
         return versions[name]
 
+    def _begin(self, *others: str) -> None:
+        """Serve as the store says, or else by what can be loaded, which the store is not told.
+
+        Raises
+        ------
+        InputError
+            Nothing can be loaded.
+        """
+        try:
+            self._take_activation()
+        except InputError as error:
+            activation = self.store.activation()
+            assert activation is not None
+            for name in filter(None, [activation.active, activation.previous, *others]):
+                with contextlib.suppress(InputError):
+                    loaded = self._load(self._known_version(name))
+                    own = activation._replace(active=name, canary=None, share=0.0, shadow=None)
+                    self._serving = _Serving(own, {name: loaded})
+                    self._report(f"{error}; until it can be loaded, {name} answers all users")
+                    return
+            raise
+
+    def _report(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
+
     def _take_activation(self) -> None:
         """Serve as the store says, with the versions needed in memory."""
         activation = self.store.activation()
         if activation is None or (self._serving and self._serving.activation == activation):
             return
+        if self._refused is not None:
+            seq, until, refusal = self._refused
+            if seq == activation.seq and time.monotonic() < until:  # loading may take long
+                raise refusal
         names = [activation.active, activation.canary, activation.shadow, activation.previous]
         needed = {}
         for name in dict.fromkeys(filter(None, names)):
             try:
                 needed[name] = self._load(self._known_version(name))
-            except CnsdiffError:
+            except InputError as error:
                 if name != activation.previous:  # whose run may be gone
+                    self._refused = activation.seq, time.monotonic() + self.config.refresh, error
                     raise
-        self._serving = _Serving(activation, needed)
+        before, self._serving = self._serving, _Serving(activation, needed)
+        for name in before.versions if before else ():
+            if name not in needed:
+                self._loaded.pop(name, None)
+        self._report(None)
 
     def state(self) -> State:
         """Who gets which version."""
@@ -302,6 +352,7 @@ class Service:
             drift=self.drift,
             drift_history=list(self._drifts),
             arms=self._arms.figures(),
+            problem=self.problem,
         )
 
     @property
@@ -324,7 +375,11 @@ class Service:
     def follow(self) -> None:
         """See what other processes changed: versions and items."""
         with self._lock:
-            self._take_activation()
+            try:
+                self._take_activation()
+                self._report(None)
+            except InputError as error:  # what is served goes on
+                self._report(f"{error}; until it can be loaded, all is served as before")
             self._take_forgotten()
             for version in list(self._loaded.values()):
                 changes = self.store.items_after(version.item_seq)
@@ -388,9 +443,12 @@ class Service:
         changes = self.store.items_after(version.item_seq)
         if len(changes):
             version.take_items(changes)
+        until = self._clock() + _AHEAD
+        if version.is_ahead(until):
+            version.begin_again()
         while True:
             events = self.store.events_after(version.event_seq, _ROWS_AT_ONCE, repeats=False)
-            version.take_events(events)
+            version.take_events(events, until)
             if len(events) < _ROWS_AT_ONCE:
                 break
         version.renew()
@@ -398,7 +456,7 @@ class Service:
     def start(self) -> Self:
         """Take the active version from the store, and follow it in the background."""
         with self._lock:
-            self._take_activation()
+            self._begin()
             self._take_forgotten()
         self._thread = threading.Thread(target=self._run, name="cnsdiff-follow", daemon=True)
         self._thread.start()
@@ -408,13 +466,16 @@ class Service:
         due = time.monotonic() + self.config.refresh
         while not self._stopping.wait(min(self.config.follow, self.config.refresh)):
             try:
-                self.flush()
                 self.follow()
                 if time.monotonic() >= due:
                     due = time.monotonic() + self.config.refresh
                     self.refresh()
-            except Exception:  # whatever it is, what is served goes on
+            except StorageError as error:
+                self._report(f"the store cannot be followed: {error}")
+            except Exception as error:  # whatever it is, what is served goes on
+                self._report(f"the store cannot be followed ({type(error).__name__})")
                 log.exception("could not follow the store; trying again")
+            self.flush()
 
     def close(self) -> None:
         """Stop following, and write the answers that are not yet."""
@@ -577,13 +638,16 @@ class Service:
         """Write the answers that wait to be."""
         with self._writing:
             waiting, self._answers = self._answers, []
+        if self._forgotten:  # who may have been while an answer was made
+            times = [self._forgotten.get(self.store.digest(own.user), -math.inf) for own in waiting]
+            waiting = [own for own, at in zip(waiting, times, strict=True) if own.at > at]
         if not waiting:
             return
         try:
             self.store.add_answers(waiting)
-        except CnsdiffError:
+        except CnsdiffError as error:
             self.lost_answers += len(waiting)
-            log.exception("%d answers could not be logged", len(waiting))
+            log.warning("%d answers could not be logged: %s", len(waiting), error)
 
     def similar(self, request: SimilarRequest) -> SimilarAnswer:
         """The items nearest to one.
@@ -672,7 +736,7 @@ class Service:
         InputError
             An event lies in the future.
         """
-        latest = max(event.timestamp for event in events)
+        latest = max((event.timestamp for event in events), default=-math.inf)
         if latest > self._clock() + _AHEAD:
             late = next(event for event in events if event.timestamp == latest)
             raise InputError(

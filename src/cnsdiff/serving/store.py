@@ -463,7 +463,9 @@ class Store:
         _require_ids("user", [user])
 
         def work(connection: Connection) -> int:
-            row = {"digest": self.digest(user), "at": time.time()}
+            # No version that is there may tell of the user, whatever the clock says now.
+            added = connection.scalar(select(func.max(_VERSIONS.c.added)))
+            row = {"digest": self.digest(user), "at": max(time.time(), added or 0.0)}
             connection.execute(delete(_FORGOTTEN).where(_FORGOTTEN.c.digest == row["digest"]))
             connection.execute(insert(_FORGOTTEN), row)
             tables = (_EVENTS, _ANSWERS)

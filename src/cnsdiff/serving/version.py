@@ -101,25 +101,39 @@ class LoadedVersion:
         self._base, self._config = recommender.model_, config
         self._attributes = _attributes(recommender, config)
         self._fixed = _environment_file(config.environment, self._base)
-        self._activity: Activity | None = None
-        if config.environment == "live" and self._base.sigma is not None:
-            self._activity = self._base.activity
+        live = config.environment == "live" and self._base.sigma is not None
+        self._trained = self._base.activity if live else None
         # What came since: items by their order of coming, and events of theirs or of unknown ones.
         self._added: dict[str, int] = {}
         self._features: dict[str, Mapping[str, Any]] = {}
         self._withdrawn: set[str] = set()
-        self._others = pl.DataFrame(
-            schema={"user": pl.String, "item": pl.String, "timestamp": pl.Float64}
-        )
         self._catalogue: Catalogue | None = None
-        # Users and items of the latest events by number, -1 of those unknown to the run.
-        self._latest = np.zeros((2, 0), dtype=np.int64)
         self._rng = np.random.default_rng(0)
-        self.event_seq = self.item_seq = 0
+        self.item_seq = 0
+        self.begin_again()
         # Now, so that the first user with events does not wait for the map of histories.
         first = np.zeros(1, dtype=np.int64)
         self._base.fold_in(first - 1, pair_matrix(first, first, (1, len(self._base.items))))
         self.snapshot = self._snapshot()
+
+    def begin_again(self) -> None:
+        """Forget all events, to take them anew."""
+        self.event_seq = 0
+        self._activity = self._trained
+        self._others = pl.DataFrame(
+            schema={"user": pl.String, "item": pl.String, "timestamp": pl.Float64}
+        )
+        # Users and items of the latest events by number, -1 of those unknown to the run.
+        self._latest = np.zeros((2, 0), dtype=np.int64)
+
+    def is_ahead(self, moment: float) -> bool:
+        """Whether events took the environment beyond a moment: the clock has gone back since."""
+        return self._activity is not None and self._activity.moment > max(moment, self.moment)
+
+    @property
+    def moment(self) -> float:
+        """When the log ends that a live environment begins with; else minus infinity."""
+        return -np.inf if self._trained is None else self._trained.moment
 
     @property
     def follows(self) -> bool:
@@ -152,15 +166,21 @@ class LoadedVersion:
     def _takes(self, item: str) -> bool:
         return not as_type(pl.Series([item]), self._base.items.dtype).null_count()
 
-    def take_events(self, events: pl.DataFrame) -> None:
-        """Follow events later than training: the columns of ``Store.events_after``."""
+    def take_events(self, events: pl.DataFrame, until: float = np.inf) -> None:
+        """Follow events later than training: the columns of ``Store.events_after``.
+
+        Those after ``until`` were sent while a clock was wrong. One of them would take the
+        environment to its time, at which all that was counted is long past.
+        """
         if not len(events):
             return
         self.event_seq = max(self.event_seq, int(events["seq"].max()))  # type: ignore[arg-type]
         if self._config.types is not None:
             events = events.filter(pl.col("type").is_in(list(self._config.types)))
         if self._activity is not None:
-            events = events.filter(pl.col("timestamp") > self._base_moment)
+            events = events.filter(
+                pl.col("timestamp").is_between(self.moment, until, closed="right")
+            )
         # Pairs of training count already.
         users = self._base._user_index.find(events["user"].to_list())
         numbers = self._base._item_index.find(events["item"].to_list())
@@ -173,10 +193,6 @@ class LoadedVersion:
         others = events.filter(pl.Series(~known)).select("user", "item", "timestamp")
         if len(others):
             self._others = pl.concat([self._others, others])
-
-    @property
-    def _base_moment(self) -> float:
-        return -np.inf if self._base.activity is None else self._base.activity.moment
 
     def drift(self) -> Drift | None:
         """How far the latest events are from training; ``None`` before there are enough."""

@@ -1,0 +1,254 @@
+"""What goes wrong around a service: runs that are gone, clocks, and a store that is not there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+
+import numpy as np
+import pytest
+from service_parts import train
+
+import cnsdiff
+from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.schemas import EventBody, RecommendRequest
+from cnsdiff.serving.service import Service
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(folder / f"run{n}", seed=n) for n in range(3)]
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    return cnsdiff.Recommender.load(runs[0])
+
+
+def ids(answer):
+    return [ranked.item for ranked in answer.items]
+
+
+def event(n, user, item, timestamp):
+    return EventBody(event_id=f"e{n}", user=str(user), item=str(item), timestamp=timestamp)
+
+
+# -- runs that are gone ----------------------------------------------------------------------------
+
+
+def ruin(run, damage):
+    """Leave of a run what a copy that was cut off, or somebody who tidies up, leaves of it."""
+    if damage == "gone":
+        shutil.rmtree(run)
+    elif damage == "half":
+        largest = max(run.rglob("*.safetensors"), key=lambda file: file.stat().st_size)
+        content = largest.read_bytes()
+        largest.write_bytes(content[: len(content) // 2])
+    elif damage == "lacking":
+        for file in run.rglob("*.safetensors"):
+            file.unlink()
+    else:
+        (run / "manifest.json").write_text('{"format')
+
+
+DAMAGE = ["gone", "half", "lacking", "manifest"]
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
+
+@on_sqlite
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_an_activation_of_a_run_that_is_gone_changes_nothing(runs, store, tmp_path, damage):
+    torn = shutil.copytree(runs[1], tmp_path / "torn")
+    # Another process may have loaded it in time.
+    service, other = Service(store, ServiceConfig(refresh=1e-9)), Service(store)
+    first = service.serve(runs[0])[len("serving the version ") :]
+    name = other.add_version(torn)
+    before = ids(service.recommend(RecommendRequest(user="2", k=5)))
+    ruin(torn, damage)
+    with pytest.raises(RunError):
+        service.activate(name)
+    assert store.activation().active == first, "refused before the store names it"
+    other.activate(name)
+    service.follow()
+    answer = service.recommend(RecommendRequest(user="2", k=5))
+    assert (answer.version, ids(answer)) == (first, before)
+    assert str(torn) in service.status().problem
+    assert "all is served as before" in service.problem
+    # Back in its place, it is taken.
+    shutil.rmtree(torn, ignore_errors=True)
+    shutil.copytree(runs[1], torn)
+    service.follow()
+    assert service.recommend(RecommendRequest(user="2")).version == name
+    assert service.status().problem is None
+
+
+@on_sqlite
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_start_falls_back_to_the_version_before(runs, store, tmp_path, caplog, damage):
+    torn = shutil.copytree(runs[1], tmp_path / "torn")
+    service = Service(store)
+    service.serve(runs[0])
+    first = service.state().active
+    second = service.add_version(torn)
+    service.activate(second)
+    ruin(torn, damage)
+    again = Service(store)
+    with caplog.at_level(logging.WARNING, logger="cnsdiff"):
+        again.start()
+    again.close()
+    assert again.recommend(RecommendRequest(k=1)).version == first
+    assert f"until it can be loaded, {first} answers all users" in caplog.text
+    assert store.activation().active == second, "others may have it"
+    assert f"until it can be loaded, {first} answers" in Service(store).serve(runs[0])
+    # A run that is new to the store is activated, as ever.
+    assert Service(store).serve(runs[2]) == f"serving the version {store.activation().active}"
+
+
+def test_a_start_without_any_run_is_refused(runs, store, tmp_path):
+    torn = shutil.copytree(runs[1], tmp_path / "torn")
+    service = Service(store)
+    service.serve(torn)
+    ruin(torn, "gone")
+    with pytest.raises(RunError, match="torn: is not a run directory"):
+        Service(store).start()
+    # A run that the store knows, and that is there, answers meanwhile.
+    spare = Service(store)
+    name = service.add_version(runs[0])
+    assert f"until it can be loaded, {name} answers all users" in spare.serve(runs[0])
+    assert spare.recommend(RecommendRequest(k=1)).version == name
+
+
+def test_a_rollback_to_a_run_that_is_gone_changes_nothing(runs, store, tmp_path):
+    torn = shutil.copytree(runs[1], tmp_path / "torn")
+    service = Service(store)
+    service.serve(torn)
+    second = service.add_version(runs[0])
+    service.activate(second)
+    ruin(torn, "gone")
+    again = Service(store)
+    again.serve(runs[0])
+    with pytest.raises(RunError, match="torn: is not a run directory"):
+        again.rollback()
+    assert store.activation().active == second
+    assert again.problem is None
+
+
+@on_sqlite
+def test_versions_that_nobody_gets_any_more_leave_the_memory(runs, store):
+    service = Service(store)
+    service.serve(runs[0])
+    names = [service.state().active]
+    for run in runs[1:]:
+        names.append(service.add_version(run))
+        service.activate(names[-1])
+    assert [service.state().versions[name].loaded for name in names] == [False, True, True]
+    assert service.activate(names[0]).active == names[0]
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+
+def test_one_event_of_a_wrong_clock_ends_no_environment(runs, store, model):
+    """Ten years ahead all that was counted is long past, and what comes counts for nothing."""
+    moment = model.model_.activity.moment
+    now = moment + 100.0
+    service = Service(store, clock=lambda: now)
+    service.serve(runs[0])
+    live = service._now().arm_of(None)[1]
+    item = int(np.argmin(model.model_.activity.counts))
+    usual = [event(n, f"v{n}", model.items_[item], moment + 50) for n in range(50)]
+    service.add_events(usual)
+    service.refresh()
+    expected = live.snapshot.bias.clone()
+    # The clock runs ahead, and takes what comes; then it is put right.
+    now += 3e8
+    service.add_events([event("late", "v", model.items_[item], now)])
+    service.refresh()
+    assert live.snapshot.activity.moment == now
+    assert service.environment_age == 0
+    now -= 3e8
+    service.refresh()
+    assert live.snapshot.bias.equal(expected)
+    assert service.environment_age == 0
+    again = Service(store, clock=lambda: now)
+    again.serve(runs[0])
+    np.testing.assert_allclose(again._now().arm_of(None)[1].snapshot.bias, expected, atol=1e-5)
+
+
+@on_sqlite
+def test_events_out_of_order_count_as_if_in_order(runs, store, model):
+    moment = model.model_.activity.moment
+    service = Service(store, clock=lambda: moment + 1000)
+    service.serve(runs[0])
+    live = service._now().arm_of(None)[1]
+    rng = np.random.default_rng(0)
+    items, times = rng.integers(0, len(model.items_), 90), moment + rng.uniform(-50, 1200, 90)
+    moments = []
+    for start in range(0, 90, 30):
+        part = range(start, start + 30)
+        service.add_events([event(n, f"v{n}", model.items_[int(items[n])], times[n]) for n in part])
+        service.refresh()
+        moments.append(live.snapshot.activity.moment)
+    assert moments == sorted(moments)
+    later = times > moment
+    activity = model.model_.activity.followed_by(items[later], times[later])
+    np.testing.assert_allclose(
+        live.snapshot.bias, model.model_.live_bias(activity), rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(InputError, match="lies in the future"):
+        service.add_events([event("x", "v", model.items_[0], moment + 1400)])
+
+
+@on_sqlite
+def test_times_of_other_units_are_told_when_a_run_is_loaded(runs, store, model, caplog):
+    service = Service(store, clock=lambda: model.model_.activity.moment - 1e6)
+    with caplog.at_level(logging.WARNING, logger="cnsdiff"):
+        service.serve(runs[0])
+    assert "in the future, so that no event moves its environment" in caplog.text
+
+
+def test_who_is_forgotten_stays_so_when_the_clock_goes_back(runs, store, model, monkeypatch):
+    service = Service(store)
+    service.serve(runs[0])
+    user = str(model.users_[0])
+    assert service.recommend(RecommendRequest(user=user)).source == "trained"
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 1e6)
+    service.forget(user)
+    assert service.recommend(RecommendRequest(user=user)).source == "environment"
+
+
+def test_an_answer_on_its_way_is_not_logged_of_who_was_forgotten(runs, store, model):
+    now = time.time()
+    one, other = Service(store, clock=lambda: now), Service(store)
+    one.serve(runs[0])
+    other.serve(runs[0])
+    user = str(model.users_[0])
+    one.recommend(RecommendRequest(user=user))
+    one.recommend(RecommendRequest(user="somebody"))
+    other.forget(user)
+    one.follow()
+    one.flush()
+    assert store.answers_after(0)["user"].to_list() == ["somebody"]
+    now += 1000
+    one.recommend(RecommendRequest(user=user))
+    one.flush()
+    assert store.answers_after(0)["user"].to_list() == ["somebody", user]
+
+
+def test_an_event_from_before_a_list_does_not_count_for_it(runs, store, model):
+    now = 2e9
+    service = Service(store, clock=lambda: now)
+    service.serve(runs[0])
+    answer = service.recommend(RecommendRequest(user="visitor", k=3))
+    service.flush()
+    service._count_arms()
+    service.add_events([event(1, "visitor", ids(answer)[0], now - 10)])
+    service._count_arms()
+    assert [arm.taken for arm in service._arms.figures()] == [0]
+    service.add_events([event(2, "visitor", ids(answer)[1], now + 10)])
+    service._count_arms()
+    assert [arm.taken for arm in service._arms.figures()] == [1]
