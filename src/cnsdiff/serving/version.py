@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import InputError, RunError
@@ -98,7 +99,8 @@ class LoadedVersion:
     def __init__(self, version: Version, config: ServiceConfig) -> None:
         recommender = Recommender.load(version.path)
         self.name, self._added_at = version.name, version.added
-        self._base, self._config = recommender.model_, config
+        model = recommender.model_
+        self._base, self._config = replace(model, train=_compact(model.train)), config
         self._attributes = _attributes(recommender, config)
         self._fixed = _environment_file(config.environment, self._base)
         live = config.environment == "live" and self._base.sigma is not None
@@ -296,6 +298,14 @@ class LoadedVersion:
             },
             strict=False,
         )
+
+
+def _compact(pairs: csr_array) -> csr_array:
+    """The same pairs in a third of the memory, where 32 bits number them."""
+    if max(pairs.nnz, *pairs.shape) >= 2**31:
+        return pairs
+    places, starts = pairs.indices.astype(np.int32), pairs.indptr.astype(np.int32)
+    return csr_array((pairs.data.astype(np.int8), places, starts), shape=pairs.shape)
 
 
 def _attributes(recommender: Recommender, config: ServiceConfig) -> Sequence[Mapping[str, Any]]:
