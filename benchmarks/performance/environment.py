@@ -17,8 +17,7 @@ import numpy as np
 from measurement import Finding, Options, Place, Target, at, ours_over, places, seconds_of
 
 from cnsdiff import Recommender
-from cnsdiff.environment import Choices, covariates_at
-from cnsdiff.environment import environment as at_a_moment
+from cnsdiff.environment import Choices, Environment, covariates_at
 from cnsdiff.training import selection
 
 ROW = "environment"
@@ -66,7 +65,8 @@ def _share(place: Place) -> Finding:
     model = Recommender(training=training, threads=place.threads)
     with (
         mock.patch.object(selection, "covariates_at", timed(covariates_at)),
-        mock.patch.object(at_a_moment, "covariates_at", timed(covariates_at)),
+        mock.patch.object(Environment, "activity", timed(Environment.activity)),
+        mock.patch.object(Environment, "bias", timed(Environment.bias)),
         mock.patch.object(Choices, "__init__", timed(Choices.__init__)),
         mock.patch.object(Choices, "coefficients", timed(Choices.coefficients)),
     ):
