@@ -63,6 +63,7 @@ PARSED = {
     r"cnsdiff serve ": "serves until it is stopped; tests/serving starts it",
     r".*sqlite:///cnsdiff\.db": "needs the store of a service; tests of update and audit make some",
     r"curl ": "needs a service; tests/serving/test_service_http.py sends the same",
+    r"cnsdiff train .*--ray ": "starts a cluster; tests/training/test_cluster.py does",
     r"torchrun ": "starts processes; tests/training/test_distributed.py does",
     r"python benchmarks/": "takes minutes to hours",
     r"cnsdiff benchmark ": "takes minutes to hours; tests/benchmark runs small grids",

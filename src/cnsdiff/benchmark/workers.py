@@ -8,12 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypedDict
 
@@ -23,6 +22,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.base.text import install_command, parameter
 from cnsdiff.benchmark.progress import describe
 from cnsdiff.benchmark.task import Outcome, Task, run_task
+from cnsdiff.training.cluster import connected
 from cnsdiff.training.progress import SparseReporter
 
 
@@ -151,26 +151,14 @@ class RayWorkers(Workers):
     def __init__(
         self, address: str, threads: int, *, gpus: float = 0.0, lines: bool = False, **options: Any
     ) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                f"{parameter('ray')} needs Ray; install it with: {install_command('ray')}"
-            ) from error
-        self._ray = ray
-        # A cluster started here does not call home.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _require_answer(address)
-        if address == "local":
-            options |= {"log_to_driver": False, "include_dashboard": False}
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, ValueError) as error:
-            raise _no_answer(address, error) from error
+        self._connection = ExitStack()
+        self._connection.enter_context(connected(address, **options))
+        import ray
+
         try:
             _require_room(ray.nodes(), {"CPU": threads, "GPU": gpus})
         except ConfigError:
-            ray.shutdown()
+            self._connection.close()
             raise
         self._run = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_run)
         self._lines = lines
@@ -180,7 +168,7 @@ class RayWorkers(Workers):
         return future
 
     def __exit__(self, *error: object) -> None:
-        self._ray.shutdown()
+        self._connection.close()
 
 
 class _Node(TypedDict):
@@ -188,17 +176,6 @@ class _Node(TypedDict):
 
     Alive: bool
     Resources: dict[str, float]
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself would wait for minutes."""
-    host, colon, port = address.rpartition("//")[2].rpartition(":")
-    if not colon:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _no_answer(address, error) from error
 
 
 def _require_room(nodes: list[_Node], task: dict[str, float]) -> None:
@@ -210,12 +187,4 @@ def _require_room(nodes: list[_Node], task: dict[str, float]) -> None:
     raise ConfigError(
         f"{parameter('ray')}: a task asks for {wanted}, and none of the {len(machines)} machines "
         f"of the cluster has as many; lower {parameter('threads')} or {parameter('gpus')}"
-    )
-
-
-def _no_answer(address: str, error: Exception) -> ConfigError:
-    reason = str(error).partition("\n")[0]
-    return ConfigError(
-        f"{parameter('ray')} {address}: no cluster answers ({reason}); start one with `ray start "
-        "--head`"
     )

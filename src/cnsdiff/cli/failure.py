@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,9 @@ def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
     how
         What is kept, and how to go on; a function where only the end can tell.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
     before = {number: signal.getsignal(number) for number in _POLITE}
     for number, handler in before.items():
         if number == signal.SIGTERM or handler != signal.SIG_IGN:  # as nohup leaves it

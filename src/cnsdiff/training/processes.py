@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The others wait while the first validates, which takes long on a large log.
-_PATIENCE = timedelta(days=1)
+PATIENCE = timedelta(days=1)
 #: News of a signal to all processes may come after that of the end of one of them.
 _SIGNAL_LAG = 1.0
 #: For the one process that tells of a failure to have told.
@@ -208,7 +208,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         store=PrefixStore(f"cnsdiff/{next(_groups)}", _store()),
         rank=here.rank,
         world_size=here.count,
-        timeout=_PATIENCE,
+        timeout=PATIENCE,
     )
     yield Processes(here.rank, here.count)
     # Not after an error: to leave a group in which others still wait may itself wait for them.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,6 +181,15 @@ def train(
             "run goes on where it was.",
         ),
     ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Train by N processes under Ray: on the cluster that RAY_ADDRESS names or that "
+            "runs on this machine, else on one of this command's own.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a recommender: on all of a log, or on a dataset that was prepared for its tests.
@@ -190,7 +200,8 @@ def train(
     A checkpoint is written after each epoch; Ctrl-C (or a crash) loses the epoch under way, and
     --resume goes on to the very result an undisturbed run would have had.
 
-    Several processes train together under torchrun: torchrun --nproc-per-node 2 -m cnsdiff train …
+    Several processes train together under torchrun (torchrun --nproc-per-node 2 -m cnsdiff train …)
+    or, with --ray, on a cluster.
     """
     from cnsdiff.audit.log import Reading
     from cnsdiff.base.errors import ConfigError
@@ -228,8 +239,9 @@ def train(
             raise ConfigError(
                 "--resume continues a run with its own settings; give no others beside it"
             )
-        model, source = _unfinished(resume)
-        _fit(model, source if dataset is None else Path(dataset), resume, json, track)
+        model, path = _unfinished(resume)
+        source = path if dataset is None else Path(dataset)
+        _start(partial(_fit, model, source, resume, json, track), model, resume, ray)
         return
     if dataset is None or out is None:
         raise ConfigError(
@@ -259,10 +271,53 @@ def train(
                 f"--{given[0].replace('_', '-')} is for reading a log, and {dataset} is none; "
                 "drop it"
             )
-        _fit(model, Path(dataset), out, json, track)
+        _start(partial(_fit, model, Path(dataset), out, json, track), model, out, ray)
         return
-    with _whole(reading, out) as data:
-        _fit(model, data, out, json, track)
+    _start(partial(_fit_log, model, reading, out, json, track), model, out, ray)
+
+
+def _start(work: Callable[[], None], model: Recommender, run: Path, ray: int | None) -> None:
+    """Do the work in this process, or in several of a Ray cluster."""
+    if ray is None:
+        work()
+        return
+    import logging
+
+    from cnsdiff.base.errors import ConfigError
+    from cnsdiff.cli.failure import interruptible
+    from cnsdiff.training.cluster import connected, train_on_cluster
+    from cnsdiff.training.processes import place
+
+    if place().count > 1:
+        raise ConfigError("--ray starts processes, and torchrun has; use one of the two")
+    config = model.resolve()
+    with (
+        connected(log_to_driver=True, include_dashboard=True, logging_level=logging.WARNING),
+        interruptible(partial(_how_to_go_on, run)),
+    ):
+        said = train_on_cluster(partial(_captured, work), ray, config.device, config.threads or 1)
+    sys.stdout.write(said)
+
+
+def _captured(work: Callable[[], None]) -> str:
+    """What work prints, in a process that did not come by the command line."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from typer.main import get_command
+
+    from cnsdiff.base.text import spelled
+    from cnsdiff.cli.app import app, speller_of
+
+    with redirect_stdout(StringIO()) as said, spelled(speller_of(get_command(app))):
+        work()
+    return said.getvalue()
+
+
+def _how_to_go_on(run: Path) -> str:
+    if not (run / "manifest.json").exists():
+        return "nothing was trained yet, give the same command again"
+    return f"the epochs completed are saved, go on with `{Command('train', resume=run)}`"
 
 
 def _read_with(reading: Reading) -> list[str]:
@@ -361,6 +416,13 @@ def _unfinished(run: Path) -> tuple[Recommender, Path]:
     return Recommender.from_config(tree, source=f"{run}/config.yaml"), Path(path)
 
 
+def _fit_log(
+    model: Recommender, reading: Reading, run: Path, json: bool, track: list[str] | None
+) -> None:
+    with _whole(reading, run) as data:
+        _fit(model, data, run, json, track)
+
+
 def _fit(
     model: Recommender, data: Dataset | Path, run: Path, json: bool, track: list[str] | None
 ) -> None:
@@ -375,13 +437,7 @@ def _fit(
     dataset = load_dataset(data) if isinstance(data, Path) else data
     first = place().rank == 0
     reporter = reporter_for_terminal(config.title) if first else Reporter()
-
-    def how() -> str:
-        if not (run / "manifest.json").exists():
-            return "nothing was trained yet, give the same command again"
-        return f"the epochs completed are saved, go on with `{Command('train', resume=run)}`"
-
-    with interruptible(how) if first else nullcontext():
+    with interruptible(partial(_how_to_go_on, run)) if first else nullcontext():
         model.fit(dataset, run=run, reporter=reporter, callbacks=callbacks)
     if first:
         _tell(model, dataset, run, json)
