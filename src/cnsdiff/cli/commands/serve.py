@@ -41,9 +41,21 @@ def serve(
         Path | None,
         typer.Option(help="Directory of an audit, whose expectations an alarm of drift names."),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Answer by replicas under Ray Serve: on the cluster that RAY_ADDRESS names or "
+            "that runs on this machine, else on one of this command's own.",
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="How many, with --ray.", show_default="2")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer requests over HTTP, keep events, and follow the environment."""
+    import threading
     from contextlib import ExitStack
 
     import torch
@@ -70,19 +82,39 @@ def serve(
             f"--host {host}: other machines could write without a token; name tokens in the "
             "environment variable CNSDIFF_TOKENS, or under 'tokens' of --config"
         )
+    if replicas is not None and not ray:
+        raise ConfigError("--replicas is for --ray; give both, or neither")
     torch.set_num_threads(settings.threads)
-    with interruptible("what was acknowledged is kept"), ExitStack() as stack:
+    kept_sentence = "what was acknowledged is kept"
+    with interruptible(kept_sentence), ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         kept = stack.enter_context(Store.open(store))
-        service = Service(kept, settings, expected=_expected(audit))
+        expected = _expected(audit)
+        service = Service(kept, settings, expected=expected)
         told = service.serve(run)
         port = listening.getsockname()[1]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        if json:
-            say_json({"url": place, "version": service.state().active})
-        else:
+        version = service.state().active
+
+        def announce() -> None:
+            if json:
+                say_json({"url": place, "version": version})
+                return
             say(told)
             say(f"listening at {place}, with a description at {place}/docs; Ctrl-C ends")
+
+        if ray:
+            from cnsdiff.serving.ray import replicated
+
+            listening.close()  # Ray listens there
+            del service  # which is as large as a replica
+            with (
+                replicated(kept, settings, expected, host=host, port=port, replicas=replicas or 2),
+                interruptible(kept_sentence),  # Ray took the signals
+            ):
+                announce()
+                threading.Event().wait()
+        announce()
         config_of_server = uvicorn.Config(
             create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=10
         )

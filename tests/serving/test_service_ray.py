@@ -1,0 +1,171 @@
+"""Two replicas of the service on a Ray cluster of this machine, with a store on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from service_parts import N_ITEMS, event, train
+
+from cnsdiff.serving.store import Store
+
+AT_ONCE = 8
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return train(folder / "first"), train(folder / "second", seed=1)
+
+
+@pytest.fixture(scope="module")
+def store_address(postgresql):
+    return postgresql.url("replicated")
+
+
+@pytest.fixture(scope="module")
+def service(runs, store_address, tmp_path_factory):
+    """The address of ``cnsdiff serve --ray``, and the mark that its processes carry."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "service.yaml").write_text("follow: 0.2\n")
+    mark = f"CNSDIFF_RAY_TEST={folder}"
+    name, _, value = mark.partition("=")
+    environment = {**os.environ, name: value, "RAY_ADDRESS": "local"}
+    command = [sys.executable, "-m", "cnsdiff", "serve", str(runs[0]), "--store", store_address]
+    command += ["--ray", "--replicas", "2", "--port", "0", "--config", "service.yaml", "--json"]
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        assert process.stdout is not None
+        text = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        assert "url" in text, (folder / "stderr").read_text()
+        yield json.loads(text)["url"], mark
+    finally:
+        process.terminate()
+        process.wait(60)
+        said = (folder / "stderr").read_text()
+    assert process.returncode == 130, said
+    assert "cnsdiff: interrupted; what was acknowledged is kept" in said
+    assert "Traceback" not in said
+    assert not processes(mark)
+
+
+def processes(mark: str, word: bytes = b"ray") -> set[int]:
+    """Those with a mark in their environment and a word in their command."""
+    numbers = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in environment.split(b"\0") and word in command:
+            numbers.add(int(folder.name))
+    return numbers
+
+
+def together(work, count: int) -> list:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(work, range(count)))
+
+
+def lists_of_replicas(address: str) -> set[float]:
+    """How many lists each of the replicas that answer has made."""
+
+    def lists(_: int) -> float:
+        lines = httpx.get(f"{address}/metrics", timeout=60).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("cnsdiff_lists_t"))
+
+    return set(together(lists, 4 * AT_ONCE))
+
+
+@pytest.mark.slow
+def test_all_replicas_follow_an_activation(service, runs):
+    address, _ = service
+    client = httpx.Client(timeout=60)
+
+    def version(_: int) -> str:
+        return client.post(f"{address}/recommend", json={"user": 1}).json()["version"]
+
+    before = set(together(version, 4 * AT_ONCE))
+    assert len(before) == 1
+    client.post(f"{address}/versions", json={"path": str(runs[1]), "name": "next"})
+    assert client.post(f"{address}/activate", json={"version": "next"}).status_code == 200
+    made, ends = 4 * AT_ONCE, time.monotonic() + 30
+    while True:
+        now = together(version, 4 * AT_ONCE)
+        made += len(now)
+        assert set(now) <= {*before, "next"}
+        if set(now) == {"next"}:
+            break
+        assert time.monotonic() < ends
+    assert set(together(version, 4 * AT_ONCE)) == {"next"}  # no replica goes back
+    counts = lists_of_replicas(address)
+    assert len(counts) == 2
+    assert sum(counts) == made + 4 * AT_ONCE
+
+
+@pytest.mark.slow
+def test_a_replica_is_killed_under_load(service, store_address):
+    """No event is lost, others answer on, and a client sees an error only of what it had sent."""
+    address, mark = service
+    acknowledged: set[str] = set()
+    statuses: Counter[int] = Counter()
+    stop, lock = threading.Event(), threading.Lock()
+
+    def send(worker: int) -> None:
+        client, number = httpx.Client(timeout=60), 0
+        while not stop.is_set():
+            number += 1
+            sent = event(f"{worker}-{number}", worker, number % N_ITEMS)
+            while True:  # until it is acknowledged
+                status = client.post(f"{address}/events", json={"events": [sent]}).status_code
+                with lock:
+                    statuses[status] += 1
+                if status == 200:
+                    break
+            listed = client.post(f"{address}/recommend", json={"user": worker})
+            with lock:
+                acknowledged.add(sent["event_id"])
+                statuses[listed.status_code] += 1
+            if listed.status_code == 200:  # reads its writes, whoever answers
+                assert listed.json()["source"] == "folded-in"
+
+    def wait_for(condition) -> None:
+        ends = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(send, worker) for worker in range(AT_ONCE)]
+        try:
+            wait_for(lambda: len(acknowledged) > 100)
+            replicas = processes(mark, b"ServeReplica")
+            assert len(replicas) == 2
+            os.kill(min(replicas), signal.SIGKILL)
+            so_far = len(acknowledged)
+            wait_for(lambda: len(acknowledged) > so_far + 100)
+            wait_for(lambda: len(processes(mark, b"ServeReplica")) == 2)
+        finally:
+            stop.set()
+        for future in futures:
+            future.result()
+    assert statuses.keys() <= {200, 500}
+    assert statuses[500] <= AT_ONCE
+    with Store.open(store_address) as store:
+        stored = store.events()
+        assert len(stored) == len(acknowledged)
+        assert store.check() == []
