@@ -7,13 +7,14 @@ import shutil
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 from service_parts import train
 
 import cnsdiff
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.serving.config import ServiceConfig
-from cnsdiff.serving.schemas import EventBody, RecommendRequest
+from cnsdiff.serving.schemas import EventBody, ItemBody, RecommendRequest
 from cnsdiff.serving.service import Service
 
 
@@ -252,3 +253,58 @@ def test_an_event_from_before_a_list_does_not_count_for_it(runs, store, model):
     service.add_events([event(2, "visitor", ids(answer)[1], now + 10)])
     service._count_arms()
     assert [arm.taken for arm in service._arms.figures()] == [1]
+
+
+# -- features that a run's content cannot take -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def content_run(tmp_path_factory):
+    """A run that tells the vectors of new items from numbers, and from a vector of their own."""
+    world = cnsdiff.ConfoundedWorld(n_users=60, n_items=60, exposures=40, seed=0).dataset()
+    table = world.table("item_features")
+    image = np.random.default_rng(0).normal(size=(len(table), 3)).astype(np.float32)
+    world._tables["item_features"] = table.with_columns(
+        pl.Series("image", image.tolist(), dtype=pl.List(pl.Float32))
+    )
+    model = cnsdiff.Recommender("mf", training={"epochs": 2}, content={"prior": "ridge"})
+    model.fit(world)
+    assert model.content_.used
+    return model.save(tmp_path_factory.mktemp("content") / "run")
+
+
+WRONG = [
+    {"content_0": "cheap"},
+    {"content_0": [1.0, 2.0]},
+    {"image": [1.0]},
+    {"image": "a picture"},
+    {"image": ["a", "b", "c"]},
+]
+
+
+@on_sqlite
+def test_features_of_a_wrong_kind_end_no_service(content_run, store, caplog):
+    """They are refused; where the store has them from elsewhere, they count as missing."""
+    service = Service(store)
+    service.serve(content_run)
+    right = {"content_0": 0.5, "image": [0.1, 0.2, 0.3]}
+    for features in ({}, right, {"content_0": True}, {"content_0": "0.5"}):
+        service.put_items([ItemBody(item=9000, features=features)])
+        service.put_items([ItemBody(item=9000, features=right), ItemBody(item=8000)])
+    for features in WRONG:
+        with pytest.raises(InputError):
+            service.put_items([ItemBody(item=9001, features=features)])
+        store.put_items({"9002": right, "9003": features})
+        service.follow()
+        service.refresh()
+        again = Service(store)
+        again.serve(content_run)
+        bare = Service(store)
+        store.put_items({"9003": {}})
+        bare.serve(content_run)
+        request = RecommendRequest(k=100, only=["9002", "9003"])
+        expected = service.recommend(request)
+        assert sorted(ids(expected)) == [9002, 9003]
+        assert again.recommend(request).items == expected.items == bare.recommend(request).items
+    assert "the item '9003' counts as one without features" in caplog.text
+    assert 9001 not in ids(service.recommend(RecommendRequest(k=100)))

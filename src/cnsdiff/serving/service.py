@@ -755,12 +755,12 @@ class Service:
         Raises
         ------
         InputError
-            An id is of another type than those of the active version.
+            An id or a feature is of another type than those of the active version.
         """
+        features = {item.item: dict(item.features) for item in items}
         if self._serving is not None:
-            active = self._serving.versions[self._serving.activation.active]
-            active.require_type([item.item for item in items])
-        self.store.put_items({item.item: dict(item.features) for item in items})
+            self._serving.versions[self._serving.activation.active].require(features)
+        self.store.put_items(features)
         self._renew_items()
 
     def withdraw(self, items: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from cnsdiff.base.errors import InputError, RunError
-from cnsdiff.base.storage import read_json
+from cnsdiff.base.storage import first_line, read_json
 from cnsdiff.base.text import Command
 from cnsdiff.data import load_dataset, read_features
 from cnsdiff.data.ids import IdIndex, as_type
@@ -32,6 +33,7 @@ from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.ranking import Catalogue
 from cnsdiff.serving.records import Version
 
+log = logging.getLogger(__name__)
 #: Events that tell how far the environment has moved, at most and at the least.
 _LATEST, _ENOUGH = 50_000, 100
 _NOTHING: Mapping[str, Any] = {}
@@ -156,14 +158,16 @@ class LoadedVersion:
             if not known and item not in self._added and self._takes(item):
                 self._added[item] = len(self._added)
 
-    def require_type(self, items: Sequence[str]) -> None:
-        """:class:`InputError` unless ids are of the type of those that the run knows."""
+    def require(self, items: Mapping[str, Mapping[str, Any]]) -> None:
+        """:class:`InputError` unless ids are of the run's type, and features of its content."""
         for item in items:
             if not self._takes(item):
                 raise InputError(
                     f"the item {item!r} cannot be added, as the version {self.name!r} has ids of "
                     f"type {self._base.items.dtype}; give ids of that type"
                 )
+        if (refusal := self._refuses(list(items.values()))) is not None:
+            raise refusal
 
     def _takes(self, item: str) -> bool:
         return not as_type(pl.Series([item]), self._base.items.dtype).null_count()
@@ -243,7 +247,8 @@ class LoadedVersion:
         if self._added:
             ids = as_type(pl.Series(list(self._added)), base.items.dtype)
             clicks = self._others.filter(pl.col("item").is_in(list(self._added)))
-            model = base.with_items(ids, self._table(), clicks.select("user", "item"))
+            table = self._table(self._features_of(self._added))
+            model = base.with_items(ids, table, clicks.select("user", "item"))
             # What users did since is folded in with each answer, clicks on new items, too.
             model = replace(model, train=model.trained_on, since=None)
             if activity is not None:
@@ -285,19 +290,51 @@ class LoadedVersion:
         out = index.find(sorted(self._withdrawn))
         return Catalogue(index, rows, out[out >= 0])
 
-    def _table(self) -> pl.DataFrame | None:
-        """The features of added items, as the run's content takes them."""
-        content = getattr(self._base, "content", None)
-        if content is None:
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
+        """Features of items, as the run's content takes them; ``None`` if it has none."""
+        if self._base.content is None:
             return None
-        rows = [dict(self._features.get(item, _NOTHING)) for item in self._added]
-        return pl.DataFrame(
-            {
-                name: [row.get(name) for row in rows]
-                for name in (column.name for column in content.encoder.columns)
-            },
-            strict=False,
-        )
+        columns = {}
+        for column in self._base.content.encoder.columns:
+            values = [row.get(column.name) for row in rows]
+            if column.kind == "number":
+                values = [_number(own) for own in values]
+            dtype = pl.List(pl.Float32) if column.kind == "vector" else None
+            columns[column.name] = pl.Series(values, dtype=dtype, strict=False)
+        return pl.DataFrame(columns)
+
+    def _features_of(self, items: Iterable[str]) -> list[Mapping[str, Any]]:
+        """What is known of items and the content takes; they were perhaps put for another run."""
+        rows = [self._features.get(item, _NOTHING) for item in items]
+        if self._refuses(rows) is None:
+            return rows
+        refusals = [self._refuses([row]) for row in rows]
+        for item, refusal in zip(items, refusals, strict=True):
+            if refusal is not None:
+                log.warning("the item %r counts as one without features: %s", item, refusal)
+        return [
+            row if refusal is None else _NOTHING
+            for row, refusal in zip(rows, refusals, strict=True)
+        ]
+
+    def _refuses(self, rows: Sequence[Mapping[str, Any]]) -> InputError | None:
+        """Why the run's content takes no such features."""
+        try:
+            table = self._table(rows)
+            if table is not None and self._base.content is not None:
+                self._base.content.encoder.vectors(table)
+        except InputError as error:
+            return error
+        except pl.exceptions.PolarsError as error:
+            return InputError(f"features of different kinds ({first_line(error)})")
+        return None
+
+
+def _number(value: object) -> object:
+    """A value beside which text stays what it is: a truth value as 0 or 1, a list as text."""
+    if isinstance(value, bool):
+        return int(value)
+    return str(value) if isinstance(value, list) else value
 
 
 def _compact(pairs: csr_array) -> csr_array:
