@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
+import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from service_parts import train
 
 import cnsdiff
 from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.serving.app import create_app
 from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.database import _WRITING
 from cnsdiff.serving.schemas import EventBody, ItemBody, RecommendRequest
 from cnsdiff.serving.service import Service
+from cnsdiff.serving.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -308,3 +317,133 @@ def test_features_of_a_wrong_kind_end_no_service(content_run, store, caplog):
         assert again.recommend(request).items == expected.items == bare.recommend(request).items
     assert "the item '9003' counts as one without features" in caplog.text
     assert 9001 not in ids(service.recommend(RecommendRequest(k=100)))
+
+
+# -- a store that is slow, held, full or away ------------------------------------------------------
+
+
+@contextlib.contextmanager
+def served(run, url, *, timeout=60.0, patience=60.0):
+    """A client of a service that waits so long for its store, which waits so long for others."""
+    with Store.open(url, timeout=timeout) as store:
+        service = Service(store, ServiceConfig(timeout=patience, follow=600, refresh=600))
+        service.serve(run)
+        with TestClient(create_app(service), raise_server_exceptions=False) as client:
+            yield client, service
+
+
+@contextlib.contextmanager
+def held(store):
+    """Another process that writes, and does not end."""
+    if store.database.path:
+        other = sqlite3.connect(store.database.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+    else:
+        other = psycopg.connect(
+            f"host={store.database.url.query['host']} user=cnsdiff dbname=postgres"
+        )
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITING,))
+    try:
+        yield
+    finally:
+        other.rollback()
+        other.close()
+
+
+def body(n, user="ann", item=26):
+    return {"events": [{"event_id": f"e{n}", "user": user, "item": item, "timestamp": 1e9}]}
+
+
+def test_lists_go_on_while_every_writer_waits_for_the_store(runs, store_url):
+    """More writers than a server has threads: if lists shared them, none would come."""
+    with (
+        served(runs[0], store_url) as (client, service),
+        ThreadPoolExecutor(120) as pool,
+    ):
+        assert client.post("/events", json=body(0)).status_code == 200
+        with held(service.store):
+            waiting = [pool.submit(client.post, "/events", json=body(n)) for n in range(1, 121)]
+            for k in range(1, 21):
+                answer = client.post("/recommend", json={"user": "ann", "k": k}).json()
+                assert answer["source"] == "folded-in"
+            assert client.get("/health/ready").status_code == 200
+            assert client.get("/status").status_code == 200
+            assert not any(future.done() for future in waiting)
+        assert [future.result().json()["new"] for future in waiting] == [1] * 120
+        assert len(service.store.events()) == 121
+
+
+def test_a_store_held_for_too_long(runs, store_url):
+    with (
+        served(runs[0], store_url, timeout=0.2) as (client, service),
+        held(service.store),
+    ):
+        refused = client.post("/events", json=body(1))
+        assert refused.status_code == 503
+        assert "another process has held it for 0.2 s" in refused.json()["error"]
+        assert client.post("/recommend", json={"user": "ann"}).status_code == 200
+        service.flush()
+        assert service.lost_answers == 1
+        assert "cnsdiff_answers_lost 1.0" in client.get("/metrics").text
+
+
+@on_sqlite
+def test_an_answer_waits_for_a_store_that_hangs_no_longer_than_is_set(runs, store_url, monkeypatch):
+    hangs, histories = threading.Event(), Store.histories
+
+    def hanging(self, users):
+        assert hangs.wait(60)
+        return histories(self, users)
+
+    with (
+        served(runs[0], store_url, patience=0.3) as (client, _),
+        ThreadPoolExecutor(50) as pool,
+    ):
+        monkeypatch.setattr(Store, "histories", hanging)
+        ask = lambda n: client.post("/recommend", json={"user": str(n)})  # noqa: E731
+        answers = list(pool.map(ask, range(50)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert "the store has not answered for 0.3 s" in answers[0].json()["error"]
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 503
+        assert client.post("/events", json=body(1)).status_code == 200
+        hangs.set()
+        assert ask(1).status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_tables_that_cannot_be_read(runs, postgresql):
+    url = postgresql.url("unreadable")
+    with served(runs[0], url, timeout=0.2) as (client, service):
+        schema = service.store.database.url.query["options"].partition("=")[2]
+        with psycopg.connect(postgresql.conninfo) as other:
+            other.execute(f"LOCK TABLE {schema}.events IN ACCESS EXCLUSIVE MODE")
+            refused = client.post("/recommend", json={"user": "ann"})
+            assert refused.status_code == 503
+            assert "another process has held it for 0.2 s" in refused.json()["error"]
+            assert client.get("/health/ready").status_code == 503
+            # Of a visitor the store knows nothing.
+            assert client.post("/recommend", json={"session": ["26"]}).status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+@on_sqlite
+def test_a_full_disk_costs_what_is_written_and_no_list(runs, store_url, full_disk):
+    with served(runs[0], store_url) as (client, service):
+        assert client.post("/events", json=body(0)).status_code == 200
+        client.post("/recommend", json={"user": "ann"})
+        service.flush()
+        with full_disk(service.store.wal_bytes()):
+            refused = client.post("/events", json=body(1, "x" * 400))
+            assert refused.status_code == 503
+            assert "was not written" in refused.json()["error"]
+            answer = client.post("/recommend", json={"user": "ann"})
+            assert answer.json()["source"] == "folded-in"
+            assert client.post("/recommend", json={"user": "x" * 400}).json()["source"] == (
+                "environment"
+            )
+            service.flush()
+            assert service.lost_answers == 2
+            assert client.get("/health/ready").status_code == 200
+        assert client.post("/events", json=body(1, "x" * 400)).json()["new"] == 1
+        assert service.store.check() == []

@@ -280,7 +280,7 @@ def test_another_process_writes(request, store_url):
     calls = [
         store.database.submit(lambda c: c.execute(sa.text("DELETE FROM events"))) for _ in "ab"
     ]
-    with pytest.raises(StorageError, match=r"another process has been writing to it for 0\.2 s"):
+    with pytest.raises(StorageError, match=r"another process has held it for 0\.2 s"):
         store.add_events([event(2)])
     for call in calls:
         with pytest.raises(StorageError, match="another process"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -9,9 +10,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -60,6 +63,7 @@ class _Whole(Convertor[str]):
 
 register_url_convertor("whole", _Whole())
 requests_log = logging.getLogger("cnsdiff.serving.requests")
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -72,6 +76,8 @@ _PAGE_HEADERS = {
 _BEARER = HTTPBearer(auto_error=False, description="One of the service's tokens.")
 #: Routes whose times the page shows.
 _ANSWERS = ("/recommend", "/similar", "/explain")
+#: Threads that answer, each with a connection to the store, and that wait for what is written.
+_ANSWERING, _WRITING = 32, 64
 #: Addresses whose rate is remembered.
 _CLIENTS = 10_000
 _REFUSALS = {
@@ -80,7 +86,7 @@ _REFUSALS = {
     413: "The body is too large.",
     422: "What is asked for is not understood.",
     429: "Too many requests; wait.",
-    503: "The store cannot be written, or no version is active.",
+    503: "The store cannot be read or written, or no version is active.",
 }
 
 
@@ -128,12 +134,33 @@ class Metrics:
 def create_app(service: Service) -> FastAPI:
     """The application over a service; it starts and closes the service itself."""
     config, metrics = service.config, Metrics()
+    # Apart, so that writers who wait for a slow disk keep nobody waiting who reads.
+    answering = ThreadPoolExecutor(_ANSWERING, thread_name_prefix="cnsdiff-answering")
+    writing = ThreadPoolExecutor(_WRITING, thread_name_prefix="cnsdiff-writing")
+
+    async def answer(work: Callable[..., T], *arguments: Any) -> T:
+        """The result of work that reads, which is not waited for without end."""
+        doing = asyncio.get_running_loop().run_in_executor(answering, partial(work, *arguments))
+        done, _ = await asyncio.wait([doing], timeout=config.timeout)
+        if not done:
+            doing.cancel()
+            raise StorageError(
+                f"the store has not answered for {config.timeout:g} s; try again, or see what "
+                "holds it"
+            )
+        return doing.result()
+
+    async def write(work: Callable[..., T], *arguments: Any) -> T:
+        doing = asyncio.get_running_loop().run_in_executor(writing, partial(work, *arguments))
+        return await doing
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
         service.close()
+        for pool in (answering, writing):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title="cnsdiff",
@@ -169,64 +196,64 @@ def create_app(service: Service) -> FastAPI:
     writes = APIRouter(dependencies=[Depends(authorised)], responses=_may_be(401))
 
     @app.post("/recommend", tags=["answers"])
-    def recommend(body: RecommendRequest) -> RecommendAnswer:
+    async def recommend(body: RecommendRequest) -> RecommendAnswer:
         """The list of one user, known or not."""
-        answer = service.recommend(body)
-        metrics.lists.labels(answer.arm, answer.source).inc()
-        return answer
+        own = await answer(service.recommend, body)
+        metrics.lists.labels(own.arm, own.source).inc()
+        return own
 
     @app.get("/recommend", tags=["answers"])
-    def recommend_simply(
+    async def recommend_simply(
         user: Annotated[Id | None, Query()] = None,
         k: Annotated[int, Query(ge=1, le=1_000)] = 20,
         seen: Literal["all", "none"] = "all",
     ) -> RecommendAnswer:
         """The same, for what fits into an address."""
-        return recommend(RecommendRequest(user=user, k=k, seen=seen))
+        return await recommend(RecommendRequest(user=user, k=k, seen=seen))
 
     @app.post("/recommend/batch", tags=["answers"])
-    def recommend_batch(body: BatchRequest) -> BatchAnswer:
+    async def recommend_batch(body: BatchRequest) -> BatchAnswer:
         """The lists of several users, from one product."""
-        answers = service.recommend_many(body.requests)
-        for answer in answers:
-            metrics.lists.labels(answer.arm, answer.source).inc()
+        answers = await answer(service.recommend_many, body.requests)
+        for own in answers:
+            metrics.lists.labels(own.arm, own.source).inc()
         return BatchAnswer(answers=answers)
 
     @app.post("/similar", tags=["answers"], responses=_may_be(404))
-    def similar(body: SimilarRequest) -> SimilarAnswer:
+    async def similar(body: SimilarRequest) -> SimilarAnswer:
         """The items nearest to one."""
-        return service.similar(body)
+        return await answer(service.similar, body)
 
     @app.post("/explain", tags=["answers"], responses=_may_be(404))
-    def explain(body: ExplainRequest) -> ExplainAnswer:
+    async def explain(body: ExplainRequest) -> ExplainAnswer:
         """A score in parts: the user's taste, and the environment."""
-        return service.explain(body)
+        return await answer(service.explain, body)
 
     @writes.post("/events", tags=["log"])
-    def events(body: EventsRequest) -> EventsAnswer:
+    async def events(body: EventsRequest) -> EventsAnswer:
         """Keep what users did. The answer comes when it is on the disk; repeats count once."""
         if len(body.events) > config.max_events:
             raise InputError(
                 f"{len(body.events):,} events in one request; give at most {config.max_events:,}"
             )
-        new = service.add_events(body.events)
+        new = await write(service.add_events, body.events)
         metrics.events.inc(new)
         return EventsAnswer(new=new, repeated=len(body.events) - new)
 
     @writes.put("/items", tags=["catalogue"], status_code=204)
-    def put_items(body: ItemsRequest) -> None:
+    async def put_items(body: ItemsRequest) -> None:
         """Add items, or change their features; those withdrawn are shown again."""
-        service.put_items(body.items)
+        await write(service.put_items, body.items)
 
     @writes.delete("/items/{item:whole}", tags=["catalogue"], status_code=204)
-    def withdraw(item: Id) -> None:
+    async def withdraw(item: Id) -> None:
         """Show an item to nobody from now on."""
-        service.withdraw([item])
+        await write(service.withdraw, [item])
 
     @writes.delete("/users/{user:whole}", tags=["log"])
-    def forget(user: Id) -> dict[str, int]:
+    async def forget(user: Id) -> dict[str, int]:
         """Forget a user: events, answers, and what training knows."""
-        return {"rows": service.forget(user)}
+        return {"rows": await write(service.forget, user)}
 
     @app.get("/versions", tags=["versions"])
     def versions() -> State:
@@ -234,19 +261,20 @@ def create_app(service: Service) -> FastAPI:
         return service.state()
 
     @writes.post("/versions", tags=["versions"], status_code=201)
-    def add_version(body: VersionRequest) -> dict[str, str]:
+    async def add_version(body: VersionRequest) -> dict[str, str]:
         """Load a run that can be activated then."""
-        return {"version": service.add_version(Path(body.path), body.name)}
+        return {"version": await write(service.add_version, Path(body.path), body.name)}
 
     @writes.post("/activate", tags=["versions"], responses=_may_be(404))
-    def activate(body: ActivateRequest) -> State:
+    async def activate(body: ActivateRequest) -> State:
         """Give a version to all users, to a share of them, or to the log alone."""
-        return service.activate(body.version, share=body.share, shadow=body.shadow)
+        work = partial(service.activate, share=body.share, shadow=body.shadow)
+        return await write(work, body.version)
 
     @writes.post("/rollback", tags=["versions"], responses=_may_be(404))
-    def rollback() -> State:
+    async def rollback() -> State:
         """End a trial; without one, give all users the version before."""
-        return service.rollback()
+        return await write(service.rollback)
 
     app.include_router(writes)
 
@@ -260,14 +288,14 @@ def create_app(service: Service) -> FastAPI:
         return service.status()
 
     @app.get("/health/live", tags=["health"])
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
     @app.get("/health/ready", tags=["health"])
-    def ready() -> dict[str, str]:
-        """Sampled requests were answered as they should be."""
-        service.replay()
+    async def ready() -> dict[str, str]:
+        """Sampled requests were answered as they should be, and the store can be read."""
+        await answer(service.replay)
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["health"], response_class=Response)

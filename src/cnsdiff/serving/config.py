@@ -43,6 +43,8 @@ class ServiceConfig(Settings):
     """Events of a request."""
     rate: Annotated[float, Field(ge=0)] = 0.0
     """Requests a second of one client address, beyond which it is told to wait; 0 for no limit."""
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds after which an answer that waits for the store is refused."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Of one product; requests are answered beside each other."""
 

@@ -436,8 +436,8 @@ class Database:
         place = self.place
         if _is_busy(cause) or state == "55P03":
             return StorageError(
-                f"{place}: another process has been writing to it for {self.timeout:g} s, so this "
-                "was not written; try again, or end that process"
+                f"{place}: another process has held it for {self.timeout:g} s, so this was not "
+                "done; try again, or end that process"
             )
         if name == "SQLITE_FULL" or state == "53100":
             return StorageError(

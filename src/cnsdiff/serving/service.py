@@ -805,6 +805,7 @@ class Service:
         requests = [
             RecommendRequest(user=str(user), k=1) for user in users.gather_every(step).to_list()
         ]
+        self._events_of([str(request.user) for request in requests])  # the store can be read
         for taste in self._tastes(snapshot, requests, {}):
             if not torch.isfinite(taste.scores + snapshot.bias).all():
                 raise CnsdiffError(f"the version {snapshot.version!r} gives a score that is none")
