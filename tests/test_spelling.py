@@ -110,9 +110,9 @@ def test_a_command_can_be_pasted():
 #: Options of other programs, pages that show commands of ours, and where options are spelled.
 SHOWN = {
     "base/text.py",
-    "benchmark/workers.py",
     "catalogue/pypi.py",
     "tracking/tensorboard.py",
+    "training/cluster.py",
 }
 
 

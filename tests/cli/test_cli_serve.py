@@ -64,6 +64,8 @@ def test_what_is_wrong_is_told_before_anything_is_served(cli, run, tmp_path, mon
     done = cli("serve", run, "--host", "0.0.0.0")
     assert done.code == 2
     assert "other machines could write without a token" in done.err
+    done = cli("serve", run, "--replicas", 2)
+    assert (done.code, "--replicas is for --ray" in done.err) == (2, True)
     done = cli("serve", tmp_path / "none", "--port", 0)
     assert (done.code, "is not a run directory" in done.err) == (2, True)
     (tmp_path / "wrong.yaml").write_text("refrehs: 5\n")

@@ -11,12 +11,16 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
 import pytest
 from service_parts import N_ITEMS, event, train
 
+from cnsdiff.base.errors import ConfigError
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.ray import _for_elsewhere, replicated
 from cnsdiff.serving.store import Store
 
 AT_ONCE = 8
@@ -89,6 +93,31 @@ def lists_of_replicas(address: str) -> set[float]:
         return sum(float(line.split()[-1]) for line in lines if line.startswith("cnsdiff_lists_t"))
 
     return set(together(lists, 4 * AT_ONCE))
+
+
+def test_several_machines_do_not_share_a_file(tmp_path, monkeypatch):
+    import ray
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}] * 2
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr("cnsdiff.serving.ray.connected", lambda **_: nullcontext())
+    place = {"host": "127.0.0.1", "port": 1, "replicas": 1}
+    with (
+        Store.open(f"sqlite:///{tmp_path}/store.db") as store,
+        pytest.raises(ConfigError, match="SQLite is of one machine, and the cluster has 2; name"),
+        replicated(store, ServiceConfig(), **place),
+    ):
+        pass
+
+
+def test_a_file_is_named_so_that_any_folder_finds_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ServiceConfig(environment="bias.csv", item_features=Path("items.csv"))
+    with Store.open("sqlite:///store.db") as store:
+        url, elsewhere = _for_elsewhere(store, config)
+    assert url == f"sqlite:///{tmp_path}/store.db"
+    assert elsewhere.environment == str(tmp_path / "bias.csv")
+    assert elsewhere.item_features == tmp_path / "items.csv"
 
 
 @pytest.mark.slow
