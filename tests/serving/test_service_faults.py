@@ -6,9 +6,12 @@ import contextlib
 import logging
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -447,3 +450,18 @@ def test_a_full_disk_costs_what_is_written_and_no_list(runs, store_url, full_dis
             assert client.get("/health/ready").status_code == 200
         assert client.post("/events", json=body(1, "x" * 400)).json()["new"] == 1
         assert service.store.check() == []
+
+
+# -- kills -----------------------------------------------------------------------------------------
+
+CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "reliability" / "service.py"
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_kills_under_load_lose_and_double_nothing(store_url):
+    """A hundred are left to the command itself."""
+    command = [sys.executable, str(CAMPAIGN), "--kills", "2", "--url", store_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "none lost, doubled or torn, no list wrong" in done.stdout

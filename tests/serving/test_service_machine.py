@@ -1,0 +1,172 @@
+"""Whatever is sent to two services that share a store, lists hold what a dictionary says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from service_parts import train
+
+import cnsdiff
+from cnsdiff.serving.config import ServiceConfig
+from cnsdiff.serving.schemas import EventBody, ItemBody, RecommendRequest
+from cnsdiff.serving.service import Service, UnknownError
+from cnsdiff.serving.store import Store
+
+NEW_ITEMS, NEW_USERS = ["9001", "9002"], ["ann", "bob"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two runs, some of their users and items, and what users had in training, as text."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [train(folder / f"run{n}", seed=n) for n in range(2)]
+    model = cnsdiff.Recommender.load(runs[0])
+    items = {str(item) for item in model.items_}
+    users = model.users_[:3].to_list()
+    lists = model.recommend(users, k=len(items)).group_by("user").agg("item").rows()
+    had = {str(user): items - {str(item) for item in left} for user, left in lists}
+    return runs, items, had
+
+
+class ServiceMachine(RuleBasedStateMachine):
+    """``url`` gives the address of a store that does not exist yet."""
+
+    def __init__(self, url, world) -> None:
+        super().__init__()
+        runs, self.items, self.had = world
+        self.url = url()
+        self.stores = [Store.open(self.url) for _ in range(2)]
+        self.services = [Service(store, ServiceConfig(types=("buy",))) for store in self.stores]
+        self.services[0].serve(runs[0])
+        self.names = [self.services[0].state().active, self.services[0].add_version(runs[1])]
+        self.services[1].serve(runs[0])
+        self.events: dict[str, tuple[str, str, str]] = {}
+        self.added: set[str] = set()
+        self.withdrawn: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.active, self.previous = self.names[0], None
+        some = sorted(self.items)[:6] + NEW_ITEMS
+        self.some = st.sampled_from(some)
+        self.users = st.sampled_from([*self.had, *NEW_USERS])
+
+    @rule(data=st.data(), at=st.integers(0, 1), n=st.integers(0, 30), kind=st.sampled_from("bv"))
+    def add_events(self, data, at, n, kind):
+        user, item = data.draw(self.users), data.draw(self.some)
+        kind = {"b": "buy", "v": "view"}[kind]
+        new = str(n) not in self.events
+        self.events.setdefault(str(n), (user, item, kind))
+        body = EventBody(event_id=n, user=user, item=item, timestamp=1e9 + n, type=kind)
+        assert self.services[at].add_events([body, body]) == new
+
+    @rule(data=st.data(), at=st.integers(0, 1))
+    def forget(self, data, at):
+        user = data.draw(self.users)
+        self.forgotten.add(user)
+        self.events = {n: event for n, event in self.events.items() if event[0] != user}
+        self.services[at].forget(user)
+
+    @rule(data=st.data(), at=st.integers(0, 1))
+    def put(self, data, at):
+        item = data.draw(self.some)
+        self.added.add(item)
+        self.withdrawn.discard(item)
+        self.services[at].put_items([ItemBody(item=item)])
+
+    @rule(data=st.data(), at=st.integers(0, 1))
+    def withdraw(self, data, at):
+        item = data.draw(self.some)
+        self.added.add(item)
+        self.withdrawn.add(item)
+        self.services[at].withdraw([item])
+
+    @rule(at=st.integers(0, 1), n=st.integers(0, 1))
+    def activate(self, at, n):
+        if self.names[n] != self.active:
+            self.active, self.previous = self.names[n], self.active
+        assert self.services[at].activate(self.names[n]).active == self.active
+
+    @rule(at=st.integers(0, 1))
+    def roll_back(self, at):
+        if self.previous is None:
+            with pytest.raises(UnknownError, match="no version was active before"):
+                self.services[at].rollback()
+        else:
+            self.active, self.previous = self.previous, self.active
+            assert self.services[at].rollback().active == self.active
+
+    @rule(at=st.integers(0, 1))
+    def refresh(self, at):
+        self.services[at].refresh()
+
+    @precondition(lambda self: self.events)
+    @rule()
+    def restart(self):
+        self.services[1] = Service(self.stores[1], self.services[0].config).start()
+        self.services[1].close()
+
+    @rule(
+        data=st.data(),
+        at=st.integers(0, 1),
+        k=st.integers(1, 60),
+        seen=st.sampled_from(["all", "none"]),
+    )
+    def recommend(self, data, at, k, seen):
+        user = data.draw(st.none() | self.users)
+        exclude, session = (data.draw(st.lists(self.some, max_size=2)) for _ in range(2))
+        pin = data.draw(st.lists(self.some, max_size=1))
+        self.services[at].follow()
+        answer = self.services[at].recommend(
+            RecommendRequest(user=user, k=k, exclude=exclude, session=session, seen=seen, pin=pin)
+        )
+        known = self.items | self.added
+        own = {item for name, item, kind in self.events.values() if (name, kind) == (user, "buy")}
+        own, now = own & known, set(session) & known
+        trained = user in self.had and user not in self.forgotten
+        has = own | now | (self.had[user] if trained else set())
+        fit = known - self.withdrawn - set(exclude)
+        pinned = [item for item in pin if item in fit]
+        may = fit - (has if seen == "all" else set()) | set(pinned)
+        shown = [str(ranked.item) for ranked in answer.items]
+        assert len(set(shown)) == len(shown) == min(k, len(may))
+        assert set(shown) <= may
+        assert shown[: len(pinned)] == pinned
+        scores = [ranked.score for ranked in answer.items[len(pinned) :]]
+        assert scores == sorted(scores, reverse=True)
+        source = "trained" if trained else "environment"
+        if own or (now and trained):
+            source = "folded-in"
+        elif now:
+            source = "session"
+        assert (answer.source, answer.version, answer.arm) == (source, self.active, "main")
+
+    def teardown(self):
+        for service, store in zip(self.services, self.stores, strict=True):
+            service.flush()
+            assert service.lost_answers == 0
+            assert service.problem is None
+            assert not set(store.answers_after(0)["user"]) - {*self.had, *NEW_USERS}
+            assert store.check() == []
+            store.close()
+
+
+@pytest.mark.parametrize(("database", "examples"), [("sqlite", 10), ("postgresql", 2)])
+def test_services_are_what_a_dict_is(request, tmp_path, world, database, examples):
+    numbers = itertools.count()
+    if database == "sqlite":
+        url = lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db"  # noqa: E731
+    else:
+        server = request.getfixturevalue("postgresql")
+        url = lambda: server.url(f"services{next(numbers)}")  # noqa: E731
+    run_state_machine_as_test(
+        lambda: ServiceMachine(url, world),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
