@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +19,9 @@ import httpx
 import pytest
 from service_parts import N_ITEMS, event, train
 
-from cnsdiff.base.errors import ConfigError
+from cnsdiff.base.errors import ConfigError, InputError
 from cnsdiff.serving.config import ServiceConfig
-from cnsdiff.serving.ray import _for_elsewhere, replicated
+from cnsdiff.serving.ray import _for_elsewhere, _require_listener, replicated
 from cnsdiff.serving.store import Store
 
 AT_ONCE = 8
@@ -108,6 +109,14 @@ def test_several_machines_do_not_share_a_file(tmp_path, monkeypatch):
         replicated(store, ServiceConfig(), **place),
     ):
         pass
+
+
+def test_a_cluster_that_listens_elsewhere_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        _require_listener("127.0.0.1", port)
+    with pytest.raises(InputError, match=f"{port}.*: nobody listens there, so Serve was on this"):
+        _require_listener("127.0.0.1", port, patience=0)
 
 
 def test_a_file_is_named_so_that_any_folder_finds_it(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +59,7 @@ def replicated(
         No cluster answers or it is too small, or the store is of one machine and the cluster of
         several.
     InputError
-        The replicas do not start.
+        The replicas do not start, or Serve listens elsewhere.
     """
     url, config = _for_elsewhere(store, config)
     with connected(logging_level=logging.WARNING):
@@ -101,9 +103,27 @@ def replicated(
             except RuntimeError as error:
                 why = str(error).strip().rpartition("\n")[2]
                 raise InputError(f"the replicas do not start: {why}") from error
+            _require_listener(host, port)
             yield
         finally:
             serve.delete(_NAME)
+
+
+def _require_listener(host: str, port: int, patience: float = 30.0) -> None:
+    """Refuse a cluster where Serve ran before: it goes on listening where it did."""
+    ends = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= ends:
+                place = f"{parameter('host', host)} {parameter('port', port)}"
+                raise InputError(
+                    f"{place}: nobody listens there, so Serve was on this cluster before, with "
+                    "another address; give that one, or end Serve there with `serve shutdown`"
+                ) from error
+            time.sleep(0.2)
 
 
 def _for_elsewhere(store: Store, config: ServiceConfig) -> tuple[str, ServiceConfig]:
