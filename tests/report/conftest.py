@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-from report_parts import find_chromium, full_document
+from chromium import launched
+from playwright.sync_api import Browser, Page
+from report_parts import full_document
 
 from cnsdiff.report.html import write_html
 
@@ -18,12 +18,8 @@ from cnsdiff.report.html import write_html
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One browser for all tests."""
-    executable = find_chromium()
-    root = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=executable, args=root)
-        yield made
-        made.close()
+    with launched() as browser:
+        yield browser
 
 
 #: ``with open_page(file, …) as page:`` — offline; no error, and no request but the file.

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import plotly.graph_objects as go
 import polars as pl
-import pytest
 
 from cnsdiff.display.tables import Cell, Column, Table
 from cnsdiff.report.charts import SPLITS
 from cnsdiff.report.document import Document, Facts, Figure, Prose, Section, Source
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 #: An id as a hostile log could hold it.
 HOSTILE = "<script>alert(1)</script>"
-
-
-def find_chromium() -> str:
-    """A Chromium on this machine; the tests fail without one, with the way to get it."""
-    named = os.environ.get("CNSDIFF_CHROMIUM")
-    found = next(filter(None, map(shutil.which, (named,) if named else NAMES)), None)
-    if found is None:
-        pytest.fail(
-            "the tests of reports need Chromium: run tests/install-services.sh, or install one and "
-            "export CNSDIFF_CHROMIUM=/path/to/chromium",
-            pytrace=False,
-        )
-    return found
 
 
 def bars(title: str, *, small: bool = False) -> Figure:

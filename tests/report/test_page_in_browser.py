@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from chromium import find_chromium
 from PIL import Image
 from playwright.sync_api import Page, expect
-from report_parts import HOSTILE, find_chromium
+from report_parts import HOSTILE
 
 from cnsdiff.base.text import visible as to_the_letter
 from cnsdiff.display.tables import Cell, Column, Table
