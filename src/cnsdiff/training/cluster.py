@@ -50,7 +50,7 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError) as error:
-        raise _no_answer(address or "", error) from error
+        raise _no_answer(address or "auto", error) from error
     try:
         yield
     finally:
