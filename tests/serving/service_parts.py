@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+
+import uvicorn
+
 import cnsdiff
 
 N_USERS, N_ITEMS = 60, 40
@@ -17,3 +23,16 @@ def train(path, *, seed=0, **settings):
 
 def event(n, user, item, timestamp=1000.0, **more):
     return {"event_id": f"e{n}", "user": user, "item": item, "timestamp": timestamp, **more}
+
+
+@contextlib.contextmanager
+def listening(app):
+    """The address of an application in this process."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

@@ -13,12 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
-from service_parts import train
+from service_parts import listening, train
 
 import cnsdiff
 from cnsdiff.base.errors import InputError, RunError
@@ -450,6 +451,40 @@ def test_a_full_disk_costs_what_is_written_and_no_list(runs, store_url, full_dis
             assert client.get("/health/ready").status_code == 200
         assert client.post("/events", json=body(1, "x" * 400)).json()["new"] == 1
         assert service.store.check() == []
+
+
+@on_sqlite
+def test_swaps_over_http_fail_no_request_and_mix_no_answer(runs, store):
+    service = Service(store)
+    service.serve(runs[0])
+    names, users = [service.state().active, service.add_version(runs[1])], range(2, 6)
+    done, wrong, lists = threading.Event(), [], {}
+    with listening(create_app(service)) as place, httpx.Client(base_url=place) as client:
+        for name in names:
+            client.post("/activate", json={"version": name})
+            for user in users:
+                answer = client.post("/recommend", json={"user": user, "k": 5})
+                lists[name, user] = answer.json()["items"]
+        assert any(lists[names[0], user] != lists[names[1], user] for user in users)
+
+        def ask(user):
+            with httpx.Client(base_url=place) as own:
+                while not done.is_set():
+                    answer = own.post("/recommend", json={"user": user, "k": 5})
+                    shown = answer.json()
+                    if not answer.is_success or shown["items"] != lists[shown["version"], user]:
+                        wrong.append(answer.text)
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask, user) for user in users]
+            for n in range(100):
+                body = {"version": names[0]} if n % 2 == 0 else None
+                swap = client.post("/activate" if body else "/rollback", json=body)
+                assert swap.json()["active"] == names[n % 2]
+            done.set()
+            for future in asking:
+                future.result()
+    assert not wrong
 
 
 # -- kills -----------------------------------------------------------------------------------------

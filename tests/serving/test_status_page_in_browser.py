@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import threading
 import time
 
 import pytest
-import uvicorn
 from chromium import launched
 from playwright.sync_api import expect
-from service_parts import train
+from service_parts import listening, train
 
 from cnsdiff.serving.app import create_app
 from cnsdiff.serving.schemas import EventBody, RecommendRequest
@@ -21,19 +18,6 @@ from cnsdiff.serving.store import Store, Version
 pytestmark = pytest.mark.slow
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)>"
 GONE = "long" * 30
-
-
-@contextlib.contextmanager
-def listening(app):
-    """The address of an application in this process."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="module")
