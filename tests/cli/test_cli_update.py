@@ -137,9 +137,10 @@ def test_a_store_is_answered_by_the_update(cli, run, store, tmp_path):
     done = cli("update", run, "--events", store, "--out", tmp_path / "new", "--activate", "--json")
     assert done.json["better"]
     with Store.open(store) as opened:
-        assert opened.activation().active == "new"
+        name = opened.activation().active
+        assert name == f"new-{content_of(tmp_path / 'new')[:8]}"
         assert opened.activation().previous == "run"
-        (version,) = [v for v in opened.versions() if v.name == "new"]
+        (version,) = [v for v in opened.versions() if v.name == name]
         assert version.path == str(tmp_path / "new")
         assert version.figures["new"] == version.figures["rehearsed"] == done.json["new"]
         # A service takes it, as the run that it is.
@@ -165,6 +166,15 @@ def test_types_of_events(cli, run, store, tmp_path):
     done = cli(*command, "--types", "purchase", "--json")
     assert done.json["new_pairs"] == 1
     assert "old and new are not compared: " in done.err
+
+
+def test_ids_of_another_type_are_left_out(cli, run, store, tmp_path):
+    with Store.open(store) as opened:
+        opened.add_events([Event("stray", "1", "unk", 6e6)])
+    done = cli("update", run, "--events", store, "--out", tmp_path / "new")
+    assert done.code == 0, done.err
+    assert "left out 1 of" in done.err and "ids are of another type" in done.err
+    assert Recommender.load(tmp_path / "new").items_.dtype == pl.Int64
 
 
 def test_a_worse_update_is_not_activated(cli, run, store, tmp_path, monkeypatch):

@@ -358,3 +358,112 @@ def test_a_forgotten_user_is_unknown(service, model, store):
     assert len(answer.items) == len(model.items_)
     service.flush()
     assert not len(store.events_of([user]))
+
+
+def test_ids_are_text_to_the_letter(service, model):
+    user, fresh = model.users_[0], max(model.items_) + 1
+    assert service.recommend(RecommendRequest(user=f"{user}.0")).source == "environment"
+    with pytest.raises(InputError, match="cannot be added"):
+        service.put_items([ItemBody(item=f"{fresh}.0")])
+    service.put_items([ItemBody(item=str(fresh)), ItemBody(item=str(fresh + 1))])
+    for item in (fresh, fresh + 1):
+        assert ids(service.recommend(RecommendRequest(only=[str(item)]))) == [item]
+    service.forget(str(user))
+    for own in (f"{user}", f"{user}.0"):
+        assert service.recommend(RecommendRequest(user=own)).source == "environment"
+
+
+def test_a_purchase_counts_after_a_view(store, runs, model):
+    service = Service(store, ServiceConfig(types=("buy",)))
+    service.serve(runs[0])
+    item, moment = model.items_[0], model.model_.activity.moment
+    events = []
+    for n in range(20):
+        for kind in ("view", "buy"):
+            own = event(f"{n}{kind}", f"v{n}", item, moment + 10 + n)
+            events.append(own.model_copy(update={"type": kind}))
+    service.add_events(events)
+    service.refresh()
+    counts = service._now().active.snapshot.activity.counts
+    assert counts[0] == model.model_.activity.counts[0] + 20
+
+
+def test_the_shadow_fails_no_request(service, runs, monkeypatch):
+    name = service.add_version(runs[1])
+    service.activate(name, shadow=True)
+
+    def fail(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(service, "_shadow", fail)
+    assert service.recommend(RecommendRequest(user="u", k=1)).arm == "main"
+
+
+def test_a_version_added_later_tells_nothing_of_the_forgotten(service, runs, model, store):
+    user = str(model.users_[0])
+    service.forget(user)
+    name = service.add_version(runs[1])
+    service.activate(name)
+    assert service.recommend(RecommendRequest(user=user)).source == "environment"
+    # Nor does one that begins anew, or an answer that waited elsewhere to be written.
+    other = Service(store)
+    other.serve(runs[0])
+    assert other.recommend(RecommendRequest(user=user)).source == "environment"
+    other.recommend(RecommendRequest(user="later"))
+    service.forget("later")
+    other.flush()
+    assert "later" not in store.answers_after(0)["user"].to_list()
+
+
+def test_exploring_keeps_to_quotas_and_buries(store, runs, model):
+    service = Service(store, ServiceConfig(explore=1.0, explore_from=20))
+    service.serve(runs[0])
+    kinds = {i: "a" if n % 2 else "b" for n, i in enumerate(model.items_)}
+    service.put_items([ItemBody(item=i, features={"c": kind}) for i, kind in kinds.items()])
+    user, bury = model.users_[0], [str(item) for item in model.items_[:6]]
+    plain = RecommendRequest(user=user, k=4, bury=bury, quotas={"c": 3})
+    answers = service.recommend_many([plain] * 300)
+    assert len({tuple(ids(answer)) for answer in answers}) > 2
+    for answer in answers:
+        assert not set(map(str, ids(answer))) & set(bury)
+        assert 1 <= sum(kinds[item] == "a" for item in ids(answer)) <= 3
+    # What nobody logs is not explored.
+    visitors = [RecommendRequest(k=4)] * 50
+    assert len({tuple(ids(answer)) for answer in service.recommend_many(visitors)}) == 1
+
+
+def test_visitors_are_in_no_trial(service, runs):
+    active = service.state().active
+    service.activate(service.add_version(runs[1]), share=0.99)
+    assert service.recommend(RecommendRequest()).version == active
+    assert service.similar(SimilarRequest(item="26")).version == active
+
+
+def test_features_stay_where_none_are_given(service, model):
+    item = model.items_[0]
+    service.put_items([ItemBody(item=item, features={"c": "x"})])
+    service.withdraw([str(item)])
+    service.put_items([ItemBody(item=item)])
+    assert ids(service.recommend(RecommendRequest(where={"c": "x"}))) == [item]
+    service.withdraw(["987654"])  # of an item that nobody knows
+    with pytest.raises(UnknownError):
+        service.similar(SimilarRequest(item="987654"))
+
+
+def test_an_unknown_user_is_explained_as_ranked(tmp_path, store):
+    world = cnsdiff.ConfoundedWorld(n_users=60, n_items=40, exposures=20, seed=0)
+    dataset = world.dataset("popularity")
+    model = cnsdiff.Recommender("mf", training={"epochs": 1, "dial": "off"}).fit(dataset)
+    model.save(tmp_path / "run")
+    service = Service(store)
+    service.serve(tmp_path / "run")
+    top = service.recommend(RecommendRequest(k=1)).items[0]
+    assert service.explain(ExplainRequest(item=str(top.item))).score == pytest.approx(top.score)
+    assert ids(service.recommend(RecommendRequest(k=1, dial=0.0))) == [top.item]
+
+
+def test_a_run_that_was_moved_is_the_same_version(runs, store, tmp_path):
+    Service(store).serve(runs[0])
+    moved = shutil.copytree(runs[0], tmp_path / runs[0].name)
+    assert Service(store).serve(moved) == f"serving the version {store.activation().active}"
+    assert store.versions()[0].path == str(moved)

@@ -186,6 +186,16 @@ class IdIndex:
         numbers = [get(v if type(v) is plain else key(v), -1) for v in ids]  # type: ignore[arg-type]
         return np.array(numbers, dtype=np.int64)
 
+    def find_text(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """The number of each id as its text is written to the letter, -1 where it is unknown.
+
+        ``"7.0"`` is not the id 7 here: where two spellings were one, an item could be added, or a
+        user forgotten, by one and stay by the other.
+        """
+        if self._text:
+            return self.find(ids)
+        return self.find([own if own.removeprefix("-").isdecimal() else "" for own in ids])
+
     def names(self, numbers: NDArray[np.integer[Any]]) -> list[int | str]:
         """The ids of internal numbers as Python has them; quick for a few."""
         return [self._listed[number] for number in numbers.tolist()]

@@ -37,15 +37,15 @@ class ServiceConfig(Settings):
     tokens: tuple[Annotated[str, Field(pattern=r"^[!-~]+$")], ...] = ()
     """Bearer tokens that writing takes; the environment variable CNSDIFF_TOKENS adds some,
     separated by commas."""
-    max_body: Annotated[int, Field(ge=1_000)] = 4_000_000
+    max_body: Annotated[int, Field(ge=1_000, le=10**9)] = 4_000_000
     """Bytes of a request."""
-    max_events: Annotated[int, Field(ge=1)] = 10_000
+    max_events: Annotated[int, Field(ge=1, le=10**6)] = 10_000
     """Events of a request."""
     rate: Annotated[float, Field(ge=0)] = 0.0
     """Requests a second of one client address, beyond which it is told to wait; 0 for no limit."""
     timeout: Annotated[float, Field(gt=0)] = 10.0
     """Seconds after which an answer that waits for the store is refused."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
     """Of one product; requests are answered beside each other."""
 
 

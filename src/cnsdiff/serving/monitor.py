@@ -101,6 +101,10 @@ class Arms:
         self._counts.clear()
         self._last.clear()
 
+    def forget(self) -> None:
+        """Count from now on: what is remembered of users goes."""
+        self._last.clear()
+
     def take(self, answers: pl.DataFrame, events: pl.DataFrame) -> None:
         """Follow both logs, the columns of ``Store.answers_after`` and ``events_after``."""
         shown: Iterable[tuple[object, ...]] = ()

@@ -62,7 +62,7 @@ class Catalogue:
 
     def numbers(self, ids: Sequence[str]) -> Numbers:
         """Of the ids that are known, in their order."""
-        numbers = self.index.find(ids)
+        numbers = self.index.find_text(ids)
         return numbers[numbers >= 0]
 
     def allowed(self, rules: Rules) -> NDArray[np.bool_]:
@@ -145,7 +145,12 @@ def _listed(value: object) -> list[str]:
 
 
 def arrange(
-    scores: Tensor, request: RecommendRequest, catalogue: Catalogue, seen: Numbers
+    scores: Tensor,
+    request: RecommendRequest,
+    catalogue: Catalogue,
+    seen: Numbers,
+    *,
+    fill: bool = True,
 ) -> tuple[Numbers, NDArray[np.float32], int]:
     """The list of one user.
 
@@ -157,6 +162,8 @@ def arrange(
         Its rules; its ``dial``, ``user`` and ``session`` are not looked at.
     seen
         Numbers of items that the user has.
+    fill
+        Whether what is beyond quotas, or buried, fills the list up.
 
     Returns
     -------
@@ -169,7 +176,7 @@ def arrange(
     """
     # Boosts, in units of how far the scores spread over the catalogue.
     if request.boost:
-        named = catalogue.index.find(list(request.boost))
+        named = catalogue.index.find_text(list(request.boost))
         steps = np.array(list(request.boost.values()), dtype=np.float32)[named >= 0]
         spread = float(scores[torch.isfinite(scores)].std())
         scores[torch.from_numpy(named[named >= 0])] += spread * torch.from_numpy(steps)
@@ -187,14 +194,15 @@ def arrange(
     scores[torch.from_numpy(np.concatenate(out))] = -torch.inf
     left = request.k - len(first)
     if not request.bury:
-        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first)
+        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first, fill)
     else:
         buried = torch.from_numpy(catalogue.numbers(request.bury))
         last = scores[buried]
         scores[buried] = -torch.inf
-        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first)
+        rest, rest_scores = _under_quotas(scores, left, request, catalogue, first, fill)
         scores.fill_(-torch.inf)
-        scores[buried] = last
+        if fill:
+            scores[buried] = last
         more, more_scores = best(scores, left - len(rest))
         rest, rest_scores = np.append(rest, more), np.append(rest_scores, more_scores)
     items, values = np.concatenate([first, rest]), np.concatenate([first_scores, rest_scores])
@@ -232,9 +240,14 @@ class _Given:
 
 
 def _under_quotas(
-    scores: Tensor, k: int, request: RecommendRequest, catalogue: Catalogue, pinned: Numbers
+    scores: Tensor,
+    k: int,
+    request: RecommendRequest,
+    catalogue: Catalogue,
+    pinned: Numbers,
+    fill: bool,
 ) -> tuple[Numbers, NDArray[np.float32]]:
-    """The ``k`` best under quotas, filled up with the best beyond them."""
+    """The ``k`` best under quotas, filled up with the best beyond them if they are to be."""
     if not request.quotas:
         return best(scores, k)
     for name in request.quotas:
@@ -260,5 +273,5 @@ def _under_quotas(
             if len(taken) == k:
                 break
         if len(taken) == k or len(items) < ahead or ahead == len(scores):
-            places = [*taken, *beyond][:k]
+            places = [*taken, *(beyond if fill else ())][:k]
             return items[places], values[places]

@@ -38,6 +38,8 @@ def _storable(value: str) -> str:
 
 
 def _seconds(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be seconds since 1970 or a date, as 2026-11-29T10:00:00Z")
     if not isinstance(value, str):
         return value
     try:
@@ -220,7 +222,7 @@ class EventBody(Body):
     event_id: Id = Field(description="The same event sent twice counts once.")
     user: Id
     item: Id
-    timestamp: Annotated[FiniteFloat, BeforeValidator(_seconds)] = Field(
+    timestamp: Annotated[FiniteFloat, Field(ge=0), BeforeValidator(_seconds)] = Field(
         description="Seconds since 1970, or a date as 2026-11-29T10:00:00Z."
     )
     type: Name | None = None
@@ -255,7 +257,9 @@ class ItemBody(Body):
     """An item and its features."""
 
     item: Id
-    features: dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=100_000)] | None] = {}
+    features: (
+        dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=100_000)] | None] | None
+    ) = Field(None, description="Without them, those that it has stay.")
 
 
 class ItemsRequest(Body):

@@ -76,14 +76,17 @@ class _Serving:
     def arm_of(self, user: str | None) -> tuple[str, LoadedVersion, float]:
         """The arm of a user, its version, and the share of users who get it."""
         own = self.activation
-        if own.canary is None:
-            return "main", self.versions[own.active], 1.0
-        digest = hashlib.blake2b(
-            (user or "").encode(), key=own.salt.encode()[:64], digest_size=8
-        ).digest()
+        if own.canary is None or user is None:  # visitors are in no trial
+            return "main", self.active, 1.0
+        digest = hashlib.blake2b(user.encode(), key=own.salt.encode()[:64], digest_size=8).digest()
         if int.from_bytes(digest) < own.share * 2**64:
             return "canary", self.versions[own.canary], own.share
-        return "main", self.versions[own.active], 1.0 - own.share
+        return "main", self.active, 1.0 - own.share
+
+    @property
+    def active(self) -> LoadedVersion:
+        """The version of all who are in no trial."""
+        return self.versions[self.activation.active]
 
 
 class _Taste(NamedTuple):
@@ -129,7 +132,7 @@ class Service:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._answers: list[Answer] = []
-        self._forgotten: dict[str, float] = {}
+        self._forgotten: dict[str, tuple[int, float]] = {}
         self._forgotten_seq = 0
         self.traffic, self._arms = Traffic(), Arms()
         self._drifts: deque[DriftAnswer] = deque(maxlen=_DRIFTS)
@@ -195,6 +198,8 @@ class Service:
         cannot be loaded, the version before it answers, or else this run.
         """
         known = {version.name for version in self.store.versions()}
+        with self._lock:
+            self._take_forgotten()
         name = self.add_version(path)
         if name not in known or self.store.activation() is None:
             self.activate(name)
@@ -332,7 +337,7 @@ class Service:
 
     def status(self) -> Status:
         """What the page shows."""
-        snapshot = self._now().arm_of(None)[1].snapshot
+        snapshot = self._now().active.snapshot
         requests, events = self.traffic.rates()
         p50, p99 = self.traffic.quantiles(0.5, 0.99)
         live = snapshot.activity
@@ -388,9 +393,16 @@ class Service:
                     version.renew()
 
     def _take_forgotten(self) -> None:
+        begin_again = False
         for seq, digest, at in self.store.forgotten_after(self._forgotten_seq).iter_rows():
             self._forgotten_seq = max(self._forgotten_seq, seq)
-            self._forgotten[digest] = at
+            self._forgotten[digest] = seq, at
+            begin_again = True
+        if begin_again:  # what was counted of them, too
+            for version in self._loaded.values():
+                version.begin_again()
+                self._catch_up(version)
+            self._arms.forget()
 
     def refresh(self) -> None:
         """Compute the live environment and the vectors of new items from the events until now."""
@@ -434,7 +446,9 @@ class Service:
             self._arms.restart(self._serving.activation.at)
         while True:
             answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE)
-            events = self.store.events_after(self._arms.event_seq, _ROWS_AT_ONCE)
+            events = self.store.events_after(
+                self._arms.event_seq, _ROWS_AT_ONCE, types=self.config.types
+            )
             self._arms.take(answers, events)
             if max(len(answers), len(events)) < _ROWS_AT_ONCE:
                 return
@@ -447,7 +461,9 @@ class Service:
         if version.is_ahead(until):
             version.begin_again()
         while True:
-            events = self.store.events_after(version.event_seq, _ROWS_AT_ONCE, repeats=False)
+            events = self.store.events_after(
+                version.event_seq, _ROWS_AT_ONCE, repeats=False, types=self.config.types
+            )
             version.take_events(events, until)
             if len(events) < _ROWS_AT_ONCE:
                 break
@@ -512,14 +528,24 @@ class Service:
             for n, taste in zip(own, tastes, strict=True):
                 name, _, share = arms[n]
                 answers[n] = self._answer(snapshot, requests[n], taste, name, share)
-        shadow = serving.activation.shadow
-        if shadow is not None:
-            snapshot = serving.versions[shadow].snapshot
-            for request, taste in zip(
-                requests, self._tastes(snapshot, requests, events), strict=True
-            ):
-                self._answer(snapshot, request, taste, "shadow", 0.0)
+        if serving.activation.shadow is not None:
+            try:
+                self._shadow(serving.versions[serving.activation.shadow], requests, events)
+            except Exception:  # nobody is shown what it says
+                log.exception("the version in the shadow could not answer")
         return [answer for answer in answers if answer is not None]
+
+    def _shadow(
+        self,
+        version: LoadedVersion,
+        requests: Sequence[RecommendRequest],
+        events: Mapping[str, list[str]],
+    ) -> None:
+        """Log what a version would have answered."""
+        snapshot = version.snapshot
+        tastes = self._tastes(snapshot, requests, events)
+        for request, taste in zip(requests, tastes, strict=True):
+            self._answer(snapshot, request, taste, "shadow", 0.0)
 
     def _events_of(self, users: Sequence[str]) -> dict[str, list[str]]:
         """The items of the events that count, of the users who have some."""
@@ -539,13 +565,13 @@ class Service:
     ) -> list[_Taste]:
         """What is known of the users of some requests: scores without a bias, and histories."""
         model, index = snapshot.model, snapshot.catalogue.index
-        numbers = snapshot.users.find([request.user or "" for request in requests])
+        numbers = snapshot.users.find_text([request.user or "" for request in requests])
         since, sources = [], []
         for n, request in enumerate(requests):
             if request.user is None or self._is_forgotten(request.user, snapshot):
                 numbers[n] = -1
-            stored = index.find(events.get(request.user or "", ()))
-            items = np.concatenate([stored, index.find(request.session)])
+            stored = index.find_text(events.get(request.user or "", ()))
+            items = np.concatenate([stored, index.find_text(request.session)])
             since.append(items[items >= 0])
             if (stored >= 0).any() or (len(since[-1]) and numbers[n] >= 0):
                 sources.append("folded-in")
@@ -576,7 +602,7 @@ class Service:
                 and (user := requests[n].user) is not None
                 and not self._is_forgotten(user, snapshot)
             ):
-                other = int(snapshot.others.find([user])[0])
+                other = int(snapshot.others.find_text([user])[0])
                 if other >= 0:
                     past.append(_row(model.seen.others_pairs, other))
             seen = np.concatenate(past)
@@ -596,14 +622,21 @@ class Service:
         bias: Tensor | None = snapshot.bias
         if request.dial is not None:
             bias = snapshot.model._bias(request.dial)
-        elif taste.source == "environment":
+        if taste.source == "environment" and (request.dial is None or bias is None):
             bias = snapshot.popular
         scores = taste.scores if bias is None else taste.scores.add_(bias)
         explore, beyond = self.config.explore, self.config.explore_from
-        longer = request
-        if explore:
+        logged = self.config.log_answers and request.user is not None
+        pool, pool_values = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        if explore and logged:  # among what the rules would show next
             longer = request.model_copy(update={"k": request.k + beyond})
-        items, values, pinned = arrange(scores, longer, snapshot.catalogue, taste.seen)
+            pool, pool_values, _ = arrange(
+                scores.clone(), longer, snapshot.catalogue, taste.seen, fill=False
+            )
+        items, values, pinned = arrange(scores, request, snapshot.catalogue, taste.seen)
+        other = ~np.isin(pool, items)
+        items = np.concatenate([items, pool[other]])
+        values = np.concatenate([values, pool_values[other]])
         chosen, propensities = _explored(items, request.k, min(pinned, request.k), explore)
         ids = snapshot.catalogue.index.names(items[chosen])
         ranked = [
@@ -617,7 +650,7 @@ class Service:
             arm=arm,
             request_id=secrets.token_hex(12),
         )
-        if self.config.log_answers and request.user is not None:
+        if logged and request.user is not None:
             entry = Answer(
                 request_id=answer.request_id,
                 at=self._clock(),
@@ -635,12 +668,19 @@ class Service:
         return answer
 
     def flush(self) -> None:
-        """Write the answers that wait to be."""
+        """Write the answers that wait to be, but for those to users who were forgotten since."""
         with self._writing:
             waiting, self._answers = self._answers, []
-        if self._forgotten:  # who may have been while an answer was made
-            times = [self._forgotten.get(self.store.digest(own.user), -math.inf) for own in waiting]
-            waiting = [own for own, at in zip(waiting, times, strict=True) if own.at > at]
+        if waiting:
+            with contextlib.suppress(CnsdiffError), self._lock:
+                self._take_forgotten()
+        if self._forgotten:
+            never = 0, -math.inf
+            waiting = [
+                answer
+                for answer in waiting
+                if answer.at > self._forgotten.get(self.store.digest(answer.user), never)[1]
+            ]
         if not waiting:
             return
         try:
@@ -659,7 +699,7 @@ class Service:
         InputError
             The model is of popularity, or a filter names an attribute that no item has.
         """
-        snapshot = self._now().arm_of(None)[1].snapshot
+        snapshot = self._now().active.snapshot
         model, catalogue = snapshot.model, snapshot.catalogue
         number = self._item(snapshot, request.item)
         scorer = model._of_items(np.array([number]), None)
@@ -684,7 +724,8 @@ class Service:
         number = self._item(snapshot, request.item)
         events = self._events_of([] if request.user is None else [request.user])
         taste = self._tastes(snapshot, [request], events)[0]
-        own, added = float(taste.scores[number]), float(snapshot.bias[number])
+        bias = snapshot.popular if taste.source == "environment" else snapshot.bias
+        own, added = float(taste.scores[number]), float(bias[number])
         nearest: list[Ranked] = []
         history = np.unique(taste.history[taste.history != number])
         if len(history):
@@ -718,7 +759,7 @@ class Service:
         )
 
     def _item(self, snapshot: Snapshot, item: str) -> int:
-        number = int(snapshot.catalogue.index.find([item])[0])
+        number = int(snapshot.catalogue.index.find_text([item])[0])
         if number < 0:
             raise UnknownError(
                 f"the item {item!r} is not known to the version {snapshot.version!r}; add it with "
@@ -757,7 +798,9 @@ class Service:
         InputError
             An id or a feature is of another type than those of the active version.
         """
-        features = {item.item: dict(item.features) for item in items}
+        features = {
+            item.item: None if item.features is None else dict(item.features) for item in items
+        }
         if self._serving is not None:
             self._serving.versions[self._serving.activation.active].require(features)
         self.store.put_items(features)
@@ -787,7 +830,7 @@ class Service:
         """Whether a run tells of a user who was forgotten since."""
         if not self._forgotten:
             return False
-        return self._forgotten.get(self.store.digest(user), -math.inf) >= snapshot.added
+        return self._forgotten.get(self.store.digest(user), (0, 0.0))[0] > snapshot.without
 
     # -- health --------------------------------------------------------------------------------
 
@@ -799,7 +842,7 @@ class Service:
         CnsdiffError
             There is no version, or an answer is not what it should be.
         """
-        snapshot = self._now().arm_of(None)[1].snapshot
+        snapshot = self._now().active.snapshot
         users = snapshot.model.users
         step = max(1, len(users) // _REPLAYED)
         requests = [

@@ -227,16 +227,28 @@ class Store:
         rows = [{**event._asdict(), "received": received} for event in events]
         return self.database.write(NewRows(_EVENTS, "event_id", rows))
 
-    def events_after(self, seq: int, limit: int = 100_000, *, repeats: bool = True) -> pl.DataFrame:
+    def events_after(
+        self,
+        seq: int,
+        limit: int = 100_000,
+        *,
+        repeats: bool = True,
+        types: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
         """The first ``limit`` events after a number: seq, user, item, timestamp, type.
 
-        Without ``repeats``, the first event of each user with each item alone.
+        Those of some ``types`` alone, where they are given; without ``repeats``, of those the
+        first event of each user with each item.
         """
         columns = (_EVENTS.c[name] for name in _EVENT_FRAME)
         query = select(*columns).where(_EVENTS.c.seq > seq).order_by(_EVENTS.c.seq).limit(limit)
+        if types is not None:
+            query = query.where(_EVENTS.c.type.in_(types))
         if not repeats:
             earlier = _EVENTS.alias()
             same = (earlier.c.user == _EVENTS.c.user) & (earlier.c.item == _EVENTS.c.item)
+            if types is not None:
+                same &= earlier.c.type.in_(types)
             query = query.where(~exists().where(same & (earlier.c.seq < _EVENTS.c.seq)))
         return self._frame(query, _EVENT_FRAME)
 
@@ -305,11 +317,18 @@ class Store:
 
     # -- items -----------------------------------------------------------------------------------
 
-    def put_items(self, items: Mapping[str, Mapping[str, object]]) -> None:
-        """Set the features of items, known or new; one that was withdrawn is back."""
+    def put_items(self, items: Mapping[str, Mapping[str, object] | None]) -> None:
+        """Set the features of items, known or new; one that was withdrawn is back.
+
+        ``None`` leaves the features as they are.
+        """
         _require_ids("item", items)
-        rows = [
-            {"item": item, "features": _json(item, features), "withdrawn": False}
+        rows: list[_Row] = [
+            {
+                "item": item,
+                "features": None if features is None else _json(item, features),
+                "withdrawn": False,
+            }
             for item, features in items.items()
         ]
         if rows:
@@ -318,25 +337,11 @@ class Store:
     def withdraw(self, items: Sequence[str]) -> None:
         """Let no list show these items, until they are put again; their features stay."""
         _require_ids("item", items)
-
-        def work(connection: Connection) -> None:
-            known = dict(
-                row._tuple()
-                for start in range(0, len(items), _IDS)
-                for row in connection.execute(
-                    select(_ITEMS.c.item, _ITEMS.c.features).where(
-                        _ITEMS.c.item.in_(items[start : start + _IDS])
-                    )
-                )
-            )
-            rows = [
-                {"item": item, "features": known.get(item), "withdrawn": True}
-                for item in dict.fromkeys(items)
-            ]
-            _replace_items(connection, rows)
-
-        if items:
-            self.database.write(work)
+        rows: list[_Row] = [
+            {"item": item, "features": None, "withdrawn": True} for item in dict.fromkeys(items)
+        ]
+        if rows:
+            self.database.write(lambda connection: _replace_items(connection, rows))
 
     def items_after(self, seq: int) -> pl.DataFrame:
         """Items changed after a number: seq, item, features (JSON or null), withdrawn."""
@@ -361,12 +366,16 @@ class Store:
 
         def work(connection: Connection) -> None:
             known = _VERSIONS.c.name == version.name
-            path = connection.scalar(select(_VERSIONS.c.path).where(known))
+            query = select(_VERSIONS.c.path, _VERSIONS.c.figures).where(known)
+            path, before = connection.execute(query).one_or_none() or (None, "{}")
+            content = version.figures.get("content")
+            same = content is not None and json.loads(before).get("content") == content
             if path is None:
                 row = {**version._asdict(), "figures": figures}
                 connection.execute(insert(_VERSIONS), row)
-            elif path == version.path:
-                connection.execute(update(_VERSIONS).where(known).values(figures=figures))
+            elif path == version.path or same:  # the same run may be at another place now
+                values = {"path": version.path, "figures": figures}
+                connection.execute(update(_VERSIONS).where(known).values(values))
             else:
                 raise InputError(
                     f"version {version.name!r}: is {path} already; choose another name for "
@@ -639,7 +648,21 @@ def _make_tables(connection: Connection, place: str) -> None:
 
 
 def _replace_items(connection: Connection, rows: list[_Row]) -> None:
-    """Give each row a new number, for those who follow."""
+    """Give each row a new number, for those who follow; without features, it keeps those it had."""
+    names = [row["item"] for row in rows if row["features"] is None]
+    kept = dict(
+        row._tuple()
+        for start in range(0, len(names), _IDS)
+        for row in connection.execute(
+            select(_ITEMS.c.item, _ITEMS.c.features).where(
+                _ITEMS.c.item.in_(names[start : start + _IDS])
+            )
+        )
+    )
+    rows = [
+        row if row["features"] is not None else {**row, "features": kept.get(row["item"])}
+        for row in rows
+    ]
     names = [row["item"] for row in rows]
     for start in range(0, len(names), _IDS):
         connection.execute(delete(_ITEMS).where(_ITEMS.c.item.in_(names[start : start + _IDS])))

@@ -60,8 +60,8 @@ class Snapshot:
         The items.
     activity
         What the environment was computed from; ``None`` if it is not live.
-    added
-        When the version was added, in seconds since 1970.
+    without
+        Number of the last user in the store's list of forgotten ones of whom it learnt nothing.
     """
 
     version: str
@@ -72,7 +72,7 @@ class Snapshot:
     popular: Tensor
     catalogue: Catalogue
     activity: Activity | None
-    added: float
+    without: int
 
 
 def content_of(path: Path) -> str:
@@ -100,7 +100,9 @@ class LoadedVersion:
 
     def __init__(self, version: Version, config: ServiceConfig) -> None:
         recommender = Recommender.load(version.path)
-        self.name, self._added_at = version.name, version.added
+        self.name = version.name
+        forgotten = version.figures.get("forgotten", 0)
+        self._without = forgotten if isinstance(forgotten, int) else 0
         model = recommender.model_
         self._base, self._config = replace(model, train=_compact(model.train)), config
         self._attributes = _attributes(recommender, config)
@@ -154,11 +156,11 @@ class LoadedVersion:
             (self._withdrawn.add if withdrawn else self._withdrawn.discard)(item)
             if features is not None:
                 self._features[item] = json.loads(features)
-            known = self._base._item_index.find([item])[0] >= 0
-            if not known and item not in self._added and self._takes(item):
+            known = self._base._item_index.find_text([item])[0] >= 0
+            if not (known or withdrawn or item in self._added) and self._takes(item):
                 self._added[item] = len(self._added)
 
-    def require(self, items: Mapping[str, Mapping[str, Any]]) -> None:
+    def require(self, items: Mapping[str, Mapping[str, Any] | None]) -> None:
         """:class:`InputError` unless ids are of the run's type, and features of its content."""
         for item in items:
             if not self._takes(item):
@@ -166,11 +168,12 @@ class LoadedVersion:
                     f"the item {item!r} cannot be added, as the version {self.name!r} has ids of "
                     f"type {self._base.items.dtype}; give ids of that type"
                 )
-        if (refusal := self._refuses(list(items.values()))) is not None:
+        if (refusal := self._refuses([own or _NOTHING for own in items.values()])) is not None:
             raise refusal
 
     def _takes(self, item: str) -> bool:
-        return not as_type(pl.Series([item]), self._base.items.dtype).null_count()
+        own = as_type(pl.Series([item]), self._base.items.dtype)
+        return bool(own.cast(pl.String)[0] == item)  # to the letter: "7.0" is not the id 7
 
     def take_events(self, events: pl.DataFrame, until: float = np.inf) -> None:
         """Follow events later than training: the columns of ``Store.events_after``.
@@ -181,15 +184,13 @@ class LoadedVersion:
         if not len(events):
             return
         self.event_seq = max(self.event_seq, int(events["seq"].max()))  # type: ignore[arg-type]
-        if self._config.types is not None:
-            events = events.filter(pl.col("type").is_in(list(self._config.types)))
         if self._activity is not None:
             events = events.filter(
                 pl.col("timestamp").is_between(self.moment, until, closed="right")
             )
         # Pairs of training count already.
-        users = self._base._user_index.find(events["user"].to_list())
-        numbers = self._base._item_index.find(events["item"].to_list())
+        users = self._base._user_index.find_text(events["user"].to_list())
+        numbers = self._base._item_index.find_text(events["item"].to_list())
         known, new = numbers >= 0, self._base.is_new(users, numbers)
         fresh = np.stack([users, numbers])[:, new | ~known]
         self._latest = np.concatenate([self._latest, fresh], axis=1)[:, -_LATEST:]
@@ -252,7 +253,7 @@ class LoadedVersion:
             # What users did since is folded in with each answer, clicks on new items, too.
             model = replace(model, train=model.trained_on, since=None)
             if activity is not None:
-                numbers = model._item_index.find(clicks["item"].to_list())
+                numbers = model._item_index.find_text(clicks["item"].to_list())
                 activity = activity.followed_by(
                     numbers, clicks["timestamp"].to_numpy(), n_items=len(model.items)
                 )
@@ -275,7 +276,7 @@ class LoadedVersion:
             popular=popular,
             catalogue=catalogue,
             activity=activity,
-            added=self._added_at,
+            without=self._without,
         )
 
     def _catalogue_of(self, model: Model) -> Catalogue:
@@ -283,11 +284,11 @@ class LoadedVersion:
         n_added = len(model.items) - len(self._attributes)
         rows: list[Mapping[str, Any]] = [*self._attributes, *([_NOTHING] * n_added)]
         for number, features in zip(
-            index.find(list(self._features)), self._features.values(), strict=True
+            index.find_text(list(self._features)), self._features.values(), strict=True
         ):
             if number >= 0:
                 rows[number] = {**rows[number], **features}
-        out = index.find(sorted(self._withdrawn))
+        out = index.find_text(sorted(self._withdrawn))
         return Catalogue(index, rows, out[out >= 0])
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:

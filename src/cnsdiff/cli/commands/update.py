@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cnsdiff.data import Interactions
     from cnsdiff.recommender.run_directory import Fitted
     from cnsdiff.recommender.update import Comparison, Updating
+    from cnsdiff.training.progress import Reporter
 
 EXAMPLE = (
     "Example: cnsdiff update runs/shop --events sqlite:///events.db --out runs/shop2 --activate"
@@ -109,6 +110,7 @@ def update(
     require_unfinished(out)  # before anything is read
     fitted = Fitted.of_run(read_run(run))
     reporter = reporter_for_terminal(fitted.config.title)
+    forgotten = 0  # of an update that goes on, it is not known any more
     begun = load_dataset(out / DATASET) if is_run(out) and (out / DATASET).is_dir() else None
     if begun is not None:
         reporter.note(f"going on with the events that were there when {out} was begun")
@@ -127,10 +129,11 @@ def update(
             "delimiter": delimiter,
             "skip_bad": skip_bad,
         }
-        log = _events(events, types, **reading)
+        log = _of_its_type(_events(events, types, **reading), fitted, reporter)
         for problem in log.problems:
             reporter.note(f"{log.source}: left out {problem}")
-        updating = Updating.of_run(fitted, log, without=_forgotten(events))
+        without, forgotten = _forgotten(events)
+        updating = Updating.of_run(fitted, log, without=without)
     results: list[Fitted] = []
 
     def again() -> str:
@@ -155,7 +158,7 @@ def update(
     write_json(out / UPDATE, figures)
     if activate:
         assert comparison is not None
-        _activate(events, out, comparison, figures)
+        _activate(events, out, comparison, figures, forgotten)
     _tell(updating, results[0], comparison, figures, run, out, json)
 
 
@@ -193,21 +196,43 @@ def _events(events: str, types: str | None, **reading: Any) -> Interactions:
     return Interactions(frame, events, sum(log.skipped for log in logs), problems=problems)
 
 
-def _forgotten(events: str) -> Callable[[str], bool] | None:
-    """Whether a user was forgotten by the service whose store this is."""
+def _of_its_type(log: Interactions, fitted: Fitted, reporter: Reporter) -> Interactions:
+    """The interactions whose ids are of the run's type: one other would turn all into text."""
+    from dataclasses import replace
+
+    import polars as pl
+
+    from cnsdiff.data.ids import as_type
+
+    model, kept = fitted.model, pl.repeat(True, len(log.frame), dtype=pl.Boolean, eager=True)
+    for side, known in (("user", model.users), ("item", model.items)):
+        kept &= as_type(log.frame[side], known.dtype).is_not_null()
+    if not kept.all():
+        reporter.note(
+            f"{log.source}: left out {int((~kept).sum()):,} of {len(kept):,} interactions, whose "
+            f"ids are of another type than those of the run ({model.users.dtype} of users, "
+            f"{model.items.dtype} of items)"
+        )
+    return replace(log, frame=log.frame.filter(kept))
+
+
+def _forgotten(events: str) -> tuple[Callable[[str], bool] | None, int]:
+    """Whether a user was forgotten by the service whose store this is; the last one's number."""
     if not _is_store(events):
-        return None
+        return None, 0
     from cnsdiff.serving.store import Store, digest
 
     with Store.open(events, create=False) as store:
-        digests = set(store.forgotten_after(0)["digest"])
-        key = store.key
-    if not digests:
-        return None
-    return lambda user: digest(user, key) in digests
+        table, key = store.forgotten_after(0), store.key
+    if not len(table):
+        return None, 0
+    digests = set(table["digest"])
+    return lambda user: digest(user, key) in digests, int(table["seq"][-1])
 
 
-def _activate(events: str, out: Path, comparison: Comparison, figures: dict[str, object]) -> None:
+def _activate(
+    events: str, out: Path, comparison: Comparison, figures: dict[str, object], forgotten: int
+) -> None:
     """Have the service answer by the new run.
 
     Raises
@@ -222,9 +247,15 @@ def _activate(events: str, out: Path, comparison: Comparison, figures: dict[str,
     from cnsdiff.serving.store import Store
     from cnsdiff.serving.version import content_of
 
-    name = out.resolve().name
     with Store.open(events, create=False) as store:
-        figures = {"content": content_of(out), "rehearsed": comparison.new, **figures}
+        content = content_of(out)
+        name = f"{out.resolve().name}-{content[:8]}"  # as a service names it
+        figures = {
+            "content": content,
+            "rehearsed": comparison.new,
+            "forgotten": forgotten,
+            **figures,
+        }
         store.add_version(Version(name, str(out.resolve()), time.time(), figures))
         if not comparison.better:
             raise CnsdiffError(
