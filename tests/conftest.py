@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the published data sets: set CNSDIFF_DATA (looked in {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests of a process: a thread can have no second."""
+    from chromium import launched
+
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture

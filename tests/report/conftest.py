@@ -8,19 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import launched
 from playwright.sync_api import Browser, Page
 from report_parts import full_document
 
 from cnsdiff.report.html import write_html
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with launched() as browser:
-        yield browser
-
 
 #: ``with open_page(file, …) as page:`` — offline; no error, and no request but the file.
 OpenPage = Callable[..., contextlib.AbstractContextManager[Page]]

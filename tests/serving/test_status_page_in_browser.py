@@ -6,7 +6,6 @@ import shutil
 import time
 
 import pytest
-from chromium import launched
 from playwright.sync_api import expect
 from service_parts import listening, train
 
@@ -16,6 +15,7 @@ from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Store, Version
 
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=20_000)  # the page asks every five seconds
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)>"
 GONE = "long" * 30
 
@@ -46,9 +46,8 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page(place, scheme):
-    with launched() as browser:
-        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+def test_the_page(browser, place, scheme):
+    with browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme) as page:
         problems, asked = [], []
         page.on("console", lambda said: problems.append(said.text))
         page.on("pageerror", lambda error: problems.append(str(error)))

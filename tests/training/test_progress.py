@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -263,7 +264,9 @@ def terminal(monkeypatch):
 def test_the_live_table_runs(world, terminal, capsys):
     training = {**TRAINING, "select_on": "test_ood", "dial": "off"}
     reporter = RichReporter("lightgcn + random")
-    Recommender(sampler="random", training=training).fit(world, reporter=reporter)
+    # An epoch of a few milliseconds is over before the table is drawn again.
+    slowly = {"stop": lambda record: time.sleep(0.3)}
+    Recommender(sampler="random", training=training).fit(world, reporter=reporter, **slowly)
     written = capsys.readouterr().err
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
     assert "WARNING: select_on=test_ood" in shown

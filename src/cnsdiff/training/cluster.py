@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,12 +143,18 @@ def train_on_cluster(work: Callable[[], str], processes: int, device: str, threa
             ),
             run_config=RunConfig(storage_path=own, logging_config=LoggingConfig("CRITICAL")),
         )
+        # Ray takes the signal of Ctrl-C, and keeps it.
+        ours = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT)
         try:
             result = trainer.fit()
         except WorkerGroupError as error:
             raise _cause(error.worker_failures) from error
         except TrainingFailedError as error:
             raise TrainingError(f"Ray could not train: {reason(error)}") from error
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
     said: str = result.return_value
     return said
 
