@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+from chromium import find_chromium
 from playwright.sync_api import expect
 from service_parts import listening, train
 
@@ -47,7 +48,9 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page(browser, place, scheme):
-    with browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme) as page:
+    # Of its own: after this page, the browser of the reports saves no file any more.
+    own = browser.browser_type.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+    with own, own.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme) as page:
         problems, asked = [], []
         page.on("console", lambda said: problems.append(said.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
