@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 from service_parts import train
 
-from cnsdiff.serving.monitor import Arms, wilson
+from cnsdiff.evaluation.fhn import wilson
+from cnsdiff.serving.monitor import Arms
 from cnsdiff.serving.schemas import EventBody
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Store

@@ -145,6 +145,13 @@ class Model:
         clicks
             ``user`` and ``item`` of those who have clicked on them; pairs of others are left out.
         """
+        numbers = self._clicks(ids, clicks)
+        return self._scored(self._longer(ids, numbers), features, numbers)
+
+    def _scored(
+        self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
+    ) -> Self:
+        """The longer model with what scores its new items, too."""
         raise NotImplementedError
 
     def _clicks(self, ids: pl.Series, clicks: pl.DataFrame | None) -> NDArray[np.int64]:
@@ -156,7 +163,7 @@ class Model:
         numbers = np.stack([index.find(clicks[side].to_list()) for index, side in sides])
         return np.unique(numbers[:, (numbers >= 0).all(axis=0)], axis=1)
 
-    def _longer(self, ids: pl.Series, clicks: NDArray[np.int64], offset: float) -> Self:
+    def _longer(self, ids: pl.Series, clicks: NDArray[np.int64]) -> Self:
         """The model with new items in all but what scores them."""
         n = len(self.items) + len(ids)
 
@@ -180,7 +187,9 @@ class Model:
             dial_step=longer(self.dial_step),
             bias=None if self.bias is None else longer(self.bias),
             activity=None if self.activity is None else self.activity.with_items(n),
-            offsets=longer(self.offsets, offset),
+            offsets=longer(
+                self.offsets, 0.0 if self.content is None else self.content.model.choice.offset
+            ),
         )
 
     def with_interactions(self, users: pl.Series, items: pl.Series) -> Self:
@@ -510,26 +519,20 @@ class EmbeddingModel(Model):
             None if bias is None else bias.to(device),
         )
 
-    def with_items(
-        self,
-        ids: pl.Series,
-        features: pl.DataFrame | None = None,
-        clicks: pl.DataFrame | None = None,
+    def _scored(
+        self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
     ) -> Self:
-        """See :meth:`Model.with_items`; without content, new items begin at the mean of all."""
-        numbers = self._clicks(ids, clicks)
-        offset = 0.0
+        """See :meth:`Model._scored`; without content, new items begin at the mean of all."""
         if self.content is not None:
             assert features is not None
-            vectors = self.content.vectors(features, self.user_embeddings, *numbers)
-            offset = self.content.model.choice.offset
+            vectors = self.content.vectors(features, self.user_embeddings, *clicks)
         else:
             known = self.item_embeddings[item_counts(self.train) > 0]
-            mean = known.mean(dim=0).expand(len(ids), -1)
-            prior = Gaussian(mean, covariance_of(known))
-            vectors = prior.after_clicks(self.user_embeddings, numbers[0], numbers[1], 1.0)
+            n = len(longer.items) - len(self.items)
+            prior = Gaussian(known.mean(dim=0).expand(n, -1), covariance_of(known))
+            vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
         return replace(
-            self._longer(ids, numbers, offset),
+            longer,
             history_map=self._fitted_map,
             item_embeddings=torch.cat([self.item_embeddings, vectors]),
         )
@@ -602,21 +605,16 @@ class ItemItemModel(Model):
             bias = None if bias is None else bias.to(device)
         return ItemItemScorer(self.train, weights, bias)
 
-    def with_items(
-        self,
-        ids: pl.Series,
-        features: pl.DataFrame | None = None,
-        clicks: pl.DataFrame | None = None,
+    def _scored(
+        self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
     ) -> Self:
-        """See :meth:`Model.with_items`; of new items there are no weights."""
-        longer = self._longer(ids, self._clicks(ids, clicks), 0.0)
-        more = len(ids)
+        """See :meth:`Model._scored`; of new items there are no weights."""
+        n_items = len(longer.items)
         if isinstance(self.weights, Tensor):
+            more = n_items - len(self.items)
             weights: ItemWeights = torch.nn.functional.pad(self.weights, (0, more, 0, more))
         else:
-            own, shape = self.weights, (len(longer.items), len(longer.items))
-            starts = np.pad(own.indptr, (0, more), mode="edge")
-            weights = csr_array((own.data, own.indices, starts), shape=shape)
+            weights = _wider(_taller(self.weights, n_items), n_items)
         return replace(longer, weights=weights)
 
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from cnsdiff.evaluation.fhn import wilson
+
 #: Minutes shown, requests whose times tell quantiles, and users whose last list is remembered.
 MINUTES, _LATEST, _USERS = 60, 4_096, 200_000
 #: An event on an item counts for the last list that showed it, if it comes within a day.
 WINDOW = 86_400.0
-#: Of a normal distribution, 95 % lie within so many deviations.
-_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,3 @@ class Arms:
             Taken(*key, lists, taken, taken / lists, *wilson(taken, lists))
             for key, (lists, taken) in sorted(self._counts.items())
         ]
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
-    share, z2 = hits / n, _Z**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

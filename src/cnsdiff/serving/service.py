@@ -23,6 +23,7 @@ from torch import Tensor
 from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment.covariates import Covariates
+from cnsdiff.recommender.embedding_model import Model
 from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.monitor import Arms, Traffic
 from cnsdiff.serving.ranking import arrange, best
@@ -386,11 +387,7 @@ class Service:
             except InputError as error:  # what is served goes on
                 self._report(f"{error}; until it can be loaded, all is served as before")
             self._take_forgotten()
-            for version in list(self._loaded.values()):
-                changes = self.store.items_after(version.item_seq)
-                if len(changes):
-                    version.take_items(changes)
-                    version.renew()
+            self._renew_items()
 
     def _take_forgotten(self) -> None:
         begin_again = False
@@ -417,7 +414,7 @@ class Service:
         """How far the events are from what the active version was trained on."""
         if self._serving is None:
             return
-        drift = self._serving.versions[self._serving.activation.active].drift()
+        drift = self._serving.active.drift()
         if drift is None:
             return
         before = bool(self._drifts) and self._drifts[-1].alarm
@@ -454,9 +451,7 @@ class Service:
                 return
 
     def _catch_up(self, version: LoadedVersion) -> None:
-        changes = self.store.items_after(version.item_seq)
-        if len(changes):
-            version.take_items(changes)
+        self._take_items(version)
         until = self._clock() + _AHEAD
         if version.is_ahead(until):
             version.begin_again()
@@ -567,9 +562,9 @@ class Service:
         model, index = snapshot.model, snapshot.catalogue.index
         numbers = snapshot.users.find_text([request.user or "" for request in requests])
         since, sources = [], []
+        nobody = [r.user is None or self._is_forgotten(r.user, snapshot) for r in requests]
+        numbers[nobody] = -1
         for n, request in enumerate(requests):
-            if request.user is None or self._is_forgotten(request.user, snapshot):
-                numbers[n] = -1
             stored = index.find_text(events.get(request.user or "", ()))
             items = np.concatenate([stored, index.find_text(request.session)])
             since.append(items[items >= 0])
@@ -597,12 +592,8 @@ class Service:
                 past.append(_row(model.train, number))
                 if model.seen is not None:
                     past.append(_row(model.seen.pairs, number))
-            elif (
-                model.seen is not None
-                and (user := requests[n].user) is not None
-                and not self._is_forgotten(user, snapshot)
-            ):
-                other = int(snapshot.others.find_text([user])[0])
+            elif model.seen is not None and not nobody[n]:
+                other = int(snapshot.others.find_text([requests[n].user or ""])[0])
                 if other >= 0:
                     past.append(_row(model.seen.others_pairs, other))
             seen = np.concatenate(past)
@@ -702,11 +693,8 @@ class Service:
         snapshot = self._now().active.snapshot
         model, catalogue = snapshot.model, snapshot.catalogue
         number = self._item(snapshot, request.item)
-        scorer = model._of_items(np.array([number]), None)
-        with torch.no_grad():
-            scores = scorer.score_block(torch.zeros(1, dtype=torch.int64), 0, len(model.items))[0]
+        scores = _likeness(model, number) + catalogue.penalties(request)
         out = catalogue.numbers(request.exclude)
-        scores.masked_fill_(torch.from_numpy(~catalogue.allowed(request)), -torch.inf)
         scores[torch.from_numpy(np.append(out, number))] = -torch.inf
         items, values = best(scores, request.k)
         return SimilarAnswer(items=_ranked(snapshot, items, values), version=snapshot.version)
@@ -730,13 +718,9 @@ class Service:
         history = np.unique(taste.history[taste.history != number])
         if len(history):
             with contextlib.suppress(InputError):  # a model of popularity knows of none
-                scorer = model._of_items(np.array([number]), None)
-                with torch.no_grad():
-                    block = scorer.score_block(
-                        torch.zeros(1, dtype=torch.int64), 0, len(model.items)
-                    )[0]
-                near = torch.full_like(block, -torch.inf)
-                near[torch.from_numpy(history)] = block[torch.from_numpy(history)]
+                alike = _likeness(model, number)
+                near = torch.full_like(alike, -torch.inf)
+                near[torch.from_numpy(history)] = alike[torch.from_numpy(history)]
                 nearest = _ranked(snapshot, *best(near, 5))
         covariates: dict[str, float] = {}
         environment = model.environment
@@ -802,7 +786,7 @@ class Service:
             item.item: None if item.features is None else dict(item.features) for item in items
         }
         if self._serving is not None:
-            self._serving.versions[self._serving.activation.active].require(features)
+            self._serving.active.require(features)
         self.store.put_items(features)
         self._renew_items()
 
@@ -814,8 +798,15 @@ class Service:
     def _renew_items(self) -> None:
         with self._lock:
             for version in list(self._loaded.values()):
-                version.take_items(self.store.items_after(version.item_seq))
-                version.renew()
+                if self._take_items(version):
+                    version.renew()
+
+    def _take_items(self, version: LoadedVersion) -> bool:
+        """Whether the catalogue changed since the version took it last; it has by then."""
+        changes = self.store.items_after(version.item_seq)
+        if len(changes):
+            version.take_items(changes)
+        return bool(len(changes))
 
     def forget(self, user: str) -> int:
         """Forget a user everywhere; how many rows were deleted."""
@@ -852,6 +843,13 @@ class Service:
         for taste in self._tastes(snapshot, requests, {}):
             if not torch.isfinite(taste.scores + snapshot.bias).all():
                 raise CnsdiffError(f"the version {snapshot.version!r} gives a score that is none")
+
+
+def _likeness(model: Model, number: int) -> Tensor:
+    """``(I,)`` how alike items are to one; :class:`InputError` of a model of popularity."""
+    scorer = model._of_items(np.array([number]), None)
+    with torch.no_grad():
+        return scorer.score_block(torch.zeros(1, dtype=torch.int64), 0, len(model.items))[0]
 
 
 def _row(pairs: Any, number: int) -> Numbers:

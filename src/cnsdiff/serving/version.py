@@ -378,6 +378,6 @@ def _environment_file(environment: str, model: Model) -> Tensor | None:
             "environment 'live' or 'trained'"
         )
     values: NDArray[np.float32] = np.zeros(len(model.items), dtype=np.float32)
-    numbers = IdIndex(model.items).find(table["item"].to_list())
+    numbers = model._item_index.find(table["item"].to_list())
     values[numbers[numbers >= 0]] = table["bias"].to_numpy()[numbers >= 0]
     return torch.from_numpy(values)
