@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from service_parts import train
 
 from cnsdiff.evaluation.fhn import wilson
-from cnsdiff.serving.monitor import Arms
+from cnsdiff.serving.monitor import Arms, HitRate
 from cnsdiff.serving.schemas import EventBody
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Store
@@ -75,6 +75,62 @@ def test_lists_that_were_taken_from():
     arms.restart(25.0)
     arms.take(answers((5, 24.0, "a", "main", "v", ["x"])), none)
     assert not arms.figures()
+
+
+def test_the_hit_rate_falls():
+    """As many false alarms as ADWIN is allowed, none of a rise, one of a fall, until it is back."""
+    rate, generator = HitRate(), np.random.default_rng(0)
+    assert rate.figures() is None
+
+    def follow(share, n):
+        for hit in generator.random(n) < share:
+            rate.add(bool(hit))
+        return rate.figures()
+
+    still = follow(0.2, 20_000)
+    assert (still.events, still.before, still.message) == (20_000, None, "")
+    assert still.rate == pytest.approx(0.2, abs=0.02)
+    assert follow(0.3, 5_000).before is None
+    fallen = follow(0.1, 5_000)
+    assert fallen.before == pytest.approx(0.3, abs=0.03)
+    assert fallen.rate == pytest.approx(0.1, abs=0.03)
+    assert fallen.message.startswith("Lists hold less of what their users take next: ")
+    assert follow(0.35, 10_000).before is None
+
+
+def test_only_the_next_event_after_a_list_of_the_active_version_is_a_hit():
+    generator, n = np.random.default_rng(0), 3_000
+    users = [f"u{user}" for user in generator.integers(0, 50, n)]
+    arms = generator.choice(["main", "canary", "shadow"], n).tolist()
+    kinds = generator.random(n) < 0.4  # whether a row is a list
+    items = [f"i{item}" for item in generator.integers(0, 6, n)]
+    shown = [
+        (seq, float(seq), user, arm, "v", [item, "x"])
+        for seq, (user, arm, item, kind) in enumerate(zip(users, arms, items, kinds, strict=True))
+        if kind
+    ]
+    done = [
+        (seq, float(seq), user, item)
+        for seq, (user, item, kind) in enumerate(zip(users, items, kinds, strict=True))
+        if not kind
+    ]
+    arms_counted = Arms()
+    arms_counted.take(
+        pl.DataFrame(shown, schema=("seq", "at", "user", "arm", "version", "items"), orient="row"),
+        pl.DataFrame(done, schema=("seq", "timestamp", "user", "item"), orient="row"),
+    )
+    # By hand: each list that is followed before the user sees another.
+    hits, lists = [], [row for row in shown if row[3] != "shadow"]
+    for user in set(users):
+        own = [row for row in lists if row[2] == user]
+        ends = [row[0] for row in own[1:]] + [n]
+        for (seq, *_, arm, _, items_shown), end in zip(own, ends, strict=True):
+            after = [row[3] for row in done if row[2] == user and seq < row[0] < end]
+            if after and arm == "main":
+                hits.append(after[0] in items_shown)
+    figures = arms_counted.hits.figures()
+    assert (figures.events, figures.rate) == (len(hits), pytest.approx(np.mean(hits)))
+    assert 0 < figures.rate < 1 and figures.events > 100
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 10), (10, 10), (41, 1000)])

@@ -124,6 +124,12 @@ class Metrics:
             registry=own,
         )
         self.alarm = Gauge("cnsdiff_drift_alarm", "1 while the environment moves.", registry=own)
+        self.hits = Gauge(
+            "cnsdiff_hit_rate",
+            "Share of users' next events that their last list held; before: what it fell from.",
+            ["when"],
+            registry=own,
+        )
         self.wal = Gauge("cnsdiff_store_wal_bytes", "SQLite's write-ahead log.", registry=own)
         self.problem = Gauge(
             "cnsdiff_problem", "1 while the store cannot be followed.", registry=own
@@ -309,6 +315,10 @@ def create_app(service: Service) -> FastAPI:
             metrics.drift.labels("live").set(drift.js)
             metrics.drift.labels("chance").set(drift.chance)
             metrics.alarm.set(drift.alarm)
+        if (hits := service.hits) is not None:
+            metrics.hits.labels("latest").set(hits.rate)
+            # The same where it did not fall.
+            metrics.hits.labels("before").set(hits.rate if hits.before is None else hits.before)
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
     return app

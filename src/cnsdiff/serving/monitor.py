@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from river.drift import ADWIN
 
 from cnsdiff.evaluation.fhn import wilson
 
@@ -83,6 +84,69 @@ class Taken:
     high: float
 
 
+@dataclass(frozen=True)
+class Hits:
+    """Of the users' next events after a list of the active version, how many its list held.
+
+    ``rate`` is that of the latest, as many as are alike (ADWIN); ``before`` is what it fell from,
+    beyond chance, and has not come back to; ``None`` where it did not fall. ``message`` says so.
+    """
+
+    events: int
+    rate: float
+    before: float | None
+    message: str
+
+
+class HitRate:
+    """How often a user's next event is on an item of the list, watched for a fall.
+
+    The window of ADWIN (Bifet and Gavaldà, 2007) grows while the rate stands still and drops its
+    older part where the two differ beyond chance.
+    """
+
+    def __init__(self) -> None:
+        self._window, self._events = ADWIN(), 0  # type: ignore[no-untyped-call]
+        self._before: float | None = None
+
+    def add(self, hit: bool) -> None:
+        """Count the event that followed a list."""
+        before = float(self._window.estimation)
+        self._window.update(int(hit))  # type: ignore[no-untyped-call]
+        self._events += 1
+        rate = float(self._window.estimation)
+        if self._before is None:
+            if self._window.drift_detected and rate < before:
+                self._before = before
+        elif rate >= self._before:
+            self._before = None
+
+    def figures(self) -> Hits | None:
+        """As it stands; ``None`` before the first event."""
+        if not self._events:
+            return None
+        rate = float(self._window.estimation)
+        message = (
+            ""
+            if self._before is None
+            else (
+                f"Lists hold less of what their users take next: {100 * rate:.1f}% of the latest, "
+                f"{100 * self._before:.1f}% before."
+            )
+        )
+        return Hits(self._events, rate, self._before, message)
+
+
+@dataclass
+class _Shown:
+    """The last list of a user."""
+
+    at: float
+    arm: tuple[str, str]
+    items: frozenset[str]
+    followed: bool = False
+
+
 class Arms:
     """Which lists were followed by an event on one of their items.
 
@@ -91,13 +155,15 @@ class Arms:
 
     def __init__(self) -> None:
         self.answer_seq = self.event_seq = 0
-        self._last: OrderedDict[str, tuple[float, tuple[str, str], frozenset[str]]] = OrderedDict()
+        self._last: OrderedDict[str, _Shown] = OrderedDict()
         self._counts: dict[tuple[str, str], list[int]] = {}
+        self.hits = HitRate()
         self.since = -math.inf
 
     def restart(self, since: float) -> None:
         """Count anew, lists from a moment on."""
         self.since = since
+        self.hits = HitRate()
         self._counts.clear()
         self._last.clear()
 
@@ -124,15 +190,21 @@ class Arms:
                 _, user, arm, version, items = row
                 key = str(arm), str(version)
                 self._counts.setdefault(key, [0, 0])[0] += 1
-                self._last[str(user)] = (at, key, frozenset(items))  # type: ignore[call-overload]
+                self._last[str(user)] = _Shown(at, key, frozenset(items))  # type: ignore[call-overload]
                 self._last.move_to_end(str(user))
                 if len(self._last) > _USERS:
                     self._last.popitem(last=False)
                 continue
             _, user, item = row
             last = self._last.get(str(user))
-            if last is not None and item in last[2] and 0 <= at - last[0] <= WINDOW:
-                self._counts[last[1]][1] += 1
+            if last is None or not 0 <= at - last.at <= WINDOW:
+                continue
+            hit = item in last.items
+            if last.arm[0] == "main" and not last.followed:
+                self.hits.add(hit)
+            last.followed = True
+            if hit:
+                self._counts[last.arm][1] += 1
                 del self._last[str(user)]
 
     def figures(self) -> list[Taken]:

@@ -19,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from cnsdiff.serving.monitor import Minute, Taken
+from cnsdiff.serving.monitor import Hits, Minute, Taken
 
 #: Characters of an id and its bytes in a store, ids in one list, and items in one answer.
 LONGEST_ID, MOST_BYTES, MOST_IDS, LONGEST_LIST = 500, 1_000, 10_000, 1_000
@@ -347,4 +347,7 @@ class Status(State):
     drift: DriftAnswer | None
     drift_history: list[DriftAnswer]
     arms: list[Taken]
+    hits: Hits | None = Field(
+        description="Of the next events of users who were shown a list of the active version."
+    )
     problem: str | None = Field(description="Why what is served is not what the store says.")

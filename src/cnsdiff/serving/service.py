@@ -25,7 +25,7 @@ from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment.covariates import Covariates
 from cnsdiff.recommender.embedding_model import Model
 from cnsdiff.serving.config import ServiceConfig
-from cnsdiff.serving.monitor import Arms, Traffic
+from cnsdiff.serving.monitor import Arms, Hits, Traffic
 from cnsdiff.serving.ranking import arrange, best
 from cnsdiff.serving.records import Activation, Answer, Event, Version
 from cnsdiff.serving.schemas import (
@@ -358,6 +358,7 @@ class Service:
             drift=self.drift,
             drift_history=list(self._drifts),
             arms=self._arms.figures(),
+            hits=self.hits,
             problem=self.problem,
         )
 
@@ -365,6 +366,11 @@ class Service:
     def drift(self) -> DriftAnswer | None:
         """As measured last."""
         return self._drifts[-1] if self._drifts else None
+
+    @property
+    def hits(self) -> Hits | None:
+        """How often a user's next event is on an item of the list."""
+        return self._arms.hits.figures()
 
     @property
     def environment_age(self) -> float | None:
@@ -441,6 +447,7 @@ class Service:
         """Follow what became of the lists that were shown since the last activation."""
         if self._serving is not None and self._serving.activation.at != self._arms.since:
             self._arms.restart(self._serving.activation.at)
+        before = self.hits
         while True:
             answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE)
             events = self.store.events_after(
@@ -448,7 +455,10 @@ class Service:
             )
             self._arms.take(answers, events)
             if max(len(answers), len(events)) < _ROWS_AT_ONCE:
-                return
+                break
+        hits = self.hits
+        if hits is not None and hits.message and not (before and before.message):
+            log.warning("%s", hits.message)
 
     def _catch_up(self, version: LoadedVersion) -> None:
         self._take_items(version)
