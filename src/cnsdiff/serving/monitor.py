@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from river.drift import ADWIN
 
 from cnsdiff.evaluation.fhn import wilson
 
@@ -106,6 +105,8 @@ class HitRate:
     """
 
     def __init__(self) -> None:
+        from river.drift import ADWIN
+
         self._window, self._events = ADWIN(), 0  # type: ignore[no-untyped-call]
         self._before: float | None = None
 
