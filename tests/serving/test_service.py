@@ -1,4 +1,4 @@
-"""Answers, what they follow, and versions, without HTTP."""
+"""Answers, what they follow, and versions, without HTTP; on each database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from cnsdiff.serving.schemas import (
     SimilarRequest,
 )
 from cnsdiff.serving.service import NotReadyError, Service, UnknownError
-from cnsdiff.serving.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +32,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(runs):
     return cnsdiff.Recommender.load(runs[0])
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
-        yield store
 
 
 @pytest.fixture

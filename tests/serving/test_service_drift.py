@@ -12,7 +12,6 @@ from cnsdiff.evaluation.fhn import wilson
 from cnsdiff.serving.monitor import Arms, HitRate
 from cnsdiff.serving.schemas import EventBody
 from cnsdiff.serving.service import Service
-from cnsdiff.serving.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -21,31 +20,30 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_drift_is_told_where_there_is_some(run, tmp_path, moved):
+def test_drift_is_told_where_there_is_some(run, store, moved):
     rng = np.random.default_rng(0)
     expected = {name: f"expected of {name}" for name in ("temporal", "popularity", "user-group")}
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
-        service = Service(store, expected=expected)
-        service.serve(run)
-        model = service._now().arm_of(None)[1].snapshot.model
-        late = model.activity.decayed[:, 0]
-        weights = late[::-1] ** 3 if moved else late
-        items = rng.choice(len(late), 2000, p=weights / weights.sum())
-        times = model.activity.moment + np.arange(2000)
-        service.add_events(
-            [
-                EventBody(event_id=str(n), user=f"v{n}", item=model.items[int(item)], timestamp=at)
-                for n, (item, at) in enumerate(zip(items, times, strict=True))
-            ]
-        )
-        service.refresh()
-        drift = service.drift
-        assert drift.alarm is moved
-        assert drift.unknown_users == 1.0
-        assert (drift.js > drift.bound) is moved
-        if moved:
-            assert drift.message.endswith(expected[drift.scenario])
-        assert service.status().drift == drift
+    service = Service(store, expected=expected)
+    service.serve(run)
+    model = service._now().arm_of(None)[1].snapshot.model
+    late = model.activity.decayed[:, 0]
+    weights = late[::-1] ** 3 if moved else late
+    items = rng.choice(len(late), 2000, p=weights / weights.sum())
+    times = model.activity.moment + np.arange(2000)
+    service.add_events(
+        [
+            EventBody(event_id=str(n), user=f"v{n}", item=model.items[int(item)], timestamp=at)
+            for n, (item, at) in enumerate(zip(items, times, strict=True))
+        ]
+    )
+    service.refresh()
+    drift = service.drift
+    assert drift.alarm is moved
+    assert drift.unknown_users == 1.0
+    assert (drift.js > drift.bound) is moved
+    if moved:
+        assert drift.message.endswith(expected[drift.scenario])
+    assert service.status().drift == drift
 
 
 def test_lists_that_were_taken_from():

@@ -1,4 +1,4 @@
-"""The service over HTTP: what is sent, refused, counted and shown."""
+"""The service over HTTP: what is sent, refused, counted and shown; on each database."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def serve(run, tmp_path):
+def serve(run, store_url):
     """Open a client of a service with some settings."""
     opened = []
 
     def start(**config):
-        store = Store.open(f"sqlite:///{tmp_path}/store.db")
+        store = Store.open(store_url)
         service = Service(store, ServiceConfig(**config))
         service.serve(run)
         client = TestClient(create_app(service), raise_server_exceptions=False)
@@ -299,9 +299,9 @@ def test_a_broken_store_is_told(serve, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_description_is_true(run, tmp_path):
+def test_the_description_is_true(run, store_url):
     """Whatever the OpenAPI document allows or forbids, the service answers as it says."""
-    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    store = Store.open(store_url)
     service = Service(store, ServiceConfig(tokens=("secret",)))
     service.serve(run)
     app = create_app(service)
