@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
-from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment.covariates import Covariates
 from cnsdiff.recommender.embedding_model import Model
 from cnsdiff.serving.config import ServiceConfig
@@ -43,7 +42,7 @@ from cnsdiff.serving.schemas import (
     State,
     Status,
 )
-from cnsdiff.serving.version import LoadedVersion, Snapshot, content_of
+from cnsdiff.serving.version import LoadedVersion, Snapshot, Taste, content_of
 
 if TYPE_CHECKING:
     from cnsdiff.serving.store import Store
@@ -88,15 +87,6 @@ class _Serving:
     def active(self) -> LoadedVersion:
         """The version of all who are in no trial."""
         return self.versions[self.activation.active]
-
-
-class _Taste(NamedTuple):
-    """What is known of a user, under one snapshot."""
-
-    scores: Tensor
-    seen: Numbers
-    history: Numbers
-    source: str
 
 
 class Service:
@@ -567,65 +557,22 @@ class Service:
         snapshot: Snapshot,
         requests: Sequence[RecommendRequest | ExplainRequest],
         events: Mapping[str, list[str]],
-    ) -> list[_Taste]:
-        """What is known of the users of some requests: scores without a bias, and histories."""
-        model, index = snapshot.model, snapshot.catalogue.index
-        numbers = snapshot.users.find_text([request.user or "" for request in requests])
-        since, sources = [], []
-        nobody = [r.user is None or self._is_forgotten(r.user, snapshot) for r in requests]
-        numbers[nobody] = -1
-        for n, request in enumerate(requests):
-            stored = index.find_text(events.get(request.user or "", ()))
-            items = np.concatenate([stored, index.find_text(request.session)])
-            since.append(items[items >= 0])
-            if (stored >= 0).any() or (len(since[-1]) and numbers[n] >= 0):
-                sources.append("folded-in")
-            elif len(since[-1]):
-                sources.append("session")
-            else:
-                sources.append("trained" if numbers[n] >= 0 else "environment")
-        with torch.no_grad():
-            if all(source == "trained" for source in sources):
-                scorer = model._of_users(numbers, None)
-            else:
-                rows = np.repeat(np.arange(len(requests)), [len(items) for items in since])
-                shape = len(requests), len(model.items)
-                scorer = model.fold_in(numbers, pair_matrix(rows, np.concatenate(since), shape))
-            scores = scorer.score_block(torch.arange(len(requests)), 0, len(model.items))
-            unknown = [source == "environment" for source in sources]
-            if any(unknown):
-                scores[torch.tensor(unknown)] = 0.0
-        tastes = []
-        for n, number in enumerate(numbers.tolist()):
-            past = [since[n]]
-            if number >= 0:
-                past.append(_row(model.train, number))
-                if model.seen is not None:
-                    past.append(_row(model.seen.pairs, number))
-            elif model.seen is not None and not nobody[n]:
-                other = int(snapshot.others.find_text([requests[n].user or ""])[0])
-                if other >= 0:
-                    past.append(_row(model.seen.others_pairs, other))
-            seen = np.concatenate(past)
-            history = np.concatenate(past[:2]) if number >= 0 else since[n]
-            tastes.append(_Taste(scores[n], seen, history, sources[n]))
-        return tastes
+    ) -> list[Taste]:
+        """What is known of the users of some requests."""
+        users = [request.user for request in requests]
+        nobody = [user is None or self._is_forgotten(user, snapshot) for user in users]
+        return snapshot.tastes(requests, [events.get(user or "", []) for user in users], nobody)
 
     def _answer(
         self,
         snapshot: Snapshot,
         request: RecommendRequest,
-        taste: _Taste,
+        taste: Taste,
         arm: str,
         share: float,
     ) -> RecommendAnswer:
         """The list made of a user's taste, explored and logged."""
-        bias: Tensor | None = snapshot.bias
-        if request.dial is not None:
-            bias = snapshot.model._bias(request.dial)
-        if taste.source == "environment" and (request.dial is None or bias is None):
-            bias = snapshot.popular
-        scores = taste.scores if bias is None else taste.scores.add_(bias)
+        scores = snapshot.scores(request, taste)
         explore, beyond = self.config.explore, self.config.explore_from
         logged = self.config.log_answers and request.user is not None
         pool, pool_values = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
@@ -860,12 +807,6 @@ def _likeness(model: Model, number: int) -> Tensor:
     scorer = model._of_items(np.array([number]), None)
     with torch.no_grad():
         return scorer.score_block(torch.zeros(1, dtype=torch.int64), 0, len(model.items))[0]
-
-
-def _row(pairs: Any, number: int) -> Numbers:
-    """The columns of one row of a CSR matrix."""
-    row = pairs.indices[pairs.indptr[number] : pairs.indptr[number + 1]]
-    return np.asarray(row, dtype=np.int64)
 
 
 def _ranked(snapshot: Snapshot, items: Numbers, values: NDArray[np.float32]) -> list[Ranked]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -32,11 +32,23 @@ from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.ranking import Catalogue
 from cnsdiff.serving.records import Version
+from cnsdiff.serving.schemas import ExplainRequest, RecommendRequest
 
 log = logging.getLogger(__name__)
+Numbers = NDArray[np.int64]
 #: Events that tell how far the environment has moved, at most and at the least.
 _LATEST, _ENOUGH = 50_000, 100
 _NOTHING: Mapping[str, Any] = {}
+
+
+class Taste(NamedTuple):
+    """What is known of a user, under one snapshot."""
+
+    scores: Tensor
+    """``(I,)`` float32, without a bias."""
+    seen: Numbers
+    history: Numbers
+    source: Literal["trained", "folded-in", "session", "environment"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ class Snapshot:
         What the environment was computed from; ``None`` if it is not live.
     without
         Number of the last user in the store's list of forgotten ones of whom it learnt nothing.
+    item_seq
+        Number of the last change of an item that it has seen.
     """
 
     version: str
@@ -73,6 +87,73 @@ class Snapshot:
     catalogue: Catalogue
     activity: Activity | None
     without: int
+    item_seq: int
+
+    def tastes(
+        self,
+        requests: Sequence[RecommendRequest | ExplainRequest],
+        events: Sequence[Sequence[str]],
+        nobody: Sequence[bool],
+    ) -> list[Taste]:
+        """What is known of the users of some requests: scores without a bias, and histories.
+
+        Parameters
+        ----------
+        events
+            Of each request, the items of the user's events.
+        nobody
+            Of each request, whether its user counts as one whom the run does not know.
+        """
+        model, index = self.model, self.catalogue.index
+        numbers = self.users.find_text([request.user or "" for request in requests])
+        since: list[Numbers] = []
+        sources: list[Literal["trained", "folded-in", "session", "environment"]] = []
+        numbers[np.array(nobody, dtype=bool)] = -1
+        for n, request in enumerate(requests):
+            stored = index.find_text(events[n])
+            items = np.concatenate([stored, index.find_text(request.session)])
+            since.append(items[items >= 0])
+            if (stored >= 0).any() or (len(since[-1]) and numbers[n] >= 0):
+                sources.append("folded-in")
+            elif len(since[-1]):
+                sources.append("session")
+            else:
+                sources.append("trained" if numbers[n] >= 0 else "environment")
+        with torch.no_grad():
+            if all(source == "trained" for source in sources):
+                scorer = model._of_users(numbers, None)
+            else:
+                rows = np.repeat(np.arange(len(requests)), [len(items) for items in since])
+                shape = len(requests), len(model.items)
+                scorer = model.fold_in(numbers, pair_matrix(rows, np.concatenate(since), shape))
+            scores = scorer.score_block(torch.arange(len(requests)), 0, len(model.items))
+            unknown = [source == "environment" for source in sources]
+            if any(unknown):
+                scores[torch.tensor(unknown)] = 0.0
+        tastes = []
+        for n, number in enumerate(numbers.tolist()):
+            past = [since[n]]
+            if number >= 0:
+                past.append(_row(model.train, number))
+                if model.seen is not None:
+                    past.append(_row(model.seen.pairs, number))
+            elif model.seen is not None and not nobody[n]:
+                other = int(self.others.find_text([requests[n].user or ""])[0])
+                if other >= 0:
+                    past.append(_row(model.seen.others_pairs, other))
+            seen = np.concatenate(past)
+            history = np.concatenate(past[:2]) if number >= 0 else since[n]
+            tastes.append(Taste(scores[n], seen, history, sources[n]))
+        return tastes
+
+    def scores(self, request: RecommendRequest, taste: Taste) -> Tensor:
+        """``(I,)`` a user's scores with what the environment adds; those of the taste are lost."""
+        bias: Tensor | None = self.bias
+        if request.dial is not None:
+            bias = self.model._bias(request.dial)
+        if taste.source == "environment" and (request.dial is None or bias is None):
+            bias = self.popular
+        return taste.scores if bias is None else taste.scores.add_(bias)
 
 
 def content_of(path: Path) -> str:
@@ -277,6 +358,7 @@ class LoadedVersion:
             catalogue=catalogue,
             activity=activity,
             without=self._without,
+            item_seq=self.item_seq,
         )
 
     def _catalogue_of(self, model: Model) -> Catalogue:
@@ -329,6 +411,12 @@ class LoadedVersion:
         except pl.exceptions.PolarsError as error:
             return InputError(f"features of different kinds ({first_line(error)})")
         return None
+
+
+def _row(pairs: csr_array, number: int) -> Numbers:
+    """The columns of one row."""
+    row = pairs.indices[pairs.indptr[number] : pairs.indptr[number + 1]]
+    return np.asarray(row, dtype=np.int64)
 
 
 def _number(value: object) -> object:
