@@ -44,13 +44,15 @@ def test_what_was_acknowledged_is_there_after_the_end(run, tmp_path, end):
     with serve(run, tmp_path, "--json") as process:
         place = started(process)["url"]
         assert httpx.get(f"{place}/health/ready").json() == {"status": "ready"}
+        refused = httpx.get(f"{place}/versions", headers={"Host": "evil.example"})
+        assert (refused.status_code, "is none of this service's" in refused.text) == (400, True)
         body = {"event_id": "e", "user": "new", "item": "26", "timestamp": 1e9}
         assert httpx.post(f"{place}/events", json={"events": [body]}).json()["new"] == 1
         process.send_signal(end)
         process.wait(timeout=30)
         if end != signal.SIGKILL:
             assert "Traceback" not in process.stderr.read()
-    with serve(run, tmp_path, "--json") as process:
+    with serve(run, tmp_path, "--json", "--store", "cnsdiff.db") as process:
         place = started(process)["url"]
         answer = httpx.post(f"{place}/recommend", json={"user": "new"}).json()
         assert answer["source"] == "folded-in"
@@ -78,3 +80,15 @@ def test_what_is_wrong_is_told_before_anything_is_served(cli, run, tmp_path, mon
     assert "cannot be listened at" in done.err
     done = cli("serve", run, "--store", "mysql://x/y", "--port", 0)
     assert done.code == 2
+
+
+def test_the_name_that_it_listens_at_is_one_of_its_hosts(cli, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("hosts: [shop.example]\n")
+    served = []
+    monkeypatch.setattr(
+        "uvicorn.Server.run", lambda server, sockets: served.append(server.config.app.state.service)
+    )
+    done = cli("serve", run, "--host", "localhost", "--port", 0, "--config", "own.yaml")
+    assert done.code == 0, done.err
+    assert served[0].config.hosts == ("shop.example", "localhost")

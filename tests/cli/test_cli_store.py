@@ -35,6 +35,20 @@ def test_backup_and_check(cli, url, tmp_path):
     assert f"{url} is sound: 1 events, 0 answers" in cli("store", "check", url).out
 
 
+def test_the_file_of_a_store_names_it(cli, url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("events.db", tmp_path / "events.db"):
+        done = cli("store", "check", name, "--json").json
+        assert (done["store"], done["rows"]["events"]) == (f"sqlite:///{name}", 1)
+    assert cli("store", "backup", "events.db", "copy.db").code == 0
+    assert cli("store", "check", "copy.db").code == 0
+    (tmp_path / "log.csv").write_text("user,item\n" * 100)
+    cli("store", "check", "log.csv").refused("log.csv: is damaged, or not a SQLite file")
+    cli("store", "check", "none.db").refused(
+        "neither a URL nor the path of a file that is there", "sqlite:///events.db"
+    )
+
+
 def test_a_check_that_finds_something_ends_with_1(cli, url):
     with Store.open(url) as store:
         store.database.write(lambda c: c.exec_driver_sql("UPDATE events SET item = ''"))

@@ -134,7 +134,8 @@ def test_the_same_command_goes_on(cli, run, since, tmp_path, monkeypatch):
 
 
 def test_a_store_is_answered_by_the_update(cli, run, store, tmp_path):
-    done = cli("update", run, "--events", store, "--out", tmp_path / "new", "--activate", "--json")
+    file = store.removeprefix("sqlite:///")
+    done = cli("update", run, "--events", file, "--out", tmp_path / "new", "--activate", "--json")
     assert done.json["better"]
     with Store.open(store) as opened:
         name = opened.activation().active

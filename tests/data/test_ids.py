@@ -8,7 +8,7 @@ import pytest
 
 from cnsdiff.base.errors import CnsdiffWarning, DataError
 from cnsdiff.data import read_features, read_interactions
-from cnsdiff.data.ids import Vocabulary
+from cnsdiff.data.ids import IdIndex, Vocabulary
 from cnsdiff.shifts import prepare_given
 
 WORDS = ["nan", "NaN", "None", "null", "NULL", "NA", "<NA>", r"\N"]
@@ -112,3 +112,28 @@ def test_missing_words_among_features(tmp_path):
     ):
         read_features(frame, "user")
     assert read_features(frame, "user", literal_ids=True)["user"].to_list() == ["a", "NULL"]
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "near"),
+    [
+        (["Red-Shoe", "red-hat"], "red-shoe", []),  # two letters away
+        (["red-shoe", "red-hat"], "RED-SHOE", ["red-shoe"]),
+        (["RED"], "red", ["RED"]),
+        (["red-shoe", "red-hat"], " red-shoe ", ["red-shoe"]),
+        (["red-shoe"], "red-shoes", ["red-shoe"]),
+        (["red-shoe"], "redshoe", ["red-shoe"]),
+        (["red-shoe"], "rde-shoe", ["red-shoe"]),
+        (["red-shoe"], "red-shoo", ["red-shoe"]),
+        (["red-shoe"], "blue-hat", []),
+        (["a1", "a2", "a3"], "a9", ["a1", "a2", "a3"]),
+        (["a1", "a2", "a3", "a4"], "a9", []),  # none is likelier
+        (["7", "07"], "007", ["7"]),
+        ([7, 8], "007", [7]),
+        ([7, 8], "7.0", [7]),
+        ([7, 8], "9", []),  # a number has no spelling
+        (["x" * 65], "x" * 66, []),
+    ],
+)
+def test_an_id_written_nearly_so(known, asked, near):
+    assert sorted(IdIndex(pl.Series(known)).near(asked)) == near

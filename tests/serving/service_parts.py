@@ -26,9 +26,9 @@ def event(n, user, item, timestamp=1000.0, **more):
 
 
 @contextlib.contextmanager
-def listening(app):
+def listening(app, **settings):
     """The address of an application in this process."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", **settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -12,6 +12,7 @@ from service_parts import train
 
 import cnsdiff
 from cnsdiff.base.errors import InputError, RunError
+from cnsdiff.environment.covariates import Covariates
 from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.schemas import (
     EventBody,
@@ -208,9 +209,30 @@ def test_similar_and_explain(service, model):
     assert why.score == pytest.approx(float(model.score([user], [item])[0]), rel=1e-5)
     assert why.score == pytest.approx(why.taste + why.environment)
     assert sum(why.covariates.values()) == pytest.approx(why.environment, rel=1e-4)
-    assert why.covariates.keys() == set(model.environment_.names)
-    with pytest.raises(UnknownError, match="the item 'x' is not known"):
-        service.similar(SimilarRequest(item="x"))
+    # Columns that say nearly the same are one part; each is against the mean item.
+    inner = model.model_
+    parts = Covariates.of(inner.activity).values * inner.environment.coefficients * inner.sigma
+    aged = np.array(inner.environment.names) == "age"
+    assert why.covariates == pytest.approx(
+        {"use": parts[0, ~aged].sum(), "age": parts[0, aged].sum()}, rel=1e-4
+    )
+    totals = parts.sum(axis=1)
+    assert why.environment_share == pytest.approx((totals < totals[0]).mean())
+    assert totals.mean() == pytest.approx(0, abs=1e-9)
+    tastes = [service.explain(ExplainRequest(user=user, item=own)).taste for own in model.items_]
+    assert why.taste_share == pytest.approx(np.mean(np.array(tastes) < why.taste))
+    assert (why.arm, answer.arm) == ("main", "main")
+
+
+def test_an_unknown_item_is_told_with_what_is_nearly_written_so(service, model):
+    item = str(model.items_[0])
+    for wrong in (f" {item}", f"{item}.0", f"00{item}"):
+        with pytest.raises(UnknownError) as refused:
+            service.similar(SimilarRequest(item=wrong))
+        mend = f"(did you mean {item!r}?); see how its id is written, or add it with PUT /items"
+        assert mend in str(refused.value)
+    with pytest.raises(UnknownError, match=r"'x' is not known to the version '.*'; see how its id"):
+        service.explain(ExplainRequest(item="x"))
 
 
 def test_activate_and_roll_back(service, runs):
@@ -233,11 +255,14 @@ def test_nothing_to_roll_back_to(service, store):
         Service(store).recommend(RecommendRequest())
 
 
-def test_a_canary_goes_to_a_share_of_the_users_and_stays_with_them(service, runs):
+def test_a_canary_goes_to_a_share_of_the_users_and_stays_with_them(service, runs, model):
     second = service.add_version(runs[1])
     service.activate(second, share=0.3)
     requests = [RecommendRequest(user=f"user {n}", k=1) for n in range(2000)]
     arms = [answer.arm for answer in service.recommend_many(requests)]
+    for request, arm in zip(requests[:20], arms[:20], strict=True):
+        why = service.explain(ExplainRequest(user=request.user, item=model.items_[0]))
+        assert (why.arm, why.version == second) == (arm, arm == "canary")
     share = arms.count("canary") / len(arms)
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 2000)
     assert [answer.arm for answer in service.recommend_many(requests)] == arms

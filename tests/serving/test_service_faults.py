@@ -332,7 +332,9 @@ def served(run, url, *, timeout=60.0, patience=60.0):
     with Store.open(url, timeout=timeout) as store:
         service = Service(store, ServiceConfig(timeout=patience, follow=600, refresh=600))
         service.serve(run)
-        with TestClient(create_app(service), raise_server_exceptions=False) as client:
+        with TestClient(
+            create_app(service), "http://localhost", raise_server_exceptions=False
+        ) as client:
             yield client, service
 
 

@@ -27,6 +27,7 @@ QUICKLY = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 ADDRESS = "http://127.0.0.1:8000"
+LOCAL = "http://localhost"
 JSON = {"Content-Type": "application/json"}
 TOKEN = {"Authorization": "Bearer secret"}
 
@@ -45,7 +46,7 @@ def serve(run, store_url):
         store = Store.open(store_url)
         service = Service(store, ServiceConfig(**config))
         service.serve(run)
-        client = TestClient(create_app(service), raise_server_exceptions=False)
+        client = TestClient(create_app(service), LOCAL, raise_server_exceptions=False)
         client.__enter__()
         opened.append((client, store))
         return client
@@ -79,10 +80,10 @@ def test_from_an_event_to_an_answer(client):
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({"k": 0}, "k: Input should be greater than or equal to 1"),
-        ({"users": 1}, "users: Extra inputs are not permitted"),
-        ({"user": ""}, "should have at least 1 character"),
-        ({"user": True}, "user"),
+        ({"k": 0}, "k: must be at least 1, not 0"),
+        ({"users": 1}, "the body: has no field 'users' (did you mean 'user'?); its fields are k, "),
+        ({"user": ""}, "user: must have at least 1 character"),
+        ({"user": True}, "user: must be text"),
         ({"where": {"brand": "x"}}, "no item has an attribute 'brand'; items have none"),
         ({"user": "a\u0000b"}, "must not hold a null character"),
     ],
@@ -97,7 +98,7 @@ def test_a_wrong_request_is_told_in_a_sentence(client, body, sentence):
 def test_what_is_no_json(client):
     answer = client.post("/recommend", content=b"{", headers=JSON)
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("the body is no JSON")
+    assert answer.json()["error"].startswith("the body is not JSON, at character 1 (")
 
 
 @pytest.mark.parametrize(
@@ -199,11 +200,11 @@ def test_no_token_of_a_configuration_is_empty():
 def test_a_page_of_somebody_else_changes_nothing(serve):
     """A browser on this machine sends what any page tells it to; it says which page that is."""
     client = serve()
-    for origin in ("https://evil.example", "null", "http://testserver:1"):
+    for origin in ("https://evil.example", "null", "http://localhost:1"):
         refused = client.post("/rollback", headers={"Origin": origin})
         assert refused.status_code == 401, origin
     # Without one to roll back to.
-    assert client.post("/rollback", headers={"Origin": "http://testserver"}).status_code == 404
+    assert client.post("/rollback", headers={"Origin": LOCAL}).status_code == 404
 
 
 def test_bodies_are_bounded(serve):
@@ -211,7 +212,9 @@ def test_bodies_are_bounded(serve):
     events = {"events": [event(n, "u", "i") for n in range(4)]}
     answer = client.post("/events", json=events)
     assert answer.status_code == 422
-    assert answer.json()["error"] == "4 events in one request; give at most 3"
+    assert answer.json()["error"] == (
+        "events: 4 in one request; give at most 3 at once, in several requests"
+    )
     large = json.dumps({"user": "x" * 3000}).encode()
     for content in (large, iter([large[:1500], large[1500:]])):  # with a length, and without
         answer = client.post("/recommend", content=content)
@@ -302,7 +305,7 @@ def test_a_broken_store_is_told(serve, monkeypatch):
 def test_the_description_is_true(run, store_url):
     """Whatever the OpenAPI document allows or forbids, the service answers as it says."""
     store = Store.open(store_url)
-    service = Service(store, ServiceConfig(tokens=("secret",)))
+    service = Service(store, ServiceConfig(tokens=("secret",), hosts=("testserver",)))
     service.serve(run)
     app = create_app(service)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
@@ -349,7 +352,7 @@ def test_what_the_documentation_sends(tmp_path, monkeypatch):
     with Store.open("sqlite:///store.db") as store:
         service = Service(store)
         service.serve(Path("runs/shop"))
-        with TestClient(create_app(service)) as client:
+        with TestClient(create_app(service), LOCAL) as client:
             for command in commands:
                 words = shlex.split(command)[1:]
                 body = words[words.index("--json") + 1] if "--json" in words else None

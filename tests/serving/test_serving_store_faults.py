@@ -530,14 +530,19 @@ def test_a_check_counts_what_it_does_not_name(store):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("events.db", "not a URL; write sqlite:///events.db or postgresql"),
+        (
+            "events.db",
+            "neither a URL nor the path of a file .*; write sqlite:///events.db or",
+        ),
         ("sqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
         ("sqlite:///x.db?mode=memory&uri=true", "must be a file"),
         ("sqlite://host/x.db", "must be a file"),
         ("mysql://u:hunter2@host/d", "mysql: not a kind of store; write sqlite"),
         ("postgresql+psycopg2://u:hunter2@host/d", r"postgresql\+psycopg2: not a kind of store"),
-        ("postgresql://u:hunter2@host:port/d", "not a URL"),
+        ("postgresql://u:hunter2@host:port/d", "neither a URL"),
+        ("postgresql:/u:hunter2@host/d", "neither a URL"),
+        (".", "neither a URL"),
     ],
 )
 def test_addresses_that_are_none(url, words, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,9 @@ MISSING = (
 )
 #: A whole number that a float or a spreadsheet has cut short: 1.23457E+17.
 _CUT_SHORT = r"^-?\d(\.\d+)?[eE]\+\d+$"
+#: Of an id that is written nearly like a known one: letters that may stand in it, its length, and
+#: how many known ones are told.
+_LETTERS, _LONGEST_TYPED, _MOST_NEAR = string.ascii_letters + string.digits + "-_. ", 64, 3
 
 
 def id_values(series: pl.Series, what: str) -> pl.Series:
@@ -195,6 +199,31 @@ class IdIndex:
         if self._text:
             return self.find(ids)
         return self.find([own if own.removeprefix("-").isdecimal() else "" for own in ids])
+
+    def near(self, text: str) -> list[int | str]:
+        """Known ids that an unknown one may be meant for, at most three, quickly in any number.
+
+        Those that differ in case, in spaces around them or in zeros; without any, those that are
+        one letter away, unless they are so many that none is likelier than the others.
+        """
+        plain = text.strip()
+        alike = [plain, plain.lower(), plain.upper(), plain.capitalize(), plain.lstrip("0")]
+        known = self._of_spellings([*alike, plain.removesuffix(".0")])
+        if known or not self._text or len(plain) > _LONGEST_TYPED:
+            return known[:_MOST_NEAR]
+        ends = [(plain[:at], plain[at:]) for at in range(len(plain) + 1)]
+        one_away = [before + after[1:] for before, after in ends if after]
+        one_away += [
+            before + after[1] + after[0] + after[2:] for before, after in ends if after[1:]
+        ]
+        one_away += [before + letter + after for before, after in ends for letter in _LETTERS]
+        one_away += [before + letter + after[1:] for before, after in ends for letter in _LETTERS]
+        known = self._of_spellings(one_away)
+        return known if len(known) <= _MOST_NEAR else []
+
+    def _of_spellings(self, texts: Iterable[str]) -> list[int | str]:
+        numbers = self.find_text(list(dict.fromkeys(texts)))
+        return self.names(numbers[numbers >= 0])
 
     def names(self, numbers: NDArray[np.integer[Any]]) -> list[int | str]:
         """The ids of internal numbers as Python has them; quick for a few."""

@@ -7,9 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,15 +16,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.exceptions import HTTPException
 
-from cnsdiff.base.errors import CnsdiffError, InputError, StorageError
-from cnsdiff.base.text import visible
+from cnsdiff.base.errors import InputError, StorageError
+from cnsdiff.serving.bounds import Bounds, Rates, Scope
+from cnsdiff.serving.refusals import TokenError, add_refusals, may_be
 from cnsdiff.serving.schemas import (
     ActivateRequest,
     BatchAnswer,
@@ -39,14 +36,14 @@ from cnsdiff.serving.schemas import (
     ItemsRequest,
     RecommendAnswer,
     RecommendRequest,
-    Refusal,
+    Rules,
     SimilarAnswer,
     SimilarRequest,
     State,
     Status,
     VersionRequest,
 )
-from cnsdiff.serving.service import NotReadyError, Service, UnknownError
+from cnsdiff.serving.service import Service
 
 
 class _Whole(Convertor[str]):
@@ -64,10 +61,6 @@ class _Whole(Convertor[str]):
 register_url_convertor("whole", _Whole())
 requests_log = logging.getLogger("cnsdiff.serving.requests")
 T = TypeVar("T")
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 _PAGE = (Path(__file__).parent / "status.html").read_text(encoding="utf-8")
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; "
@@ -78,21 +71,8 @@ _BEARER = HTTPBearer(auto_error=False, description="One of the service's tokens.
 _ANSWERS = ("/recommend", "/similar", "/explain")
 #: Threads that answer, each with a connection to the store, and that wait for what is written.
 _ANSWERING, _WRITING = 32, 64
-#: Addresses whose rate is remembered.
-_CLIENTS = 10_000
-_REFUSALS = {
-    401: "The bearer token is missing or none that is known.",
-    404: "An id or a version is unknown.",
-    413: "The body is too large.",
-    422: "What is asked for is not understood.",
-    429: "Too many requests; wait.",
-    503: "The store cannot be read or written, or no version is active.",
-}
-
-
-def _may_be(*codes: int) -> Any:
-    """Refusals of a route, as FastAPI documents them."""
-    return {code: {"description": _REFUSALS[code], "model": Refusal} for code in codes}
+#: Rules of a list that hold ids.
+_HOLD_IDS = ("exclude", "only", "session", "pin", "boost", "bury")
 
 
 class Metrics:
@@ -173,13 +153,25 @@ def create_app(service: Service) -> FastAPI:
         summary="Recommendations that follow the environment.",
         version="1",
         lifespan=lifespan,
-        responses=_may_be(413, 422, 429, 503),
+        responses=may_be(400, 408, 413, 422, 429, 503),
         docs_url="/docs",
         redoc_url=None,
     )
     app.state.service = service
-    app.add_middleware(_Bounds, service=service, metrics=metrics)
-    _add_errors(app)
+    rates = Rates(config.rate)
+
+    def observe(scope: Scope, status: int, seconds: float) -> None:
+        """Count and log a request by its route, not its path, which may hold an id."""
+        route = getattr(scope.get("route"), "path", "unknown")
+        metrics.requests.labels(route, status).inc()
+        metrics.seconds.labels(route).observe(seconds)
+        if route.startswith(_ANSWERS):
+            service.traffic.add(requests=1, seconds=seconds)
+        entry = {"method": scope["method"], "route": route, "status": status}
+        requests_log.info(json.dumps({**entry, "ms": round(1000 * seconds, 2)}))
+
+    app.add_middleware(Bounds, config=config, rates=rates, observe=observe)
+    add_refusals(app)
 
     tokens = [_digest(token) for token in config.tokens]
 
@@ -191,19 +183,32 @@ def create_app(service: Service) -> FastAPI:
             # A page of somebody else's, open in a browser on this machine, may send requests here.
             origin = request.headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-                raise _Refused
+                raise TokenError
             return
         token = _digest("" if given is None else given.credentials)
         # All are compared, in constant time, so that nothing is told by how long it takes.
         known = [hmac.compare_digest(token, own) for own in tokens]
         if not any(known):
-            raise _Refused
+            raise TokenError
 
-    writes = APIRouter(dependencies=[Depends(authorised)], responses=_may_be(401))
+    def require_bounded(lists: Sequence[Rules]) -> None:
+        """Refuse lists that are too much for one request together; each alone is bounded."""
+        k = sum(rules.k for rules in lists)
+        ids = sum(len(getattr(rules, name, None) or ()) for rules in lists for name in _HOLD_IDS)
+        ids_named = ", ".join(_HOLD_IDS)
+        for fields, own, most in (("k", k, config.max_k), (ids_named, ids, config.max_ids)):
+            if own > most:
+                raise InputError(
+                    f"{fields}: {own:,} in all lists of the request; ask for at most {most:,} at "
+                    "once, in several requests"
+                )
+
+    writes = APIRouter(dependencies=[Depends(authorised)], responses=may_be(401))
 
     @app.post("/recommend", tags=["answers"])
     async def recommend(body: RecommendRequest) -> RecommendAnswer:
         """The list of one user, known or not."""
+        require_bounded([body])
         own = await answer(service.recommend, body)
         metrics.lists.labels(own.arm, own.source).inc()
         return own
@@ -218,37 +223,43 @@ def create_app(service: Service) -> FastAPI:
         return await recommend(RecommendRequest(user=user, k=k, seen=seen))
 
     @app.post("/recommend/batch", tags=["answers"])
-    async def recommend_batch(body: BatchRequest) -> BatchAnswer:
+    async def recommend_batch(request: Request, body: BatchRequest) -> BatchAnswer:
         """The lists of several users, from one product."""
+        rates.take_all(request, len(body.requests))
+        require_bounded(body.requests)
         answers = await answer(service.recommend_many, body.requests)
         for own in answers:
             metrics.lists.labels(own.arm, own.source).inc()
         return BatchAnswer(answers=answers)
 
-    @app.post("/similar", tags=["answers"], responses=_may_be(404))
+    @app.post("/similar", tags=["answers"], responses=may_be(404))
     async def similar(body: SimilarRequest) -> SimilarAnswer:
         """The items nearest to one."""
+        require_bounded([body])
         return await answer(service.similar, body)
 
-    @app.post("/explain", tags=["answers"], responses=_may_be(404))
+    @app.post("/explain", tags=["answers"], responses=may_be(404))
     async def explain(body: ExplainRequest) -> ExplainAnswer:
         """A score in parts: the user's taste, and the environment."""
         return await answer(service.explain, body)
 
     @writes.post("/events", tags=["log"])
-    async def events(body: EventsRequest) -> EventsAnswer:
+    async def events(request: Request, body: EventsRequest) -> EventsAnswer:
         """Keep what users did. The answer comes when it is on the disk; repeats count once."""
+        rates.take_all(request, len(body.events))
         if len(body.events) > config.max_events:
             raise InputError(
-                f"{len(body.events):,} events in one request; give at most {config.max_events:,}"
+                f"events: {len(body.events):,} in one request; give at most "
+                f"{config.max_events:,} at once, in several requests"
             )
         new = await write(service.add_events, body.events)
         metrics.events.inc(new)
         return EventsAnswer(new=new, repeated=len(body.events) - new)
 
     @writes.put("/items", tags=["catalogue"], status_code=204)
-    async def put_items(body: ItemsRequest) -> None:
+    async def put_items(request: Request, body: ItemsRequest) -> None:
         """Add items, or change their features; those withdrawn are shown again."""
+        rates.take_all(request, len(body.items))
         await write(service.put_items, body.items)
 
     @writes.delete("/items/{item:whole}", tags=["catalogue"], status_code=204)
@@ -271,13 +282,13 @@ def create_app(service: Service) -> FastAPI:
         """Load a run that can be activated then."""
         return {"version": await write(service.add_version, Path(body.path), body.name)}
 
-    @writes.post("/activate", tags=["versions"], responses=_may_be(404))
+    @writes.post("/activate", tags=["versions"], responses=may_be(404))
     async def activate(body: ActivateRequest) -> State:
         """Give a version to all users, to a share of them, or to the log alone."""
         work = partial(service.activate, share=body.share, shadow=body.shadow)
         return await write(work, body.version)
 
-    @writes.post("/rollback", tags=["versions"], responses=_may_be(404))
+    @writes.post("/rollback", tags=["versions"], responses=may_be(404))
     async def rollback() -> State:
         """End a trial; without one, give all users the version before."""
         return await write(service.rollback)
@@ -324,157 +335,6 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-class _Refused(Exception):
-    """A write without a known token."""
-
-
 def _digest(token: str) -> bytes:
     """Of the same length for every token."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Errors of the library as one sentence and a status."""
-
-    def told(status: int, message: str, **headers: str) -> JSONResponse:
-        return JSONResponse({"error": visible(message)}, status_code=status, headers=headers)
-
-    @app.exception_handler(RequestValidationError)
-    def misfit(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(key) for key in first["loc"] if key not in ("body", "query", "path"))
-        message = str(first["msg"]).removeprefix("Value error, ")
-        if first["type"] == "json_invalid":
-            place, message = "", f"the body is no JSON: {first.get('ctx', {}).get('error', '')}"
-        return told(422, f"{place}: {message}" if place else message)
-
-    @app.exception_handler(_Refused)
-    def refused(request: Request, error: _Refused) -> JSONResponse:
-        return told(
-            401,
-            "this needs a token: send the header Authorization: Bearer TOKEN",
-            **{"WWW-Authenticate": "Bearer"},
-        )
-
-    @app.exception_handler(HTTPException)
-    def misplaced(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # a body that the parser gives up on
-            sentence = (
-                "the body is no JSON of UTF-8, is nested too deeply, or has too long a number"
-            )
-            return told(422, sentence)
-        sentence = f"{error.detail}; all requests are described at /docs"
-        return told(error.status_code, sentence, **(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    def broken(request: Request, error: Exception) -> JSONResponse:
-        return told(500, "the service failed at this request; its log says how")
-
-    @app.exception_handler(CnsdiffError)
-    def failed(request: Request, error: CnsdiffError) -> JSONResponse:
-        status = 500
-        for kind, code in (
-            (NotReadyError, 503), (StorageError, 503), (UnknownError, 404), (InputError, 422)
-        ):  # fmt: skip
-            if isinstance(error, kind):
-                status = code
-                break
-        return told(status, str(error))
-
-
-class _Bounds:
-    """Refuses bodies and rates beyond the bounds; logs and counts every request.
-
-    Plain ASGI: a body is counted as it comes in, so that one without a length is bounded, too.
-    """
-
-    def __init__(self, app: Any, service: Service, metrics: Metrics) -> None:
-        self.app, self.config, self.metrics = app, service.config, metrics
-        self.traffic = service.traffic
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = int(message["status"])
-            await send(message)
-
-        try:
-            if wait := self._wait(scope):
-                error = f"more than {self.config.rate:g} requests a second; wait"
-                refusal = JSONResponse(
-                    {"error": error}, 429, {"Retry-After": str(max(1, round(wait)))}
-                )
-                await refusal(scope, receive, watched)
-            else:
-                await self.app(scope, await self._whole(receive), watched)
-        except _TooLarge:
-            error = f"the body has more than {self.config.max_body:,} bytes; send it in parts"
-            await JSONResponse({"error": error}, 413)(scope, receive, watched)
-        except Exception:
-            status = status or 500  # which is answered further out
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
-            self.metrics.requests.labels(route, status).inc()
-            self.metrics.seconds.labels(route).observe(seconds)
-            if route.startswith(_ANSWERS):
-                self.traffic.add(requests=1, seconds=seconds)
-            # The route, not the path, which may hold an id.
-            requests_log.info(
-                json.dumps(
-                    {
-                        "method": scope["method"],
-                        "route": route,
-                        "status": status,
-                        "ms": round(1000 * seconds, 2),
-                    }
-                )
-            )
-
-    async def _whole(self, receive: Receive) -> Receive:
-        """The body as one message, then whatever else comes."""
-        parts, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":  # the client is gone
-                break
-            parts += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(parts) > self.config.max_body:
-                raise _TooLarge
-        first = True
-
-        async def once() -> Message:
-            nonlocal first
-            if not first:
-                return await receive()
-            first = False
-            return {"type": "http.request", "body": bytes(parts), "more_body": False}
-
-        return once
-
-    def _wait(self, scope: Scope) -> float:
-        """Seconds until the client may ask again, 0 if now: a bucket that a second's rate fills."""
-        rate = self.config.rate
-        if not rate:
-            return 0.0
-        client, now = (scope.get("client") or ("", 0))[0], time.monotonic()
-        left, at = self._clients.pop(client, (max(rate, 1.0), now))
-        left = min(max(rate, 1.0), left + (now - at) * rate)
-        allowed = left >= 1
-        self._clients[client] = (left - 1 if allowed else left, now)
-        if len(self._clients) > _CLIENTS:
-            self._clients.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / rate
-
-
-class _TooLarge(Exception):
-    """A body has too many bytes."""

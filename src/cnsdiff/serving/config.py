@@ -37,12 +37,24 @@ class ServiceConfig(Settings):
     tokens: tuple[Annotated[str, Field(pattern=r"^[!-~]+$")], ...] = ()
     """Bearer tokens that writing takes; the environment variable CNSDIFF_TOKENS adds some,
     separated by commas."""
+    hosts: tuple[Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+)$")], ...] = ()
+    """Names by which the service is asked for, besides its addresses, ``localhost`` and the name
+    that it listens at: ``shop.example``, ``*.example`` for all below it, ``*`` for any."""
     max_body: Annotated[int, Field(ge=1_000, le=10**9)] = 4_000_000
     """Bytes of a request."""
+    body_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds within which a request must have come, its head and then its body."""
     max_events: Annotated[int, Field(ge=1, le=10**6)] = 10_000
     """Events of a request."""
+    max_k: Annotated[int, Field(ge=1, le=10**6)] = 100_000
+    """The sum of ``k`` over the lists of a request."""
+    max_ids: Annotated[int, Field(ge=1, le=10**7)] = 100_000
+    """Ids that the rules of all lists of a request name, those to exclude for instance."""
     rate: Annotated[float, Field(ge=0)] = 0.0
-    """Requests a second of one client address, beyond which it is told to wait; 0 for no limit."""
+    """What one client address may ask for in a second, beyond which it is told to wait: each list
+    of a batch, event and item counts, and each other request; 0 for no limit."""
+    filter_memory: Annotated[int, Field(ge=0, le=10**12)] = 128_000_000
+    """Bytes of the results of filters that each version keeps, 5 for each item and filter."""
     timeout: Annotated[float, Field(gt=0)] = 10.0
     """Seconds after which an answer that waits for the store is refused."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 1

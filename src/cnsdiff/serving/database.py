@@ -86,7 +86,8 @@ class Database:
     Parameters
     ----------
     url
-        ``sqlite:///events.db`` or ``postgresql+psycopg://user@host/database``.
+        ``sqlite:///events.db`` or ``postgresql+psycopg://user@host/database``, or the path of a
+        SQLite file that is there.
     timeout
         Seconds to wait for another process that writes, and for a connection.
     create
@@ -473,10 +474,15 @@ class Database:
 
 def _parsed(url: str) -> URL:
     """The parts of a store's URL; what is wrong with it never repeats it, for its password."""
+    if "://" not in url and Path(url).is_file():
+        return URL.create("sqlite", database=url)
     try:
         parts = make_url(url)
     except (ArgumentError, ValueError):
-        raise InputError(f"the address of the store is not a URL; write {FORMS}") from None
+        raise InputError(
+            "the address of the store is neither a URL nor the path of a file that is there; "
+            f"write {FORMS}"
+        ) from None
     if parts.drivername == "postgresql":
         parts = parts.set(drivername="postgresql+psycopg")
     if parts.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):

@@ -23,8 +23,9 @@ from cnsdiff.evaluation.ranking import rank
 from cnsdiff.serving.schemas import RecommendRequest, Rules
 
 Numbers = NDArray[np.int64]
-#: How many filters a catalogue keeps the result of.
-_FILTERS = 256
+#: Bytes of a filter's result for each item (whether it is allowed, and a penalty in single
+#: precision), and besides, the filter included. Characters of a filter whose result is kept.
+_PER_ITEM, _PER_FILTER, _LONGEST_FILTER = 5, 10_000, 8_000
 
 
 def value_key(value: object) -> str:
@@ -47,18 +48,25 @@ class Catalogue:
         ``(I,)`` of each item by name; several values in a list, ``None`` where it has none.
     withdrawn
         Numbers of items that are not shown to anyone.
+    memory
+        Bytes of the results of filters that are kept; those of two are in any case.
     """
 
     def __init__(
-        self, index: IdIndex, attributes: Sequence[Mapping[str, Any]], withdrawn: Numbers
+        self,
+        index: IdIndex,
+        attributes: Sequence[Mapping[str, Any]],
+        withdrawn: Numbers,
+        memory: int = 0,
     ) -> None:
         self.index, self._attributes = index, attributes
         self.shown = np.ones(len(index.ids), dtype=bool)
         self.shown[withdrawn] = False
         self.names = sorted({name for row in attributes for name in row})
         self._values = lru_cache(maxsize=None)(self._values_of)
-        self._filter = lru_cache(maxsize=_FILTERS)(self._filtered)
-        self._penalty = lru_cache(maxsize=_FILTERS)(lambda where: _penalty(self._filter(where)))
+        # Results are of one size, so that their number bounds their bytes.
+        most = max(2, memory // (_PER_ITEM * len(index.ids) + _PER_FILTER))
+        self._kept = lru_cache(maxsize=most)(self._filtered)
 
     def numbers(self, ids: Sequence[str]) -> Numbers:
         """Of the ids that are known, in their order."""
@@ -73,7 +81,7 @@ class Catalogue:
         InputError
             A filter names an attribute that no item has.
         """
-        allowed = self._filter(_text_of(rules))
+        allowed, _ = self._filter(_text_of(rules))
         if rules.only is not None:
             named = np.zeros(len(allowed), dtype=bool)
             named[self.numbers(rules.only)] = True
@@ -83,8 +91,11 @@ class Catalogue:
     def penalties(self, rules: Rules) -> Tensor:
         """``(I,)`` float32: minus infinity for items that :meth:`allowed` rules out, else 0."""
         if rules.only is None:
-            return self._penalty(_text_of(rules))
+            return self._filter(_text_of(rules))[1]
         return _penalty(self.allowed(rules))
+
+    def _filter(self, where: str) -> tuple[NDArray[np.bool_], Tensor]:
+        return (self._filtered if len(where) > _LONGEST_FILTER else self._kept)(where)
 
     def values(self, name: str, item: int) -> list[str]:
         """What an item has of an attribute, as text."""
@@ -97,7 +108,8 @@ class Catalogue:
                 f"no item has an attribute {name!r}{did_you_mean(name, self.names)}; {known}"
             )
 
-    def _filtered(self, where: str) -> NDArray[np.bool_]:
+    def _filtered(self, where: str) -> tuple[NDArray[np.bool_], Tensor]:
+        """``(I,)`` which items a filter allows, and minus infinity for the others."""
         result = self.shown.copy()
         for name, condition in json.loads(where).items():
             self.require(name)
@@ -111,7 +123,7 @@ class Catalogue:
             for value in condition if isinstance(condition, list) else [condition]:
                 some[places.get(value_key(value), [])] = True
             result &= some
-        return result
+        return result, _penalty(result)
 
     def _values_of(self, name: str) -> tuple[dict[str, list[int]], NDArray[np.float64]]:
         """The items of each value, and ``(I,)`` the values that are numbers."""

@@ -16,13 +16,28 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 
 from cnsdiff.serving.monitor import Hits, Minute, Taken
 
 #: Characters of an id and its bytes in a store, ids in one list, and items in one answer.
 LONGEST_ID, MOST_BYTES, MOST_IDS, LONGEST_LIST = 500, 1_000, 10_000, 1_000
+
+
+def _or(sentence: str) -> WrapValidator:
+    """One sentence for whatever is wrong with a value, where there are several kinds of it."""
+
+    def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(sentence) from None
+
+    return WrapValidator(validate)
 
 
 def _text(value: object) -> object:
@@ -84,8 +99,20 @@ class Range(Body):
     max: FiniteFloat | None = None
 
 
+_VALUE = f"true, false, a number, text of at most {LONGEST_ID} characters"
 #: Of an attribute: a value, one of several, or a range.
-Condition = Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=1_000)] | Range
+Condition = Annotated[
+    Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=1_000)] | Range,
+    _or(
+        f"must be {_VALUE}, a list of 1 to 1,000 of these, or a range of numbers as "
+        '{"min": 1, "max": 5}'
+    ),
+]
+#: Of an attribute of an item: a value, or several.
+Feature = Annotated[
+    Scalar | Annotated[list[Scalar], Field(max_length=100_000)] | None,
+    _or(f"must be {_VALUE}, a list of at most 100,000 of these, or null"),
+]
 
 
 class Rules(Body):
@@ -196,6 +223,7 @@ class SimilarAnswer(BaseModel):
 
     items: list[Ranked]
     version: str
+    arm: str
 
 
 class ExplainAnswer(BaseModel):
@@ -203,11 +231,22 @@ class ExplainAnswer(BaseModel):
 
     score: float
     taste: float = Field(description="What the user's vector and the item's give.")
-    environment: float = Field(description="What is added to this item's scores of all users.")
-    covariates: dict[str, float] = Field(description="The environment's part by covariate.")
+    environment: float = Field(
+        description="What is added to this item's scores of all users; nothing to the mean item's, "
+        "where the environment is live."
+    )
+    taste_share: float = Field(description="Share of items that are less to the user's taste.")
+    environment_share: float = Field(
+        description="Share of items that the environment adds less to."
+    )
+    covariates: dict[Literal["use", "age"], float] = Field(
+        description="A live environment in parts, against the mean item: how often and how lately "
+        "the item was taken, and since when it is there."
+    )
     history: list[Ranked] = Field(description="The user's items nearest to this one.")
     source: str
     version: str
+    arm: str
 
 
 class Refusal(BaseModel):
@@ -257,9 +296,9 @@ class ItemBody(Body):
     """An item and its features."""
 
     item: Id
-    features: (
-        dict[Name, Scalar | Annotated[list[Scalar], Field(max_length=100_000)] | None] | None
-    ) = Field(None, description="Without them, those that it has stay.")
+    features: dict[Name, Feature] | None = Field(
+        None, description="Without them, those that it has stay."
+    )
 
 
 class ItemsRequest(Body):
@@ -280,7 +319,14 @@ class VersionRequest(Body):
     """A run to serve."""
 
     path: str = Field(min_length=1, max_length=4_096, description="A run directory.")
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,128}$")] | None = None
+    name: (
+        Annotated[
+            str,
+            Field(pattern=r"^[\w.-]{1,128}$"),
+            _or("must be at most 128 letters, digits, dots, dashes and underscores"),
+        ]
+        | None
+    ) = None
 
 
 class ActivateRequest(Body):

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -52,6 +52,8 @@ Numbers = NDArray[np.int64]
 #: Requests that readiness replays.
 _REPLAYED = 16
 _ROWS_AT_ONCE = 100_000
+#: Scores of one product: a quarter of a gigabyte.
+_SCORES_AT_ONCE = 2**26
 #: Measurements of drift that the page shows.
 _DRIFTS = 1_440
 #: A clock may be off by this much, in seconds.
@@ -557,11 +559,14 @@ class Service:
         snapshot: Snapshot,
         requests: Sequence[RecommendRequest | ExplainRequest],
         events: Mapping[str, list[str]],
-    ) -> list[Taste]:
-        """What is known of the users of some requests."""
-        users = [request.user for request in requests]
-        nobody = [user is None or self._is_forgotten(user, snapshot) for user in users]
-        return snapshot.tastes(requests, [events.get(user or "", []) for user in users], nobody)
+    ) -> Iterator[Taste]:
+        """What is known of the users of some requests, computed for a part of them at once."""
+        at_once = max(1, _SCORES_AT_ONCE // len(snapshot.model.items))
+        for start in range(0, len(requests), at_once):
+            part = requests[start : start + at_once]
+            users = [request.user for request in part]
+            nobody = [user is None or self._is_forgotten(user, snapshot) for user in users]
+            yield from snapshot.tastes(part, [events.get(user or "", []) for user in users], nobody)
 
     def _answer(
         self,
@@ -647,14 +652,17 @@ class Service:
         InputError
             The model is of popularity, or a filter names an attribute that no item has.
         """
-        snapshot = self._now().active.snapshot
+        arm, version, _ = self._now().arm_of(None)
+        snapshot = version.snapshot
         model, catalogue = snapshot.model, snapshot.catalogue
         number = self._item(snapshot, request.item)
         scores = _likeness(model, number) + catalogue.penalties(request)
         out = catalogue.numbers(request.exclude)
         scores[torch.from_numpy(np.append(out, number))] = -torch.inf
         items, values = best(scores, request.k)
-        return SimilarAnswer(items=_ranked(snapshot, items, values), version=snapshot.version)
+        return SimilarAnswer(
+            items=_ranked(snapshot, items, values), version=snapshot.version, arm=arm
+        )
 
     def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """A user's score of an item in parts.
@@ -664,11 +672,11 @@ class Service:
         UnknownError
             The item is unknown.
         """
-        snapshot = self._now().arm_of(request.user)[1].snapshot
-        model = snapshot.model
+        arm, version, _ = self._now().arm_of(request.user)
+        snapshot, model = version.snapshot, version.snapshot.model
         number = self._item(snapshot, request.item)
         events = self._events_of([] if request.user is None else [request.user])
-        taste = self._tastes(snapshot, [request], events)[0]
+        taste = next(self._tastes(snapshot, [request], events))
         bias = snapshot.popular if taste.source == "environment" else snapshot.bias
         own, added = float(taste.scores[number]), float(bias[number])
         nearest: list[Ranked] = []
@@ -683,28 +691,36 @@ class Service:
         environment = model.environment
         if snapshot.activity is not None and environment is not None and model.sigma is not None:
             values = Covariates.of(snapshot.activity).values[number]
-            covariates = {
-                name: float(model.sigma * coefficient * value)
-                for name, coefficient, value in zip(
-                    environment.names, environment.coefficients, values, strict=True
-                )
-            }
+            # How often and how lately are many columns that say nearly the same: their parts are
+            # large and take each other away, so that only their sum means something.
+            for name, coefficient, value in zip(
+                environment.names, environment.coefficients, values, strict=True
+            ):
+                group = "age" if name == "age" else "use"
+                part = float(model.sigma * coefficient * value)
+                covariates[group] = covariates.get(group, 0.0) + part
         return ExplainAnswer(
             score=own + added,
             taste=own,
             environment=added,
+            taste_share=float((taste.scores < own).float().mean()),
+            environment_share=float((bias < added).float().mean()),
             covariates=covariates,
             history=nearest,
             source=taste.source,
             version=snapshot.version,
+            arm=arm,
         )
 
     def _item(self, snapshot: Snapshot, item: str) -> int:
-        number = int(snapshot.catalogue.index.find_text([item])[0])
+        index = snapshot.catalogue.index
+        number = int(index.find_text([item])[0])
         if number < 0:
+            near = " or ".join(repr(str(own)) for own in index.near(item))
+            hint = f" (did you mean {near}?)" if near else ""
             raise UnknownError(
-                f"the item {item!r} is not known to the version {snapshot.version!r}; add it with "
-                "PUT /items"
+                f"the item {item!r} is not known to the version {snapshot.version!r}{hint}; see "
+                "how its id is written, or add it with PUT /items if it is new"
             )
         return number
 

@@ -175,7 +175,8 @@ class Store:
         Parameters
         ----------
         url
-            ``sqlite:///events.db`` or ``postgresql+psycopg://user@host/database``.
+            ``sqlite:///events.db`` or ``postgresql+psycopg://user@host/database``, or the path of
+            a SQLite file that is there.
         timeout
             Seconds to wait for another process that writes, and for a connection.
         create

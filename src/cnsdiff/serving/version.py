@@ -371,7 +371,7 @@ class LoadedVersion:
             if number >= 0:
                 rows[number] = {**rows[number], **features}
         out = index.find_text(sorted(self._withdrawn))
-        return Catalogue(index, rows, out[out >= 0])
+        return Catalogue(index, rows, out[out >= 0], self._config.filter_memory)
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
         """Features of items, as the run's content takes them; ``None`` if it has none."""

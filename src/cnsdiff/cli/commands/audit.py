@@ -66,8 +66,8 @@ def audit(
         str | None,
         typer.Option(
             metavar="STORE",
-            help="In place of a log: the lists that a service has shown (sqlite:///FILE, "
-            "postgresql+psycopg://…), and what came of them, arm by arm.",
+            help="In place of a log: the lists that a service has shown (the file of its store, "
+            "or postgresql+psycopg://…), and what came of them, arm by arm.",
         ),
     ] = None,
     run: Annotated[

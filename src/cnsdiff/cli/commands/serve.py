@@ -19,9 +19,9 @@ def serve(
     store: Annotated[
         str,
         typer.Option(
-            metavar="URL",
-            help="Where events, answers and versions are kept: sqlite:///FILE, or "
-            "postgresql+psycopg://USER@HOST/NAME for several processes.",
+            metavar="STORE",
+            help="Where events, answers and versions are kept: sqlite:///FILE, the path of one "
+            "that is there, or postgresql+psycopg://USER@HOST/NAME for several processes.",
         ),
     ] = "sqlite:///cnsdiff.db",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -68,6 +68,7 @@ def serve(
         import uvicorn
 
         from cnsdiff.serving.app import create_app
+        from cnsdiff.serving.bounds import protocol
         from cnsdiff.serving.store import Store
     except ModuleNotFoundError as error:
         raise InputError(
@@ -77,6 +78,7 @@ def serve(
     from cnsdiff.serving.service import Service
 
     settings = read_config(config, environment=environment)
+    settings = settings.model_copy(update={"hosts": (*settings.hosts, host)})
     if not settings.tokens and not _is_local(host):
         raise ConfigError(
             f"--host {host}: other machines could write without a token; name tokens in the "
@@ -116,7 +118,11 @@ def serve(
                 threading.Event().wait()
         announce()
         config_of_server = uvicorn.Config(
-            create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=10
+            create_app(service),
+            http=protocol(settings.body_timeout),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=10,
         )
         uvicorn.Server(config_of_server).run(sockets=[listening])
 

@@ -9,8 +9,8 @@ import typer
 
 from cnsdiff.cli.options import Json
 
-BACKUP_EXAMPLE = "Example: cnsdiff store backup sqlite:///events.db events-backup.db"
-CHECK_EXAMPLE = "Example: cnsdiff store check sqlite:///events.db"
+BACKUP_EXAMPLE = "Example: cnsdiff store backup events.db events-backup.db"
+CHECK_EXAMPLE = "Example: cnsdiff store check events.db"
 
 app = typer.Typer(
     help="The events, answers and versions of a service: backup, check.", no_args_is_help=True
@@ -19,8 +19,8 @@ app = typer.Typer(
 Address = Annotated[
     str,
     typer.Argument(
-        metavar="URL",
-        help="Where it is: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.",
+        metavar="STORE",
+        help="Where it is: a SQLite file, or postgresql+psycopg://USER@HOST/DATABASE.",
     ),
 ]
 

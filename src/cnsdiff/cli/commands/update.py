@@ -43,7 +43,7 @@ def update(
         str,
         typer.Option(
             metavar="STORE|FILE",
-            help="What has come since: the store of a service (sqlite:///FILE, "
+            help="What has come since: the store of a service (its file, or "
             "postgresql+psycopg://…), a log, or a directory of logs.",
         ),
     ],
@@ -105,7 +105,7 @@ def update(
     if activate and not _is_store(events):
         raise InputError(
             f"--activate needs the store of a service, and --events {events} is none; give "
-            "sqlite:///FILE or postgresql+psycopg://…"
+            "its file, or postgresql+psycopg://…"
         )
     require_unfinished(out)  # before anything is read
     fitted = Fitted.of_run(read_run(run))
@@ -163,7 +163,14 @@ def update(
 
 
 def _is_store(events: str) -> bool:
-    return "://" in events
+    """Whether this is a URL, or a file that SQLite has written."""
+    if "://" in events:
+        return True
+    try:
+        with Path(events).open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:  # which whoever reads it as a log says
+        return False
 
 
 def _events(events: str, types: str | None, **reading: Any) -> Interactions:
