@@ -15,6 +15,7 @@ from cnsdiff.content.model import ContentConfig
 from cnsdiff.evaluation.anticipation import Anticipated
 from cnsdiff.objectives.losses import ContrastiveConfig, PropensityConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
+from cnsdiff.objectives.rivals import RivalConfig
 from cnsdiff.recommender.config import Config, EvaluationConfig, StackConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.references import CLOSED_FORM
@@ -30,9 +31,10 @@ SECTIONS: dict[str, tuple[type[Any], set[str]]] = {
     ),
     "backbone": (LightGCNConfig, {"name"}),
     "sampler": (CNSDiffConfig, {"name"}),
-    "objective": (ObjectiveConfig, {"contrastive", "propensity"}),
+    "objective": (ObjectiveConfig, {"contrastive", "propensity", "rival"}),
     "objective.contrastive": (ContrastiveConfig, set()),
     "objective.propensity": (PropensityConfig, set()),
+    "objective.rival": (RivalConfig, set()),
     "training": (TrainingConfig, set()),
     "evaluation": (EvaluationConfig, set()),
     "stack": (StackConfig, set()),

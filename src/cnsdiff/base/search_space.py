@@ -112,7 +112,10 @@ class Searched:
 
 
 def declared_spaces(settings: Settings) -> dict[str, Space]:
-    """The space of each setting that declares one, by its dotted key, sections within included."""
+    """The space of each setting that declares one, by its dotted key, sections within included.
+
+    Those that are idle as others are set have none.
+    """
     found: dict[str, Space] = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -121,7 +124,7 @@ def declared_spaces(settings: Settings) -> dict[str, Space]:
         for mark in field.metadata:
             if isinstance(mark, Searched):
                 found[name] = mark.space
-    return found
+    return {key: space for key, space in found.items() if key not in settings.idle}
 
 
 def value_at(settings: Settings, key: str) -> Any:

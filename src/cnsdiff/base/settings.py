@@ -25,6 +25,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings, by dotted key, that do nothing as others are set: no search tries them."""
+        return frozenset()
+
     @field_validator("*")
     @classmethod
     def _of_use(cls, value: Any) -> Any:

@@ -144,6 +144,13 @@ class Positives(nn.Module):
         place = torch.searchsorted(self._pair_keys, keys).clamp_(max=len(self) - 1)
         return self._pair_keys[place] == keys
 
+    def pairs_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """All pairs of users ``(B,)``: ``(m,)`` the place of each in ``users``, and its item."""
+        counts = self.user_counts[users]
+        row = torch.repeat_interleave(counts)
+        within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        return row, self._pair_keys[self._starts[users][row] + within] % self.n_items
+
     def require_negatives(self) -> None:
         """Raise :class:`DataError` if every user has every item, so that no negative exists."""
         if len(self.full_users) == int((self.user_counts > 0).sum()):

@@ -61,11 +61,37 @@ def sampled_softmax(
     row_weights
         ``(B,)`` factors of the rows before the mean; 1 when ``None``.
     """
-    if admissible is not None:
-        negatives = negatives.masked_fill(~admissible, -torch.inf)
-    logits = torch.cat([positive.unsqueeze(1), negatives], dim=1)
-    losses = torch.logsumexp(logits, dim=1) - positive
+    losses = log_sum(positive, negatives, admissible) - positive
     return (losses if row_weights is None else row_weights * losses).mean()
+
+
+def log_sum(own: Tensor, others: Tensor, admissible: Tensor | None) -> Tensor:
+    """``(B,)`` log of ``e^own`` and the sum of ``e^others`` over what is ``admissible``."""
+    if admissible is not None:
+        others = others.masked_fill(~admissible, -torch.inf)
+    return torch.logsumexp(torch.cat([own.unsqueeze(1), others], dim=1), dim=1)
+
+
+def screened(scores: Tensor, admissible: Tensor | None, share: float) -> Tensor:
+    """What is admissible after the best-scoring ``share`` of each row's negatives is left out.
+
+    Unobserved items that a trained score puts on top are the likeliest to be liked
+    (docs/false-negatives.md).
+
+    Parameters
+    ----------
+    scores
+        ``(B, N)`` of the negatives.
+    admissible
+        ``(B, N)``, false for what does not count anyhow; all count when ``None``.
+    share
+        ``⌊share · N⌋`` are left out.
+    """
+    if admissible is None:
+        admissible = torch.ones_like(scores, dtype=torch.bool)
+    worth = scores.detach().masked_fill(~admissible, -torch.inf)
+    best = worth.topk(int(share * scores.shape[1]), dim=1).indices
+    return admissible.scatter(1, best, value=False)
 
 
 class ContrastiveConfig(Settings):

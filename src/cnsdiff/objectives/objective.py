@@ -4,8 +4,9 @@
 step  what                                                     equations      code
 ====  =======================================================  =============  ==============
 1     gather the vectors that the batch uses                   5              ``_Rows``
-2     rank each positive above negatives, by BPR               3, 24, 25      ``_bpr``
-      or by a softmax                                          4, 24          ``_softmax``
+2     rank each positive above negatives, by BPR,              3, 24, 25      ``_bpr``
+      by a softmax                                             4, 24          ``_softmax``
+      or by what a rival puts in its place                     35 to 38       ``_by_row``
 3     align the positives with themselves                      19             ``_alignment``
 4     keep the free parameters small                           20
 5     add the sampler's own loss                               11 to 14
@@ -28,23 +29,31 @@ from cnsdiff.base.search_space import Searched
 from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
 from cnsdiff.kernels.gradients import rows_of, shared_softmax
-from cnsdiff.objectives import losses
+from cnsdiff.objectives import losses, rivals
 from cnsdiff.samplers import Batch, Context, Items, Negatives, SharedItems, SharedVectors, Vectors
 
 #: The scores of a whole catalogue are one product of matrices, those of some items a gather from
 #: memory and, in the backward pass, a scatter: up to so many items per negative the product wins.
 _AT_ONCE = 64
+#: Pairs whose vectors are gathered at once.
+_PAIRS = 2**18
 
 
 class ObjectiveConfig(Settings):
     """The joint objective ``L = L_rank + λ_cl L_CL + λ_diff (L_rec + L_causal) + λ_2 L_2``."""
 
-    loss: Literal["bpr", "softmax"] = "bpr"
-    """L_rank: BPR (equation 3) over the sampler's negatives, or a softmax (equation 4)."""
+    loss: Literal["bpr", "softmax", "psl", "bsl", "sl@k", "bc"] = "bpr"
+    """L_rank: BPR (equation 3) over the sampler's negatives, a softmax (equation 4), or a rival's
+    loss in its place (equations 35 to 38), on cosines."""
     score: Literal["inner", "cosine"] = "inner"
     """s, the inner product of the embeddings as they are, or of unit length."""
     temperature: Annotated[float, Searched(low=0.05, high=0.8, log=True)] = Field(1.0, gt=0)
     """τ, by which every score of L_rank is divided."""
+    screen: Annotated[float, Searched(low=0.1, high=0.6)] = Field(0.0, ge=0, lt=1)
+    """ρ of the softmax and of rivals: each row leaves out the share of its negatives that score
+    highest, as the likeliest to be false (equation 39); 0: none."""
+    screen_from: int = Field(3, ge=1, le=10**6)
+    """The epoch from which negatives are screened: before, scores tell little."""
     negatives: Literal["sampler", "in-batch", "uniform", "in-batch+sampler", "uniform+sampler"] = (
         "sampler"
     )
@@ -66,6 +75,13 @@ class ObjectiveConfig(Settings):
     """Mean squared norms, or what the code of CNSDiff's authors computes."""
     contrastive: losses.ContrastiveConfig = losses.ContrastiveConfig()
     propensity: losses.PropensityConfig = losses.PropensityConfig()
+    rival: rivals.RivalConfig = rivals.RivalConfig()
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The settings of other rivals' losses."""
+        others = (names for loss, names in rivals.OPTIONS.items() if loss != self.loss)
+        return frozenset(f"rival.{name}" for names in others for name in names)
 
 
 class Objective(nn.Module):
@@ -82,6 +98,9 @@ class Objective(nn.Module):
     log_popularity: Tensor
     propensity_weights: Tensor | None
     popularity: Tensor | None  # to the power γ
+    classes_of_users: Tensor
+    classes_of_items: Tensor
+    angles: Tensor
 
     def __init__(self, config: ObjectiveConfig, positives: Positives) -> None:
         super().__init__()
@@ -96,6 +115,13 @@ class Objective(nn.Module):
         self.register_buffer("log_popularity", log_popularity, persistent=False)
         self.register_buffer("propensity_weights", weights, persistent=False)
         self.register_buffer("popularity", popularity, persistent=False)
+        if config.loss == "bc":
+            temperature = config.rival.popularity_temperature
+            names = "classes_of_users", "classes_of_items", "angles"
+            angles = rivals.popularity_angles(positives, temperature)
+            for name, tensor in zip(names, angles, strict=True):
+                self.register_buffer(name, tensor, persistent=False)
+        self.positives = positives if config.loss == "sl@k" else None
 
     @property
     def calls_sampler(self) -> bool:
@@ -143,7 +169,7 @@ class Objective(nn.Module):
         if config.loss == "bpr":
             terms = {"bpr": self._bpr(rows)}
         else:
-            terms = {"softmax": self._softmax(rows, context)}
+            terms = {config.loss: self._softmax(rows, context)}
         # 3. Align.
         if config.contrastive.weight:
             terms["contrastive"] = config.contrastive.weight * self._alignment(rows, context)
@@ -173,22 +199,17 @@ class Objective(nn.Module):
         its own positive is left out.
         """
         config, own_items = self.config, rows.batch.positives
-        positive, row_weights = rows.positive_scores(), self._row_weights(rows)
+        shared, row_weights = self._shared(rows, context), self._row_weights(rows)
+        screen = config.screen if context.epoch >= config.screen_from else 0.0
+        if screen or config.loss != "softmax":
+            losses_of_rows = self._by_row(rows, shared, screen)
+            return (losses_of_rows if row_weights is None else row_weights * losses_of_rows).mean()
+        positive = rows.positive_scores()
         if config.log_q:
             positive = positive - config.log_q * self.log_popularity[own_items]
-        # What all rows share: columns of logits, as vectors and the items behind them.
-        match config.negatives, rows.negatives:
-            case "sampler", SharedItems(items) | SharedVectors(items=items):
-                columns = rows.vectors
-            case "sampler", _:
-                return losses.sampled_softmax(positive, self._logits(rows), None, row_weights)
-            case (("in-batch" | "in-batch+sampler"), _):
-                items, columns = own_items, rows.repelled(rows.positives)
-            case _:
-                size, n_items = (config.uniform_negatives,), len(self.log_popularity)
-                stream, device = context.negatives, positive.device
-                items = torch.randint(n_items, size, generator=stream, device=device)
-                columns = rows.repelled(*rows.of_items(items))
+        if shared is None:
+            return losses.sampled_softmax(positive, self._logits(rows), None, row_weights)
+        columns, items = shared
         weights = torch.ones_like(positive) if row_weights is None else row_weights
         weights = weights / len(positive)
         # Beside them the sampler's, logits of each row's own, in the same denominator.
@@ -197,7 +218,7 @@ class Objective(nn.Module):
             logits = torch.cat([positive.unsqueeze(1), self._logits(rows)], dim=1)
             own = torch.logsumexp(logits, dim=1)
             loss = (weights * (own - positive)).sum()
-        shared = shared_softmax(
+        own_softmax = shared_softmax(
             rows.users / config.temperature,
             columns,
             weights,
@@ -205,7 +226,70 @@ class Objective(nn.Module):
             bias=-config.log_q * self.log_popularity[items] if config.log_q else None,
             barred=(own_items, items),
         )
-        return shared if loss is None else loss + shared
+        return own_softmax if loss is None else loss + own_softmax
+
+    def _shared(self, rows: _Rows, context: Context) -> tuple[Tensor, Tensor] | None:
+        """Negatives that all rows share, as vectors ``(N, d)`` and the items behind them.
+
+        ``None`` where the sampler makes a row's own, and there are no others.
+        """
+        match self.config.negatives, rows.negatives:
+            case "sampler", SharedItems(items) | SharedVectors(items=items):
+                return rows.vectors, items
+            case "sampler", _:
+                return None
+            case (("in-batch" | "in-batch+sampler"), _):
+                return rows.repelled(rows.positives), rows.batch.positives
+        size, n_items = (self.config.uniform_negatives,), len(self.log_popularity)
+        stream, device = context.negatives, rows.positives.device
+        items = torch.randint(n_items, size, generator=stream, device=device)
+        return rows.repelled(*rows.of_items(items)), items
+
+    def _by_row(self, rows: _Rows, shared: tuple[Tensor, Tensor] | None, screen: float) -> Tensor:
+        """``(B,)`` losses that take each row's scores: rivals' (35 to 38), or screened (39)."""
+        config, temperature, own_items = self.config, self.config.temperature, rows.batch.positives
+        positive, admissible = temperature * rows.positive_scores(), None
+        if shared is None:
+            negative = temperature * self._logits(rows)
+        else:
+            columns, items = shared
+            negative = rows.users @ columns.T
+            admissible = items != own_items.unsqueeze(1)
+        if screen:
+            admissible = losses.screened(negative, admissible, screen)
+        if config.log_q:  # a softmax alone has it
+            positive = positive - temperature * config.log_q * self.log_popularity[own_items]
+            if shared is not None:
+                negative = negative - temperature * config.log_q * self.log_popularity[items]
+        scores, rival = (positive, negative, admissible, temperature), config.rival
+        match config.loss:
+            case "psl":
+                return rivals.psl(*scores, rival.activation)
+            case "bsl":
+                return rivals.bsl(*scores, rival.positive_temperature)
+            case "sl@k":
+                threshold = self._threshold(rows, negative, admissible)
+                return rivals.sl_at_k(*scores, threshold, rival.weight_temperature)
+            case "bc":
+                users, items = self.classes_of_users, self.classes_of_items
+                margin = self.angles[users[rows.batch.users], items[own_items]]
+                return rivals.bc(*scores, margin)
+        logits = positive / temperature, negative / temperature
+        return losses.log_sum(*logits, admissible) - logits[0]
+
+    @torch.no_grad()
+    def _threshold(self, rows: _Rows, negative: Tensor, admissible: Tensor | None) -> Tensor:
+        """``(B,)`` each user's K-th best score, as SL@K estimates it."""
+        assert self.positives is not None
+        row, item = self.positives.pairs_of(rows.batch.users)
+        scores = []
+        for begin in range(0, len(row), _PAIRS):
+            cut = slice(begin, begin + _PAIRS)
+            (vectors,) = rows.of_items(item[cut])
+            scores.append((rows.users[row[cut]] * vectors).sum(dim=1))
+        if admissible is not None:
+            negative = negative.masked_fill(~admissible, -torch.inf)
+        return rivals.kth_best(row, torch.cat(scores), negative, self.config.rival.k)
 
     def _logits(self, rows: _Rows) -> Tensor:
         """Logits of the sampler's negatives in a softmax, ``(B, n)``."""

@@ -25,6 +25,7 @@ from cnsdiff.base.settings import BEYOND_WHOLE, Settings, first_problem, shown
 from cnsdiff.base.storage import first_line
 from cnsdiff.content.model import ContentConfig
 from cnsdiff.objectives.objective import ObjectiveConfig
+from cnsdiff.objectives.rivals import OPTIONS, RivalConfig
 from cnsdiff.recommender.presets import DEFAULT, PRESETS
 from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
 from cnsdiff.samplers import SAMPLERS, SamplerConfig
@@ -131,6 +132,36 @@ class Config(Settings):
             raise ValueError(
                 "objective.popularity_exponent needs inner products; set objective.score to "
                 "'inner' or popularity_exponent to 0"
+            )
+        for loss, names in OPTIONS.items():
+            for name in names if loss != objective.loss else ():
+                if getattr(objective.rival, name) != getattr(RivalConfig(), name):
+                    raise ValueError(
+                        f"objective.rival.{name} is of objective.loss {loss!r}; take that loss, or "
+                        f"leave {name} out"
+                    )
+        if objective.loss in OPTIONS:
+            if objective.score != "cosine":
+                raise ValueError(
+                    f"objective.loss {objective.loss!r} is made for cosines; set objective.score "
+                    "to 'cosine'"
+                )
+            if objective.log_q:
+                raise ValueError(
+                    "objective.log_q corrects a softmax; set objective.loss to 'softmax' or log_q "
+                    "to 0"
+                )
+        by_row = objective.screen or objective.loss in OPTIONS
+        if by_row and objective.negatives.endswith("+sampler"):
+            what = "objective.screen" if objective.screen else f"objective.loss {objective.loss!r}"
+            raise ValueError(
+                f"{what} takes negatives of one kind; set objective.negatives to "
+                f"'sampler' or {objective.negatives.removesuffix('+sampler')!r}"
+            )
+        if objective.screen and objective.loss == "bpr":
+            raise ValueError(
+                "objective.screen leaves out negatives of a softmax; set objective.loss to "
+                "'softmax', or screen to 0"
             )
         if not uses_sampler and self.sampler.name != "random":
             raise ValueError(

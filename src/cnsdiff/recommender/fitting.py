@@ -679,7 +679,7 @@ def assemble(
     sampler = classes.get("sampler") or SAMPLERS.find(config.sampler.name)
     sharded = config.training.shard and processes is not None and processes.several
     if sharded:
-        require_shardable(backbone, sampler, config.precision)
+        require_shardable(backbone, sampler, config.precision, config.objective.loss)
     split = dataset.split("train")
     positives = whole = Positives.of_split(split, dataset.n_users, dataset.n_items)
     whole.require_negatives()

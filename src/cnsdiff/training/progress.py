@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cnsdiff.training.selection import EarlyStopping
 
 #: Terms of the loss, and what was seen of the negatives: its title and how it is written.
-_SHOWN = ("loss", "bpr", "softmax", "contrastive", "sampler")
+_SHOWN = ("loss", "bpr", "softmax", "psl", "bsl", "sl@k", "bc", "contrastive", "sampler")
 _SEEN = {"fhn": ("false negatives", ".2%"), "hardness": ("hardness", ".4f")}
 #: Seconds between lines about the start.
 _SLOW = 5.0

@@ -33,8 +33,15 @@ from cnsdiff.training.slices import Layout, Slices
 from cnsdiff.training.step import TrainingStep
 
 
-def require_shardable(backbone: type[Any], sampler: type[Sampler], precision: str) -> None:
+def require_shardable(
+    backbone: type[Any], sampler: type[Sampler], precision: str, loss: str
+) -> None:
     """Raise :class:`ConfigError` for what cannot be trained on a share of the users."""
+    if loss in ("sl@k", "bc"):
+        raise ConfigError(
+            f"training.shard: objective.loss {loss!r} needs the data of all users; take another, "
+            "or set training.shard to false"
+        )
     if backbone not in (MF, LightGCN):
         raise ConfigError(
             f"training.shard: the backbone {backbone.__name__} does not say how it propagates over "
