@@ -142,7 +142,9 @@ def test_a_place_that_is_none(client):
     for method, path, code in (("GET", "/nothing", 404), ("PUT", "/recommend", 405)):
         answer = client.request(method, path)
         assert answer.status_code == code
-        assert answer.json()["error"].endswith("all requests are described at /docs")
+        assert answer.json()["error"] == (
+            f"{method} {path}: is no request of this service; all requests are described at /docs"
+        )
 
 
 def test_a_failure_of_our_own_is_told_and_counted(client, monkeypatch):
@@ -157,7 +159,7 @@ def test_a_failure_of_our_own_is_told_and_counted(client, monkeypatch):
 def test_times_of_events(client):
     dated = event(1, "u", "i", "2001-09-09T01:46:40Z")
     assert client.post("/events", json={"events": [dated]}).status_code == 200
-    for wrong in ("yesterday", None, 1e400):
+    for wrong in ("yesterday", None, [5], True, 1e400):
         body = json.dumps({"events": [event(2, "u", "i", wrong)]})
         answer = client.post("/events", content=body, headers=JSON)
         assert answer.status_code == 422, wrong
@@ -203,6 +205,7 @@ def test_a_page_of_somebody_else_changes_nothing(serve):
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         refused = client.post("/rollback", headers={"Origin": origin})
         assert refused.status_code == 401, origin
+        assert refused.json()["error"].startswith("a page of another site may not write here")
     # Without one to roll back to.
     assert client.post("/rollback", headers={"Origin": LOCAL}).status_code == 404
 
@@ -213,7 +216,7 @@ def test_bodies_are_bounded(serve):
     answer = client.post("/events", json=events)
     assert answer.status_code == 422
     assert answer.json()["error"] == (
-        "events: 4 in one request; give at most 3 at once, in several requests"
+        "events: 4 in one request; give at most 3, in several requests"
     )
     large = json.dumps({"user": "x" * 3000}).encode()
     for content in (large, iter([large[:1500], large[1500:]])):  # with a length, and without

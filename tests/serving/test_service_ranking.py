@@ -150,3 +150,23 @@ def test_an_attribute_that_no_item_has_is_named():
         arrange(
             torch.zeros(1), RecommendRequest(quotas={"brand": 1}), catalogue, np.zeros(0, dtype=int)
         )
+
+
+def test_a_quota_does_not_look_at_each_item(monkeypatch):
+    n, k, looks = 5000, 60, []
+    rows = [{"category": item % 50, "kind": item % 7} for item in range(n)]
+    catalogue = Catalogue(IdIndex(pl.Series(range(n))), rows, np.zeros(0, dtype=int))
+    values = Catalogue.values
+    monkeypatch.setattr(Catalogue, "values", lambda *own: looks.append(own) or values(*own))
+    scores = torch.arange(n, 0, -1).float()
+    for quotas, first in (
+        ({"category": 0}, []),
+        ({"category": 1}, list(range(50))),
+        ({"category": 1, "kind": 1}, list(range(7))),
+    ):
+        looks.clear()
+        request_ = RecommendRequest(k=k, quotas=quotas)
+        items, _, _ = arrange(scores.clone(), request_, catalogue, np.zeros(0, dtype=np.int64))
+        left = [item for item in range(n) if item not in first]
+        assert items.tolist() == [*first, *left][:k]
+        assert len(looks) < 1000

@@ -183,7 +183,10 @@ def create_app(service: Service) -> FastAPI:
             # A page of somebody else's, open in a browser on this machine, may send requests here.
             origin = request.headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-                raise TokenError
+                raise TokenError(
+                    "a page of another site may not write here; if it is yours, give the service "
+                    "tokens, and send one with the header Authorization: Bearer TOKEN"
+                )
             return
         token = _digest("" if given is None else given.credentials)
         # All are compared, in constant time, so that nothing is told by how long it takes.
@@ -194,14 +197,17 @@ def create_app(service: Service) -> FastAPI:
     def require_bounded(lists: Sequence[Rules]) -> None:
         """Refuse lists that are too much for one request together; each alone is bounded."""
         k = sum(rules.k for rules in lists)
+        if k > config.max_k:
+            raise InputError(
+                f"k: the lists of this request have {k:,} items together; ask for at most "
+                f"{config.max_k:,} in one request"
+            )
         ids = sum(len(getattr(rules, name, None) or ()) for rules in lists for name in _HOLD_IDS)
-        ids_named = ", ".join(_HOLD_IDS)
-        for fields, own, most in (("k", k, config.max_k), (ids_named, ids, config.max_ids)):
-            if own > most:
-                raise InputError(
-                    f"{fields}: {own:,} in all lists of the request; ask for at most {most:,} at "
-                    "once, in several requests"
-                )
+        if ids > config.max_ids:
+            raise InputError(
+                f"{', '.join(_HOLD_IDS)}: the rules of this request name {ids:,} ids together; "
+                f"name at most {config.max_ids:,} in one request"
+            )
 
     writes = APIRouter(dependencies=[Depends(authorised)], responses=may_be(401))
 
@@ -250,7 +256,7 @@ def create_app(service: Service) -> FastAPI:
         if len(body.events) > config.max_events:
             raise InputError(
                 f"events: {len(body.events):,} in one request; give at most "
-                f"{config.max_events:,} at once, in several requests"
+                f"{config.max_events:,}, in several requests"
             )
         new = await write(service.add_events, body.events)
         metrics.events.inc(new)

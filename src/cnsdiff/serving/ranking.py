@@ -6,6 +6,7 @@ then what is buried, fills it up.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,12 @@ class Catalogue:
     def values(self, name: str, item: int) -> list[str]:
         """What an item has of an attribute, as text."""
         return _listed(self._attributes[item].get(name))
+
+    def having(self, name: str, value: str | None = None) -> Numbers:
+        """Numbers of the items that have an attribute, or a value of it."""
+        places, _ = self._values(name)
+        of_value = places.values() if value is None else [places.get(value, [])]
+        return np.fromiter(itertools.chain.from_iterable(of_value), dtype=np.int64)
 
     def require(self, name: str) -> None:
         if name not in self.names:
@@ -259,31 +266,53 @@ def _under_quotas(
     pinned: Numbers,
     fill: bool,
 ) -> tuple[Numbers, NDArray[np.float32]]:
-    """The ``k`` best under quotas, filled up with the best beyond them if they are to be."""
+    """The ``k`` best under quotas, filled up with the best beyond them if they are to be.
+
+    Items of a value that is used up are ruled out together, so that it takes as many looks at the
+    catalogue as there are items taken, at the most, and not one at each item.
+    """
     if not request.quotas:
         return best(scores, k)
-    for name in request.quotas:
+    used: Counter[tuple[str, str]] = Counter()
+    free = scores.clone()
+
+    def pairs(item: int) -> list[tuple[str, str]]:
+        return [(name, value) for name in request.quotas for value in catalogue.values(name, item)]
+
+    def used_up(items: Sequence[int]) -> set[tuple[str, str]]:
+        own = {pair for item in items for pair in pairs(item)}
+        return {(name, value) for name, value in own if used[name, value] >= request.quotas[name]}
+
+    for name, quota in request.quotas.items():
         catalogue.require(name)
-    ahead = k
-    while True:  # further and further down, until the quotas are met or nothing is left
-        ahead = min(4 * ahead, len(scores))
-        items, values = best(scores, ahead)
-        used: dict[str, Counter[str]] = {name: Counter() for name in request.quotas}
-        taken, beyond = [], []
-        for place, item in enumerate([*pinned.tolist(), *items.tolist()], start=-len(pinned)):
-            own = [
-                (name, value) for name in request.quotas for value in catalogue.values(name, item)
-            ]
-            full = any(used[name][value] >= request.quotas[name] for name, value in own)
-            if place >= 0 and full:
-                beyond.append(place)
-                continue
-            for name, value in own:
-                used[name][value] += 1
-            if place >= 0:
-                taken.append(place)
+        if quota == 0:
+            free[torch.from_numpy(catalogue.having(name))] = -torch.inf
+    for item in pinned.tolist():
+        used.update(pairs(item))
+    ended = used_up(pinned.tolist())
+    taken: list[int] = []
+    values: list[float] = []
+    while len(taken) < k:
+        for name, value in ended:
+            free[torch.from_numpy(catalogue.having(name, value))] = -torch.inf
+        items, scores_of_items = best(free, 4 * k)
+        if not len(items):
+            break
+        ended = set()
+        for item, score in zip(items.tolist(), scores_of_items.tolist(), strict=True):
+            own = pairs(item)
+            if ended.isdisjoint(own):
+                taken.append(item)
+                values.append(score)
+                used.update(own)
+                ended |= used_up([item])
             if len(taken) == k:
                 break
-        if len(taken) == k or len(items) < ahead or ahead == len(scores):
-            places = [*taken, *(beyond if fill else ())][:k]
-            return items[places], values[places]
+        free[torch.from_numpy(items)] = -torch.inf
+    items, item_scores = np.array(taken, dtype=np.int64), np.array(values, dtype=np.float32)
+    if len(taken) == k or not fill:
+        return items, item_scores
+    rest = scores.clone()
+    rest[torch.from_numpy(items)] = -torch.inf
+    more, more_scores = best(rest, k - len(taken))
+    return np.append(items, more), np.append(item_scores, more_scores)

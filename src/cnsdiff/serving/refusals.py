@@ -152,7 +152,7 @@ def add_refusals(app: FastAPI) -> None:
     def untrusted(request: Request, error: TokenError) -> JSONResponse:
         return refusal(
             401,
-            "this needs a token: send the header Authorization: Bearer TOKEN",
+            str(error) or "this needs a token; send the header Authorization: Bearer TOKEN",
             **{"WWW-Authenticate": "Bearer"},
         )
 
@@ -164,8 +164,12 @@ def add_refusals(app: FastAPI) -> None:
                 "the body is not JSON in UTF-8, is nested too deeply, or has too long a number; "
                 f"{_AS_JSON}",
             )
-        sentence = f"{error.detail}; all requests are described at /docs"
-        return refusal(error.status_code, sentence, **(error.headers or {}))
+        return refusal(
+            error.status_code,
+            f"{request.method} {request.url.path[:_SHOWN]}: is no request of this service; all "
+            "requests are described at /docs",
+            **(error.headers or {}),
+        )
 
     @app.exception_handler(BoundError)
     def beyond(request: Request, error: BoundError) -> JSONResponse:

@@ -53,14 +53,12 @@ def _storable(value: str) -> str:
 
 
 def _seconds(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be seconds since 1970 or a date, as 2026-11-29T10:00:00Z")
-    if not isinstance(value, str):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ValueError("must be seconds since 1970 or a date, as 2026-11-29T10:00:00Z") from error
+        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError("must be seconds since 1970 or a date, as 2026-11-29T10:00:00Z") from None
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
