@@ -79,7 +79,6 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule(data=st.data(), at=st.integers(0, 1))
     def withdraw(self, data, at):
         item = data.draw(self.some)
-        self.added.add(item)
         self.withdrawn.add(item)
         self.services[at].withdraw([item])
 
@@ -127,9 +126,8 @@ class ServiceMachine(RuleBasedStateMachine):
     def judge(self, user, answer, k, seen, exclude, session, pin):
         known = self.items | self.added
         own = {item for name, item, kind in self.events.values() if (name, kind) == (user, "buy")}
-        own, now = own & known, session & known
         trained = user in self.had and user not in self.forgotten
-        has = own | now | (self.had[user] if trained else set())
+        has = own | session | (self.had[user] if trained else set())
         fit = known - self.withdrawn - exclude
         pinned = [item for item in pin if item in fit][:k]
         may = fit - (has if seen == "all" else set()) | set(pinned)
@@ -139,12 +137,21 @@ class ServiceMachine(RuleBasedStateMachine):
         assert shown[: len(pinned)] == pinned
         scores = [ranked.score for ranked in answer.items[len(pinned) :]]
         assert scores == sorted(scores, reverse=True)
-        source = "trained" if trained else "environment"
+        # A service that began since a new item was withdrawn does not know it.
+        sources = {
+            self.source(trained, own & some, session & some)
+            for some in (known, known - (self.withdrawn - self.items))
+        }
+        assert answer.source in sources
+        assert (answer.version, answer.arm) == (self.active, "main")
+
+    @staticmethod
+    def source(trained, own, now):
         if own or (now and trained):
-            source = "folded-in"
-        elif now:
-            source = "session"
-        assert (answer.source, answer.version, answer.arm) == (source, self.active, "main")
+            return "folded-in"
+        if now:
+            return "session"
+        return "trained" if trained else "environment"
 
     def teardown(self):
         for service, store in zip(self.services, self.stores, strict=True):
