@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_who_sends_half_a_body_is_not_waited_for(app):
         b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
         b"Content-Length: 9000000\r\n\r\n" + b" " * 2000,  # too large besides
     ]
-    with listening(app(body_timeout=0.2, max_body=1000), http=protocol(60)) as place:
+    with listening(app(transfer_timeout=0.2, max_body=1000), http=protocol(60)) as place:
         for half in halves:
             head, _, body = hung_up(place, HEAD + half).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408"), half
@@ -139,6 +140,32 @@ def test_who_sends_half_a_head_is_not_waited_for(app):
         # After a whole request, the same.
         twice = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea"
         assert hung_up(place, twice).count(b"HTTP/1.1 200") == 1
+
+
+def test_who_does_not_read_the_answer_is_not_waited_for(app):
+    body = json.dumps({"requests": [{"k": 40}] * 1000}).encode()
+    head = f"POST /recommend/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    lost = threading.Event()
+    patient = protocol(0.5)
+
+    class Watched(patient):
+        def connection_made(self, transport):
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            lost.set()
+
+    with (
+        listening(app(), http=Watched, timeout_keep_alive=600) as place,
+        socket.socket() as connection,
+    ):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((urlsplit(place).hostname, urlsplit(place).port))
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        assert lost.wait(60)
 
 
 # -- too much at once ------------------------------------------------------------------------------

@@ -193,6 +193,10 @@ def test_a_body_that_is_no_object(client, content, kind, sentence):
         ("POST", "/activate", {"version": "a", "share": 0}, "share: must be more than 0, not 0"),
         ("GET", "/recommend?k=x", None, 'k: must be a whole number, not "x"'),
         ("GET", f"/recommend?k={'9' * 5000}", None, "k: must be a whole number of fewer digits"),
+        (
+            *("GET", "/recommend?users=17", None),
+            "the query: has no field 'users' (did you mean 'user'?); its fields are user, k, seen",
+        ),
         ("GET", "/recommend?seen=1", None, "seen: must be 'all' or 'none', not \"1\""),
         ("GET", "/recommend?user=", None, 'user: must have at least 1 character, not ""'),
         ("DELETE", f"/users/{'u' * 600}", None, "user: must have at most 500 characters"),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -39,6 +39,7 @@ from cnsdiff.serving.schemas import (
     Rules,
     SimilarAnswer,
     SimilarRequest,
+    SimpleRequest,
     State,
     Status,
     VersionRequest,
@@ -220,13 +221,9 @@ def create_app(service: Service) -> FastAPI:
         return own
 
     @app.get("/recommend", tags=["answers"])
-    async def recommend_simply(
-        user: Annotated[Id | None, Query()] = None,
-        k: Annotated[int, Query(ge=1, le=1_000)] = 20,
-        seen: Literal["all", "none"] = "all",
-    ) -> RecommendAnswer:
+    async def recommend_simply(query: Annotated[SimpleRequest, Query()]) -> RecommendAnswer:
         """The same, for what fits into an address."""
-        return await recommend(RecommendRequest(user=user, k=k, seen=seen))
+        return await recommend(RecommendRequest(**query.model_dump()))
 
     @app.post("/recommend/batch", tags=["answers"])
     async def recommend_batch(request: Request, body: BatchRequest) -> BatchAnswer:

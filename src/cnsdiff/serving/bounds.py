@@ -123,7 +123,7 @@ class Bounds:
         """The whole body."""
         parts, size, more = bytearray(), 0, True
         try:
-            async with asyncio.timeout(self.config.body_timeout):
+            async with asyncio.timeout(self.config.transfer_timeout):
                 while more:
                     message = await receive()
                     if message["type"] != "http.request":
@@ -136,8 +136,8 @@ class Bounds:
         except TimeoutError as error:
             raise BoundError(
                 408,
-                f"the body did not come within {self.config.body_timeout:g} s; send it at once, or "
-                "in smaller parts",
+                f"the body did not come within {self.config.transfer_timeout:g} s; send it at "
+                "once, or in smaller parts",
                 Connection="close",
             ) from error
         if size > self.config.max_body:
@@ -196,7 +196,10 @@ def _is_address(name: str) -> bool:
 
 
 def protocol(seconds: float) -> type[HttpToolsProtocol]:
-    """A protocol of uvicorn that hangs up on who sends no whole head of a request in some time."""
+    """A protocol of uvicorn that hangs up on clients that stand still for some time.
+
+    That is, on who sends no whole head of a request, and on who does not read the answer.
+    """
 
     class Impatient(HttpToolsProtocol):
         """Uvicorn by itself waits without end."""
@@ -205,7 +208,8 @@ def protocol(seconds: float) -> type[HttpToolsProtocol]:
 
         def _wait(self) -> None:
             self._cease()
-            self._waiting = self.loop.call_later(seconds, self.transport.close)
+            # Not close, which waits until all that is written was read.
+            self._waiting = self.loop.call_later(seconds, self.transport.abort)
 
         def _cease(self) -> None:
             if self._waiting is not None:
@@ -223,6 +227,14 @@ def protocol(seconds: float) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._cease()
             super().on_headers_complete()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._wait()
+
+        def resume_writing(self) -> None:
+            self._cease()
+            super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._cease()

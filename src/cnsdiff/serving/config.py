@@ -42,8 +42,9 @@ class ServiceConfig(Settings):
     that it listens at: ``shop.example``, ``*.example`` for all below it, ``*`` for any."""
     max_body: Annotated[int, Field(ge=1_000, le=10**9)] = 4_000_000
     """Bytes of a request."""
-    body_timeout: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds within which a request must have come, its head and then its body."""
+    transfer_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds within which the head of a request must have come, then its body, and within which
+    an answer must be read."""
     max_events: Annotated[int, Field(ge=1, le=10**6)] = 10_000
     """Events of a request."""
     max_k: Annotated[int, Field(ge=1, le=10**6)] = 100_000

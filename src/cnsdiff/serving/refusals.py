@@ -72,24 +72,24 @@ class TokenError(Exception):
     """A write without a known token."""
 
 
-def misfit_sentence(error: Mapping[str, Any], body: type[BaseModel] | None = None) -> str:
+def misfit_sentence(error: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
     """What is wrong with a field, in a sentence.
 
     Parameters
     ----------
     error
         As FastAPI has it: ``type``, ``loc``, ``input`` and perhaps ``ctx``.
-    body
-        The model of the body, whose fields are named where one is unknown.
+    model
+        Of the body or the query, whose fields are named where one is unknown.
     """
     kind, value, context = error["type"], error.get("input"), error.get("ctx") or {}
-    keys = list(error["loc"][1:])  # after "body", "query" or "path"
+    where, *keys = error["loc"]  # "body", "query" or "path" comes first
     if kind == "extra_forbidden":
         *above, last = map(str, keys)
-        known = _fields(body, above)
+        known = _fields(model, above)
         hint = did_you_mean(last[:_SHOWN], known)
         listed = f"; its fields are {', '.join(known)}" if known else ""
-        place = _place(above) or "the body"
+        place = _place(above) or f"the {where}"
         return f"{place}: has no field {last[:_SHOWN]!r}{hint}{listed}"
     if not keys:
         what = "is not a JSON object"
@@ -144,9 +144,10 @@ def add_refusals(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             at, why = first["loc"][-1], first["ctx"]["error"]
             return refusal(422, f"the body is not JSON, at character {at:,} ({why}); {_AS_JSON}")
-        field = getattr(request.scope.get("route"), "body_field", None)
-        body = None if field is None else _model_in(field.field_info.annotation)
-        return refusal(422, misfit_sentence(first, body))
+        asked = request.scope["route"].dependant
+        fields = asked.query_params if first["loc"][0] == "query" else asked.body_params
+        model = _model_in(fields[0].field_info.annotation) if fields else None
+        return refusal(422, misfit_sentence(first, model))
 
     @app.exception_handler(TokenError)
     def untrusted(request: Request, error: TokenError) -> JSONResponse:

@@ -166,6 +166,14 @@ class RecommendRequest(Rules):
     )
 
 
+class SimpleRequest(Body):
+    """What of it fits into an address."""
+
+    user: Id | None = None
+    k: int = Field(20, ge=1, le=LONGEST_LIST)
+    seen: Literal["all", "none"] = "all"
+
+
 class BatchRequest(Body):
     """Lists for several users at once."""
 

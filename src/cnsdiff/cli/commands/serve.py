@@ -119,7 +119,7 @@ def serve(
         announce()
         config_of_server = uvicorn.Config(
             create_app(service),
-            http=protocol(settings.body_timeout),
+            http=protocol(settings.transfer_timeout),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=10,
