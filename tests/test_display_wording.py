@@ -104,7 +104,16 @@ def test_what_is_not_a_duration(text, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(45, "45 s"), (600, "10 min"), (150, "2 min 30 s"), (5400, "1 h 30 min"), (7203, "2 h")],
+    [
+        (45, "45 s"),
+        (600, "10 min"),
+        (150, "2 min 30 s"),
+        (5400, "1 h 30 min"),
+        (7203, "2 h"),
+        (86_400, "24 h"),
+        (604_800, "7 d"),
+        (180_000, "2 d 2 h"),
+    ],
 )
 def test_time_duration(seconds, words):
     assert duration(seconds) == words

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnsdiff import Dataset, Interactions, Recommender
-from cnsdiff.audit.answers import Shown, arms_of, lists_at, mean_of, off_policy
+from cnsdiff.audit.answers import Shown, arms_of, mean_of, off_policy
 from cnsdiff.base.errors import DataError
 from cnsdiff.evaluation.significance import clustered, seed_interval
 
@@ -75,10 +74,33 @@ def test_lists_that_are_open_or_a_shadow_are_left_out():
     )
     shown = Shown.of(answers(rows), done, 10.0)
     assert (len(shown.answers), shown.n_open, shown.clicks.sum()) == (1, 1, 0)
-    with pytest.raises(DataError, match="shorter window"):
+    with pytest.raises(DataError, match="older than the window of 16 min 40 s in which"):
         Shown.of(answers(rows), done, 1000.0)
     with pytest.raises(DataError, match="no answers yet"):
         Shown.of(answers(rows[1:2]), done, 10.0)
+
+
+def test_only_events_of_some_types_count():
+    rows = [("a", 0.0, ["1", "2"], [1.0, 1.0], "active", "v")]
+    done = pl.DataFrame(
+        {"user": "a", "item": ["1", "2", "2"], "timestamp": [1.0, 2.0, 99.0]}
+    ).with_columns(type=pl.Series(["view", "purchase", None]))
+    clicks = {
+        types: Shown.of(answers(rows), done, 10.0, types).items["clicked"].to_list()
+        for types in (None, ("purchase",), ("view", "purchase"))
+    }
+    assert list(clicks.values()) == [[1, 1], [0, 1], [1, 1]]
+    with pytest.raises(DataError, match=r"type 'vew' \(did .* 'view'.*have purchase, view"):
+        Shown.of(answers(rows), done, 10.0, ("vew",))
+
+
+def test_some_of_the_lists_are_those_lists():
+    rows = [(f"u{n}", float(n), [str(n), "x"], [1.0, 0.5], "active", "v") for n in range(4)]
+    done = events([("u1", "x", 1.5), ("u3", "3", 3.5)])
+    some = Shown.of(answers(rows), done, 1.0).only(np.array([False, True, False, True]))
+    alone = Shown.of(answers([rows[1], rows[3]]), done, 1.0)
+    assert some.answers.equals(alone.answers) and some.items.equals(alone.items)
+    assert some.clicks.tolist() == [1, 1]
 
 
 def test_an_interval_of_single_lists_is_students_and_of_equal_clusters_that_of_their_means():
@@ -188,39 +210,3 @@ def test_intervals_cover_the_truth():
             covered[name] += interval.low <= truth[name] <= interval.high
     for name, n in covered.items():
         assert 0.9 <= n / trials <= 0.99, (name, n)
-
-
-def test_what_a_run_would_have_shown():
-    """At its own end the lists are those of ``recommend``; later, those of a run that follows."""
-    rng = np.random.default_rng(0)
-    n = 1500
-    frame = pl.DataFrame(
-        {
-            "user": rng.integers(0, 40, n),
-            "item": rng.integers(0, 60, n),
-            "timestamp": np.sort(rng.integers(0, 10**6, n)),
-        }
-    ).unique(["user", "item"], keep="first", maintain_order=True)
-    old, new = frame[:1000], frame[1000:]
-    dataset = Dataset.from_splits({"train": Interactions(old, "x")}, name="x", scenario="given")
-    training = {"epochs": 2, "fhn_every": None, "select_on": "rehearsal"}
-    model = Recommender("mf", training=training).fit(dataset)
-    users = [str(user) for user in model.users_] + ["stranger"]
-    done = new.filter(pl.col("item").is_in(model.items_.implode()))
-    log = done.with_columns(pl.col("user", "item").cast(pl.String), pl.col("timestamp") * 1.0)
-
-    def asked(at: float) -> pl.DataFrame:
-        return pl.DataFrame({"user": users, "at": at, "k": 5}, schema_overrides={"at": pl.Float64})
-
-    def recommended(of: Recommender, who: list[str]) -> dict[str, list[str]]:
-        lists = of.recommend(who, k=5)
-        table = lists.with_columns(pl.col("user", "item").cast(pl.String))
-        return dict(table.group_by("user").agg("item").iter_rows())
-
-    end = float(old["timestamp"].max())
-    before = lists_at(model.model_, asked(end), log)
-    assert dict(zip(users[:-1], before, strict=False)) == recommended(model, users[:-1])
-    assert len(before[-1]) == 5  # a stranger gets the environment
-    after = lists_at(model.model_, asked(2e6), log)
-    followed = model.follow(done, moment=2e6).add_interactions(done)
-    assert dict(zip(users[:-1], after, strict=False)) == recommended(followed, users[:-1])

@@ -15,7 +15,7 @@ DAY = 86_400.0
 
 @pytest.fixture(scope="module")
 def store(kept_run, tmp_path_factory) -> str:
-    """A service that explored, the day after the run was trained; the first place is clicked."""
+    """A service that explored, the day after the run was trained; the first place is bought."""
     rng = np.random.default_rng(0)
     run = Recommender.load(kept_run)
     start = end_of(Fitted.of_run(read_run(kept_run))) + 1
@@ -33,10 +33,15 @@ def store(kept_run, tmp_path_factory) -> str:
         arm = "canary" if number % 5 == 0 else "active"
         at = start + number
         shown.append(
-            Answer(f"r{number}", at, str(user), "run", arm, 0.2, "taste", 4, items, chances)
+            Answer(
+                *(f"r{number}", at, str(user), "run", arm, 0.2, "taste", 4, items, chances),
+                rules={0: None, 1: '{"where":{"colour":"red"}}'}.get(number % 100, "{}"),
+                item_seq=0,
+            )
         )
         if items[0] == ranked[0]:
-            clicks.append(Event(f"e{number}", str(user), items[0], at + 0.5))
+            clicks.append(Event(f"e{number}", str(user), items[0], at + 0.5, "purchase"))
+        clicks.append(Event(f"v{number}", str(user), items[1], at + 0.5, "view"))
     clicks.append(Event("last", "nobody", "nothing", start + 3 * DAY))
     with Store.open(url) as opened:
         opened.add_answers(shown)
@@ -45,21 +50,43 @@ def store(kept_run, tmp_path_factory) -> str:
 
 
 def test_arms_and_a_run(cli, store, kept_run):
-    done = cli("audit", "--answers", store, "--run", kept_run, "--json").json
+    given = "audit", "--answers", store, "--types", "purchase", "--run", kept_run
+    done = cli(*given, "--json").json
     assert [(arm["arm"], arm["answers"]) for arm in done["arms"]] == [
         ("active", 320),
         ("canary", 80),
     ]
     assert done["differences"][0]["against"] == ["active", "run"]
     figures = done["run"]
-    assert figures["answers"] == 400 and figures["users"] == 40
+    assert figures["answers"] == 392 and figures["users"] == 40
     for name in ("ips", "snips", "dr", "served", "gain"):
         assert figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"]
+    assert {own["answers"] for own in done["left_out"]} == {4}
+    for reason in ("rules were not logged", "no item has an attribute 'colour'"):
+        assert any(reason in own["reason"] for own in done["left_out"])
     # The same of its file.
-    shown = cli("audit", "--answers", store.removeprefix("sqlite:///"), "--run", kept_run)
+    shown = cli(*(own.removeprefix("sqlite:///") if own == store else own for own in given))
     assert shown.code == 0, shown.err
+    assert "4 answers left out: their rules were not logged" in " ".join(shown.out.split())
     for words in ("What was shown", "Less active run", "doubly robust (DR)", "could have been"):
         assert words in shown.out
+
+
+def test_types_of_events_are_those_named_or_else_those_of_the_service(cli, store, tmp_path):
+    (tmp_path / "service.yaml").write_text("types: [purchase]\n")
+    every, bought, seen, configured = (
+        cli("audit", "--answers", store, *more, "--json").json
+        for more in (
+            [],
+            ["--types", "purchase"],
+            ["--types", "view, purchase"],
+            ["--config", tmp_path / "service.yaml"],
+        )
+    )
+    assert every["types"] is None and bought["types"] == configured["types"] == ["purchase"]
+    assert every["arms"] == seen["arms"] and bought["arms"] == configured["arms"]
+    clicks = [own["arms"][0]["clicks"]["value"] for own in (every, bought)]
+    assert clicks[0] == pytest.approx(clicks[1] + 1)
 
 
 def test_refusals(cli, store, kept_run, world, tmp_path):
@@ -68,6 +95,10 @@ def test_refusals(cli, store, kept_run, world, tmp_path):
     cli("audit", "--answers", store, "--metric", "recall@5").refused("without --metric")
     cli("audit", "some.csv", "--answers", store).refused("without log")
     cli("audit", "--answers", store, "--window", "soon").refused("--window soon", "12h")
+    cli("audit", "--answers", store, "--window", "9d").refused("window of 9 d in which")
+    cli("audit", "--answers", store, "--types", "a,").refused("names no event in one place")
+    cli("audit", "--answers", store, "--types", "vew").refused("'vew'", "did you mean 'view'")
+    cli("audit", world, "--types", "view").refused("needs a log, or --answers STORE")
     cli("audit", "--answers", f"sqlite:///{tmp_path}/no.db").refused("there is no store")
     with Store.open(f"sqlite:///{tmp_path / 'old.db'}") as old:
         old.add_answers([Answer("r", 1.0, "1", "v", "active", 1.0, "taste", 1, ["1"], [1.0])])

@@ -129,6 +129,28 @@ def test_items_are_followed_by_their_latest_row(store):
     assert store.items_after(seen)["item"].to_list() == ["c", "a"]
 
 
+def test_a_store_of_version_1_is_brought_up_to_date(store_url):
+    with Store.open(store_url) as store:
+        store.add_answers([answer(1)])
+        store.put_items({"a": {"price": 1.5}})
+        for statement in (
+            "ALTER TABLE answers DROP COLUMN rules",
+            "ALTER TABLE answers DROP COLUMN item_seq",
+            "DROP TABLE former_items",
+            "UPDATE meta SET value = '1' WHERE key = 'schema_version'",
+        ):
+            store.database.write(lambda c, s=statement: c.exec_driver_sql(s) and None)
+    for _ in range(2):
+        with Store.open(store_url, create=False) as store:
+            assert Answer(*store.answers_after(0).row(0)[1:]) == answer(1)
+    with Store.open(store_url) as store:
+        store.add_answers([answer(2)._replace(rules='{"k":1}', item_seq=7)])
+        store.withdraw(["a"])
+        assert store.rules_of(store.answers_after(0)["seq"].to_list()) == [None, '{"k":1}']
+        assert store.item_history()["withdrawn"].to_list() == [False, True]
+        assert store.check() == []
+
+
 def test_versions_keep_their_path(store):
     first = Version("v1", "/runs/one", 1.0, {"ndcg@20": 0.1})
     assert store.versions() == []

@@ -497,6 +497,7 @@ def test_postgresql_makes_its_own_backups(postgresql, tmp_path):
         ("UPDATE items SET features = '3'", "items, seq 1: features is not a JSON object"),
         ("UPDATE versions SET figures = 'x'", "versions, name v1: figures is not a JSON object"),
         ("DELETE FROM versions", "activations, seq 1: names the version 'v1', which is not"),
+        ("UPDATE answers SET rules = 'x'", "answers, seq 1: rules is not a JSON object"),
         ("UPDATE activations SET share = 2", "activations, seq 1: share is 2.0, not in"),
         ("INSERT INTO meta VALUES ('x', 'y')", "meta, key x: is not of this version"),
         ("UPDATE forgotten SET digest = 'ann'", "forgotten, seq 1: digest is not one of"),
@@ -574,7 +575,7 @@ def test_a_database_of_something_else(store_url):
     engine = sa.create_engine(store_url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE meta SET value = '99'"))
-    with pytest.raises(InputError, match="has schema version 99, and this cnsdiff reads 1; use"):
+    with pytest.raises(InputError, match="has schema version 99, and this cnsdiff reads 2; use"):
         Store.open(store_url)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE meta"))

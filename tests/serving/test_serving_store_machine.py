@@ -21,8 +21,11 @@ events = st.builds(
 )
 chances = st.floats(0, 1)
 answers = st.builds(
-    lambda shown, *rest: Answer(*rest, [item for item, _ in shown], [p for _, p in shown]),
+    lambda shown, more, *rest: Answer(
+        *rest, [item for item, _ in shown], [p for _, p in shown], *more
+    ),
     st.lists(st.tuples(ids, chances), max_size=3),
+    st.tuples(st.none() | st.just("{}"), st.none() | st.integers(0, 9)),
     st.sampled_from("0123456789"), times, ids, ids, ids, chances, ids, st.integers(0, 100),
 )  # fmt: skip
 features = st.dictionaries(ids, st.none() | st.booleans() | st.integers(-9, 9) | ids, max_size=2)
@@ -38,6 +41,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.events: dict[str, Event] = {}
         self.answers: dict[str, Answer] = {}
         self.items: dict[str, tuple[str | None, bool]] = {}
+        self.history: list[tuple[str, str | None, bool]] = []
         self.versions: dict[str, Version] = {}
         self.activations: list[tuple] = []
         self.forgotten: list[str] = []
@@ -60,15 +64,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(at=st.integers(0, 1), items=st.dictionaries(ids, features, max_size=2))
     def put_items(self, at, items):
         for item, values in items.items():
-            self.items.pop(item, None)
-            self.items[item] = json.dumps(values), False
+            self.change(item, json.dumps(values), False)
         self.stores[at].put_items(items)
+
+    def change(self, item, values, withdrawn):
+        """Those that change come last, and what they were is kept."""
+        if self.items.get(item) != (values, withdrawn):
+            self.items.pop(item, None)
+            self.items[item] = values, withdrawn
+            self.history.append((item, values, withdrawn))
 
     @rule(at=st.integers(0, 1), items=st.lists(ids, max_size=2))
     def withdraw(self, at, items):
         for item in dict.fromkeys(items):
-            values, _ = self.items.pop(item, (None, False))
-            self.items[item] = values, True
+            self.change(item, self.items.get(item, (None, False))[0], True)
         self.stores[at].withdraw(items)
 
     @rule(at=st.integers(0, 1), name=ids, path=ids, added=times, figures=features)
@@ -132,8 +141,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert store.forgotten_after(0)["digest"].to_list() == digests
             shown = [Answer(*row) for row in store.answers_after(0).drop("seq").rows()]
             assert shown == list(self.answers.values())
+            numbers = store.answers_after(0, rules=False)["seq"].to_list()
+            assert store.rules_of(numbers) == [answer.rules for answer in self.answers.values()]
             items = store.items_after(0).drop("seq").rows()
             assert items == [(item, *values) for item, values in self.items.items()]
+            assert store.item_history().drop("seq").rows() == self.history
             order = sorted(
                 self.versions.values(), key=lambda version: (version.added, version.name)
             )

@@ -13,35 +13,41 @@ from the items that were shown, as some of them were chosen at random::
 
 The expectation of ``Σ 1 / p_i`` over the items of ``L`` that are shown is the number of those that
 could have been: what is missing from ``|L|`` has no support, and IPS takes it for never clicked.
+
+The other policy answers each request as it would have been served then: under the rules of the
+request, from the items that could be shown, with what the user had done by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
-from cnsdiff.base.errors import DataError
+from cnsdiff.base.errors import DataError, InputError, did_you_mean
 from cnsdiff.data.ids import Vocabulary
-from cnsdiff.data.splits import pair_matrix
-from cnsdiff.display.wording import percent
-from cnsdiff.evaluation import rank
+from cnsdiff.display.wording import duration, percent
 from cnsdiff.evaluation.significance import Interval, clustered
-from cnsdiff.recommender.eligibility import rows_of
-from cnsdiff.recommender.embedding_model import Model
-from cnsdiff.recommender.update import Elsewhere
+from cnsdiff.serving.ranking import arrange
+from cnsdiff.serving.schemas import RecommendRequest
+from cnsdiff.serving.version import LoadedVersion
 
 #: Lists of a shadow are kept and not shown.
 SHADOW = "shadow"
 #: Folds of users for the model of clicks, and lists that an item's rate is drawn to the mean by.
 _FOLDS, _PRIOR = 5, 20.0
-#: How often the environment of a run is counted anew over the time of the answers.
-_REFRESHES = 24
+#: How often the environment of a run is counted anew over the time of the answers, and how many
+#: scores are at hand at once (64 MiB).
+_REFRESHES, _SCORES = 24, 2**24
+_NOT_LOGGED = (
+    "their rules were not logged, as they were too long or an earlier version of cnsdiff answered"
+)
 #: Below this share of a target's items the estimates say little of it; and so do fewer clicks.
 LEAST_SUPPORT, LEAST_SIZE = 0.8, 100.0
 
@@ -56,7 +62,8 @@ class Shown:
     Attributes
     ----------
     answers
-        A row each, in the order of time: ``user``, ``at``, ``arm``, ``version``, ``k``.
+        A row each, in the order of time: ``user``, ``at``, ``arm``, ``version``, ``k``, and where
+        they are from a store ``seq`` and ``item_seq``.
     items
         A row for each item of a list: ``answer`` (row of the other), ``item``, ``propensity``,
         ``clicked``.
@@ -69,7 +76,13 @@ class Shown:
     n_open: int
 
     @classmethod
-    def of(cls, answers: pl.DataFrame, events: pl.DataFrame, window: float) -> Shown:
+    def of(
+        cls,
+        answers: pl.DataFrame,
+        events: pl.DataFrame,
+        window: float,
+        types: Collection[str] | None = None,
+    ) -> Shown:
         """Give each event to the list that it came of.
 
         Parameters
@@ -77,12 +90,14 @@ class Shown:
         answers, events
             As :class:`cnsdiff.serving.store.Store` gives them.
         window
-            For how long after a list an event may be due to it, in the units of the times.
+            For how long after a list an event may be due to it, in seconds.
+        types
+            Of the events that count; all, if not given.
 
         Raises
         ------
         DataError
-            No list is left.
+            No list is left, or no event is of such a type.
         """
         seen = answers.filter(pl.col("arm") != SHADOW, pl.col("items").list.len() > 0)
         if not len(seen):
@@ -93,10 +108,12 @@ class Shown:
         over = seen.filter(pl.col("at") + window <= max(ends)).sort("at", maintain_order=True)
         if not len(over):
             raise DataError(
-                f"none of the {len(seen):,} lists is older than the window of {window:g} in which "
-                "their events are waited for; give a shorter window, or wait"
+                f"none of the {len(seen):,} lists is older than the window of {duration(window)} "
+                "in which their events are waited for; give a shorter window, or wait"
             )
-        columns = ["user", "at", "arm", "version", "k"]
+        if types is not None:
+            events = _of_types(events, types)
+        columns = ["user", "at", "arm", "version", "k", "seq", "item_seq"]
         # Which list an event belongs to is told by all lists, those whose window is open, too.
         every = seen.sort("at", maintain_order=True).with_row_index("answer")
         items = (
@@ -118,7 +135,15 @@ class Shown:
         rows = table.filter(pl.col("answer") < len(over)).select(
             pl.col("answer").cast(pl.Int64), "item", "propensity", pl.col("clicked").fill_null(0.0)
         )
-        return cls(every.head(len(over)).select(columns), rows, len(seen) - len(over))
+        known = [name for name in columns if name in every.columns]
+        return cls(every.head(len(over)).select(known), rows, len(seen) - len(over))
+
+    def only(self, some: NDArray[np.bool_]) -> Shown:
+        """Some of the lists, ``(n,)`` of which are true."""
+        number = np.cumsum(some) - 1
+        rows = self.items["answer"].to_numpy()
+        items = self.items.filter(some[rows]).with_columns(answer=number[rows[some[rows]]])
+        return Shown(self.answers.filter(some), items, self.n_open)
 
     @property
     def users(self) -> Numbers:
@@ -131,6 +156,17 @@ class Shown:
         """``(n,)`` clicked items of each list."""
         rows, clicked = (self.items[name].to_numpy() for name in ("answer", "clicked"))
         return np.bincount(rows, clicked, len(self.answers)).astype(np.float64)
+
+
+def _of_types(events: pl.DataFrame, types: Collection[str]) -> pl.DataFrame:
+    known = events["type"].unique().drop_nulls().sort().to_list()
+    for name in types:
+        if len(events) and name not in known:
+            other = f"they have {', '.join(known)}" if known else "they have none"
+            raise DataError(
+                f"no event of the store has the type {name!r}{did_you_mean(name, known)}; {other}"
+            )
+    return events.filter(pl.col("type").is_in(list(types)))
 
 
 @dataclass(frozen=True)
@@ -320,49 +356,123 @@ def difference_of(values: Floats, users: Numbers, one: Numbers, other: Numbers) 
     )
 
 
-def lists_at(model: Model, answers: pl.DataFrame, events: pl.DataFrame) -> list[list[str]]:
-    """The lists that a run would have answered with, as it would have been served.
+@dataclass(frozen=True)
+class Answered:
+    """The lists that a run would have answered with.
 
-    Users are folded in with what they did before each answer, and have none of it in their lists;
+    Attributes
+    ----------
+    lists
+        Of each answer; ``None`` where it cannot be told.
+    left_out
+        Why it cannot, and of how many answers.
+    """
+
+    lists: list[list[str] | None]
+    left_out: Counter[str]
+
+
+def lists_at(
+    version: LoadedVersion,
+    answers: pl.DataFrame,
+    events: pl.DataFrame,
+    items: pl.DataFrame,
+    rules_of: Callable[[Sequence[int]], Sequence[str | None]],
+    nobody: Collection[str] = (),
+) -> Answered:
+    """The lists that a run would have answered with, had it been served.
+
+    Users are folded in with what they did before each answer, the items are those of its time, and
     the environment is counted anew a few times over the time of the answers.
 
     Parameters
     ----------
+    version
+        The run, which is taken through the time of the answers.
     answers
-        ``user``, ``at`` and ``k``, in the order of time, from the end of the run's log on.
+        ``seq``, ``user``, ``at``, ``k`` and ``item_seq``, in the order of time, from the end of the
+        run's log on.
     events
-        ``user``, ``item`` and ``timestamp``.
+        ``seq``, ``user``, ``item`` and ``timestamp`` of those that the service counts.
+    items
+        As :meth:`cnsdiff.serving.store.Store.item_history` gives them.
+    rules_of
+        The rules of answers by their ``seq``.
+    nobody
+        Users who were forgotten, whom the run must not know.
     """
-    n_items = len(model.items)
-    known = Vocabulary(model.items.alias("id"))
-    done = events.with_columns(number=pl.Series(known.encode(events["item"])))
-    done = done.filter(pl.col("number") >= 0).sort("timestamp")
-    times, numbers = done["timestamp"].to_numpy(), done["number"].to_numpy()
-    users = Vocabulary(model.users.alias("id")).encode(answers["user"])
-    left_out, names = model.left_out(), model.items.cast(pl.String).to_numpy()
-    activity, counted = model.activity, 0
-    if activity is not None:  # what the run has learnt is counted already
-        counted = int(np.searchsorted(times, activity.moment, side="right"))
-    bias = getattr(model.scorer(), "item_bias", None)
-    lists: list[list[str]] = []
-    for rows in np.array_split(np.arange(len(answers)), min(_REFRESHES, len(answers))):
-        part = answers[rows].with_row_index("row")
-        if activity is not None:
-            moment = float(part["at"][0])
-            until = max(counted, int(np.searchsorted(times, moment)))
-            new = slice(counted, until)
-            activity = activity.followed_by(numbers[new], times[new], moment=moment)
-            bias, counted = model.live_bias(activity), until
-        before = part.join(done, on="user").filter(pl.col("timestamp") < pl.col("at"))
-        before = before.unique(["row", "number"])
-        place, item = (before[name].cast(pl.Int64).to_numpy() for name in ("row", "number"))
-        since = pair_matrix(place, item, (len(rows), n_items))
-        scorer = Elsewhere(model.fold_in(users[rows], since), torch.arange(n_items), bias)
-        exclude = rows_of(left_out, users[rows]) + since
-        longest = min(int(part["k"].to_numpy().max()), n_items)
-        best = rank(scorer, torch.arange(len(rows)), longest, exclude=exclude)[0].numpy()
-        lists += [names[own[own >= 0][:k]].tolist() for own, k in zip(best, part["k"], strict=True)]
-    return lists
+    before = _Histories(events)
+    first = events.sort("seq").unique(["user", "item"], keep="first").sort("timestamp")
+    times, changes = first["timestamp"].to_numpy(), items["seq"].to_numpy()
+    # Of several processes one may be behind by a moment: the items go on for all at once.
+    item_seqs = np.maximum.accumulate(answers["item_seq"].fill_null(0).to_numpy())
+    counted = changed = 0
+    lists: list[list[str] | None] = []
+    left_out: Counter[str] = Counter()
+    for rows, refreshed in _spans(item_seqs, version):
+        part = answers[rows]
+        until = int(np.searchsorted(changes, item_seqs[rows][0], side="right"))
+        if until > changed:
+            version.take_items(items[changed:until])
+        if refreshed:
+            moment = int(np.searchsorted(times, part["at"][0]))
+            version.take_events(first[counted:moment])
+            counted = moment
+        if refreshed or until > changed:
+            version.renew()
+        changed = until
+        snapshot = version.snapshot
+        requests, histories = [], []
+        rules = rules_of(part["seq"].to_list())
+        for user, at, k, own in zip(part["user"], part["at"], part["k"], rules, strict=True):
+            given = {} if own is None else json.loads(own)
+            requests.append(RecommendRequest.model_validate({**given, "user": user, "k": k}))
+            histories.append(before.of(user, at))
+        tastes = snapshot.tastes(requests, histories, [user in nobody for user in part["user"]])
+        for request, taste, own in zip(requests, tastes, rules, strict=True):
+            try:
+                if own is None:
+                    raise InputError(_NOT_LOGGED)
+                scores = snapshot.scores(request, taste)
+                numbers, *_ = arrange(scores, request, snapshot.catalogue, taste.seen)
+                lists.append([str(item) for item in snapshot.catalogue.index.names(numbers)])
+            except InputError as error:
+                left_out[str(error)] += 1
+                lists.append(None)
+    return Answered(lists, left_out)
+
+
+def _spans(item_seqs: Numbers, version: LoadedVersion) -> Iterator[tuple[slice, bool]]:
+    """Answers in a row that one snapshot gives, and whether its environment is a new one."""
+    n = len(item_seqs)
+    refreshes = {int(rows[0]) for rows in np.array_split(np.arange(n), min(_REFRESHES, n))}
+    ends = {*refreshes, *(np.flatnonzero(np.diff(item_seqs)) + 1).tolist(), n}
+    start = 0
+    for end in sorted(ends - {0}):
+        while start < end:
+            at_once = max(1, _SCORES // len(version.snapshot.model.items))
+            stop = min(end, start + at_once)
+            yield slice(start, stop), start in refreshes
+            start = stop
+
+
+class _Histories:
+    """What users did, by user and time."""
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        events = events.sort("user", "timestamp")
+        self._items, self._times = events["item"], events["timestamp"].to_numpy()
+        names = events["user"].rle().struct
+        ends = np.cumsum(names.field("len").to_numpy()).tolist()
+        self._rows = dict(
+            zip(names.field("value"), zip([0, *ends], ends, strict=False), strict=True)
+        )
+
+    def of(self, user: str, at: float) -> list[str]:
+        """The items of a user's events before a time."""
+        start, end = self._rows.get(user, (0, 0))
+        end = start + int(np.searchsorted(self._times[start:end], at))
+        return self._items[start:end].to_list()
 
 
 def to_dict(figures: Any) -> Any:

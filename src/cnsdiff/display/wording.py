@@ -96,13 +96,15 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``5400`` -> ``1 h 30 min``."""
+    """``5400`` -> ``1 h 30 min``, ``604800`` -> ``7 d``."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
+    days, rest = divmod(whole, 86_400) if whole >= 172_800 else (0, whole)
+    hours, rest = divmod(rest, 3600)
     minutes, left = divmod(rest, 60)
-    parts = [(hours, "h"), (minutes, "min"), (left if not hours else 0, "s")]
+    parts = [(days, "d"), (hours, "h"), (0 if days else minutes, "min")]
+    parts.append((0 if days or hours else left, "s"))
     return " ".join(f"{amount} {unit}" for amount, unit in parts if amount)
 
 

@@ -16,7 +16,11 @@ class Event(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A list that was shown; ``propensities`` are the chances of its items to be in it."""
+    """A list that was shown; ``propensities`` are the chances of its items to be in it.
+
+    ``rules`` is the request without user and ``k`` as JSON, ``{}`` if it had nothing else, and
+    ``item_seq`` the number of the last change of an item by then: both ``None`` if not known.
+    """
 
     request_id: str
     at: float
@@ -28,6 +32,8 @@ class Answer(NamedTuple):
     k: int
     items: list[str]
     propensities: list[float]
+    rules: str | None = None
+    item_seq: int | None = None
 
 
 class Version(NamedTuple):

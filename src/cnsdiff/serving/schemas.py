@@ -147,7 +147,7 @@ class RecommendRequest(Rules):
     )
 
     user: Id | None = Field(None, description="Whose list; without one, of a visitor.")
-    session: Ids = Field([], description="Items the user looked at now, which are not stored.")
+    session: Ids = Field([], description="Items the user looks at now, which are no events.")
     quotas: dict[Name, Annotated[int, Field(ge=0)]] = Field(
         {}, description="At most so many items of each value of an attribute, while others exist."
     )

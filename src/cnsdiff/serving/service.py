@@ -56,6 +56,8 @@ _ROWS_AT_ONCE = 100_000
 _SCORES_AT_ONCE = 2**26
 #: Measurements of drift that the page shows.
 _DRIFTS = 1_440
+#: Characters of an answer's rules that are logged; an audit leaves out answers with longer ones.
+_LONGEST_RULES = 16_384
 #: A clock may be off by this much, in seconds.
 _AHEAD = 300.0
 
@@ -441,7 +443,7 @@ class Service:
             self._arms.restart(self._serving.activation.at)
         before = self.hits
         while True:
-            answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE)
+            answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE, rules=False)
             events = self.store.events_after(
                 self._arms.event_seq, _ROWS_AT_ONCE, types=self.config.types
             )
@@ -604,6 +606,7 @@ class Service:
             request_id=secrets.token_hex(12),
         )
         if logged and request.user is not None:
+            rules = request.model_dump_json(exclude={"user", "k"}, exclude_defaults=True)
             entry = Answer(
                 request_id=answer.request_id,
                 at=self._clock(),
@@ -615,6 +618,8 @@ class Service:
                 k=request.k,
                 items=[str(item) for item in ids],
                 propensities=propensities.tolist(),
+                rules=rules if len(rules) <= _LONGEST_RULES else None,
+                item_seq=snapshot.item_seq,
             )
             with self._writing:
                 self._answers.append(entry)

@@ -43,6 +43,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
@@ -53,7 +54,7 @@ from cnsdiff.serving.records import Activation, Answer, Event, Version
 
 _Row: TypeAlias = dict[str, object]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Bytes of an id in UTF-8: an index of PostgreSQL takes 2,700 for two of them.
 LONGEST_ID = 1000
 #: Rows that are read at once where all are, and ids that are asked for at once.
@@ -100,11 +101,22 @@ _ANSWERS = _table(
     Column("k", Integer, nullable=False),
     _text("items"),
     _text("propensities"),
+    _text("rules", nullable=True),
+    Column("item_seq", BigInteger, nullable=True),
     Index("answers_user", "user"),
 )
 _ITEMS = _table(
     "items",
     _text("item", unique=True),
+    _text("features", nullable=True),
+    Column("withdrawn", Boolean, nullable=False),
+)
+#: What rows of items were before they changed, by the number that they had.
+_FORMER_ITEMS = Table(
+    "former_items",
+    _METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _text("item"),
     _text("features", nullable=True),
     Column("withdrawn", Boolean, nullable=False),
 )
@@ -148,6 +160,8 @@ _ANSWER_FRAME = {
     "k": pl.Int64,
     "items": pl.String,
     "propensities": pl.String,
+    "rules": pl.String,
+    "item_seq": pl.Int64,
 }
 _ITEM_FRAME = {
     "seq": pl.Int64,
@@ -172,6 +186,8 @@ class Store:
     def open(cls, url: str, *, timeout: float = 5.0, create: bool = True) -> Self:
         """The store at an address; its tables are made where there are none.
 
+        Those of an earlier version of cnsdiff are brought up to date.
+
         Parameters
         ----------
         url
@@ -192,10 +208,10 @@ class Store:
         database = Database(url, timeout=timeout, create=create)
         try:
             with database.read() as connection:
-                complete = _version(connection, database.place)
-            if not complete and not create:
+                version = _version(connection, database.place)
+            if version is None and not create:
                 raise InputError(f"{database.place}: {NO_STORE}")
-            if not complete:
+            if version != SCHEMA_VERSION:
                 database.write(lambda connection: _make_tables(connection, database.place))
         except BaseException:
             database.close()
@@ -307,14 +323,28 @@ class Store:
         if rows:
             self.database.write(NewRows(_ANSWERS, "request_id", rows))
 
-    def answers_after(self, seq: int, limit: int = 100_000) -> pl.DataFrame:
-        """The first ``limit`` answers after a number: seq and the fields; two are lists."""
-        columns = (_ANSWERS.c[name] for name in _ANSWER_FRAME)
+    def answers_after(self, seq: int, limit: int = 100_000, *, rules: bool = True) -> pl.DataFrame:
+        """The first ``limit`` answers after a number: seq and the fields; two are lists.
+
+        ``rules``, the largest of the fields, can be left out.
+        """
+        schema = {name: own for name, own in _ANSWER_FRAME.items() if rules or name != "rules"}
+        columns = (_ANSWERS.c[name] for name in schema)
         query = select(*columns).where(_ANSWERS.c.seq > seq).order_by(_ANSWERS.c.seq).limit(limit)
-        return self._frame(query, _ANSWER_FRAME).with_columns(
+        return self._frame(query, schema).with_columns(
             pl.col("items").str.json_decode(pl.List(pl.String)),
             pl.col("propensities").str.json_decode(pl.List(pl.Float64)),
         )
+
+    def rules_of(self, numbers: Sequence[int]) -> list[str | None]:
+        """The rules of some answers; ``None`` where they are not known."""
+        rules: dict[int, str | None] = {}
+        query = select(_ANSWERS.c.seq, _ANSWERS.c.rules)
+        with self.database.read() as connection:
+            for start in range(0, len(numbers), _IDS):
+                some = _ANSWERS.c.seq.in_(numbers[start : start + _IDS])
+                rules.update(row._tuple() for row in connection.execute(query.where(some)))
+        return [rules.get(number) for number in numbers]
 
     # -- items -----------------------------------------------------------------------------------
 
@@ -349,6 +379,16 @@ class Store:
         columns = (_ITEMS.c[name] for name in _ITEM_FRAME)
         query = select(*columns).where(_ITEMS.c.seq > seq).order_by(_ITEMS.c.seq)
         return self._frame(query, _ITEM_FRAME)
+
+    def item_history(self) -> pl.DataFrame:
+        """Items as they are and as they were, by number; the columns of :meth:`items_after`."""
+        former = [_FORMER_ITEMS.c.number, *(_FORMER_ITEMS.c[n] for n in [*_ITEM_FRAME][1:])]
+        with self.database.read() as connection:  # all of one moment
+            rows = [
+                *connection.execute(select(*former)).all(),
+                *connection.execute(select(*(_ITEMS.c[name] for name in _ITEM_FRAME))).all(),
+            ]
+        return _frame_of(rows, _ITEM_FRAME).unique("seq", keep="last").sort("seq")
 
     # -- versions --------------------------------------------------------------------------------
 
@@ -618,56 +658,70 @@ def digest(user: str, key: bytes) -> str:
     return hashlib.blake2b(user.encode(), key=key, digest_size=16).hexdigest()
 
 
-def _version(connection: Connection, place: str) -> bool:
-    """Whether the tables are there; refuses those of others, and of another version."""
+def _version(connection: Connection, place: str) -> int | None:
+    """Of the tables, if they are there; refuses those of others, and of a later version."""
     names = set(inspect(connection).get_table_names())
     ours = set(_METADATA.tables)
     if not names & ours:
-        return False
+        return None
     found = None
-    if ours <= names:
+    if ours - {_FORMER_ITEMS.name} <= names:
         found = connection.scalar(select(_META.c.value).where(_META.c.key == "schema_version"))
     if found is None:
         raise InputError(
             f"{place}: has a table {min(names & ours)!r} that is not of cnsdiff; give the store a "
             "database of its own"
         )
-    if found != str(SCHEMA_VERSION):
+    if found not in ("1", str(SCHEMA_VERSION)):
         raise InputError(
             f"{place}: has schema version {found}, and this cnsdiff reads {SCHEMA_VERSION}; use "
             "the version of cnsdiff that wrote it"
         )
-    return True
+    return int(found)
 
 
 def _make_tables(connection: Connection, place: str) -> None:
-    if not _version(connection, place):  # else another process was first
+    """Make the tables, or bring them up to date, unless another process was first."""
+    version = _version(connection, place)
+    if version is None:
         _METADATA.create_all(connection)
         values = {"schema_version": str(SCHEMA_VERSION), "key": secrets.token_hex(32)}
         rows = [{"key": key, "value": value} for key, value in values.items()]
         connection.execute(insert(_META), rows)
+    elif version == 1:  # of its answers, the new columns stay null: they are not known
+        for column in ("rules TEXT", "item_seq BIGINT"):
+            connection.execute(text(f"ALTER TABLE answers ADD COLUMN {column}"))
+        _FORMER_ITEMS.create(connection)
+        known = _META.c.key == "schema_version"
+        connection.execute(update(_META).where(known).values(value=str(SCHEMA_VERSION)))
 
 
 def _replace_items(connection: Connection, rows: list[_Row]) -> None:
-    """Give each row a new number, for those who follow; without features, it keeps those it had."""
-    names = [row["item"] for row in rows if row["features"] is None]
-    kept = dict(
-        row._tuple()
-        for start in range(0, len(names), _IDS)
-        for row in connection.execute(
-            select(_ITEMS.c.item, _ITEMS.c.features).where(
-                _ITEMS.c.item.in_(names[start : start + _IDS])
-            )
-        )
-    )
-    rows = [
-        row if row["features"] is not None else {**row, "features": kept.get(row["item"])}
-        for row in rows
-    ]
-    names = [row["item"] for row in rows]
-    for start in range(0, len(names), _IDS):
-        connection.execute(delete(_ITEMS).where(_ITEMS.c.item.in_(names[start : start + _IDS])))
-    connection.execute(insert(_ITEMS), rows)
+    """Give each row that changes a new number, for those who follow, and keep what it was.
+
+    Without features, it has those that it had.
+    """
+    columns = [_ITEMS.c[name] for name in _ITEM_FRAME]
+    before: dict[object, Row[Any]] = {}
+    for start in range(0, len(rows), _IDS):
+        some = _ITEMS.c.item.in_([row["item"] for row in rows[start : start + _IDS]])
+        before |= {old.item: old for old in connection.execute(select(*columns).where(some))}
+    new, former = [], []
+    for row in rows:
+        old = before.get(row["item"])
+        if old is not None:
+            if row["features"] is None:
+                row = {**row, "features": old.features}
+            if (old.features, old.withdrawn) == (row["features"], row["withdrawn"]):
+                continue
+            former.append({**old._mapping, "number": old.seq})
+        new.append(row)
+    for start in range(0, len(former), _IDS):
+        gone = [row["number"] for row in former[start : start + _IDS]]
+        connection.execute(delete(_ITEMS).where(_ITEMS.c.seq.in_(gone)))
+    for table, changes in ((_FORMER_ITEMS, former), (_ITEMS, new)):
+        if changes:
+            connection.execute(insert(table), changes)
 
 
 def _last_activation(connection: Connection) -> Activation | None:
@@ -731,6 +785,8 @@ def _judge_answer(row: Row[Any], versions: set[str]) -> str | None:
         return "propensities is not a JSON list of numbers"
     if len(items) != len(propensities):
         return f"has {len(items):,} items and {len(propensities):,} propensities"
+    if row.rules is not None and not isinstance(_from_json(row.rules), dict):
+        return "rules is not a JSON object"
     return None if _are_finite(row.at, row.arm_probability) else "a number of it is not finite"
 
 
@@ -760,6 +816,7 @@ _JUDGES = {
     "events": _judge_event,
     "answers": _judge_answer,
     "items": _judge_item,
+    "former_items": _judge_item,
     "versions": _judge_version,
     "activations": _judge_activation,
     "forgotten": _judge_forgotten,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,10 +37,14 @@ from cnsdiff.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from cnsdiff.audit.answers import Arm, ArmDifference, OffPolicy, Shown
     from cnsdiff.audit.record import AuditRecord
     from cnsdiff.audit.splits import Note, Options, Prepared
     from cnsdiff.evaluation.significance import Interval
+    from cnsdiff.serving.config import ServiceConfig
+    from cnsdiff.serving.store import Store
 
 EXAMPLE = (
     "Example: cnsdiff audit ratings.csv --budget 10m --open\n\nYour own recommender: cnsdiff audit "
@@ -48,7 +53,7 @@ EXAMPLE = (
     "sqlite:///events.db --run runs/shop2"
 )
 #: Options of an audit of answers; the others are for one of a log.
-_OF_ANSWERS = ("answers", "run", "window", "json")
+_OF_ANSWERS = ("answers", "run", "window", "types", "config", "json")
 _WIDTH = "± half the 95% interval, clustered by user"
 _DIFFERS = f"{_WIDTH}; † differs from 0"
 
@@ -83,6 +88,20 @@ def audit(
             help="With --answers: for how long after a list an event may be due to it (12h, 7d)."
         ),
     ] = "1d",
+    types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVENT,...",
+            help="With --answers: types of events that count as clicks (purchase,cart); default: "
+            "those of --config, else all.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --answers: the YAML file of the service's settings (docs/serving.md)."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where all is kept (default: audits/NAME OF LOG).")
     ] = None,
@@ -183,9 +202,9 @@ def audit(
 
     if answers is not None:
         _require_of_answers(context)
-        _audit_answers(answers, run, window, json)
+        _audit_answers(answers, run, window, types, config, json)
         return
-    if log is None or run is not None:
+    if log is None or run is not None or types is not None or config is not None:
         raise ConfigError("audit needs a log, or --answers STORE and maybe --run RUN beside it")
     named = {
         "user": user_col,
@@ -348,50 +367,103 @@ def _require_of_answers(context: typer.Context) -> None:
             raise ConfigError(f"--answers audits what a service has shown, without {name}; drop it")
 
 
-def _audit_answers(url: str, run: Path | None, window: str, json: bool) -> None:
+def _audit_answers(
+    url: str, run: Path | None, window: str, types: str | None, config: Path | None, json: bool
+) -> None:
     """Figures of the lists that a service has shown."""
     import polars as pl
 
-    from cnsdiff.audit.answers import Shown, arms_of, lists_at, off_policy, to_dict
-    from cnsdiff.base.errors import ConfigError, DataError
+    from cnsdiff.audit.answers import Shown, arms_of, to_dict
+    from cnsdiff.base.errors import ConfigError
     from cnsdiff.cli.output import print_json
     from cnsdiff.data.reading.times import seconds_of
-    from cnsdiff.recommender.run_directory import Fitted, read_run
-    from cnsdiff.recommender.update import end_of
+    from cnsdiff.serving.config import read_config
     from cnsdiff.serving.store import Store
 
     try:
         seconds = seconds_of(window)
     except ValueError as error:
         raise ConfigError(f"--window {window}: is no length of time; {error}") from error
-    fitted = None if run is None else Fitted.of_run(read_run(run))
-    with Store.open(url, create=False) as store:
-        events, pages = store.events(), [store.answers_after(0)]
-        while len(pages[-1]):
-            pages.append(store.answers_after(pages[-1]["seq"][-1]))
-    answers = pl.concat(pages)
-    shown = Shown.of(answers, events, seconds)
-    arms, differences = arms_of(shown)
-    estimate = None
-    if fitted is not None:
-        # What the run has learnt from cannot judge it.
-        later = answers.filter(pl.col("at") > end_of(fitted))
-        if not len(later):
-            raise DataError(
-                f"{run}: has learnt from what came of all {len(answers):,} answers, which cannot "
-                "judge it then; give a run that was trained before them, or wait for more"
+    settings = read_config(config)
+    clicks = settings.types
+    if types is not None:
+        clicks = tuple(name.strip() for name in types.split(","))
+        if not all(clicks):
+            raise ConfigError(
+                f"--types {types!r}: names no event in one place; write it as purchase,cart"
             )
-        judged = Shown.of(later, events, seconds)
-        estimate = off_policy(judged, lists_at(fitted.model, judged.answers, events))
+    with Store.open(url, create=False) as store:
+        events, pages = store.events(), [store.answers_after(0, rules=False)]
+        while len(pages[-1]):
+            pages.append(store.answers_after(pages[-1]["seq"][-1], rules=False))
+        answers = pl.concat(pages)
+        shown = Shown.of(answers, events, seconds, clicks)
+        arms, differences = arms_of(shown)
+        estimate, left_out = None, Counter[str]()
+        if run is not None:
+            estimate, left_out = _of_run(run, store, settings, answers, events, seconds, clicks)
     if json:
         figures = {"arms": arms, "differences": differences, "run": estimate}
         content = {name: to_dict(own) for name, own in figures.items()}
         warnings = [] if estimate is None else estimate.warnings
-        print_json(
-            {"store": url, "window": seconds, "open": shown.n_open, **content, "warnings": warnings}
-        )
+        reasons = [{"answers": n, "reason": reason} for reason, n in left_out.most_common()]
+        asked = {"store": url, "window": seconds, "types": clicks, "open": shown.n_open}
+        print_json({**asked, **content, "left_out": reasons, "warnings": warnings})
         return
-    _tell_answers(shown, arms, differences, estimate, run)
+    _tell_answers(shown, arms, differences, estimate, left_out, run, seconds)
+
+
+def _of_run(
+    run: Path,
+    store: Store,
+    settings: ServiceConfig,
+    answers: pl.DataFrame,
+    events: pl.DataFrame,
+    window: float,
+    clicks: tuple[str, ...] | None,
+) -> tuple[OffPolicy, Counter[str]]:
+    """What the lists of a run would have had; why answers are left out, and how many."""
+    import numpy as np
+    import polars as pl
+
+    from cnsdiff.audit.answers import Shown, lists_at, off_policy
+    from cnsdiff.base.errors import DataError
+    from cnsdiff.recommender.run_directory import Fitted, read_run
+    from cnsdiff.recommender.update import end_of
+    from cnsdiff.serving.records import Version
+    from cnsdiff.serving.version import LoadedVersion, content_of
+
+    # What the run has learnt from cannot judge it.
+    later = answers.filter(pl.col("at") > end_of(Fitted.of_run(read_run(run))))
+    if not len(later):
+        raise DataError(
+            f"{run}: has learnt from what came of all {len(answers):,} answers, which cannot "
+            "judge it then; give a run that was trained before them, or wait for more"
+        )
+    judged = Shown.of(later, events, window, clicks)
+    content = content_of(run)
+    figures: dict[str, object] = {}
+    for version in store.versions():
+        if version.figures.get("content") == content:
+            figures = version.figures
+    loaded = LoadedVersion(Version(run.name, str(run), 0.0, figures), settings)
+    digests = {
+        digest
+        for seq, digest, _ in store.forgotten_after(0).iter_rows()
+        if seq > loaded.snapshot.without
+    }
+    nobody = {user for user in later["user"].unique() if digests and store.digest(user) in digests}
+    if settings.types is not None:
+        events = events.filter(pl.col("type").is_in(settings.types))
+    answered = lists_at(
+        loaded, judged.answers, events, store.item_history(), store.rules_of, nobody
+    )
+    told = np.array([own is not None for own in answered.lists])
+    if not told.any():
+        reasons = "; ".join(answered.left_out)
+        raise DataError(f"{run}: none of {len(told):,} answers can judge it: {reasons}")
+    lists = [own for own in answered.lists if own is not None]
+    return off_policy(judged.only(told), lists), answered.left_out
 
 
 def _tell_answers(
@@ -399,10 +471,13 @@ def _tell_answers(
     arms: list[Arm],
     differences: list[ArmDifference],
     estimate: OffPolicy | None,
+    left_out: Counter[str],
     run: Path | None,
+    window: float,
 ) -> None:
     from cnsdiff.cli.output import console, print_table
     from cnsdiff.display.tables import Cell, Column, Table
+    from cnsdiff.display.wording import count, duration
 
     screen = console()
 
@@ -430,7 +505,11 @@ def _tell_answers(
         ),
     )
     if shown.n_open:
-        screen.print(f"{shown.n_open:,} later lists are left out, as their window is not over.")
+        screen.print(
+            f"{shown.n_open:,} later lists are left out, as their window of "
+            f"{duration(window)} is not over.",
+            soft_wrap=True,
+        )
     if differences:
         against = " ".join(differences[0].against)
         print_table(
@@ -474,5 +553,7 @@ def _tell_answers(
         f"worth {estimate.effective_size:,.0f} of equal weight.",
         soft_wrap=True,
     )
+    for reason, n in left_out.most_common():
+        screen.print(f"{count(n, 'answer')} left out: {reason}.", soft_wrap=True)
     for warning in estimate.warnings:
         screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
