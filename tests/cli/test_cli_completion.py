@@ -44,7 +44,7 @@ def test_all_that_is_offered_goes_on_from_what_was_typed(typed):
 def test_a_setting_first_its_key_and_then_its_words():
     assert ("training.epochs=", "") in completion.setting("training.e")
     assert completion.setting("training.epochs=") == []
-    assert completion.setting("objective.loss=s") == [("objective.loss=softmax", "")]
+    assert completion.setting("objective.loss=so") == [("objective.loss=softmax", "")]
     names = {name for name, _ in completion.setting("sampler.name=")}
     assert names == {f"sampler.name={name}" for name in CHOICES["samplers"]}
 

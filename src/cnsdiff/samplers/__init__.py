@@ -1,5 +1,7 @@
 """Negative samplers: static ones, ones that choose among candidates, and a file for each other."""
 
+from cnsdiff.samplers.adar import ADARSampler
+from cnsdiff.samplers.adversarial import AdversarialSampler
 from cnsdiff.samplers.base import (
     SAMPLERS,
     Batch,
@@ -28,7 +30,9 @@ from cnsdiff.samplers.static import ExposureSampler, PopularitySampler, RandomSa
 
 __all__ = [
     "SAMPLERS",
+    "ADARSampler",
     "AHNSSampler",
+    "AdversarialSampler",
     "Batch",
     "CNSDiffSampler",
     "Context",

@@ -66,6 +66,8 @@ class Context:
     cosine
         Whether the score is the cosine: embeddings are then unit vectors, and so should be the
         vectors that a sampler makes.
+    temperature
+        By which the ranking loss divides scores.
     epoch
         The epoch under way, from 1.
     layers
@@ -78,6 +80,7 @@ class Context:
     negatives: torch.Generator
     noise: torch.Generator
     cosine: bool = False
+    temperature: float = 1.0
     epoch: int = 1
     layers: tuple[Embeddings, ...] = ()
 

@@ -129,8 +129,13 @@ class TrainingStep(nn.Module):
         ``propagated`` already is not propagated again.
         """
         propagated = propagated or self.propagate()
-        cosine = self.objective.config.score == "cosine"
-        context = replace(context, cosine=cosine, layers=propagated.layers)
+        config = self.objective.config
+        context = replace(
+            context,
+            cosine=config.score == "cosine",
+            temperature=config.temperature,
+            layers=propagated.layers,
+        )
         negatives = None
         if self.objective.calls_sampler:
             negatives = self.sampler(batch, propagated.embeddings, context)
