@@ -44,19 +44,22 @@ class LightGCN(Backbone):
         if not self.n_layers:
             return self.layer_zero()
         return Embeddings(
-            *_Propagation.apply(  # type: ignore[no-untyped-call]
-                self.user_item, self.item_user, self.n_layers, *self.layer_zero()
-            )
+            *_Propagation.apply(*self.graph(), self.n_layers, *self.layer_zero())  # type: ignore[no-untyped-call]
         )
+
+    def graph(self) -> tuple[SparseMatrix, SparseMatrix]:
+        """The blocks of ``Â``: users × items, and its transpose."""
+        return self.user_item, self.item_user
 
     def layers(self) -> tuple[Embeddings, ...]:
         layers = [self.layer_zero()]
+        user_item, item_user = self.graph()
         for _ in range(self.n_layers):
             users, items = layers[-1]
             layers.append(
                 Embeddings(
-                    _Product.apply(self.user_item, self.item_user, items),  # type: ignore[no-untyped-call]
-                    _Product.apply(self.item_user, self.user_item, users),  # type: ignore[no-untyped-call]
+                    _Product.apply(user_item, item_user, items),  # type: ignore[no-untyped-call]
+                    _Product.apply(item_user, user_item, users),  # type: ignore[no-untyped-call]
                 )
             )
         return tuple(layers)

@@ -30,19 +30,28 @@ class SparseMatrix(nn.Module):
     Parameters
     ----------
     matrix
-        Any SciPy sparse matrix or array, float32.
+        Any SciPy sparse matrix or array, float32; or a tensor in CSR form, used once: not tiled.
     """
 
     csr: Tensor
 
     def __init__(self, matrix: Any) -> None:
         super().__init__()
-        self.register_buffer("csr", csr_tensor(matrix.tocsr()), persistent=False)
+        self._once = isinstance(matrix, Tensor)
+        csr = matrix if isinstance(matrix, Tensor) else csr_tensor(matrix.tocsr())
+        self.register_buffer("csr", csr, persistent=False)
         self._tiles: tuple[int, list[_Tile]] | None = None
 
     @property
     def shape(self) -> torch.Size:
         return self.csr.shape
+
+    def reweighted(self, values: Tensor) -> SparseMatrix:
+        """The same places with other values ``(nnz,)``, row by row, columns rising."""
+        places = self.csr.crow_indices(), self.csr.col_indices()
+        return SparseMatrix(
+            torch.sparse_csr_tensor(*places, values, size=self.shape, check_invariants=False)
+        )
 
     def to_dense(self) -> Tensor:
         """``(n, m)`` with its zeros."""
@@ -68,7 +77,7 @@ class SparseMatrix(nn.Module):
     def _tiles_for(self, bytes_of_row: int) -> list[_Tile]:
         """The tiles for tables whose rows have so many bytes; the last ones are kept."""
         if self._tiles is None or self._tiles[0] != bytes_of_row:
-            n_parts = -(-self.shape[1] * bytes_of_row // CACHED)
+            n_parts = 1 if self._once else -(-self.shape[1] * bytes_of_row // CACHED)
             self._tiles = bytes_of_row, _tiled(self.csr, max(1, n_parts))
         return self._tiles[1]
 
