@@ -9,9 +9,12 @@ Sections:
 - ``http``: the same over HTTP at 50 requests a second, each in its own process; percentiles;
 - ``batch``: users a second in batches of 50 from two clients;
 - ``events``: durable events a second, 16 clients in batches of 20;
-- ``memory``: resident memory of a process that serves the run, after it has answered.
+- ``memory``: resident memory of a process that serves the run, after it has answered;
+- ``index``: recall of the 20 best and processor time of the index of faiss beside the exact product
+  and ``topk``, each with 200 exclusions, on one core.
 
-The run is made of random vectors: what is served does not depend on how they came about.
+The run is made of random vectors: what is served does not depend on how they came about. What an
+index finds does, so that ``index`` makes its own, see :func:`clustered`.
 """
 
 from __future__ import annotations
@@ -40,11 +43,13 @@ from cnsdiff.data.splits import pair_matrix
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted, provenance
+from cnsdiff.serving.index import ItemIndex, largest
+from cnsdiff.serving.ranking import best
 from cnsdiff.serving.schemas import ItemBody, RecommendRequest
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Event, Store
 
-SECTIONS = ("process", "http", "batch", "events", "memory")
+SECTIONS = ("process", "http", "batch", "events", "memory", "index")
 K, EXCLUDED, RATE, BATCH = 20, 200, 50, 50
 
 
@@ -243,7 +248,109 @@ def memory(run: Path, store: str, seconds: float) -> dict[str, float]:
         }
 
 
-WORK = dict(zip(SECTIONS, (in_process, over_http, in_batches, events, memory), strict=True))
+def clustered(n_items: int, n_users: int, dim: int) -> tuple[torch.Tensor, ...]:
+    """Vectors of items and users, and the items' log popularity (in standard deviations).
+
+    Items lie around 2,000 centres, as many around one as Zipf's law says (exponent 0.8), which lie
+    around 50 others themselves. Popularity is Pareto's (exponent 1.2), popular items have longer
+    vectors. A user is a mixture of three centres. All noise is as large as what it is added to.
+    """
+    rng, n_centres = np.random.default_rng(0), 2_000
+
+    def noise(*shape: int) -> Any:
+        return 0.8 * rng.standard_normal(shape, dtype=np.float32)
+
+    share = 1 / np.arange(1, n_centres + 1) ** 0.8
+    share /= share.sum()
+    wide = 1.25 * noise(50, dim)
+    centres = wide[rng.integers(0, 50, n_centres)] + noise(n_centres, dim)
+    popularity = np.log1p(rng.pareto(1.2, n_items)).astype(np.float32)
+    popularity /= popularity.std()
+    items = centres[rng.choice(n_centres, n_items, p=share)]
+    for start in range(0, n_items, 100_000):
+        own = slice(start, start + 100_000)
+        items[own] += noise(len(items[own]), dim)
+        items[own] *= (1 + 0.15 * popularity[own, None]) / np.linalg.norm(
+            items[own], axis=1, keepdims=True
+        )
+    mixture = rng.dirichlet(np.ones(3), n_users).astype(np.float32)
+    users = (centres[rng.choice(n_centres, (n_users, 3), p=share)] * mixture[:, :, None]).sum(
+        axis=1
+    )
+    users += noise(n_users, dim)
+    users /= np.linalg.norm(users, axis=1, keepdims=True)
+    return torch.from_numpy(items), torch.from_numpy(users), torch.from_numpy(popularity)
+
+
+def index_of(n_items: int, dim: int, n_users: int = 100) -> Iterator[dict[str, Any]]:
+    """What the index finds under biases, filters, and biases that it was not told yet."""
+    items, users, popularity = clustered(n_items, n_users, dim)
+    rng = np.random.default_rng(1)
+    spread = float((items[:100_000] @ users.T).std())
+
+    def normal() -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(n_items, dtype=np.float32)) * spread
+
+    # What the environment makes of popularity, and what an hour of unusual events adds: a little
+    # to all, and much to one item in a thousand.
+    popular = (popularity - popularity.mean()) * spread / 2
+    moved = popular + 0.15 * normal()
+    hot = torch.from_numpy(rng.choice(n_items, n_items // 1000, replace=False))
+    moved[hot] += 1.5 * normal()[hot].abs()
+    begun = time.process_time()
+    index = ItemIndex(items)
+    built = time.process_time() - begun
+    begun = time.process_time()
+    index.set_bias(popular)
+    largest(popular)
+    refreshed = time.process_time() - begun
+    yield {
+        "items": n_items,
+        "lists": index.n_lists,
+        "probed": index.probed,
+        "build_s": round(built, 1),
+        "refresh_s": round(refreshed, 2),
+    }
+    every, tenth = np.ones(n_items, dtype=bool), rng.random(n_items) < 0.1
+    for name, told, bias in (
+        ("none", popular * 0, popular * 0),
+        ("popularity", popular, popular),
+        ("popularity that moved, before the refresh", popular, moved),
+        ("popularity that moved", moved, moved),
+        ("normal, half as wide as taste", *(2 * [0.5 * normal()])),
+        ("normal, as wide as taste", *(2 * [normal()])),
+    ):
+        index.set_bias(told)
+        by_bias = largest(bias)
+        for allowed in (every, tenth):
+            penalty = torch.zeros(n_items).masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+            hits, exact_s, index_s = 0, [], []
+            for user in users:
+                excluded = rng.integers(0, n_items, EXCLUDED)
+                begun = time.process_time()
+                scores = (items @ user).add_(bias).add_(penalty)
+                scores[torch.from_numpy(excluded)] = -torch.inf
+                right = best(scores, K)[0]
+                exact_s.append(time.process_time() - begun)
+                begun = time.process_time()
+                eligible = allowed.copy()
+                eligible[excluded] = False
+                among = index.candidates(user, eligible, by_bias, K)
+                numbers = torch.from_numpy(among)
+                ours = among[best(items[numbers] @ user + bias[numbers], K)[0]]
+                index_s.append(time.process_time() - begun)
+                hits += len(np.intersect1d(right, ours))
+            yield {
+                "bias": name,
+                "allowed": round(float(allowed.mean()), 1),
+                "recall": round(hits / K / len(users), 4),
+                "exact_ms": round(1000 * float(np.median(exact_s)), 2),
+                "index_ms": round(1000 * float(np.median(index_s)), 2),
+                "index_p99_ms": round(1000 * float(np.percentile(index_s, 99)), 2),
+            }
+
+
+WORK = dict(zip(SECTIONS[:-1], (in_process, over_http, in_batches, events, memory), strict=True))
 
 
 def main() -> None:
@@ -256,11 +363,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "index" in args.only:
+        for line in index_of(args.items, args.dim):
+            print(json.dumps({"section": "index", **line}), flush=True)
+    sections = [name for name in args.only if name != "index"]
+    if not sections:
+        return
     with tempfile.TemporaryDirectory() as folder:
         run, place = Path(folder) / "run", f"sqlite:///{folder}/store.db"
         make_run(run, args.users, args.items, args.dim)
         service_of(run, place).close()
-        for name in args.only:
+        for name in sections:
             print(json.dumps({"section": name, **WORK[name](run, place, args.seconds)}), flush=True)
 
 

@@ -87,7 +87,7 @@ def to_faiss(
         kind = "flat" if len(vectors.item_vectors) <= FLAT_UP_TO else "ivf"
 
     def write(folder: Path) -> dict[str, object]:
-        with _one_thread(faiss):
+        with one_thread(faiss):
             built, settings = _build(faiss, kind, vectors.item_vectors)
             settings["recall"] = 1.0 if kind == "flat" else _recall(faiss, built, vectors)
         # Not by faiss' own writer, nor NumPy's: on a full disk neither says so of the last bytes.
@@ -101,7 +101,7 @@ def to_faiss(
 
 
 @contextmanager
-def _one_thread(faiss: Any) -> Iterator[None]:
+def one_thread(faiss: Any) -> Iterator[None]:
     """Several threads would build another graph each time."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

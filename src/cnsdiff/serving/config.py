@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -27,6 +27,10 @@ class ServiceConfig(Settings):
     """The types of events that count as interactions; all, if not given."""
     item_features: Path | None = None
     """A table of items and attributes to filter by, where the run's dataset has none."""
+    index: Literal["auto", "exact", "ivf"] = "auto"
+    """``"exact"`` scores each item for each list, ``"ivf"`` those that an index of faiss finds and
+    those that the environment ranks first; ``"auto"`` takes the index where it is installed and the
+    table of item vectors holds more than 50 million numbers. Models without vectors are exact."""
     explore: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The probability that one place of a list, drawn uniformly, is given to an item drawn
     uniformly from those that come next."""

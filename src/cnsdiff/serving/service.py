@@ -579,19 +579,23 @@ class Service:
         share: float,
     ) -> RecommendAnswer:
         """The list made of a user's taste, explored and logged."""
-        scores = snapshot.scores(request, taste)
         explore, beyond = self.config.explore, self.config.explore_from
         logged = self.config.log_answers and request.user is not None
-        pool, pool_values = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        if explore and logged:  # among what the rules would show next
-            longer = request.model_copy(update={"k": request.k + beyond})
-            pool, pool_values, _ = arrange(
-                scores.clone(), longer, snapshot.catalogue, taste.seen, fill=False
-            )
-        items, values, pinned = arrange(scores, request, snapshot.catalogue, taste.seen)
-        other = ~np.isin(pool, items)
-        items = np.concatenate([items, pool[other]])
-        values = np.concatenate([values, pool_values[other]])
+        n = request.k + (beyond if explore and logged else 0)
+        if (searched := snapshot.search(request, taste, n)) is not None:
+            (items, values), pinned = searched, 0
+        else:
+            scores = snapshot.scores(request, taste)
+            pool, pool_values = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+            if n > request.k:  # among what the rules would show next
+                longer = request.model_copy(update={"k": n})
+                pool, pool_values, _ = arrange(
+                    scores.clone(), longer, snapshot.catalogue, taste.seen, fill=False
+                )
+            items, values, pinned = arrange(scores, request, snapshot.catalogue, taste.seen)
+            other = ~np.isin(pool, items)
+            items = np.concatenate([items, pool[other]])
+            values = np.concatenate([values, pool_values[other]])
         chosen, propensities = _explored(items, request.k, min(pinned, request.k), explore)
         ids = snapshot.catalogue.index.names(items[chosen])
         ranked = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,17 +21,19 @@ from torch import Tensor
 
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.storage import first_line, read_json
-from cnsdiff.base.text import Command
+from cnsdiff.base.text import Command, install_command
 from cnsdiff.data import load_dataset, read_features
 from cnsdiff.data.ids import IdIndex, as_type
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.diagnostics.drift import Drift, UserActivity, measure_drift, taste_groups
 from cnsdiff.environment.activity import Activity
 from cnsdiff.evaluation.metrics import item_counts
+from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer
 from cnsdiff.recommender.embedding_model import EmbeddingModel, Model
 from cnsdiff.recommender.recommender import Recommender
 from cnsdiff.serving.config import ServiceConfig
-from cnsdiff.serving.ranking import Catalogue
+from cnsdiff.serving.index import EXACT_UP_TO, ItemIndex, largest
+from cnsdiff.serving.ranking import Catalogue, best
 from cnsdiff.serving.records import Version
 from cnsdiff.serving.schemas import ExplainRequest, RecommendRequest
 
@@ -38,17 +41,29 @@ log = logging.getLogger(__name__)
 Numbers = NDArray[np.int64]
 #: Events that tell how far the environment has moved, at most and at the least.
 _LATEST, _ENOUGH = 50_000, 100
+#: The longest list that comes from an index.
+_SEARCHED = 1_000
 _NOTHING: Mapping[str, Any] = {}
 
 
-class Taste(NamedTuple):
+@dataclass
+class Taste:
     """What is known of a user, under one snapshot."""
 
-    scores: Tensor
-    """``(I,)`` float32, without a bias."""
+    scorer: Scorer
+    row: int
+    """Of the scorer, which has others' as well."""
     seen: Numbers
     history: Numbers
     source: Literal["trained", "folded-in", "session", "environment"]
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """``(I,)`` float32, without a bias."""
+        if self.source == "environment":
+            return torch.zeros(self.scorer.n_items)
+        with torch.no_grad():
+            return self.scorer.score_block(torch.tensor([self.row]), 0, self.scorer.n_items)[0]
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,10 @@ class Snapshot:
         or popularity in training where there is no environment.
     catalogue
         The items.
+    index
+        Of the items; ``None`` if each is scored.
+    by_bias
+        Numbers of the items of the largest bias, largest first; none without an index.
     activity
         What the environment was computed from; ``None`` if it is not live.
     without
@@ -85,6 +104,8 @@ class Snapshot:
     bias: Tensor
     popular: Tensor
     catalogue: Catalogue
+    index: ItemIndex | None
+    by_bias: Numbers
     activity: Activity | None
     without: int
     item_seq: int
@@ -126,10 +147,6 @@ class Snapshot:
                 rows = np.repeat(np.arange(len(requests)), [len(items) for items in since])
                 shape = len(requests), len(model.items)
                 scorer = model.fold_in(numbers, pair_matrix(rows, np.concatenate(since), shape))
-            scores = scorer.score_block(torch.arange(len(requests)), 0, len(model.items))
-            unknown = [source == "environment" for source in sources]
-            if any(unknown):
-                scores[torch.tensor(unknown)] = 0.0
         tastes = []
         for n, number in enumerate(numbers.tolist()):
             past = [since[n]]
@@ -143,8 +160,54 @@ class Snapshot:
                     past.append(_row(model.seen.others_pairs, other))
             seen = np.concatenate(past)
             history = np.concatenate(past[:2]) if number >= 0 else since[n]
-            tastes.append(Taste(scores[n], seen, history, sources[n]))
+            tastes.append(Taste(scorer, n, seen, history, sources[n]))
+        # In one product, where there is no index to look into.
+        together = [
+            taste
+            for taste, request in zip(tastes, requests, strict=True)
+            if taste.source != "environment" and not self._searches(request)
+        ]
+        if len(together) > 1:
+            places = torch.tensor([taste.row for taste in together])
+            with torch.no_grad():
+                block = scorer.score_block(places, 0, len(model.items))
+            for taste, scores in zip(together, block, strict=True):
+                taste.scores = scores
         return tastes
+
+    def _searches(self, request: RecommendRequest | ExplainRequest) -> bool:
+        """Whether a request's list may come from the index: its rules concern items one by one."""
+        return (
+            self.index is not None
+            and isinstance(request, RecommendRequest)
+            and request.dial is None
+            and request.k <= _SEARCHED
+            and not (request.pin or request.boost or request.bury or request.quotas)
+        )
+
+    def search(
+        self, request: RecommendRequest, taste: Taste, n: int
+    ) -> tuple[Numbers, NDArray[np.float32]] | None:
+        """The numbers and scores of the ``n`` best items that the index finds, best first.
+
+        ``None`` if there is no index, if the request's rules need the scores of all items, or if
+        the index finds fewer than may be shown.
+        """
+        if self.index is None or taste.source == "environment" or not self._searches(request):
+            return None
+        assert isinstance(taste.scorer, EmbeddingScorer)
+        vector = taste.scorer.user_embeddings[taste.row]
+        left = self.catalogue.allowed(request).copy()
+        left[self.catalogue.numbers(request.exclude)] = False
+        if request.seen == "all":
+            left[taste.seen] = False
+        among = self.index.candidates(vector, left, self.by_bias, n)
+        if len(among) < n and len(among) < np.count_nonzero(left):
+            return None
+        numbers = torch.from_numpy(among)
+        scores = taste.scorer.item_embeddings[numbers] @ vector + self.bias[numbers]
+        places, values = best(scores, n)
+        return among[places], values
 
     def scores(self, request: RecommendRequest, taste: Taste) -> Tensor:
         """``(I,)`` a user's scores with what the environment adds; those of the taste are lost."""
@@ -195,6 +258,7 @@ class LoadedVersion:
         self._features: dict[str, Mapping[str, Any]] = {}
         self._withdrawn: set[str] = set()
         self._catalogue: Catalogue | None = None
+        self._index = _index_of(self._base, config.index)
         self._rng = np.random.default_rng(0)
         self.item_seq = 0
         self.begin_again()
@@ -348,6 +412,10 @@ class LoadedVersion:
             bias = torch.zeros(len(model.items)) if stored is None else stored
         catalogue = self._catalogue = self._catalogue or self._catalogue_of(model)
         popular = bias if bool(bias[: len(base.items)].any()) else bias + model.dial_step
+        by_bias = np.zeros(0, dtype=np.int64)
+        if self._index is not None:
+            self._index.set_bias(bias)
+            by_bias = largest(bias)
         return Snapshot(
             version=self.name,
             model=model,
@@ -356,6 +424,8 @@ class LoadedVersion:
             bias=bias,
             popular=popular,
             catalogue=catalogue,
+            index=self._index,
+            by_bias=by_bias,
             activity=activity,
             without=self._without,
             item_seq=self.item_seq,
@@ -411,6 +481,24 @@ class LoadedVersion:
         except pl.exceptions.PolarsError as error:
             return InputError(f"features of different kinds ({first_line(error)})")
         return None
+
+
+def _index_of(model: Model, choice: Literal["auto", "exact", "ivf"]) -> ItemIndex | None:
+    """The index of a model's items, if it is to have one."""
+    if choice == "exact" or not isinstance(model, EmbeddingModel):
+        return None
+    if choice == "auto":
+        if model.item_embeddings.numel() <= EXACT_UP_TO:
+            return None
+        if importlib.util.find_spec("faiss") is None:
+            log.warning(
+                "each of %d items is scored for each list, as the package faiss is not installed; "
+                "install it with: %s",
+                len(model.items),
+                install_command("faiss"),
+            )
+            return None
+    return ItemIndex(model.item_embeddings)
 
 
 def _row(pairs: csr_array, number: int) -> Numbers:
