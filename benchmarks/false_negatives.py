@@ -27,7 +27,21 @@ from cnsdiff.evaluation.fhn import FalseNegatives, wilson
 BPR = ("random", "popularity", "dns", "mixgcf", "ahns", "cnsdiff")
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {"sampler": name, "backbone_options": {"init": "spectral"}} for name in BPR},
+    **{
+        f"screened {share:g}": {
+            "sampler": "screened",
+            "sampler_options": {"share": share, "candidates": 16},
+            "backbone_options": {"init": "spectral"},
+        }
+        for share in (0.1, 0.3, 0.5)
+    },
+    "dns 16": {
+        "sampler": "dns",
+        "sampler_options": {"candidates": 16},
+        "backbone_options": {"init": "spectral"},
+    },
     "default": {"preset": "default"},
+    "default screened": {"preset": "default", "objective": {"screen": 0.3}},
     "paper": {"preset": "paper"},
     "authors": {"preset": "authors"},
 }

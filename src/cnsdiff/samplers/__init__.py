@@ -25,6 +25,7 @@ from cnsdiff.samplers.cnsdiff import CNSDiffSampler
 from cnsdiff.samplers.dens import DENSSampler
 from cnsdiff.samplers.exposure_diffusion import ExposureDiffusionSampler
 from cnsdiff.samplers.mixgcf import MixGCFSampler
+from cnsdiff.samplers.screened import ScreenedSampler
 from cnsdiff.samplers.srns import SRNSSampler
 from cnsdiff.samplers.static import ExposureSampler, PopularitySampler, RandomSampler
 
@@ -50,6 +51,7 @@ __all__ = [
     "SRNSSampler",
     "Sampler",
     "SamplerConfig",
+    "ScreenedSampler",
     "SharedItems",
     "SharedVectors",
     "SoftmaxRhoSampler",
