@@ -52,7 +52,7 @@ def measure_chosen(
 ) -> dict[str, Any]:
     """The false negatives of the model that validation keeps, pooled over seeds."""
     training = {"epochs": options.epochs, "fhn_every": None, "select_on": options.select_on}
-    total, by_seed, kept = FalseNegatives(), [], []
+    total, by_seed, kept, ndcg = FalseNegatives(), [], [], []
     for seed in options.seeds:
         dataset = make(seed)
         model = Recommender(
@@ -64,6 +64,8 @@ def measure_chosen(
         total += found
         by_seed.append(found.fhn_hard)
         kept.append(model.best_epoch_)
+        on_tests = model.evaluate(dataset).metrics
+        ndcg.append([on_tests[test]["ndcg@20"] for test in ("test_iid", "test_ood")])
     low, high = total.interval()
     hard_low, hard_high = total.interval(hard=True)
     return {
@@ -79,6 +81,7 @@ def measure_chosen(
         "fhn_hard_by_seed": by_seed,
         "hard_share": total.hard_share,
         "known_positive": total.known_positive_share,
+        "ndcg": ndcg,
     }
 
 
@@ -152,9 +155,10 @@ def main() -> None:
     sources += [(p.name, lambda seed, p=p: load_dataset(p), "experiment") for p in options.dataset]
     found = []
     print(
-        "| data | method | epochs | FHN % (95 %) | judged | FHN % of hard | hard % | positive % |"
+        "| data | method | epochs | FHN % (95 %) | judged | FHN % of hard | hard % | positive % "
+        "| NDCG@20 IID, OOD |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, make, judge in sources:
         for method in options.methods:
             rows = (
@@ -166,12 +170,15 @@ def main() -> None:
                 found.append({"data": name, "method": method, **row})
                 interval = f"({_percent(row['low'])}–{_percent(row['high'])})"
                 hard = _percent(row["fhn_hard"])
+                seeds = list(zip(*row.get("ndcg", ()), strict=True))
+                accuracy = ", ".join(f"{sum(own) / len(own):.4f}" for own in seeds) or "-"
                 if "hard_low" in row:
                     hard += f" ({_percent(row['hard_low'])}–{_percent(row['hard_high'])})"
                 print(
                     f"| {name} | {method} | {row['epochs']} | {_percent(row['fhn'])} {interval} "
                     f"| {row['judged']:,} | {hard} "
-                    f"| {_percent(row['hard_share'])} | {_percent(row['known_positive'])} |",
+                    f"| {_percent(row['hard_share'])} | {_percent(row['known_positive'])} "
+                    f"| {accuracy} |",
                     flush=True,
                 )
     if options.json is not None:
