@@ -17,7 +17,7 @@ from cnsdiff.base.errors import ConfigError
 from cnsdiff.data.positives import Positives
 from cnsdiff.objectives import rivals
 from cnsdiff.objectives.losses import log_sum, screened
-from cnsdiff.objectives.objective import Objective, ObjectiveConfig
+from cnsdiff.objectives.objective import Objective, ObjectiveConfig, counted
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.samplers.base import Items, SharedItems
 from cnsdiff.testing import make_batch, make_context, tiny_positives
@@ -198,6 +198,34 @@ def test_screening_leaves_out_as_many_of_each_row():
     for scores, before, after in zip(NEGATIVE, ADMISSIBLE, kept, strict=True):
         if after.any():
             assert scores[before & ~after].min() >= scores[after].max()
+
+
+def test_what_is_counted_is_what_the_loss_uses():
+    items, share = torch.arange(POSITIVES.n_items), 0.4
+    config = ObjectiveConfig(loss="softmax", score="cosine", l2=0.0, screen=share)
+    tables = project(Objective(config, POSITIVES))
+    shared = SharedItems(items)
+    kept = counted(config, shared, BATCH, tables, 3)
+    scores = tables.users[BATCH.users] @ tables.items.T
+    expected = torch.ones_like(scores)
+    for row, own in enumerate(BATCH.positives.tolist()):
+        others = [item for item in scores[row].argsort(descending=True).tolist() if item != own]
+        expected[row, [own, *others[: int(share * len(items))]]] = 0
+    assert torch.equal(kept.weights, expected)
+    assert counted(config, shared, BATCH, tables, 2) is shared
+    own = counted(config, Items(items.expand(B, -1)), BATCH, tables, 3)
+    assert (own.weights == 0).sum(dim=1).tolist() == [int(share * len(items))] * B
+
+
+def test_screening_lowers_the_share_that_is_counted_as_false():
+    world = cnsdiff.ConfoundedWorld(n_users=200, n_items=100, exposures=40, seed=0).dataset()
+    shares = []
+    for screen in (0.0, 0.5):
+        model = cnsdiff.Recommender(objective={"screen": screen}, training={"epochs": 4}, seed=0)
+        model.fit(world)
+        shares.append(model.false_negatives(world, on="truth", n=5000).fhn)
+        assert model.history_[-1]["train"]["fhn_judged"] > 0
+    assert shares[1] < 0.8 * shares[0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -10,7 +10,7 @@ ratio of sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 
@@ -23,7 +23,7 @@ from cnsdiff.base.errors import DataError, InputError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.judges import LIKED, UNKNOWN, Judge
-from cnsdiff.samplers.base import Batch, Context, Items, Sampler, Vectors
+from cnsdiff.samplers.base import Batch, Context, Items, Negatives, Vectors
 
 #: A block of the search for neighbours: 8 MiB of float32, of which a core's cache holds much.
 _VECTORS_AT_ONCE, _ITEMS_AT_ONCE = 1024, 2048
@@ -223,7 +223,7 @@ def _nearest(vectors: Tensor, catalogue: Sequence[Tensor], k: int) -> Tensor:
 
 
 def measure_false_negatives(
-    sampler: Sampler,
+    sampler: Callable[[Batch, Embeddings, Context], Negatives],
     embeddings: Embeddings,
     positives: Positives,
     judge: Judge,
@@ -246,7 +246,8 @@ def measure_false_negatives(
     Parameters
     ----------
     sampler
-        Called as in training, without gradient. One with a memory remembers these calls: pass
+        A sampler, or what the loss makes of one's negatives: called as in training, without
+        gradient. One with a memory remembers these calls: pass
         a copy if it is to be trained on.
     embeddings
         Those whose inner product is the score, on one device with sampler, positives and judge.

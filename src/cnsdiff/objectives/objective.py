@@ -417,6 +417,31 @@ class _Rows:
         return [F.normalize(row, dim=-1) for row in rows] if self._to_unit else list(rows)
 
 
+@torch.no_grad()
+def counted(
+    config: ObjectiveConfig, negatives: Negatives, batch: Batch, embeddings: Embeddings, epoch: int
+) -> Negatives:
+    """The negatives that the loss counts: without those screened (39), of each row's own.
+
+    ``embeddings`` are those whose inner product is the score. Synthesised negatives are returned
+    as they are.
+    """
+    if not config.screen or epoch < config.screen_from:
+        return negatives
+    users, own = embeddings.users[batch.users], batch.positives.unsqueeze(1)
+    match negatives:
+        case SharedItems(items):
+            scores = users @ embeddings.items[items].T
+            admissible = losses.screened(scores, items != own, config.screen)
+            admissible |= ~admissible.any(dim=1, keepdim=True)  # a row of its positive alone
+            return Items(items.expand(len(batch), -1), admissible.to(scores.dtype))
+        case Items(items, weights):
+            scores = inner_products(users, negatives.embed(embeddings))
+            share = losses.screened(scores, None, config.screen).to(scores.dtype)
+            return Items(items, share if weights is None else share * weights)
+    return negatives
+
+
 def inner_products(users: Tensor, vectors: Tensor) -> Tensor:
     """``(B, n)`` of users ``(B, d)`` with vectors ``(B, n, d)``, or ``(n, d)`` shared by all."""
     if vectors.ndim == 2 or len(vectors) == 1:

@@ -16,10 +16,11 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, measure_false_negatives
 from cnsdiff.evaluation.judges import Judge
+from cnsdiff.objectives.objective import counted
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.samplers import SAMPLERS, Sampler
-from cnsdiff.samplers.base import Batch, Context, Items, Vectors
+from cnsdiff.samplers.base import Batch, Context, Items, Negatives, Vectors
 from cnsdiff.training.processes import make_fabric
 
 
@@ -99,6 +100,7 @@ class TrainedSampler:
         self.device = device
         self.progress = fitted.best_epoch / config.training.epochs
         self.epoch = fitted.best_epoch + 1
+        self.objective = config.objective
         self.cosine = config.objective.score == "cosine"
 
     def false_negatives(
@@ -106,7 +108,7 @@ class TrainedSampler:
     ) -> FalseNegatives:
         """See :func:`cnsdiff.evaluation.fhn.measure_false_negatives`."""
         return measure_false_negatives(
-            self.sampler,
+            self._negatives,
             self.embeddings,
             self.positives,
             judge,
@@ -118,6 +120,11 @@ class TrainedSampler:
             cosine=self.cosine,
             neighbours=neighbours,
         )
+
+    def _negatives(self, batch: Batch, embeddings: Embeddings, context: Context) -> Negatives:
+        """Those that the loss counted."""
+        negatives = self.sampler(batch, embeddings, context)
+        return counted(self.objective, negatives, batch, embeddings, context.epoch)
 
     def sampled(self, n: int, seed: int) -> SampledNegatives:
         """See :meth:`cnsdiff.Recommender.sampled_negatives`."""
@@ -142,7 +149,7 @@ class TrainedSampler:
                 epoch=self.epoch,
                 layers=self.layers,
             )
-            sampled = self.sampler(batch, self.embeddings, context)
+            sampled = self._negatives(batch, self.embeddings, context)
             # One for each pair: as the loss weighs them, or the first of those that count alike.
             match sampled.deal(len(batch), stream("choice")):
                 case Items(items):

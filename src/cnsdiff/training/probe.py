@@ -18,7 +18,7 @@ from cnsdiff.data import Dataset
 from cnsdiff.data.positives import Positives
 from cnsdiff.evaluation.fhn import FalseNegatives, false_negatives
 from cnsdiff.evaluation.judges import Judge, JudgeKind, judge_for
-from cnsdiff.samplers.base import Batch, Negatives
+from cnsdiff.samplers.base import Batch, Items, Negatives
 from cnsdiff.training.config import TrainingConfig
 
 #: Of the batches of an epoch one in so many is looked at, up to a number that spreads the sample
@@ -88,7 +88,9 @@ class FalseNegativeProbe:
         if self._generator is None:
             device = batch.users.device
             self._generator = torch_generator(self.seed, "fhn", self._epoch, device=device)
-        rows = self._rows(batch, negatives.n)
+        # Of weighted ones each row is dealt one.
+        weighted = isinstance(negatives, Items) and negatives.weights is not None
+        rows = self._rows(batch, 1 if weighted else negatives.n)
         self._counts += false_negatives(
             negatives.rows(rows).deal(len(rows), self._generator),
             Batch(batch.index[rows], batch.users[rows], batch.positives[rows]),

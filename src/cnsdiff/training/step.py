@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnsdiff.backbones.base import Embeddings, layers_of, mean_of
-from cnsdiff.objectives.objective import Objective
+from cnsdiff.objectives.objective import Objective, counted
 from cnsdiff.samplers.base import Batch, Context, Sampler
 from cnsdiff.training.probe import FalseNegativeProbe
 
@@ -143,7 +143,7 @@ class TrainingStep(nn.Module):
             embeddings = propagated.embeddings
             if not propagated.projected:
                 embeddings = self.objective.project(embeddings)
-            probe(batch, embeddings, negatives)
+            probe(batch, embeddings, counted(config, negatives, batch, embeddings, context.epoch))
         terms = self.objective(
             batch,
             propagated.embeddings,
