@@ -95,6 +95,21 @@ def test_the_same_items_give_the_same_index():
     assert np.array_equal(one, two)
 
 
+def test_recall_is_the_share_of_the_exact_lists():
+    items, users = (
+        torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (3000, 30)
+    )
+    index = ItemIndex(items)
+    shares, every = [], np.ones(3000, dtype=bool)
+    for user in users:
+        right = exact(items, user, torch.zeros(3000), every, 20)
+        shares.append(len(set(right) & set(index.candidates(user, every, NONE, 20))) / 20)
+    assert 0.1 < index.recall(items, users) < 0.9
+    assert index.recall(items, users) == pytest.approx(np.mean(shares))
+    index.probed = index.n_lists
+    assert index.recall(items, users) == 1.0
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return train(tmp_path_factory.mktemp("runs") / "run")
@@ -182,6 +197,11 @@ def test_a_large_catalogue_has_an_index_where_faiss_is(run, tmp_path, monkeypatc
     monkeypatch.setattr("cnsdiff.serving.version.EXACT_UP_TO", 10)
     assert isinstance(loaded(), ItemIndex)
     assert loaded(index="exact") is None
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(ItemIndex, "recall", lambda *_: 0.6)
+        assert loaded() is None
+        assert "an index would find 60.0% of the exact" in caplog.text
+        assert isinstance(loaded(index="ivf"), ItemIndex)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with caplog.at_level(logging.WARNING):
         assert loaded() is None

@@ -29,8 +29,9 @@ class ServiceConfig(Settings):
     """A table of items and attributes to filter by, where the run's dataset has none."""
     index: Literal["auto", "exact", "ivf"] = "auto"
     """``"exact"`` scores each item for each list, ``"ivf"`` those that an index of faiss finds and
-    those that the environment ranks first; ``"auto"`` takes the index where it is installed and the
-    table of item vectors holds more than 50 million numbers. Models without vectors are exact."""
+    those that the environment ranks first; ``"auto"`` takes the index where faiss is installed, the
+    table of item vectors holds more than 50 million numbers, and the index finds 95% of the exact
+    lists of some users. Models without vectors are exact."""
     explore: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The probability that one place of a list, drawn uniformly, is given to an item drawn
     uniformly from those that come next."""

@@ -120,6 +120,19 @@ class ItemIndex:
         added = self.n_items + np.flatnonzero(eligible[self.n_items :])
         return np.unique(np.concatenate([near[near >= 0], favoured, added]))
 
+    def recall(self, items: Tensor, users: Tensor) -> float:
+        """The share of the 20 best items ``(I, d)`` that it finds for users ``(n, d)``.
+
+        Of taste alone: what is ranked by the bias as well is found more easily.
+        """
+        every, none = np.ones(len(items), dtype=bool), np.zeros(0, dtype=np.int64)
+        k = min(20, len(items))
+        hits = 0
+        for vector in users:
+            best = (items @ vector).topk(k).indices.numpy()
+            hits += int(np.isin(best, self.candidates(vector, every, none, k)).sum())
+        return hits / (k * len(users))
+
     def _centres(self) -> NDArray[np.float32]:
         """``(lists, d + 1)`` float32, to write to."""
         values = self._faiss.rev_swig_ptr(self._quantizer.get_xb(), self.n_lists * self._lists.d)

@@ -43,6 +43,8 @@ Numbers = NDArray[np.int64]
 _LATEST, _ENOUGH = 50_000, 100
 #: The longest list that comes from an index.
 _SEARCHED = 1_000
+#: Users by whom an index is tried, and the share of their exact lists that it has to find.
+_TRIED, _RECALL = 50, 0.95
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -498,7 +500,19 @@ def _index_of(model: Model, choice: Literal["auto", "exact", "ivf"]) -> ItemInde
                 install_command("faiss"),
             )
             return None
-    return ItemIndex(model.item_embeddings)
+    index, n_users = ItemIndex(model.item_embeddings), len(model.user_embeddings)
+    some = torch.linspace(0, n_users - 1, min(_TRIED, n_users)).long()
+    recall = index.recall(model.item_embeddings, model.user_embeddings[some])
+    log.info("the index of items finds %.1f%% of the exact lists", 100 * recall)
+    if choice == "auto" and recall < _RECALL:
+        log.warning(
+            "each of %d items is scored for each list, as an index would find %.1f%% of the exact "
+            "lists; set index to 'ivf' to have it nevertheless",
+            len(model.items),
+            100 * recall,
+        )
+        return None
+    return index
 
 
 def _row(pairs: csr_array, number: int) -> Numbers:
