@@ -11,7 +11,8 @@ Sections:
 - ``events``: durable events a second, 16 clients in batches of 20;
 - ``memory``: resident memory of a process that serves the run, after it has answered;
 - ``index``: recall of the 20 best and processor time of the index of faiss beside the exact product
-  and ``topk``, each with 200 exclusions, on one core.
+  and ``topk``, each with 200 exclusions, on one core;
+- ``alarm``: how often the hit rate raises an alarm without a reason, and how late it sees one.
 
 The run is made of vectors in clusters (:func:`clustered`), by which an index finds something. From
 800,000 items of 64 dimensions on, what is served comes from the index.
@@ -45,12 +46,15 @@ from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted, provenance
 from cnsdiff.serving.index import ItemIndex, largest
+from cnsdiff.serving.monitor import HitRate
 from cnsdiff.serving.ranking import best
 from cnsdiff.serving.schemas import ItemBody, RecommendRequest
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Event, Store
 
-SECTIONS = ("process", "http", "batch", "events", "memory", "index")
+SECTIONS = ("process", "http", "batch", "events", "memory", "index", "alarm")
+#: Those that need no run.
+ALONE = ("index", "alarm")
 K, EXCLUDED, RATE, BATCH = 20, 200, 50, 50
 
 
@@ -366,7 +370,34 @@ def compared(
     }
 
 
-WORK = dict(zip(SECTIONS[:-1], (in_process, over_http, in_batches, events, memory), strict=True))
+def alarm(streams: int = 40, still: int = 50_000) -> dict[str, float]:
+    """Alarms of a hit rate that stands still at 20 %, and events until a fall to 15 % is seen."""
+    false, waits = 0, []
+    for seed in range(streams):
+        rng, rate = np.random.default_rng(seed), HitRate()
+        before = False
+        for hit in rng.random(still) < 0.2:
+            rate.add(bool(hit))
+            fallen = rate.fallen
+            false += fallen and not before
+            before = fallen
+        rate = HitRate()
+        for hit in rng.random(5_000) < 0.2:
+            rate.add(bool(hit))
+        waited = 0
+        while not rate.fallen:
+            rate.add(bool(rng.random() < 0.15))
+            waited += 1
+        waits.append(waited)
+    return {
+        "events": streams * still,
+        "false_alarms": false,
+        "wait_median": float(np.median(waits)),
+        "wait_most": max(waits),
+    }
+
+
+WORK = dict(zip(SECTIONS[:-2], (in_process, over_http, in_batches, events, memory), strict=True))
 
 
 def main() -> None:
@@ -382,7 +413,9 @@ def main() -> None:
     if "index" in args.only:
         for line in index_of(args.items, args.dim):
             print(json.dumps({"section": "index", **line}), flush=True)
-    sections = [name for name in args.only if name != "index"]
+    if "alarm" in args.only:
+        print(json.dumps({"section": "alarm", **alarm()}), flush=True)
+    sections = [name for name in args.only if name not in ALONE]
     if not sections:
         return
     with tempfile.TemporaryDirectory() as folder:

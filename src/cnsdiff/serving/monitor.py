@@ -122,6 +122,11 @@ class HitRate:
         elif rate >= self._before:
             self._before = None
 
+    @property
+    def fallen(self) -> bool:
+        """Whether it fell and has not come back."""
+        return self._before is not None
+
     def figures(self) -> Hits | None:
         """As it stands; ``None`` before the first event."""
         if not self._events:
