@@ -24,7 +24,10 @@ from cnsdiff import ConfoundedWorld, Dataset, Recommender, load_dataset
 from cnsdiff.evaluation.fhn import FalseNegatives, wilson
 
 #: Training with BPR on one negative per positive, but for `default`.
-BPR = ("random", "popularity", "dns", "mixgcf", "ahns", "cnsdiff")
+BPR = (
+    "random", "popularity", "dns", "dns_mn", "softmax_rho", "mixgcf", "srns", "dens", "ahns",
+    "curriculum", "adversarial", "adar", "cnsdiff",
+)  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {"sampler": name, "backbone_options": {"init": "spectral"}} for name in BPR},
     **{
@@ -35,10 +38,13 @@ METHODS: dict[str, dict[str, Any]] = {
         }
         for share in (0.1, 0.3, 0.5)
     },
-    "dns 16": {
-        "sampler": "dns",
-        "sampler_options": {"candidates": 16},
-        "backbone_options": {"init": "spectral"},
+    **{
+        f"dns {candidates}": {
+            "sampler": "dns",
+            "sampler_options": {"candidates": candidates},
+            "backbone_options": {"init": "spectral"},
+        }
+        for candidates in (2, 4, 16)
     },
     "default": {"preset": "default"},
     "default screened": {"preset": "default", "objective": {"screen": 0.3}},
