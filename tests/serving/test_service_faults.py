@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -190,6 +191,61 @@ def test_one_event_of_a_wrong_clock_ends_no_environment(runs, store, model):
     again = Service(store, clock=lambda: now)
     again.serve(runs[0])
     np.testing.assert_allclose(again._now().arm_of(None)[1].snapshot.bias, expected, atol=1e-5)
+
+
+@on_sqlite
+def test_the_environment_ages_without_events(runs, store, model):
+    trained = model.model_.activity
+    half_lives = np.array(trained.half_lives) * trained.span
+    now = trained.moment
+    service = Service(store, clock=lambda: now)
+    service.serve(runs[0])
+    live = service._now().active
+    assert live.snapshot.bias.equal(model.model_.live_bias(trained))
+    for minute in (1, 2, 3):
+        now = trained.moment + minute * half_lives[-1]
+        service.refresh()
+        aged = live.snapshot.activity
+        assert aged.moment == service.status().environment_moment == now
+        faded = trained.decayed * 0.5 ** ((now - trained.moment) / half_lives)
+        np.testing.assert_allclose(aged.decayed, faded)
+        assert aged.counts.tolist() == trained.counts.tolist()
+        expected = model.model_.live_bias(replace(trained, decayed=faded, moment=now))
+        np.testing.assert_allclose(live.snapshot.bias, expected, rtol=1e-4, atol=1e-4)
+    assert not live.snapshot.bias.equal(model.model_.live_bias(trained))
+    # An event that comes late counts as it would have in time; one ahead of the clock goes first.
+    times = np.array([trained.moment + 1, now + 9])
+    service.add_events([event(n, f"v{n}", model.items_[n], at) for n, at in enumerate(times)])
+    service.refresh()
+    assert live.snapshot.activity.moment == now + 9
+    expected = trained.followed_by(np.array([0, 1]), times)
+    np.testing.assert_allclose(live.snapshot.activity.decayed, expected.decayed)
+
+
+@on_sqlite
+def test_a_log_of_the_past_stays_at_its_last_event(runs, store, model):
+    trained = model.model_.activity
+    memory = max(trained.half_lives) * trained.span
+    now = trained.moment + 1.01 * memory
+    service = Service(store, clock=lambda: now)
+    service.serve(runs[0])
+    live = service._now().active
+    service.refresh()
+    assert live.snapshot.activity.moment == trained.moment
+    assert live.snapshot.bias.equal(model.model_.live_bias(trained))
+    service.add_events([event(1, "v", model.items_[0], trained.moment + 0.005 * memory)])
+    service.refresh()
+    assert live.snapshot.activity.moment == trained.moment + 0.005 * memory
+    # From an event on that is near the clock's time, the environment goes with the clock.
+    service.add_events([event(2, "v", model.items_[1], trained.moment + 0.5 * memory)])
+    for _ in range(3):
+        service.refresh()
+        assert live.snapshot.activity.moment == now
+        now += 0.9 * memory
+    # Where the clock goes back, so does the environment.
+    now = trained.moment + 0.6 * memory
+    service.refresh()
+    assert live.snapshot.activity.moment == max(now, trained.moment + 0.5 * memory)
 
 
 @on_sqlite

@@ -163,6 +163,11 @@ class Activity:
             counts, first, last, decayed, moment, self.span, self.half_lives, self.n_known
         )
 
+    @property
+    def memory(self) -> float:
+        """The longest half-life, in the units of the times."""
+        return max(self.half_lives) * self.span
+
     def at(self, moment: float) -> Self:
         """The activity at a later moment, nothing having happened since."""
         return self.followed_by(_NONE, _NONE, moment=moment)

@@ -466,6 +466,7 @@ class Service:
             version.take_events(events, until)
             if len(events) < _ROWS_AT_ONCE:
                 break
+        version.age(self._clock())
         version.renew()
 
     def start(self) -> Self:

@@ -283,6 +283,16 @@ class LoadedVersion:
         """Whether events took the environment beyond a moment: the clock has gone back since."""
         return self._activity is not None and self._activity.moment > max(moment, self.moment)
 
+    def age(self, now: float) -> None:
+        """Let time go by to that of a clock, if the environment goes on at the clock's time.
+
+        It does if it is behind by no more than its longest half-life. One that is further behind
+        is of a log of the past, all of which would fade at once.
+        """
+        activity = self._activity
+        if activity is not None and 0 < now - activity.moment <= activity.memory:
+            self._activity = activity.at(now)
+
     @property
     def moment(self) -> float:
         """When the log ends that a live environment begins with; else minus infinity."""
