@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from cnsdiff import Dataset, Interactions, Recommender
+from cnsdiff.base.errors import CnsdiffWarning
+from cnsdiff.data import load_dataset
 from cnsdiff.recommender.run_directory import dataset_kept_in
 from cnsdiff.serving.records import Event, Version
 from cnsdiff.serving.service import Service
@@ -204,3 +206,63 @@ def test_refusals(cli, run, since, store, tmp_path):
     done = cli("update", run, "--events", f"sqlite:///{tmp_path / 'few.db'}", *out, "--activate")
     done.refused("too few to tell whether an update is better")
     assert not (tmp_path / "new").exists()
+
+
+def test_new_items_have_the_features_that_were_put(cli, tmp_path):
+    """To the service, which keeps them in its store."""
+    old, since = parts()
+    rng = np.random.default_rng(0)
+
+    def table(items):
+        taste = items % 100 // 15
+        return pl.DataFrame(
+            {
+                "item": items,
+                "genre": [f"{'new' if i >= 100 else 'old'} {i % 100 // 15}" for i in items],
+                "price": (10.0 * taste + rng.normal(size=len(items))).to_list(),
+                "image": np.eye(3, dtype=np.float32)[taste.to_numpy()].tolist(),
+            },
+            schema_overrides={"image": pl.List(pl.Float32)},
+        )
+
+    dataset = Dataset.from_splits(
+        {"train": Interactions(old, "shop")},
+        name="shop",
+        scenario="given",
+        tables={"item_features": table(old["item"].unique().sort())},
+    )
+    place = tmp_path / "run"
+    with dataset_kept_in(place, dataset):
+        training = {"epochs": 3, "fhn_every": None}
+        model = Recommender("mf", training=training, content={"prior": "ridge"}, threads=1)
+        model.fit(dataset, run=place)
+    put = table(since["item"].unique().sort())
+    new = [item for item in put["item"] if item >= 100]
+    odd = {"genre": ["new 1", "new 2"], "price": "dear", "image": [1.0]}
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    with Store.open(url) as store:
+        rows = enumerate(since.rows())
+        store.add_events([Event(f"e{n}", str(u), str(i), float(t)) for n, (u, i, t) in rows])
+        store.put_items({str(row.pop("item")): {**row, "stock": 1} for row in put.to_dicts()})
+        store.put_items({str(new[0]): odd, "0": {"price": 99.0}, "7.0": {"price": 99.0}, "x": {}})
+    with pytest.warns(CnsdiffWarning, match="does not fit the type") as warnings:
+        done = cli("update", place, "--events", url, "--out", tmp_path / "new")
+    assert done.code == 0, done.err
+    assert sorted(str(own.message).split("'")[1] for own in warnings) == ["image", "price"]
+    data = load_dataset(tmp_path / "new" / "dataset")
+    features = data.table("item_features").with_columns(data.items.alias("item"))
+    assert features.columns == ["genre", "price", "image", "item"]
+    expected = {row["item"]: row for row in put.to_dicts()}
+    expected[new[0]] = {"item": new[0], "genre": "new 1|new 2", "price": None, "image": None}
+    before = dataset.table("item_features").with_columns(dataset.items.alias("item")).to_dicts()
+    expected |= {row["item"]: row for row in before}  # what was known of an item stays
+    assert set(new) <= set(data.items)
+    for row in features.to_dicts():
+        assert row == expected[row["item"]]
+    # The content model has learnt the words, which came with new items alone.
+    (genre,) = [
+        column
+        for column in Recommender.load(tmp_path / "new").model_.content.encoder.columns
+        if column.name == "genre"
+    ]
+    assert {"new 0", "new 1", "new 2"} <= set(genre.words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.base.errors import DataError, InputError
+from cnsdiff.base.errors import DataError, InputError, warn
 from cnsdiff.base.settings import Record
 from cnsdiff.base.text import parameter
 from cnsdiff.data import Dataset, Interactions, Split, load_dataset, read_interactions
-from cnsdiff.data.ids import Vocabulary, as_integers, unify
+from cnsdiff.data.ids import Vocabulary, as_integers, as_type, unify
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Activity, rehearse
 from cnsdiff.evaluation import Scorer, evaluate_split
@@ -96,6 +96,7 @@ class Updating:
         *,
         classes: Mapping[str, type[Any]] = MappingProxyType({}),
         without: Callable[[str], bool] | None = None,
+        features: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
     ) -> Self:
         """Put the log of a run and new interactions together.
 
@@ -112,6 +113,9 @@ class Updating:
             Components that are not found by name, as of :func:`~cnsdiff.recommender.fitting.fit`.
         without
             Whether the log of the run is to be read without the user of an id, as text.
+        features
+            What is known, by column, of items by their ids as text. Of items without features in
+            the dataset, the columns that it has are taken.
         """
         learnt = dataset_of(fitted) if dataset is None else dataset
         if learnt.fingerprint != fitted.provenance.dataset.fingerprint:
@@ -171,7 +175,7 @@ class Updating:
             source=learnt.manifest.source,
             settings=filters.settings(),
             counts={"train": counts},
-            tables=_features(learnt),
+            tables=_with_new_items(_features(learnt), features),
             logs=[pairs, seen, log],
         )
         return cls(fitted, dataset, until, classes)
@@ -485,6 +489,49 @@ def _features(dataset: Dataset, *, as_numbers: bool = False) -> dict[str, pl.Dat
         for name, side in _FEATURES.items()
         if name in dataset.table_names
     }
+
+
+def _with_new_items(
+    tables: Mapping[str, pl.DataFrame], features: Mapping[str, Mapping[str, object]]
+) -> dict[str, pl.DataFrame]:
+    """The tables with features of items of which the one of items tells nothing."""
+    if "item_features" not in tables or not features:
+        return dict(tables)
+    known = tables["item_features"]
+    known = known.filter(~pl.all_horizontal(pl.exclude("item").is_null()))
+    texts = pl.Series("item", list(features), dtype=pl.String)
+    ids = as_type(texts, known["item"].dtype).alias("item")
+    new = (ids.cast(pl.String) == texts).fill_null(False) & ~ids.is_in(known["item"].implode())
+    rows = [row for row, own in zip(features.values(), new, strict=True) if own]
+    columns = [_values(rows, own) for own in known.get_columns() if own.name != "item"]
+    more = pl.DataFrame([ids.filter(new), *columns]).select(known.columns)
+    return {**tables, "item_features": pl.concat([known, more])}
+
+
+def _values(rows: Sequence[Mapping[str, object]], known: pl.Series) -> pl.Series:
+    """One feature of some items, of the type of a column; null where it is something else."""
+    name, dtype = known.name, known.dtype
+    inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    lists = pl.List(inner)
+    told = [row.get(name) for row in rows]
+    if dtype == pl.String:  # of several words, as they stand in one text
+        told = ["|".join(map(str, own)) if isinstance(own, list) else own for own in told]
+    elif inner is not dtype:
+        told = [own if isinstance(own, list) else None for own in told]
+    values = pl.Series(name, told, dtype=dtype if inner is dtype else lists, strict=False)
+    if inner is dtype and dtype.is_float():
+        values = values.set(~values.is_finite().fill_null(True), None)
+    elif inner is not dtype and inner.is_float():  # vectors, all of one length
+        width = known.cast(lists).list.len().max()
+        whole = values.list.eval(pl.element().is_finite().fill_null(False).all()).list.first()
+        values = pl.select(pl.when((values.list.len() == width) & whole).then(values)).to_series()
+    lost = sum(own is not None for own in told) - (len(values) - values.null_count())
+    if lost:
+        warn(
+            f"{lost:,} of {len(rows):,} new items have a {name!r} that does not fit the type "
+            f"{dtype} of that column in the dataset; it counts as not known"
+        )
+    return values.cast(dtype).alias(name)
 
 
 def _without(frame: pl.DataFrame, out: Callable[[str], bool]) -> pl.DataFrame:

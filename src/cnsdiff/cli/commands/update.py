@@ -133,7 +133,7 @@ def update(
         for problem in log.problems:
             reporter.note(f"{log.source}: left out {problem}")
         without, forgotten = _forgotten(events)
-        updating = Updating.of_run(fitted, log, without=without)
+        updating = Updating.of_run(fitted, log, without=without, features=_features(events))
     results: list[Fitted] = []
 
     def again() -> str:
@@ -235,6 +235,19 @@ def _forgotten(events: str) -> tuple[Callable[[str], bool] | None, int]:
         return None, 0
     digests = set(table["digest"])
     return lambda user: digest(user, key) in digests, int(table["seq"][-1])
+
+
+def _features(events: str) -> dict[str, dict[str, object]]:
+    """What was sent of items to the service whose store this is."""
+    if not _is_store(events):
+        return {}
+    from json import loads
+
+    from cnsdiff.serving.store import Store
+
+    with Store.open(events, create=False) as store:
+        table = store.items_after(0).drop_nulls("features")
+    return dict(zip(table["item"], map(loads, table["features"]), strict=True))
 
 
 def _activate(
