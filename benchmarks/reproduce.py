@@ -4,7 +4,7 @@
     python benchmarks/reproduce.py theory alarm
     python benchmarks/reproduce.py false-negatives-experiments --files FOLDER
 
-Commands, seeds and tolerances are in ``benchmarks/tables.yaml``. Datasets are prepared in ``--work``
+Commands, seeds and tolerances are in ``benchmarks/tables.yaml``; datasets are made in ``--work``
 from the published files in ``--files``. Exit status 1 if a value is not within its tolerance.
 """
 
