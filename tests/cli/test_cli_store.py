@@ -6,7 +6,7 @@ import pytest
 
 from cnsdiff.serving.store import Event, Store
 
-OTHERS = ("answers", "items", "versions", "activations", "forgotten")
+OTHERS = ("answers", "items", "former_items", "versions", "activations", "forgotten")
 
 
 @pytest.fixture

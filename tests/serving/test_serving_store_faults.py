@@ -554,6 +554,19 @@ def test_addresses_that_are_none(url, words, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("table", "create"), [("notes", False), ("events", True)])
+def test_a_file_of_others_is_left_as_it_is(tmp_path, table, create):
+    path = tmp_path / "theirs.db"
+    with contextlib.closing(sqlite3.connect(path)) as theirs:
+        theirs.execute(f"CREATE TABLE {table} (a)")
+        theirs.commit()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"no store|not of cnsdiff"):
+        Store.open(f"sqlite:///{path}", create=create)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["theirs.db"]
+
+
 def test_nothing_is_made_where_a_store_must_exist(store_url, tmp_path):
     with pytest.raises(InputError, match="there is no store; name the one of cnsdiff serve"):
         Store.open(store_url, create=False)

@@ -133,8 +133,6 @@ class Database:
         event.listen(self._engine, "connect", self._prepare)
         if self.path is not None:
             event.listen(self._engine, "begin", _begin)
-            with self._failures():
-                self._switch_to_log()
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self._emptying = threading.Lock()
@@ -168,18 +166,24 @@ class Database:
         for setting in ("synchronous = FULL", "fullfsync = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {setting}")
 
-    def _switch_to_log(self) -> None:
-        """Let SQLite write ahead into a log, so that readers and the writer do not wait."""
+    def write_ahead(self) -> None:
+        """Let SQLite write ahead into a log, so that readers and the writer do not wait.
+
+        It changes the file, so that of others is refused before.
+        """
+        if self.path is None:
+            return
         ends = time.monotonic() + self.timeout
-        while True:
-            try:
-                with self._raw() as connection:
-                    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                break
-            except sqlite3.OperationalError as error:  # this one does not wait by itself
-                if not _is_busy(error) or time.monotonic() > ends:
-                    raise
-                time.sleep(0.01)
+        with self._failures():
+            while True:
+                try:
+                    with self._raw() as connection:
+                        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                    break
+                except sqlite3.OperationalError as error:  # this one does not wait by itself
+                    if not _is_busy(error) or time.monotonic() > ends:
+                        raise
+                    time.sleep(0.01)
         if mode != "wal":
             raise InputError(
                 f"{self.path}: is on a file system without locks that SQLite could use; put it on "

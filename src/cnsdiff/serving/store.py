@@ -211,6 +211,7 @@ class Store:
                 version = _version(connection, database.place)
             if version is None and not create:
                 raise InputError(f"{database.place}: {NO_STORE}")
+            database.write_ahead()
             if version != SCHEMA_VERSION:
                 database.write(lambda connection: _make_tables(connection, database.place))
         except BaseException:
