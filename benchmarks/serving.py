@@ -12,6 +12,8 @@ Sections:
 - ``memory``: resident memory of a process that serves the run, after it has answered;
 - ``index``: recall of the 20 best and processor time of the index of faiss beside the exact product
   and ``topk``, each with 200 exclusions, on one core;
+- ``items``: how long it takes to put new items, many and one, or one filter value, over a service
+  that holds them all in memory, and lists with a filter meanwhile;
 - ``alarm``: how often the hit rate raises an alarm without a reason, and how late it sees one.
 
 The run is made of vectors in clusters (:func:`clustered`), by which an index finds something. From
@@ -42,6 +44,7 @@ from numpy.typing import NDArray
 
 from cnsdiff import ConfoundedWorld
 from cnsdiff.data.splits import pair_matrix
+from cnsdiff.environment import Activity, Covariates, Environment
 from cnsdiff.recommender.config import resolve_config
 from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted, provenance
@@ -52,7 +55,7 @@ from cnsdiff.serving.schemas import ItemBody, RecommendRequest
 from cnsdiff.serving.service import Service
 from cnsdiff.serving.store import Event, Store
 
-SECTIONS = ("process", "http", "batch", "events", "memory", "index", "alarm")
+SECTIONS = ("process", "http", "batch", "events", "memory", "items", "index", "alarm")
 #: Those that need no run.
 ALONE = ("index", "alarm")
 K, EXCLUDED, RATE, BATCH = 20, 200, 50, 50
@@ -65,12 +68,25 @@ def make_run(path: Path, n_users: int, n_items: int, dim: int, per_user: int = 2
     users = np.repeat(np.arange(n_users), per_user)
     items = rng.integers(0, n_items, len(users))
     item_vectors, user_vectors, _ = clustered(n_items, n_users, dim)
+    activity = Activity.of(items, rng.uniform(0, 1e7, len(items)), n_items)
+    columns = list(Covariates.of(activity).names)
+    environment = Environment(
+        names=columns,
+        coefficients=(rng.normal(size=len(columns)) / len(columns)).tolist(),
+        half_lives=list(activity.half_lives),
+        span=activity.span,
+        moment=activity.moment,
+    )
     model = EmbeddingModel(
         users=pl.Series("id", [f"user-{n}" for n in range(n_users)]),
         items=pl.Series("id", [f"item-{n}" for n in range(n_items)]),
         train=pair_matrix(users, items, (n_users, n_items)),
         dial_step=torch.randn(n_items, generator=generator),
         dial=0.5,
+        environment=environment,
+        activity=activity,
+        bias=environment.bias(activity, 1.0),
+        sigma=1.0,
         user_embeddings=user_vectors,
         item_embeddings=item_vectors,
     )
@@ -254,6 +270,44 @@ def memory(run: Path, store: str, seconds: float) -> dict[str, float]:
         }
 
 
+def put_items(run: Path, store: str, seconds: float) -> dict[str, float]:
+    service = service_of(run, store)
+    n_new, numbers, others = 10_000, iter(range(10**9)), iter(range(0, 10**9, 10))
+
+    def new(n: int) -> list[ItemBody]:
+        return [ItemBody(item=f"new-{next(numbers)}", features={"stock": True}) for _ in range(n)]
+
+    def changed() -> list[ItemBody]:  # one that was not in stock
+        return [ItemBody(item=f"item-{next(others)}", features={"stock": True})]
+
+    begun = time.perf_counter()
+    service.put_items(new(n_new))
+    many = time.perf_counter() - begun
+    single = timed(lambda _: service.put_items(new(1)), seconds / 3)
+    change = timed(lambda _: service.put_items(changed()), seconds / 3)
+    requests = [request_of(n) for n in range(500)]
+    alone = timed(lambda n: service.recommend(requests[n % 500]), seconds / 3)
+    done = threading.Event()
+
+    def put() -> None:
+        while not done.wait(0.1):
+            service.put_items(new(1))
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    meanwhile = timed(lambda n: service.recommend(requests[n % 500]), seconds / 3)
+    done.set()
+    thread.join()
+    service.close()
+    return {
+        f"put_{n_new}_s": round(many, 2),
+        **{f"put_one_{name}": ms for name, ms in percentiles(single).items()},
+        **{f"change_one_{name}": ms for name, ms in percentiles(change).items()},
+        **{f"list_{name}": ms for name, ms in percentiles(alone).items()},
+        **{f"list_meanwhile_{name}": ms for name, ms in percentiles(meanwhile).items()},
+    }
+
+
 def clustered(n_items: int, n_users: int, dim: int) -> tuple[torch.Tensor, ...]:
     """Vectors of items and users, and the items' log popularity (in standard deviations).
 
@@ -397,7 +451,9 @@ def alarm(streams: int = 40, still: int = 50_000) -> dict[str, float]:
     }
 
 
-WORK = dict(zip(SECTIONS[:-2], (in_process, over_http, in_batches, events, memory), strict=True))
+WORK = dict(
+    zip(SECTIONS[:-2], (in_process, over_http, in_batches, events, memory, put_items), strict=True)
+)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -137,3 +138,20 @@ def test_missing_words_among_features(tmp_path):
 )
 def test_an_id_written_nearly_so(known, asked, near):
     assert sorted(IdIndex(pl.Series(known)).near(asked)) == near
+
+
+@pytest.mark.parametrize("ids", [[5, 3, 9, 7, 8], ["b", "a", "x", "", "z"]])
+def test_an_index_with_more_ids_is_that_of_all(ids):
+    whole, grown = IdIndex(pl.Series(ids)), IdIndex(pl.Series(ids[:2]))
+    assert grown.names(np.array([1])) == ids[1:2]
+    for start in (2, 4):
+        before, grown = grown, grown.with_more(pl.Series(ids[start : start + 2]))
+        known = [own if own in ids[:start] else -1 for own in ids]
+        assert [ids[at] if at >= 0 else -1 for at in before.find(ids)] == known
+    assert grown.find([*ids, "y"]).tolist() == whole.find([*ids, "y"]).tolist()
+    assert grown.find_text(map(str, ids)).tolist() == [0, 1, 2, 3, 4]
+    assert grown.names(np.array([4, 0, 2])) == [ids[4], ids[0], ids[2]]
+    assert grown.take(np.arange(5)) == whole.take(np.arange(5))
+    # Two that grew out of one know nothing of each other.
+    first, second = (IdIndex(pl.Series(ids[:2])).with_more(pl.Series([i])) for i in ids[2:4])
+    assert (first.find(ids[2:4]).tolist(), second.find(ids[2:4]).tolist()) == ([2, -1], [-1, 2])

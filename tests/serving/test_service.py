@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import polars as pl
 import pytest
-from service_parts import train
+from service_parts import assert_as_made_anew, train
 
 import cnsdiff
 from cnsdiff.base.errors import InputError, RunError
@@ -22,6 +22,7 @@ from cnsdiff.serving.schemas import (
     SimilarRequest,
 )
 from cnsdiff.serving.service import NotReadyError, Service, UnknownError
+from cnsdiff.serving.version import LoadedVersion
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,60 @@ def test_items_come_and_go(service, model):
     assert known not in ids(service.recommend(RecommendRequest(user=model.users_[0], k=40)))
     service.put_items([ItemBody(item=known)])
     assert ids(service.recommend(RecommendRequest(user=model.users_[0], k=1))) == [known]
+
+
+@pytest.mark.parametrize("environment", ["live", "trained", "file"])
+def test_items_that_come_one_by_one_are_served_as_those_that_were_there(
+    store, runs, model, tmp_path, environment
+):
+    if environment == "file":
+        environment = str(tmp_path / "bias.csv")
+        pl.DataFrame({"item": model.items_[:2], "bias": [1.0, 2.0]}).write_csv(environment)
+    service = Service(store, ServiceConfig(environment=environment))
+    service.serve(runs[0])
+    version, fresh = service._now().active, max(model.items_) + 1
+    filtered = RecommendRequest(k=99, where={"kind": "a"})
+    moment = model.model_.activity.moment
+    for n in range(6):
+        service.put_items([ItemBody(item=fresh + n, features={"kind": "ab"[n % 2], "n": n})])
+        kinds = ids(service.recommend(filtered))
+        assert set(kinds) == {fresh + own for own in range(0, n + 1, 2)}
+    service.put_items(
+        [ItemBody(item=fresh, features={"kind": "b"}), ItemBody(item=model.items_[0])]
+    )
+    service.withdraw([str(fresh + 1), str(model.items_[1]), "unknown"])
+    assert set(ids(service.recommend(filtered))) == {fresh + 2, fresh + 4}
+    assert_as_made_anew(version)
+    # One that had clicks before it came begins with these.
+    events = [event(n, u, fresh + 9, moment + 1 + n) for n, u in enumerate(model.users_[:5])]
+    service.add_events(events)
+    service.refresh()
+    service.put_items([ItemBody(item=fresh + 9)])
+    snapshot = version.snapshot
+    assert not snapshot.model.item_embeddings[-1].equal(snapshot.model.item_embeddings[-2])
+    assert snapshot.activity is None or snapshot.activity.counts[-1] == 5
+    assert_as_made_anew(version)
+
+
+def test_answers_do_not_wait_for_new_items(service, model, monkeypatch):
+    fresh, begun, go = max(model.items_) + 1, threading.Event(), threading.Event()
+    renew_items = LoadedVersion.renew_items
+
+    def slowly(version):
+        begun.set()
+        go.wait(60)
+        renew_items(version)
+
+    monkeypatch.setattr(LoadedVersion, "renew_items", slowly)
+    thread = threading.Thread(target=service.put_items, args=[[ItemBody(item=fresh)]])
+    thread.start()
+    begun.wait(60)
+    before = service.recommend_many([RecommendRequest(user=user, k=99) for user in model.users_])
+    assert not any(fresh in ids(answer) for answer in before)
+    assert thread.is_alive()
+    go.set()
+    thread.join()
+    assert fresh in ids(service.recommend(RecommendRequest(k=99)))
 
 
 def test_similar_and_explain(service, model):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from service_parts import train
+from service_parts import assert_as_made_anew, train
 
 import cnsdiff
 from cnsdiff.serving.config import ServiceConfig
@@ -74,7 +74,8 @@ class ServiceMachine(RuleBasedStateMachine):
         item = data.draw(self.some)
         self.added.add(item)
         self.withdrawn.discard(item)
-        self.services[at].put_items([ItemBody(item=item)])
+        features = data.draw(st.sampled_from([None, {"c": "x"}, {"c": ["x", "y"], "n": 3}]))
+        self.services[at].put_items([ItemBody(item=item, features=features)])
 
     @rule(data=st.data(), at=st.integers(0, 1))
     def withdraw(self, data, at):
@@ -158,6 +159,8 @@ class ServiceMachine(RuleBasedStateMachine):
             service.flush()
             assert service.lost_answers == 0
             assert service.problem is None
+            for version in service._loaded.values():
+                assert_as_made_anew(version)
             assert not set(store.answers_after(0)["user"]) - {*self.had, *NEW_USERS}
             assert store.check() == []
             store.close()

@@ -128,6 +128,47 @@ def test_arranging_is_the_twins_list(scores, request_, attributes, withdrawn, se
     np.testing.assert_allclose(values, boosted[items], rtol=1e-5)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    attributes=attributes_of_all,
+    later=attributes_of_all,
+    changed=st.sets(st.integers(0, N - 1)),
+    withdrawn=st.sets(st.integers(0, N - 1), max_size=3),
+    n=st.integers(1, N),
+    wheres=st.lists(requests.map(lambda request: request.where), min_size=1, max_size=4),
+)
+def test_a_catalogue_that_changed_is_one_made_anew(
+    attributes, later, changed, withdrawn, n, wheres
+):
+    """Of ``n`` items, some change, are withdrawn or come back, and the others come."""
+
+    def numbers(items):
+        return np.array(sorted(items), dtype=int)
+
+    def answers(catalogue, where):
+        try:
+            allowed = catalogue.allowed(RecommendRequest(where=where)).tolist()
+        except InputError as error:
+            return str(error)
+        return allowed, [sorted(catalogue.having(name)) for name in catalogue.names]
+
+    before = {item for item in withdrawn if item < n and item % 2}
+    catalogue = Catalogue(IdIndex(pl.Series(IDS[:n])), attributes[:n], numbers(before))
+    for where in wheres:
+        answers(catalogue, where)  # so that something is taken along
+    earlier = [answers(catalogue, where) for where in wheres]
+    changed |= withdrawn | set(range(n, N))
+    rows = {item: later[item] for item in sorted(changed)}
+    index = IdIndex(pl.Series(IDS[:n])).with_more(pl.Series(IDS[n:], dtype=pl.String))
+    grown = catalogue.changed(index, rows, numbers(withdrawn))
+    every = [rows.get(item, attributes[item]) for item in range(N)]
+    anew = Catalogue(IdIndex(pl.Series(IDS)), every, numbers(withdrawn))
+    assert grown.names == anew.names
+    for where in wheres:
+        assert answers(grown, where) == answers(anew, where)
+    assert [answers(catalogue, where) for where in wheres] == earlier
+
+
 def test_values_are_the_same_however_they_are_written():
     rows = [{"size": 5}, {"size": "5"}, {"size": 5.0}, {"size": [4, "5"]}, {"size": True}, {}]
     catalogue = Catalogue(IdIndex(pl.Series(IDS[:6])), rows, np.zeros(0, dtype=int))

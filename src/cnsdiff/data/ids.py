@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
@@ -183,10 +184,23 @@ class IdIndex:
         self.ids: pa.Array = ids.to_arrow()
         self._text = ids.dtype == pl.String
         self._numbers: dict[int | str, int] = {id: at for at, id in enumerate(ids.to_list())}
+        # Apart, as the many are shared with the index that they were added to.
+        self._added: dict[int | str, int] = {}
+
+    def with_more(self, ids: pl.Series) -> Self:
+        """The index with ids of its type behind its own, quickly for a few; none may be known."""
+        result = copy(self)
+        result.ids = pa.concat_arrays([self.ids, ids.to_arrow()])
+        added = {id: len(self.ids) + at for at, id in enumerate(ids.to_list())}
+        result._added = self._added | added
+        return result
 
     def find(self, ids: Iterable[Any]) -> NDArray[np.int64]:
         """The number of each id, -1 where it is unknown; as :meth:`Vocabulary.encode`."""
         get, key, plain = self._numbers.get, self._key, str if self._text else int
+        if self._added:
+            added, first = self._added.get, get
+            get = lambda id, unknown: first(id, added(id, unknown))  # type: ignore  # noqa: E731
         numbers = [get(v if type(v) is plain else key(v), -1) for v in ids]  # type: ignore[arg-type]
         return np.array(numbers, dtype=np.int64)
 
@@ -227,7 +241,8 @@ class IdIndex:
 
     def names(self, numbers: NDArray[np.integer[Any]]) -> list[int | str]:
         """The ids of internal numbers as Python has them; quick for a few."""
-        return [self._listed[number] for number in numbers.tolist()]
+        n, added = len(self._listed), list(self._added) if self._added else []
+        return [self._listed[k] if k < n else added[k - n] for k in numbers.tolist()]
 
     @cached_property
     def _listed(self) -> list[int | str]:

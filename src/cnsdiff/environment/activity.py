@@ -8,7 +8,7 @@ be read again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -174,7 +174,14 @@ class Activity:
 
     def with_items(self, n_items: int) -> Self:
         """The activity with items that nobody has interacted with yet, ``n_items`` in all."""
-        return self.followed_by(_NONE, _NONE, n_items=n_items)
+        more = 0, n_items - len(self.counts)
+        return replace(
+            self,
+            counts=np.pad(self.counts, more),
+            first=np.pad(self.first, more, constant_values=np.inf),
+            last=np.pad(self.last, more, constant_values=-np.inf),
+            decayed=np.pad(self.decayed, (more, (0, 0))),
+        )
 
     def _weights(self, ages: NDArray[np.float64]) -> NDArray[np.float64]:
         """``(K, n)`` what interactions of these ages count for."""

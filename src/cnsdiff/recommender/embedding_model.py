@@ -172,15 +172,17 @@ class Model:
             return torch.cat([own, torch.full((len(ids),), value)])
 
         train = _wider(self.train, n)
+        since = None if self.since is None else _wider(self.since, n)
         if clicks.size:  # who has an item is not shown it again
             train = train + pair_matrix(clicks[0], len(self.items) + clicks[1], train.shape)
+            since = train - _wider(self.trained_on, n)
         seen = self.seen
         if seen is not None:
             pairs, others = (_wider(own, n) for own in (seen.pairs, seen.others_pairs))
             seen = replace(seen, pairs=pairs, others_pairs=others)
         return replace(
             self,
-            since=train - _wider(self.trained_on, n),
+            since=since,
             items=pl.concat([self.items, ids.alias(self.items.name)]),
             train=train,
             seen=seen,
@@ -502,11 +504,14 @@ class EmbeddingModel(Model):
         ``(U, d)`` and ``(I, d)`` float32 on the CPU.
     history_map
         What folds users in, of a model that was added to; ``None`` before.
+    prior
+        ``(1, d)`` of an item of which nothing is known, of a model that was added to.
     """
 
     user_embeddings: Tensor
     item_embeddings: Tensor
     history_map: HistoryMap | None = None
+    prior: Gaussian | None = None
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
@@ -527,15 +532,24 @@ class EmbeddingModel(Model):
             assert features is not None
             vectors = self.content.vectors(features, self.user_embeddings, *clicks)
         else:
-            known = self.item_embeddings[item_counts(self.train) > 0]
-            n = len(longer.items) - len(self.items)
-            prior = Gaussian(known.mean(dim=0).expand(n, -1), covariance_of(known))
-            vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
+            mean, covariance = self._fitted_prior
+            vectors = mean.expand(len(longer.items) - len(self.items), -1)
+            if clicks.size:
+                prior = Gaussian(vectors, covariance)
+                vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
         return replace(
             longer,
             history_map=self._fitted_map,
+            prior=self._fitted_prior,
             item_embeddings=torch.cat([self.item_embeddings, vectors]),
         )
+
+    @cached_property
+    def _fitted_prior(self) -> Gaussian:
+        if self.prior is not None:
+            return self.prior
+        known = self.item_embeddings[item_counts(self.train) > 0]
+        return Gaussian(known.mean(dim=0, keepdim=True), covariance_of(known))
 
     @cached_property
     def _fitted_map(self) -> HistoryMap:

@@ -10,8 +10,9 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from cnsdiff.evaluation.ranking import rank
 from cnsdiff.serving.schemas import RecommendRequest, Rules
 
 Numbers = NDArray[np.int64]
+_NONE: Numbers = np.zeros(0, dtype=np.int64)
 #: Bytes of a filter's result for each item (whether it is allowed, and a penalty in single
 #: precision), and besides, the filter included. Characters of a filter whose result is kept.
 _PER_ITEM, _PER_FILTER, _LONGEST_FILTER = 5, 10_000, 8_000
@@ -60,14 +62,55 @@ class Catalogue:
         withdrawn: Numbers,
         memory: int = 0,
     ) -> None:
-        self.index, self._attributes = index, attributes
+        self.index, self._attributes, self._memory = index, attributes, memory
         self.shown = np.ones(len(index.ids), dtype=bool)
         self.shown[withdrawn] = False
-        self.names = sorted({name for row in attributes for name in row})
-        self._values = lru_cache(maxsize=None)(self._values_of)
+        self._n_having = Counter(itertools.chain.from_iterable(attributes))
+        self._tables: dict[str, _Values] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Keep no results of filters yet."""
+        self.names = sorted(self._n_having)
         # Results are of one size, so that their number bounds their bytes.
-        most = max(2, memory // (_PER_ITEM * len(index.ids) + _PER_FILTER))
+        most = max(2, self._memory // (_PER_ITEM * len(self.shown) + _PER_FILTER))
         self._kept = lru_cache(maxsize=most)(self._filtered)
+
+    def changed(
+        self, index: IdIndex, rows: Mapping[int, Mapping[str, Any]], withdrawn: Numbers
+    ) -> Self:
+        """The catalogue after some items have changed, quickly for a few.
+
+        What filters have computed of attributes is taken along, so that no request has to.
+
+        Parameters
+        ----------
+        index
+            The ids, new ones behind those before.
+        rows
+            The attributes of each item that changed, and of each new one.
+        withdrawn
+            Numbers of those of ``rows`` that are not shown to anyone.
+        """
+        result = copy(self)
+        n_new = len(index.ids) - len(self.shown)
+        result.index, result._attributes = index, [*self._attributes, *([{}] * n_new)]
+        result.shown = np.pad(self.shown, (0, n_new), constant_values=True)
+        result.shown[list(rows)] = True
+        result.shown[withdrawn] = False
+        result._n_having = self._n_having.copy()
+        before = {number: result._attributes[number] for number in rows}
+        for number, row in rows.items():
+            result._attributes[number] = row
+            result._n_having.subtract(before[number].keys())
+            result._n_having.update(row.keys())
+        result._n_having = +result._n_having
+        result._tables = {
+            name: table.changed(len(result.shown), name, before, rows)
+            for name, table in self._tables.copy().items()
+        }
+        result._begin()
+        return result
 
     def numbers(self, ids: Sequence[str]) -> Numbers:
         """Of the ids that are known, in their order."""
@@ -104,9 +147,9 @@ class Catalogue:
 
     def having(self, name: str, value: str | None = None) -> Numbers:
         """Numbers of the items that have an attribute, or a value of it."""
-        places, _ = self._values(name)
-        of_value = places.values() if value is None else [places.get(value, [])]
-        return np.fromiter(itertools.chain.from_iterable(of_value), dtype=np.int64)
+        places = self._values(name).places
+        of_value = [*places.values()] if value is None else [places.get(value, _NONE)]
+        return np.concatenate([_NONE, *of_value])
 
     def require(self, name: str) -> None:
         if name not in self.names:
@@ -128,21 +171,52 @@ class Catalogue:
                 continue
             some = np.zeros(len(result), dtype=bool)
             for value in condition if isinstance(condition, list) else [condition]:
-                some[places.get(value_key(value), [])] = True
+                some[places.get(value_key(value), _NONE)] = True
             result &= some
         return result, _penalty(result)
 
-    def _values_of(self, name: str) -> tuple[dict[str, list[int]], NDArray[np.float64]]:
-        """The items of each value, and ``(I,)`` the values that are numbers."""
-        places: dict[str, list[int]] = {}
-        numbers = np.full(len(self.shown), np.nan)
-        for item, row in enumerate(self._attributes):
+    def _values(self, name: str) -> _Values:
+        if name not in self._tables:
+            rows = dict(enumerate(self._attributes))
+            nothing = _Values({}, np.zeros(0))
+            self._tables[name] = nothing.changed(len(self.shown), name, {}, rows)
+        return self._tables[name]
+
+
+class _Values(NamedTuple):
+    """The items of each value of an attribute, and ``(I,)`` the values that are numbers, or NaN."""
+
+    places: Mapping[str, Numbers]
+    numbers: NDArray[np.float64]
+
+    def changed(
+        self,
+        n_items: int,
+        name: str,
+        before: Mapping[int, Mapping[str, Any]],
+        rows: Mapping[int, Mapping[str, Any]],
+    ) -> Self:
+        """The same after some rows of the items have changed, of ``n_items`` now."""
+        places = dict(self.places)
+        numbers = np.pad(self.numbers, (0, n_items - len(self.numbers)), constant_values=np.nan)
+        gone: dict[str, list[int]] = {}
+        come: dict[str, list[int]] = {}
+        for item, row in rows.items():
             value = row.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            numbers[item] = value if is_number else np.nan
+            for text in _listed(before.get(item, {}).get(name)):
+                gone.setdefault(text, []).append(item)
             for text in _listed(value):
-                places.setdefault(text, []).append(item)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                numbers[item] = value
-        return places, numbers
+                come.setdefault(text, []).append(item)
+        for text in gone | come:
+            own = places.pop(text, _NONE)
+            if text in gone:
+                own = own[~np.isin(own, gone[text])]
+            own = np.concatenate([own, np.array(come.get(text, []), dtype=np.int64)])
+            if len(own):
+                places[text] = own
+        return type(self)(places, numbers)
 
 
 def _text_of(rules: Rules) -> str:

@@ -782,7 +782,7 @@ class Service:
         with self._lock:
             for version in list(self._loaded.values()):
                 if self._take_items(version):
-                    version.renew()
+                    version.renew_items()
 
     def _take_items(self, version: LoadedVersion) -> bool:
         """Whether the catalogue changed since the version took it last; it has by then."""

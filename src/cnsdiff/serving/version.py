@@ -259,6 +259,8 @@ class LoadedVersion:
         self._added: dict[str, int] = {}
         self._features: dict[str, Mapping[str, Any]] = {}
         self._withdrawn: set[str] = set()
+        # Items that the catalogue does not have as they are.
+        self._changed: set[str] = set()
         self._catalogue: Catalogue | None = None
         self._index = _index_of(self._base, config.index)
         self._rng = np.random.default_rng(0)
@@ -305,22 +307,23 @@ class LoadedVersion:
 
     def take_items(self, changes: pl.DataFrame) -> None:
         """Follow changes of the catalogue, the columns of ``Store.items_after``."""
-        self._catalogue = None
-        for seq, item, features, withdrawn in changes.select(
-            "seq", "item", "features", "withdrawn"
-        ).iter_rows():
+        items = changes["item"].to_list()
+        known = self._base._item_index.find_text(items) >= 0
+        rows = changes.select("seq", "item", "features", "withdrawn").iter_rows()
+        for row, is_known, fits in zip(rows, known, self._takes(items), strict=True):
+            seq, item, features, withdrawn = row
             self.item_seq = max(self.item_seq, seq)
             (self._withdrawn.add if withdrawn else self._withdrawn.discard)(item)
             if features is not None:
                 self._features[item] = json.loads(features)
-            known = self._base._item_index.find_text([item])[0] >= 0
-            if not (known or withdrawn or item in self._added) and self._takes(item):
+            if fits and not (is_known or withdrawn or item in self._added):
                 self._added[item] = len(self._added)
+            self._changed.add(item)
 
     def require(self, items: Mapping[str, Mapping[str, Any] | None]) -> None:
         """:class:`InputError` unless ids are of the run's type, and features of its content."""
-        for item in items:
-            if not self._takes(item):
+        for item, fits in zip(items, self._takes([*items]), strict=True):
+            if not fits:
                 raise InputError(
                     f"the item {item!r} cannot be added, as the version {self.name!r} has ids of "
                     f"type {self._base.items.dtype}; give ids of that type"
@@ -328,9 +331,11 @@ class LoadedVersion:
         if (refusal := self._refuses([own or _NOTHING for own in items.values()])) is not None:
             raise refusal
 
-    def _takes(self, item: str) -> bool:
-        own = as_type(pl.Series([item]), self._base.items.dtype)
-        return bool(own.cast(pl.String)[0] == item)  # to the letter: "7.0" is not the id 7
+    def _takes(self, items: Sequence[str]) -> list[bool]:
+        """Which ids are of the run's type, to the letter: "7.0" is not the id 7."""
+        texts = pl.Series(items, dtype=pl.String)
+        own = as_type(texts, self._base.items.dtype).cast(pl.String)
+        return (own == texts).fill_null(False).to_list()
 
     def take_events(self, events: pl.DataFrame, until: float = np.inf) -> None:
         """Follow events later than training: the columns of ``Store.events_after``.
@@ -399,31 +404,80 @@ class LoadedVersion:
         """Make the snapshot anew, of all that was taken."""
         self.snapshot = self._snapshot()
 
+    def renew_items(self) -> None:
+        """Make the snapshot anew after changes of the catalogue alone, quickly for a few.
+
+        A new item without clicks changes nothing about the others, so these stay as they were.
+        """
+        before, n_known = self.snapshot, len(self._base.items)
+        added = list(self._added)[len(before.model.items) - n_known :]
+        moved = self._base.content is not None and not self._changed.isdisjoint(
+            self._added.keys() - added
+        )
+        if moved or self._others["item"].is_in(added).any():
+            self.renew()
+            return
+        if not added:
+            catalogue = self._current_catalogue(before.catalogue.index)
+            self.snapshot = replace(before, catalogue=catalogue, item_seq=self.item_seq)
+            return
+        model = self._with_items(before.model, added)
+        activity, bias = before.activity, self._bias_of(model)
+        if activity is not None:
+            # As an item of which the environment knows nothing: as the mean of all.
+            activity = activity.with_items(len(model.items))
+            known = before.bias[: activity.n_known]
+            more = torch.zeros(len(added)).clamp_(float(known.min()), float(known.max()))
+            if model.offsets is not None:
+                more += model.offsets[-len(added) :]
+            bias = torch.cat([before.bias, more])
+        self.snapshot = replace(
+            before,
+            model=model,
+            bias=bias,
+            popular=self._popular(model, bias),
+            catalogue=self._current_catalogue(
+                before.catalogue.index.with_more(model.items[-len(added) :])
+            ),
+            activity=activity,
+            item_seq=self.item_seq,
+        )
+
+    def _with_items(
+        self, model: Model, added: Sequence[str], clicks: pl.DataFrame | None = None
+    ) -> Model:
+        """A model with new items; their clicks shape their vectors and count for nobody."""
+        ids = as_type(pl.Series(added), self._base.items.dtype)
+        model = model.with_items(ids, self._table(self._features_of(added)), clicks)
+        # What users did since is folded in with each answer, clicks on new items, too.
+        return replace(model, train=model.trained_on, since=None)
+
+    def _bias_of(self, model: Model) -> Tensor:
+        """``(I,)`` what an environment that is not live adds to scores."""
+        if self._fixed is not None:
+            more = len(model.items) - len(self._base.items)
+            return torch.cat([self._fixed, torch.zeros(more)])
+        stored = model._bias(None)
+        return torch.zeros(len(model.items)) if stored is None else stored
+
+    def _popular(self, model: Model, bias: Tensor) -> Tensor:
+        """``(I,)`` by what items are ranked for somebody of whom nothing is known."""
+        return bias if bool(bias[: len(self._base.items)].any()) else bias + model.dial_step
+
     def _snapshot(self) -> Snapshot:
         base, activity = self._base, self._activity
-        model, clicks = base, None
-        if self._added:
-            ids = as_type(pl.Series(list(self._added)), base.items.dtype)
-            clicks = self._others.filter(pl.col("item").is_in(list(self._added)))
-            table = self._table(self._features_of(self._added))
-            model = base.with_items(ids, table, clicks.select("user", "item"))
-            # What users did since is folded in with each answer, clicks on new items, too.
-            model = replace(model, train=model.trained_on, since=None)
+        model, index, added = base, base._item_index, list(self._added)
+        if added:
+            clicks = self._others.filter(pl.col("item").is_in(added))
+            model = self._with_items(base, added, clicks.select("user", "item"))
+            index = index.with_more(model.items[len(base.items) :])
             if activity is not None:
-                numbers = model._item_index.find_text(clicks["item"].to_list())
                 activity = activity.followed_by(
-                    numbers, clicks["timestamp"].to_numpy(), n_items=len(model.items)
+                    index.find_text(clicks["item"].to_list()),
+                    clicks["timestamp"].to_numpy(),
+                    n_items=len(model.items),
                 )
-        n_added = len(model.items) - len(base.items)
-        if activity is not None:
-            bias = model.live_bias(activity)
-        elif self._fixed is not None:
-            bias = torch.cat([self._fixed, torch.zeros(n_added)])
-        else:
-            stored = model._bias(None)
-            bias = torch.zeros(len(model.items)) if stored is None else stored
-        catalogue = self._catalogue = self._catalogue or self._catalogue_of(model)
-        popular = bias if bool(bias[: len(base.items)].any()) else bias + model.dial_step
+        bias = self._bias_of(model) if activity is None else model.live_bias(activity)
         by_bias = np.zeros(0, dtype=np.int64)
         if self._index is not None:
             self._index.set_bias(bias)
@@ -434,8 +488,8 @@ class LoadedVersion:
             users=base._user_index,
             others=base._other_index,
             bias=bias,
-            popular=popular,
-            catalogue=catalogue,
+            popular=self._popular(model, bias),
+            catalogue=self._current_catalogue(index),
             index=self._index,
             by_bias=by_bias,
             activity=activity,
@@ -443,17 +497,25 @@ class LoadedVersion:
             item_seq=self.item_seq,
         )
 
-    def _catalogue_of(self, model: Model) -> Catalogue:
-        index = model._item_index
-        n_added = len(model.items) - len(self._attributes)
-        rows: list[Mapping[str, Any]] = [*self._attributes, *([_NOTHING] * n_added)]
-        for number, features in zip(
-            index.find_text(list(self._features)), self._features.values(), strict=True
-        ):
+    def _current_catalogue(self, index: IdIndex) -> Catalogue:
+        """The catalogue with all changes that were taken."""
+        before, changed = self._catalogue, sorted(self._changed)
+        if before is None:
+            more = [_NOTHING] * (len(index.ids) - len(self._attributes))
+            nobody = np.zeros(0, dtype=np.int64)
+            attributes = [*self._attributes, *more]
+            before = Catalogue(index, attributes, nobody, self._config.filter_memory)
+        numbers = index.find_text(changed)
+        rows: dict[int, Mapping[str, Any]] = {}
+        for number, item in zip(numbers.tolist(), changed, strict=True):
             if number >= 0:
-                rows[number] = {**rows[number], **features}
-        out = index.find_text(sorted(self._withdrawn))
-        return Catalogue(index, rows, out[out >= 0], self._config.filter_memory)
+                of_run = self._attributes[number] if number < len(self._attributes) else _NOTHING
+                rows[number] = {**of_run, **self._features.get(item, _NOTHING)}
+        out = index.find_text([item for item in changed if item in self._withdrawn])
+        if changed:
+            before = before.changed(index, rows, out[out >= 0])
+        self._catalogue, self._changed = before, set()
+        return before
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
         """Features of items, as the run's content takes them; ``None`` if it has none."""
