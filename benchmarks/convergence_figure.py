@@ -1,6 +1,6 @@
 """The figure of ``benchmarks/convergence.py``: validation over seconds, a curve per method.
 
-    python benchmarks/convergence_figure.py CONVERGENCE.json FIGURE.svg
+    python benchmarks/convergence_figure.py CONVERGENCE.json FIGURE.svg [--start spectral]
 
 draws what ``--json`` wrote. Needs Matplotlib (``pip install 'cnsdiff[bench]'``).
 """
@@ -23,6 +23,9 @@ _COLOUR = {
     "mixgcf": COLOURS["ablation"],
     "random": OTHER,
     "ssm": COLOURS["objective"],
+    "dns_mn": "#999999",
+    "ahns": "#56B4E9",
+    "softmax_rho": "#E69F00",
 }
 
 
@@ -39,7 +42,8 @@ def draw(found: dict[str, Any]) -> Figure:
         best = found["summary"][found["reference"]]["best"]
         axes.axhline(best, color="#888888", linewidth=0.8, linestyle=":")
         axes.set_xlabel("seconds")
-        axes.set_ylabel(f"{found['metric']} on validation, as trained")
+        read = "as trained" if found.get("dial", "off") == "off" else "at the dial"
+        axes.set_ylabel(f"{found['metric']} on validation, {read}")
         axes.set_title(found["dataset"], loc="right", fontsize=9)
         axes.legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor="linecolor"
@@ -51,8 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
     parser.add_argument("svg", type=Path)
+    parser.add_argument("--start", help="of samplers, to be drawn alone")
     options = parser.parse_args()
-    write_svg(draw(json.loads(options.json.read_text(encoding="utf-8"))), options.svg)
+    found = json.loads(options.json.read_text(encoding="utf-8"))
+    if options.start:
+        kept = [name for name in found["runs"] if name.partition("/")[2] in ("", options.start)]
+        found["runs"] = {name: found["runs"][name] for name in kept}
+    write_svg(draw(found), options.svg)
 
 
 if __name__ == "__main__":
