@@ -131,6 +131,25 @@ def test_clicks_on_a_new_item_move_it_towards_those_who_clicked(fitted, world, t
     assert 9001 not in clicked.recommend(who, k=world.n_items)["item"].to_list()
 
 
+def test_an_item_of_which_nothing_is_told_begins_at_the_mean(fitted, world, tmp_path):
+    folder = fitted.save(tmp_path / "run")
+    plain, untold = (Recommender.load(folder) for _ in range(2))
+    told = pl.col("item") != 9002
+    features = new_items(world)
+    columns = [pl.when(told).then(pl.col(c)).alias(c) for c in features.columns if c != "item"]
+    clicks = pl.DataFrame({"user": world.users[:3], "item": [9003] * 3})
+    plain.add_items(features, clicks=clicks)
+    untold.add_items(features.with_columns(columns), clicks=clicks)
+    known = world.split("train").items
+    mean = untold.item_embeddings_[np.unique(known)].mean(dim=0)
+    torch.testing.assert_close(untold.item_embeddings_[-2], mean)
+    assert torch.equal(untold.item_embeddings_[[-3, -1]], plain.item_embeddings_[[-3, -1]])
+    offset = plain.content_.offset
+    assert offset != 0
+    assert plain.model_.offsets[-3:].tolist() == pytest.approx([offset] * 3)
+    assert untold.model_.offsets[-3:].tolist() == pytest.approx([offset, 0.0, offset])
+
+
 def test_a_rehearsal_chooses_on_its_own_new_items():
     world = ConfoundedWorld(n_users=150, n_items=120, exposures=60, seed=0)
     clicks = world.clicks(world.periods).select("user", "item", "timestamp")

@@ -192,6 +192,13 @@ class FeatureEncoder:
             return np.zeros((len(table), 0), dtype=np.float32)
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
+    def tells(self, table: pl.DataFrame) -> NDArray[np.bool_]:
+        """``(n,)`` whether a table says anything of an item in the columns that were fitted."""
+        names = [column.name for column in self.columns if column.name in table.columns]
+        if not names:
+            return np.zeros(len(table), dtype=bool)
+        return table.select(pl.any_horizontal(pl.col(names).is_not_null())).to_series().to_numpy()
+
     def state(self) -> dict[str, Any]:
         """What :meth:`of_state` takes beside :attr:`tensors`, as JSON holds it."""
         return {

@@ -527,16 +527,25 @@ class EmbeddingModel(Model):
     def _scored(
         self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
     ) -> Self:
-        """See :meth:`Model._scored`; without content, new items begin at the mean of all."""
+        """See :meth:`Model._scored`.
+
+        Of items of which content is told nothing, and without content of all, vectors begin at the
+        mean of known items, and no offset is theirs.
+        """
+        n = len(longer.items) - len(self.items)
+        mean, covariance = self._fitted_prior
+        vectors = mean.repeat(n, 1)
+        if clicks.size:
+            prior = Gaussian(vectors, covariance)
+            vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
         if self.content is not None:
             assert features is not None
-            vectors = self.content.vectors(features, self.user_embeddings, *clicks)
-        else:
-            mean, covariance = self._fitted_prior
-            vectors = mean.expand(len(longer.items) - len(self.items), -1)
-            if clicks.size:
-                prior = Gaussian(vectors, covariance)
-                vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
+            told = torch.from_numpy(self.content.encoder.tells(features))
+            of_content = self.content.vectors(features, self.user_embeddings, *clicks)
+            vectors = torch.where(told[:, None], of_content, vectors)
+            if longer.offsets is not None:
+                own = torch.where(told, longer.offsets[-n:], 0.0)
+                longer = replace(longer, offsets=torch.cat([longer.offsets[:-n], own]))
         return replace(
             longer,
             history_map=self._fitted_map,
