@@ -421,6 +421,25 @@ def test_another_process_follows_activations_and_items(runs, store, model):
     assert model.items_[0] not in ids(answer)
 
 
+def test_the_vector_of_a_new_item_forgets_a_user_with_the_service(service, model):
+    service.put_items([ItemBody(item="901"), ItemBody(item="902")])
+    users = model.users_.to_list()[:2]
+
+    def vectors():
+        service.refresh()
+        return service._now().active.snapshot.model.item_embeddings[-2:].clone()
+
+    before = vectors()
+    service.add_events([event(n, user, "901") for n, user in enumerate(users)])
+    both = vectors()
+    assert not both[0].equal(before[0]) and both[1].equal(before[1])
+    service.forget(str(users[0]))
+    one = vectors()
+    assert not one[0].equal(both[0])
+    service.forget(str(users[1]))
+    np.testing.assert_allclose(vectors(), before, atol=1e-6)
+
+
 def test_a_forgotten_user_is_unknown(service, model, store):
     user = str(model.users_[0])
     service.add_events([event(1, user, model.items_[0])])
