@@ -195,6 +195,20 @@ def test_a_worse_update_is_not_activated(cli, run, store, tmp_path, monkeypatch)
         assert opened.activation().active == "run"
 
 
+def test_an_update_ends_no_trial(cli, run, store, tmp_path):
+    out = tmp_path / "new"
+    with Store.open(store) as opened:
+        opened.add_version(Version("tried", str(run), 0.0, {"content": content_of(run)}))
+        before = opened.activate("tried", share=0.5)
+    done = cli("update", run, "--events", store, "--out", out, "--activate")
+    assert done.code == 1
+    assert f"{out}: is kept, but the version 'new-" in done.err
+    assert "as 'tried' is on trial (a canary for 0.5 of the users); end that" in done.err
+    with Store.open(store) as opened:
+        assert opened.activation() == before
+        assert f"new-{content_of(out)[:8]}" in [version.name for version in opened.versions()]
+
+
 def test_refusals(cli, run, since, store, tmp_path):
     out = ("--out", tmp_path / "new")
     cli("update", run, "--events", since, *out, "--activate").refused("needs the store")

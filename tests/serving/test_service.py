@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -22,6 +25,7 @@ from cnsdiff.serving.schemas import (
     SimilarRequest,
 )
 from cnsdiff.serving.service import NotReadyError, Service, UnknownError
+from cnsdiff.serving.store import ConflictError, Store
 from cnsdiff.serving.version import LoadedVersion
 
 
@@ -179,7 +183,7 @@ def test_an_environment_of_a_file(store, runs, model, tmp_path):
     assert ids(answer) == [model.items_[1], model.items_[0]]
     pl.DataFrame({"item": model.items_[:2], "weight": [1, 2]}).write_csv(table)
     with pytest.raises(InputError, match=r"bias\.csv: has no column 'bias' of numbers"):
-        Service(store, ServiceConfig(environment=str(table))).add_version(runs[0])
+        Service(store, ServiceConfig(environment=str(table))).serve(runs[0])
 
 
 def test_items_come_and_go(service, model):
@@ -303,11 +307,158 @@ def test_activate_and_roll_back(service, runs):
         service.activate("third")
 
 
-def test_nothing_to_roll_back_to(service, store):
-    with pytest.raises(InputError, match="no version was active before"):
+def test_nothing_to_roll_back_to_or_to_try_beside(service, store, runs, tmp_path):
+    with pytest.raises(ConflictError, match="no version was active before"):
         service.rollback()
+    with Store.open(f"sqlite:///{tmp_path}/empty.db") as empty:
+        first = Service(empty)
+        name = first.add_version(runs[0])
+        for trial in ({"share": 0.5}, {"shadow": True}):
+            with pytest.raises(ConflictError, match="as none is active; activate one for all"):
+                first.activate(name, **trial)
+        assert empty.activation() is None
+        assert not first._loaded
     with pytest.raises(NotReadyError, match="no version is active"):
         Service(store).recommend(RecommendRequest())
+
+
+def test_a_run_that_is_new_ends_no_trial(service, runs, store, tmp_path):
+    first = service.state().active
+    second = service.add_version(runs[1])
+    service.activate(second, share=0.5)
+    new = shutil.copytree(runs[1], tmp_path / "new")
+    manifest = json.loads((new / "manifest.json").read_text())
+    manifest["dataset"]["name"] = "another"
+    (new / "manifest.json").write_text(json.dumps(manifest))
+    other = Service(store)
+    told = other.serve(new)
+    assert told.startswith(f"serving the version {first}, as the version 'new-")
+    assert f"as {second!r} is on trial" in told
+    assert other.state().canary == second
+    assert other.recommend(RecommendRequest()).version == first
+
+
+@pytest.fixture(scope="module")
+def tagged_runs(tmp_path_factory):
+    """A run whose items have a colour, one with a size, and one that is not told of either."""
+    folder = tmp_path_factory.mktemp("tagged")
+    world = cnsdiff.ConfoundedWorld(n_users=60, n_items=40, exposures=20, seed=0)
+    runs = []
+    for name in ("colour", "size", None):
+        dataset = world.dataset("temporal")
+        if name is not None:
+            values = [n % 3 for n in range(len(dataset.items))]
+            dataset._tables["item_features"] = pl.DataFrame({name: values})
+            dataset.save(folder / name)
+            dataset = cnsdiff.load_dataset(folder / name)
+        model = cnsdiff.Recommender("mf", training={"epochs": 1})
+        runs.append(model.fit(dataset).save(folder / f"run-{name}"))
+    return runs
+
+
+def test_a_filter_is_allowed_in_each_arm_or_in_none(store, tagged_runs):
+    """Attributes are of the service, whichever run tells them, and whoever was asked first."""
+    service, other = Service(store), Service(store)
+    service.serve(tagged_runs[0])
+    other.serve(tagged_runs[0])
+    names = [service.state().active, *map(service.add_version, tagged_runs[1:])]
+    items = cnsdiff.Recommender.load(tagged_runs[0]).items_.to_list()
+    service.put_items([ItemBody(item=10**6, features={"brand": "x"})])
+    service.withdraw([str(10**6)])
+    users = [f"user {n}" for n in range(40)]
+    filters = {"colour": items[1::3], "size": items[2::3], "brand": []}
+    values = {"colour": 1, "size": 2, "brand": "x"}
+    trials = [{}, {"share": 0.5}, {"shadow": True}, {}]
+    for name, trial in itertools.product(names[::-1], trials):
+        if trial and name == service.state().active:
+            continue
+        service.activate(name, **trial, replace=True)
+        late = Service(store)  # begins now
+        late._begin()
+        for each in (service, other, late):
+            each.follow()
+            for attribute, expected in filters.items():
+                where = {attribute: values[attribute]}
+                requests = [RecommendRequest(user=user, k=40, where=where) for user in users]
+                for answer in each.recommend_many(requests):
+                    assert sorted(ids(answer)) == sorted(expected)
+            with pytest.raises(InputError, match="items have brand, colour, size"):
+                each.recommend(RecommendRequest(user="user 1", where={"colours": 1}))
+
+
+def test_an_attribute_whose_table_is_gone_is_known_by_name(store, tagged_runs, tmp_path):
+    service = Service(store)
+    service.serve(tagged_runs[0])
+    service.activate(service.add_version(tagged_runs[2]))
+    late, table = Service(store), tagged_runs[0].parent / "colour"
+    table.rename(tmp_path / "away")
+    try:
+        late._begin()
+    finally:
+        (tmp_path / "away").rename(table)
+    where = {"colour": 1}
+    assert ids(service.recommend(RecommendRequest(k=40, where=where)))
+    assert ids(late.recommend(RecommendRequest(k=40, where=where))) == []
+
+
+def test_loading_a_version_keeps_nobody_waiting(service, runs, store, model, monkeypatch):
+    """However long it takes: lists, events, items, refreshes and what is forgotten go on."""
+    first, second = service.state().active, service.add_version(runs[1])
+    began, go_on = threading.Event(), threading.Event()
+    build = LoadedVersion.__init__
+
+    def build_slowly(self, *given):
+        began.set()
+        assert go_on.wait(60)
+        build(self, *given)
+
+    monkeypatch.setattr(LoadedVersion, "__init__", build_slowly)
+    user, item = str(model.users_[0]), str(model.items_[0])
+    moment = model.model_.activity.moment
+
+    def go_about():
+        service.add_events([event(1, user, item, moment + 1), event(2, "b", item, moment + 2)])
+        service.put_items([ItemBody(item=item, features={"c": "x"})])
+        service.withdraw([str(model.items_[1])])
+        service.forget("b")
+        service.refresh()
+        service.flush()
+        service.status()
+        return service.recommend(RecommendRequest(user=user, k=40))
+
+    with ThreadPoolExecutor(2) as pool:
+        activating = pool.submit(service.activate, second)
+        assert began.wait(60)
+        try:
+            answer = pool.submit(go_about).result(timeout=60)
+        finally:
+            go_on.set()
+        assert answer.version == first
+        assert activating.result(timeout=60).active == second
+    # The new one knows by then what happened meanwhile.
+    after = service.recommend(RecommendRequest(user=user, k=40))
+    assert (after.version, set(ids(after))) == (second, set(ids(answer)))
+    assert ids(service.recommend(RecommendRequest(where={"c": "x"}))) == [model.items_[0]]
+    counts = service._now().active.snapshot.activity.counts
+    np.testing.assert_array_equal(counts - model.model_.activity.counts, 0)
+
+
+def test_only_what_is_served_or_rolled_back_to_is_in_memory(service, runs, store):
+    first = service.state().active
+    second = service.add_version(runs[1])
+
+    def loaded():
+        return [name for name, own in service.state().versions.items() if own.loaded]
+
+    assert loaded() == [first]
+    service.activate(second, shadow=True)
+    assert loaded() == [first, second]
+    service.rollback()
+    assert loaded() == [first]
+    service.activate(second)
+    assert loaded() == [first, second]
+    service.rollback()
+    assert loaded() == [first]
 
 
 def test_a_canary_goes_to_a_share_of_the_users_and_stays_with_them(service, runs, model):

@@ -77,7 +77,6 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_an_activation_of_a_run_that_is_gone_changes_nothing(runs, store, tmp_path, damage):
     torn = shutil.copytree(runs[1], tmp_path / "torn")
-    # Another process may have loaded it in time.
     service, other = Service(store, ServiceConfig(refresh=1e-9)), Service(store)
     first = service.serve(runs[0])[len("serving the version ") :]
     name = other.add_version(torn)
@@ -86,7 +85,11 @@ def test_an_activation_of_a_run_that_is_gone_changes_nothing(runs, store, tmp_pa
     with pytest.raises(RunError):
         service.activate(name)
     assert store.activation().active == first, "refused before the store names it"
+    # Another process may load it in time.
+    shutil.rmtree(torn, ignore_errors=True)
+    shutil.copytree(runs[1], torn)
     other.activate(name)
+    ruin(torn, damage)
     service.follow()
     answer = service.recommend(RecommendRequest(user="2", k=5))
     assert (answer.version, ids(answer)) == (first, before)

@@ -207,7 +207,7 @@ def test_a_page_of_somebody_else_changes_nothing(serve):
         assert refused.status_code == 401, origin
         assert refused.json()["error"].startswith("a page of another site may not write here")
     # Without one to roll back to.
-    assert client.post("/rollback", headers={"Origin": LOCAL}).status_code == 404
+    assert client.post("/rollback", headers={"Origin": LOCAL}).status_code == 409
 
 
 def test_bodies_are_bounded(serve):
@@ -290,6 +290,39 @@ def test_versions(client, run, tmp_path):
         assert missing.status_code == 422, path
         assert "is not a run directory" in missing.json()["error"], path
     assert client.post("/activate", json={"version": "none"}).status_code == 404
+
+
+def test_a_trial_is_ended_by_nobody_unawares(client, run, tmp_path):
+    first = client.get("/versions").json()["active"]
+    for seed, name in ((1, "next"), (2, "third")):
+        path = str(train(tmp_path / name, seed=seed))
+        client.post("/versions", json={"path": path, "name": name})
+
+    def activate(**body):
+        answer = client.post("/activate", json=body)
+        return answer.status_code, answer.json()
+
+    assert activate(version="next", share=0.1)[1]["canary"] == "next"
+    for body in ({"shadow": True}, {"share": 0.5}, {}):
+        assert activate(version="third", **body) == (
+            409,
+            {
+                "error": "the version 'third' is not activated, as 'next' is on trial (a canary "
+                "for 0.1 of the users); end that with a rollback, or activate with replace=true"
+            },
+        )
+    code, refused = activate(version=first, share=0.1)
+    assert (code, "which it is; try another" in refused["error"]) == (409, True)
+    assert activate(version="third", share=0.2, shadow=True)[0] == 422
+    assert activate(version="next", share=0.3)[1]["share"] == 0.3
+    assert activate(version="third", shadow=True, replace=True)[1]["shadow"] == "third"
+    assert activate(version="third")[1]["active"] == "third"
+    assert client.post("/rollback").json()["active"] == first
+    refused = client.post("/rollback")
+    assert refused.status_code == 409
+    assert refused.json()["error"] == (
+        f"no version was active before {first!r}; activate another one"
+    )
 
 
 def test_a_broken_store_is_told(serve, monkeypatch):

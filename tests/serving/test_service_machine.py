@@ -13,17 +13,17 @@ from service_parts import assert_as_made_anew, train
 import cnsdiff
 from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.schemas import EventBody, ItemBody, RecommendRequest
-from cnsdiff.serving.service import Service, UnknownError
-from cnsdiff.serving.store import Store
+from cnsdiff.serving.service import Service
+from cnsdiff.serving.store import ConflictError, Store
 
 NEW_ITEMS, NEW_USERS = ["9001", "9002"], ["ann", "bob"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two runs, some of their users and items, and what users had in training, as text."""
+    """Three runs, some of their users and items, and what users had in training, as text."""
     folder = tmp_path_factory.mktemp("runs")
-    runs = [train(folder / f"run{n}", seed=n) for n in range(2)]
+    runs = [train(folder / f"run{n}", seed=n) for n in range(3)]
     model = cnsdiff.Recommender.load(runs[0])
     items = {str(item) for item in model.items_}
     users = model.users_[:2].to_list()
@@ -42,13 +42,19 @@ class ServiceMachine(RuleBasedStateMachine):
         self.stores = [Store.open(self.url) for _ in range(2)]
         self.services = [Service(store, ServiceConfig(types=("buy",))) for store in self.stores]
         self.services[0].serve(runs[0])
-        self.names = [self.services[0].state().active, self.services[0].add_version(runs[1])]
+        more = [self.services[0].add_version(run) for run in runs[1:]]
+        self.names = [self.services[0].state().active, *more]
         self.services[1].serve(runs[0])
         self.events: dict[str, tuple[str, str, str]] = {}
         self.added: set[str] = set()
         self.withdrawn: set[str] = set()
         self.forgotten: set[str] = set()
-        self.active, self.previous = self.names[0], None
+        # What a rollback goes back through, the active one last; the version on trial and how.
+        self.lineage = [self.names[0]]
+        self.trial: str | None = None
+        self.share, self.shadow = 0.0, False
+        # Of each user, the largest share without and the smallest with the canary.
+        self.bounds: dict[str, tuple[float, float]] = {}
         some = sorted(self.items)[:6] + NEW_ITEMS
         self.some = st.sampled_from(some)
         self.users = st.sampled_from([*self.had, *NEW_USERS])
@@ -83,20 +89,60 @@ class ServiceMachine(RuleBasedStateMachine):
         self.withdrawn.add(item)
         self.services[at].withdraw([item])
 
-    @rule(at=st.integers(0, 1), n=st.integers(0, 1))
-    def activate(self, at, n):
-        if self.names[n] != self.active:
-            self.active, self.previous = self.names[n], self.active
-        assert self.services[at].activate(self.names[n]).active == self.active
+    @rule(
+        at=st.integers(0, 1),
+        n=st.integers(0, 2),
+        how=st.sampled_from(["all", "shadow"]) | st.floats(0.01, 0.99),
+        replace=st.booleans(),
+    )
+    def activate(self, at, n, how, replace):
+        name, share = self.names[n], 1.0 if isinstance(how, str) else how
+        choices = {"share": share, "shadow": how == "shadow", "replace": replace}
+        service, before = self.services[at], self.state()
+        if how != "all" and name == self.lineage[-1]:
+            with pytest.raises(ConflictError, match="which it is; try another"):
+                service.activate(name, **choices)
+        elif self.trial not in (None, name) and not replace:
+            with pytest.raises(ConflictError, match=f"as '{self.trial}' is on trial .*; end that"):
+                service.activate(name, **choices)
+        else:
+            self.trial, self.share, self.shadow = name, share, how == "shadow"
+            if how == "all":
+                self.trial, self.share = None, 0.0
+                self.lineage = [other for other in self.lineage if other != name] + [name]
+            assert self.seen(service.activate(name, **choices)) == self.state()
+            return
+        service.follow()
+        assert self.seen(service.state()) == self.state() == before
 
     @rule(at=st.integers(0, 1))
     def roll_back(self, at):
-        if self.previous is None:
-            with pytest.raises(UnknownError, match="no version was active before"):
+        if self.trial is None and len(self.lineage) == 1:
+            with pytest.raises(ConflictError, match="no version was active before"):
                 self.services[at].rollback()
-        else:
-            self.active, self.previous = self.previous, self.active
-            assert self.services[at].rollback().active == self.active
+            return
+        if self.trial is None:
+            self.lineage.pop()
+        self.trial, self.share, self.shadow = None, 0.0, False
+        assert self.seen(self.services[at].rollback()) == self.state()
+
+    @rule(at=st.integers(0, 1))
+    def roll_back_to_the_end(self, at):
+        """Each version once at most, so that it ends."""
+        for _ in range(len(self.lineage) - (self.trial is None)):
+            self.roll_back(at)
+        assert len(self.lineage) == 1
+        self.roll_back(at)
+
+    def state(self):
+        """Active, previous, canary, share, shadow."""
+        previous = self.lineage[-2] if len(self.lineage) > 1 else None
+        canary, shadow = (None, self.trial) if self.shadow else (self.trial, None)
+        return self.lineage[-1], previous, canary, 0.0 if self.shadow else self.share, shadow
+
+    @staticmethod
+    def seen(state):
+        return state.active, state.previous, state.canary, state.share, state.shadow
 
     @rule(at=st.integers(0, 1))
     def refresh(self, at):
@@ -120,6 +166,8 @@ class ServiceMachine(RuleBasedStateMachine):
         users = [None, *self.had, *NEW_USERS]
         for service in self.services:
             service.follow()
+            loaded = {name for name, own in service.state().versions.items() if own.loaded}
+            assert loaded == {*self.lineage[-2:], self.trial} - {None}
             answers = service.recommend_many([RecommendRequest(user=u, **rules) for u in users])
             for user, answer in zip(users, answers, strict=True):
                 self.judge(user, answer, k, seen, set(exclude), set(session), pin)
@@ -144,7 +192,19 @@ class ServiceMachine(RuleBasedStateMachine):
             for some in (known, known - (self.withdrawn - self.items))
         }
         assert answer.source in sources
-        assert (answer.version, answer.arm) == (self.active, "main")
+        self.judge_arm(user, answer)
+
+    def judge_arm(self, user, answer):
+        """Users stay in the canary while its share grows, and visitors are in none."""
+        active, _, canary, share, _ = self.state()
+        if canary is None or user is None:
+            assert (answer.version, answer.arm) == (active, "main")
+            return
+        assert (answer.version, answer.arm) in {(active, "main"), (canary, "canary")}
+        low, high = self.bounds.get(user, (0.0, 1.0))
+        inside = answer.arm == "canary"
+        self.bounds[user] = (low, min(high, share)) if inside else (max(low, share), high)
+        assert self.bounds[user][0] <= self.bounds[user][1]
 
     @staticmethod
     def source(trained, own, now):

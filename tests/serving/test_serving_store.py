@@ -9,7 +9,15 @@ import polars as pl
 import pytest
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.serving.store import LONGEST_ID, Activation, Answer, Event, Store, Version
+from cnsdiff.serving.store import (
+    LONGEST_ID,
+    Activation,
+    Answer,
+    ConflictError,
+    Event,
+    Store,
+    Version,
+)
 
 AWKWARD = ["5", "", "user", "ünï 日本 🎉", "a'b\"c;--", "%_\\", " ", "\u202e", "\x1b[2J", "x" * 500]
 
@@ -172,26 +180,35 @@ def test_activations_say_what_to_roll_back_to(store):
     first = store.activate("v1")
     assert first == Activation(first.seq, first.at, "v1", None, None, 0.0, None, first.salt)
     assert first.salt and store.activation() == first
-    trial = store.activate("v1", canary="v2", share=0.25, shadow="v3")
-    assert trial[2:] == ("v1", None, "v2", 0.25, "v3", first.salt)
-    second = store.activate("v2")
-    assert (second.previous, second.salt) == ("v1", first.salt)
-    assert store.activate("v2", canary="v3", share=1).previous == "v1"
-    back = store.activate(second.previous, salt="new")
-    assert (back.active, back.previous, back.salt) == ("v1", "v2", "new")
+    assert store.activate("v1") == first, "nothing changes"
+    trial = store.activate("v2", share=0.25)
+    assert trial[2:] == ("v1", None, "v2", 0.25, None, first.salt)
+    second = store.activate("v2")  # ends its own trial
+    assert second[2:] == ("v2", "v1", None, 0.0, None, first.salt)
+    shadow = store.activate("v3", shadow=True)
+    assert shadow[2:] == ("v2", "v1", None, 0.0, "v3", first.salt)
+    assert first.seq < trial.seq < second.seq < shadow.seq
+    ended = store.rollback(shadow.seq)
+    assert ended[2:] == second[2:]
+    back = store.rollback(ended.seq)
+    assert back[2:] == first[2:]
     assert store.activation() == back
-    assert first.seq < trial.seq < second.seq < back.seq
+    for seq, words in ((ended.seq, "another activation came first"), (back.seq, "before 'v1'")):
+        with pytest.raises(ConflictError, match=words):
+            store.rollback(seq)
 
 
 @pytest.mark.parametrize(
     ("arms", "words"),
     [
-        ({"active": "v9"}, "version 'v9': is not in the store"),
-        ({"active": "v1", "canary": "v9"}, "version 'v9'"),
-        ({"active": "v1", "shadow": "v9"}, "version 'v9'"),
-        ({"active": "v1", "share": 0.5}, "share=0.5: must be"),
-        ({"active": "v1", "canary": "v1", "share": 1.1}, "share=1.1: must be"),
-        ({"active": "v1", "canary": "v1", "share": math.nan}, "share=nan: must be"),
+        ({"version": "v9"}, "version 'v9': is not in the store"),
+        ({"version": "v9", "share": 0.5}, "version 'v9'"),
+        ({"version": "v1", "share": 0.5}, "'v1' cannot be tried beside the active one, which it"),
+        ({"version": "v1", "shadow": True}, "'v1' cannot be tried beside the active one, which it"),
+        ({"version": "v1", "share": 1.1}, "share=1.1: must be"),
+        ({"version": "v1", "share": 0}, "share=0: must be"),
+        ({"version": "v1", "share": math.nan}, "share=nan: must be"),
+        ({"version": "v1", "share": 0.5, "shadow": True}, "share=0.5: a shadow answers nobody"),
     ],
 )
 def test_no_activation_of_what_is_not_there(store, arms, words):

@@ -8,10 +8,16 @@ import json
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cnsdiff.base.errors import InputError
-from cnsdiff.serving.store import Answer, Event, Store, Version
+from cnsdiff.serving.store import Answer, ConflictError, Event, Store, Version
 
 # Few of each, so that they meet.
 ids = st.sampled_from(["a", "b", "ü", "'"])
@@ -30,6 +36,8 @@ answers = st.builds(
 )  # fmt: skip
 features = st.dictionaries(ids, st.none() | st.booleans() | st.integers(-9, 9) | ids, max_size=2)
 
+NO_TRIAL = (None, 0.0, None)
+
 
 class StoreMachine(RuleBasedStateMachine):
     """``url`` gives the address of a store that does not exist yet."""
@@ -43,7 +51,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.items: dict[str, tuple[str | None, bool]] = {}
         self.history: list[tuple[str, str | None, bool]] = []
         self.versions: dict[str, Version] = {}
-        self.activations: list[tuple] = []
+        # What a rollback goes back through, the active one last; canary, share and shadow.
+        self.lineage: list[str] = []
+        self.trial = NO_TRIAL
         self.forgotten: list[str] = []
         self.followed: list[tuple] = []
         self.followed_until = 0
@@ -90,17 +100,53 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(InputError, match="choose another name"):
                 self.stores[at].add_version(Version(name, path, added, figures))
 
-    @rule(at=st.integers(0, 1), active=ids, canary=st.none() | ids, share=chances)
-    def activate(self, at, active, canary, share):
-        share = share if canary else 0.0
-        if {active, canary} - {None} <= self.versions.keys():
-            activation = self.stores[at].activate(active, canary=canary, share=share)
-            others = [before for before, _, _ in self.activations if before != active]
-            assert activation.previous == (others[-1] if others else None)
-            self.activations.append((active, canary, share))
-        else:
-            with pytest.raises(InputError, match="is not in the store"):
-                self.stores[at].activate(active, canary=canary, share=share)
+    @rule(
+        at=st.integers(0, 1),
+        name=ids,
+        share=st.just(1.0) | st.floats(0.01, 1),
+        shadow=st.booleans(),
+        replace=st.booleans(),
+    )
+    def activate(self, at, name, share, shadow, replace):
+        choices = {"share": 1.0 if shadow else share, "shadow": shadow, "replace": replace}
+        tried, other = shadow or share < 1, self.trial[0] or self.trial[2]
+        refusals = [
+            ("is not in the store", name not in self.versions),
+            ("as none is active", tried and not self.lineage),
+            ("which it is", tried and self.lineage[-1:] == [name]),
+            ("is on trial", other not in (None, name) and not replace),
+        ]
+        for words, refused in refusals:
+            if refused:
+                with pytest.raises(InputError, match=words):
+                    self.stores[at].activate(name, **choices)
+                return
+        self.trial = (None, 0.0, name) if shadow else (name, share, None) if tried else NO_TRIAL
+        if not tried:
+            self.lineage = [before for before in self.lineage if before != name] + [name]
+        self.same(self.stores[at].activate(name, **choices))
+
+    @precondition(lambda self: self.lineage)
+    @rule(at=st.integers(0, 1))
+    def roll_back(self, at):
+        seq = self.stores[at].activation().seq
+        if self.trial == NO_TRIAL and len(self.lineage) == 1:
+            with pytest.raises(ConflictError, match="no version was active before"):
+                self.stores[at].rollback(seq)
+            return
+        if self.trial == NO_TRIAL:
+            self.lineage.pop()
+        self.trial = NO_TRIAL
+        self.same(self.stores[at].rollback(seq))
+
+    def same(self, activation):
+        previous = self.lineage[-2] if len(self.lineage) > 1 else None
+        own = activation.canary, activation.share, activation.shadow
+        assert (activation.active, activation.previous, own) == (
+            self.lineage[-1],
+            previous,
+            self.trial,
+        )
 
     @rule(at=st.integers(0, 1), user=ids)
     def forget(self, at, user):
@@ -150,9 +196,10 @@ class StoreMachine(RuleBasedStateMachine):
                 self.versions.values(), key=lambda version: (version.added, version.name)
             )
             assert store.versions() == order
-            last = store.activation()
-            shown = [(last.active, last.canary, last.share)] if last else []
-            assert shown == self.activations[-1:]
+            if self.lineage:
+                self.same(store.activation())
+            else:
+                assert store.activation() is None
 
     def teardown(self):
         assert self.stores[0].check() == []

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
         service.flush()
         service.refresh()
         with listening(create_app(service)) as place:
-            store.activate(GONE)
+            store.activate(GONE, replace=True)
             yield place
 
 

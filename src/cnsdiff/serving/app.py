@@ -282,18 +282,21 @@ def create_app(service: Service) -> FastAPI:
 
     @writes.post("/versions", tags=["versions"], status_code=201)
     async def add_version(body: VersionRequest) -> dict[str, str]:
-        """Load a run that can be activated then."""
+        """Make a run known that can be activated then, when it is loaded."""
         return {"version": await write(service.add_version, Path(body.path), body.name)}
 
-    @writes.post("/activate", tags=["versions"], responses=may_be(404))
+    @writes.post("/activate", tags=["versions"], responses=may_be(404, 409))
     async def activate(body: ActivateRequest) -> State:
-        """Give a version to all users, to a share of them, or to the log alone."""
-        work = partial(service.activate, share=body.share, shadow=body.shadow)
-        return await write(work, body.version)
+        """Give a version to all users, or try it: on a share of them, or on the log alone.
 
-    @writes.post("/rollback", tags=["versions"], responses=may_be(404))
+        The answer comes when the version is loaded; all is served as before meanwhile.
+        """
+        choices = body.model_dump(exclude={"version"})
+        return await write(partial(service.activate, body.version, **choices))
+
+    @writes.post("/rollback", tags=["versions"], responses=may_be(409))
     async def rollback() -> State:
-        """End a trial; without one, give all users the version before."""
+        """End a trial; without one, give all users the version before, and so on to the first."""
         return await write(service.rollback)
 
     app.include_router(writes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -53,6 +53,8 @@ class Catalogue:
         Numbers of items that are not shown to anyone.
     memory
         Bytes of the results of filters that are kept; those of two are in any case.
+    names
+        Attributes that may be asked for although none of these items may have them.
     """
 
     def __init__(
@@ -61,23 +63,28 @@ class Catalogue:
         attributes: Sequence[Mapping[str, Any]],
         withdrawn: Numbers,
         memory: int = 0,
+        names: Collection[str] = (),
     ) -> None:
         self.index, self._attributes, self._memory = index, attributes, memory
         self.shown = np.ones(len(index.ids), dtype=bool)
         self.shown[withdrawn] = False
         self._n_having = Counter(itertools.chain.from_iterable(attributes))
         self._tables: dict[str, _Values] = {}
-        self._begin()
+        self._begin(names)
 
-    def _begin(self) -> None:
+    def _begin(self, names: Collection[str]) -> None:
         """Keep no results of filters yet."""
-        self.names = sorted(self._n_having)
+        self.names = sorted({*names, *self._n_having})
         # Results are of one size, so that their number bounds their bytes.
         most = max(2, self._memory // (_PER_ITEM * len(self.shown) + _PER_FILTER))
         self._kept = lru_cache(maxsize=most)(self._filtered)
 
     def changed(
-        self, index: IdIndex, rows: Mapping[int, Mapping[str, Any]], withdrawn: Numbers
+        self,
+        index: IdIndex,
+        rows: Mapping[int, Mapping[str, Any]],
+        withdrawn: Numbers,
+        names: Collection[str] = (),
     ) -> Self:
         """The catalogue after some items have changed, quickly for a few.
 
@@ -91,6 +98,8 @@ class Catalogue:
             The attributes of each item that changed, and of each new one.
         withdrawn
             Numbers of those of ``rows`` that are not shown to anyone.
+        names
+            As of the catalogue.
         """
         result = copy(self)
         n_new = len(index.ids) - len(self.shown)
@@ -109,7 +118,7 @@ class Catalogue:
             name: table.changed(len(result.shown), name, before, rows)
             for name, table in self._tables.copy().items()
         }
-        result._begin()
+        result._begin(names)
         return result
 
     def numbers(self, ids: Sequence[str]) -> Numbers:

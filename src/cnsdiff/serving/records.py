@@ -46,13 +46,32 @@ class Version(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """Which versions answer since a moment; ``share`` of the users get the canary."""
+    """Which versions answer since a moment.
+
+    ``previous`` is what a rollback gives; one version at most is on trial beside the active one:
+    a canary, which a share of the users get, or a shadow, which nobody does.
+    """
 
     seq: int
     at: float
     active: str
-    previous: str | None
-    canary: str | None
-    share: float
-    shadow: str | None
-    salt: str
+    previous: str | None = None
+    canary: str | None = None
+    share: float = 0.0
+    shadow: str | None = None
+    salt: str = ""
+
+    @property
+    def trial(self) -> str | None:
+        """The version on trial."""
+        return self.canary or self.shadow
+
+    @property
+    def answering(self) -> list[str]:
+        """The versions that are asked for lists."""
+        return [name for name in (self.active, self.canary, self.shadow) if name is not None]
+
+    @property
+    def kind(self) -> str:
+        """Of the trial, in words."""
+        return "a shadow" if self.canary is None else f"a canary for {self.share:.4g} of the users"

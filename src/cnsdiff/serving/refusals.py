@@ -17,19 +17,27 @@ from cnsdiff.base.text import visible
 from cnsdiff.serving.bounds import BoundError
 from cnsdiff.serving.schemas import Refusal
 from cnsdiff.serving.service import NotReadyError, UnknownError
+from cnsdiff.serving.store import ConflictError
 
 _CODES = {
     400: "The host is none of the service's.",
     401: "The bearer token is missing or none that is known.",
     404: "An id or a version is unknown.",
     408: "The body did not come in time.",
+    409: "It does not fit which versions are active and on trial.",
     413: "The body is too large.",
     422: "What is asked for is not understood.",
     429: "Too many requests; wait.",
     503: "The store cannot be read or written, or no version is active.",
 }
 #: Of the library's errors, the first that fits.
-_STATUS = ((NotReadyError, 503), (StorageError, 503), (UnknownError, 404), (InputError, 422))
+_STATUS = (
+    (NotReadyError, 503),
+    (StorageError, 503),
+    (UnknownError, 404),
+    (ConflictError, 409),
+    (InputError, 422),
+)
 _AS_JSON = "send a JSON object with the header Content-Type: application/json"
 #: By pydantic's type of an error, with its context: what the field must be.
 _WORDS = {

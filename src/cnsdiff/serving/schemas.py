@@ -349,6 +349,7 @@ class ActivateRequest(Body):
     shadow: bool = Field(
         False, description="Answer with the active version; log what this one would have said."
     )
+    replace: bool = Field(False, description="End the trial of another version, if there is one.")
 
 
 class Figures(BaseModel):

@@ -9,7 +9,7 @@ import math
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,15 @@ from cnsdiff.serving.schemas import (
     State,
     Status,
 )
-from cnsdiff.serving.version import LoadedVersion, Snapshot, Taste, content_of
+from cnsdiff.serving.store import ConflictError
+from cnsdiff.serving.version import (
+    LoadedVersion,
+    Snapshot,
+    Taste,
+    content_of,
+    figures_of,
+    item_table,
+)
 
 if TYPE_CHECKING:
     from cnsdiff.serving.store import Store
@@ -123,9 +131,16 @@ class Service:
         self._expected = expected or {}
         self._serving: _Serving | None = None
         self._loaded: dict[str, LoadedVersion] = {}
-        self._lock, self._writing = threading.RLock(), threading.Lock()
+        #: Versions that must stay in memory though nobody gets them yet, by how many need them.
+        self._needed: Counter[str] = Counter()
+        #: Versions that a rollback would give, and that cannot be loaded.
+        self._lacking: set[str] = set()
+        # Who loads a version holds the first of the locks, so that all else goes on; nobody takes
+        # it who holds the second.
+        self._loading, self._lock = threading.Lock(), threading.RLock()
+        self._writing = threading.Lock()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._answers: list[Answer] = []
         self._forgotten: dict[str, tuple[int, float]] = {}
         self._forgotten_seq = 0
@@ -133,14 +148,14 @@ class Service:
         self._drifts: deque[DriftAnswer] = deque(maxlen=_DRIFTS)
         self.refreshed: float | None = None
         self.lost_answers = 0
-        #: Why what is served is not what the store says, in a sentence.
-        self.problem: str | None = None
+        self._problems: dict[str, str] = {}
         self._refused: tuple[int, float, InputError] | None = None
+        self._due = math.inf
 
     # -- versions ------------------------------------------------------------------------------
 
     def add_version(self, path: Path, name: str | None = None) -> str:
-        """Load a run and keep it at hand; the name of the version.
+        """Make a run known, verified; the name of the version. It is loaded once users get it.
 
         Raises
         ------
@@ -149,9 +164,10 @@ class Service:
         InputError
             Another run has this name.
         """
-        content = content_of(path)
+        figures = figures_of(path)
+        content = str(figures["content"])
         name = name or f"{path.resolve().name}-{content[:8]}"
-        version = Version(name, str(path.resolve()), self._clock(), {"content": content})
+        version = Version(name, str(path.resolve()), self._clock(), figures)
         for other in self.store.versions():
             if other.name != name:
                 continue
@@ -160,14 +176,16 @@ class Service:
                     f"the version {name!r} is another run, of {other.path}; give this one "
                     "another name"
                 )
-            version = version._replace(added=other.added, figures=other.figures)
-        self._load(version)
+            version = version._replace(added=other.added, figures={**figures, **other.figures})
         self.store.add_version(version)
+        self._take_attributes()
         return name
 
     def _load(self, version: Version) -> LoadedVersion:
-        loaded = self._loaded.get(version.name)
-        if loaded is None:
+        """A version in memory. This may take long, so that nobody may hold the lock meanwhile."""
+        with self._loading:
+            if (loaded := self._loaded.get(version.name)) is not None:
+                return loaded
             path = Path(version.path)
             if content_of(path) != version.figures.get("content"):
                 raise RunError(
@@ -182,73 +200,97 @@ class Service:
                     path,
                     loaded.moment,
                 )
+            self._lend(loaded, self._attributes_of_runs())
+            forgotten = self._forgotten_seq
             self._catch_up(loaded)
-            loaded = self._loaded.setdefault(version.name, loaded)
+            with self._lock:  # from now on it follows as the others do
+                if forgotten != self._forgotten_seq:
+                    loaded.begin_again()
+                    self._catch_up(loaded)
+                elif self._take_items(loaded):
+                    loaded.renew()
+                self._loaded[version.name] = loaded
         return loaded
+
+    @contextlib.contextmanager
+    def _in_memory(self, name: str) -> Iterator[LoadedVersion]:
+        """Load a version, and keep it in memory meanwhile."""
+        with self._lock:
+            self._needed[name] += 1
+        try:
+            yield self._load(self._known_version(name))
+        finally:
+            with self._lock:
+                self._needed[name] -= 1
+                self._drop()
+
+    def _drop(self) -> None:
+        """Keep in memory who answers, what a rollback gives, and what is being activated."""
+        needed = set(self._serving.versions) if self._serving else set()
+        for name in set(self._loaded) - needed - set(+self._needed):
+            del self._loaded[name]
 
     def serve(self, path: Path) -> str:
         """Add a run, and activate it if it is new to the store; a sentence that says so.
 
-        A run that the store knows changes nothing: what was activated since stays. Where that
-        cannot be loaded, the version before it answers, or else this run.
+        A run that the store knows changes nothing: what was activated since stays, as it does
+        while another version is on trial. Where that cannot be loaded, the version before it
+        answers, or else this run.
         """
         known = {version.name for version in self.store.versions()}
-        with self._lock:
-            self._take_forgotten()
+        self._take_forgotten()
         name = self.add_version(path)
+        why = f"which was activated since; activate {name} with POST /activate"
         if name not in known or self.store.activation() is None:
-            self.activate(name)
-            return f"serving the version {name}"
+            try:
+                self.activate(name)
+                return f"serving the version {name}"
+            except ConflictError as error:
+                why = f"as {error}"
         self._begin(name)
         now = self._now().activation
         if self.problem is not None:
             return self.problem
         if now.active == name:
             return f"serving the version {name}"
-        return (
-            f"serving the version {now.active}, which was activated since; activate {name} with "
-            "POST /activate"
-        )
+        return f"serving the version {now.active}, {why}"
 
-    def activate(self, name: str, *, share: float = 1.0, shadow: bool = False) -> State:
-        """Give a version to all users, to a share of them, or to none but the log.
+    def activate(
+        self, name: str, *, share: float = 1.0, shadow: bool = False, replace: bool = False
+    ) -> State:
+        """Give a version to all users, or try it: on a share of them, or on none but the log.
+
+        One that is not in memory is loaded first, while all is served as before.
 
         Raises
         ------
         UnknownError
             There is no such version.
+        ConflictError
+            Another version is on trial, and is not to be replaced; or there is no active version,
+            or only this one, to try it beside.
         """
-        self._load(self._known_version(name))  # before the store names it
-        with self._lock:
-            now = self.store.activation()
-            if now is None or (share == 1.0 and not shadow):
-                self.store.activate(name)
-            elif shadow:
-                self.store.activate(now.active, shadow=name)
-            else:
-                self.store.activate(now.active, canary=name, share=share)
+        with self._in_memory(name):  # before the store names it
+            self.store.activate(name, share=share, shadow=shadow, replace=replace)
             self._take_activation()
         return self.state()
 
     def rollback(self) -> State:
-        """Give all users the version that was active before.
+        """End the trial; without one, give all users the version that was active before.
+
+        Again and again it goes back through all that was active, to the first, never forward.
 
         Raises
         ------
-        UnknownError
+        ConflictError
             None was.
         """
-        with self._lock:
-            now = self.store.activation()
-            if now is None:
-                raise NotReadyError("no version is active; activate one")
-            if now.canary or now.shadow:  # a trial ends where it began
-                self.store.activate(now.active)
-            elif now.previous is None:
-                raise UnknownError(f"no version was active before {now.active!r}")
-            else:
-                self._load(self._known_version(now.previous))
-                self.store.activate(now.previous)
+        now = self.store.activation()
+        if now is None:
+            raise NotReadyError("no version is active; activate one")
+        target = now.previous if now.trial is None else now.active
+        with self._in_memory(target or now.active):
+            self.store.rollback(now.seq)
             self._take_activation()
         return self.state()
 
@@ -267,6 +309,7 @@ class Service:
         InputError
             Nothing can be loaded.
         """
+        self._take_attributes()
         try:
             self._take_activation()
         except InputError as error:
@@ -277,17 +320,23 @@ class Service:
                     loaded = self._load(self._known_version(name))
                     own = activation._replace(active=name, canary=None, share=0.0, shadow=None)
                     self._serving = _Serving(own, {name: loaded})
-                    self._report(f"{error}; until it can be loaded, {name} answers all users")
+                    self._report(
+                        "activation", f"{error}; until it can be loaded, {name} answers all users"
+                    )
                     return
             raise
 
-    def _report(self, problem: str | None) -> None:
-        if problem is not None and problem != self.problem:
+    def _report(self, place: str, problem: str | None) -> None:
+        """Say what goes wrong at one of the places that follow the store, or that nothing does."""
+        if problem is None:
+            self._problems.pop(place, None)
+            return
+        if problem != self._problems.get(place):
             log.warning("%s", problem)
-        self.problem = problem
+        self._problems[place] = problem
 
     def _take_activation(self) -> None:
-        """Serve as the store says, with the versions needed in memory."""
+        """Serve as the store says; versions that are not in memory are loaded before."""
         activation = self.store.activation()
         if activation is None or (self._serving and self._serving.activation == activation):
             return
@@ -295,20 +344,79 @@ class Service:
             seq, until, refusal = self._refused
             if seq == activation.seq and time.monotonic() < until:  # loading may take long
                 raise refusal
-        names = [activation.active, activation.canary, activation.shadow, activation.previous]
-        needed = {}
-        for name in dict.fromkeys(filter(None, names)):
+        with contextlib.ExitStack() as held:
             try:
-                needed[name] = self._load(self._known_version(name))
+                versions = {
+                    name: held.enter_context(self._in_memory(name)) for name in activation.answering
+                }
             except InputError as error:
-                if name != activation.previous:  # whose run may be gone
-                    self._refused = activation.seq, time.monotonic() + self.config.refresh, error
-                    raise
-        before, self._serving = self._serving, _Serving(activation, needed)
-        for name in before.versions if before else ():
-            if name not in needed:
-                self._loaded.pop(name, None)
-        self._report(None)
+                self._refused = activation.seq, time.monotonic() + self.config.refresh, error
+                raise
+            with self._lock:
+                if self._serving and self._serving.activation.seq > activation.seq:
+                    return  # another thread was quicker
+                previous = activation.previous
+                if previous is not None and previous in self._loaded:
+                    versions[previous] = self._loaded[previous]
+                self._serving = _Serving(activation, versions)
+                self._report("activation", None)
+
+    def _load_previous(self) -> None:
+        """Load what a rollback gives, so that it takes no time."""
+        serving = self._serving
+        if serving is None or serving.activation.previous in (None, *serving.versions):
+            return
+        previous = str(serving.activation.previous)
+        if previous in self._lacking:
+            return
+        try:
+            with self._in_memory(previous) as loaded, self._lock:
+                if self._serving is serving:
+                    versions = {**serving.versions, previous: loaded}
+                    self._serving = _Serving(serving.activation, versions)
+        except InputError as error:  # its run may be gone
+            self._lacking.add(previous)
+            log.warning("a rollback would be refused: %s", error)
+
+    def _attributes_of_runs(self) -> list[tuple[Version, frozenset[str]]]:
+        """The attributes that each run added gives items, the latest run first.
+
+        A table in the settings gives the same to all, and takes the place of theirs.
+        """
+        if self.config.item_features is not None:
+            return []
+        runs = []
+        for version in reversed(self.store.versions()):
+            names = version.figures.get("attributes")
+            if isinstance(names, list):  # else it was added by an earlier release
+                runs.append((version, frozenset(map(str, names))))
+            elif (loaded := self._loaded.get(version.name)) is not None:
+                runs.append((version, loaded.own_attributes))
+        return runs
+
+    def _take_attributes(self) -> None:
+        """Have each version know the attributes of the runs added, whichever is served."""
+        runs = self._attributes_of_runs()
+        for version in list(self._loaded.values()):
+            if self._lend(version, runs):
+                with self._lock:
+                    version.renew()
+
+    def _lend(self, version: LoadedVersion, runs: Sequence[tuple[Version, frozenset[str]]]) -> bool:
+        """Give a version the attributes that its run lacks; whether there were some."""
+        lacking = frozenset[str]().union(*(names for _, names in runs)) - version.attributes
+        some_lacking = bool(lacking)
+        for other, names in runs:
+            if some := lacking & names:
+                table = None
+                try:
+                    table = item_table(Path(other.path))  # before the lock, as it may be long
+                except CnsdiffError as error:
+                    log.warning("no item has %s by the run %s: %s", some, other.name, error)
+                with self._lock:
+                    version.take_attributes(some, table)
+                lacking -= some
+        return some_lacking
 
     def state(self) -> State:
         """Who gets which version."""
@@ -357,6 +465,11 @@ class Service:
         )
 
     @property
+    def problem(self) -> str | None:
+        """Why what is served is not what the store says, in a sentence."""
+        return next(iter(self._problems.copy().values()), None)
+
+    @property
     def drift(self) -> DriftAnswer | None:
         """As measured last."""
         return self._drifts[-1] if self._drifts else None
@@ -380,26 +493,35 @@ class Service:
 
     def follow(self) -> None:
         """See what other processes changed: versions and items."""
-        with self._lock:
-            try:
-                self._take_activation()
-                self._report(None)
-            except InputError as error:  # what is served goes on
-                self._report(f"{error}; until it can be loaded, all is served as before")
-            self._take_forgotten()
-            self._renew_items()
+        self._follow_versions()
+        self._follow_items()
+
+    def _follow_versions(self) -> None:
+        """Serve as the store says by now; this may have to load a version."""
+        self._take_attributes()
+        try:
+            self._take_activation()
+            self._report("activation", None)
+        except InputError as error:  # what is served goes on
+            self._report("activation", f"{error}; until it can be loaded, all is served as before")
+        self._load_previous()
+
+    def _follow_items(self) -> None:
+        self._take_forgotten()
+        self._renew_items()
 
     def _take_forgotten(self) -> None:
-        begin_again = False
-        for seq, digest, at in self.store.forgotten_after(self._forgotten_seq).iter_rows():
-            self._forgotten_seq = max(self._forgotten_seq, seq)
-            self._forgotten[digest] = seq, at
-            begin_again = True
-        if begin_again:  # what was counted of them, too
-            for version in self._loaded.values():
-                version.begin_again()
-                self._catch_up(version)
-            self._arms.forget()
+        with self._lock:
+            begin_again = False
+            for seq, digest, at in self.store.forgotten_after(self._forgotten_seq).iter_rows():
+                self._forgotten_seq = max(self._forgotten_seq, seq)
+                self._forgotten[digest] = seq, at
+                begin_again = True
+            if begin_again:  # what was counted of them, too
+                for version in self._loaded.values():
+                    version.begin_again()
+                    self._catch_up(version)
+                self._arms.forget()
 
     def refresh(self) -> None:
         """Compute the live environment and the vectors of new items from the events until now."""
@@ -471,33 +593,44 @@ class Service:
 
     def start(self) -> Self:
         """Take the active version from the store, and follow it in the background."""
-        with self._lock:
-            self._begin()
-            self._take_forgotten()
-        self._thread = threading.Thread(target=self._run, name="cnsdiff-follow", daemon=True)
-        self._thread.start()
+        self._begin()
+        self._take_forgotten()
+        self._due = time.monotonic() + self.config.refresh
+        # Versions apart from the rest, which goes on while one of them is loaded.
+        for place, work in (("versions", self._follow_versions), ("events", self._follow_events)):
+            thread = threading.Thread(
+                target=self._repeat, args=(place, work), name=f"cnsdiff-{place}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
         return self
 
-    def _run(self) -> None:
-        due = time.monotonic() + self.config.refresh
+    def _follow_events(self) -> None:
+        try:
+            self._follow_items()
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + self.config.refresh
+                self.refresh()
+        finally:
+            self.flush()
+
+    def _repeat(self, place: str, work: Callable[[], None]) -> None:
+        """Do some work each few moments until the service closes."""
         while not self._stopping.wait(min(self.config.follow, self.config.refresh)):
             try:
-                self.follow()
-                if time.monotonic() >= due:
-                    due = time.monotonic() + self.config.refresh
-                    self.refresh()
+                work()
+                self._report(place, None)
             except StorageError as error:
-                self._report(f"the store cannot be followed: {error}")
+                self._report(place, f"the store cannot be followed: {error}")
             except Exception as error:  # whatever it is, what is served goes on
-                self._report(f"the store cannot be followed ({type(error).__name__})")
+                self._report(place, f"the store cannot be followed ({type(error).__name__})")
                 log.exception("could not follow the store; trying again")
-            self.flush()
 
     def close(self) -> None:
         """Stop following, and write the answers that are not yet."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join(self.config.timeout)  # a version that is loading is not waited for
         self.flush()
 
     # -- answers -------------------------------------------------------------------------------

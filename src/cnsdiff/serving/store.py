@@ -171,6 +171,10 @@ _ITEM_FRAME = {
 }
 
 
+class ConflictError(InputError):
+    """What is asked for does not fit which versions are active and on trial now."""
+
+
 class Store:
     """The tables of a service; every method may be called from any thread.
 
@@ -434,64 +438,109 @@ class Store:
         return [Version(row.name, row.path, row.added, json.loads(row.figures)) for row in rows]
 
     def activate(
-        self,
-        active: str,
-        *,
-        canary: str | None = None,
-        share: float = 0.0,
-        shadow: str | None = None,
-        salt: str | None = None,
+        self, version: str, *, share: float = 1.0, shadow: bool = False, replace: bool = False
     ) -> Activation:
-        """Have versions answer from now on.
+        """Have a version answer all users from now on, or try it beside the active one.
 
         Parameters
         ----------
-        active
-            Answers, but for the users of the canary.
-        canary, share
-            Answers this share of the users.
+        share
+            Below 1, a trial as a canary: the version answers this share of the users. Who is in it
+            is told by a hash of the user, the same for all trials.
         shadow
-            Is asked as well, and its answers are only kept.
-        salt
-            Of the hash that divides the users; by default that of the activation before, so that
-            a user stays in an arm while its share grows.
+            A trial that nobody sees: the version is asked as well, and its answers are only kept.
+        replace
+            Whether this may end the trial of another version. That of the same version goes on
+            with another share, or ends when all users get it.
 
         Returns
         -------
-        Its ``previous`` is what was active before ``active`` was: what to roll back to.
+        The activation in force, which is the one before if it says the same.
 
         Raises
         ------
         InputError
-            A version is unknown, or the share is not in [0, 1] or has no canary.
+            The version is unknown, or the share is not in (0, 1] or that of a shadow.
+        ConflictError
+            Another version is on trial, or there is no active version, or only this one, to try it
+            beside.
         """
-        if not 0 <= share <= 1 or (share and canary is None):
-            raise InputError(f"share={share:g}: must be in [0, 1], and 0 without a canary")
-        asked = [name for name in (active, canary, shadow) if name is not None]
+        if not 0 < share <= 1:
+            raise InputError(f"share={share:g}: must be more than 0 and at most 1")
+        if shadow and share < 1:
+            raise InputError(f"share={share:g}: a shadow answers nobody; leave out one of the two")
 
         def work(connection: Connection) -> Activation:
-            known = set(connection.scalars(select(_VERSIONS.c.name)))
-            for name in asked:
-                if name not in known:
-                    raise InputError(f"version {name!r}: is not in the store; add it first")
+            if version not in set(connection.scalars(select(_VERSIONS.c.name))):
+                raise InputError(f"version {version!r}: is not in the store; add it first")
             before = _last_activation(connection)
-            previous = None
-            if before is not None:
-                previous = before.active if before.active != active else before.previous
-            row = Activation(
-                seq=0,
-                at=time.time(),
-                active=active,
-                previous=previous,
-                canary=canary,
-                share=float(share),
-                shadow=shadow,
-                salt=salt or (before.salt if before else secrets.token_hex(8)),
-            )
-            values = {name: value for name, value in row._asdict().items() if name != "seq"}
-            done = connection.execute(insert(_ACTIVATIONS), values)
-            assert done.inserted_primary_key is not None
-            return row._replace(seq=done.inserted_primary_key[0])
+            on_trial = shadow or share < 1
+            if before is None:
+                if on_trial:
+                    raise ConflictError(
+                        f"the version {version!r} cannot be tried beside the active one, as none "
+                        "is active; activate one for all users first"
+                    )
+                salt = secrets.token_hex(8)
+                return _add_activation(connection, Activation(0, 0.0, version, salt=salt))
+            if on_trial and version == before.active:
+                raise ConflictError(
+                    f"the version {version!r} cannot be tried beside the active one, which it is; "
+                    "try another"
+                )
+            other = before.trial
+            if other not in (None, version) and not replace:
+                raise ConflictError(
+                    f"the version {version!r} is not activated, as {other!r} is on trial "
+                    f"({before.kind}); end that with a rollback, or activate with replace=true"
+                )
+            ended = before._replace(canary=None, share=0.0, shadow=None)
+            if shadow:
+                after = ended._replace(shadow=version)
+            elif on_trial:
+                after = ended._replace(canary=version, share=float(share))
+            elif version == before.active:
+                after = ended
+            else:
+                after = ended._replace(active=version, previous=before.active)
+            return before if after == before else _add_activation(connection, after)
+
+        return self.database.write(work)
+
+    def rollback(self, seq: int) -> Activation:
+        """End the trial of an activation; without one, go back to what was active before it.
+
+        What was active is gone back through from the latest to the first, each version once: none
+        that a rollback left comes back by another one, until it is activated again.
+
+        Parameters
+        ----------
+        seq
+            Of the activation to undo.
+
+        Raises
+        ------
+        ConflictError
+            It is not in force any more, or there is nothing to go back to.
+        """
+
+        def work(connection: Connection) -> Activation:
+            before = _last_activation(connection)
+            if before is None or before.seq != seq:
+                raise ConflictError(
+                    "another activation came first; see which version is active now, and roll "
+                    "back again if that is still wanted"
+                )
+            after = before._replace(canary=None, share=0.0, shadow=None)
+            if before.trial is None:
+                *earlier, _ = _history(connection)
+                if not earlier:
+                    raise ConflictError(
+                        f"no version was active before {before.active!r}; activate another one"
+                    )
+                previous = earlier[-2] if len(earlier) > 1 else None
+                after = after._replace(active=earlier[-1], previous=previous)
+            return _add_activation(connection, after)
 
         return self.database.write(work)
 
@@ -729,6 +778,33 @@ def _last_activation(connection: Connection) -> Activation | None:
     query = select(*(_ACTIVATIONS.c[name] for name in Activation._fields))
     row = connection.execute(query.order_by(_ACTIVATIONS.c.seq.desc()).limit(1)).one_or_none()
     return None if row is None else Activation(*row)
+
+
+def _add_activation(connection: Connection, activation: Activation) -> Activation:
+    row = activation._replace(at=time.time())
+    values = {name: value for name, value in row._asdict().items() if name != "seq"}
+    done = connection.execute(insert(_ACTIVATIONS), values)
+    assert done.inserted_primary_key is not None
+    return row._replace(seq=done.inserted_primary_key[0])
+
+
+def _history(connection: Connection) -> list[str]:
+    """What a rollback goes back through, each version once, the active one last.
+
+    An activation's ``previous`` is what was active until then; a rollback's is another, as what
+    was active until then is gone from the history.
+    """
+    query = select(_ACTIVATIONS.c.active, _ACTIVATIONS.c.previous).order_by(_ACTIVATIONS.c.seq)
+    history: list[str] = []
+    for active, previous in connection.execute(query):
+        if history and active == history[-1]:  # a trial begins or ends
+            continue
+        if history and previous != history[-1]:
+            history.pop()
+        if active in history:
+            history.remove(active)
+        history.append(active)
+    return history
 
 
 def _require_ids(field: str, values: Iterable[str], longest: int = LONGEST_ID) -> None:

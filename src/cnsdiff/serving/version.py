@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer
 from cnsdiff.recommender.embedding_model import EmbeddingModel, Model
 from cnsdiff.recommender.recommender import Recommender
+from cnsdiff.recommender.run_directory import read_manifest, read_run
 from cnsdiff.serving.config import ServiceConfig
 from cnsdiff.serving.index import EXACT_UP_TO, ItemIndex, largest
 from cnsdiff.serving.ranking import Catalogue, best
@@ -233,6 +234,32 @@ def content_of(path: Path) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def figures_of(path: Path) -> dict[str, object]:
+    """What a store knows of a finished run: its content, and what it tells of its items.
+
+    Raises
+    ------
+    RunError
+        It is missing, unfinished or damaged.
+    """
+    content = content_of(path)
+    read_run(path)
+    table = item_table(path)
+    return {"content": content, "attributes": [] if table is None else table.columns[1:]}
+
+
+def item_table(path: Path) -> pl.DataFrame | None:
+    """``item`` and what the dataset of a run tells of it; ``None`` where it is not there."""
+    place = read_manifest(path).dataset.path
+    if place is None or not Path(place).is_dir():
+        return None
+    dataset = load_dataset(place)
+    if "item_features" not in dataset.table_names:
+        return None
+    table = dataset.table("item_features")[: len(dataset.items)]
+    return table.select(dataset.items.alias("item"), pl.all())
+
+
 class LoadedVersion:
     """A run in memory.
 
@@ -251,7 +278,12 @@ class LoadedVersion:
         self._without = forgotten if isinstance(forgotten, int) else 0
         model = recommender.model_
         self._base, self._config = replace(model, train=_compact(model.train)), config
-        self._attributes = _attributes(recommender, config)
+        table = _attributes(recommender, config)
+        #: Names of what items are filtered by: those of its run, and with those of others.
+        self.own_attributes = frozenset(() if table is None else table.columns)
+        self.attributes = self.own_attributes
+        self._attributes = [_NOTHING] * len(model.items) if table is None else _rows(table)
+        self._lent: dict[str, Mapping[str, Any]] = {}
         self._fixed = _environment_file(config.environment, self._base)
         live = config.environment == "live" and self._base.sigma is not None
         self._trained = self._base.activity if live else None
@@ -259,7 +291,8 @@ class LoadedVersion:
         self._added: dict[str, int] = {}
         self._features: dict[str, Mapping[str, Any]] = {}
         self._withdrawn: set[str] = set()
-        # Items that the catalogue does not have as they are.
+        # Items that it does not have, though others may, and those not as they are by now.
+        self._elsewhere: set[str] = set()
         self._changed: set[str] = set()
         self._catalogue: Catalogue | None = None
         self._index = _index_of(self._base, config.index)
@@ -319,6 +352,29 @@ class LoadedVersion:
             if fits and not (is_known or withdrawn or item in self._added):
                 self._added[item] = len(self._added)
             self._changed.add(item)
+            if is_known or item in self._added:
+                self._elsewhere.discard(item)
+            else:
+                self._elsewhere.add(item)
+
+    def take_attributes(self, names: Collection[str], table: pl.DataFrame | None) -> None:
+        """Know attributes that the run lacks: of the table of another, with ``item``, if any."""
+        self._catalogue = None
+        self._changed = {*self._features, *self._withdrawn, *self._added}
+        self.attributes |= frozenset(names)
+        if table is None:
+            return
+        items = table["item"].cast(pl.String).to_list()
+        rows = _rows(table.select(names))
+        for item, number, row in zip(
+            items, self._base._item_index.find_text(items).tolist(), rows, strict=True
+        ):
+            if not row:
+                continue
+            if number >= 0:
+                self._attributes[number] = {**row, **self._attributes[number]}
+            else:  # which it may be told of later
+                self._lent[item] = {**row, **self._lent.get(item, _NOTHING)}
 
     def require(self, items: Mapping[str, Mapping[str, Any] | None]) -> None:
         """:class:`InputError` unless ids are of the run's type, and features of its content."""
@@ -500,20 +556,23 @@ class LoadedVersion:
     def _current_catalogue(self, index: IdIndex) -> Catalogue:
         """The catalogue with all changes that were taken."""
         before, changed = self._catalogue, sorted(self._changed)
+        names = self.attributes.union(*(self._features.get(i, ()) for i in self._elsewhere))
         if before is None:
             more = [_NOTHING] * (len(index.ids) - len(self._attributes))
             nobody = np.zeros(0, dtype=np.int64)
             attributes = [*self._attributes, *more]
-            before = Catalogue(index, attributes, nobody, self._config.filter_memory)
+            before = Catalogue(index, attributes, nobody, self._config.filter_memory, names)
         numbers = index.find_text(changed)
         rows: dict[int, Mapping[str, Any]] = {}
         for number, item in zip(numbers.tolist(), changed, strict=True):
             if number >= 0:
-                of_run = self._attributes[number] if number < len(self._attributes) else _NOTHING
+                of_run = self._lent.get(item, _NOTHING)
+                if number < len(self._attributes):
+                    of_run = self._attributes[number]
                 rows[number] = {**of_run, **self._features.get(item, _NOTHING)}
         out = index.find_text([item for item in changed if item in self._withdrawn])
         if changed:
-            before = before.changed(index, rows, out[out >= 0])
+            before = before.changed(index, rows, out[out >= 0], names)
         self._catalogue, self._changed = before, set()
         return before
 
@@ -608,21 +667,23 @@ def _compact(pairs: csr_array) -> csr_array:
     return csr_array((pairs.data.astype(np.int8), places, starts), shape=pairs.shape)
 
 
-def _attributes(recommender: Recommender, config: ServiceConfig) -> Sequence[Mapping[str, Any]]:
+def _attributes(recommender: Recommender, config: ServiceConfig) -> pl.DataFrame | None:
     """What items are filtered by: of a table given, else of the run's dataset if it is there."""
     items = recommender.items_
-    table: pl.DataFrame | None = None
     if config.item_features is not None:
         features = read_features(config.item_features, "item")
         ids = as_type(features["item"], items.dtype)
         frame = features.with_columns(item=ids)
-        table = items.alias("item").to_frame().join(frame, on="item", how="left").drop("item")
-    elif (path := recommender.dataset_path_) is not None and path.is_dir():
+        return items.alias("item").to_frame().join(frame, on="item", how="left").drop("item")
+    if (path := recommender.dataset_path_) is not None and path.is_dir():
         dataset = load_dataset(path)
         if "item_features" in dataset.table_names:
-            table = dataset.table("item_features")[: len(items)]
-    if table is None:
-        return [_NOTHING] * len(items)
+            return dataset.table("item_features")[: len(items)]
+    return None
+
+
+def _rows(table: pl.DataFrame) -> list[Mapping[str, Any]]:
+    """What is known of each item by name."""
     return [
         {name: value for name, value in row.items() if value is not None}
         for row in table.iter_rows(named=True)

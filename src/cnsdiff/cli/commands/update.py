@@ -52,7 +52,7 @@ def update(
         typer.Option(
             "--activate",
             help="Have the service of the store answer by the new run, if it is no worse than the "
-            "old one on the latest events.",
+            "old one on the latest events and no other version is on trial.",
         ),
     ] = False,
     anew: Annotated[
@@ -258,31 +258,29 @@ def _activate(
     Raises
     ------
     CnsdiffError
-        It is worse than the old one.
+        It is worse than the old one, or another version is on trial.
     """
     import time
 
     from cnsdiff.base.errors import CnsdiffError
     from cnsdiff.serving.records import Version
-    from cnsdiff.serving.store import Store
-    from cnsdiff.serving.version import content_of
+    from cnsdiff.serving.store import ConflictError, Store
+    from cnsdiff.serving.version import figures_of
 
     with Store.open(events, create=False) as store:
-        content = content_of(out)
-        name = f"{out.resolve().name}-{content[:8]}"  # as a service names it
-        figures = {
-            "content": content,
-            "rehearsed": comparison.new,
-            "forgotten": forgotten,
-            **figures,
-        }
+        own = figures_of(out)
+        name = f"{out.resolve().name}-{str(own['content'])[:8]}"  # as a service names it
+        figures = {**own, "rehearsed": comparison.new, "forgotten": forgotten, **figures}
         store.add_version(Version(name, str(out.resolve()), time.time(), figures))
         if not comparison.better:
             raise CnsdiffError(
                 f"{out}: is not activated, as {comparison.metric} is {comparison.new:.4f} on the "
                 f"latest events and that of the old run {comparison.old:.4f}; the run is kept"
             )
-        store.activate(name)
+        try:
+            store.activate(name)
+        except ConflictError as error:
+            raise CnsdiffError(f"{out}: is kept, but {error}") from error
 
 
 def _tell(
