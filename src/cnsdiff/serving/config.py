@@ -59,7 +59,7 @@ class ServiceConfig(Settings):
     rate: Annotated[float, Field(ge=0)] = 0.0
     """What one client address may ask for in a second, beyond which it is told to wait: each list
     of a batch, event and item counts, and each other request; 0 for no limit."""
-    filter_memory: Annotated[int, Field(ge=0, le=10**12)] = 128_000_000
+    filter_memory: Annotated[int, Field(ge=0, le=10**11)] = 128_000_000
     """Bytes of the results of filters that each version keeps, 5 for each item and filter."""
     timeout: Annotated[float, Field(gt=0)] = 10.0
     """Seconds after which an answer that waits for the store is refused."""
