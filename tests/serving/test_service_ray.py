@@ -54,7 +54,10 @@ def service(runs, store_address, tmp_path_factory):
         )
     try:
         assert process.stdout is not None
-        text = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        lines = []
+        while not lines or lines[-1] not in ("", "}\n"):  # at its end, lines are empty
+            lines.append(process.stdout.readline())
+        text = "".join(lines)
         assert "url" in text, (folder / "stderr").read_text()
         yield json.loads(text)["url"], mark
     finally:
