@@ -21,7 +21,7 @@ from service_parts import N_ITEMS, event, train
 
 from cnsdiff.base.errors import ConfigError, InputError
 from cnsdiff.serving.config import ServiceConfig
-from cnsdiff.serving.ray import _for_elsewhere, _require_listener, replicated
+from cnsdiff.serving.ray import _for_elsewhere, _require_listener, _start, replicated
 from cnsdiff.serving.store import Store
 
 AT_ONCE = 8
@@ -97,6 +97,27 @@ def lists_of_replicas(address: str) -> set[float]:
         return sum(float(line.split()[-1]) for line in lines if line.startswith("cnsdiff_lists_t"))
 
     return set(together(lists, 4 * AT_ONCE))
+
+
+def test_a_port_that_another_takes_first(monkeypatch):
+    """Of one that was named it is said, in the place of a free one the next is taken."""
+    from ray import serve
+
+    taken, ended = [], []
+
+    def start(*, http_options, **_):
+        taken.append(http_options["port"])
+        if len(taken) < 3:
+            raise RuntimeError(f"ray::ready()\nFailed to bind to address {taken[-1]}.")
+
+    monkeypatch.setattr(serve, "start", start)
+    monkeypatch.setattr(serve, "shutdown", lambda: ended.append(1))
+    assert _start("127.0.0.1", 0) == taken[2]
+    assert len(ended) == 2
+    taken.clear()
+    with pytest.raises(InputError, match=r"listen there \(Failed to bind to address 81"):
+        _start("127.0.0.1", 81)
+    assert taken == [81]
 
 
 def test_several_machines_do_not_share_a_file(tmp_path, monkeypatch):

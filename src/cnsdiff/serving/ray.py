@@ -38,8 +38,8 @@ def replicated(
     host: str,
     port: int,
     replicas: int,
-) -> Iterator[None]:
-    """Answer requests by several processes, until the context ends.
+) -> Iterator[int]:
+    """Answer requests by several processes, until the context ends; the port.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def replicated(
     config, expected
         Settings of each replica, and what an audit expects of each scenario.
     host, port
-        Where each machine of the cluster listens.
+        Where each machine of the cluster listens; 0 takes a port that is free on this one.
     replicas
         How many processes, each with ``config.threads`` CPUs.
 
@@ -78,11 +78,7 @@ def replicated(
             )
         require_room(replicas, config.threads)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(
-            proxy_location="EveryNode",
-            http_options={"host": host, "port": port},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
+        port = _start(host, port)
 
         def build() -> FastAPI:
             torch.set_num_threads(config.threads)
@@ -104,9 +100,43 @@ def replicated(
                 why = str(error).strip().rpartition("\n")[2]
                 raise InputError(f"the replicas do not start: {why}") from error
             _require_listener(host, port)
-            yield
+            yield port
         finally:
             serve.delete(_NAME)
+
+
+def _start(host: str, port: int) -> int:
+    """Have Serve listen on every machine; the port, a free one of this machine for 0.
+
+    Others may take that before Serve does, which then takes another.
+    """
+    from ray import serve
+
+    attempts = 1 if port else 5
+    while True:
+        attempts -= 1
+        chosen = port or _free_port(host)
+        try:
+            serve.start(
+                proxy_location="EveryNode",
+                http_options={"host": host, "port": chosen},
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
+            return chosen
+        except RuntimeError as error:
+            serve.shutdown()
+            if not attempts:
+                why = str(error).strip().rpartition("\n")[2]
+                raise InputError(
+                    f"{parameter('host', host)} {parameter('port', port)}: Serve cannot listen "
+                    f"there ({why}); choose another port"
+                ) from error
+
+
+def _free_port(host: str) -> int:
+    family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+    with socket.create_server((host, 0), family=family) as listening:
+        return int(listening.getsockname()[1])
 
 
 def _require_listener(host: str, port: int, patience: float = 30.0) -> None:

@@ -94,11 +94,10 @@ def serve(
         expected = _expected(audit)
         service = Service(kept, settings, expected=expected)
         told = service.serve(run)
-        port = listening.getsockname()[1]
-        place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         version = service.state().active
 
-        def announce() -> None:
+        def announce(port: int) -> None:
+            place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             if json:
                 say_json({"url": place, "version": version})
                 return
@@ -111,12 +110,14 @@ def serve(
             listening.close()  # Ray listens there
             del service  # which is as large as a replica
             with (
-                replicated(kept, settings, expected, host=host, port=port, replicas=replicas or 2),
+                replicated(
+                    kept, settings, expected, host=host, port=port, replicas=replicas or 2
+                ) as listened,
                 interruptible(kept_sentence),  # Ray took the signals
             ):
-                announce()
+                announce(listened)
                 threading.Event().wait()
-        announce()
+        announce(listening.getsockname()[1])
         config_of_server = uvicorn.Config(
             create_app(service),
             http=protocol(settings.transfer_timeout),
