@@ -230,6 +230,7 @@ def test_items_added_later_have_a_row():
     )  # fmt: skip
     content = SimpleNamespace(
         vectors=lambda features, users, *clicks: torch.zeros(len(features), 2),
+        encoder=SimpleNamespace(tells=lambda features: np.ones(len(features), dtype=bool)),
         model=SimpleNamespace(choice=SimpleNamespace(offset=0.5)),
     )
     own = EmbeddingModel(

@@ -174,9 +174,9 @@ def test_all_replicas_follow_an_activation(service, runs):
             break
         assert time.monotonic() < ends
     assert set(together(version, 4 * AT_ONCE)) == {"next"}  # no replica goes back
-    counts = lists_of_replicas(address)
-    assert len(counts) == 2
-    assert sum(counts) == made + 4 * AT_ONCE
+    counts, made = lists_of_replicas(address), made + 4 * AT_ONCE
+    # Of two replicas, which may have made as many.
+    assert sum(counts) == made if len(counts) == 2 else counts == {made / 2}
 
 
 @pytest.mark.slow

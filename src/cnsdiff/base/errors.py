@@ -32,6 +32,10 @@ class InputError(CnsdiffError):
     exit_code = 2
 
 
+class ConflictError(InputError):
+    """What is asked for does not fit which versions are active and on trial now."""
+
+
 class DataError(InputError):
     """An interaction file, table or dataset directory cannot be used."""
 

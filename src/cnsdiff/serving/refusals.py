@@ -12,12 +12,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from cnsdiff.base.errors import CnsdiffError, InputError, StorageError, did_you_mean
+from cnsdiff.base.errors import CnsdiffError, ConflictError, InputError, StorageError, did_you_mean
 from cnsdiff.base.text import visible
 from cnsdiff.serving.bounds import BoundError
 from cnsdiff.serving.schemas import Refusal
 from cnsdiff.serving.service import NotReadyError, UnknownError
-from cnsdiff.serving.store import ConflictError
 
 _CODES = {
     400: "The host is none of the service's.",

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnsdiff.base.errors import CnsdiffError, InputError, RunError, StorageError
+from cnsdiff.base.errors import CnsdiffError, ConflictError, InputError, RunError, StorageError
 from cnsdiff.environment.covariates import Covariates
 from cnsdiff.recommender.embedding_model import Model
 from cnsdiff.serving.config import ServiceConfig
@@ -42,7 +42,6 @@ from cnsdiff.serving.schemas import (
     State,
     Status,
 )
-from cnsdiff.serving.store import ConflictError
 from cnsdiff.serving.version import (
     LoadedVersion,
     Snapshot,

@@ -47,7 +47,7 @@ from sqlalchemy import (
     update,
 )
 
-from cnsdiff.base.errors import CnsdiffError, InputError
+from cnsdiff.base.errors import CnsdiffError, ConflictError, InputError
 from cnsdiff.base.storage import first_line
 from cnsdiff.base.text import parameter, visible
 from cnsdiff.serving.records import Activation, Answer, Event, Version
@@ -169,10 +169,6 @@ _ITEM_FRAME = {
     "features": pl.String,
     "withdrawn": pl.Boolean,
 }
-
-
-class ConflictError(InputError):
-    """What is asked for does not fit which versions are active and on trial now."""
 
 
 class Store:

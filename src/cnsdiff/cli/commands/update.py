@@ -262,9 +262,9 @@ def _activate(
     """
     import time
 
-    from cnsdiff.base.errors import CnsdiffError
+    from cnsdiff.base.errors import CnsdiffError, ConflictError
     from cnsdiff.serving.records import Version
-    from cnsdiff.serving.store import ConflictError, Store
+    from cnsdiff.serving.store import Store
     from cnsdiff.serving.version import figures_of
 
     with Store.open(events, create=False) as store:
