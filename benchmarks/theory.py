@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import minimize
-from scipy.stats import binom
+from scipy.stats import binom, multinomial
 from torch import Tensor
 
 from cnsdiff import ConfoundedWorld
@@ -56,8 +57,7 @@ class Check(NamedTuple):
 
 
 def softmax(logits: Vector) -> Vector:
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
+    return np.asarray(special.softmax(logits, axis=-1))
 
 
 # -- 1. Ranking by noise-contrastive estimation ----------------------------------------------------
@@ -100,10 +100,7 @@ def expected_loss(scores: Tensor, p: Vector, q: Vector, k: int) -> Tensor:
     # Draws count by how often each item is among them, not by their order.
     for drawn in itertools.combinations_with_replacement(items, k):
         times = np.bincount(drawn, minlength=len(q))
-        orders = float(
-            np.prod(np.arange(1, k + 1)) / np.prod([np.prod(np.arange(1, t + 1)) for t in times])
-        )
-        chance = orders * float(np.prod(q[list(drawn)]))
+        chance = float(multinomial.pmf(times, k, q))
         negatives = scores[list(drawn)].expand(len(p), k)
         weights = torch.from_numpy(p) * len(p)
         total = total + chance * sampled_softmax(scores, negatives, None, weights)

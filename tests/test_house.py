@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 import cnsdiff
 from cnsdiff.simulate import ConfoundedWorld
@@ -17,12 +16,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def house():
     """The module ``tools/house.py``."""
-    spec = importlib.util.spec_from_file_location("house", ROOT / "tools" / "house.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("tools/house.py")
 
 
 def test_the_source_does_not_grow_again(house):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 BOOK = yaml.safe_load((ROOT / "benchmarks" / "tables.yaml").read_text(encoding="utf-8"))
@@ -19,10 +19,7 @@ SCRIPT = ROOT / "benchmarks" / "reproduce.py"
 @pytest.fixture(scope="module")
 def reproduce():
     """The module ``benchmarks/reproduce.py``."""
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/reproduce.py")
 
 
 @pytest.mark.parametrize("name", BOOK["tables"])

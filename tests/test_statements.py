@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,12 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def theory():
     """The module ``benchmarks/theory.py``."""
-    spec = importlib.util.spec_from_file_location("theory", ROOT / "benchmarks" / "theory.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("benchmarks/theory.py")
 
 
 @pytest.mark.parametrize("number", range(1, 8))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from scripts import load_script
 
 from cnsdiff.backbones.base import Embeddings
 from cnsdiff.content.choice import HeldOut
@@ -19,13 +18,7 @@ from cnsdiff.data import Split
 
 @pytest.fixture(scope="module")
 def rivals():
-    path = Path(__file__).parents[2] / "benchmarks" / "content_rivals.py"
-    spec = importlib.util.spec_from_file_location("content_rivals", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "content_rivals", module)
-        spec.loader.exec_module(module)
-        yield module
+    return load_script("benchmarks/content_rivals.py")
 
 
 def test_dropoutnet_keeps_inner_products(rivals):

@@ -48,6 +48,7 @@ class DRGNN(LightGCN):
     rows: Tensor
     columns: Tensor
     places: Tensor
+    degrees: Tensor
 
     def __init__(
         self, positives: Positives, config: DRGNNConfig, generator: torch.Generator
@@ -64,6 +65,7 @@ class DRGNN(LightGCN):
             ("rows", rows),
             ("columns", matrix.indices.astype(np.int64)),
             ("places", places.T.tocsr().data),
+            ("degrees", np.diff(matrix.indptr)),
         ):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
@@ -92,5 +94,4 @@ class DRGNN(LightGCN):
         largest.scatter_reduce_(0, self.rows, logits, "amax")
         factors = (logits - largest[self.rows]).exp()
         sums = factors.new_zeros(len(users)).index_add_(0, self.rows, factors)
-        degrees = factors.new_zeros(len(users)).index_add_(0, self.rows, torch.ones_like(factors))
-        return factors * (degrees / sums.clamp(min=torch.finfo(sums.dtype).tiny))[self.rows]
+        return factors * (self.degrees / sums.clamp(min=torch.finfo(sums.dtype).tiny))[self.rows]

@@ -31,6 +31,7 @@ from cnsdiff.data.positives import Positives
 from cnsdiff.kernels.gradients import rows_of, shared_softmax
 from cnsdiff.objectives import losses, rivals
 from cnsdiff.samplers import Batch, Context, Items, Negatives, SharedItems, SharedVectors, Vectors
+from cnsdiff.samplers.candidates import candidate_scores
 
 #: The scores of a whole catalogue are one product of matrices, those of some items a gather from
 #: memory and, in the backward pass, a scatter: up to so many items per negative the product wins.
@@ -82,6 +83,10 @@ class ObjectiveConfig(Settings):
         """The settings of other rivals' losses."""
         others = (names for loss, names in rivals.OPTIONS.items() if loss != self.loss)
         return frozenset(f"rival.{name}" for names in others for name in names)
+
+    def screened_in(self, epoch: int) -> float:
+        """The share of a row's negatives that is left out in an epoch."""
+        return self.screen if epoch >= self.screen_from else 0.0
 
 
 class Objective(nn.Module):
@@ -200,7 +205,7 @@ class Objective(nn.Module):
         """
         config, own_items = self.config, rows.batch.positives
         shared, row_weights = self._shared(rows, context), self._row_weights(rows)
-        screen = config.screen if context.epoch >= config.screen_from else 0.0
+        screen = config.screened_in(context.epoch)
         if screen or config.loss != "softmax":
             losses_of_rows = self._by_row(rows, shared, screen)
             return (losses_of_rows if row_weights is None else row_weights * losses_of_rows).mean()
@@ -426,18 +431,19 @@ def counted(
     ``embeddings`` are those whose inner product is the score. Synthesised negatives are returned
     as they are.
     """
-    if not config.screen or epoch < config.screen_from:
+    screen = config.screened_in(epoch)
+    if not screen:
         return negatives
     users, own = embeddings.users[batch.users], batch.positives.unsqueeze(1)
     match negatives:
         case SharedItems(items):
             scores = users @ embeddings.items[items].T
-            admissible = losses.screened(scores, items != own, config.screen)
+            admissible = losses.screened(scores, items != own, screen)
             admissible |= ~admissible.any(dim=1, keepdim=True)  # a row of its positive alone
             return Items(items.expand(len(batch), -1), admissible.to(scores.dtype))
         case Items(items, weights):
-            scores = inner_products(users, negatives.embed(embeddings))
-            share = losses.screened(scores, None, config.screen).to(scores.dtype)
+            scores = candidate_scores(users, embeddings.items, items.unsqueeze(1)).squeeze(1)
+            share = losses.screened(scores, None, screen).to(scores.dtype)
             return Items(items, share if weights is None else share * weights)
     return negatives
 

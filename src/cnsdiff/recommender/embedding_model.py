@@ -533,17 +533,19 @@ class EmbeddingModel(Model):
         mean of known items, and no offset is theirs.
         """
         n = len(longer.items) - len(self.items)
-        mean, covariance = self._fitted_prior
-        vectors = mean.repeat(n, 1)
-        if clicks.size:
-            prior = Gaussian(vectors, covariance)
-            vectors = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
+        told = torch.zeros(n, dtype=torch.bool)
         if self.content is not None:
             assert features is not None
             told = torch.from_numpy(self.content.encoder.tells(features))
-            of_content = self.content.vectors(features, self.user_embeddings, *clicks)
-            vectors = torch.where(told[:, None], of_content, vectors)
-            if longer.offsets is not None:
+            vectors = self.content.vectors(features, self.user_embeddings, *clicks)
+        if self.content is None or not told.all():
+            mean, covariance = self._fitted_prior
+            plain = mean.repeat(n, 1)
+            if clicks.size:
+                prior = Gaussian(plain, covariance)
+                plain = prior.after_clicks(self.user_embeddings, clicks[0], clicks[1], 1.0)
+            vectors = plain if self.content is None else torch.where(told[:, None], vectors, plain)
+            if self.content is not None and longer.offsets is not None:
                 own = torch.where(told, longer.offsets[-n:], 0.0)
                 longer = replace(longer, offsets=torch.cat([longer.offsets[:-n], own]))
         return replace(

@@ -562,7 +562,7 @@ class Service:
         """Follow what became of the lists that were shown since the last activation."""
         if self._serving is not None and self._serving.activation.at != self._arms.since:
             self._arms.restart(self._serving.activation.at)
-        before = self.hits
+        before = self._arms.hits.fallen
         while True:
             answers = self.store.answers_after(self._arms.answer_seq, _ROWS_AT_ONCE, rules=False)
             events = self.store.events_after(
@@ -572,7 +572,7 @@ class Service:
             if max(len(answers), len(events)) < _ROWS_AT_ONCE:
                 break
         hits = self.hits
-        if hits is not None and hits.message and not (before and before.message):
+        if hits is not None and self._arms.hits.fallen and not before:
             log.warning("%s", hits.message)
 
     def _catch_up(self, version: LoadedVersion) -> None:

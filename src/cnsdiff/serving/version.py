@@ -22,7 +22,7 @@ from torch import Tensor
 from cnsdiff.base.errors import InputError, RunError
 from cnsdiff.base.storage import first_line, read_json
 from cnsdiff.base.text import Command, install_command
-from cnsdiff.data import load_dataset, read_features
+from cnsdiff.data import Dataset, load_dataset, read_features
 from cnsdiff.data.ids import IdIndex, as_type
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.diagnostics.drift import Drift, UserActivity, measure_drift, taste_groups
@@ -251,13 +251,17 @@ def figures_of(path: Path) -> dict[str, object]:
 def item_table(path: Path) -> pl.DataFrame | None:
     """``item`` and what the dataset of a run tells of it; ``None`` where it is not there."""
     place = read_manifest(path).dataset.path
-    if place is None or not Path(place).is_dir():
+    dataset = None if place is None or not Path(place).is_dir() else load_dataset(place)
+    if dataset is None or (table := _features_of(dataset)) is None:
         return None
-    dataset = load_dataset(place)
+    return table.select(dataset.items.alias("item"), pl.all())
+
+
+def _features_of(dataset: Dataset) -> pl.DataFrame | None:
+    """A row for each item that was trained on; those of new items come behind."""
     if "item_features" not in dataset.table_names:
         return None
-    table = dataset.table("item_features")[: len(dataset.items)]
-    return table.select(dataset.items.alias("item"), pl.all())
+    return dataset.table("item_features")[: len(dataset.items)]
 
 
 class LoadedVersion:
@@ -676,9 +680,7 @@ def _attributes(recommender: Recommender, config: ServiceConfig) -> pl.DataFrame
         frame = features.with_columns(item=ids)
         return items.alias("item").to_frame().join(frame, on="item", how="left").drop("item")
     if (path := recommender.dataset_path_) is not None and path.is_dir():
-        dataset = load_dataset(path)
-        if "item_features" in dataset.table_names:
-            return dataset.table("item_features")[: len(items)]
+        return _features_of(load_dataset(path))
     return None
 
 
