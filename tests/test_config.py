@@ -625,6 +625,8 @@ def test_whole_numbers_end_where_work_or_memory_would_not() -> None:
         ("seed=-1", "seed: input should be greater than or equal to 0"),
         ("backbone.dim=1000000000", "backbone.dim: input should be less than or equal to 65536"),
         ("training.lr=.inf", "training.lr: "),
+        ("training.epochs=true", "training.epochs: must be a number, not true or false"),
+        ("objective.log_q=false", "objective.log_q: must be a number, not true or false"),
         ("objective.log_q=.nan", "objective.log_q: must be a finite number"),
         ("objective.l2=1.0e+300", "objective.l2: must lie between -1e+30 and 1e+30"),
     ],

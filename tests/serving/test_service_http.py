@@ -81,6 +81,9 @@ def test_from_an_event_to_an_answer(client):
     ("body", "sentence"),
     [
         ({"k": 0}, "k: must be at least 1, not 0"),
+        ({"k": True}, "k: must be a whole number, not true"),
+        ({"dial": True}, "dial: must be a number, not true"),
+        ({"boost": {"i1": True}}, "boost.i1: must be a number, not true"),
         ({"users": 1}, "the body: has no field 'users' (did you mean 'user'?); its fields are k, "),
         ({"user": ""}, "user: must have at least 1 character"),
         ({"user": True}, "user: must be text"),

@@ -83,7 +83,8 @@ def test_every_sentence_is_ours_and_names_the_field():
         assert "as described at /docs" not in sentence  # each has words of its own
     # Nothing in the table is of no use; the query alone reads numbers from text.
     assert kinds - {"extra_forbidden", "value_error"} <= refusals._WORDS.keys()
-    query_or_json = {"int_parsing_size", "model_attributes_type", "less_than"}
+    query_or_json = {"model_attributes_type", "less_than"}
+    query_or_json |= {"int_parsing", "int_parsing_size", "int_from_float"}
     assert refusals._WORDS.keys() - kinds <= query_or_json
 
 

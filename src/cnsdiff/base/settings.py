@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from cnsdiff.base.errors import did_you_mean
 
@@ -30,6 +32,16 @@ class Settings(BaseModel):
         """Settings, by dotted key, that do nothing as others are set: no search tries them."""
         return frozenset()
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's ``true`` is not 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("must be a number, not true or false")
+        return value
+
     @field_validator("*")
     @classmethod
     def _of_use(cls, value: Any) -> Any:
@@ -42,6 +54,18 @@ class Settings(BaseModel):
             if isinstance(number, int) and not -BEYOND_WHOLE <= number < BEYOND_WHOLE:
                 raise ValueError("must lie between -2**63 and 2**63 - 1")
         return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """What a field may be, of a union each by itself."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(inner[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for kind in inner:
+            yield from _kinds(kind)
+    else:
+        yield annotation
 
 
 class Record(BaseModel):

@@ -50,7 +50,6 @@ _WORDS = {
     "int_parsing_size": "must be a whole number of fewer digits",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
-    "float_parsing": "must be a number",
     "finite_number": "must be a finite number",
     "greater_than": "must be more than {gt:,g}",
     "greater_than_equal": "must be at least {ge:,g}",

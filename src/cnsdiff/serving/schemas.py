@@ -116,7 +116,7 @@ Feature = Annotated[
 class Rules(Body):
     """What limits and arranges a list."""
 
-    k: int = Field(20, ge=1, le=LONGEST_LIST, description="Length of the list.")
+    k: int = Field(20, ge=1, le=LONGEST_LIST, strict=True, description="Length of the list.")
     exclude: Ids = Field([], description="Items never to show.")
     only: Ids | None = Field(None, description="The only items to show.")
     where: dict[Name, Condition] = Field(
@@ -154,11 +154,11 @@ class RecommendRequest(Rules):
     pin: Annotated[list[Id], Field(max_length=LONGEST_LIST)] = Field(
         [], description="Items to show first, in this order, seen ones too."
     )
-    boost: dict[Id, Annotated[float, Field(ge=-100, le=100)]] = Field(
+    boost: dict[Id, Annotated[float, Field(ge=-100, le=100, strict=True)]] = Field(
         {}, description="Added to an item's score, in standard deviations of the user's scores."
     )
     bury: Ids = Field([], description="Items to show only where no others are left.")
-    dial: Annotated[float, Field(ge=-100, le=100)] | None = Field(
+    dial: Annotated[float, Field(ge=-100, le=100, strict=True)] | None = Field(
         None, description="Read the model at this dial, not under its environment."
     )
     seen: Literal["all", "none"] = Field(
@@ -343,7 +343,7 @@ class ActivateRequest(Body):
     )
 
     version: Name
-    share: Annotated[float, Field(gt=0, le=1)] = Field(
+    share: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(
         1.0, description="Below 1, a canary: the version is given to this share of the users."
     )
     shadow: bool = Field(
