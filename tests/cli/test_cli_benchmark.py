@@ -319,6 +319,7 @@ def test_one_at_a_time(cli, tmp_path):
         cli(*command).refused("out: another benchmark is running here", "--show")
         other = write(tmp_path, "other", methods={"n": {"reference": "mostpop"}})
         cli(command[0], other, *command[2:]).refused("another benchmark is running here")
+        assert cli(command[0], other, *command[2:], "--show", "--json").json["missing"] == 1
         assert (tmp_path / "out" / "grid.yaml").read_bytes() == before
         assert cli(*command, "--show", "--json").json["missing"] == 1
 

@@ -80,8 +80,10 @@ class Store:
         """Where the grid's datasets are kept."""
         return self.path / "data"
 
-    def open(self, grid: Grid) -> None:
+    def open(self, grid: Grid, *, adding: bool = True) -> None:
         """Make the directory, or take up one that is there.
+
+        Without ``adding`` the grid of one that is there stays as it is, whoever adds to it.
 
         Raises
         ------
@@ -97,7 +99,7 @@ class Store:
                     f"{self.path}: is not empty and holds no benchmark; choose another directory"
                 )
         text, file = dump_grid(grid), self.path / "grid.yaml"
-        if not file.is_file() or file.read_bytes() != text.encode():
+        if not file.is_file() or (adding and file.read_bytes() != text.encode()):
             with locked(self.path, self._busy):
                 write_text(file, text)  # first: by it the rest is known
         for folder in (self._records, self._users, self.data):

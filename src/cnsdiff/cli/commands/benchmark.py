@@ -108,7 +108,7 @@ def benchmark(
         if name is not None and name not in spec.methods:
             raise InputError(f"{option} {name}: the grid has no such method")
     store = Store(out or Path("results") / spec.name)
-    store.open(spec)
+    store.open(spec, adding=not show)
     keeps = keep_weights or spec.keep_weights
     # Of a cluster's machines nothing is known here, so a task asks for what any of them has.
     each = (threads or 1) if ray is not None else max((threads or cores()) // workers, 1)
