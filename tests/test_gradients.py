@@ -34,6 +34,21 @@ def test_rows_and_their_gradient_are_those_of_indexing(table):
         torch.testing.assert_close(one, other)
 
 
+def test_unit_rows_and_their_gradient_are_those_of_normalize(table):
+    with torch.no_grad():
+        table[8] = 0  # which has no direction
+    weights = [torch.rand(len(ids), 3, dtype=torch.float64) for ids in IDS]
+    ours = rows_of(table, *IDS, unit=True)
+    theirs = [torch.nn.functional.normalize(table[ids], dim=-1) for ids in IDS]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    grads = (
+        torch.autograd.grad(sum((w * r).sum() for w, r in zip(weights, rows, strict=True)), table)
+        for rows in (ours, theirs)
+    )
+    torch.testing.assert_close(*(by_table for (by_table,) in grads))
+
+
 def test_rows_that_nobody_uses_have_no_part_in_the_gradient(table):
     first, _, _ = rows_of(table, *IDS)
     first.sum().backward()
@@ -47,12 +62,20 @@ def test_half_mean_squares_is_its_formula(table):
     theirs = sum((table[ids] ** 2).sum() / (2 * len(ids)) for ids in IDS)
     torch.testing.assert_close(ours, theirs)
     (one,), (other,) = (torch.autograd.grad(3 * x, table) for x in (ours, theirs))
-    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(one.to_dense(), other)
+
+
+def test_the_squares_gradient_joins_the_one_that_propagation_makes(table):
+    (half_mean_squares(table, *IDS) + (table**3).sum()).backward()
+    expected = 3 * table.detach() ** 2
+    for ids in IDS:
+        expected.index_add_(0, ids, table.detach()[ids] / len(ids))
+    assert table.grad.layout == torch.strided  # as optimisers want it
+    torch.testing.assert_close(table.grad, expected)
 
 
 def test_gradients_by_finite_differences(table):
     assert torch.autograd.gradcheck(lambda t: rows_of(t, *IDS), table)
-    assert torch.autograd.gradcheck(lambda t: half_mean_squares(t, *IDS), table)
 
 
 # -- the softmax, sliced and whole --
@@ -127,6 +150,29 @@ def test_loss_and_gradient_are_autograds(seed, n_rows, n_columns, scale, bias, b
     made = problem(seed, n_rows, n_columns, scale=scale)
     assert_alike(made, own=True, bias=bias, barred=barred)
     assert_alike(made, own=False, bias=bias, barred=False)
+
+
+@pytest.mark.parametrize("budget", [1, 36, 10**6])
+def test_vectors_in_the_place_of_own_logits(monkeypatch, budget):
+    monkeypatch.setattr(gradients, "_SLICE", budget)
+    rows, columns, _, weights, bias, barred = problem(4, 37, 12)
+    vectors = torch.randn(37, 4, dtype=torch.float64).requires_grad_()
+    expected = by_autograd(
+        rows / 0.3, columns, weights, (rows * vectors).sum(dim=1) / 0.3, bias, barred
+    )
+    ours = shared_softmax(
+        rows, columns, weights, temperature=0.3, own=vectors, bias=bias, barred=barred
+    )
+    torch.testing.assert_close(ours, expected)
+    for factor in (1, 3):
+        for one, other in zip(
+            *(
+                torch.autograd.grad(factor * x, [rows, columns, vectors], retain_graph=True)
+                for x in (ours, expected)
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("budget", [1, 35, 36, 10**6])

@@ -22,13 +22,18 @@ from torch import Tensor
 _SLICE = 2**18
 #: The same on a GPU, where a slice should fill the device.
 _SLICE_ON_GPU = 2**26
+#: The least length by which a row is divided.
+_SHORTEST = 1e-12
 #: In the place of minus infinity: exp() of it is zero, and no difference is NaN.
 _NEVER = -1e30
 
 
-def rows_of(table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
-    """``[table[some] for some in ids]``: ``(m, d)`` rows for each ``(m,)`` ids, with gradient."""
-    rows: tuple[Tensor, ...] = _Rows.apply(table, *ids)  # type: ignore[no-untyped-call]
+def rows_of(table: Tensor, *ids: Tensor, unit: bool = False) -> tuple[Tensor, ...]:
+    """``[table[some] for some in ids]``: ``(m, d)`` rows for each ``(m,)`` ids, with gradient.
+
+    With ``unit`` brought to unit length, as ``F.normalize`` does.
+    """
+    rows: tuple[Tensor, ...] = _Rows.apply(table, unit, *ids)  # type: ignore[no-untyped-call]
     return rows
 
 
@@ -43,70 +48,100 @@ def shared_softmax(
     columns: Tensor,
     weights: Tensor,
     *,
+    temperature: float = 1.0,
     own: Tensor | None = None,
     bias: Tensor | None = None,
     barred: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``Σ_b w_b ( log( e^{o_b} + Σ_n e^{r_b·c_n + β_n} ) - o_b )``, a scalar with gradient.
+    """``Σ_b w_b ( log( e^{o_b} + Σ_n e^{r_b·c_n/τ + β_n} ) - o_b )``, a scalar with gradient.
 
-    ``len(own) * sampled_softmax(own, rows @ columns.T + bias, admissible, weights)``, the softmax
-    of :mod:`cnsdiff.objectives.losses`. Without ``own``: ``Σ_b w_b log Σ_n e^{r_b·c_n + β_n}``.
+    ``len(own) * sampled_softmax(own, rows @ columns.T / τ + bias, admissible, weights)``, the
+    softmax of :mod:`cnsdiff.objectives.losses`. Without ``own``:
+    ``Σ_b w_b log Σ_n e^{r_b·c_n/τ + β_n}``.
 
     Parameters
     ----------
     rows, columns
-        ``(B, d)`` and ``(N, d)``; the temperature is in the rows.
+        ``(B, d)`` and ``(N, d)``.
     weights
         ``(B,)`` how much each row counts, without gradient.
+    temperature
+        ``τ``.
     own
-        ``(B,)`` logits of each row's own, the numerator's.
+        ``(B,)`` logits of each row's own, the numerator's; or ``(B, d)`` vectors ``v`` that make
+        them: ``o_b = r_b·v_b/τ``.
     bias
         ``(N,)`` what is added to a column's logits, without gradient.
     barred
         ``(B,)`` and ``(N,)`` ids: a column does not count in a row of the same id.
     """
-    loss: Tensor = _SharedSoftmax.apply(rows, columns, own, weights, bias, barred)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SharedSoftmax.apply(  # type: ignore[no-untyped-call]
+        rows, columns, own, weights, temperature, bias, barred
+    )
     return loss
 
 
 class _Rows(torch.autograd.Function):
+    """All rows at once: beside a small graph, calls cost more than the rows of a few ids."""
+
     @staticmethod
-    def forward(ctx: Any, table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*ids)
-        ctx.shape = table.shape
+    def forward(ctx: Any, table: Tensor, unit: bool, *ids: Tensor) -> tuple[Tensor, ...]:
+        every = ids[0] if len(ids) == 1 else torch.cat(ids)
+        rows = table.index_select(0, every)
+        units: tuple[Tensor, ...] = ()
+        if unit:
+            lengths = rows.norm(dim=1, keepdim=True).clamp_min_(_SHORTEST)
+            units = rows.div_(lengths), lengths
+        ctx.save_for_backward(every, *units)
+        ctx.shape, ctx.sizes = table.shape, [len(some) for some in ids]
         ctx.set_materialize_grads(False)
-        return tuple(table.index_select(0, some) for some in ids)
+        parts: tuple[Tensor, ...] = torch.split(rows, ctx.sizes)
+        return parts
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        ids = ctx.saved_tensors
-        known = [(some, g) for some, g in zip(ids, gradients, strict=True) if g is not None]
-        nothing = (None,) * len(ids)
-        if not known:
+        every, *units = ctx.saved_tensors
+        nothing = (None,) * (len(gradients) + 1)
+        one = next((g for g in gradients if g is not None), None)
+        if one is None:
             return None, *nothing
-        whole = known[0][1].new_zeros(ctx.shape)
-        for some, gradient in known:
-            whole.index_add_(0, some, gradient)
-        return whole, *nothing
+        gradient, whole = one, one.new_zeros(ctx.shape)
+        if len(gradients) > 1:
+            width = ctx.shape[1]
+            parts = zip(gradients, ctx.sizes, strict=True)
+            gradient = torch.cat([one.new_zeros(n, width) if g is None else g for g, n in parts])
+        if units:
+            # A unit vector moves only at right angles to itself.
+            rows, lengths = units
+            along = (gradient * rows).sum(dim=1, keepdim=True)
+            gradient = torch.addcmul(gradient, rows, along, value=-1).div_(lengths)
+        return whole.index_add_(0, every, gradient), *nothing
 
 
 class _HalfMeanSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, *ids: Tensor) -> Tensor:
-        ctx.save_for_backward(table, *ids)
+        rows = [table.index_select(0, some) for some in ids]
+        ctx.save_for_backward(*ids, *rows)
+        ctx.shape = table.shape
         total = table.new_zeros(())
-        for some in ids:
-            flat = table.index_select(0, some).flatten()
-            total += torch.dot(flat, flat) / (2 * len(some))
+        for row in rows:
+            flat = row.flatten()
+            total += torch.dot(flat, flat) / (2 * len(row))
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        table, *ids = ctx.saved_tensors
-        whole = torch.zeros_like(table)
-        for some in ids:
-            whole.index_add_(0, some, table.index_select(0, some) * (outer[0] / len(some)))
-        return whole, *(None,) * len(ids)
+        n = len(ctx.saved_tensors) // 2
+        ids, rows = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        moved = [row * (outer[0] / len(row)) for row in rows]
+        some, values = (ids[0], moved[0]) if n == 1 else (torch.cat(ids), torch.cat(moved))
+        # A table of zeros but for these rows, and a pass to add it to another, are saved: PyTorch
+        # adds the rows to the gradient that comes from propagation, in place.
+        gradient = torch.sparse_coo_tensor(
+            some.unsqueeze(0), values, ctx.shape, check_invariants=False
+        )
+        return gradient, *(None,) * n
 
 
 class _SharedSoftmax(torch.autograd.Function):
@@ -119,6 +154,7 @@ class _SharedSoftmax(torch.autograd.Function):
         columns: Tensor,
         own: Tensor | None,
         weights: Tensor,
+        temperature: float,
         bias: Tensor | None,
         barred: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
@@ -129,6 +165,7 @@ class _SharedSoftmax(torch.autograd.Function):
                 columns.to(dtype),
                 None if own is None else own.to(dtype),
                 weights.to(dtype),
+                temperature,
                 None if bias is None else bias.to(dtype),
                 barred,
             )
@@ -138,11 +175,13 @@ class _SharedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        # The host of a GPU would wait to learn that the factor is one.
+        alone = outer[0].device.type == "cpu" and outer[0] == 1
         gradients = [
-            None if gradient is None else (outer[0] * gradient).to(dtype)
+            None if gradient is None else (gradient if alone else outer[0] * gradient).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _slices(
@@ -150,6 +189,7 @@ def _slices(
     columns: Tensor,
     own: Tensor | None,
     weights: Tensor,
+    temperature: float,
     bias: Tensor | None,
     barred: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -159,12 +199,14 @@ def _slices(
     bar = None if barred is None else _Bar(*barred)
     by_rows, by_columns = torch.empty_like(rows), torch.zeros_like(columns)
     by_own = None if own is None else torch.empty_like(own)
-    losses = torch.empty_like(weights)
+    loss = weights.new_zeros(())
     buffer = rows.new_empty(size, len(columns))
+    per = 1 / temperature
+    scaled = columns * per
     for begin in range(0, len(rows), size):
         cut = slice(begin, begin + size)
         some, logits = rows[cut], buffer[: len(rows) - begin]
-        torch.mm(some, columns.T, out=logits)
+        torch.mm(some, scaled.T, out=logits)
         if bias is not None:
             logits += bias
         if bar is not None:
@@ -172,19 +214,28 @@ def _slices(
         largest = logits.amax(dim=1)
         shares = torch.softmax(logits, dim=1, out=logits)
         # The largest share is e^{largest} over the sum, and at least 1/N.
-        others = largest - shares.amax(dim=1).log()
+        others = largest - shares.amax(dim=1).log_()
+        torch.mm(shares, scaled, out=by_rows[cut])
         if own is None or by_own is None:
             moved = weights[cut]
-            losses[cut] = weights[cut] * others
+            loss += torch.dot(moved, others)
         else:
-            ahead = others - own[cut]
+            of_own = own[cut]
+            vectors = of_own.ndim == 2
+            ahead = others - ((some * of_own).sum(dim=1) * per if vectors else of_own)
             moved = weights[cut] * torch.sigmoid(ahead)
-            losses[cut] = weights[cut] * torch.nn.functional.softplus(ahead)
-            by_own[cut] = -moved
-        moved = moved.unsqueeze(1)
-        torch.mm(shares, columns, out=by_rows[cut]).mul_(moved)
-        by_columns.addmm_(shares.T, some * moved)
-    return losses.sum(), by_rows, by_columns, by_own
+            loss += torch.dot(weights[cut], torch.nn.functional.softplus(ahead))
+            if vectors:
+                by_rows[cut].sub_(of_own, alpha=per)
+        by_rows[cut].mul_(moved.unsqueeze(1))
+        weighted = some * moved.unsqueeze(1)
+        by_columns.addmm_(shares.T, weighted, alpha=per)
+        if by_own is not None:
+            if by_own.ndim == 2:
+                torch.mul(weighted, -per, out=by_own[cut])
+            else:
+                torch.neg(moved, out=by_own[cut])
+    return loss, by_rows, by_columns, by_own
 
 
 class _Bar:

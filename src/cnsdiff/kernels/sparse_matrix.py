@@ -59,11 +59,12 @@ class SparseMatrix(nn.Module):
 
     def product(self, dense: Tensor, factor: float = 1.0) -> Tensor:
         """``factor · M @ x`` ``(n, d)`` of a table ``(m, d)``, without gradient."""
-        # Sparse products know no half precision on the CPU.
-        with torch.autocast(dense.device.type, enabled=False), torch.no_grad():
+        with torch.no_grad():
+            # Sparse products know no half precision.
             dense = dense.float() if dense.dtype.itemsize < 4 else dense
             if dense.device.type != "cpu":
-                found = self.csr.to(dense.dtype) @ dense
+                with torch.autocast(dense.device.type, enabled=False):
+                    found = self.csr.to(dense.dtype) @ dense
                 return found if factor == 1 else found.mul_(factor)
             dense = dense.detach().contiguous()
             tiles = self._tiles_for(dense.shape[1] * dense.itemsize)
@@ -90,17 +91,25 @@ class _Tile:
         self._indices, self._ends, self._values = (
             csr.col_indices(), csr.crow_indices(), csr.values(),
         )  # fmt: skip
+        #: The values times the last factor that was not 1: every step asks for the same.
+        self._scaled: tuple[float, Tensor] | None = None
 
     def product(self, dense: Tensor, factor: float) -> Tensor:
-        weights = self._values.to(dense.dtype)
         return F.embedding_bag(
             self._indices,
             dense,
             self._ends,
             mode="sum",
-            per_sample_weights=weights if factor == 1 else weights * factor,
+            per_sample_weights=self._weights(factor, dense.dtype),
             include_last_offset=True,
         )
+
+    def _weights(self, factor: float, dtype: torch.dtype) -> Tensor:
+        if factor == 1:
+            return self._values.to(dtype)
+        if self._scaled is None or self._scaled[0] != factor or self._scaled[1].dtype != dtype:
+            self._scaled = factor, self._values.to(dtype) * factor
+        return self._scaled[1]
 
 
 def _tiled(csr: Tensor, n_parts: int) -> list[_Tile]:

@@ -126,25 +126,28 @@ def alignment(
     shares = anchors.new_full((len(anchors),), 1 / len(anchors))
     if row_weights is not None:
         shares, attraction = shares * row_weights, row_weights * attraction
-    return shared_softmax(anchors / temperature, negatives, shares) - attraction.mean()
+    repulsion = shared_softmax(anchors, negatives, shares, temperature=temperature)
+    return repulsion - attraction.mean()
 
 
 def moved_by(share: float, vectors: Tensor) -> Tensor:
     """The same vectors, but with ``share`` of the gradient (equation 5)."""
-    return vectors if share == 1 else share * vectors + (1 - share) * vectors.detach()
+    return vectors if share == 1 else torch.lerp(vectors.detach(), vectors, share)
 
 
 def l2_squared(
     tables: Embeddings, users: Tensor, positives: Tensor, negatives: Tensor | None
 ) -> Tensor:
     """``Σ ‖X‖² / (2m)`` over the rows of users, positives and drawn items, ``m`` ids each."""
-    items, many = tables.items, tables.items.new_zeros(())
-    ids = [positives] if negatives is None else [positives, negatives]
-    if negatives is not None and len(negatives) > len(items):
-        # More than the table has rows: each row counts as often as it was drawn.
-        counts = torch.bincount(ids.pop(), minlength=len(items))
-        many = (counts * items.square().sum(dim=1)).sum() / (2 * len(negatives))
-    return half_mean_squares(tables.users, users) + half_mean_squares(items, *ids) + many
+    items, of_users = tables.items, half_mean_squares(tables.users, users)
+    if negatives is None:
+        return of_users + half_mean_squares(items, positives)
+    if len(negatives) <= len(items):
+        return of_users + half_mean_squares(items, positives, negatives)
+    # More than the table has rows: each row counts as often as it was drawn.
+    counts = torch.bincount(negatives, minlength=len(items))
+    many = (counts * items.square().sum(dim=1)).sum() / (2 * len(negatives))
+    return of_users + half_mean_squares(items, positives) + many
 
 
 def l2_norm(

@@ -209,24 +209,28 @@ class Objective(nn.Module):
         if screen or config.loss != "softmax":
             losses_of_rows = self._by_row(rows, shared, screen)
             return (losses_of_rows if row_weights is None else row_weights * losses_of_rows).mean()
-        positive = rows.positive_scores()
+        beside = shared is None or config.negatives.endswith("+sampler")
+        own = rows.positive_scores() if beside or config.log_q else rows.positives
         if config.log_q:
-            positive = positive - config.log_q * self.log_popularity[own_items]
+            own = own - config.log_q * self.log_popularity[own_items]
         if shared is None:
-            return losses.sampled_softmax(positive, self._logits(rows), None, row_weights)
+            return losses.sampled_softmax(own, self._logits(rows), None, row_weights)
         columns, items = shared
-        weights = torch.ones_like(positive) if row_weights is None else row_weights
-        weights = weights / len(positive)
+        weights = own.new_full((len(own),), 1 / len(own))
+        if row_weights is not None:
+            weights = weights * row_weights
+        loss = None
         # Beside them the sampler's, logits of each row's own, in the same denominator.
-        own, loss = positive, None
-        if config.negatives.endswith("+sampler"):
+        if beside:
+            positive = own
             logits = torch.cat([positive.unsqueeze(1), self._logits(rows)], dim=1)
             own = torch.logsumexp(logits, dim=1)
             loss = (weights * (own - positive)).sum()
         own_softmax = shared_softmax(
-            rows.users / config.temperature,
+            rows.users,
             columns,
             weights,
+            temperature=config.temperature,
             own=own,
             bias=-config.log_q * self.log_popularity[items] if config.log_q else None,
             barred=(own_items, items),
@@ -418,8 +422,7 @@ class _Rows:
         return self._pool
 
     def _take(self, table: Tensor, *ids: Tensor) -> list[Tensor]:
-        rows = rows_of(table, *ids)
-        return [F.normalize(row, dim=-1) for row in rows] if self._to_unit else list(rows)
+        return list(rows_of(table, *ids, unit=self._to_unit))
 
 
 @torch.no_grad()

@@ -152,7 +152,8 @@ class TrainingStep(nn.Module):
             context,
             projected=propagated.projected,
         )
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        first, *others = (term.float() for term in terms.values())
+        loss = sum(others, start=first)
         scalars = {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()}
         if negatives is not None:
             scalars |= negatives.diagnostics
