@@ -12,6 +12,7 @@ Matplotlib (``pip install 'cnsdiff[bench]'``).
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def tables(results: pl.DataFrame, ours: str) -> str:
     for dataset, value, rival, other, gain in cells.select(
         "dataset", "value", "rival", "rival_value", "gain"
     ).iter_rows():
-        row = rows.setdefault(dataset, [dataset, f"{value:.4f}"])
+        row = rows.setdefault(dataset, [dataset, "-" if math.isnan(value) else f"{value:.4f}"])
         row += [f"`{rival}` {other:.4f}" if rival else "-", percent(gain) if rival else "-"]
     ranks = [
         [method, f"{rank:.2f}", n]
