@@ -71,7 +71,6 @@ PARSED = {
     r"cnsdiff quickstart": "takes most of a minute; tests/cli/test_cli_commands.py runs it",
     r"cnsdiff (data fetch|prepare) (ml-100k|yahoo-r3|food|yelp|coat)": "needs the network",
     r".*\b(cuda|yahoo-r3|coat|user\.txt|train\.txt)\b": "needs a GPU or published files",
-    r"cnsdiff (train|evaluate) (food|runs/(random|authors))\b": "needs published files",
 }
 
 #: Languages of blocks that say nothing to a machine, or that the site's build reads.
