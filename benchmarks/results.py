@@ -12,7 +12,6 @@ Matplotlib (``pip install 'cnsdiff[bench]'``).
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cnsdiff.benchmark.headline import ABLATION, ALL, headline
 from cnsdiff.benchmark.plan import materialise, plan
 from cnsdiff.benchmark.statistics import summarise
 from cnsdiff.benchmark.store import Store
+from cnsdiff.display.wording import number, percent
 
 NAMED, DEFAULT = "named", "default"
 METRIC = "ndcg@20"
@@ -106,26 +106,21 @@ def markdown(columns: list[str], rows: list[list[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
-def percent(share: float) -> str:
-    """A gain."""
-    return f"{100 * share:+.1f}%"
-
-
 def tables(results: pl.DataFrame, ours: str) -> str:
     """Gains over the best rivals, over each rival and by dataset, and ranks, under one rule."""
     found = headline(results, ours)
     gains = [
         [
             f"the best {'sampler' if group != ALL else 'of all'} of each cell",
-            f"{percent(mean)} ± {100 * (high - mean):.1f}",
-            *(percent(median), f"{won} of {cells}", seeds),
+            f"{percent(mean, 1, signed=True)} ± {100 * (high - mean):.1f}",
+            *(percent(median, 1, signed=True), f"{won} of {cells}", seeds),
         ]
         for group, mean, high, median, won, cells, seeds in found.gains.select(
             "group", "mean", "high", "median", "n_won", "n_cells", "n_seeds"
         ).iter_rows()
     ]
     duels = [
-        [rival, percent(mean), percent(median), f"{won} of {cells}"]
+        [rival, percent(mean, 1, signed=True), percent(median, 1, signed=True), f"{won} of {cells}"]
         for rival, mean, median, won, cells in found.duels.sort("median")
         .select("rival", "mean", "median", "n_won", "n_cells")
         .iter_rows()
@@ -135,10 +130,13 @@ def tables(results: pl.DataFrame, ours: str) -> str:
     for dataset, value, rival, other, gain in cells.select(
         "dataset", "value", "rival", "rival_value", "gain"
     ).iter_rows():
-        row = rows.setdefault(dataset, [dataset, "-" if math.isnan(value) else f"{value:.4f}"])
-        row += [f"`{rival}` {other:.4f}" if rival else "-", percent(gain) if rival else "-"]
+        row = rows.setdefault(dataset, [dataset, number(value)])
+        row += [
+            f"`{rival}` {number(other)}" if rival else "-",
+            percent(gain, 1, signed=True) if rival else "-",
+        ]
     ranks = [
-        [method, f"{rank:.2f}", n]
+        [method, number(rank, 2), n]
         for method, rank, n in found.ranks.sort("rank").select("method", "rank", "n_cells").rows()
     ]
     return "\n".join(

@@ -16,8 +16,10 @@ def load_script(path: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up
+    sys.path.insert(0, str((ROOT / path).parent))  # as where the script is run
     try:
         spec.loader.exec_module(module)
     finally:
+        del sys.path[0]
         del sys.modules[spec.name]
     return module

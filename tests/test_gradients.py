@@ -76,6 +76,10 @@ def test_the_squares_gradient_joins_the_one_that_propagation_makes(table):
 
 def test_gradients_by_finite_differences(table):
     assert torch.autograd.gradcheck(lambda t: rows_of(t, *IDS), table)
+    # Its gradient is sparse: it can be compared beside a dense one, where there is an outer one.
+    assert torch.autograd.gradcheck(
+        lambda t: half_mean_squares(t, *IDS) + t.sum(), table, check_undefined_grad=False
+    )
 
 
 # -- the softmax, sliced and whole --

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import polars as pl
 import pytest
+from scripts import load_script
 
 from cnsdiff.benchmark.grid import Grid
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        import results
-
-        yield results
-        del sys.modules["results"]
+def script() -> ModuleType:
+    return load_script("benchmarks/results.py")
 
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")

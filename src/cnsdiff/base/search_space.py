@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from cnsdiff.base.settings import Settings
+from cnsdiff.base.settings import Settings, kinds_of
 
 
 class Space(Settings):
@@ -147,17 +145,5 @@ def takes_whole_numbers_only(settings: Settings, key: str) -> bool:
     """Whether a setting (by its dotted key) takes integers, and no other number."""
     *sections, name = key.split(".")
     owner = value_at(settings, ".".join(sections)) if sections else settings
-    kinds = set(_kinds(type(owner).model_fields[name].annotation))
+    kinds = kinds_of(type(owner), name)
     return int in kinds and float not in kinds
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """The plain types that an annotation is made of."""
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _kinds(part)
-    elif origin is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif origin is not Literal:
-        yield annotation

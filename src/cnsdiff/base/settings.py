@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -37,7 +37,7 @@ class Settings(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML's ``true`` is not 1."""
         if isinstance(value, bool) and info.field_name is not None:
-            kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
+            kinds = kinds_of(cls, info.field_name)
             if kinds & {int, float} and bool not in kinds:
                 raise ValueError("must be a number, not true or false")
         return value
@@ -56,15 +56,19 @@ class Settings(BaseModel):
         return value
 
 
+def kinds_of(model: type[BaseModel], name: str) -> set[Any]:
+    """The plain types that a setting is made of."""
+    return set(_kinds(model.model_fields[name].annotation))
+
+
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """What a field may be, of a union each by itself."""
-    inner = get_args(annotation)
-    if get_origin(annotation) is Annotated:
-        yield from _kinds(inner[0])
-    elif get_origin(annotation) in (Union, UnionType):
-        for kind in inner:
-            yield from _kinds(kind)
-    else:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    elif origin is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif origin is not Literal:
         yield annotation
 
 
