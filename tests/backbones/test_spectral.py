@@ -19,6 +19,7 @@ from cnsdiff.backbones.spectral import (
     NEGLIGIBLE,
     TOLERANCE,
     leading_triplets,
+    remembering,
     spectral_tables,
     xavier_tables,
 )
@@ -288,3 +289,55 @@ def test_a_flat_spectrum_is_not_searched_for_ever(monkeypatch):
     assert max(depths) == 16, "four times the four wanted"
     assert (sigma <= exact + 1e-9).all()
     assert sigma.sum() > 0.9 * exact.sum()
+
+
+def test_a_start_found_last_is_not_searched_again(monkeypatch):
+    """The same tables and the same stream afterwards; anything else is searched."""
+    searches = []
+
+    def counted(*arguments):
+        searches.append(arguments)
+        return leading_triplets(*arguments)
+
+    monkeypatch.setattr(spectral, "leading_triplets", counted)
+    first, other = (from_mask(random_mask(30, 20, 0.3, seed)) for seed in range(2))
+    generator = stream()
+    expected = spectral_tables(first, 8, generator)
+    after = torch.rand(3, generator=generator)
+    searches.clear()
+    with remembering():
+        for _ in range(2):
+            generator = stream()
+            tables = spectral_tables(first, 8, generator)
+            assert all(map(torch.equal, tables, expected))
+            assert torch.equal(torch.rand(3, generator=generator), after)
+            for table in tables:  # what training does with them stays with it
+                table.zero_()
+        assert len(searches) == 1
+        for again in (
+            lambda: spectral_tables(first, 7, stream()),
+            lambda: spectral_tables(first, 8, stream(1)),
+            lambda: spectral_tables(other, 8, stream()),
+        ):
+            before = len(searches)
+            again()
+            assert len(searches) == before + 1
+    before = len(searches)
+    assert all(
+        map(torch.equal, spectral_tables(other, 8, stream()), spectral_tables(other, 8, stream()))
+    )
+    assert len(searches) == before + 2
+
+
+def test_the_models_of_a_stack_begin_at_one_start(monkeypatch):
+    searches = []
+
+    def counted(*arguments):
+        searches.append(arguments)
+        return leading_triplets(*arguments)
+
+    monkeypatch.setattr(spectral, "leading_triplets", counted)
+    dataset = ConfoundedWorld(n_users=150, n_items=100, seed=0).dataset()
+    settings = {"epochs": 1, "refit": False}
+    Recommender(preset="default", training=settings).fit(dataset)
+    assert len(searches) == 1

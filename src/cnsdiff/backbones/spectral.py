@@ -7,6 +7,7 @@ it as their inner product, up to scale.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -55,6 +56,25 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+#: By a fingerprint, the tables of the start found last and the generator's state after it.
+_found: ContextVar[dict[bytes, tuple[Tensor, Tensor, Tensor]] | None] = ContextVar(
+    "found", default=None
+)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Within the block, the start that was found last is not searched again.
+
+    The two models of a stack begin alike, and on a large log the search takes minutes.
+    """
+    token = _found.set({})
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
 def xavier_tables(
     positives: Positives, dim: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -76,19 +96,44 @@ def spectral_tables(
     triplet reaches, such as those without positives, where a cosine would have no direction.
     ``generator`` (on the CPU) gives these entries and the start of the iteration.
     """
+    found = _found.get()
+    if found is None:
+        return _search(positives, dim, generator)
+    key = _fingerprint(positives, dim, generator)
+    if key not in found:
+        found.clear()  # not two at once
+        found[key] = *_search(positives, dim, generator), generator.get_state()
+    users, items, state = found[key]
+    generator.set_state(state)
+    return users.clone(), items.clone()
+
+
+def _fingerprint(positives: Positives, dim: int, generator: torch.Generator) -> bytes:
+    """What a start depends on."""
+    matrix, digest = positives.matrix, hashlib.sha256()
+    counts = positives.item_counts.cpu().numpy()
+    for part in (matrix.indptr, matrix.indices, counts, generator.get_state().numpy()):
+        digest.update(np.ascontiguousarray(part).data)
+    digest.update(repr((matrix.shape, dim)).encode())
+    return digest.digest()
+
+
+def _search(positives: Positives, dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     tables = xavier_tables(positives, dim, generator)
     left, sigma, right = leading_triplets(positives.normalised_matrix(), dim, generator)
     rank = len(sigma)
     if rank == 0:
         return tables
-    start = torch.cat(tables)[:, :rank]
-    singular = torch.from_numpy(np.concatenate([left, right]) * np.sqrt(sigma)).float()
-    norms = singular.norm(dim=1, keepdim=True)
+    # One float64 table at a time: on a large log they are the most that training has in memory.
+    scale = np.sqrt(sigma)
+    found = [torch.from_numpy(side * scale).float() for side in (left, right)]
+    norms = torch.cat([side.norm(dim=1) for side in found])
     reached = norms > UNREACHED * norms.mean()
-    factor = start.norm(dim=1, keepdim=True)[reached].mean() / norms[reached].mean()
-    mixed = torch.where(reached, factor * singular, start)
-    users, items = tables
-    users[:, :rank], items[:, :rank] = mixed[: len(users)], mixed[len(users) :]
+    start = torch.cat([table[:, :rank].norm(dim=1) for table in tables])
+    factor = start[reached].mean() / norms[reached].mean()
+    of_tables = torch.split(reached, [len(table) for table in tables])
+    for table, side, rows in zip(tables, found, of_tables, strict=True):
+        table[:, :rank] = torch.where(rows[:, None], side.mul_(factor), table[:, :rank])
     return tables
 
 
@@ -116,11 +161,14 @@ def leading_triplets(
         wide = wide.T.tocsr()
     other = wide.T.tocsr()
     sigma, inner = _leading_eigenpairs(wide, other, min(rank, wide.shape[1]), generator)
-    outer = (wide @ inner) / sigma
+    outer = wide @ inner
+    outer /= sigma
     left, right = (inner, outer) if turned else (outer, inner)
     largest = np.abs(right).argmax(axis=0)
     signs = np.sign(right[largest, np.arange(len(sigma))])
-    return left * signs, sigma, right * signs
+    left *= signs
+    right *= signs
+    return left, sigma, right
 
 
 def _leading_eigenpairs(
@@ -129,14 +177,16 @@ def _leading_eigenpairs(
     """Roots of the largest eigenvalues of ``AᵀA``, falling, and their vectors ``(n, r)``."""
     n = matrix.shape[1]
     width = min(rank, BLOCK)
-    basis: Matrix = np.empty((n, 0))
+    tell, most = _listener.get(), min(n, max(MOST_VECTORS, 4 * rank))
+    room: Matrix = np.empty((n, min(n, most + width)), order="F")  # pages are used as it fills
+    basis = room[:, :0]
     projected: Matrix = np.empty((0, 0))
     block = _orthonormal(_normal(n, width, generator), basis)
-    tell, most = _listener.get(), min(n, max(MOST_VECTORS, 4 * rank))
     for depth in range(1, n + 1):
         width = block.shape[1]
-        basis = np.concatenate([basis, block], axis=1)
-        size = basis.shape[1]
+        size = basis.shape[1] + width
+        room[:, size - width : size] = block
+        basis = room[:, :size]
         if tell is not None:
             tell(min(size, most), most)
         image: Matrix = transpose @ (matrix @ block)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cnsdiff.backbones.base import Embeddings
+from cnsdiff.backbones.spectral import remembering
 from cnsdiff.benchmark.grid import DIAL, REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
@@ -204,6 +205,7 @@ class Fitted:
         )
 
 
+@remembering()
 def fit_model(
     config: Config,
     dataset: Dataset,
@@ -302,7 +304,7 @@ def fit_model(
                     again = Training.of(
                         for_so_long(own, epoch), rehearsal.whole, fabric, select=False
                     )
-                    state = again.trainer.fit(None, reporter)
+                    state = again.fit(reporter)
                     learnt[place, epoch] = again.embeddings(), state.best
                 table, parts = learnt.get((place, epoch), (model.tables[name], {}))
                 tables.append(table)
@@ -346,7 +348,7 @@ def _trained(
         to_come = 0.0 if share is None else pace() * trained / share**2
         return bool(record["validation"]) and passed() + to_come >= due
 
-    state = training.trainer.fit(training.selection, reporter, stop=late)
+    state = training.fit(reporter, stop=late)
     choices, tables = {}, {}
     for name, choice in state.choices.items():
         training.trainer.step.load_state_dict(choice.weights, strict=False)

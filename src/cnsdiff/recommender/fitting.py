@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnsdiff.backbones import BACKBONES, BackboneConfig
 from cnsdiff.backbones.base import Embeddings
-from cnsdiff.backbones.spectral import listening
+from cnsdiff.backbones.spectral import listening, remembering
 from cnsdiff.base.errors import CnsdiffWarning, ConfigError, DataError
 from cnsdiff.base.seeding import torch_generator
 from cnsdiff.base.text import parameter
@@ -40,7 +40,7 @@ from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.stack import Stack, Weights, best_stack, stacked
 from cnsdiff.recommender.warm_start import Rehearsed, WarmStart, begin_at
 from cnsdiff.samplers import SAMPLERS
-from cnsdiff.training.checkpoint import EpochRecord
+from cnsdiff.training.checkpoint import EpochRecord, TrainingState
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.loop import Trainer
 from cnsdiff.training.probe import false_negative_probe
@@ -100,7 +100,7 @@ def fit(
     if run is not None and (run / run_directory.START).exists():
         start = WarmStart.load(run / run_directory.START)
     fabric = make_fabric(config.device, config.precision, config.threads)
-    with joined(fabric.device) as processes, ExitStack() as context:
+    with joined(fabric.device) as processes, remembering(), ExitStack() as context:
         if not processes.first:
             listeners = Listeners()
         if not processes.several:  # the tables may be cut among them, or lie on other machines
@@ -158,9 +158,9 @@ def fit(
         other = second_config(config)
         configs = [config] if other is None else [config, other]
         files = run_directory.CHECKPOINTS
-        trainings = [
-            training_of(place, chosen_on, file=files[place]) for place in range(len(configs))
-        ]
+        trainings = {
+            place: training_of(place, chosen_on, file=files[place]) for place in range(len(configs))
+        }
         for note in trainings[0].notes:
             listeners.note(note)
         if processes.first:
@@ -174,11 +174,10 @@ def fit(
         try:
             # Train, and choose dial or environment, and of two models the weights.
             processes.from_first(lambda: listeners.begin_fit(fit_context))
-            states = [trainings[0].trainer.fit(trainings[0].selection, listeners, stop=stop)]
+            states = [trainings[0].fit(listeners, stop=stop)]
             if other is not None:
                 listeners.note(f"now the second model, {stated.stack.preset}")
-                second = trainings[1]
-                states.append(second.trainer.fit(second.selection, listeners.reporter))
+                states.append(trainings[1].fit(listeners.reporter))
             epochs = [state.stopping["best_epoch"] for state in states]
             history = states[0].history
             rehearsed = None
@@ -191,7 +190,9 @@ def fit(
                     (dataset.n_users, dataset.n_items),
                     float(times.max()),
                 )
-            tables = [training.embeddings() for training in trainings]  # each gives its share
+            tables = [
+                training.embeddings() for training in trainings.values()
+            ]  # each gives its share
             selection = trainings[0].selection
             assert selection is not None
             choice, weights = processes.from_first(
@@ -219,10 +220,11 @@ def fit(
                         f"epoch {best} is best; training on all {len(learnt.split('train')):,} "
                         f"pairs for {part.epochs(best)} epochs"
                     )
+                    del trainings[place]  # its room is needed
                     again = training_of(
                         place, learnt, epochs=part.epochs(best), file=files[2 + place]
                     )
-                    states[place] = again.trainer.fit(None, listeners.reporter)
+                    states[place] = again.fit(listeners.reporter)
                     trainings[place], tables[place] = again, again.embeddings()
             # Put the model together, and write.
             training = trainings[0 if weights[0] else 1]
@@ -349,7 +351,7 @@ def _choose_content(
                 training = training_of(
                     place, on.dataset, epochs=n, file=run_directory.HELD_OUT[place]
                 )
-                training.trainer.fit(None, reporter)
+                training.fit(reporter)
                 again.append(training.embeddings())
             else:
                 again.append(tables)  # is not looked at
@@ -516,6 +518,17 @@ class Training:
             CnsdiffWarning,
             stacklevel=2,
         )
+
+    def fit(
+        self, reporter: Reporter, *, stop: Callable[[EpochRecord], bool] | None = None
+    ) -> TrainingState:
+        """Train as :meth:`~cnsdiff.training.loop.Trainer.fit`; what is chosen of the state is left.
+
+        The optimiser's moments and the last weights are let go: the next training needs the room.
+        """
+        state = self.trainer.fit(self.selection, reporter, stop=stop)
+        state.model, state.optimizer = {}, {}
+        return state
 
     def embeddings(self) -> Embeddings:
         """Gather the current embeddings on the first process."""
