@@ -1,4 +1,4 @@
-"""A grid in few tables and one figure: gains, ranks, and every method beside the best of its set.
+"""A grid in few tables and one figure: every method beside the best of its set, gains and ranks.
 
     python benchmarks/results.py benchmarks/accuracy/all.yaml results/all [--ours exposure]
                                  [--figure FIGURE.svg]
@@ -26,7 +26,7 @@ from cnsdiff.benchmark.headline import ABLATION, ALL, headline
 from cnsdiff.benchmark.plan import materialise, plan
 from cnsdiff.benchmark.statistics import summarise
 from cnsdiff.benchmark.store import Store
-from cnsdiff.display.wording import number, percent
+from cnsdiff.display.wording import NOTHING, SHORT_SPLIT_TITLES, number, percent
 
 NAMED, DEFAULT = "named", "default"
 METRIC = "ndcg@20"
@@ -50,6 +50,39 @@ def by_rule(table: pl.DataFrame, grid: Grid) -> dict[str, pl.DataFrame]:
         rule: table.filter(chosen).with_columns(selection=pl.lit(rule), anticipated=False)
         for rule, chosen in ((NAMED, named), (DEFAULT, by_default))
     }
+
+
+def by_dataset(results: pl.DataFrame, split: str = "test_ood") -> str:
+    """Ours, the published mechanism and the best of the others by dataset, as a table."""
+    shown = [*reversed(_SHOWN)]
+    means = summarise(
+        results.filter(
+            pl.col("group") != ABLATION, pl.col("split") == split, pl.col("metric") == METRIC
+        )
+    )
+    rows: dict[str, list[str]] = {}
+    for (dataset,), there in means.group_by("dataset", maintain_order=True):
+        of_method = {row["method"]: row for row in there.iter_rows(named=True)}
+        best = max(row["mean"] for row in of_method.values())
+
+        def cell(row: dict[str, Any] | None, named: bool = False, best: float = best) -> str:
+            if row is None:
+                return NOTHING
+            text = number(row["mean"])
+            text = f"**{text}**" if row["mean"] == best else text
+            half = row["high"] - row["mean"]
+            text += f" ± {number(half)}" if half == half else ""  # NaN with one seed
+            return f"{text} `{row['method']}`" if named else text
+
+        others = there.filter(pl.col("group") != OURS).sort("mean")
+        samplers = others.filter(group="sampler")
+        rows[str(dataset)] = [
+            str(dataset),
+            *(cell(of_method.get(method)) for method in shown),
+            *(cell(some.row(-1, named=True), named=True) for some in (samplers, others)),
+        ]
+    titles = [f"{SHORT_SPLIT_TITLES[split]} NDCG@20", *shown, "best sampler", "best of all others"]
+    return markdown(titles, list(rows.values()))
 
 
 def shares(results: pl.DataFrame) -> dict[str, dict[str, float]]:
@@ -107,7 +140,7 @@ def markdown(columns: list[str], rows: list[list[Any]]) -> str:
 
 
 def tables(results: pl.DataFrame, ours: str) -> str:
-    """Gains over the best rivals, over each rival and by dataset, and ranks, under one rule."""
+    """Gains over the best rivals and over each rival, and ranks, under one rule."""
     found = headline(results, ours)
     gains = [
         [
@@ -125,16 +158,6 @@ def tables(results: pl.DataFrame, ours: str) -> str:
         .select("rival", "mean", "median", "n_won", "n_cells")
         .iter_rows()
     ]
-    cells = found.cells.filter(metric=METRIC)
-    rows: dict[str, list[Any]] = {}
-    for dataset, value, rival, other, gain in cells.select(
-        "dataset", "value", "rival", "rival_value", "gain"
-    ).iter_rows():
-        row = rows.setdefault(dataset, [dataset, number(value)])
-        row += [
-            f"`{rival}` {number(other)}" if rival else "-",
-            percent(gain, 1, signed=True) if rival else "-",
-        ]
     ranks = [
         [method, number(rank, 2), n]
         for method, rank, n in found.ranks.sort("rank").select("method", "rank", "n_cells").rows()
@@ -142,10 +165,6 @@ def tables(results: pl.DataFrame, ours: str) -> str:
     return "\n".join(
         [
             markdown([f"`{ours}` over", "mean", "median", "cells won", "seeds"], gains),
-            markdown(
-                ["OOD NDCG@20", ours, "best sampler", "gain", "best of all", "gain"],
-                list(rows.values()),
-            ),
             markdown([f"`{ours}` over", "mean", "median", "cells won"], duels),
             markdown(["method", "average rank", "cells"], ranks),
         ]
@@ -163,7 +182,9 @@ def main() -> None:
     datasets = {name: materialise(name, entry, store.data) for name, entry in grid.datasets.items()}
     rules = by_rule(collect(grid, plan(grid, datasets), store).table, grid)
     for rule, results in rules.items():
-        print(f"### The rule `{rule}`\n\n{tables(results, options.ours)}")
+        print(f"### The rule `{rule}`\n")
+        print(by_dataset(results), by_dataset(results, "test_iid"), sep="\n")
+        print(tables(results, options.ours))
     if options.figure:
         write_svg(draw(shares(rules[NAMED])), options.figure)
 
