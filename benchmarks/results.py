@@ -12,6 +12,7 @@ Matplotlib (``pip install 'cnsdiff[bench]'``).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -139,32 +140,45 @@ def markdown(columns: list[str], rows: list[list[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
-def tables(results: pl.DataFrame, ours: str) -> str:
-    """Gains over the best rivals and over each rival, and ranks, under one rule."""
-    found = headline(results, ours)
+def tables(results: pl.DataFrame, ours: str, simulated: Collection[str] = ()) -> str:
+    """Gains over the best rivals and over each rival, and ranks, under one rule.
+
+    Gains stand also without the ``simulated`` datasets. Ranks are of the methods that all datasets
+    have.
+    """
+    scopes = {"all": results}
+    if simulated:
+        scopes["real ones"] = results.filter(~pl.col("dataset").is_in(list(simulated)))
     gains = [
         [
             f"the best {'sampler' if group != ALL else 'of all'} of each cell",
-            f"{percent(mean, 1, signed=True)} ± {100 * (high - mean):.1f}",
+            *(scope, f"{percent(mean, 1, signed=True)} ± {number(100 * (high - mean), 1)}"),
             *(percent(median, 1, signed=True), f"{won} of {cells}", seeds),
         ]
-        for group, mean, high, median, won, cells, seeds in found.gains.select(
-            "group", "mean", "high", "median", "n_won", "n_cells", "n_seeds"
-        ).iter_rows()
+        for scope, some in scopes.items()
+        for group, mean, high, median, won, cells, seeds in headline(some, ours)
+        .gains.select("group", "mean", "high", "median", "n_won", "n_cells", "n_seeds")
+        .iter_rows()
     ]
     duels = [
         [rival, percent(mean, 1, signed=True), percent(median, 1, signed=True), f"{won} of {cells}"]
-        for rival, mean, median, won, cells in found.duels.sort("median")
+        for rival, mean, median, won, cells in headline(results, ours)
+        .duels.sort("median", "rival")
         .select("rival", "mean", "median", "n_won", "n_cells")
         .iter_rows()
     ]
+    of_method = pl.col("dataset").n_unique().over("method")
+    common = results.filter(of_method == results["dataset"].n_unique())
     ranks = [
         [method, number(rank, 2), n]
-        for method, rank, n in found.ranks.sort("rank").select("method", "rank", "n_cells").rows()
+        for method, rank, n in headline(common, ours)
+        .ranks.sort("rank", "method")
+        .select("method", "rank", "n_cells")
+        .iter_rows()
     ]
     return "\n".join(
         [
-            markdown([f"`{ours}` over", "mean", "median", "cells won", "seeds"], gains),
+            markdown([f"`{ours}` over", "sets", "mean", "median", "cells won", "seeds"], gains),
             markdown([f"`{ours}` over", "mean", "median", "cells won"], duels),
             markdown(["method", "average rank", "cells"], ranks),
         ]
@@ -180,11 +194,12 @@ def main() -> None:
     options = parser.parse_args()
     grid, store = read_grid(options.grid), Store(options.out)
     datasets = {name: materialise(name, entry, store.data) for name, entry in grid.datasets.items()}
+    simulated = [name for name, entry in grid.datasets.items() if entry.simulate is not None]
     rules = by_rule(collect(grid, plan(grid, datasets), store).table, grid)
     for rule, results in rules.items():
         print(f"### The rule `{rule}`\n")
         print(by_dataset(results), by_dataset(results, "test_iid"), sep="\n")
-        print(tables(results, options.ours))
+        print(tables(results, options.ours, simulated))
     if options.figure:
         write_svg(draw(shares(rules[NAMED])), options.figure)
 

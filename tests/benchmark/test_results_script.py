@@ -80,9 +80,17 @@ def test_the_default_rule_rehearses_where_there_are_times_and_validates_elsewher
 
 
 def test_tables_have_gains_and_ranks(script: ModuleType) -> None:
-    printed = script.tables(script.by_rule(RESULTS, GRID)["named"], "exposure")
+    more = table(("coat", "ease", "reference", "drift+dial", True, 0.001))
+    results = script.by_rule(pl.concat([RESULTS, more]), GRID)["named"]
+    printed = script.tables(results, "exposure", ["shop"])
+    best = "| the best sampler of each cell"
+    assert f"{best} | all | +37.5% ± - | +37.5% | 4 of 8 | 1 |" in printed
+    assert f"{best} | real ones | -25.0% ± - | -25.0% | 0 of 4 | 1 |" in printed
     assert "| dns | +37.5% | +37.5% | 4 of 8 |" in printed
+    assert "| ease | +2900.0% | +2900.0% | 4 of 4 |" in printed
+    # Ranked are the methods that both datasets have.
     assert "| exposure | 1.50 | 8 |" in printed
+    assert printed.count("ease") == 1
     assert "noise" not in printed
 
 
