@@ -26,6 +26,12 @@ def world():
     return ConfoundedWorld(n_users=60, n_items=50, exposures=20, seed=0).dataset()
 
 
+@pytest.fixture(scope="session")
+def dated():
+    """One whose shift in time can be rehearsed."""
+    return ConfoundedWorld(n_users=150, n_items=100, seed=0).dataset(shift="temporal")
+
+
 @pytest.fixture
 def recommender():
     """Makes one that counts false negatives and hardness too."""

@@ -9,6 +9,7 @@ import socket
 import pytest
 from mlflow import MlflowClient
 
+from cnsdiff import Recommender
 from cnsdiff.base.errors import InputError
 from cnsdiff.recommender.callbacks import without_passwords
 from cnsdiff.recommender.run_directory import history_row
@@ -45,6 +46,17 @@ def assert_same_curves(client: MlflowClient, run_id: str, history) -> None:
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         found = client.get_metric_history(run_id, in_mlflow(name))
         assert sorted((metric.step, metric.value) for metric in found) == points, name
+
+
+def test_an_environment_is_logged_in_place_of_a_dial(dated, store):
+    callback = MLflowCallback(store)
+    model = Recommender("mf", training={"epochs": 1})
+    model.fit(dated, select_on="rehearsal", callbacks=[callback])
+    metrics = MlflowClient(store).get_run(callback.run_id_).data.metrics
+    environment = model.environment_
+    assert environment is not None and "dial" not in metrics
+    for name, coefficient in zip(environment.names, environment.coefficients, strict=True):
+        assert metrics[f"environment/{name}"] == coefficient
 
 
 def test_parameters_curves_tags_and_the_run_itself(world, recommender, tmp_path, store, noting):

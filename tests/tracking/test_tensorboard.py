@@ -8,6 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+from cnsdiff import Recommender
 from cnsdiff.base.errors import InputError, StorageError
 from cnsdiff.recommender.run_directory import history_row, read_manifest
 from cnsdiff.tracking import TensorBoardCallback
@@ -117,3 +118,13 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr("cnsdiff.tracking.tensorboard.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"install 'cnsdiff\[tensorboard\]'"):
         TensorBoardCallback()
+
+
+def test_an_environment_is_told_in_place_of_a_dial(dated, tmp_path):
+    callback = TensorBoardCallback(tmp_path / "curves")
+    model = Recommender("mf", training={"epochs": 1})
+    model.fit(dated, select_on="rehearsal", callbacks=[callback])
+    (folder,) = (tmp_path / "curves").iterdir()
+    told = text(read(folder), "outcome")
+    assert "dial" not in told
+    assert f", environment/count {model.environment_.coefficients[0]:g}, " in told

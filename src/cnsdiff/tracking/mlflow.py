@@ -30,6 +30,7 @@ from cnsdiff.tracking.tracker import (
     epoch_scalars,
     evaluation_scalars,
     read_places,
+    reading_scalars,
     write_place,
 )
 from cnsdiff.training.checkpoint import EpochRecord
@@ -141,8 +142,7 @@ class MLflowCallback(Tracker):
         values = {
             "best_epoch": float(fitted.best_epoch),
             "epochs": float(len(fitted.history)),
-            "dial": fitted.model.dial,
-        }
+        } | reading_scalars(fitted.model)
         best = next(r for r in fitted.history if r["epoch"] == fitted.best_epoch)["validation"]
         values |= {f"best/{name}": value for name, value in best.items()}
         with _patience():

@@ -20,6 +20,7 @@ from cnsdiff.tracking.tracker import (
     epoch_scalars,
     evaluation_scalars,
     read_places,
+    reading_scalars,
     write_place,
 )
 from cnsdiff.training.checkpoint import EpochRecord
@@ -96,9 +97,8 @@ class TensorBoardCallback(Tracker):
 
     def end_fit(self, fitted: Fitted) -> None:
         self._best_epoch = fitted.best_epoch
-        text = (
-            f"best epoch {fitted.best_epoch} of {len(fitted.history)}, dial {fitted.model.dial:g}"
-        )
+        read = (f"{name} {value:g}" for name, value in reading_scalars(fitted.model).items())
+        text = ", ".join([f"best epoch {fitted.best_epoch} of {len(fitted.history)}", *read])
         self._open.add_text("outcome", text, fitted.best_epoch)
         self._close()
 

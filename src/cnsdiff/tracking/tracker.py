@@ -20,6 +20,7 @@ from cnsdiff.recommender.run_directory import TRACKING, history_row
 from cnsdiff.training.checkpoint import EpochRecord
 
 if TYPE_CHECKING:
+    from cnsdiff.recommender.embedding_model import Model
     from cnsdiff.training.selection import EarlyStopping
 
 
@@ -88,6 +89,14 @@ def epoch_scalars(record: EpochRecord) -> dict[str, float]:
     """``train/loss``, ``valid/ndcg@20``, ``seconds`` and so on of an epoch's record."""
     row = history_row(record)
     return {name: float(value) for name, value in row.items() if name != "epoch"}
+
+
+def reading_scalars(model: Model) -> dict[str, float]:
+    """How a model is read: its dial, or what each covariate of its environment adds."""
+    if model.environment is None:
+        return {"dial": model.dial}
+    named = zip(model.environment.names, model.environment.coefficients, strict=True)
+    return {f"environment/{name}": coefficient for name, coefficient in named}
 
 
 def evaluation_scalars(evaluation: Evaluation) -> dict[str, float]:
