@@ -89,7 +89,8 @@ def test_tables_have_gains_and_ranks(script: ModuleType) -> None:
     assert "| dns | +37.5% | +37.5% | 4 of 8 |" in printed
     assert "| ease | +2900.0% | +2900.0% | 4 of 4 |" in printed
     # Ranked are the methods that both datasets have.
-    assert "| exposure | 1.50 | 8 |" in printed
+    assert "| exposure | 1.50 | 8 | 75% coat |" in printed
+    assert "| dns | 1.50 | 8 | 100% coat |" in printed  # of the simulated set it has half
     assert printed.count("ease") == 1
     assert "noise" not in printed
 
