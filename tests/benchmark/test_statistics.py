@@ -280,6 +280,28 @@ def test_headline_by_hand():
     }
 
 
+def test_where_no_cell_has_all_methods_those_that_all_cells_have_are_ranked():
+    rows = [
+        ("a", "ours", "ours", 0.3),
+        ("a", "dns", "sampler", 0.2),
+        ("a", "recent", "reference", 0.4),
+        ("b", "ours", "ours", 0.1),
+        ("b", "dns", "sampler", 0.2),
+        ("b", "ips", "objective", 0.3),
+    ]
+    results = pl.DataFrame(
+        rows, schema=["dataset", "method", "group", "value"], orient="row"
+    ).with_columns(
+        **{"seed": pl.lit(0), "metric": pl.lit("recall@20"), "split": pl.lit("test_ood")},
+        **{"selection": pl.lit("valid"), "anticipated": pl.lit(False)},
+    )
+    found = headline(results, "ours", ["sampler"], metrics=("recall@20",))
+    assert found.ranks.select("method", "rank", "n_cells").rows() == [
+        ("ours", 1.5, 2),
+        ("dns", 1.5, 2),
+    ]
+
+
 def test_headline_of_every_selection():
     found = headline(RESULTS, "ours", ["sampler"])
     assert found.gains["selection"].to_list() == ["valid", "anticipated"]

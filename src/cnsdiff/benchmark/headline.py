@@ -36,7 +36,7 @@ class Headline:
         NaN.
     ranks
         One row per selection and method: group, rank (mean over the cells that all methods
-        have), n_cells.
+        have), n_cells. Where no cell has them all, the methods that all cells have are ranked.
     duels
         As ``gains``, of each rival by itself, in the cells that have both: nobody can know
         beforehand which rival will be best in a cell.
@@ -233,8 +233,15 @@ def _ranks(rows: pl.DataFrame, places: Sequence[tuple[str, str]]) -> list[_Row]:
             "dataset", "metric", "method", "mean"
         ).iter_rows()
     }
-    scores = [[means.get((*place, method), float("nan")) for method in groups] for place in places]
+    scores = np.array(
+        [[means.get((*place, method), float("nan")) for method in groups] for place in places]
+    )
     average = average_ranks(scores)
+    everywhere = np.isfinite(scores).all(axis=0)
+    if not average.n_cells and everywhere.any():  # no cell has them all: those that all cells have
+        average = average_ranks(scores[:, everywhere])
+        kept = [method for method, there in zip(groups, everywhere, strict=True) if there]
+        groups = {method: groups[method] for method in kept}
     return [
         {"method": method, "group": group, "rank": rank, "n_cells": average.n_cells}
         for (method, group), rank in zip(groups.items(), average.ranks.tolist(), strict=True)
