@@ -291,15 +291,21 @@ def test_a_flat_spectrum_is_not_searched_for_ever(monkeypatch):
     assert sigma.sum() > 0.9 * exact.sum()
 
 
-def test_a_start_found_last_is_not_searched_again(monkeypatch):
-    """The same tables and the same stream afterwards; anything else is searched."""
-    searches = []
+@pytest.fixture
+def searches(monkeypatch):
+    """What singular triplets are looked for of, from here on."""
+    asked = []
 
     def counted(*arguments):
-        searches.append(arguments)
+        asked.append(arguments)
         return leading_triplets(*arguments)
 
     monkeypatch.setattr(spectral, "leading_triplets", counted)
+    return asked
+
+
+def test_a_start_found_last_is_not_searched_again(searches):
+    """The same tables and the same stream afterwards; anything else is searched."""
     first, other = (from_mask(random_mask(30, 20, 0.3, seed)) for seed in range(2))
     generator = stream()
     expected = spectral_tables(first, 8, generator)
@@ -329,14 +335,7 @@ def test_a_start_found_last_is_not_searched_again(monkeypatch):
     assert len(searches) == before + 2
 
 
-def test_the_models_of_a_stack_begin_at_one_start(monkeypatch):
-    searches = []
-
-    def counted(*arguments):
-        searches.append(arguments)
-        return leading_triplets(*arguments)
-
-    monkeypatch.setattr(spectral, "leading_triplets", counted)
+def test_the_models_of_a_stack_begin_at_one_start(searches):
     dataset = ConfoundedWorld(n_users=150, n_items=100, seed=0).dataset()
     settings = {"epochs": 1, "refit": False}
     Recommender(preset="default", training=settings).fit(dataset)
