@@ -291,6 +291,20 @@ def test_a_flat_spectrum_is_not_searched_for_ever(monkeypatch):
     assert sigma.sum() > 0.9 * exact.sum()
 
 
+@pytest.mark.parametrize("most", range(16, 36))
+def test_a_search_may_end_between_two_tests_of_convergence(most, monkeypatch):
+    """Whatever the most vectors are, those found are orthonormal and as large as they can be."""
+    matrix = sparse.csr_array(np.random.default_rng(0).normal(size=(120, 90)) / 60)
+    monkeypatch.setattr(spectral, "MOST_VECTORS", most)
+    monkeypatch.setattr(spectral, "BLOCK", 3)
+    left, sigma, right = leading_triplets(matrix, 4, stream())
+    for side in (left, right):
+        assert np.allclose(side.T @ side, np.eye(4), atol=1e-6)
+    exact = np.linalg.svd(matrix.toarray(), compute_uv=False)[:4]
+    assert (sigma <= exact + 1e-9).all()
+    assert sigma.sum() > 0.9 * exact.sum()
+
+
 @pytest.fixture
 def searches(monkeypatch):
     """What singular triplets are looked for of, from here on."""

@@ -178,7 +178,8 @@ def _leading_eigenpairs(
     n = matrix.shape[1]
     width = min(rank, BLOCK)
     tell, most = _listener.get(), min(n, max(MOST_VECTORS, 4 * rank))
-    room: Matrix = np.empty((n, min(n, most + width)), order="F")  # pages are used as it fills
+    # The end is seen at a test of convergence. Memory is taken as the columns fill.
+    room: Matrix = np.empty((n, min(n, most + CHECK_EVERY * width)), order="F")
     basis = room[:, :0]
     projected: Matrix = np.empty((0, 0))
     block = _orthonormal(_normal(n, width, generator), basis)
