@@ -104,11 +104,11 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     config = resolve_config({**settings, "threads": 1})
     fabric = make_fabric("cpu", "32-true", 1)
     first = Training.of(config, rehearsal.dataset, fabric)
-    epoch = first.trainer.fit(first.selection, Reporter()).stopping["best_epoch"]
+    epoch = first.fit(Reporter()).stopping["best_epoch"]
     early = EmbeddingScorer(*first.embeddings())
     again = for_so_long(config, rehearsal.epochs(epoch))
     second = Training.of(again, whole, fabric, select=False)
-    second.trainer.fit(None, Reporter())
+    second.fit(Reporter())
     late = EmbeddingScorer(*second.embeddings())
     sigma = spread(late)
     still = [name for name in now.names if "half-life" not in name]

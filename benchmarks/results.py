@@ -53,14 +53,15 @@ def by_rule(table: pl.DataFrame, grid: Grid) -> dict[str, pl.DataFrame]:
     }
 
 
-def by_dataset(results: pl.DataFrame, split: str = "test_ood") -> str:
+def _means(results: pl.DataFrame, split: str = "test_ood") -> pl.DataFrame:
+    """By dataset and method, the mean NDCG@20 over seeds and its interval; no parts of our own."""
+    return summarise(results.filter(pl.col("group") != ABLATION, split=split, metric=METRIC))
+
+
+def beside_the_best(results: pl.DataFrame, split: str = "test_ood") -> str:
     """Ours, the published mechanism and the best of the others by dataset, as a table."""
     shown = [*reversed(_SHOWN)]
-    means = summarise(
-        results.filter(
-            pl.col("group") != ABLATION, pl.col("split") == split, pl.col("metric") == METRIC
-        )
-    )
+    means = _means(results, split)
     rows: dict[str, list[str]] = {}
     for (dataset,), there in means.group_by("dataset", maintain_order=True):
         of_method = {row["method"]: row for row in there.iter_rows(named=True)}
@@ -88,11 +89,7 @@ def by_dataset(results: pl.DataFrame, split: str = "test_ood") -> str:
 
 def shares(results: pl.DataFrame) -> dict[str, dict[str, float]]:
     """By dataset and method, OOD NDCG@20 over the best one's; the datasets as they come."""
-    means = summarise(
-        results.filter(
-            pl.col("group") != ABLATION, pl.col("split") == "test_ood", pl.col("metric") == METRIC
-        )
-    )
+    means = _means(results)
     by_dataset: dict[str, dict[str, float]] = {}
     for dataset, method, mean in means.select("dataset", "method", "mean").iter_rows():
         by_dataset.setdefault(dataset, {})[method] = mean
@@ -148,22 +145,24 @@ def tables(results: pl.DataFrame, ours: str, simulated: Collection[str] = ()) ->
     left out).
     """
     scopes = {"all": results}
-    if simulated:
-        scopes["real ones"] = results.filter(~pl.col("dataset").is_in(list(simulated)))
+    real = results.filter(~pl.col("dataset").is_in(list(simulated)))
+    if 0 < real.height < results.height:
+        scopes["real ones"] = real
+    found = {scope: headline(some, ours) for scope, some in scopes.items()}
     gains = [
         [
             f"the best {'sampler' if group != ALL else 'of all'} of each cell",
             *(scope, f"{percent(mean, 1, signed=True)} ± {number(100 * (high - mean), 1)}"),
             *(percent(median, 1, signed=True), f"{won} of {cells}", seeds),
         ]
-        for scope, some in scopes.items()
-        for group, mean, high, median, won, cells, seeds in headline(some, ours)
-        .gains.select("group", "mean", "high", "median", "n_won", "n_cells", "n_seeds")
-        .iter_rows()
+        for scope, some in found.items()
+        for group, mean, high, median, won, cells, seeds in some.gains.select(
+            "group", "mean", "high", "median", "n_won", "n_cells", "n_seeds"
+        ).iter_rows()
     ]
     duels = [
         [rival, percent(mean, 1, signed=True), percent(median, 1, signed=True), f"{won} of {cells}"]
-        for rival, mean, median, won, cells in headline(results, ours)
+        for rival, mean, median, won, cells in found["all"]
         .duels.sort("median", "rival")
         .select("rival", "mean", "median", "n_won", "n_cells")
         .iter_rows()
@@ -203,7 +202,7 @@ def main() -> None:
     rules = by_rule(collect(grid, plan(grid, datasets), store).table, grid)
     for rule, results in rules.items():
         print(f"### The rule `{rule}`\n")
-        print(by_dataset(results), by_dataset(results, "test_iid"), sep="\n")
+        print(beside_the_best(results), beside_the_best(results, "test_iid"), sep="\n")
         print(tables(results, options.ours, simulated))
     if options.figure:
         write_svg(draw(shares(rules[NAMED])), options.figure)

@@ -101,7 +101,7 @@ def test_a_table_has_ours_beside_the_best_of_each_dataset(script: ModuleType) ->
         seed=pl.lit(1),
     )
     results = script.by_rule(pl.concat([RESULTS, again.filter(dataset="coat")]), GRID)["named"]
-    _, _, shop, coat = script.by_dataset(results).splitlines()
+    _, _, shop, coat = script.beside_the_best(results).splitlines()
     assert shop == "| shop | **0.4000** | - | - | - | 0.2000 `dns` | 0.2000 `dns` |"
     half = 12.706 * 0.005  # t of one degree of freedom times the deviation over the root of 2
     expected = f"0.0350 ± {half:.4f} | - | - | - | **0.0450** ± {half:.4f} `dns`"
