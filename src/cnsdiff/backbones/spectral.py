@@ -126,13 +126,13 @@ def _search(positives: Positives, dim: int, generator: torch.Generator) -> tuple
         return tables
     # One float64 table at a time: on a large log they are the most that training has in memory.
     scale = np.sqrt(sigma)
-    found = [torch.from_numpy(side * scale).float() for side in (left, right)]
-    norms = torch.cat([side.norm(dim=1) for side in found])
+    sides = [torch.from_numpy(side * scale).float() for side in (left, right)]
+    norms = torch.cat([side.norm(dim=1) for side in sides])
     reached = norms > UNREACHED * norms.mean()
     start = torch.cat([table[:, :rank].norm(dim=1) for table in tables])
     factor = start[reached].mean() / norms[reached].mean()
     of_tables = torch.split(reached, [len(table) for table in tables])
-    for table, side, rows in zip(tables, found, of_tables, strict=True):
+    for table, side, rows in zip(tables, sides, of_tables, strict=True):
         table[:, :rank] = torch.where(rows[:, None], side.mul_(factor), table[:, :rank])
     return tables
 
@@ -200,8 +200,7 @@ def _leading_eigenpairs(
                 projected, lower=False, subset_by_index=(size - rank, size - 1)
             )
             residuals = np.linalg.norm(factor @ vectors[-width:], axis=0)
-            enough = size >= max(MOST_VECTORS, 4 * rank)
-            if size == n or enough or (residuals <= TOLERANCE * values + NEGLIGIBLE**2).all():
+            if size >= most or (residuals <= TOLERANCE * values + NEGLIGIBLE**2).all():
                 break
         # Where the space is exhausted, other directions may hold further copies.
         exhausted = np.abs(np.diag(factor)) < NEGLIGIBLE**2

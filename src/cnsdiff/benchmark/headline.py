@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
@@ -240,8 +241,7 @@ def _ranks(rows: pl.DataFrame, places: Sequence[tuple[str, str]]) -> list[_Row]:
     everywhere = np.isfinite(scores).all(axis=0)
     if not average.n_cells and everywhere.any():  # no cell has them all: those that all cells have
         average = average_ranks(scores[:, everywhere])
-        kept = [method for method, there in zip(groups, everywhere, strict=True) if there]
-        groups = {method: groups[method] for method in kept}
+        groups = dict(compress(groups.items(), everywhere))
     return [
         {"method": method, "group": group, "rank": rank, "n_cells": average.n_cells}
         for (method, group), rank in zip(groups.items(), average.ranks.tolist(), strict=True)

@@ -100,7 +100,7 @@ def fit(
     if run is not None and (run / run_directory.START).exists():
         start = WarmStart.load(run / run_directory.START)
     fabric = make_fabric(config.device, config.precision, config.threads)
-    with joined(fabric.device) as processes, remembering(), ExitStack() as context:
+    with joined(fabric.device) as processes, ExitStack() as context:
         if not processes.first:
             listeners = Listeners()
         if not processes.several:  # the tables may be cut among them, or lie on other machines
@@ -157,6 +157,8 @@ def fit(
 
         other = second_config(config)
         configs = [config] if other is None else [config, other]
+        if other is not None:
+            context.enter_context(remembering())
         files = run_directory.CHECKPOINTS
         trainings = {
             place: training_of(place, chosen_on, file=files[place]) for place in range(len(configs))
@@ -190,9 +192,8 @@ def fit(
                     (dataset.n_users, dataset.n_items),
                     float(times.max()),
                 )
-            tables = [
-                training.embeddings() for training in trainings.values()
-            ]  # each gives its share
+            # Each process gives its share.
+            tables = [training.embeddings() for training in trainings.values()]
             selection = trainings[0].selection
             assert selection is not None
             choice, weights = processes.from_first(

@@ -216,7 +216,7 @@ class Trainer:
                 reporter.epoch(record, best=selection is not None and first_name in improved)
                 if self._told_to_stop(stop, record):
                     break
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)  # their room is needed
         step.load_state_dict(state.best, strict=False)
         step.eval()
         return self.layout.whole(state)
