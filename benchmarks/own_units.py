@@ -45,14 +45,14 @@ class OwnUnits:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
-        self.spreads = _spreads(scorer).clamp(min=1e-12)
+        self.spreads = spreads(scorer).clamp(min=1e-12)
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         scores = self.scorer.score_block(users, start, stop)
         return scores / self.spreads[users.cpu()][:, None].to(scores)
 
 
-def _spreads(scorer: Scorer) -> Tensor:
+def spreads(scorer: Scorer) -> Tensor:
     """``(U,)`` of each user; scores of minus infinity are left out."""
     if isinstance(scorer, EmbeddingScorer):
         items = scorer.item_embeddings.double()
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = grid.model_copy(update={"datasets": own, "seeds": options.seeds})
     options.data.mkdir(parents=True, exist_ok=True)
     paths = {name: materialise(name, entry, options.data) for name, entry in own.items()}
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in own}
+    found: list[dict[str, Any]] = []
     with in_own_units():
         for tests in alike({name: load_dataset(path) for name, path in paths.items()}):
             place = next(iter(tests))
@@ -144,9 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 method = unit.trials[0].method.name
                 for name, values in measured(unit, tests).items():
-                    found[name][method] = values
+                    mean = float(np.mean(values))
+                    found.append({"set": name, "method": method, METRIC: mean, "by seed": values})
                     shown = " ".join(f"{value:.4f}" for value in values)
-                    print(f"{name} {method}: {np.mean(values):.4f} ({shown})", flush=True)
+                    print(f"{name} {method}: {mean:.4f} ({shown})", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
