@@ -217,13 +217,15 @@ def learnt_of(
     def bias_on(dataset: Dataset) -> torch.Tensor | None:
         if own.environment is not None:
             activity = own.environment.activity(dataset.split("train"), dataset.n_items)
-            return own.environment.bias(activity, 1.0)
+            return own.environment.bias(activity)
         return own.dial * exposure_score(dataset) if own.dial else None
 
     features = joint.table("item_features")
     encoder = FeatureEncoder.fit(features[: data.n_items], rank=rank, seed=seed)
     encoded = torch.from_numpy(encoder.vectors(features))
     tables = Embeddings(again.user_embeddings_, again.item_embeddings_)
+    if rehearsed:
+        tables = tables.in_own_units()
     learnt, warm, new = learnt_on(
         part, tables, bias_on(part.dataset), encoded[: part.whole.n_items]
     )

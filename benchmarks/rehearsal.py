@@ -31,7 +31,7 @@ from cnsdiff import Recommender, load_dataset
 from cnsdiff.data import Dataset, Split
 from cnsdiff.environment import HALF_LIVES, Choices, covariates_at, rehearse
 from cnsdiff.environment.covariates import Covariates
-from cnsdiff.environment.environment import SCALES
+from cnsdiff.environment.environment import SCALES, in_own_units
 from cnsdiff.evaluation import EmbeddingScorer, Scorer, evaluate_split
 from cnsdiff.evaluation.dial import FINE, best_reading, exposure_score, readings_at, spread
 from cnsdiff.evaluation.significance import bootstrap_means
@@ -42,34 +42,30 @@ from cnsdiff.training.progress import Reporter
 
 METRIC, KS = "ndcg@20", (20,)
 PLAIN, WHOLE = "valid+dial", "+ all"
-#: A bias per item as a function of the covariates now and of how far the scores spread.
-Bias = Callable[[Covariates, float], torch.Tensor]
+#: A bias per item as a function of the covariates now, for scores in own units.
+Bias = Callable[[Covariates], torch.Tensor]
 
 
 def environments(
     scorer: Scorer, part: Dataset, columns: Sequence[Sequence[str]]
 ) -> list[tuple[float, Bias]]:
     """The value on the valid split of a part, and the bias, of an environment of these columns."""
-    log, valid = part.split("train"), part.split("valid")
+    log, valid, scorer = part.split("train"), part.split("valid"), in_own_units(scorer)
     train = log.csr(part.n_users, part.n_items)
     covariates = covariates_at(log.items, log.timestamps, part.n_items)
     found = []
     for names in columns:
         rows = [covariates.names.index(name) for name in names]
         own = covariates._replace(values=covariates.values[:, rows], names=tuple(names))
-        sigma = spread(scorer)
-        coefficients = Choices(valid, train, own).coefficients(scorer, sigma).numpy()
+        coefficients = Choices(valid, train, own).coefficients(scorer).numpy()
         biases = {
-            scale: torch.from_numpy(scale * sigma * own.values @ coefficients).float()
-            for scale in SCALES
+            scale: torch.from_numpy(scale * own.values @ coefficients).float() for scale in SCALES
         }
         at = readings_at(scorer, biases, valid, train, ks=KS)
         scale, value = best_reading(at, METRIC)
 
-        def bias(
-            now: Covariates, sigma: float, rows: Any = rows, g: Any = scale * coefficients
-        ) -> torch.Tensor:
-            return torch.from_numpy(sigma * now.values[:, rows] @ g).float()
+        def bias(now: Covariates, rows: Any = rows, g: Any = scale * coefficients) -> torch.Tensor:
+            return torch.from_numpy(now.values[:, rows] @ g).float()
 
         found.append((value, bias))
     return found
@@ -96,7 +92,7 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     ((_, recency),) = environments(scorer, dataset, [now.names])
     readings = {
         PLAIN: (scorer, model.dial * model.dial_step),
-        "recency on valid": (scorer, recency(now, spread(scorer))),
+        "recency on valid": (in_own_units(scorer), recency(now)),
     }
     # With one: choose on the early part, then learn everything.
     rehearsal = rehearse(dataset)
@@ -110,7 +106,7 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     second = Training.of(again, whole, fabric, select=False)
     second.fit(Reporter())
     late = EmbeddingScorer(*second.embeddings())
-    sigma = spread(late)
+    late_own = in_own_units(late)
     still = [name for name in now.names if "half-life" not in name]
     one = [
         [*still, *(name for name in now.names if name.endswith(f"half-life {h:g}"))]
@@ -120,9 +116,9 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     ((_, every),) = environments(early, rehearsal.dataset, [now.names])
     readings |= {
         "rehearsal alone": (late, torch.zeros(dataset.n_items)),
-        "+ dial": (late, dial_on(early, rehearsal.dataset) * sigma * exposure_score(whole)),
-        "+ one half-life": (late, best(now, sigma)),
-        WHOLE: (late, every(now, sigma)),
+        "+ dial": (late, dial_on(early, rehearsal.dataset) * spread(late) * exposure_score(whole)),
+        "+ one half-life": (late_own, best(now)),
+        WHOLE: (late_own, every(now)),
     }
     # Judge, on the same lists of what is already had for all.
     train = log.csr(dataset.n_users, dataset.n_items)

@@ -15,7 +15,6 @@ from cnsdiff import ConfoundedWorld
 from cnsdiff.data import Dataset
 from cnsdiff.environment import HALF_LIVES, Choices, Environment, covariates_at
 from cnsdiff.environment.covariates import Covariates
-from cnsdiff.evaluation.dial import spread
 from cnsdiff.simulate import WorldTruth
 
 Floats = NDArray[np.float64]
@@ -78,13 +77,12 @@ def test_the_law_under_the_shift_has_the_coefficient_1(world, scores_hold_the_lo
     laws = np.stack([world.shifted, world.logged], axis=1)
     deviations = laws.std(axis=0)
     scorer = Known(world.taste + scores_hold_the_log * world.logged)
-    sigma = spread(scorer)
     choices = Choices(
         world.dataset.split("test_ood"),
         world.seen,
         Covariates(("shifted", "logged"), laws / deviations),
     )
-    coefficients = sigma * choices.coefficients(scorer, sigma).numpy() / deviations
+    coefficients = choices.coefficients(scorer).numpy() / deviations
     assert coefficients == pytest.approx([1, -1 if scores_hold_the_log else 0], abs=0.1)
 
 
@@ -96,16 +94,15 @@ def test_counts_of_the_past_tell_of_the_environment_to_come(world):
     train, n_items = world.dataset.split("train"), world.dataset.n_items
     covariates = covariates_at(train.items, train.timestamps, n_items)
     scorer = Known(world.taste)
-    sigma = spread(scorer)
     choices = Choices(world.dataset.split("test_ood"), world.seen, covariates)
     environment = Environment(
         names=list(covariates.names),
-        coefficients=choices.coefficients(scorer, sigma).tolist(),
+        coefficients=choices.coefficients(scorer).tolist(),
         half_lives=list(HALF_LIVES),
         span=covariates.span,
         moment=covariates.moment,
     )
-    bias = environment.bias(environment.activity(train, n_items), sigma)
+    bias = environment.bias(environment.activity(train, n_items))
     term = centred(bias.numpy().astype(np.float64))
     if np.corrcoef(world.logged, world.shifted)[0, 1] ** 2 < 0.1:
         # A popularity that was drawn anew has nothing to do with the past.
@@ -115,6 +112,6 @@ def test_counts_of_the_past_tell_of_the_environment_to_come(world):
     # By all covariates better than by the count alone, which is what a dial has.
     count = Covariates(("count",), covariates.values[:, :1])
     alone = Choices(world.dataset.split("test_ood"), world.seen, count)
-    dial = sigma * count.values @ alone.coefficients(scorer, sigma).numpy()
+    dial = count.values @ alone.coefficients(scorer).numpy()
     left, left_by_dial = (np.square(world.shifted - own).mean() for own in (term, centred(dial)))
     assert left < left_by_dial < np.square(world.shifted).mean()

@@ -193,11 +193,26 @@ def test_a_rehearsal_chooses_the_environment_and_then_all_is_fitted(name, data) 
     whole = REFERENCES[name](**options).fit(data.merged())
     log = data.merged().split("train")
     at_the_end = covariates_at(log.items, log.timestamps, data.n_items, span=wanted.span).values
-    expected = whole.score_block(torch.arange(data.n_users), 0, data.n_items).numpy() + spread(
-        whole
-    ) * (at_the_end @ np.array(wanted.coefficients))
-    scores = model.model_.scorer().score_block(torch.arange(data.n_users), 0, data.n_items).numpy()
+    taste = whole.score_block(torch.arange(data.n_users), 0, data.n_items).numpy()
+    own = taste.std(axis=1, keepdims=True, dtype=np.float64)
+    expected = taste / own + at_the_end @ np.array(wanted.coefficients)
+    everyone = torch.arange(data.n_users)
+    scores = model.model_.scorer().score_block(everyone, 0, data.n_items).numpy()
     assert scores == pytest.approx(expected, abs=1e-4)
+    # Pairs, and users with nothing new, are scored alike; a folded-in user has a unit of their own.
+    users, items = np.array([5, 0, 5, 30]), np.array([1, 37, 7, 1])
+    pairs = model.score(data.users.gather(users), data.items.gather(items))
+    assert pairs == pytest.approx(expected[users, items], abs=1e-4)
+    nothing = csr_array((data.n_users, data.n_items), dtype=np.float32)
+    folded = model.model_.fold_in(np.arange(data.n_users), nothing)
+    assert folded.score_block(everyone, 0, data.n_items).numpy() == pytest.approx(
+        taste / own, abs=1e-4
+    )
+    every = csr_array(np.ones((data.n_users, data.n_items), dtype=np.float32))
+    every[:, 3:] = 0
+    changed = model.model_.fold_in(np.arange(data.n_users), csr_array(every))
+    unit = changed.score_block(everyone, 0, data.n_items).numpy().std(axis=1)
+    assert unit == pytest.approx(1, abs=1e-4)
 
 
 def test_a_rehearsal_chooses_the_half_life(data) -> None:
@@ -450,15 +465,19 @@ def test_a_trained_run_without_its_sampler_is_damaged(data, tmp_path) -> None:
 # --- the scorer
 
 
+@pytest.mark.parametrize("own_units", [False, True])
 @pytest.mark.parametrize("density", [0.05, 0.9])
-def test_blocks_of_items_are_those_of_the_product(density) -> None:
+def test_blocks_of_items_are_those_of_the_product(density, own_units) -> None:
     rng = np.random.default_rng(0)
     histories = csr_array((rng.random((6, 30)) < 0.4).astype(np.float32))
     weights = (rng.random((30, 30)) * (rng.random((30, 30)) < density)).astype(np.float32)
     bias = torch.from_numpy(rng.random(30).astype(np.float32))
-    expected = histories.toarray() @ weights + bias.numpy()
+    sums = histories.toarray() @ weights
+    if own_units:
+        sums /= sums.std(axis=1, keepdims=True)
+    expected = sums + bias.numpy()
     for form in (torch.from_numpy(weights), csr_array(weights)):
-        scorer = ItemItemScorer(histories, form, bias)
+        scorer = ItemItemScorer(histories, form, bias, own_units=own_units)
         for users, start, stop in (([0, 5, 0], 0, 30), ([3], 7, 8), (range(6), 11, 30)):
             block = scorer.score_block(torch.tensor(list(users)), start, stop)
             assert block.numpy() == pytest.approx(expected[list(users), start:stop], abs=1e-5)
@@ -490,6 +509,29 @@ def test_exported_weights_give_the_scores(name, data, runs, tmp_path) -> None:
     assert files["seen"].height == model.model_.left_out().nnz
     with pytest.raises(InputError, match="has no embeddings; export to parquet"):
         to_numpy(model, tmp_path / "vectors")
+
+
+@pytest.mark.parametrize("name", ITEM_ITEM)
+def test_weights_of_a_rehearsed_model_say_how_they_make_a_score(name, data, tmp_path) -> None:
+    model = Recommender(name, backbone_options=SETTINGS[name][0]).fit(data, select_on="rehearsal")
+    manifest = to_parquet(model, tmp_path / "out")
+    assert "divided by its standard deviation over all items" in manifest["score"]
+    files = {f.stem: pl.read_parquet(f) for f in (tmp_path / "out").glob("*.parquet")}
+    sums = (
+        files["train"]
+        .join(files["weights"], on="item")
+        .group_by("user", "similar")
+        .agg(pl.col("weight").sum())
+    )
+    # Over all items: those that none of a user's items gives anything to have 0.
+    every = files["train"].select("user").unique().join(files["items"], how="cross")
+    table = every.join(sums, left_on=["user", "id"], right_on=["user", "similar"], how="left")
+    scores = table.with_columns(pl.col("weight").fill_null(0.0)).with_columns(
+        score=pl.col("weight") / pl.col("weight").std(ddof=0).over("user") + pl.col("bias")
+    )
+    assert scores["score"].to_numpy() == pytest.approx(
+        model.score(scores["user"], scores["id"]), abs=1e-4
+    )
 
 
 def test_the_command_line(data, tmp_path, cli, monkeypatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -32,6 +32,11 @@ class Embeddings(NamedTuple):
         covariance = centred.T @ centred / len(items)
         deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
         return torch.where(deviations > 1e-12, deviations, 1.0)
+
+    def in_own_units(self) -> Self:
+        """The same with each user's scores divided by their ``σ_u``: no list changes."""
+        deviations = self.deviations()[:, None].to(self.users.dtype)
+        return self._replace(users=self.users / deviations)
 
 
 class BackboneConfig(Settings):

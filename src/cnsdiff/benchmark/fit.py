@@ -28,8 +28,9 @@ from cnsdiff.backbones.spectral import remembering
 from cnsdiff.benchmark.grid import DIAL, REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
+from cnsdiff.environment.environment import OwnUnits, in_own_units
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
-from cnsdiff.evaluation.dial import Dialled, spread
+from cnsdiff.evaluation.dial import Dialled
 from cnsdiff.recommender.callbacks import Listeners
 from cnsdiff.recommender.closed_form import served
 from cnsdiff.recommender.config import Config, EvaluationConfig, second_config
@@ -175,7 +176,9 @@ class Fitted:
         stated = config.model_copy(
             update={"training": training, "evaluation": EvaluationConfig(ks=tuple(ks))}
         )
-        scorer = choice.scorer.scorer if isinstance(choice.scorer, Dialled) else choice.scorer
+        scorer = choice.scorer
+        while isinstance(scorer, Dialled | OwnUnits):
+            scorer = scorer.scorer
         assert isinstance(scorer, Reference | EmbeddingScorer)
         history = choice.history
         if isinstance(scorer, Reference):  # whose solution counts as its one epoch
@@ -495,8 +498,8 @@ def _learn_all(
         choice.environment = environment
         if environment is not None:
             activity = environment.activity(whole.split("train"), whole.n_items)
-            bias = environment.bias(activity, spread(choice.scorer))
-            choice.scorer = Dialled(choice.scorer, bias, 1.0, sigma=1.0)
+            own = in_own_units(choice.scorer)
+            choice.scorer = Dialled(own, environment.bias(activity), 1.0, sigma=1.0)
 
 
 def _place_dials(

@@ -219,6 +219,7 @@ class Task:
             # Left out where they are not set: keys stay as they were.
             **({"people": self.people} if self.people else {}),
             **({"cpu_seconds": self.cpu_seconds} if self.cpu_seconds is not None else {}),
+            **({"environment": "own units"} if rehearses(self.selections) else {}),
         }
         return f"{self.dataset}.{self.method.name}.{self.kind}.{digest(parts)}"
 

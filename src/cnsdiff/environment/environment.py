@@ -4,13 +4,14 @@ A model trained on a log scores taste and the log's environment together. Under 
 a few things that change quickly should count for more or less: how often, how lately and since
 when an item was seen::
 
-    s_e(u, i) = s(u, i) + κ σ_s Σ_k (g_k / a) x_k(i, t)
+    s_e(u, i) = s(u, i) / σ_u + κ Σ_k (g_k / a) x_k(i, t)
 
 ``x_k(i, t)`` are the covariates at the moment ``t``. The coefficients ``g`` and that of the scores,
 ``a``, are those of a conditional logit: of each held-out pair, the item was chosen among
 alternatives drawn uniformly. ``κ`` is chosen by a ranking metric, as the logit fits all ranks and
-the metric counts the first. ``σ_s`` is how far a user's scores spread. The dial of equation (22) is
-the case of one covariate.
+the metric counts the first. ``σ_u`` is how far the user's scores spread over the items. Of cosines
+it is much the same for all; of inner products and sums of weights it is not, and what is added in
+units of a mean would drown the taste of some users and not reach others.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.seeding import numpy_generator
 from cnsdiff.base.settings import Record
 from cnsdiff.data import Split
 from cnsdiff.environment.activity import Activity
 from cnsdiff.environment.conditional_logit import fit_conditional_logit
 from cnsdiff.environment.covariates import Covariates
-from cnsdiff.evaluation.ranking import Scorer
+from cnsdiff.evaluation.dial import deviations
+from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer
 
 #: Alternatives of each held-out pair, and pairs that tell the coefficients; more change little.
 ALTERNATIVES, CHOICES = 150, 4000
@@ -44,7 +47,7 @@ class Environment(Record):
     names: list[str]
     """Of the covariates."""
     coefficients: list[float]
-    """``κ g_k / a``, what a unit of each covariate adds to a score, in units of ``σ_s``."""
+    """``κ g_k / a``, what a unit of each covariate adds to a score over ``σ_u``."""
     half_lives: list[float]
     """As shares of the span."""
     span: float
@@ -59,7 +62,7 @@ class Environment(Record):
             log.items, log.timestamps, n_items, half_lives=self.half_lives, span=self.span
         )
 
-    def bias(self, activity: Activity, sigma: float) -> Tensor:
+    def bias(self, activity: Activity, sigma: float = 1.0) -> Tensor:
         """``(I,)`` float32 what is added to the scores of a model at a moment.
 
         Parameters
@@ -67,12 +70,44 @@ class Environment(Record):
         activity
             All interactions until then.
         sigma
-            ``σ_s`` of the model.
+            The unit of the scores: 1 of a scorer :func:`in_own_units`.
         """
         covariates = Covariates.of(activity)
         assert list(covariates.names) == self.names
         step = covariates.values @ np.array(self.coefficients)
         return torch.from_numpy(sigma * step).float()
+
+
+class OwnUnits:
+    """A scorer read in units of each user's own spread; see :func:`in_own_units`."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
+        self._units = torch.full((self.n_users,), torch.nan, dtype=torch.float64)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self.scorer, "device", None) or "cpu")
+
+    def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
+        scores = self.scorer.score_block(users, start, stop)
+        rows = users.cpu()
+        new = rows[self._units[rows].isnan()]
+        if len(new):
+            found = deviations(self.scorer, new.to(users.device)).cpu()
+            self._units[new] = torch.where(found > 1e-12, found, 1.0)
+        return scores / self._units[rows][:, None].to(scores)
+
+
+def in_own_units(scorer: Scorer) -> Scorer:
+    """A scorer whose scores spread alike for each user: over the items with a deviation of 1.
+
+    That changes no list; what is added to the scores then counts alike for all users.
+    """
+    if isinstance(scorer, EmbeddingScorer) and scorer.item_bias is None:
+        tables = Embeddings(scorer.user_embeddings, scorer.item_embeddings)
+        return EmbeddingScorer(*tables.in_own_units())
+    return scorer if isinstance(scorer, OwnUnits) else OwnUnits(scorer)
 
 
 def known_shift(
@@ -126,13 +161,13 @@ class Choices:
         self._features = torch.zeros((*items.shape, 1 + columns.shape[1]), dtype=torch.float64)
         self._features[:, :, 1:] = columns[self.items]
 
-    def coefficients(self, scorer: Scorer, sigma: float, *, at_most: int = CHOICES) -> Tensor:
-        """``g / a (K,)``: of the covariates, in units of that of the scores over ``sigma``.
+    def coefficients(self, scorer: Scorer, *, at_most: int = CHOICES) -> Tensor:
+        """``g / a (K,)``: what a unit of each covariate adds to a score.
 
         Fitted to about ``at_most`` of the choices, evenly spaced.
         """
         some = slice(None, None, max(1, len(self.users) // at_most))
-        scores = self._scores(scorer, some).double() / max(sigma, 1e-12)
+        scores = self._scores(scorer, some).double()
         available = self.available[some] & scores.isfinite()
         features = self._features[some]
         features[:, :, 0] = scores.masked_fill(~available, 0.0)

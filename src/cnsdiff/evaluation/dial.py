@@ -93,7 +93,15 @@ def spread(scorer: Scorer) -> float:
     """
     n = min(_SPREAD_USERS, scorer.n_users)
     users = torch.linspace(0, scorer.n_users - 1, n, dtype=torch.float64).round().long()
-    deviations = []
+    return float(deviations(scorer, users).mean())
+
+
+def deviations(scorer: Scorer, users: Tensor) -> Tensor:
+    """``(n,)`` float64 ``σ_u``: the standard deviation over the items of the scores of users.
+
+    Scores of minus infinity are left out.
+    """
+    found = []
     with torch.no_grad():
         for batch in torch.split(users, _SPREAD_BATCH):
             scores = scorer.score_block(batch, 0, scorer.n_items).double()
@@ -101,8 +109,8 @@ def spread(scorer: Scorer) -> float:
             count = known.sum(dim=1).clamp(min=1)
             mean = torch.where(known, scores, 0.0).sum(dim=1) / count
             squares = torch.where(known, scores - mean[:, None], 0.0).square()
-            deviations.append((squares.sum(dim=1) / count).sqrt())
-    return float(torch.cat(deviations).mean())
+            found.append((squares.sum(dim=1) / count).sqrt())
+    return torch.cat(found)
 
 
 def dial_bias(dial_step: Tensor, gamma: float) -> Tensor:

@@ -18,6 +18,11 @@ from cnsdiff.recommender.run_directory import config_fingerprint
 if TYPE_CHECKING:
     from cnsdiff.recommender.recommender import Recommender
 
+_SCORE = "sum of the weights of a user's items, and the item's bias"
+_OF_OWN_UNITS = (
+    "sum of the weights of a user's items, divided by its standard deviation over all items, and "
+    "the item's bias"
+)
 #: Weights written at a time.
 _BLOCK = 2**22
 
@@ -49,7 +54,9 @@ def item_weights_to_parquet(
     ``weights.parquet`` has ``item``, ``similar`` and ``weight``: what having ``item`` adds to the
     score of ``similar``, where that is not 0. ``items.parquet`` has ``id`` and ``bias``, which is
     added to every user's score; ``train.parquet`` has ``user`` and ``item``, the histories that
-    recommendations are made of, and ``seen.parquet`` the pairs that they leave out.
+    recommendations are made of, and ``seen.parquet`` the pairs that they leave out. ``score`` of
+    the manifest says how they make a score: of a model with an environment, a user's sums are
+    divided by their standard deviation over all items before the bias is added.
 
     Parameters and errors as of :func:`~cnsdiff.export.to_parquet`.
     """
@@ -90,7 +97,7 @@ def item_weights_to_parquet(
 
     facts = {
         "export": "item-weights",
-        "score": "sum of the weights of a user's items, and the item's bias",
+        "score": _OF_OWN_UNITS if served.in_own_units else _SCORE,
         "dial": model.dial_ if dial is None else dial,
         **({} if environment is None else {"environment": environment.model_dump()}),
         "n_users": len(model.users_),

@@ -27,7 +27,7 @@ from cnsdiff.kernels.memory import shortage_told
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
+from cnsdiff.recommender.embedding_model import OWN_UNITS, EmbeddingModel, ItemItemModel, Model
 from cnsdiff.recommender.fitting import CONFIGURED, decided, seen_of
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
@@ -180,16 +180,20 @@ def served(
         solution = Embeddings(scorer.user_embeddings, scorer.item_embeddings)
     model: Callable[..., Model]
     if isinstance(solution, tuple):
-        users, items = (table.float().cpu() for table in solution)
+        tables = solution if environment is None else solution.in_own_units()
+        users, items = (table.float().cpu() for table in tables)
         model = partial(EmbeddingModel, user_embeddings=users, item_embeddings=items)
     else:
         weights = solution.cpu() if isinstance(solution, Tensor) else solution
         model = partial(ItemItemModel, weights=weights)
-    train, sigma = learnt.split("train"), spread(scorer)
+    train = learnt.split("train")
     activity = bias = None
-    if environment is not None:
+    if environment is None:
+        sigma = spread(scorer)
+    else:
+        sigma = OWN_UNITS
         activity = environment.activity(train, learnt.n_items)
-        bias = environment.bias(activity, sigma)
+        bias = environment.bias(activity)
     return model(
         users=learnt.users,
         items=learnt.items,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
+from cnsdiff.backbones.base import Embeddings
 from cnsdiff.base.errors import CnsdiffWarning, InputError
 from cnsdiff.base.text import parameter
 from cnsdiff.content.model import Content, ContentChoice
@@ -36,10 +37,12 @@ from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.ranking import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
 from cnsdiff.recommender.fold_in import HistoryMap, grown, joined
-from cnsdiff.references.item_item import ItemItemScorer, ItemWeights
+from cnsdiff.references.item_item import ItemItemScorer, ItemWeights, item_item_units
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
+#: A spread of 1, of scores that each user has in units of their own.
+OWN_UNITS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,8 @@ class Model:
         What the training data, and what came since, tell of each item until that end: what the
         environment is computed of. ``None`` without an environment.
     sigma
-        ``σ_s``, in which the environment's coefficients are. Where it is ``None``, the run is from
-        before it was kept.
+        What the environment's coefficients are in units of: :data:`OWN_UNITS`, or in an older run
+        ``σ_s``, a mean over users. Where it is ``None``, the run is from before it was kept.
     content_choice
         What was chosen of content, if features were to be learnt from.
     content
@@ -219,6 +222,11 @@ class Model:
     def trained_on(self) -> csr_array:
         """``(U, I)`` the pairs of :attr:`train` without those added since."""
         return self.train if self.since is None else self.train - self.since
+
+    @property
+    def in_own_units(self) -> bool:
+        """Whether each user's scores are in units of their own spread, so that a bias is."""
+        return self.environment is not None and self.sigma == OWN_UNITS
 
     def _bias(self, dial: float | None) -> Tensor | None:
         gamma = self.dial if dial is None else dial
@@ -568,6 +576,13 @@ class EmbeddingModel(Model):
             return self.history_map
         return HistoryMap.fit(self.user_embeddings, self.item_embeddings, self.train)
 
+    def _folded(self, histories: csr_array) -> Tensor:
+        """``(n, d)`` vectors for whole histories ``(n, I)``."""
+        vectors = self._fitted_map(histories, self.item_embeddings)
+        if self.in_own_units:
+            vectors = Embeddings(vectors, self.item_embeddings).in_own_units().users
+        return vectors
+
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> EmbeddingScorer:
         """See :meth:`Model.fold_in`; an unknown user without a history has a vector of zeros."""
         before = rows_of(self.train, users)
@@ -576,8 +591,7 @@ class EmbeddingModel(Model):
         known = torch.from_numpy(users >= 0)
         vectors[known] = self.user_embeddings[torch.from_numpy(users)[known]]
         changed = grown(before, history)
-        folded = self._fitted_map(history[changed], self.item_embeddings)
-        vectors[torch.from_numpy(changed)] = folded
+        vectors[torch.from_numpy(changed)] = self._folded(history[changed])
         return EmbeddingScorer(vectors, self.item_embeddings)
 
     def with_interactions(self, users: pl.Series, items: pl.Series) -> Self:
@@ -586,8 +600,7 @@ class EmbeddingModel(Model):
         n_new = len(after.users) - len(self.users)
         vectors = torch.nn.functional.pad(self.user_embeddings, (0, 0, 0, n_new))
         changed = grown(_taller(self.train, len(vectors)), after.train)
-        folded = self._fitted_map(after.train[changed], self.item_embeddings)
-        vectors[torch.from_numpy(changed)] = folded
+        vectors[torch.from_numpy(changed)] = self._folded(after.train[changed])
         return replace(after, user_embeddings=vectors, history_map=self._fitted_map)
 
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> EmbeddingScorer:
@@ -628,7 +641,7 @@ class ItemItemModel(Model):
         if isinstance(weights, Tensor):
             weights = weights.to(device)
             bias = None if bias is None else bias.to(device)
-        return ItemItemScorer(self.train, weights, bias)
+        return ItemItemScorer(self.train, weights, bias, own_units=self.in_own_units)
 
     def _scored(
         self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
@@ -644,10 +657,12 @@ class ItemItemModel(Model):
 
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:
         """See :meth:`Model.fold_in`; exact."""
-        return ItemItemScorer(joined(rows_of(self.train, users), since), self.weights)
+        histories = joined(rows_of(self.train, users), since)
+        return ItemItemScorer(histories, self.weights, own_units=self.in_own_units)
 
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
-        return ItemItemScorer(self.train[numbers], self.weights, bias)
+        own = self.in_own_units
+        return ItemItemScorer(self.train[numbers], self.weights, bias, own_units=own)
 
     def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
         shape = len(numbers), len(self.items)
@@ -658,8 +673,11 @@ class ItemItemModel(Model):
         histories = self.train[users]
         pair = np.repeat(np.arange(len(users)), np.diff(histories.indptr))
         given = self.weights[histories.indices, items[pair]]
-        scores = np.bincount(pair, np.asarray(given), len(users))
-        return torch.from_numpy(scores.astype(np.float32))
+        scores = torch.from_numpy(np.bincount(pair, np.asarray(given), len(users)))
+        if self.in_own_units:
+            each, place = np.unique(users, return_inverse=True)
+            scores /= item_item_units(self.train[each], self.weights)[place]
+        return scores.float()
 
 
 def _wider(pairs: csr_array, n_items: int) -> csr_array:

@@ -35,7 +35,7 @@ from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config, second_config
-from cnsdiff.recommender.embedding_model import EmbeddingModel
+from cnsdiff.recommender.embedding_model import OWN_UNITS, EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.stack import Stack, Weights, best_stack, stacked
 from cnsdiff.recommender.warm_start import Rehearsed, WarmStart, begin_at
@@ -207,7 +207,8 @@ def fit(
             content_choice = None
             if encoded is not None:
                 content_choice = _choose_content(
-                    config, dataset, part, encoded[1], stacked(tables, weights), choice,
+                    config, dataset, part, encoded[1],
+                    _in_units_of(choice, stacked(tables, weights)), choice,
                     training_of, epochs, weights, listeners.reporter,
                 )  # fmt: skip
             # Train on everything.
@@ -231,15 +232,17 @@ def fit(
             training = trainings[0 if weights[0] else 1]
             if training.sharded and not processes.first:
                 return  # what it has is no model
-            embeddings, content = stacked(tables, weights), None
-            sigma = spread(EmbeddingScorer(*embeddings))
+            embeddings, content = _in_units_of(choice, stacked(tables, weights)), None
+            sigma = OWN_UNITS
+            if choice.environment is None:
+                sigma = spread(EmbeddingScorer(*embeddings))
             if content_choice is not None and content_choice.used:
                 assert encoded is not None
                 listeners.note("learning from the features of all items")
                 content, embeddings = _learn_content(
                     content_choice, *encoded, learnt, embeddings, config.seed
                 )
-                sigma = 1.0  # scores are in units of it
+                sigma = OWN_UNITS
             bias, activity = None, None
             if learnt is dataset and isinstance(selection, Selection):  # it has counted already
                 score = selection.exposure_score
@@ -251,7 +254,7 @@ def fit(
                 bias = known_shift(counts, target_counts(dataset), temperature, exponent)
             if choice.environment is not None:
                 activity = choice.environment.activity(learnt.split("train"), dataset.n_items)
-                bias = choice.environment.bias(activity, sigma)
+                bias = choice.environment.bias(activity)
             model = EmbeddingModel(
                 users=dataset.users,
                 items=dataset.items,
@@ -356,7 +359,7 @@ def _choose_content(
                 again.append(training.embeddings())
             else:
                 again.append(tables)  # is not looked at
-        tables = stacked(again, weights)
+        tables = _in_units_of(choice, stacked(again, weights))
         learnt, warm, new = learnt_on(on, tables, _bias_on(on.dataset, choice), features)
         if dataset.scenario != "new-items":
             # As many pairs of a new item as of another, where nothing says that there are more.
@@ -378,11 +381,16 @@ def _choose_content(
     return chosen
 
 
+def _in_units_of(choice: Choice, tables: Embeddings) -> Embeddings:
+    """Embeddings whose scores are in the units of what was chosen to be added to them."""
+    return tables if choice.environment is None else tables.in_own_units()
+
+
 def _bias_on(dataset: Dataset, choice: Choice) -> Tensor | None:
     """``(I,)`` what was chosen adds to the scores of a part, in units of their spread."""
     if choice.environment is not None:
         activity = choice.environment.activity(dataset.split("train"), dataset.n_items)
-        return choice.environment.bias(activity, 1.0)
+        return choice.environment.bias(activity)
     return dial_bias(exposure_score(dataset), choice.dial) if choice.dial else None
 
 

@@ -38,6 +38,8 @@ class ItemItemScorer:
         ``(I,)`` added to every user's scores, on the device of the weights.
     only_nonzero
         Whether a score of exactly zero means "never recommend".
+    own_units
+        Whether scores are divided by how far each user's spread over the items, before the bias.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class ItemItemScorer:
         item_bias: Tensor | None = None,
         *,
         only_nonzero: bool = False,
+        own_units: bool = False,
     ) -> None:
         self.histories, self.weights, self.item_bias = histories, weights, item_bias
-        self.only_nonzero = only_nonzero
+        self.only_nonzero, self.own_units = only_nonzero, own_units
         self.n_users, self.n_items = histories.shape
 
     @property
@@ -62,9 +65,27 @@ class ItemItemScorer:
             scores = _dense_scores(histories, self.weights)[:, start:stop]
         else:
             scores = _sparse_scores(histories, self.weights, start, stop)
+        if self.own_units:
+            scores = scores / item_item_units(histories, self.weights)[:, None].to(scores)
         if self.only_nonzero:
             scores = scores.masked_fill(scores == 0, -torch.inf)
         return scores if self.item_bias is None else scores + self.item_bias[start:stop]
+
+
+def item_item_units(histories: csr_array, weights: ItemWeights) -> Tensor:
+    """``(B,)`` float64 ``σ_u``: the standard deviation over the items of the users' scores.
+
+    A user whose scores are all alike has 1.
+    """
+    if isinstance(weights, Tensor):
+        found = _dense_scores(histories, weights).double().std(dim=1, correction=0).cpu()
+    else:
+        scores = histories.astype(np.float64) @ weights
+        n_items = weights.shape[1]
+        mean = np.asarray(scores.sum(axis=1)) / n_items
+        squares = np.asarray(scores.multiply(scores).sum(axis=1)) / n_items
+        found = torch.from_numpy(np.sqrt(np.maximum(squares - mean**2, 0)))
+    return torch.where(found > 1e-12, found, 1.0)
 
 
 def _dense_scores(histories: csr_array, weights: Tensor) -> Tensor:
