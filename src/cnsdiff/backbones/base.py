@@ -21,21 +21,28 @@ class Embeddings(NamedTuple):
     users: Tensor
     items: Tensor
 
-    def deviations(self) -> Tensor:
+    def covariance(self) -> Tensor:
+        """``C (d, d)`` float64 of the item embeddings."""
+        items = self.items.double()
+        centred = items - items.mean(dim=0)
+        return centred.T @ centred / len(items)
+
+    def deviations(self, covariance: Tensor | None = None) -> Tensor:
         """``(U,)`` float64 ``σ_u``: the standard deviation over the items of each user's scores.
 
-        That of ``u · i`` is ``√(uᵀ C u)`` with ``C`` the covariance of the item embeddings, so
-        that no score is computed. A user whose scores are all alike has 1.
+        That of ``u · i`` is ``√(uᵀ C u)``, so that no score is computed; ``covariance`` is ``C`` if
+        it is at hand. A user whose scores are all alike has 1.
         """
-        users, items = self.users.double(), self.items.double()
-        centred = items - items.mean(dim=0)
-        covariance = centred.T @ centred / len(items)
+        users, covariance = (
+            self.users.double(),
+            self.covariance() if covariance is None else covariance,
+        )
         deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
         return torch.where(deviations > 1e-12, deviations, 1.0)
 
-    def in_own_units(self) -> Self:
+    def in_own_units(self, covariance: Tensor | None = None) -> Self:
         """The same with each user's scores divided by their ``σ_u``: no list changes."""
-        deviations = self.deviations()[:, None].to(self.users.dtype)
+        deviations = self.deviations(covariance)[:, None].to(self.users.dtype)
         return self._replace(users=self.users / deviations)
 
 

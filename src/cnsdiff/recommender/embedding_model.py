@@ -580,8 +580,14 @@ class EmbeddingModel(Model):
         """``(n, d)`` vectors for whole histories ``(n, I)``."""
         vectors = self._fitted_map(histories, self.item_embeddings)
         if self.in_own_units:
-            vectors = Embeddings(vectors, self.item_embeddings).in_own_units().users
+            tables = Embeddings(vectors, self.item_embeddings)
+            vectors = tables.in_own_units(self._covariance).users
         return vectors
+
+    # Of a catalogue it takes longer than to fold one user in.
+    @cached_property
+    def _covariance(self) -> Tensor:
+        return Embeddings(self.user_embeddings, self.item_embeddings).covariance()
 
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> EmbeddingScorer:
         """See :meth:`Model.fold_in`; an unknown user without a history has a vector of zeros."""

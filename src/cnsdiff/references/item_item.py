@@ -62,29 +62,36 @@ class ItemItemScorer:
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         histories = self.histories[users.cpu().numpy()]
         if isinstance(self.weights, Tensor):
-            scores = _dense_scores(histories, self.weights)[:, start:stop]
+            every = _dense_scores(histories, self.weights)
+            scores = every[:, start:stop]
         else:
-            scores = _sparse_scores(histories, self.weights, start, stop)
+            scores = every = _sparse_scores(histories, self.weights, start, stop)
         if self.own_units:
-            scores = scores / item_item_units(histories, self.weights)[:, None].to(scores)
+            whole = every if every.shape[1] == self.n_items else None
+            units = item_item_units(histories, self.weights, whole)
+            scores = scores / units[:, None].to(scores)
         if self.only_nonzero:
             scores = scores.masked_fill(scores == 0, -torch.inf)
         return scores if self.item_bias is None else scores + self.item_bias[start:stop]
 
 
-def item_item_units(histories: csr_array, weights: ItemWeights) -> Tensor:
+def item_item_units(
+    histories: csr_array, weights: ItemWeights, scores: Tensor | None = None
+) -> Tensor:
     """``(B,)`` float64 ``σ_u``: the standard deviation over the items of the users' scores.
 
-    A user whose scores are all alike has 1.
+    ``scores (B, I)`` are those, if they are at hand. A user whose scores are all alike has 1.
     """
-    if isinstance(weights, Tensor):
-        found = _dense_scores(histories, weights).double().std(dim=1, correction=0).cpu()
+    if scores is None and isinstance(weights, Tensor):
+        scores = _dense_scores(histories, weights)
+    if scores is not None:
+        found = scores.double().std(dim=1, correction=0)
     else:
-        scores = histories.astype(np.float64) @ weights
-        n_items = weights.shape[1]
-        mean = np.asarray(scores.sum(axis=1)) / n_items
-        squares = np.asarray(scores.multiply(scores).sum(axis=1)) / n_items
-        found = torch.from_numpy(np.sqrt(np.maximum(squares - mean**2, 0)))
+        sums = csr_array(histories.astype(np.float64) @ weights)
+        n_items = histories.shape[1]
+        means = np.asarray(sums.sum(axis=1)) / n_items
+        squares = np.asarray(sums.multiply(sums).sum(axis=1)) / n_items
+        found = torch.from_numpy(np.sqrt(np.maximum(squares - means**2, 0)))
     return torch.where(found > 1e-12, found, 1.0)
 
 
