@@ -318,8 +318,8 @@ def prudent_dial(measured: Mapping[float, NDArray[np.float64]]) -> float:
 
     def as_good(gamma: float) -> bool:
         behind = measured[best] - measured[gamma]
-        error = behind.std(ddof=1) / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
-        return bool(behind.mean() <= error)
+        variance = behind.var(ddof=1) if len(behind) > 1 else 0.0
+        return bool(behind.mean() <= math.sqrt(variance / len(behind)))
 
     return max((mode for mode in modes if as_good(mode)), key=rank)
 
