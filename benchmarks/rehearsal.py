@@ -31,7 +31,7 @@ from cnsdiff import Recommender, load_dataset
 from cnsdiff.data import Dataset, Split
 from cnsdiff.environment import HALF_LIVES, Choices, covariates_at, rehearse
 from cnsdiff.environment.covariates import Covariates
-from cnsdiff.environment.environment import SCALES, in_own_units
+from cnsdiff.environment.environment import SCALES, OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, Scorer, evaluate_split
 from cnsdiff.evaluation.dial import FINE, best_reading, exposure_score, readings_at, spread
 from cnsdiff.evaluation.significance import bootstrap_means
@@ -50,7 +50,7 @@ def environments(
     scorer: Scorer, part: Dataset, columns: Sequence[Sequence[str]]
 ) -> list[tuple[float, Bias]]:
     """The value on the valid split of a part, and the bias, of an environment of these columns."""
-    log, valid, scorer = part.split("train"), part.split("valid"), in_own_units(scorer)
+    log, valid, scorer = part.split("train"), part.split("valid"), OwnUnits(scorer)
     train = log.csr(part.n_users, part.n_items)
     covariates = covariates_at(log.items, log.timestamps, part.n_items)
     found = []
@@ -92,7 +92,7 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     ((_, recency),) = environments(scorer, dataset, [now.names])
     readings = {
         PLAIN: (scorer, model.dial * model.dial_step),
-        "recency on valid": (in_own_units(scorer), recency(now)),
+        "recency on valid": (OwnUnits(scorer), recency(now)),
     }
     # With one: choose on the early part, then learn everything.
     rehearsal = rehearse(dataset)
@@ -106,7 +106,7 @@ def measured(dataset: Dataset, seed: int, parts: int) -> dict[str, list[NDArray[
     second = Training.of(again, whole, fabric, select=False)
     second.fit(Reporter())
     late = EmbeddingScorer(*second.embeddings())
-    late_own = in_own_units(late)
+    late_own = OwnUnits(late)
     still = [name for name in now.names if "half-life" not in name]
     one = [
         [*still, *(name for name in now.names if name.endswith(f"half-life {h:g}"))]

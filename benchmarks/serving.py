@@ -46,7 +46,7 @@ from cnsdiff import ConfoundedWorld
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Activity, Covariates, Environment
 from cnsdiff.recommender.config import resolve_config
-from cnsdiff.recommender.embedding_model import OWN_UNITS, EmbeddingModel
+from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted, provenance
 from cnsdiff.serving.index import ItemIndex, largest
 from cnsdiff.serving.monitor import HitRate
@@ -86,7 +86,7 @@ def make_run(path: Path, n_users: int, n_items: int, dim: int, per_user: int = 2
         environment=environment,
         activity=activity,
         bias=environment.bias(activity),
-        sigma=OWN_UNITS,
+        sigma=1.0,
         user_embeddings=user_vectors,
         item_embeddings=item_vectors,
     )

@@ -22,7 +22,7 @@ from cnsdiff.benchmark.plan import plan
 from cnsdiff.benchmark.task import Task, run_task
 from cnsdiff.data import Dataset, Interactions
 from cnsdiff.environment import HALF_LIVES, Choices, covariates_at, rehearse
-from cnsdiff.environment.environment import SCALES
+from cnsdiff.environment.environment import SCALES, OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, evaluate, evaluate_split
 from cnsdiff.evaluation.dial import Dialled
 from cnsdiff.recommender.config import resolve_config
@@ -198,8 +198,11 @@ def test_time_is_kept_for_training_on_everything(path):
     )
     assert fitted.stopped_by == "time"
     assert fitted.epochs < 6
-    assert isinstance(fitted.choices["rehearsal+dial"].scorer, Dialled)
-    assert isinstance(fitted.choices["rehearsal+dial"].scorer.scorer, EmbeddingScorer)
+    scorer = fitted.choices["rehearsal+dial"].scorer
+    for kind in (Dialled, OwnUnits):
+        assert isinstance(scorer, kind)
+        scorer = scorer.scorer
+    assert isinstance(scorer, EmbeddingScorer)
 
 
 def test_the_shift_that_a_dataset_anticipates_is_rehearsed(path):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from typing import Any
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_array
 
-from cnsdiff import ConfoundedWorld
+from cnsdiff import ConfoundedWorld, Recommender, load_dataset
+from cnsdiff.base.errors import InputError
 from cnsdiff.environment import rehearse
-from cnsdiff.environment.environment import OwnUnits, in_own_units
+from cnsdiff.environment.environment import OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.training.config import TrainingConfig
 from cnsdiff.training.selection import EnvironmentSelection
@@ -39,34 +47,30 @@ def test_each_user_has_a_standard_deviation_of_1(tables):
     expected /= expected.std(axis=1, keepdims=True)
     everyone = torch.arange(70)
     for scorer in (EmbeddingScorer(*tables), Table(scores)):
-        own = in_own_units(scorer)
+        own = OwnUnits(scorer)
         np.testing.assert_allclose(own.score_block(everyone, 0, 40), expected, rtol=2e-4, atol=1e-5)
         # By blocks, some users again, others for the first time.
-        again = in_own_units(scorer)
+        again = OwnUnits(scorer)
         for users in ([4, 1], [1, 69, 4]):
             block = again.score_block(torch.tensor(users), 30, 40)
             np.testing.assert_allclose(block, expected[users, 30:], rtol=2e-4, atol=1e-5)
         assert rank(own, everyone, 10)[0].equal(rank(scorer, everyone, 10)[0])
-        assert in_own_units(own).score_block(everyone, 0, 40) == pytest.approx(
-            own.score_block(everyone, 0, 40), abs=1e-5
-        )
 
 
 def test_what_is_never_recommended_has_no_part_in_the_unit(tables):
     scores = tables[0] @ tables[1].T
     barred = scores.clone()
     barred[:, 7] = -torch.inf
-    own = in_own_units(Table(barred)).score_block(torch.arange(70), 0, 40)
+    own = OwnUnits(Table(barred)).score_block(torch.arange(70), 0, 40)
     assert bool(own[:, 7].isneginf().all())
     kept = torch.arange(40) != 7
     np.testing.assert_allclose(own[:, kept].double().std(dim=1, correction=0), 1, rtol=1e-5)
 
 
 def test_scores_that_are_all_alike_stay_as_they_are():
-    alike = in_own_units(Table(torch.full((2, 5), 0.25)))
-    assert isinstance(alike, OwnUnits)
+    alike = OwnUnits(Table(torch.full((2, 5), 0.25)))
     assert alike.score_block(torch.arange(2), 0, 5).tolist() == [[0.25] * 5] * 2
-    zeros = in_own_units(EmbeddingScorer(torch.zeros(2, 3), torch.ones(5, 3)))
+    zeros = OwnUnits(EmbeddingScorer(torch.zeros(2, 3), torch.ones(5, 3)))
     assert zeros.score_block(torch.arange(2), 0, 5).tolist() == [[0.0] * 5] * 2
 
 
@@ -98,3 +102,103 @@ def test_how_large_a_users_scores_are_changes_no_environment(rehearsal, seed, by
     assert second.environment.coefficients == pytest.approx(
         first.environment.coefficients, abs=1e-3
     )
+
+
+# --- models
+
+
+TRAINING = {"epochs": 2, "batch_size": 64, "fhn_every": None}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "world"
+    world = ConfoundedWorld(n_users=60, n_items=50, exposures=40, seed=1)
+    world.dataset(shift="temporal").save(path)
+    return load_dataset(path)
+
+
+@pytest.fixture(scope="module", params=["default", "random", "ease", "itemknn"])
+def model(request, data):
+    """The default by cosines, BPR by inner products, and two by item weights."""
+    kind = {"default": {}, "random": {"sampler": "random"}}
+    options = kind.get(request.param, {"backbone": request.param})
+    if request.param in kind:
+        options = {**options, "training": TRAINING, "backbone_options": {"dim": 4}}
+    return Recommender(**options).fit(data, select_on="rehearsal")
+
+
+def scores_of(model: Any, dial: float | None = 0.0) -> np.ndarray:
+    scorer = model.scorer(dial=dial)
+    return scorer.score_block(torch.arange(scorer.n_users), 0, scorer.n_items).double().numpy()
+
+
+def test_a_rehearsed_model_is_in_own_units_and_stays_so(model, tmp_path):
+    assert model.model_.own_units
+    np.testing.assert_allclose(scores_of(model.model_).std(axis=1), 1, rtol=1e-3)
+    model.save(tmp_path / "run")
+    again = Recommender.load(tmp_path / "run").model_
+    assert again.own_units
+    np.testing.assert_array_equal(scores_of(again, None), scores_of(model.model_, None))
+
+
+def test_a_run_from_before_is_scored_as_it_was(model, tmp_path):
+    """It does not say that it is in own units, and nothing is divided by any."""
+    model.save(tmp_path / "run")
+    place = tmp_path / "run" / "activity.safetensors"
+    tensors = load_file(place)
+    del tensors["own_units"]
+    save_file(tensors, place)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["sha256"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    old = Recommender.load(tmp_path / "run").model_
+    assert not old.own_units
+    if hasattr(old, "weights"):
+        weights = old.weights.numpy() if torch.is_tensor(old.weights) else old.weights.toarray()
+        np.testing.assert_allclose(scores_of(old), old.train.toarray() @ weights, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(scores_of(old), scores_of(model.model_))
+
+
+def test_items_added_change_no_score_of_the_others(model):
+    """Neither of a user as trained nor of one who is folded in."""
+    inner = model.model_
+    n = len(inner.items)
+    longer = inner.with_items(pl.Series("id", range(1000, 1000 + n), dtype=inner.items.dtype))
+    np.testing.assert_allclose(scores_of(longer)[:, :n], scores_of(inner), rtol=1e-4, atol=1e-5)
+    everyone, folded = np.arange(len(inner.users)), []
+    for own in (inner, longer):
+        since = np.zeros((len(everyone), len(own.items)), dtype=np.float32)
+        since[:, :4] = 1
+        scorer = own.fold_in(everyone, csr_array(since))
+        folded.append(scorer.score_block(torch.arange(len(everyone)), 0, n).numpy())
+    np.testing.assert_allclose(folded[1], folded[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(folded[0].std(axis=1), 1, rtol=1e-3)
+
+
+def test_a_sampler_is_asked_with_the_vectors_it_trained_with(model, data):
+    if not hasattr(model.model_, "user_embeddings"):
+        with pytest.raises(InputError, match="solved in closed form"):
+            model.sampled_negatives(data)
+        return
+    users, items = model.sampled_negatives(data, n=4).embeddings
+    own = model.model_.user_embeddings
+    cosines = torch.nn.functional.cosine_similarity(users, own, dim=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-4)
+    np.testing.assert_allclose(items, model.model_.item_embeddings, atol=1e-5)
+    if model.config_.objective.score == "cosine":
+        np.testing.assert_allclose(users.norm(dim=1), 1, rtol=1e-5)
+    else:
+        spreads = (users @ items.T).std(dim=1)
+        assert float(spreads.max() / spreads.min()) > 1.05, "as trained, not in own units"
+
+
+def test_of_a_model_with_content_only_one_part_is_in_own_units(tmp_path):
+    world = ConfoundedWorld(n_users=60, n_items=50, exposures=40, seed=1)
+    dataset = world.dataset(shift="temporal")
+    options = {"training": TRAINING, "backbone_options": {"dim": 4}}
+    model = Recommender(**options, content={"prior": "ridge", "rank": 4})
+    model.fit(dataset, select_on="rehearsal")
+    assert model.environment_ is not None and model.model_.content is not None
+    assert not model.model_.own_units

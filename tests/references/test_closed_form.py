@@ -465,19 +465,19 @@ def test_a_trained_run_without_its_sampler_is_damaged(data, tmp_path) -> None:
 # --- the scorer
 
 
-@pytest.mark.parametrize("own_units", [False, True])
+@pytest.mark.parametrize("unit_items", [None, 30, 20])
 @pytest.mark.parametrize("density", [0.05, 0.9])
-def test_blocks_of_items_are_those_of_the_product(density, own_units) -> None:
+def test_blocks_of_items_are_those_of_the_product(density, unit_items) -> None:
     rng = np.random.default_rng(0)
     histories = csr_array((rng.random((6, 30)) < 0.4).astype(np.float32))
     weights = (rng.random((30, 30)) * (rng.random((30, 30)) < density)).astype(np.float32)
     bias = torch.from_numpy(rng.random(30).astype(np.float32))
     sums = histories.toarray() @ weights
-    if own_units:
-        sums /= sums.std(axis=1, keepdims=True)
+    if unit_items is not None:
+        sums /= sums[:, :unit_items].std(axis=1, keepdims=True)
     expected = sums + bias.numpy()
     for form in (torch.from_numpy(weights), csr_array(weights)):
-        scorer = ItemItemScorer(histories, form, bias, own_units=own_units)
+        scorer = ItemItemScorer(histories, form, bias, unit_items=unit_items)
         for users, start, stop in (([0, 5, 0], 0, 30), ([3], 7, 8), (range(6), 11, 30)):
             block = scorer.score_block(torch.tensor(list(users)), start, stop)
             assert block.numpy() == pytest.approx(expected[list(users), start:stop], abs=1e-5)

@@ -14,6 +14,9 @@ from cnsdiff.base.registry import Registry
 from cnsdiff.base.settings import Settings
 from cnsdiff.data.positives import Positives
 
+#: Rows of a table taken to float64 at a time.
+_ROWS = 2**16
+
 
 class Embeddings(NamedTuple):
     """Embeddings of all users ``(U, d)`` and of all items ``(I, d)``."""
@@ -21,29 +24,38 @@ class Embeddings(NamedTuple):
     users: Tensor
     items: Tensor
 
-    def covariance(self) -> Tensor:
-        """``C (d, d)`` float64 of the item embeddings."""
-        items = self.items.double()
-        centred = items - items.mean(dim=0)
-        return centred.T @ centred / len(items)
+    def covariance(self, n: int | None = None) -> Tensor:
+        """``C (d, d)`` float64 of the embeddings of the first ``n`` items, by default of all."""
+        items = self.items[:n]
+        mean = items.double().mean(dim=0)
+        total = mean.new_zeros(len(mean), len(mean))
+        for block in torch.split(items, _ROWS):
+            centred = block.double() - mean
+            total += centred.T @ centred
+        return total / len(items)
 
     def deviations(self, covariance: Tensor | None = None) -> Tensor:
         """``(U,)`` float64 ``σ_u``: the standard deviation over the items of each user's scores.
 
         That of ``u · i`` is ``√(uᵀ C u)``, so that no score is computed; ``covariance`` is ``C`` if
-        it is at hand. A user whose scores are all alike has 1.
+        it is at hand. A user whose scores are all alike, but for rounding, has 1.
         """
-        users, covariance = (
-            self.users.double(),
-            self.covariance() if covariance is None else covariance,
-        )
-        deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
-        return torch.where(deviations > 1e-12, deviations, 1.0)
+        covariance = self.covariance() if covariance is None else covariance
+        size = covariance.trace().sqrt()
+        found = []
+        for block in torch.split(self.users, _ROWS):
+            users = block.double()
+            deviations = ((users @ covariance) * users).sum(dim=1).clamp(min=0).sqrt()
+            alike = deviations <= (1e-6 * size * users.norm(dim=1)).clamp(min=1e-12)
+            found.append(torch.where(alike, 1.0, deviations))
+        return torch.cat(found)
 
     def in_own_units(self, covariance: Tensor | None = None) -> Self:
         """The same with each user's scores divided by their ``σ_u``: no list changes."""
-        deviations = self.deviations(covariance)[:, None].to(self.users.dtype)
-        return self._replace(users=self.users / deviations)
+        users, units = self.users.clone(), self.deviations(covariance)
+        for start in range(0, len(users), _ROWS):
+            users[start : start + _ROWS] /= units[start : start + _ROWS, None]
+        return self._replace(users=users)
 
 
 class BackboneConfig(Settings):

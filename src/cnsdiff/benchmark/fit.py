@@ -28,7 +28,7 @@ from cnsdiff.backbones.spectral import remembering
 from cnsdiff.benchmark.grid import DIAL, REHEARSAL, is_dialled, without_dial
 from cnsdiff.data import Dataset
 from cnsdiff.environment import Environment, Rehearsal, rehearse
-from cnsdiff.environment.environment import OwnUnits, in_own_units
+from cnsdiff.environment.environment import OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, Scorer
 from cnsdiff.evaluation.dial import Dialled
 from cnsdiff.recommender.callbacks import Listeners
@@ -498,7 +498,7 @@ def _learn_all(
         choice.environment = environment
         if environment is not None:
             activity = environment.activity(whole.split("train"), whole.n_items)
-            own = in_own_units(choice.scorer)
+            own = OwnUnits(choice.scorer)
             choice.scorer = Dialled(own, environment.bias(activity), 1.0, sigma=1.0)
 
 

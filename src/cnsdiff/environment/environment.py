@@ -16,6 +16,8 @@ units of a mean would drown the taste of some users and not reach others.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -70,7 +72,7 @@ class Environment(Record):
         activity
             All interactions until then.
         sigma
-            The unit of the scores: 1 of a scorer :func:`in_own_units`.
+            The unit of the scores: 1 where they are in each user's own (:class:`OwnUnits`).
         """
         covariates = Covariates.of(activity)
         assert list(covariates.names) == self.names
@@ -79,35 +81,43 @@ class Environment(Record):
 
 
 class OwnUnits:
-    """A scorer read in units of each user's own spread; see :func:`in_own_units`."""
+    """A scorer whose scores spread alike for each user: over the items with a deviation of 1.
+
+    That changes no list; what is added to the scores then counts alike for all users. A user whose
+    scores are all alike keeps them.
+    """
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
-        self._units = torch.full((self.n_users,), torch.nan, dtype=torch.float64)
+        self._units = torch.full((self.n_users,), torch.nan)
 
     @property
     def device(self) -> torch.device:
         return torch.device(getattr(self.scorer, "device", None) or "cpu")
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        scores = self.scorer.score_block(users, start, stop)
-        rows = users.cpu()
+        scores, rows = self.scorer.score_block(users, start, stop), users.cpu()
         new = rows[self._units[rows].isnan()]
         if len(new):
-            found = deviations(self.scorer, new.to(users.device)).cpu()
-            self._units[new] = torch.where(found > 1e-12, found, 1.0)
-        return scores / self._units[rows][:, None].to(scores)
+            self._units[new] = self._measured(new).float().cpu()
+        units = self._units[rows][:, None].to(scores.device)
+        return (scores / units).to(scores.dtype)
 
+    @cached_property
+    def _covariance(self) -> Tensor | None:
+        """Of embeddings, which tell the units without a score."""
+        own = self.scorer
+        if isinstance(own, EmbeddingScorer) and own.item_bias is None:
+            return Embeddings(own.user_embeddings, own.item_embeddings).covariance()
+        return None
 
-def in_own_units(scorer: Scorer) -> Scorer:
-    """A scorer whose scores spread alike for each user: over the items with a deviation of 1.
-
-    That changes no list; what is added to the scores then counts alike for all users.
-    """
-    if isinstance(scorer, EmbeddingScorer) and scorer.item_bias is None:
-        tables = Embeddings(scorer.user_embeddings, scorer.item_embeddings)
-        return EmbeddingScorer(*tables.in_own_units())
-    return scorer if isinstance(scorer, OwnUnits) else OwnUnits(scorer)
+    def _measured(self, users: Tensor) -> Tensor:
+        """``(n,)`` the units of some users."""
+        if isinstance(self.scorer, EmbeddingScorer) and self._covariance is not None:
+            vectors = self.scorer.user_embeddings[users.to(self.device)]
+            return Embeddings(vectors, self.scorer.item_embeddings).deviations(self._covariance)
+        found = deviations(self.scorer, users.to(self.device))
+        return torch.where(found > 1e-12, found, 1.0)
 
 
 def known_shift(

@@ -97,7 +97,7 @@ def item_weights_to_parquet(
 
     facts = {
         "export": "item-weights",
-        "score": _OF_OWN_UNITS if served.in_own_units else _SCORE,
+        "score": _OF_OWN_UNITS if served.own_units else _SCORE,
         "dial": model.dial_ if dial is None else dial,
         **({} if environment is None else {"environment": environment.model_dump()}),
         "n_users": len(model.users_),

@@ -27,7 +27,7 @@ from cnsdiff.kernels.memory import shortage_told
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config
-from cnsdiff.recommender.embedding_model import OWN_UNITS, EmbeddingModel, ItemItemModel, Model
+from cnsdiff.recommender.embedding_model import EmbeddingModel, ItemItemModel, Model
 from cnsdiff.recommender.fitting import CONFIGURED, decided, seen_of
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.references import CLOSED_FORM, Reference, ReferenceConfig
@@ -191,7 +191,7 @@ def served(
     if environment is None:
         sigma = spread(scorer)
     else:
-        sigma = OWN_UNITS
+        sigma = 1.0
         activity = environment.activity(train, learnt.n_items)
         bias = environment.bias(activity)
     return model(
@@ -205,4 +205,5 @@ def served(
         bias=bias,
         activity=activity,
         sigma=sigma,
+        own_units=environment is not None,
     )

@@ -41,8 +41,8 @@ from cnsdiff.references.item_item import ItemItemScorer, ItemWeights, item_item_
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
-#: A spread of 1, of scores that each user has in units of their own.
-OWN_UNITS = 1.0
+#: Users of whose scores for all items only the spread is kept.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,11 @@ class Model:
         What the training data, and what came since, tell of each item until that end: what the
         environment is computed of. ``None`` without an environment.
     sigma
-        What the environment's coefficients are in units of: :data:`OWN_UNITS`, or in an older run
-        ``σ_s``, a mean over users. Where it is ``None``, the run is from before it was kept.
+        What the environment's coefficients are in units of: 1, or in an older run ``σ_s``, a mean
+        over users. Where it is ``None``, the run is from before it was kept.
+    own_units
+        Whether each user's scores, before anything is added, have a standard deviation of 1 over
+        the items of training.
     content_choice
         What was chosen of content, if features were to be learnt from.
     content
@@ -95,6 +98,7 @@ class Model:
     bias: Tensor | None = None
     activity: Activity | None = None
     sigma: float | None = None
+    own_units: bool = False
     content_choice: ContentChoice | None = None
     content: Content | None = None
     offsets: Tensor | None = None
@@ -224,9 +228,9 @@ class Model:
         return self.train if self.since is None else self.train - self.since
 
     @property
-    def in_own_units(self) -> bool:
-        """Whether each user's scores are in units of their own spread, so that a bias is."""
-        return self.environment is not None and self.sigma == OWN_UNITS
+    def _unit_items(self) -> int | None:
+        """How many items tell a user's unit: those of training, which come first."""
+        return self.activity.n_known if self.own_units and self.activity is not None else None
 
     def _bias(self, dial: float | None) -> Tensor | None:
         gamma = self.dial if dial is None else dial
@@ -514,12 +518,15 @@ class EmbeddingModel(Model):
         What folds users in, of a model that was added to; ``None`` before.
     prior
         ``(1, d)`` of an item of which nothing is known, of a model that was added to.
+    covariance
+        ``(d, d)`` of the items of training, of a model in own units that was added to.
     """
 
     user_embeddings: Tensor
     item_embeddings: Tensor
     history_map: HistoryMap | None = None
     prior: Gaussian | None = None
+    covariance: Tensor | None = None
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
@@ -560,6 +567,7 @@ class EmbeddingModel(Model):
             longer,
             history_map=self._fitted_map,
             prior=self._fitted_prior,
+            covariance=self._covariance if self.own_units else None,
             item_embeddings=torch.cat([self.item_embeddings, vectors]),
         )
 
@@ -578,16 +586,16 @@ class EmbeddingModel(Model):
 
     def _folded(self, histories: csr_array) -> Tensor:
         """``(n, d)`` vectors for whole histories ``(n, I)``."""
-        vectors = self._fitted_map(histories, self.item_embeddings)
-        if self.in_own_units:
-            tables = Embeddings(vectors, self.item_embeddings)
-            vectors = tables.in_own_units(self._covariance).users
-        return vectors
+        tables = Embeddings(self._fitted_map(histories, self.item_embeddings), self.item_embeddings)
+        return tables.in_own_units(self._covariance).users if self.own_units else tables.users
 
     # Of a catalogue it takes longer than to fold one user in.
     @cached_property
     def _covariance(self) -> Tensor:
-        return Embeddings(self.user_embeddings, self.item_embeddings).covariance()
+        if self.covariance is not None:
+            return self.covariance
+        tables = Embeddings(self.user_embeddings, self.item_embeddings)
+        return tables.covariance(self._unit_items)
 
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> EmbeddingScorer:
         """See :meth:`Model.fold_in`; an unknown user without a history has a vector of zeros."""
@@ -647,7 +655,7 @@ class ItemItemModel(Model):
         if isinstance(weights, Tensor):
             weights = weights.to(device)
             bias = None if bias is None else bias.to(device)
-        return ItemItemScorer(self.train, weights, bias, own_units=self.in_own_units)
+        return ItemItemScorer(self.train, weights, bias, unit_items=self._unit_items)
 
     def _scored(
         self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
@@ -664,11 +672,11 @@ class ItemItemModel(Model):
     def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:
         """See :meth:`Model.fold_in`; exact."""
         histories = joined(rows_of(self.train, users), since)
-        return ItemItemScorer(histories, self.weights, own_units=self.in_own_units)
+        return ItemItemScorer(histories, self.weights, unit_items=self._unit_items)
 
     def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
-        own = self.in_own_units
-        return ItemItemScorer(self.train[numbers], self.weights, bias, own_units=own)
+        histories = self.train[numbers]
+        return ItemItemScorer(histories, self.weights, bias, unit_items=self._unit_items)
 
     def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
         shape = len(numbers), len(self.items)
@@ -680,9 +688,14 @@ class ItemItemModel(Model):
         pair = np.repeat(np.arange(len(users)), np.diff(histories.indptr))
         given = self.weights[histories.indices, items[pair]]
         scores = torch.from_numpy(np.bincount(pair, np.asarray(given), len(users)))
-        if self.in_own_units:
+        if self._unit_items is not None:
             each, place = np.unique(users, return_inverse=True)
-            scores /= item_item_units(self.train[each], self.weights)[place]
+            batches = (
+                self.train[each[start : start + _AT_ONCE]]
+                for start in range(0, len(each), _AT_ONCE)
+            )
+            units = [item_item_units(own, self.weights, self._unit_items) for own in batches]
+            scores /= torch.cat(units)[place]
         return scores.float()
 
 

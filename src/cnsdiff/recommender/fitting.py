@@ -35,7 +35,7 @@ from cnsdiff.objectives.objective import Objective
 from cnsdiff.recommender import run_directory
 from cnsdiff.recommender.callbacks import Callback, FitContext, Listeners
 from cnsdiff.recommender.config import Config, second_config
-from cnsdiff.recommender.embedding_model import OWN_UNITS, EmbeddingModel
+from cnsdiff.recommender.embedding_model import EmbeddingModel
 from cnsdiff.recommender.run_directory import Fitted
 from cnsdiff.recommender.stack import Stack, Weights, best_stack, stacked
 from cnsdiff.recommender.warm_start import Rehearsed, WarmStart, begin_at
@@ -233,8 +233,8 @@ def fit(
             if training.sharded and not processes.first:
                 return  # what it has is no model
             embeddings, content = _in_units_of(choice, stacked(tables, weights)), None
-            sigma = OWN_UNITS
-            if choice.environment is None:
+            sigma, own_units = 1.0, choice.environment is not None
+            if not own_units:
                 sigma = spread(EmbeddingScorer(*embeddings))
             if content_choice is not None and content_choice.used:
                 assert encoded is not None
@@ -242,7 +242,7 @@ def fit(
                 content, embeddings = _learn_content(
                     content_choice, *encoded, learnt, embeddings, config.seed
                 )
-                sigma = OWN_UNITS
+                sigma, own_units = 1.0, False  # of the part that was learnt from pairs alone
             bias, activity = None, None
             if learnt is dataset and isinstance(selection, Selection):  # it has counted already
                 score = selection.exposure_score
@@ -268,6 +268,7 @@ def fit(
                 bias=bias,
                 activity=activity,
                 sigma=sigma,
+                own_units=own_units,
                 content=content,
                 content_choice=content_choice,
             )

@@ -113,7 +113,7 @@ START = CHECKPOINTS[6]
 #: What a model knows of items' features.
 CONTENT = "content.safetensors"
 #: What an environment was computed of, and the unit of its coefficients.
-ACTIVITY, SIGMA = "activity.safetensors", "sigma"
+ACTIVITY, SIGMA, OWN_UNITS = "activity.safetensors", "sigma", "own_units"
 #: The tables that its rehearsal chose, where an update may begin.
 REHEARSAL = "rehearsal.safetensors"
 TRACKING = "tracking.json"
@@ -484,6 +484,7 @@ class StoredRun:
     content: Content | None = None
     activity: Activity | None = None
     sigma: float | None = None
+    own_units: bool = False
     rehearsed: Rehearsed | None = None
 
 
@@ -513,7 +514,7 @@ def _read_run(path: Path) -> StoredRun:
         weights = load_file(place)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
-    content, (activity, sigma) = _content(path, manifest), _activity(path, manifest)
+    content, (activity, sigma, own_units) = _content(path, manifest), _activity(path, manifest)
     rehearsed = Rehearsed.load(path / REHEARSAL) if REHEARSAL in files else None
     run = StoredRun(
         path,
@@ -524,6 +525,7 @@ def _read_run(path: Path) -> StoredRun:
         content=content,
         activity=activity,
         sigma=sigma,
+        own_units=own_units,
         rehearsed=rehearsed,
     )
     for name, problem in _misfits(run):
@@ -545,14 +547,17 @@ def _content(path: Path, manifest: FinishedRun) -> Content | None:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
 
 
-def _activity(path: Path, manifest: FinishedRun) -> tuple[Activity | None, float | None]:
-    """What a run's environment was computed of, and the unit of its coefficients."""
+def _activity(path: Path, manifest: FinishedRun) -> tuple[Activity | None, float | None, bool]:
+    """What a run's environment was computed of, the unit of its coefficients, and that of scores.
+
+    An older run does not say that its scores are in own units, and they are not.
+    """
     if ACTIVITY not in manifest.sha256:
-        return None, None
+        return None, None, False
     place = path / ACTIVITY
     try:
         tensors = load_file(place)
-        return Activity.of_tensors(tensors), float(tensors[SIGMA])
+        return Activity.of_tensors(tensors), float(tensors[SIGMA]), OWN_UNITS in tensors
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{place}: cannot be read ({first_line(error)}); train again") from error
 
@@ -738,7 +743,8 @@ class Fitted:
             write_tensors(path / CONTENT, model.content.tensors())
         if model.activity is not None:
             sigma = torch.tensor(model.sigma, dtype=torch.float64)
-            write_tensors(path / ACTIVITY, {**model.activity.tensors(), SIGMA: sigma})
+            units = {SIGMA: sigma} | ({OWN_UNITS: torch.tensor(1)} if model.own_units else {})
+            write_tensors(path / ACTIVITY, {**model.activity.tensors(), **units})
         if self.rehearsed is not None:
             self.rehearsed.save(path / REHEARSAL)
         for name, frame in frames.items():
@@ -806,6 +812,7 @@ class Fitted:
                 bias=bias,
                 activity=run.activity,
                 sigma=run.sigma,
+                own_units=run.own_units,
                 offsets=offsets,
                 content=run.content,
                 content_choice=None if stored is None else stored.choice,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from cnsdiff.backbones import BACKBONES, BackboneConfig, Embeddings
 from cnsdiff.backbones.base import layers_of
@@ -90,18 +91,25 @@ class TrainedSampler:
             model.user_embeddings.to(device), model.item_embeddings.to(device)
         )
         self.layers: tuple[Embeddings, ...] = ()
-        if self.sampler.wants_layers:
+        cosine = config.objective.score == "cosine"
+        if model.own_units and cosine:  # it trained with unit vectors, whose direction is the same
+            users = normalize(self.embeddings.users, dim=1)
+            self.embeddings = self.embeddings._replace(users=users)
+        if self.sampler.wants_layers or (model.own_units and not cosine):
             backbone_class = classes.get("backbone") or BACKBONES.find(config.backbone.name)
             started_plainly = config.backbone.model_copy(update={"init": "xavier"})
             backbone = backbone_class(positives, started_plainly, generator)
             backbone = _with_weights(backbone, "backbone", fitted).to(device)
             with torch.no_grad():
-                self.layers = layers_of(backbone)
+                if self.sampler.wants_layers:
+                    self.layers = layers_of(backbone)
+                if model.own_units and not cosine:
+                    self.embeddings = backbone()
         self.device = device
         self.progress = fitted.best_epoch / config.training.epochs
         self.epoch = fitted.best_epoch + 1
         self.objective = config.objective
-        self.cosine = config.objective.score == "cosine"
+        self.cosine = cosine
 
     def false_negatives(
         self, judge: Judge, *, n: int, neighbours: int, seed: int

@@ -25,7 +25,7 @@ from cnsdiff.data import Dataset, Split
 from cnsdiff.data.target import SAMPLE, target_sample
 from cnsdiff.display.wording import count
 from cnsdiff.environment import HALF_LIVES, Choices, Covariates, Environment, covariates_at
-from cnsdiff.environment.environment import CHOICES, SCALES, in_own_units
+from cnsdiff.environment.environment import CHOICES, SCALES, OwnUnits
 from cnsdiff.evaluation import Anticipation, Scorer, anticipate, readings
 from cnsdiff.evaluation.anticipation import PEOPLE, POWERS_OF_EXPOSURE, Anticipated
 from cnsdiff.evaluation.dial import (
@@ -493,7 +493,7 @@ class EnvironmentSelection:
         biases: dict[float, Tensor | None] = {0.0: None}
         coefficients = torch.empty(0, dtype=torch.float64)
         if any(self._fits(name) for name in names):
-            scorer = in_own_units(scorer)
+            scorer = OwnUnits(scorer)
             at_most = CHOICES if split is self._whole else EPOCH_CHOICES
             coefficients = self._choices.coefficients(scorer, at_most=at_most)
             step = torch.from_numpy(self.covariates.values) @ coefficients
