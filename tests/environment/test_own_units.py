@@ -183,6 +183,7 @@ def test_a_sampler_is_asked_with_the_vectors_it_trained_with(model, data):
             model.sampled_negatives(data)
         return
     users, items = model.sampled_negatives(data, n=4).embeddings
+    assert not users.requires_grad and not items.requires_grad
     own = model.model_.user_embeddings
     cosines = torch.nn.functional.cosine_similarity(users, own, dim=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-4)

@@ -104,7 +104,7 @@ class TrainedSampler:
                 if self.sampler.wants_layers:
                     self.layers = layers_of(backbone)
                 if model.own_units and not cosine:
-                    self.embeddings = backbone()
+                    self.embeddings = Embeddings(*(table.detach() for table in backbone()))
         self.device = device
         self.progress = fitted.best_epoch / config.training.epochs
         self.epoch = fitted.best_epoch + 1
