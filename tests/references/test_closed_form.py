@@ -515,7 +515,7 @@ def test_exported_weights_give_the_scores(name, data, runs, tmp_path) -> None:
 def test_weights_of_a_rehearsed_model_say_how_they_make_a_score(name, data, tmp_path) -> None:
     model = Recommender(name, backbone_options=SETTINGS[name][0]).fit(data, select_on="rehearsal")
     manifest = to_parquet(model, tmp_path / "out")
-    assert "divided by its standard deviation over all items" in manifest["score"]
+    assert "divided by its standard deviation over all items of training" in manifest["score"]
     files = {f.stem: pl.read_parquet(f) for f in (tmp_path / "out").glob("*.parquet")}
     sums = (
         files["train"]

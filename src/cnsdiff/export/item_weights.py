@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _SCORE = "sum of the weights of a user's items, and the item's bias"
 _OF_OWN_UNITS = (
-    "sum of the weights of a user's items, divided by its standard deviation over all items, and "
-    "the item's bias"
+    "sum of the weights of a user's items, divided by its standard deviation over all items of "
+    "training, and the item's bias"
 )
 #: Weights written at a time.
 _BLOCK = 2**22
@@ -56,7 +56,7 @@ def item_weights_to_parquet(
     added to every user's score; ``train.parquet`` has ``user`` and ``item``, the histories that
     recommendations are made of, and ``seen.parquet`` the pairs that they leave out. ``score`` of
     the manifest says how they make a score: of a model with an environment, a user's sums are
-    divided by their standard deviation over all items before the bias is added.
+    divided by their standard deviation over all items of training before the bias is added.
 
     Parameters and errors as of :func:`~cnsdiff.export.to_parquet`.
     """
