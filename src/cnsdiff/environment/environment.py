@@ -16,8 +16,6 @@ units of a mean would drown the taste of some users and not reach others.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,6 +88,7 @@ class OwnUnits:
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
         self._units = torch.full((self.n_users,), torch.nan)
+        self._covariance: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -103,20 +102,15 @@ class OwnUnits:
         units = self._units[rows][:, None].to(scores.device)
         return (scores / units).to(scores.dtype)
 
-    @cached_property
-    def _covariance(self) -> Tensor | None:
-        """Of embeddings, which tell the units without a score."""
-        own = self.scorer
-        if isinstance(own, EmbeddingScorer) and own.item_bias is None:
-            return Embeddings(own.user_embeddings, own.item_embeddings).covariance()
-        return None
-
     def _measured(self, users: Tensor) -> Tensor:
         """``(n,)`` the units of some users."""
-        if isinstance(self.scorer, EmbeddingScorer) and self._covariance is not None:
-            vectors = self.scorer.user_embeddings[users.to(self.device)]
-            return Embeddings(vectors, self.scorer.item_embeddings).deviations(self._covariance)
-        found = deviations(self.scorer, users.to(self.device))
+        own, users = self.scorer, users.to(self.device)
+        if isinstance(own, EmbeddingScorer) and own.item_bias is None:  # no score is needed
+            tables = Embeddings(own.user_embeddings[users], own.item_embeddings)
+            if self._covariance is None:
+                self._covariance = tables.covariance()
+            return tables.deviations(self._covariance)
+        found = deviations(own, users)
         return torch.where(found > 1e-12, found, 1.0)
 
 

@@ -95,7 +95,8 @@ class TrainedSampler:
         if model.own_units and cosine:  # it trained with unit vectors, whose direction is the same
             users = normalize(self.embeddings.users, dim=1)
             self.embeddings = self.embeddings._replace(users=users)
-        if self.sampler.wants_layers or (model.own_units and not cosine):
+        as_trained = not model.own_units or cosine
+        if self.sampler.wants_layers or not as_trained:
             backbone_class = classes.get("backbone") or BACKBONES.find(config.backbone.name)
             started_plainly = config.backbone.model_copy(update={"init": "xavier"})
             backbone = backbone_class(positives, started_plainly, generator)
@@ -103,7 +104,7 @@ class TrainedSampler:
             with torch.no_grad():
                 if self.sampler.wants_layers:
                     self.layers = layers_of(backbone)
-                if model.own_units and not cosine:
+                if not as_trained:
                     self.embeddings = Embeddings(*(table.detach() for table in backbone()))
         self.device = device
         self.progress = fitted.best_epoch / config.training.epochs
