@@ -22,6 +22,7 @@ from cnsdiff.base.storage import sha256
 from cnsdiff.benchmark.task import Method
 from cnsdiff.cli import main
 from cnsdiff.environment import HALF_LIVES, covariates_at, rehearse
+from cnsdiff.environment.environment import OwnUnits
 from cnsdiff.evaluation import evaluate_split, rank
 from cnsdiff.evaluation.dial import exposure_score, spread
 from cnsdiff.export import to_numpy, to_parquet
@@ -477,7 +478,10 @@ def test_blocks_of_items_are_those_of_the_product(density, unit_items) -> None:
         sums /= sums[:, :unit_items].std(axis=1, keepdims=True)
     expected = sums + bias.numpy()
     for form in (torch.from_numpy(weights), csr_array(weights)):
-        scorer = ItemItemScorer(histories, form, bias, unit_items=unit_items)
+        if unit_items is None:
+            scorer = ItemItemScorer(histories, form, bias)
+        else:
+            scorer = OwnUnits(ItemItemScorer(histories, form), bias, n_unit=unit_items)
         for users, start, stop in (([0, 5, 0], 0, 30), ([3], 7, 8), (range(6), 11, 30)):
             block = scorer.score_block(torch.tensor(list(users)), start, stop)
             assert block.numpy() == pytest.approx(expected[list(users), start:stop], abs=1e-5)

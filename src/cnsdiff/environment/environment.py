@@ -29,7 +29,7 @@ from cnsdiff.data import Split
 from cnsdiff.environment.activity import Activity
 from cnsdiff.environment.conditional_logit import fit_conditional_logit
 from cnsdiff.environment.covariates import Covariates
-from cnsdiff.evaluation.dial import deviations
+from cnsdiff.evaluation.dial import deviations, deviations_of
 from cnsdiff.evaluation.ranking import EmbeddingScorer, Scorer
 
 #: Alternatives of each held-out pair, and pairs that tell the coefficients; more change little.
@@ -83,10 +83,22 @@ class OwnUnits:
 
     That changes no list; what is added to the scores then counts alike for all users. A user whose
     scores are all alike keeps them.
+
+    Parameters
+    ----------
+    scorer
+        Whose scores.
+    item_bias
+        ``(I,)`` added to the scores in own units.
+    n_unit
+        The first so many items tell the unit, all by default: items added later change no score.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(
+        self, scorer: Scorer, item_bias: Tensor | None = None, *, n_unit: int | None = None
+    ) -> None:
         self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
+        self.item_bias, self.n_unit = item_bias, self.n_items if n_unit is None else n_unit
         self._units = torch.full((self.n_users,), torch.nan)
         self._covariance: Tensor | None = None
 
@@ -95,22 +107,30 @@ class OwnUnits:
         return torch.device(getattr(self.scorer, "device", None) or "cpu")
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
-        scores, rows = self.scorer.score_block(users, start, stop), users.cpu()
-        new = rows[self._units[rows].isnan()]
-        if len(new):
-            self._units[new] = self._measured(new).float().cpu()
-        units = self._units[rows][:, None].to(scores.device)
-        return (scores / units).to(scores.dtype)
+        scores = self.scorer.score_block(users, start, stop)
+        whole = scores[:, : self.n_unit] if start == 0 and stop >= self.n_unit else None
+        units = self.units(users, whole).to(scores.device)
+        scores = (scores / units[:, None]).to(scores.dtype)
+        return scores if self.item_bias is None else scores + self.item_bias[start:stop]
 
-    def _measured(self, users: Tensor) -> Tensor:
-        """``(n,)`` the units of some users."""
+    def units(self, users: Tensor, scores: Tensor | None = None) -> Tensor:
+        """``(B,)`` float32 ``σ_u`` on the CPU; ``scores (B, n_unit)`` if they are at hand."""
+        rows = users.cpu()
+        new = self._units[rows].isnan()
+        if new.any():
+            if scores is not None:
+                scores = scores[new.to(scores.device)]
+            self._units[rows[new]] = self._measured(rows[new], scores).float().cpu()
+        return self._units[rows]
+
+    def _measured(self, users: Tensor, scores: Tensor | None) -> Tensor:
         own, users = self.scorer, users.to(self.device)
         if isinstance(own, EmbeddingScorer) and own.item_bias is None:  # no score is needed
-            tables = Embeddings(own.user_embeddings[users], own.item_embeddings)
+            tables = Embeddings(own.user_embeddings[users], own.item_embeddings[: self.n_unit])
             if self._covariance is None:
                 self._covariance = tables.covariance()
             return tables.deviations(self._covariance)
-        found = deviations(own, users)
+        found = deviations(own, users, self.n_unit) if scores is None else deviations_of(scores)
         return torch.where(found > 1e-12, found, 1.0)
 
 

@@ -96,21 +96,28 @@ def spread(scorer: Scorer) -> float:
     return float(deviations(scorer, users).mean())
 
 
-def deviations(scorer: Scorer, users: Tensor) -> Tensor:
-    """``(n,)`` float64 ``σ_u``: the standard deviation over the items of the scores of users.
+def deviations(scorer: Scorer, users: Tensor, n_items: int | None = None) -> Tensor:
+    """``(n,)`` float64 ``σ_u``: the :func:`deviations_of` scores of users of all items.
+
+    Or of the first ``n_items``.
+    """
+    found, stop = [], scorer.n_items if n_items is None else n_items
+    with torch.no_grad():
+        for batch in torch.split(users, _SPREAD_BATCH):
+            found.append(deviations_of(scorer.score_block(batch, 0, stop)))
+    return torch.cat(found)
+
+
+def deviations_of(scores: Tensor) -> Tensor:
+    """``(B,)`` float64: the standard deviation of each row of ``scores (B, I)``.
 
     Scores of minus infinity are left out.
     """
-    found = []
-    with torch.no_grad():
-        for batch in torch.split(users, _SPREAD_BATCH):
-            scores = scorer.score_block(batch, 0, scorer.n_items).double()
-            known = scores.isfinite()
-            count = known.sum(dim=1).clamp(min=1)
-            mean = torch.where(known, scores, 0.0).sum(dim=1) / count
-            squares = torch.where(known, scores - mean[:, None], 0.0).square()
-            found.append((squares.sum(dim=1) / count).sqrt())
-    return torch.cat(found)
+    scores, known = scores.double(), scores.isfinite()
+    count = known.sum(dim=1).clamp(min=1)
+    mean = torch.where(known, scores, 0.0).sum(dim=1) / count
+    squares = torch.where(known, scores - mean[:, None], 0.0).square()
+    return (squares.sum(dim=1) / count).sqrt()
 
 
 def dial_bias(dial_step: Tensor, gamma: float) -> Tensor:

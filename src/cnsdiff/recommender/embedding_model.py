@@ -31,18 +31,17 @@ from cnsdiff.data.ids import IdIndex, Vocabulary, column_of, frame_like, id_arra
 from cnsdiff.data.side_tables import Seen
 from cnsdiff.data.splits import pair_matrix
 from cnsdiff.environment import Activity, Environment
+from cnsdiff.environment.environment import OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, rank
 from cnsdiff.evaluation.dial import dial_bias
 from cnsdiff.evaluation.metrics import item_counts
 from cnsdiff.evaluation.ranking import Scorer
 from cnsdiff.recommender.eligibility import Among, ItemChoice, SeenItems, barred, rows_of, user_keys
 from cnsdiff.recommender.fold_in import HistoryMap, grown, joined
-from cnsdiff.references.item_item import ItemItemScorer, ItemWeights, item_item_units
+from cnsdiff.references.item_item import ItemItemScorer, ItemWeights
 
 Cold = Literal["error", "popular"]
 _IMPORTED_IN = os.getpid()
-#: Users of whose scores for all items only the spread is kept.
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -649,13 +648,21 @@ class ItemItemModel(Model):
 
     def scorer(
         self, device: torch.device | str = "cpu", dial: float | None = None
-    ) -> ItemItemScorer:
+    ) -> ItemItemScorer | OwnUnits:
         """See :meth:`Model.scorer`; sparse weights stay on the CPU."""
         bias, weights = self._bias(dial), self.weights
         if isinstance(weights, Tensor):
             weights = weights.to(device)
             bias = None if bias is None else bias.to(device)
-        return ItemItemScorer(self.train, weights, bias, unit_items=self._unit_items)
+        return self._scorer(self.train, bias, weights)
+
+    def _scorer(
+        self, histories: csr_array, bias: Tensor | None, weights: ItemWeights | None = None
+    ) -> ItemItemScorer | OwnUnits:
+        weights = self.weights if weights is None else weights
+        if self._unit_items is None:
+            return ItemItemScorer(histories, weights, bias)
+        return OwnUnits(ItemItemScorer(histories, weights), bias, n_unit=self._unit_items)
 
     def _scored(
         self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
@@ -669,14 +676,14 @@ class ItemItemModel(Model):
             weights = _wider(_taller(self.weights, n_items), n_items)
         return replace(longer, weights=weights)
 
-    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer:
+    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer | OwnUnits:
         """See :meth:`Model.fold_in`; exact."""
-        histories = joined(rows_of(self.train, users), since)
-        return ItemItemScorer(histories, self.weights, unit_items=self._unit_items)
+        return self._scorer(joined(rows_of(self.train, users), since), None)
 
-    def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
-        histories = self.train[numbers]
-        return ItemItemScorer(histories, self.weights, bias, unit_items=self._unit_items)
+    def _of_users(
+        self, numbers: NDArray[np.int64], bias: Tensor | None
+    ) -> ItemItemScorer | OwnUnits:
+        return self._scorer(self.train[numbers], bias)
 
     def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
         shape = len(numbers), len(self.items)
@@ -690,12 +697,8 @@ class ItemItemModel(Model):
         scores = torch.from_numpy(np.bincount(pair, np.asarray(given), len(users)))
         if self._unit_items is not None:
             each, place = np.unique(users, return_inverse=True)
-            batches = (
-                self.train[each[start : start + _AT_ONCE]]
-                for start in range(0, len(each), _AT_ONCE)
-            )
-            units = [item_item_units(own, self.weights, self._unit_items) for own in batches]
-            scores /= torch.cat(units)[place]
+            own = OwnUnits(ItemItemScorer(self.train[each], self.weights), n_unit=self._unit_items)
+            scores /= own.units(torch.arange(len(each)))[place]
         return scores.float()
 
 

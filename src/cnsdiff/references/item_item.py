@@ -38,9 +38,6 @@ class ItemItemScorer:
         ``(I,)`` added to every user's scores, on the device of the weights.
     only_nonzero
         Whether a score of exactly zero means "never recommend".
-    unit_items
-        Each user's scores are divided by their standard deviation over so many items, the first
-        ones, before the bias is added; not where it is ``None``.
     """
 
     def __init__(
@@ -50,11 +47,9 @@ class ItemItemScorer:
         item_bias: Tensor | None = None,
         *,
         only_nonzero: bool = False,
-        unit_items: int | None = None,
     ) -> None:
         self.histories, self.weights, self.item_bias = histories, weights, item_bias
-        self.only_nonzero, self.unit_items = only_nonzero, unit_items
-        self._last: tuple[Tensor, Tensor] | None = None
+        self.only_nonzero = only_nonzero
         self.n_users, self.n_items = histories.shape
 
     @property
@@ -64,49 +59,12 @@ class ItemItemScorer:
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         histories = self.histories[users.cpu().numpy()]
         if isinstance(self.weights, Tensor):
-            every = _dense_scores(histories, self.weights)
-            scores = every[:, start:stop]
+            scores = _dense_scores(histories, self.weights)[:, start:stop]
         else:
-            scores = every = _sparse_scores(histories, self.weights, start, stop)
-        if self.unit_items is not None:
-            first = 0 if isinstance(self.weights, Tensor) else start
-            if first == 0 and every.shape[1] >= self.unit_items:
-                units = _units(every[:, : self.unit_items])
-            else:
-                units = self._units_of(users, histories)
-            scores = scores / units[:, None].to(scores)
+            scores = _sparse_scores(histories, self.weights, start, stop)
         if self.only_nonzero:
             scores = scores.masked_fill(scores == 0, -torch.inf)
         return scores if self.item_bias is None else scores + self.item_bias[start:stop]
-
-    def _units_of(self, users: Tensor, histories: csr_array) -> Tensor:
-        """Those of a batch; a ranking asks for the same one block of items after the other."""
-        assert self.unit_items is not None
-        if self._last is None or not torch.equal(self._last[0], users):
-            units = item_item_units(histories, self.weights, self.unit_items)
-            self._last = users.clone(), units
-        return self._last[1]
-
-
-def item_item_units(histories: csr_array, weights: ItemWeights, n: int) -> Tensor:
-    """``(B,)`` float64: the standard deviation of users' scores over the first ``n`` items.
-
-    A user whose scores are all alike has 1.
-    """
-    if isinstance(weights, Tensor):
-        return _units(_dense_scores(histories, weights)[:, :n])
-    sums = csr_array(histories.astype(np.float64) @ weights)[:, :n]
-    means = np.asarray(sums.sum(axis=1)) / n
-    squares = np.asarray(sums.multiply(sums).sum(axis=1)) / n
-    return _or_1(torch.from_numpy(np.sqrt(np.maximum(squares - means**2, 0))))
-
-
-def _units(scores: Tensor) -> Tensor:
-    return _or_1(scores.double().std(dim=1, correction=0))
-
-
-def _or_1(deviations: Tensor) -> Tensor:
-    return torch.where(deviations > 1e-12, deviations, 1.0)
 
 
 def _dense_scores(histories: csr_array, weights: Tensor) -> Tensor:
