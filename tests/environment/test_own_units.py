@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,27 @@ def test_each_user_has_a_standard_deviation_of_1(tables):
             block = again.score_block(torch.tensor(users), 30, 40)
             np.testing.assert_allclose(block, expected[users, 30:], rtol=2e-4, atol=1e-5)
         assert rank(own, everyone, 10)[0].equal(rank(scorer, everyone, 10)[0])
+
+
+def test_a_unit_once_measured_stays_whoever_is_asked_beside(tables):
+    """Some users of a batch are known and others not; by a whole block and by a part of one."""
+    scores = tables[0] @ tables[1].T
+    expected = OwnUnits(Table(scores)).score_block(torch.arange(70), 0, 40)
+    for start, stop in ((0, 40), (10, 30)):
+        own = OwnUnits(Table(scores))
+        own.score_block(torch.tensor([3, 1]), 0, 40)
+        for users in ([1, 7, 1, 3], [7, 8], []):
+            block = own.score_block(torch.tensor(users, dtype=torch.int64), start, stop)
+            torch.testing.assert_close(block, expected[users, start:stop])
+
+
+def test_units_keep_no_gradient():
+    """Scores of a caller may have one, and be asked for again."""
+    scores = torch.arange(10.0).reshape(2, 5).requires_grad_()
+    own = OwnUnits(Table(scores))
+    for _ in range(2):
+        own.score_block(torch.arange(2), 0, 5).sum().backward()
+    np.testing.assert_allclose(scores.grad, 2 / np.sqrt(2), rtol=1e-6)
 
 
 def test_what_is_never_recommended_has_no_part_in_the_unit(tables):
@@ -175,6 +197,16 @@ def test_items_added_change_no_score_of_the_others(model):
         folded.append(scorer.score_block(torch.arange(len(everyone)), 0, n).numpy())
     np.testing.assert_allclose(folded[1], folded[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(folded[0].std(axis=1), 1, rtol=1e-3)
+
+
+def test_pairs_of_nobody_and_of_a_user_without_a_history_have_scores(model):
+    inner = model.model_
+    user, item = inner.users[:1].to_list(), inner.items[:1].to_list()
+    assert len(inner.score([], [])) == 0
+    assert np.isfinite(inner.score(user, item)).all()
+    if hasattr(inner, "weights"):
+        new = replace(inner, train=csr_array(inner.train.shape, dtype=np.float32))
+        assert list(new.score(user, item, dial=0.0)) == [0.0]
 
 
 def test_a_sampler_is_asked_with_the_vectors_it_trained_with(model, data):

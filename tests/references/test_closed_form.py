@@ -481,7 +481,7 @@ def test_blocks_of_items_are_those_of_the_product(density, unit_items) -> None:
         if unit_items is None:
             scorer = ItemItemScorer(histories, form, bias)
         else:
-            scorer = OwnUnits(ItemItemScorer(histories, form), bias, n_unit=unit_items)
+            scorer = OwnUnits(ItemItemScorer(histories, form), bias, unit_items=unit_items)
         for users, start, stop in (([0, 5, 0], 0, 30), ([3], 7, 8), (range(6), 11, 30)):
             block = scorer.score_block(torch.tensor(list(users)), start, stop)
             assert block.numpy() == pytest.approx(expected[list(users), start:stop], abs=1e-5)

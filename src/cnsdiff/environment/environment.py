@@ -90,15 +90,16 @@ class OwnUnits:
         Whose scores.
     item_bias
         ``(I,)`` added to the scores in own units.
-    n_unit
+    unit_items
         The first so many items tell the unit, all by default: items added later change no score.
     """
 
     def __init__(
-        self, scorer: Scorer, item_bias: Tensor | None = None, *, n_unit: int | None = None
+        self, scorer: Scorer, item_bias: Tensor | None = None, *, unit_items: int | None = None
     ) -> None:
         self.scorer, self.n_users, self.n_items = scorer, scorer.n_users, scorer.n_items
-        self.item_bias, self.n_unit = item_bias, self.n_items if n_unit is None else n_unit
+        self.item_bias = item_bias
+        self.unit_items = self.n_items if unit_items is None else unit_items
         self._units = torch.full((self.n_users,), torch.nan)
         self._covariance: Tensor | None = None
 
@@ -108,29 +109,34 @@ class OwnUnits:
 
     def score_block(self, users: Tensor, start: int, stop: int) -> Tensor:
         scores = self.scorer.score_block(users, start, stop)
-        whole = scores[:, : self.n_unit] if start == 0 and stop >= self.n_unit else None
-        units = self.units(users, whole).to(scores.device)
+        whole = scores[:, : self.unit_items] if start == 0 and stop >= self.unit_items else None
+        units = self._units_of(users, whole).to(scores.device)
         scores = (scores / units[:, None]).to(scores.dtype)
         return scores if self.item_bias is None else scores + self.item_bias[start:stop]
 
-    def units(self, users: Tensor, scores: Tensor | None = None) -> Tensor:
-        """``(B,)`` float32 ``σ_u`` on the CPU; ``scores (B, n_unit)`` if they are at hand."""
+    def units(self, users: Tensor) -> Tensor:
+        """``(B,)`` float32 ``σ_u``, on the CPU."""
+        return self._units_of(users)
+
+    @torch.no_grad()
+    def _units_of(self, users: Tensor, scores: Tensor | None = None) -> Tensor:
+        """``scores (B, unit_items)`` are those of the users, if they are at hand."""
         rows = users.cpu()
         new = self._units[rows].isnan()
         if new.any():
-            if scores is not None:
-                scores = scores[new.to(scores.device)]
-            self._units[rows[new]] = self._measured(rows[new], scores).float().cpu()
+            some = rows[new] if scores is None else rows
+            self._units[some] = self._measured(some, scores).float().cpu()
         return self._units[rows]
 
     def _measured(self, users: Tensor, scores: Tensor | None) -> Tensor:
         own, users = self.scorer, users.to(self.device)
         if isinstance(own, EmbeddingScorer) and own.item_bias is None:  # no score is needed
-            tables = Embeddings(own.user_embeddings[users], own.item_embeddings[: self.n_unit])
+            tables = Embeddings(own.user_embeddings[users], own.item_embeddings[: self.unit_items])
             if self._covariance is None:
                 self._covariance = tables.covariance()
             return tables.deviations(self._covariance)
-        found = deviations(own, users, self.n_unit) if scores is None else deviations_of(scores)
+        unit_items = self.unit_items
+        found = deviations(own, users, unit_items) if scores is None else deviations_of(scores)
         return torch.where(found > 1e-12, found, 1.0)
 
 

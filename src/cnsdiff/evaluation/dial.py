@@ -44,6 +44,8 @@ FINE = (
 
 #: Users whose scores tell the spread, and how many at a time; a mean over them settles quickly.
 _SPREAD_USERS, _SPREAD_BATCH = 256, 32
+#: Scores that stay in a cache while their deviation is taken.
+_CACHED = 2**16
 
 
 def exposure_counts(dataset: Dataset, train: csr_array | None = None) -> Tensor:
@@ -97,9 +99,9 @@ def spread(scorer: Scorer) -> float:
 
 
 def deviations(scorer: Scorer, users: Tensor, n_items: int | None = None) -> Tensor:
-    """``(n,)`` float64 ``σ_u``: the :func:`deviations_of` scores of users of all items.
+    """``(n,)`` float64 ``σ_u``: the standard deviation of each user's scores of the first items.
 
-    Or of the first ``n_items``.
+    Of all items by default; scores of minus infinity are left out.
     """
     found, stop = [], scorer.n_items if n_items is None else n_items
     with torch.no_grad():
@@ -113,11 +115,14 @@ def deviations_of(scores: Tensor) -> Tensor:
 
     Scores of minus infinity are left out.
     """
-    scores, known = scores.double(), scores.isfinite()
-    count = known.sum(dim=1).clamp(min=1)
-    mean = torch.where(known, scores, 0.0).sum(dim=1) / count
-    squares = torch.where(known, scores - mean[:, None], 0.0).square()
-    return (squares.sum(dim=1) / count).sqrt()
+    found = []
+    for part in torch.split(scores, max(1, _CACHED // max(1, scores.shape[1]))):
+        values, known = part.double(), part.isfinite()
+        count = known.sum(dim=1).clamp(min=1)
+        mean = torch.where(known, values, 0.0).sum(dim=1) / count
+        squares = torch.where(known, values - mean[:, None], 0.0).square()
+        found.append((squares.sum(dim=1) / count).sqrt())
+    return torch.cat(found)
 
 
 def dial_bias(dial_step: Tensor, gamma: float) -> Tensor:

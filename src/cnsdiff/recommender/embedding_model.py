@@ -654,15 +654,14 @@ class ItemItemModel(Model):
         if isinstance(weights, Tensor):
             weights = weights.to(device)
             bias = None if bias is None else bias.to(device)
-        return self._scorer(self.train, bias, weights)
+        return self._scorer(self.train, weights, bias)
 
     def _scorer(
-        self, histories: csr_array, bias: Tensor | None, weights: ItemWeights | None = None
+        self, histories: csr_array, weights: ItemWeights, bias: Tensor | None = None
     ) -> ItemItemScorer | OwnUnits:
-        weights = self.weights if weights is None else weights
         if self._unit_items is None:
             return ItemItemScorer(histories, weights, bias)
-        return OwnUnits(ItemItemScorer(histories, weights), bias, n_unit=self._unit_items)
+        return OwnUnits(ItemItemScorer(histories, weights), bias, unit_items=self._unit_items)
 
     def _scored(
         self, longer: Self, features: pl.DataFrame | None, clicks: NDArray[np.int64]
@@ -676,14 +675,12 @@ class ItemItemModel(Model):
             weights = _wider(_taller(self.weights, n_items), n_items)
         return replace(longer, weights=weights)
 
-    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> ItemItemScorer | OwnUnits:
+    def fold_in(self, users: NDArray[np.int64], since: csr_array) -> Scorer:
         """See :meth:`Model.fold_in`; exact."""
-        return self._scorer(joined(rows_of(self.train, users), since), None)
+        return self._scorer(joined(rows_of(self.train, users), since), self.weights)
 
-    def _of_users(
-        self, numbers: NDArray[np.int64], bias: Tensor | None
-    ) -> ItemItemScorer | OwnUnits:
-        return self._scorer(self.train[numbers], bias)
+    def _of_users(self, numbers: NDArray[np.int64], bias: Tensor | None) -> Scorer:
+        return self._scorer(self.train[numbers], self.weights, bias)
 
     def _of_items(self, numbers: NDArray[np.int64], bias: Tensor | None) -> ItemItemScorer:
         shape = len(numbers), len(self.items)
@@ -697,8 +694,9 @@ class ItemItemModel(Model):
         scores = torch.from_numpy(np.bincount(pair, np.asarray(given), len(users)))
         if self._unit_items is not None:
             each, place = np.unique(users, return_inverse=True)
-            own = OwnUnits(ItemItemScorer(self.train[each], self.weights), n_unit=self._unit_items)
-            scores /= own.units(torch.arange(len(each)))[place]
+            alone = ItemItemScorer(self.train[each], self.weights)
+            units = OwnUnits(alone, unit_items=self._unit_items).units(torch.arange(len(each)))
+            scores = scores / units[place]
         return scores.float()
 
 
