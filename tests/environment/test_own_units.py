@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.sparse import csr_array
 
 from cnsdiff import ConfoundedWorld, Recommender, load_dataset
 from cnsdiff.base.errors import InputError
+from cnsdiff.base.storage import sha256
 from cnsdiff.environment import rehearse
 from cnsdiff.environment.environment import OwnUnits
 from cnsdiff.evaluation import EmbeddingScorer, rank
@@ -172,7 +172,7 @@ def test_a_run_from_before_is_scored_as_it_was(model, tmp_path):
     del tensors["own_units"]
     save_file(tensors, place)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    manifest["sha256"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
+    manifest["sha256"][place.name] = sha256(place)
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     old = Recommender.load(tmp_path / "run").model_
     assert not old.own_units

@@ -233,9 +233,8 @@ def fit(
             if training.sharded and not processes.first:
                 return  # what it has is no model
             embeddings, content = _in_units_of(choice, stacked(tables, weights)), None
-            sigma, own_units = 1.0, choice.environment is not None
-            if not own_units:
-                sigma = spread(EmbeddingScorer(*embeddings))
+            own_units = choice.environment is not None
+            sigma = 1.0 if own_units else spread(EmbeddingScorer(*embeddings))
             if content_choice is not None and content_choice.used:
                 assert encoded is not None
                 listeners.note("learning from the features of all items")

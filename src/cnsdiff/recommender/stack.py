@@ -55,10 +55,7 @@ def stacked(tables: Sequence[Embeddings], weights: Weights) -> Embeddings:
     used = [(weight, table) for weight, table in zip(weights, tables, strict=False) if weight]
     if len(used) == 1:
         return used[0][1]
-    users = [
-        weight * table.users / table.deviations()[:, None].to(table.users.dtype)
-        for weight, table in used
-    ]
+    users = [weight * table.in_own_units().users for weight, table in used]
     items = [table.items for _, table in used]
     return Embeddings(torch.cat(users, dim=1), torch.cat(items, dim=1))
 
